@@ -1,0 +1,67 @@
+# Every target makes what it needs by itself: a fresh clone, Python 3.11 or newer and make are enough.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+CRD := crds/ippo.dev_iterativepporuns.yaml
+REFERENCE := docs/manifest.md
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format crds docs bench constraints clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## everything into .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo 'Installing into $(VENV); the first time this takes minutes.'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[operator,trainer,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## a language model learns to sell, into runs/demo; ends with a report
+	$(BIN)/ippo run -f examples/sr-funnel.yaml --out runs/demo
+	@echo "Open runs/demo/report.html in a browser."
+
+test: $(INSTALLED) ## all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: $(INSTALLED) ## all tests
+	$(PYTEST)
+
+lint: $(INSTALLED) ## style, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(BIN)/python -m ippo_operator.api.crd | cmp -s - $(CRD) || { echo "$(CRD) is not what the models say: make crds"; exit 1; }
+	@$(BIN)/python -m ippo_operator.api.reference | cmp -s - $(REFERENCE) || { echo "$(REFERENCE) is not what the models say: make docs"; exit 1; }
+
+format: $(INSTALLED) ## mends style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+crds: $(INSTALLED) ## the CustomResourceDefinition, from the models
+	$(BIN)/python -m ippo_operator.api.crd > $(CRD).new
+	@mv $(CRD).new $(CRD)
+
+docs: $(INSTALLED) ## the reference of the manifest, from the models
+	$(BIN)/python -m ippo_operator.api.reference > $(REFERENCE).new
+	@mv $(REFERENCE).new $(REFERENCE)
+
+bench: $(INSTALLED) ## how fast things are
+	@for script in tests/benchmarks/bench_*.py; do echo "$$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+
+constraints: $(INSTALLED) ## pins what is installed
+	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## removes .venv, caches and builds; runs stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

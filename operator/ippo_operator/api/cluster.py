@@ -1,0 +1,86 @@
+"""Sections of a run's spec that only a cluster reads: queue, serving, promotion by hand, cleanup."""
+
+from typing import Annotated, Literal
+
+from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.spec import S3Location
+from pydantic import Field
+
+from ippo_operator.api.pods import LABEL, ObjectName
+
+
+class S3(S3Location):
+    """A bucket; the run keeps its artifacts below prefix/<run>/<uid>."""
+
+    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63)]
+    """The bucket's name. It must exist."""
+    prefix: Annotated[str, Field(max_length=512)] = ""
+    """Put before every key, e.g. teams/sales."""
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=512)] | None = None
+    """For stores other than AWS, e.g. http://minio.storage:9000."""
+    region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]+$", max_length=64)] | None = None
+    """The bucket's region, where the store has regions."""
+    credentials_secret_name: ObjectName | None = None
+    """A Secret of the run's namespace whose key `credentials` is an AWS credentials file ([default], aws_access_key_id,
+    aws_secret_access_key). It is mounted as a file. Without it, boto3 takes what the pod has, such as the service
+    account's role. Local runs ignore it and take what boto3 finds."""
+
+
+class Artifacts(Model):
+    """Where artifacts are kept."""
+
+    s3: S3
+    """A bucket. A local run without this section keeps its artifacts in its own folder."""
+
+
+class Queue(Model):
+    """Kueue. In a cluster only; local runs ignore it."""
+
+    local_queue_name: Annotated[str, Field(pattern=LABEL, max_length=63)]
+    """A LocalQueue of the run's namespace. Every Job of the run waits in it until there is quota; between two stages
+    the quota is free for others."""
+    priority_class_name: Annotated[str, Field(pattern=LABEL, max_length=63)] | None = None
+    """A WorkloadPriorityClass: the order in the queue, and who makes room for whom."""
+
+
+class Serve(Model):
+    """Serves the promoted policy: a Deployment and a Service, both named after the run.
+
+    What is served changes with every promotion; the new policy's files are verified before a server starts. In a
+    cluster only; local runs ignore it.
+    """
+
+    replicas: Annotated[int, Field(ge=0, le=100)] = 1
+    """Servers."""
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8000
+    """Where they listen, and the Service too."""
+    strategy: Literal["Surge", "Recreate"] = "Surge"
+    """Surge starts a new server before it stops an old one, so no request is lost; it takes a spare GPU. Recreate stops
+    first."""
+    progress_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] = 1800
+    """A roll-out that gets no new server ready for so long has failed."""
+    on_failure: Literal["Rollback", "Hold"] = "Rollback"
+    """After a failed roll-out: serve the policy before it again, or leave things as they are for a look."""
+
+
+class Promotion(Model):
+    """Who has the last word on a candidate that the gate lets pass."""
+
+    mode: Literal["Automatic", "Manual"] = "Automatic"
+    """Manual waits for approve or reject, and tells so in the condition Promoted (AwaitingApproval)."""
+    approve: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """The iteration whose candidate is promoted. May be set at any time; counts only while that candidate waits."""
+    reject: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """The iteration whose candidate is not promoted. May be set at any time; counts only while that candidate waits."""
+
+
+class Cleanup(Model):
+    """When Jobs of ended stages are deleted, with their pods, logs and stage specs. The run and its results stay.
+
+    In a cluster only; local runs ignore it. May change at any time.
+    """
+
+    succeeded_seconds: Annotated[int, Field(ge=0, le=315_360_000)] = 3600
+    """So long after a stage succeeded."""
+    failed_seconds: Annotated[int, Field(ge=0, le=315_360_000)] = 604_800
+    """So long after an attempt failed; its pods hold the logs."""

@@ -1,0 +1,112 @@
+"""Rules between the fields of spec.pods."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ippo_operator.api.pods import EnvVar, PodSettings, Volume
+from ippo_operator.api.problems import Problem, shown
+from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.scheduling import Toleration
+
+SECTIONS = {
+    "common": "common",
+    "warm_start": "warmStart",
+    "collect": "collect",
+    "fit_q": "fitQ",
+    "improve": "improve",
+    "evaluate": "evaluate",
+    "serve": "serve",
+}
+RESERVED_ENV = (
+    "JOB_COMPLETION_INDEX",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "HOME",
+    "TMPDIR",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "OPENBLAS_NUM_THREADS",
+    "TOKENIZERS_PARALLELISM",
+)
+RESERVED_ENV_PREFIX = "IPPO_"
+RESERVED_FOLDERS = ("/ippo", "/tmp", "/dev")  # noqa: S108 - inside a pod, where it is an emptyDir of its own
+SOURCES = {
+    "persistent_volume_claim": "persistentVolumeClaim",
+    "secret": "secret",
+    "config_map": "configMap",
+    "empty_dir": "emptyDir",
+}
+
+
+def problems(spec: RunSpec) -> list[Problem]:
+    """Every rule that the pods' settings break."""
+    return [
+        problem
+        for field, name in SECTIONS.items()
+        for problem in _section(f"spec.pods.{name}", getattr(spec.pods, field))
+    ]
+
+
+def _section(path: str, pods: PodSettings) -> Iterator[Problem]:
+    yield from _unique(f"{path}.env", pods.env)
+    yield from _unique(f"{path}.volumes", pods.volumes)
+    for index, variable in enumerate(pods.env):
+        yield from _variable(f"{path}.env[{index}]", variable)
+    for index, toleration in enumerate(pods.tolerations or ()):
+        yield from _toleration(f"{path}.tolerations[{index}]", toleration)
+    for index, volume in enumerate(pods.volumes):
+        yield from _volume(f"{path}.volumes[{index}]", volume)
+    for name, labels in (("labels", pods.labels), ("annotations", pods.annotations)):
+        yield from (
+            Problem(
+                f"{path}.{name}",
+                f"given {shown(key)}, which is not yours to set; keys with ippo.dev, kueue.x-k8s.io, "
+                "kubernetes.io and k8s.io are others'",
+            )
+            for key in labels
+            if is_reserved_label(key)
+        )
+
+
+def is_reserved_label(key: str) -> bool:
+    """Whether the operator, Kueue or Kubernetes gives this label or annotation its meaning."""
+    domain, slash, _ = key.partition("/")
+    owners = ("ippo.dev", "kueue.x-k8s.io", "kubernetes.io", "k8s.io")
+    return bool(slash) and any(domain == owner or domain.endswith(f".{owner}") for owner in owners)
+
+
+def _unique(path: str, items: Sequence[Any]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for index, item in enumerate(items):
+        if item.name in seen:
+            yield Problem(f"{path}[{index}].name", f"{shown(item.name)} is given twice")
+        seen.add(item.name)
+
+
+def _variable(path: str, variable: EnvVar) -> Iterator[Problem]:
+    if variable.name.startswith(RESERVED_ENV_PREFIX) or variable.name in RESERVED_ENV:
+        yield Problem(f"{path}.name", f"{variable.name} is set by the operator")
+    if (variable.value is None) == (variable.value_from is None):
+        yield Problem(path, "allowed is exactly one of value and valueFrom")
+    source = variable.value_from
+    if source is not None and (source.secret_key_ref is None) == (source.config_map_key_ref is None):
+        yield Problem(f"{path}.valueFrom", "allowed is exactly one of secretKeyRef and configMapKeyRef")
+
+
+def _toleration(path: str, toleration: Toleration) -> Iterator[Problem]:
+    if toleration.key is None and toleration.operator != "Exists":
+        yield Problem(path, "without a key, operator must be Exists: every taint is tolerated")
+    if toleration.value is not None and toleration.operator == "Exists":
+        yield Problem(path, "operator Exists takes any value; leave value out")
+
+
+def _volume(path: str, volume: Volume) -> Iterator[Problem]:
+    given = [name for field, name in SOURCES.items() if getattr(volume, field) is not None]
+    if len(given) != 1:
+        yield Problem(
+            path, f"given {' and '.join(given) or 'none'}, allowed is exactly one of {', '.join(SOURCES.values())}"
+        )
+    mount = volume.mount_path
+    if mount == "/" or any(mount == folder or mount.startswith(f"{folder}/") for folder in RESERVED_FOLDERS):
+        yield Problem(f"{path}.mountPath", f"given {shown(mount)}, which the operator provides; take another folder")
+    if ".." in mount.split("/") or ".." in volume.sub_path.split("/") or volume.sub_path.startswith("/"):
+        yield Problem(path, "allowed are a mountPath and a relative subPath without ..")

@@ -1,0 +1,234 @@
+"""What is wrong with a manifest, one line per problem: the dotted path, what was given, what is allowed."""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from ippo_trainer.contract import params
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+Schema = dict[str, Any]
+Location = tuple[str | int, ...]
+
+_PATTERNS = {
+    params.DECIMAL: 'a decimal in quotes such as "0.05"',
+    r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$": 'a decimal in quotes from "0" to "1"',
+    r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]{1,12})?)$": 'a decimal in quotes above zero such as "0.001"',
+    r"^0\.[5-9][0-9]{0,6}$": 'a decimal in quotes from "0.5" to below "1", such as "0.95"',
+    r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$": (
+        "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit"
+    ),
+    r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$": "tiny:d64-l2, or a file://, s3:// or hf:// address",
+    r"^(file|s3|hf)://\S+$": "a file://, s3:// or hf:// address",
+    r"^https?://\S+$": "an http:// or https:// address",
+    r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$": "a bucket's name: 3 to 63 lower-case letters, digits, dots and '-'",
+    r"^[a-zA-Z0-9-]+$": "letters, digits and '-'",
+    r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$": "a quantity such as 500m, 2, 8Gi",
+    r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$": "the name of an object: lower-case letters, digits, '-' and dots",
+    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "lower-case letters, digits and '-', at most 63",
+    r"^[-._a-zA-Z0-9]+$": "a key: letters, digits, '-', '_' and dots",
+    r"^[A-Za-z_][A-Za-z0-9_]*$": "a variable's name: letters, digits and '_', no digit first",
+    r"^/[^:]*$": "an absolute path without ':'",
+}
+_TYPES = {"boolean": "true or false", "object": "a section of fields", "array": "a list", "null": "nothing"}
+_SHOWN = 80
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong."""
+
+    path: str
+    """Dotted, e.g. spec.improve.klTarget; empty for the whole document."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}" if self.path else self.text
+
+
+class ManifestError(Exception):
+    """A manifest that cannot be used. `problems` holds every one found, `str()` one line each."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, problems)))
+
+
+def from_validation(error: ValidationError, model: type[BaseModel], value: Any) -> list[Problem]:
+    """Pydantic's errors in the words of the manifest; `value` is what was validated."""
+    root = model.model_json_schema(by_alias=True)
+    problems: dict[str, Problem] = {}
+    for details in error.errors(include_url=False, include_context=True):
+        location, schema = _resolve(root, details["loc"], details["type"])
+        path = _dotted(location)
+        problems.setdefault(path, Problem(path, _explain(details, root, schema, _given(value, location))))
+    return list(problems.values())
+
+
+def _resolve(root: Schema, location: Location, kind: str) -> tuple[Location, Schema]:
+    """Follows a location through the schema; drops what pydantic appends to tell the members of a union apart."""
+    schema, kept = _dereference(root, root), []
+    last = len(location) - 1
+    for index, part in enumerate(location):
+        if kind == "extra_forbidden" and index == last:
+            kept.append(part)
+            break
+        child = _child(root, schema, part)
+        if child is None:
+            break
+        kept.append(part)
+        schema = child
+    return tuple(kept), schema
+
+
+def _child(root: Schema, schema: Schema, part: str | int) -> Schema | None:
+    if isinstance(part, int):
+        items = schema.get("items")
+        return _dereference(root, items) if isinstance(items, dict) else None
+    if part in schema.get("properties", {}):
+        return _dereference(root, schema["properties"][part])
+    additional = schema.get("additionalProperties")
+    # Once inside a free-form mapping, the next part is a key; what follows are names of union members.
+    return _dereference(root, additional) if isinstance(additional, dict) else None
+
+
+def _dereference(root: Schema, schema: Schema) -> Schema:
+    """The schema behind $ref and behind `… | None`."""
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return _dereference(root, root["$defs"][name])
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    return _dereference(root, options[0]) if len(options) == 1 else schema
+
+
+def _dotted(location: Location) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in location).removeprefix(".")
+
+
+def _key(part: str) -> str:
+    """The key as it is, or quoted where it is empty, has blanks, or would break the line."""
+    return part if re.fullmatch(r"[\w./-]+", part) else json.dumps(part)
+
+
+def _given(value: Any, location: Location) -> Any:
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _explain(details: ErrorDetails, root: Schema, schema: Schema, given: Any) -> str:
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return _unknown(str(details["loc"][-1]), sorted(schema.get("properties", {})))
+    if kind == "missing":
+        return f"is missing; {_teach(schema, root)}"
+    if kind == "value_error":
+        return str(details["msg"]).removeprefix("Value error, ")
+    allowed = allowed_words(schema, root)
+    repair = _repair(given, schema)
+    if repair is not None:
+        return f"given {shown(given)}, allowed is {allowed}; write {repair}"
+    return f"given {shown(given)}, allowed is {allowed}"
+
+
+def _unknown(field: str, known: Sequence[str]) -> str:
+    lower = {name.lower(): name for name in known}
+    snake = field.replace("_", "").replace("-", "").lower()
+    close = difflib.get_close_matches(snake, lower, n=1, cutoff=0.6)
+    if close:
+        return f"unknown field; did you mean {lower[close[0]]}? Allowed here: {', '.join(known)}"
+    return f"unknown field; allowed here: {', '.join(known)}"
+
+
+def _teach(schema: Schema, root: Schema) -> str:
+    allowed = allowed_words(schema, root)
+    if "const" in schema or schema.get("type") == "object":
+        return f"give {allowed}"
+    description = str(schema.get("description", "")).split("\n")[0].split(". ")[0].rstrip(".")
+    return f"give {allowed} ({description})" if description else f"give {allowed}"
+
+
+def allowed_words(schema: Schema, root: Schema) -> str:
+    """What a field takes, in words."""
+    schema = _dereference(root, schema)
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(allowed_words(option, root) for option in schema["anyOf"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if "enum" in schema:
+        return "one of " + ", ".join(map(str, schema["enum"]))
+    kind = schema.get("type")
+    if kind == "integer":
+        return _bounded("a whole number", schema.get("minimum"), schema.get("maximum"), schema.get("exclusiveMaximum"))
+    if kind == "string":
+        return _string_words(schema)
+    if kind in {"object", "array"} and schema.get("maxItems", schema.get("maxProperties")):
+        return f"{_TYPES[kind]}, at most {schema.get('maxItems', schema.get('maxProperties'))} of them"
+    return _TYPES.get(str(kind), "something else")
+
+
+def _string_words(schema: Schema) -> str:
+    pattern = schema.get("pattern")
+    if pattern:
+        return _PATTERNS.get(pattern, f"text that matches {pattern}")
+    return _bounded("text", schema.get("minLength"), schema.get("maxLength"), None, " characters")
+
+
+def _bounded(noun: str, low: int | None, high: int | None, below: int | None, unit: str = "") -> str:
+    if below is not None:
+        high = below - 1
+    if low is not None and high is not None:
+        return f"{noun} from {low} to {high}{unit}"
+    if low is not None:
+        return f"{noun} of at least {low}{unit}"
+    return f"{noun} of at most {high}{unit}" if high is not None else noun
+
+
+def shown(value: Any) -> str:
+    """A value as it may be quoted in one line."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return "a section of fields"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+
+
+def _repair(given: Any, schema: Schema) -> str | None:
+    """The same value as the field wants it, where only the notation is wrong."""
+    if isinstance(given, bool) or not isinstance(given, int | float | str):
+        return None
+    if schema.get("type") == "integer":
+        return _repair_integer(given)
+    types = [schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))]
+    plain = _plain(given)
+    fits = plain is not None and plain != given and re.fullmatch(schema.get("pattern", ".*"), plain)
+    return f'"{plain}"' if "string" in types and fits else None
+
+
+def _repair_integer(given: Any) -> str | None:
+    if isinstance(given, str) and given.strip().lstrip("-").isdigit():
+        return given.strip()
+    if isinstance(given, float) and given.is_integer():
+        return str(int(given))
+    return None
+
+
+def _plain(given: float | str) -> str | None:
+    """A number without exponent, or None if it is none."""
+    try:
+        number = Decimal(str(given).strip())
+    except InvalidOperation:
+        return None
+    return format(number, "f") if number.is_finite() else None

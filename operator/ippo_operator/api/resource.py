@@ -1,0 +1,161 @@
+"""The IterativePPORun: what a user writes. The sections of the stages are the contract's own models."""
+
+from typing import Annotated, Any, Literal
+
+from ippo_trainer.contract import params
+from ippo_trainer.contract.params import Model
+from pydantic import Field
+
+from ippo_operator.api.cluster import Artifacts, Cleanup, Promotion, Queue, Serve
+from ippo_operator.api.pods import ObjectName, Pods
+from ippo_operator.api.status import RunStatus
+
+API_VERSION = "ippo.dev/v1alpha1"
+KIND = "IterativePPORun"
+
+RunName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
+Labels = Annotated[dict[str, str], Field(max_length=64)]
+
+
+class Metadata(Model):
+    """Kubernetes' ObjectMeta. What the API server fills in is accepted, so that `kubectl get -o yaml` can be run."""
+
+    name: RunName
+    """A letter, then letters, digits and '-', at most 63: child names and artifact paths are made of it."""
+    namespace: Annotated[str, Field(max_length=63)] | None = None
+    """Namespace in a cluster."""
+    labels: Labels = {}
+    """Labels."""
+    annotations: Annotated[dict[str, str], Field(max_length=256)] = {}
+    """Annotations."""
+    uid: Annotated[str, Field(max_length=64)] = ""
+    """Set by the server, or by the local runner when the run first starts."""
+    generation: Annotated[int, Field(ge=1)] = 1
+    """Rises with every change of the spec."""
+    creation_timestamp: str | None = None
+    """Set by the server."""
+    resource_version: str | None = None
+    """Set by the server."""
+    deletion_timestamp: str | None = None
+    """Set by the server."""
+    managed_fields: list[Any] = []
+    """Set by the server."""
+    owner_references: list[Any] = []
+    """Set by whatever made this object."""
+    finalizers: list[str] = []
+    """Set by controllers."""
+
+
+class StopWhen(Model):
+    """Ends the run before iterations.max; whichever comes first."""
+
+    consecutive_rejections: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """So many iterations in a row without a promotion."""
+    success_at_least: params.Share | None = None
+    """The evaluated success of a promoted policy reaches this."""
+
+
+class Iterations(Model):
+    """How often the loop goes round."""
+
+    max: Annotated[int, Field(ge=1, le=1000)]
+    """Iterations. May be raised later: a completed run then goes on."""
+    stop_when: StopWhen = StopWhen()
+    """Earlier ends."""
+
+
+class Simulate(params.Collect):
+    """Collect from a conversation simulator."""
+
+    environment: params.Environment
+    """The simulator."""
+
+
+class CollectFrom(Model):
+    """Where conversations come from."""
+
+    simulate: Simulate
+    """A simulator; it also evaluates the candidates."""
+
+
+class Retries(Model):
+    """How often one stage is tried again, by what went wrong. Wrong specs and wrong data are never tried again.
+
+    May be raised later: a run that stalled for an exhausted budget then goes on.
+    """
+
+    try_again: Annotated[int, Field(ge=0, le=100)] = 5
+    """Exit code 75: the world was not ready, such as a store that is down or a full disk."""
+    crashes: Annotated[int, Field(ge=0, le=100)] = 2
+    """Any unknown exit code, and results that cannot be read."""
+    disruptions: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Stages that were told to stop or whose process was lost. They cost only time; the bound ends endless loops."""
+    backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
+    """Wait before the first repetition after exit code 75 or a crash; doubles each time, up to 10 minutes."""
+
+
+class RunSpec(Model):
+    """What to compute is immutable once the run started; how it runs may change.
+
+    These may change: suspend, iterations.max and retries (both may only rise), promotion.approve and reject, cleanup,
+    pods, queue, serve and serviceAccountName.
+    """
+
+    suspend: bool = False
+    """Stops the running stage at its next checkpoint and starts no other until it is false again."""
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    """Every random stream of the run derives from it. At most what every JSON tool keeps exactly."""
+    discount: params.Share = "0.95"
+    """Per turn: an outcome n turns away is worth discount^n."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    """CPU threads of a stage; the shards of collect share them. Part of the results' identity."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors live. `auto` takes a GPU where there is one."""
+    iterations: Iterations
+    """How often the loop goes round."""
+    policy: params.Policy
+    """The language model that suggests replies."""
+    warm_start: params.WarmStart | None = None
+    """Supervised start. Without it the base model is deployed as it is."""
+    collect: CollectFrom
+    """Deploy the current policy and log conversations."""
+    artifacts: Artifacts | None = None
+    """Where artifacts are kept. A run in a cluster needs it."""
+    fit_q: params.FitQ = params.FitQ()
+    """Regress Monte Carlo returns on (state, suggestion)."""
+    improve: params.Improve = params.Improve()
+    """Token-level PPO on the logged states with Q as the reward."""
+    evaluate: params.Evaluate = params.Evaluate()
+    """Candidate and current policy on the same seeds, and the gate."""
+    promotion: Promotion = Promotion()
+    """Who has the last word on a candidate that the gate lets pass."""
+    serve: Serve | None = None
+    """Serve the promoted policy. Without it nothing is deployed. In a cluster only."""
+    retries: Retries = Retries()
+    """How often a stage is tried again."""
+    pods: Pods = Pods()
+    """Images, resources, nodes, files of the run's pods. In a cluster only."""
+    queue: Queue | None = None
+    """Wait for quota in a Kueue queue. In a cluster only."""
+    service_account_name: ObjectName | None = None
+    """Service account of the pods, for a cloud provider's role; its token is not mounted. By default `default`. In a
+    cluster only."""
+    cleanup: Cleanup = Cleanup()
+    """When Jobs of ended stages are deleted. In a cluster only."""
+    history_limit: Annotated[int, Field(ge=1, le=20)] = 20
+    """Iterations kept in the status. The ledger among the artifacts keeps all."""
+
+
+class IterativePPORun(Model):
+    """A run of Iterative PPO: collect, fit-q, improve, evaluate, promote, again and again."""
+
+    api_version: Literal["ippo.dev/v1alpha1"]
+    """ippo.dev/v1alpha1."""
+    kind: Literal["IterativePPORun"]
+    """IterativePPORun."""
+    metadata: Metadata
+    """Name and labels."""
+    spec: RunSpec
+    """What to do."""
+    status: RunStatus | None = None
+    """How far it is. Written by the operator only."""

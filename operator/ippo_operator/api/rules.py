@@ -1,0 +1,84 @@
+"""Rules between fields, which the schema of a single field cannot say."""
+
+from collections.abc import Callable
+
+from ippo_trainer.contract.errors import BadSpecError
+from ippo_trainer.contract.layout import check_key
+
+from ippo_operator.api import pod_rules
+from ippo_operator.api.problems import Problem, shown
+from ippo_operator.api.resource import RunSpec
+
+
+def problems(spec: RunSpec) -> list[Problem]:
+    """Every rule that this spec breaks."""
+    return [problem for rule in _RULES for problem in rule(spec)]
+
+
+def _warm_start_has_one_source(spec: RunSpec) -> list[Problem]:
+    if spec.warm_start is None:
+        return []
+    given = [spec.warm_start.conversations is not None, spec.warm_start.demonstrations is not None]
+    if sum(given) == 1:
+        return []
+    count = "both" if all(given) else "neither"
+    return [Problem("spec.warmStart", f"given {count}, allowed is exactly one of conversations and demonstrations")]
+
+
+def _tiny_needs_words(spec: RunSpec) -> list[Problem]:
+    if not spec.policy.base.startswith("tiny:") or spec.warm_start is not None:
+        return []
+    text = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
+    return [Problem("spec.warmStart", text)]
+
+
+def _discount_is_positive(spec: RunSpec) -> list[Problem]:
+    if float(spec.discount) > 0:
+        return []
+    return [
+        Problem("spec.discount", f'given {shown(spec.discount)}, allowed is above "0": at 0 no later outcome counts')
+    ]
+
+
+def _every_shard_has_work(spec: RunSpec) -> list[Problem]:
+    simulate = spec.collect.simulate
+    if simulate.parallelism <= simulate.conversations:
+        return []
+    text = f"given {simulate.parallelism}, allowed is at most conversations ({simulate.conversations})"
+    return [Problem("spec.collect.simulate.parallelism", text)]
+
+
+def _holdout_leaves_both_sides(spec: RunSpec) -> list[Problem]:
+    if 0 < float(spec.fit_q.holdout) < 1:
+        return []
+    text = f'given {shown(spec.fit_q.holdout)}, allowed is above "0" and below "1": some train, others measure'
+    return [Problem("spec.fitQ.holdout", text)]
+
+
+def _prefix_is_a_safe_key(spec: RunSpec) -> list[Problem]:
+    if spec.artifacts is None or not spec.artifacts.s3.prefix:
+        return []
+    try:
+        check_key(spec.artifacts.s3.prefix.rstrip("/"))
+    except BadSpecError as error:
+        return [Problem("spec.artifacts.s3.prefix", str(error))]
+    return []
+
+
+def _approved_or_rejected(spec: RunSpec) -> list[Problem]:
+    promotion = spec.promotion
+    if promotion.approve is None or promotion.approve != promotion.reject:
+        return []
+    return [Problem("spec.promotion", f"approves and rejects iteration {promotion.approve}; give one of the two")]
+
+
+_RULES: tuple[Callable[[RunSpec], list[Problem]], ...] = (
+    _warm_start_has_one_source,
+    _tiny_needs_words,
+    _discount_is_positive,
+    _every_shard_has_work,
+    _holdout_leaves_both_sides,
+    _prefix_is_a_safe_key,
+    _approved_or_rejected,
+    pod_rules.problems,
+)

@@ -1,0 +1,228 @@
+"""The status of a run: all that the planner remembers between two passes, bounded to 64 KB."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest, StageName
+from pydantic import Field, PlainSerializer
+
+MAX_MESSAGE = 1024
+MAX_HISTORY = 20
+MAX_METRICS = 32  # as many as a StageResult has
+
+ConditionType = Literal["Accepted", "Reconciling", "Stalled", "Suspended", "Queued", "Succeeded", "Promoted", "Ready"]
+FailureKind = Literal["Spec", "Data", "TryAgain", "Crash", "Disruption", "Uninformative", "Conflict"]
+
+
+def to_rfc3339(moment: datetime) -> str:
+    """`2026-01-31T12:00:00Z`, as metav1.Time writes it."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+Time = Annotated[datetime, Field(strict=False), PlainSerializer(to_rfc3339, return_type=str, when_used="json")]
+Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
+Metrics = Annotated[dict[Annotated[str, Field(max_length=63)], float], Field(max_length=MAX_METRICS)]
+
+
+class Reason(StrEnum):
+    """The closed list of reasons of conditions and failures."""
+
+    AS_EXPECTED = "AsExpected"
+    """Nothing to report."""
+    STAGE_RUNNING = "StageRunning"
+    """A stage runs, or its job is being created."""
+    WAITING_TO_RETRY = "WaitingToRetry"
+    """The last attempt failed; the next one starts after the back-off."""
+    SUSPENDING = "Suspending"
+    """spec.suspend is true and the running stage saves its checkpoint."""
+    SUSPENDED = "Suspended"
+    """spec.suspend is true and nothing runs."""
+    COMPLETED = "Completed"
+    """All iterations are done."""
+    STOP_CONDITION_MET = "StopConditionMet"
+    """spec.iterations.stopWhen ended the run."""
+    NO_DECISION_YET = "NoDecisionYet"
+    """No candidate was evaluated so far."""
+    PROMOTED = "Promoted"
+    """The gate let the latest candidate pass; it is the current policy."""
+    AWAITING_APPROVAL = "AwaitingApproval"
+    """The gate let the latest candidate pass, and spec.promotion.mode asks a human: set approve or reject."""
+    NOT_APPROVED = "NotApproved"
+    """The gate let the latest candidate pass, but spec.promotion.reject names it; the policy before it stays."""
+    GATE_FAILED = "GateFailed"
+    """The gate refused the latest candidate; the policy before it stays."""
+    GATE_INCONCLUSIVE = "GateInconclusive"
+    """The gate could not tell, and the spec says to keep the policy before it."""
+    INVALID_SPEC = "InvalidSpec"
+    """The spec is wrong. Never tried again."""
+    INVALID_DATA = "InvalidData"
+    """An input of a stage is wrong. Never tried again."""
+    Q_UNINFORMATIVE = "QUninformative"
+    """Q tells no more than a constant; it is not optimised."""
+    TRY_AGAIN = "TryAgain"
+    """The world was not ready."""
+    USER_CODE_FAILED = "UserCodeFailed"
+    """A stage ended with an unknown exit code."""
+    RESULT_UNREADABLE = "ResultUnreadable"
+    """A stage said that it was done, but its result is missing, malformed or of another stage."""
+    DISRUPTED = "Disrupted"
+    """A stage was told to stop, or its process was lost."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """A stage failed more often than spec.retries allows."""
+    CHILD_CONFLICT = "ChildConflict"
+    """A job with the name of ours was made from other inputs."""
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    """The stage's job waits in its queue."""
+    UNSCHEDULABLE = "Unschedulable"
+    """No node takes the stage's pods."""
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    """The image of the stage's pods cannot be pulled."""
+    POD_REFUSED = "PodRefused"
+    """The API server does not let the stage's pods be created: quota, policy, or a missing service account."""
+    POD_NOT_STARTED = "PodNotStarted"
+    """The stage's pods have a node but cannot start: a missing Secret, ConfigMap or volume."""
+    CHILD_REFUSED = "ChildRefused"
+    """The API server does not let the stage's job be created: permissions, quota or policy."""
+
+
+class Waits(Model):
+    """Why the active attempt does not run yet."""
+
+    reason: Reason
+    message: Message = ""
+
+
+class Condition(Model):
+    """metav1.Condition."""
+
+    type: ConditionType
+    status: Literal["True", "False", "Unknown"]
+    reason: Reason
+    message: Message = ""
+    observed_generation: int
+    last_transition_time: Time
+
+
+class ActiveAttempt(Model):
+    """The intent: written before the job is created, so that a lost job is never a job that was never made."""
+
+    job_name: Annotated[str, Field(max_length=63)]
+    input_digest: Digest
+    created_at: Time
+    seen: bool = False
+    """The job was observed; if it is missing from now on, it is lost."""
+    stopping: bool = False
+    """Deleted for a suspension; how it ends costs no budget."""
+    waits: Waits | None = None
+    """What keeps it from running, if anything does."""
+
+
+class StageStatus(Model):
+    """A completed stage."""
+
+    stage: StageName
+    attempts: int
+    started_at: Time
+    finished_at: Time
+    artifact: ArtifactRef
+
+
+class IterationStatus(Model):
+    """One round of the loop; iteration 0 is the warm start."""
+
+    iteration: int
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=4)] = ()
+    metrics: Metrics = {}
+    """Of its evaluation. Names that end in Current are of the policy before it."""
+    decision: Decision | None = None
+    """The gate's answer in words."""
+    promoted: bool | None = None
+    """Whether the candidate became the current policy."""
+    policy: Digest | None = None
+    """The policy deployed after this iteration."""
+    started_at: Time
+    finished_at: Time | None = None
+
+    def artifact(self, stage: StageName) -> ArtifactRef | None:
+        """What a completed stage published."""
+        return next((done.artifact for done in self.stages if done.stage == stage), None)
+
+
+class DeployedPolicy(Model):
+    """The policy that collects."""
+
+    iteration: int
+    """The iteration that made it."""
+    artifact: ArtifactRef
+
+
+class Best(Model):
+    """The promoted policy with the highest measured gate metric."""
+
+    iteration: int
+    artifact: ArtifactRef
+    metric: Literal["Value", "Success"]
+    estimate: float
+
+
+class LastFailure(Model):
+    """The latest failure; it stays when a later attempt succeeds."""
+
+    iteration: int
+    stage: StageName
+    attempt: int
+    job_name: Annotated[str, Field(max_length=63)]
+    kind: FailureKind
+    reason: Reason
+    exit_code: int | None = None
+    message: Message = ""
+    time: Time
+
+
+class Budgets(Model):
+    """Failures of the current stage so far, by the budget that they spend."""
+
+    try_again: int = 0
+    crashes: int = 0
+    disruptions: int = 0
+
+
+class RunStatus(Model):
+    """How far a run is."""
+
+    observed_generation: int = 0
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=12)] = ()
+    iteration: int = 0
+    """The iteration that runs, or the last one of a run that ended. 0 is the warm start."""
+    stage: StageName | None = None
+    """The stage that runs or comes next; none before the warm start and between two iterations."""
+    attempt: int = 0
+    """The latest attempt of that stage; 0 before the first."""
+    progress: Annotated[str, Field(max_length=16)] = ""
+    """Completed iterations of spec.iterations.max."""
+    active: ActiveAttempt | None = None
+    """The attempt that runs or is about to."""
+    policy: DeployedPolicy | None = None
+    """The policy that collects now."""
+    start_policy: ArtifactRef | None = None
+    """The warm-start policy; exploration draws on it."""
+    previous_q: ArtifactRef | None = None
+    """Q of the latest iteration that fitted one."""
+    completed_iterations: int = 0
+    consecutive_rejections: int = 0
+    iterations: Annotated[tuple[IterationStatus, ...], Field(max_length=MAX_HISTORY)] = ()
+    """The latest spec.historyLimit iterations."""
+    best: Best | None = None
+    last_failure: LastFailure | None = None
+    budgets: Budgets = Budgets()
+
+    def condition(self, kind: ConditionType) -> Condition | None:
+        """The condition of that type."""
+        return next((condition for condition in self.conditions if condition.type == kind), None)
+
+    def is_true(self, kind: ConditionType) -> bool:
+        """Whether that condition is True."""
+        condition = self.condition(kind)
+        return condition is not None and condition.status == "True"

@@ -1,0 +1,77 @@
+"""Creates and deletes children. A name that is taken is ours only by owner UID and input digest."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.cluster import jobs
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, ConflictError
+from ippo_operator.cluster.resources import CONFIG_MAPS, JOBS, resource_of
+from ippo_operator.manifests.jobs import stage_config_map, stage_job
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.plan.types import JobIntent
+
+Builder: TypeAlias = Callable[[IterativePPORun, JobIntent], Sequence[Manifest]]
+"""All objects of an attempt, in the order of creation; the Job comes last."""
+
+
+class ChildConflictError(Exception):
+    """A child's name is taken by an object that is not ours."""
+
+
+def stage_objects(platform: Platform) -> Builder:
+    """What every attempt is made of: the ConfigMap with its spec, then its Job."""
+    return lambda run, intent: [stage_config_map(run, intent), stage_job(run, intent, platform)]
+
+
+async def create(client: Client, run_uid: str, namespace: str, objects: Sequence[Manifest]) -> None:
+    """Creates what is not there; an object of ours that is there is left as it is.
+
+    Raises:
+        ChildConflictError: a name is taken by an object that is not ours, or was made from other inputs.
+        ApiError: the API server refused, or could not be reached.
+    """
+    for manifest in objects:
+        resource, name = resource_of(manifest), str(manifest["metadata"]["name"])
+        try:
+            await client.create(resource, namespace, manifest)
+        except AlreadyExistsError:
+            found = await client.get(resource, namespace, name)
+            if found is None:
+                raise ConflictError(f"{resource.kind} {name} went away while it was adopted", 409) from None
+            if not _same(found, manifest, run_uid):
+                raise ChildConflictError(f"{resource.kind} {name} exists and is not this run's") from None
+
+
+def _same(found: Manifest, manifest: Manifest, run_uid: str) -> bool:
+    return jobs.is_ours(found, run_uid) and jobs.digest_of_child(found) == jobs.digest_of_child(manifest)
+
+
+async def stop(client: Client, namespace: str, job: Manifest) -> None:
+    """Deletes a Job once its pods have ended: until then it stays visible, so that nothing else is started."""
+    if "deletionTimestamp" in job["metadata"]:
+        return
+    await _delete(client, namespace, job, foreground=True)
+
+
+async def clean(client: Client, namespace: str, job: Manifest) -> None:
+    """Deletes a Job that is over, with its pods, and its stage spec."""
+    name = str(job["metadata"]["name"])
+    config = await client.get(CONFIG_MAPS, namespace, name)
+    if config is not None and jobs.controller(config) == jobs.controller(job):
+        await client.delete(CONFIG_MAPS, namespace, name, str(config["metadata"]["uid"]))
+    await _delete(client, namespace, job, foreground=False)
+
+
+async def _delete(client: Client, namespace: str, job: Manifest, foreground: bool) -> None:
+    name, uid = str(job["metadata"]["name"]), str(job["metadata"]["uid"])
+    try:
+        await client.delete(JOBS, namespace, name, uid, foreground)
+    except ConflictError:
+        return  # another object has the name by now; ours is gone
+
+
+def refusal(error: ApiError) -> bool:
+    """Whether an error is about the object itself, so that repeating the request at once is of no use."""
+    return 400 <= error.status < 500 and error.status not in {404, 408, 409, 410, 429}

@@ -1,0 +1,50 @@
+"""Runs whose spec cannot be used although the API server took it: the conditions say so, all else stays as it was."""
+
+from datetime import datetime
+from typing import Any
+
+from ippo_operator.api.status import MAX_MESSAGE, Reason, to_rfc3339
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.errors import ConflictError, NotFoundError
+from ippo_operator.cluster.resources import RUNS
+
+_TRUTH = {"Accepted": "False", "Reconciling": "False", "Stalled": "True", "Ready": "False"}
+
+
+async def report(client: Client, raw: Manifest, problem: str, now: datetime) -> bool:
+    """Writes the conditions if they do not say so yet. False if the run changed meanwhile.
+
+    The run heals by itself: once the spec is mended, a pass rewrites all conditions.
+    """
+    metadata = raw["metadata"]
+    before = raw.get("status") or {}
+    status = before | {"conditions": _conditions(before, metadata["generation"], problem, now)}
+    status["observedGeneration"] = metadata["generation"]
+    if status == before:
+        return True
+    try:
+        await client.replace(RUNS, metadata["namespace"], metadata["name"], raw | {"status": status}, "status")
+    except (ConflictError, NotFoundError):
+        return False
+    return True
+
+
+def _conditions(status: Manifest, generation: int, problem: str, now: datetime) -> list[dict[str, Any]]:
+    """Those that the problem decides, before all others as they were."""
+    old = {condition["type"]: condition for condition in status.get("conditions") or ()}
+    made = {kind: _condition(kind, truth, old.get(kind), generation, problem, now) for kind, truth in _TRUTH.items()}
+    return list((old | made).values())
+
+
+def _condition(
+    kind: str, truth: str, before: dict[str, Any] | None, generation: int, problem: str, now: datetime
+) -> dict[str, Any]:
+    same = before is not None and before.get("status") == truth
+    return {
+        "type": kind,
+        "status": truth,
+        "reason": str(Reason.INVALID_SPEC),
+        "message": problem[:MAX_MESSAGE],
+        "observedGeneration": generation,
+        "lastTransitionTime": before["lastTransitionTime"] if same and before is not None else to_rfc3339(now),
+    }

@@ -1,0 +1,122 @@
+"""A Job and its pods as the planner sees them."""
+
+import re
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+from ippo_operator.api.status import Reason
+from ippo_operator.cluster import pods as pod_facts
+from ippo_operator.cluster.pods import Object
+from ippo_operator.manifests.identity import INPUT_DIGEST
+from ippo_operator.plan.cleanup import EndedJob
+from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
+
+FOREIGN_DIGEST = "sha256:" + "0" * 64
+"""Of a child that is not ours: no attempt has it, so the planner takes it for a conflict."""
+_EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
+
+
+def controller(child: Object) -> str | None:
+    """UID of the controlling owner."""
+    return pod_facts.controller_uid(child)
+
+
+def is_ours(child: Object, run_uid: str) -> bool:
+    """Whether the run owns it: by UID, never by name or label alone."""
+    return pod_facts.controller_uid(child) == run_uid
+
+
+def digest_of_child(child: Object) -> str:
+    """The input digest that a child was made from."""
+    return str((child["metadata"].get("annotations") or {}).get(INPUT_DIGEST, FOREIGN_DIGEST))
+
+
+def over(job: Object) -> bool:
+    """Whether the Job ended; one that is about to end is not over."""
+    return _is(job, "Complete") or _is(job, "Failed")
+
+
+def ended(job: Object) -> EndedJob | None:
+    """When and how the Job ended; None while it is not over, or is being deleted."""
+    conditions = _conditions(job)
+    last = conditions.get("Complete") or conditions.get("Failed")
+    if last is None or "deletionTimestamp" in job["metadata"]:
+        return None
+    moment = datetime.fromisoformat(str(last["lastTransitionTime"]))
+    return EndedJob(str(job["metadata"]["name"]), "Complete" in conditions, moment)
+
+
+def foreign(name: str) -> ObservedJob:
+    """A child that has our name and another owner."""
+    return ObservedJob(name, FOREIGN_DIGEST, "Running")
+
+
+def refused(name: str, digest: str, told: str) -> ObservedJob:
+    """A job that the API server does not let us create."""
+    text = f"the API server refuses to create {name}: {told}"
+    return ObservedJob(name, digest, "Refused", waiting=Waiting(Reason.CHILD_REFUSED, text))
+
+
+def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = ()) -> ObservedJob:
+    """The Job as the planner sees it.
+
+    Args:
+        job: ours, as `is_ours` says.
+        pods: read after the Job was; those that it does not own are left out.
+        troubles: what the Job controller and the kubelet complain about.
+    """
+    name, digest = str(job["metadata"]["name"]), digest_of_child(job)
+    own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
+    if _is(job, "Complete"):
+        return _succeeded(name, digest, own)
+    if _is(job, "Failed"):
+        return ObservedJob(name, digest, "Failed", failure=_failure(job, own))
+    return ObservedJob(name, digest, "Running", waiting=_waiting(job, own, list(troubles)))
+
+
+def _succeeded(name: str, digest: str, pods: list[Object]) -> ObservedJob:
+    if not pods:
+        text = f"{name} is done, but its pods are gone, and what they said with them; a new attempt reads it again"
+        return ObservedJob(name, digest, "Failed", failure=JobFailure(message=text, disrupted=True))
+    return ObservedJob(name, digest, "Succeeded", pod_facts.results(pods))
+
+
+def _failure(job: Object, pods: list[Object]) -> JobFailure:
+    found = pod_facts.first_failure(pods)
+    if found is not None:
+        return found
+    failed = _conditions(job)["Failed"]
+    told = " ".join(str(failed.get("message") or failed.get("reason") or "the job failed").split())
+    code = _EXIT_CODE.search(told) if failed.get("reason") == "PodFailurePolicy" else None
+    # Without a pod to tell, a failure that no policy explains is a loss and not the stage's fault.
+    lost = code is None and failed.get("reason") not in {"DeadlineExceeded", "PodFailurePolicy"}
+    return JobFailure(int(code[1]) if code else None, told, disrupted=lost)
+
+
+def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | None:
+    if job["spec"].get("suspend"):
+        queue = (job["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
+        where = f"in the queue {queue}" if queue else "suspended; whoever suspended it has to resume it"
+        return Waiting(Reason.WAITING_FOR_QUOTA, f"{job['metadata']['name']} waits {where}")
+    found = pod_facts.waiting(pods)
+    if found is not None or not troubles:
+        return found
+    if not pods:
+        return Waiting(Reason.POD_REFUSED, f"no pod can be created: {troubles[-1]}")
+    return Waiting(Reason.POD_NOT_STARTED, troubles[-1])
+
+
+def not_started(job: Object, pods: Iterable[Object]) -> bool:
+    """Whether the Job should run but no pod of it does, so that events may tell why."""
+    own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
+    running = any(pod.get("status", {}).get("phase") not in {None, "Pending"} for pod in own)
+    return not over(job) and not job["spec"].get("suspend") and not running
+
+
+def _conditions(job: Object) -> dict[str, Any]:
+    return {c["type"]: c for c in job.get("status", {}).get("conditions") or () if c.get("status") == "True"}
+
+
+def _is(job: Object, kind: str) -> bool:
+    return kind in _conditions(job)

@@ -1,0 +1,150 @@
+"""What a stage's pods tell: results and failures of containers that ended, and why others do not start.
+
+A pod counts only if the Job owns it by UID. Its termination message is text from a container: it is believed only as
+far as it parses; which stage and inputs a result is for is the planner's check.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
+from pydantic import ValidationError
+
+from ippo_operator.api.status import MAX_MESSAGE, Reason
+from ippo_operator.manifests.jobs import CONTAINER
+from ippo_operator.plan.types import JobFailure, Waiting
+
+Object: TypeAlias = Mapping[str, Any]
+_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+_CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_DISRUPTED = {"Evicted", "Preempting", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "UnexpectedAdmissionError"}
+_ADMISSION_FIRST = ("Unschedulable", "SchedulingGated")
+
+
+def owned_by(pods: Iterable[Object], uid: str) -> list[Object]:
+    """The pods whose controller is the object with that UID."""
+    return [pod for pod in pods if controller_uid(pod) == uid]
+
+
+def controller_uid(child: Object) -> str | None:
+    """UID of the controlling owner."""
+    owners = child.get("metadata", {}).get("ownerReferences") or ()
+    return next((str(owner.get("uid")) for owner in owners if owner.get("controller")), None)
+
+
+def results(pods: Iterable[Object]) -> tuple[StageResult, ...]:
+    """The readable results of pods that ended well."""
+    found = (_result(terminated) for pod in pods if (terminated := _terminated(pod)) and terminated["exitCode"] == 0)
+    return tuple(result for result in found if result is not None)
+
+
+def _result(terminated: Object) -> StageResult | None:
+    message = terminated.get("message")
+    if not isinstance(message, str) or len(message.encode()) > MAX_RESULT_BYTES:
+        return None
+    try:
+        result = StageResult.model_validate_json(message, by_alias=True, by_name=False)
+    except ValidationError:
+        return None
+    return result if all(map(math.isfinite, result.metrics.values())) else None
+
+
+def first_failure(pods: Iterable[Object]) -> JobFailure | None:
+    """How the pod that failed first ended: the others' ends only follow from it. None where no pod tells."""
+    failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
+    if not failed:
+        return None
+    return _failure(min(failed, key=_ended_at))
+
+
+def _ended_at(pod: Object) -> tuple[bool, str]:
+    """Pods without a time, which a lost node leaves behind, come last."""
+    terminated = _terminated(pod)
+    moment = terminated.get("finishedAt") if terminated is not None else None
+    return moment is None, str(moment or "")
+
+
+def _failure(pod: Object) -> JobFailure:
+    status, terminated = pod.get("status", {}), _terminated(pod)
+    target = _condition(status, "DisruptionTarget")
+    disrupted = target is not None or status.get("reason") in _DISRUPTED
+    if terminated is None or (terminated["exitCode"] == 0 and disrupted):
+        told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
+        return JobFailure(None, _short(f"{_name(pod)}: {told}"), disrupted=True)
+    code = int(terminated["exitCode"])
+    said = _said(terminated.get("message"))
+    if terminated.get("reason") == "OOMKilled":
+        said = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
+    elif status.get("reason") == "DeadlineExceeded":
+        said = "ran longer than activeDeadlineSeconds of spec.pods allows"
+        return JobFailure(None, f"{_name(pod)}: {said}")
+    return JobFailure(code, _short(said or f"exit code {code}; see the log of {_name(pod)}"), disrupted=disrupted)
+
+
+def _said(message: Any) -> str:
+    """The stage's own words: `{"error": {"reason", "message"}}`, or the end of its log where it wrote none."""
+    if not isinstance(message, str):
+        return ""
+    try:
+        told = json.loads(message)
+        words = told["error"]["message"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        words = message[-400:]
+    return " ".join(str(words).split())
+
+
+def waiting(pods: Iterable[Object]) -> Waiting | None:
+    """Why pods do not run, as far as their own status tells; the first that has a reason speaks for all."""
+    for pod in pods:
+        found = _waiting(pod)
+        if found is not None:
+            return found
+    return None
+
+
+def _waiting(pod: Object) -> Waiting | None:
+    status = pod.get("status", {})
+    if status.get("phase") != "Pending":
+        return None
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
+        told = " ".join(str(scheduled.get("message") or scheduled["reason"]).split())
+        remedy = "Add such nodes, free them, or change resources, nodeSelector or tolerations of spec.pods."
+        return Waiting(Reason.UNSCHEDULABLE, _short(f"no node takes {_name(pod)}: {told} {remedy}"))
+    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    for container in containers:
+        state = (container.get("state") or {}).get("waiting") or {}
+        told = " ".join(str(state.get("message") or state.get("reason") or "").split())
+        if state.get("reason") in _IMAGE:
+            remedy = "Correct image or imagePullSecrets of spec.pods."
+            text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
+            return Waiting(Reason.IMAGE_PULL_FAILED, _short(text))
+        if state.get("reason") in _CONFIG:
+            return Waiting(Reason.POD_NOT_STARTED, _short(f"{_name(pod)} cannot start: {told}"))
+    return None
+
+
+def _terminated(pod: Object) -> Object | None:
+    """How the stage's container ended; None while it has not."""
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    ours = [status for status in statuses if status.get("name") == CONTAINER]
+    ended: Object | None = (ours[0].get("state") or {}).get("terminated") if ours else None
+    return ended if ended is not None and isinstance(ended.get("exitCode"), int) else None
+
+
+def _condition(status: Object, kind: str) -> Object | None:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == kind and (kind != "DisruptionTarget" or condition.get("status") == "True"):
+            found: Object = condition
+            return found
+    return None
+
+
+def _name(pod: Object) -> str:
+    return f"pod {pod['metadata']['name']}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

@@ -1,0 +1,167 @@
+"""One pass over one run: read, plan, write the status, then act on it, then tell.
+
+The status that names an attempt is written before its Job is created, and the status that records a result before
+anything builds on it. So whoever dies at any point leaves a status from which the next pass goes on.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC
+
+from ippo_trainer.contract.spec import StoreLocation
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import RunStatus
+from ippo_operator.cluster import children, clock, invalid, jobs, log_context, read
+from ippo_operator.cluster.children import Builder, ChildConflictError
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
+from ippo_operator.cluster.events import EventWriter
+from ippo_operator.cluster.read import Snapshot
+from ippo_operator.cluster.resources import RUNS
+from ippo_operator.plan.cleanup import expired
+from ippo_operator.plan.planner import plan
+from ippo_operator.plan.stage_specs import s3_location
+from ippo_operator.plan.types import ObservedJob, Plan
+
+_LOGGED_ONLY = {"StageStarted"}
+"""The Job that starts is told of by its own events; writes are what a control plane has least of."""
+_log = logging.getLogger("ippo.reconcile")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a pass ended."""
+
+    exists: bool = True
+    """Whether there is such a run."""
+    again: bool = False
+    """Something changed under the pass, or the server refused a child: another pass is due, with back-off."""
+    requeue_after: float | None = None
+    """Seconds after which another pass is due even if nothing happens."""
+    run: IterativePPORun | None = None
+    """The run with the status that it has now."""
+
+
+Watcher = Callable[[IterativePPORun, RunStatus], None]
+"""Told of every status that was written: the run as it was read, and the new status."""
+
+
+class Reconciler:
+    """Passes over runs.
+
+    Args:
+        client: fenced; every write goes through it.
+        builder: makes the objects of an attempt.
+        instance: of this process, for events.
+        wall: the time.
+        watcher: is told what changed.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        builder: Builder,
+        instance: str,
+        wall: clock.Wall = clock.wall,
+        watcher: Watcher = lambda _run, _status: None,
+    ) -> None:
+        self._client = client
+        self._builder = builder
+        self._wall = wall
+        self._watcher = watcher
+        self._events = EventWriter(client, instance, wall)
+
+    async def reconcile(self, namespace: str, name: str) -> Outcome:
+        """One pass.
+
+        Raises:
+            ApiError: the API server refused, or could not be reached; try again later.
+            FencedError: this process must not write.
+            UnreadableStatusError: somebody else wrote the status.
+        """
+        found = await read.snapshot(self._client, namespace, name, self._wall())
+        if found is None:
+            return Outcome(exists=False)
+        if found.being_deleted:
+            return Outcome()
+        if found.run is None:
+            return Outcome(again=not await invalid.report(self._client, found.raw, found.problem, self._wall()))
+        try:
+            return await self._act(found, found.run)
+        except (ConflictError, NotFoundError) as error:
+            _log.debug("the world changed during the pass: %s", error)
+            return Outcome(again=True)
+
+    async def _act(self, found: Snapshot, run: IterativePPORun) -> Outcome:
+        made = self._plan(run, found.observed)
+        raw, run = await self._record(found.raw, run, made)
+        trouble = await self._create(found.uid, run, made)
+        if trouble is not None:
+            told = self._plan(run, (trouble,))
+            raw, run = await self._record(raw, run, told)
+            return Outcome(again=True, run=run)
+        for name in made.deletes:
+            if name in found.jobs:
+                await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
+        next_cleanup = await self._clean(found, run)
+        return Outcome(requeue_after=_sooner(made.requeue_after, found.look_again, next_cleanup), run=run)
+
+    async def _clean(self, found: Snapshot, run: IterativePPORun) -> float | None:
+        """Deletes Jobs that were kept for long enough; returns the seconds until the next one is due."""
+        ended = [job for job in map(jobs.ended, found.jobs.values()) if job is not None]
+        active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
+        due = expired(ended, active, run.spec.cleanup, self._wall())
+        for name in due.names:
+            await children.clean(self._client, found.raw["metadata"]["namespace"], found.jobs[name])
+        return due.next_after
+
+    def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...]) -> Plan:
+        if run.spec.artifacts is None:
+            raise ValueError("a run without artifacts is not planned in a cluster")
+        store = StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
+        return plan(run, observed, self._wall().astimezone(UTC), store)
+
+    async def _record(self, raw: Manifest, run: IterativePPORun, made: Plan) -> tuple[Manifest, IterativePPORun]:
+        """Writes the status if it changed, and then tells; returns the run as it is on the server now.
+
+        Raises:
+            ConflictError: the run changed since it was read; nothing of the plan may be done.
+        """
+        if made.status == run.status:
+            return raw, run
+        metadata = raw["metadata"]
+        written = await self._client.replace(
+            RUNS,
+            metadata["namespace"],
+            metadata["name"],
+            raw | {"status": json.loads(made.status.model_dump_json(by_alias=True, exclude_none=True))},
+            "status",
+        )
+        log_context.bind(stage=made.status.stage, attempt=made.status.attempt)
+        self._watcher(run, made.status)
+        for event in made.events:
+            _log.info("%s: %s", event.reason, event.message)
+            if event.reason not in _LOGGED_ONLY:
+                await self._events.write(written, event)
+        return written, run.model_copy(update={"status": made.status})
+
+    async def _create(self, uid: str, run: IterativePPORun, made: Plan) -> ObservedJob | None:
+        """Creates what is due; returns what the planner has to know about it if that cannot be done."""
+        for intent in made.creates:
+            try:
+                await children.create(self._client, uid, str(run.metadata.namespace), list(self._builder(run, intent)))
+            except ChildConflictError as error:
+                _log.warning("%s", error)
+                return jobs.foreign(intent.name)
+            except ApiError as error:
+                if not children.refusal(error):
+                    raise
+                return jobs.refused(intent.name, intent.spec.input_digest(), str(error))
+        return None
+
+
+def _sooner(*times: float | None) -> float | None:
+    return min((seconds for seconds in times if seconds is not None), default=None)

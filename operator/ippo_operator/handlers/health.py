@@ -1,0 +1,121 @@
+"""Probes that tell the truth, and metrics, over HTTP.
+
+/livez    whether a restart would help: a watch that misses changes, a pass that hangs, a lease loop that stopped
+/readyz   whether this process does its part: the API server answers it, and it acts or stands by
+/metrics  for Prometheus
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from ippo_operator.cluster import clock
+from ippo_operator.handlers.metrics import CONTENT_TYPE, Metrics
+from ippo_operator.handlers.service import Service
+
+
+@dataclass(frozen=True)
+class Limits:
+    """In seconds."""
+
+    stale: float = 180.0
+    """A watch may miss something for so long."""
+    hanging: float = 600.0
+    """A pass may take so long."""
+    unanswered: float = 60.0
+    """The API server may be silent for so long before this process is not ready."""
+
+
+class Health:
+    """Judges the service.
+
+    Args:
+        service: to be judged.
+        missing: the kinds whose watch does not run.
+        limits: of what is tolerable.
+        steady: seconds.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        missing: Callable[[], Sequence[str]],
+        limits: Limits | None = None,
+        steady: clock.Steady = clock.steady,
+    ) -> None:
+        self._service = service
+        self._missing = missing
+        self._limits = limits or Limits()
+        self._steady = steady
+        self._whole_at = steady()
+
+    def report(self) -> dict[str, object]:
+        """What the verdicts are made of, for people."""
+        service = self._service
+        return {
+            "leader": service.lease.held,
+            "identity": service.lease.identity,
+            "knownRuns": len(service.sightings.known()),
+            "queueDepth": service.queue.depth,
+            "lastWatchEventAgeSeconds": round(service.sightings.event_age, 1),
+            "missingWatches": self._missing(),
+            "watchStaleSeconds": round(service.sightings.stale_for, 1),
+            "longestPassSeconds": round(service.queue.oldest_work, 1),
+            "lastAnswerAgeSeconds": _rounded(service.answer_age),
+        }
+
+    def unhealthy(self) -> str | None:
+        """Why a restart would help; None if it would not."""
+        service = self._service
+        if service.failed.done():
+            return "a loop of the operator ended"
+        missing = self._missing()
+        if not missing:
+            self._whole_at = self._steady()
+        elif self._steady() - self._whole_at > self._limits.stale:
+            return _unwatched(missing)
+        if service.sightings.stale_for > self._limits.stale:
+            return f"the watches have been missing changes for {service.sightings.stale_for:.0f} s"
+        if service.queue.oldest_work > self._limits.hanging:
+            return f"a pass has been going on for {service.queue.oldest_work:.0f} s"
+        return None
+
+    def unready(self) -> str | None:
+        """Why this process does not do its part; None if it does, also where it stands by."""
+        age = self._service.answer_age
+        if age is None:
+            return "the API server has not answered yet"
+        if age > self._limits.unanswered:
+            return f"the API server has not answered for {age:.0f} s"
+        missing = self._missing()
+        return _unwatched(missing) if missing else self.unhealthy()
+
+
+def _unwatched(missing: Sequence[str]) -> str:
+    return f"not watched: {', '.join(missing)}; is the CRD installed, and may this service account watch them?"
+
+
+def application(health: Health, metrics: Metrics) -> web.Application:
+    """The HTTP server's application."""
+
+    def verdict(problem: str | None) -> web.Response:
+        body = {"ok": problem is None, "problem": problem, **health.report()}
+        return web.json_response(body, status=200 if problem is None else 503)
+
+    async def livez(_: web.Request) -> web.Response:
+        return verdict(health.unhealthy())
+
+    async def readyz(_: web.Request) -> web.Response:
+        return verdict(health.unready())
+
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    made = web.Application()
+    made.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", scrape)])
+    return made
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

@@ -1,0 +1,60 @@
+"""Logs, one line each: JSON for collectors, text for people; with the run, stage and attempt they are about."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal
+
+from ippo_operator.cluster import log_context
+
+LogFormat = Literal["json", "text"]
+
+
+class _Context(logging.Filter):
+    """Takes note of the context when a line is logged, in the task that logs it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.context = dict(log_context.bound())
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "context", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({key: value for key, value in line.items() if value is not None}, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, run, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        context = getattr(record, "context", {})
+        about = " ".join(f"{key}={value}" for key, value in context.items() if value is not None)
+        text = f"{_time(record)} {record.levelname:<7} {about + ' ' if about else ''}{record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def configure(form: LogFormat, level: str) -> None:
+    """Sends all logs to stderr. kopf's and aiohttp's own only from warnings up, unless the level is debug."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    handler.addFilter(_Context())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    if level.upper() != "DEBUG":
+        for name in ("kopf", "aiohttp", "asyncio", "kubernetes"):
+            logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,103 @@
+"""What the operator's process is made of, from start to stop."""
+
+import asyncio
+import logging
+import signal
+import sys
+from typing import Any
+
+import aiohttp.web
+
+from ippo_operator.cluster import connection
+from ippo_operator.cluster.children import stage_objects
+from ippo_operator.cluster.client import Client, RetryPolicy
+from ippo_operator.cluster.connection import KubernetesTransport, NoClusterError
+from ippo_operator.cluster.lease import Lease, LeaseTimes
+from ippo_operator.cluster.reconcile import Reconciler
+from ippo_operator.handlers import logs
+from ippo_operator.handlers.health import Health, application
+from ippo_operator.handlers.metrics import CountingTransport, Metrics
+from ippo_operator.handlers.options import Options
+from ippo_operator.handlers.service import Pace, Service
+from ippo_operator.handlers.watches import Watches
+
+CANNOT_START = 64
+FAILED = 1
+_log = logging.getLogger("ippo.operator")
+
+
+def run(options: Options) -> int:
+    """Runs until the process is told to stop, and returns its exit code."""
+    logs.configure(options.log_format, options.log_level)
+    try:
+        return asyncio.run(_run(options))
+    except NoClusterError as error:
+        print(f"ippo-operator: {error}", file=sys.stderr)
+        return CANNOT_START
+    except OSError as error:
+        print(f"ippo-operator: port {options.port} cannot be used: {error.strerror}", file=sys.stderr)
+        return CANNOT_START
+
+
+async def _run(options: Options) -> int:
+    configuration = await connection.load(options.context)
+    metrics = Metrics()
+    async with KubernetesTransport(configuration) as transport:
+        service = _service(options, CountingTransport(transport, metrics), metrics)
+        _ask(metrics, service)
+        watching = Watches(service, lambda: connection.credentials(configuration), options.namespaces)
+        probes = await _serve(options.port, Health(service, lambda: watching.missing), metrics)
+        service.start()
+        watching.start()
+        _log.info("watching %s as %s", ", ".join(options.namespaces) or "all namespaces", options.identity)
+        try:
+            return await _until_stopped(service)
+        finally:
+            await watching.stop()
+            await service.stop()
+            await probes.cleanup()
+
+
+async def _until_stopped(service: Service) -> int:
+    """Until SIGTERM or Ctrl-C, or until a loop failed that nothing goes on without."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(told.wait())
+    ends: list[asyncio.Future[Any]] = [waiting, service.failed]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not service.failed.done():
+        _log.info("told to stop")
+        return 0
+    error = service.failed.exception()
+    _log.error("the operator ends: %s", error, exc_info=error)
+    return FAILED
+
+
+def _service(options: Options, transport: CountingTransport, metrics: Metrics) -> Service:
+    times = LeaseTimes()
+    # A renewal that takes longer than its turn is a renewal that failed.
+    impatient = RetryPolicy(attempts=1, timeout=times.renew_every)
+    unfenced = Client(transport, retries=impatient)
+    lease = Lease(unfenced, options.lease_namespace, options.lease_name, options.identity, times)
+    client = Client(transport, lease.check)
+    reconciler = Reconciler(client, stage_objects(options.platform), options.identity, watcher=metrics.status_written)
+    pace = Pace(workers=options.workers, resync=options.resync)
+    return Service(client, reconciler, lease, metrics, options.namespaces, pace)
+
+
+def _ask(metrics: Metrics, service: Service) -> None:
+    metrics.ask("ippo_queue_depth", "Runs that are due and wait", lambda: service.queue.depth)
+    metrics.ask("ippo_last_watch_event_age_seconds", "Since the last watch event", lambda: service.sightings.event_age)
+    metrics.ask(
+        "ippo_watch_stale_seconds", "For how long the watches miss changes", lambda: service.sightings.stale_for
+    )
+    metrics.ask("ippo_lease_held", "1 if this process acts", lambda: float(service.lease.held))
+
+
+async def _serve(port: int, health: Health, metrics: Metrics) -> aiohttp.web.AppRunner:
+    runner = aiohttp.web.AppRunner(application(health, metrics), access_log=None, handle_signals=False)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, port=port).start()
+    return runner

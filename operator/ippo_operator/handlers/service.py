@@ -1,0 +1,210 @@
+"""What goes on in the operator's process beside the watches: lease, workers, resync."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ippo_operator.cluster import clock, log_context
+from ippo_operator.cluster.client import Client
+from ippo_operator.cluster.errors import ApiError, FencedError, NotFoundError
+from ippo_operator.cluster.lease import Lease
+from ippo_operator.cluster.read import UnreadableStatusError
+from ippo_operator.cluster.reconcile import Reconciler
+from ippo_operator.cluster.resources import RUNS
+from ippo_operator.handlers.metrics import Metrics
+from ippo_operator.handlers.queue import KeyedQueue
+from ippo_operator.handlers.sightings import Sightings
+
+Key: TypeAlias = tuple[str, str]
+"""Namespace and name of a run."""
+_log = logging.getLogger("ippo.operator")
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How much at once, and how often."""
+
+    workers: int = 8
+    """Passes at the same time."""
+    resync: float = 300.0
+    """Seconds between two looks at everything."""
+    check: float = 60.0
+    """Seconds between two checks that the watches miss nothing."""
+    drain: float = 20.0
+    """Seconds that passes have to end when the process is told to stop."""
+
+
+class Service:
+    """Works on runs while this process holds the lease.
+
+    Args:
+        client: for listings; reads only.
+        reconciler: does a pass.
+        lease: who may act.
+        metrics: are told.
+        namespaces: to look at; none for all.
+        pace: how much at once, and how often.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        reconciler: Reconciler,
+        lease: Lease,
+        metrics: Metrics,
+        namespaces: Sequence[str] = (),
+        pace: Pace | None = None,
+    ) -> None:
+        self._client = client
+        self._reconciler = reconciler
+        self.lease = lease
+        self._metrics = metrics
+        self._namespaces: list[str | None] = list(namespaces) or [None]
+        self.pace = pace or Pace()
+        self.queue: KeyedQueue[Key] = KeyedQueue()
+        self.sightings = Sightings()
+        self._leading = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def start(self) -> None:
+        """Starts working."""
+        loops = [self._hold_lease(), self._look_at_all(), self._check_watches()]
+        loops += [self._work() for _ in range(self.pace.workers)]
+        for loop in loops:
+            task = asyncio.create_task(loop)
+            task.add_done_callback(self._ended)
+            self._tasks.append(task)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        """No loop may end by itself: the process then ends too, and is started again."""
+        if task.cancelled() or self.failed.done():
+            return
+        self.failed.set_exception(task.exception() or RuntimeError("a loop of the operator ended"))
+
+    async def stop(self) -> None:
+        """Lets passes end, then gives up the lease."""
+        self._leading.clear()
+        deadline = self.queue.clock() + self.pace.drain
+        while self.queue.working and self.queue.clock() < deadline:
+            await asyncio.sleep(0.05)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.lease.release()
+
+    # What the watches tell
+
+    def run_changed(self, key: Key, version: str) -> None:
+        """See Listener."""
+        if self.sightings.saw(key, version):
+            self.queue.add(key)
+
+    def run_deleted(self, key: Key) -> None:
+        """See Listener."""
+        self.sightings.gone(key)
+        self.queue.add(key)
+
+    def child_changed(self, key: Key, delay: float) -> None:
+        """See Listener."""
+        self.sightings.child_seen()
+        self.queue.add(key, delay)
+
+    @property
+    def answer_age(self) -> float | None:
+        """Seconds since the API server last answered the lease's request; None before it ever did."""
+        last = self.lease.last_answer
+        return None if last is None else clock.steady() - last
+
+    # Loops
+
+    async def _hold_lease(self) -> None:
+        while True:
+            held = await self.lease.tick()
+            if held and not self._leading.is_set():
+                for key in self.sightings.known():
+                    self.queue.add(key)
+                self._leading.set()
+            elif not held:
+                self._leading.clear()
+                self._metrics.forget_runs()
+            await asyncio.sleep(self.lease.times.renew_every)
+
+    async def _work(self) -> None:
+        while True:
+            await self._leading.wait()
+            key = await self.queue.take()
+            try:
+                # A task of its own, so that what one pass binds to its log lines does not reach the next one.
+                await asyncio.create_task(self._pass(key))
+            finally:
+                self.queue.done(key)
+
+    async def _pass(self, key: Key) -> None:
+        log_context.bind(namespace=key[0], run=key[1])
+        try:
+            with self._metrics.reconcile.time():
+                outcome = await self._reconciler.reconcile(*key)
+        except FencedError as error:
+            _log.info("not done: %s", error)
+            self.queue.add(key, 1.0)
+            return
+        except (ApiError, UnreadableStatusError) as error:
+            self._metrics.errors.labels(type(error).__name__).inc()
+            _log.warning("tried again in %.1f s: %s", self.queue.retry(key), error)
+            return
+        except Exception:
+            self._metrics.errors.labels("Bug").inc()
+            _log.exception("tried again in %.1f s: this is a bug", self.queue.retry(key))
+            return
+        if not outcome.exists:
+            self.queue.drop(key)
+            self._metrics.phase_of(key, None)
+            return
+        if outcome.run is not None:
+            self._metrics.phase_of(key, outcome.run)
+        if outcome.again:
+            self.queue.retry(key)
+            return
+        self.queue.succeeded(key)
+        if outcome.requeue_after is not None:
+            self.queue.add(key, outcome.requeue_after)
+
+    async def _look_at_all(self) -> None:
+        """The slow resync: catches what no event told, such as a wall clock that was set."""
+        while True:
+            await asyncio.sleep(self.pace.resync * random.uniform(0.9, 1.1))  # noqa: S311
+            for key in await self._listed():
+                self.queue.add(key, random.uniform(0.0, min(30.0, self.pace.resync / 2)))  # noqa: S311
+
+    async def _check_watches(self) -> None:
+        """Compares what the API server lists with what the watches told; what they missed is worked on now."""
+        while True:
+            await asyncio.sleep(self.pace.check)
+            before = self.sightings.snapshot()
+            listed = await self._listed()
+            await asyncio.sleep(min(10.0, self.pace.check / 2))
+            missed = self.sightings.missed(before, listed)
+            for key in missed:
+                _log.warning("the watch missed a change of run %s/%s", *key)
+                self.queue.add(key)
+
+    async def _listed(self) -> dict[Key, str]:
+        """Every run's resourceVersion; nothing where the server cannot be asked."""
+        found: dict[Key, str] = {}
+        for namespace in self._namespaces:
+            try:
+                items = await self._client.list(RUNS, namespace, metadata_only=True)
+            except NotFoundError:
+                _log.warning("the API server does not know %s; install the CRD", RUNS.plural)
+                continue
+            except ApiError as error:
+                _log.warning("runs cannot be listed: %s", error)
+                continue
+            for item in items:
+                metadata = item["metadata"]
+                found[metadata["namespace"], metadata["name"]] = metadata["resourceVersion"]
+        return found

@@ -1,0 +1,9 @@
+"""Runs the planner on local processes, without a cluster.
+
+DIR/run.json                the run as it was started, all defaults filled in
+DIR/status.json             its status, replaced atomically by every pass
+DIR/jobs/<name>/            spec.json, job.json, log*.txt, termination*.json, exit.json
+DIR/artifacts/              the artifact store, unless the run names an S3 bucket
+DIR/work/                   working directories of the stages that run
+DIR/runner.lock             held while a runner is at work
+"""

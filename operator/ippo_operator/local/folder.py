@@ -1,0 +1,148 @@
+"""The folder of a local run: the run, its status, and the lock that keeps a second runner out."""
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from ippo_trainer.contract.spec import StoreLocation
+from pydantic import BaseModel, ValidationError
+
+from ippo_operator.api import changes
+from ippo_operator.api.problems import ManifestError, Problem
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import RunStatus
+from ippo_operator.local.files import write_json
+from ippo_operator.plan.stage_specs import s3_location
+
+_Read = TypeVar("_Read", bound=BaseModel)
+_OURS = {"run.json", "status.json", "jobs", "artifacts", "work", "runner.lock", ".run.json.new", ".status.json.new"}
+
+
+class FolderError(Exception):
+    """The folder cannot be used; the message says why and what to do."""
+
+
+class BusyError(FolderError):
+    """Another runner is at work in the folder."""
+
+
+class RunFolder:
+    """A local run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.jobs = path / "jobs"
+        self.work = path / "work"
+        self._run_file = path / "run.json"
+        self._status_file = path / "status.json"
+        self._lock_file = path / "runner.lock"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the folder for one runner. The lock dies with its holder, also on kill -9.
+
+        Raises:
+            BusyError: another runner holds it.
+            FolderError: the folder holds something else than a run.
+        """
+        self._check_ours()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._lock_file.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                pid = file.read(32).strip() or "unknown"
+                raise BusyError(
+                    f"another `ippo run` (process {pid}) is at work in {self.path}; wait for it, stop it, "
+                    f"or give another --out"
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def busy(self) -> bool:
+        """Whether a runner is at work. Raises FolderError if that cannot be found out."""
+        try:
+            with self._lock_file.open("r") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise FolderError(f"cannot read {self._lock_file}: {error.strerror}") from None
+        return False
+
+    def _check_ours(self) -> None:
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise FolderError(f"{self.path} is a file; give a folder with --out")
+        foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _OURS)
+        if foreign and not self._run_file.exists():
+            raise FolderError(f"{self.path} is not empty and holds no run ({foreign[0]}, …); give another --out")
+
+    def begin(self, manifest: IterativePPORun) -> IterativePPORun:
+        """The run of this folder: a new one made of the manifest, or the one that was begun, with its changes.
+
+        Raises:
+            ManifestError: the manifest changes what is immutable.
+        """
+        run = self.read() if self._run_file.exists() else None
+        if run is None:
+            metadata = manifest.metadata.model_copy(update={"uid": str(uuid.uuid4()), "generation": 1})
+            return self._write(manifest.model_copy(update={"metadata": metadata}))
+        if run.metadata.name != manifest.metadata.name:
+            text = (
+                f"given {manifest.metadata.name}, but {self.path} holds the run {run.metadata.name}; give another --out"
+            )
+            raise ManifestError([Problem("metadata.name", text)])
+        problems = changes.problems(run.spec, manifest.spec)
+        if problems:
+            raise ManifestError(problems)
+        if run.spec == manifest.spec:
+            return run
+        metadata = run.metadata.model_copy(update={"generation": run.metadata.generation + 1})
+        return self._write(run.model_copy(update={"metadata": metadata, "spec": manifest.spec}))
+
+    def _write(self, run: IterativePPORun) -> IterativePPORun:
+        write_json(self._run_file, run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True))
+        return run
+
+    def read(self) -> IterativePPORun:
+        """The run and its status. Raises FolderError if there is none, it was damaged, or it cannot be read."""
+        if not self._run_file.exists():
+            raise FolderError(f"{self.path} holds no run; start one with: ippo run -f RUN.yaml --out {self.path}")
+        run = self._parse(self._run_file, IterativePPORun)
+        if not self._status_file.exists():
+            return run
+        return run.model_copy(update={"status": self._parse(self._status_file, RunStatus)})
+
+    def _parse(self, path: Path, model: type[_Read]) -> _Read:
+        try:
+            return model.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
+            raise FolderError(
+                f"{path} was altered ({where}{first['msg']}); put it back as it was, or start again in another folder"
+            ) from None
+        except OSError as error:
+            raise FolderError(f"cannot read {path}: {error.strerror}") from None
+
+    def write_status(self, status: RunStatus) -> None:
+        """Replaces the status."""
+        write_json(self._status_file, json.loads(status.model_dump_json(by_alias=True, exclude_none=True)))
+
+    def store(self, run: IterativePPORun) -> StoreLocation:
+        """Where the run's artifacts are."""
+        if run.spec.artifacts is not None:
+            return StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
+        return StoreLocation(directory=str((self.path / "artifacts").resolve()))

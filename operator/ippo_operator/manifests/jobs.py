@@ -1,0 +1,94 @@
+"""One attempt of a stage: an immutable ConfigMap with its spec, and a Job that runs it once.
+
+Kubernetes starts a pod again only if it was disrupted (drained, preempted, lost its node). Everything else ends the
+Job, and the planner decides: it owns the retries. So exit code 143 without a disruption, 75 and crashes all end it,
+as 64 and 65 do, which also win over a disruption.
+"""
+
+from typing import Any
+
+from ippo_trainer.contract.digests import canonical_json
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+
+from ippo_operator.api.pods import StagePods
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.manifests import identity
+from ippo_operator.manifests.overrides import for_stage
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.pods import WORK, container, pod_template
+from ippo_operator.manifests.types import Object, PodTemplate, VolumeMount
+from ippo_operator.plan.types import JobIntent
+
+CONTAINER = "stage"
+SPEC = "/ippo/spec"
+SPEC_FILE = "spec.json"
+GRACE_SECONDS = 60
+_FOREVER_WRONG = [BadSpecError.exit_code, BadDataError.exit_code]
+
+
+def stage_config_map(run: IterativePPORun, intent: JobIntent) -> Object:
+    """The frozen inputs of the attempt; named as its Job, owned by the run."""
+    body = canonical_json(intent.spec.model_dump(mode="json", by_alias=True, exclude_none=True)).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(run, intent),
+        "immutable": True,
+        "data": {SPEC_FILE: body},
+    }
+
+
+def stage_job(run: IterativePPORun, intent: JobIntent, platform: Platform) -> Object:
+    """The attempt's Job. Create its ConfigMap first."""
+    pods = intent.shards or 1
+    spec: dict[str, Any] = {
+        "parallelism": pods,
+        "completions": pods,
+        "completionMode": "NonIndexed" if intent.shards is None else "Indexed",
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",  # never two pods of one index at once
+        "podFailurePolicy": {"rules": _rules()},
+        "template": _template(run, intent, platform),
+    }
+    metadata = _metadata(run, intent)
+    queue = run.spec.queue
+    if queue is not None:
+        spec["suspend"] = True  # Kueue sets it to false when there is quota; nobody else does
+        metadata["labels"][identity.QUEUE_NAME] = queue.local_queue_name
+        if queue.priority_class_name is not None:
+            metadata["labels"][identity.PRIORITY_CLASS] = queue.priority_class_name
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def _metadata(run: IterativePPORun, intent: JobIntent) -> Any:
+    annotations = {identity.INPUT_DIGEST: intent.spec.input_digest()}
+    return identity.metadata(run, intent.name, identity.stage_labels(run, intent.spec), annotations)
+
+
+def _rules() -> list[dict[str, Any]]:
+    never_again = {"containerName": CONTAINER, "operator": "In", "values": _FOREVER_WRONG}
+    disrupted = [{"type": "DisruptionTarget", "status": "True"}]
+    return [{"action": "FailJob", "onExitCodes": never_again}, {"action": "Ignore", "onPodConditions": disrupted}]
+
+
+def _template(run: IterativePPORun, intent: JobIntent, platform: Platform) -> PodTemplate:
+    stage, settings = intent.spec.stage, for_stage(run.spec.pods, intent.spec.stage)
+    mount: VolumeMount = {"name": "ippo-spec", "mountPath": SPEC, "readOnly": True}
+    command = ["ippo-stage", stage, "--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK]
+    command += ["--termination-log", "/dev/termination-log"]
+    image = settings.image or platform.image
+    stage_container = container(run, platform, settings, CONTAINER, image, command, [mount])
+    labels = identity.stage_labels(run, intent.spec)
+    selector = {name: labels[name] for name in (identity.RUN_UID, identity.ITERATION, identity.STAGE, identity.ATTEMPT)}
+    volume = {"name": "ippo-spec", "configMap": {"name": intent.name}}
+    template = pod_template(run, platform, settings, labels, selector, ([], [stage_container]), [volume], "Never")
+    _limit(template, settings)
+    return template
+
+
+def _limit(template: PodTemplate, settings: StagePods) -> None:
+    """The deadline is the pod's: the Job's would count the time in which its pods wait for a node."""
+    grace = settings.termination_grace_period_seconds
+    template["spec"]["terminationGracePeriodSeconds"] = GRACE_SECONDS if grace is None else grace
+    if settings.active_deadline_seconds is not None:
+        template["spec"]["activeDeadlineSeconds"] = settings.active_deadline_seconds

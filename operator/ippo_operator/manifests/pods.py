@@ -1,0 +1,207 @@
+"""Pods that Pod Security's `restricted` lets pass: no privilege, no token, nothing writable but scratch space."""
+
+from typing import Any, Literal
+
+from ippo_trainer.contract.params import Model
+
+from ippo_operator.api.pods import CommonPods, PodSettings, Volume
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.types import Container, Metadata, PodSpec, PodTemplate, VolumeMount
+
+WORK = "/ippo/work"
+CREDENTIALS = "/ippo/s3"
+CREDENTIALS_KEY = "credentials"
+_GROUP_READABLE = 0o440
+_OWN = "ippo-"  # volumes of the operator; users' have another prefix
+
+# As the local runner sets them: sums must not depend on the machine, and threads that wait must not spin.
+_THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def pod_template(
+    run: IterativePPORun,
+    platform: Platform,
+    settings: PodSettings,
+    labels: dict[str, str],
+    selector: dict[str, str],
+    containers: tuple[list[Container], list[Container]],
+    volumes: list[dict[str, Any]],
+    restart: Literal["Never", "Always"],
+) -> PodTemplate:
+    """A pod template.
+
+    Args:
+        run: whose pod it is.
+        platform: the operator's defaults.
+        settings: merged from the run's spec.
+        labels: the operator's own; they win over the user's.
+        selector: labels that the pods of this Job or Deployment share and no others have, to spread them.
+        containers: those that run first, one by one, and those that stay.
+        volumes: beyond scratch space, credentials and what the settings name.
+        restart: what the kubelet does when a container ends.
+    """
+    spec: PodSpec = {
+        "restartPolicy": restart,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": _security(platform),
+        "containers": containers[1],
+        "volumes": [*_volumes(run, settings), *volumes],
+    }
+    if containers[0]:
+        spec["initContainers"] = containers[0]
+    if run.spec.service_account_name is not None:
+        spec["serviceAccountName"] = run.spec.service_account_name
+    _place(spec, settings)
+    _place_all(spec, run.spec.pods.common, selector)
+    metadata: Metadata = {"labels": settings.labels | labels}
+    if settings.annotations:
+        metadata["annotations"] = dict(settings.annotations)
+    return {"metadata": metadata, "spec": spec}
+
+
+def container(
+    run: IterativePPORun,
+    platform: Platform,
+    settings: PodSettings,
+    name: str,
+    image: str,
+    command: list[str],
+    mounts: list[VolumeMount],
+) -> Container:
+    """A container with scratch space, credentials and what the settings name."""
+    made: Container = {
+        "name": name,
+        "image": image,
+        "command": command,
+        "env": _environment(run, settings),
+        "resources": _resources(settings),
+        "volumeMounts": [*_mounts(run, settings), *mounts],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePath": "/dev/termination-log",
+        # A process that is killed writes no message; the end of its log then says what it was about.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    pull = settings.image_pull_policy or platform.image_pull_policy
+    if pull is not None:
+        made["imagePullPolicy"] = pull
+    return made
+
+
+def _security(platform: Platform) -> dict[str, Any]:
+    context: dict[str, Any] = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if platform.user is not None:
+        user = platform.user
+        context |= {"runAsUser": user, "runAsGroup": user, "fsGroup": user, "fsGroupChangePolicy": "OnRootMismatch"}
+    return context
+
+
+def _place(spec: PodSpec, settings: PodSettings) -> None:
+    """Where pods of this kind may run."""
+    if settings.node_selector:
+        spec["nodeSelector"] = dict(settings.node_selector)
+    if settings.tolerations:
+        spec["tolerations"] = [_plain(toleration) for toleration in settings.tolerations]
+    if settings.runtime_class_name is not None:
+        spec["runtimeClassName"] = settings.runtime_class_name
+    if settings.priority_class_name is not None:
+        spec["priorityClassName"] = settings.priority_class_name
+
+
+def _place_all(spec: PodSpec, common: CommonPods, selector: dict[str, str]) -> None:
+    """Where any pod of the run may run."""
+    if common.affinity is not None:
+        spec["affinity"] = _plain(common.affinity)
+    if common.topology_spread_constraints:
+        own = {"labelSelector": {"matchLabels": selector}}
+        spec["topologySpreadConstraints"] = [_plain(spread) | own for spread in common.topology_spread_constraints]
+    if common.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in common.image_pull_secrets]
+
+
+def _environment(run: IterativePPORun, settings: PodSettings) -> list[dict[str, Any]]:
+    values = {"HOME": WORK, "TMPDIR": WORK, **_THREADS}
+    if _credentials(run) is not None:
+        values["AWS_SHARED_CREDENTIALS_FILE"] = f"{CREDENTIALS}/{CREDENTIALS_KEY}"
+    own = [{"name": name, "value": value} for name, value in values.items()]
+    return own + [_plain(variable) for variable in settings.env]
+
+
+def _resources(settings: PodSettings) -> dict[str, Any]:
+    both = {"requests": settings.resources.requests, "limits": settings.resources.limits}
+    return {name: {key: str(amount) for key, amount in given.items()} for name, given in both.items() if given}
+
+
+def _credentials(run: IterativePPORun) -> str | None:
+    return run.spec.artifacts.s3.credentials_secret_name if run.spec.artifacts is not None else None
+
+
+def _volumes(run: IterativePPORun, settings: PodSettings) -> list[dict[str, Any]]:
+    work = {} if settings.work_size is None else {"sizeLimit": settings.work_size}
+    volumes: list[dict[str, Any]] = [
+        {"name": f"{_OWN}work", "emptyDir": work},
+        {"name": f"{_OWN}tmp", "emptyDir": {}},
+    ]
+    if settings.shared_memory is not None:
+        memory = {"medium": "Memory", "sizeLimit": settings.shared_memory}
+        volumes.append({"name": f"{_OWN}shm", "emptyDir": memory})
+    secret = _credentials(run)
+    if secret is not None:
+        items = [{"key": CREDENTIALS_KEY, "path": CREDENTIALS_KEY}]
+        source = {"secretName": secret, "items": items, "defaultMode": _GROUP_READABLE}
+        volumes.append({"name": f"{_OWN}s3", "secret": source})
+    return volumes + [_volume(volume) for volume in settings.volumes]
+
+
+def _volume(volume: Volume) -> dict[str, Any]:
+    sources: dict[str, Model | None] = {
+        "persistentVolumeClaim": volume.persistent_volume_claim,
+        "secret": volume.secret,
+        "configMap": volume.config_map,
+        "emptyDir": volume.empty_dir,
+    }
+    given = {name: _plain(source) for name, source in sources.items() if source is not None}
+    return {"name": f"user-{volume.name}", **given}
+
+
+def _mounts(run: IterativePPORun, settings: PodSettings) -> list[VolumeMount]:
+    mounts: list[VolumeMount] = [
+        {"name": f"{_OWN}work", "mountPath": WORK},
+        {"name": f"{_OWN}tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+    ]
+    if settings.shared_memory is not None:
+        mounts.append({"name": f"{_OWN}shm", "mountPath": "/dev/shm"})  # noqa: S108 - the pod's own
+    if _credentials(run) is not None:
+        mounts.append({"name": f"{_OWN}s3", "mountPath": CREDENTIALS, "readOnly": True})
+    return mounts + [_mount(volume) for volume in settings.volumes]
+
+
+def _mount(volume: Volume) -> VolumeMount:
+    # Scratch space that may only be read would be of no use.
+    read_only = volume.read_only and volume.empty_dir is None
+    mount: VolumeMount = {"name": f"user-{volume.name}", "mountPath": volume.mount_path, "readOnly": read_only}
+    if volume.sub_path:
+        mount["subPath"] = volume.sub_path
+    return mount
+
+
+def _plain(model: Model) -> dict[str, Any]:
+    """As JSON, without what was not given: Kubernetes has its own defaults."""
+    plain: dict[str, Any] = _without_empty(model.model_dump(mode="json", by_alias=True, exclude_none=True))
+    return plain
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_empty(child) for key, child in value.items() if child not in ([], "")}
+    return [_without_empty(child) for child in value] if isinstance(value, list) else value

@@ -1,0 +1,141 @@
+"""The Deployment and the Service of the promoted policy.
+
+A server never starts with files that are not the policy's: an init container fetches them by key and digest and
+verifies every one. Whoever changes the policy changes the pod template, so Kubernetes rolls it out.
+"""
+
+from typing import Any
+
+from ippo_trainer.contract.spec import StoreLocation
+
+from ippo_operator.api.cluster import Serve
+from ippo_operator.api.pods import PodSettings, Resources
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import DeployedPolicy
+from ippo_operator.manifests import identity
+from ippo_operator.manifests.overrides import for_servers
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.pods import container, pod_template
+from ippo_operator.manifests.types import Container, Object, PodTemplate, VolumeMount
+
+SERVER = "server"
+FETCH = "fetch"
+POLICY = "/ippo/policy"
+PORT = "http"
+_PROBE_SECONDS = 5
+_DRAIN_SECONDS = 5
+_GRACE_SECONDS = 60
+_OLD_REVISIONS = 2
+
+
+def serving_deployment(
+    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
+) -> Object:
+    """Servers of one policy. Apply it server-side: an autoscaler or a human may own other fields.
+
+    Args:
+        run: who owns it.
+        serve: the run's section.
+        policy: what to serve: the promoted policy, or the one before it in a rollback.
+        store: where the run's artifacts are.
+        platform: the operator's defaults.
+
+    Raises:
+        ValueError: no image of the servers is known.
+    """
+    labels = identity.run_labels(run, SERVER)
+    annotations = {identity.POLICY_DIGEST: policy.artifact.digest, identity.ITERATION: str(policy.iteration)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": identity.metadata(run, run.metadata.name, labels, annotations),
+        "spec": {
+            "replicas": serve.replicas,
+            "selector": {"matchLabels": selector(run)},
+            "strategy": _strategy(serve),
+            "progressDeadlineSeconds": serve.progress_deadline_seconds,
+            "revisionHistoryLimit": _OLD_REVISIONS,
+            "template": _template(run, serve, policy, store, platform),
+        },
+    }
+
+
+def serving_service(run: IterativePPORun, serve: Serve) -> Object:
+    """One address for the servers that are ready."""
+    port = {"name": PORT, "port": serve.port, "targetPort": PORT, "protocol": "TCP"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": identity.metadata(run, run.metadata.name, identity.run_labels(run, SERVER), {}),
+        "spec": {"type": "ClusterIP", "selector": selector(run), "ports": [port]},
+    }
+
+
+def selector(run: IterativePPORun) -> dict[str, str]:
+    """Labels of the servers; they never change, as a Deployment's selector cannot."""
+    return {identity.RUN_UID: run.metadata.uid, identity.COMPONENT: SERVER}
+
+
+def _strategy(serve: Serve) -> dict[str, Any]:
+    if serve.strategy == "Recreate":
+        return {"type": "Recreate"}
+    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+
+
+def _template(
+    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
+) -> PodTemplate:
+    settings = for_servers(run.spec.pods)
+    containers = ([_fetch(run, policy, store, platform, settings)], [_server(run, serve, policy, platform, settings)])
+    volume = {"name": "ippo-policy", "emptyDir": {}}
+    labels = identity.run_labels(run, SERVER)
+    template = pod_template(run, platform, settings, labels, selector(run), containers, [volume], "Always")
+    template["spec"]["terminationGracePeriodSeconds"] = _GRACE_SECONDS
+    digest = {identity.POLICY_DIGEST: policy.artifact.digest, identity.ITERATION: str(policy.iteration)}
+    template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | digest
+    return template
+
+
+def _fetch(
+    run: IterativePPORun, policy: DeployedPolicy, store: StoreLocation, platform: Platform, settings: PodSettings
+) -> Container:
+    """Runs in the stages' image, with the servers' CPU and memory but none of their GPUs."""
+    place = store.model_dump_json(by_alias=True, exclude_none=True)
+    command = ["python", "-m", "ippo_trainer.store.fetch", "--store", place, "--kind", "policy"]
+    command += ["--key", policy.artifact.key, "--digest", policy.artifact.digest, "--to", f"{POLICY}/model"]
+    plain = Resources.model_construct(
+        requests=_without_devices(settings.resources.requests), limits=_without_devices(settings.resources.limits)
+    )
+    image = run.spec.pods.common.image or platform.image
+    mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY}
+    settings = settings.model_copy(update={"resources": plain})
+    return container(run, platform, settings, FETCH, image, command, [mount])
+
+
+def _without_devices(amounts: dict[str, Any]) -> dict[str, Any]:
+    return {name: amount for name, amount in amounts.items() if "/" not in name}
+
+
+def _server(
+    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, platform: Platform, settings: PodSettings
+) -> Container:
+    image = settings.image or platform.serve_image
+    if not image:
+        raise ValueError("spec.pods.serve.image is missing, and the operator was installed without an image of servers")
+    command = [*platform.serve_command, "--policy", f"{POLICY}/model", "--port", str(serve.port)]
+    mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
+    made = container(run, platform, settings, SERVER, image, command, [mount])
+    made["env"].append({"name": "IPPO_POLICY_DIGEST", "value": policy.artifact.digest})
+    made["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
+    start = max(1, serve.progress_deadline_seconds // _PROBE_SECONDS)
+    made["startupProbe"] = _probe("/healthz", start)
+    made["readinessProbe"] = _probe("/readyz", 2)
+    made["livenessProbe"] = _probe("/healthz", 6)
+    # Requests still arrive until every node knows that this server goes away.
+    made["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}}
+    return made
+
+
+def _probe(path: str, failures: int) -> dict[str, Any]:
+    request = {"path": path, "port": PORT, "scheme": "HTTP"}
+    return {"httpGet": request, "periodSeconds": _PROBE_SECONDS, "timeoutSeconds": 3, "failureThreshold": failures}

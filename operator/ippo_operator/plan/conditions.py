@@ -1,0 +1,81 @@
+"""Conditions, all of them from the first visit on; kstatus, Argo CD and Flux read them."""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import MAX_MESSAGE, Condition, ConditionType, Reason, RunStatus
+from ippo_operator.plan import approval
+from ippo_operator.plan.phase import Phase
+
+Truth = Literal["True", "False", "Unknown"]
+
+
+class Row(NamedTuple):
+    """A condition without its times."""
+
+    kind: ConditionType
+    truth: Truth
+    reason: Reason
+    message: str
+
+
+def conditions(run: IterativePPORun, status: RunStatus, phase: Phase, now: datetime) -> tuple[Condition, ...]:
+    """The run's conditions; a condition whose truth did not change keeps its transition time."""
+    return tuple(_condition(row, run.metadata.generation, status, now) for row in _rows(status, phase))
+
+
+def _condition(row: Row, generation: int, status: RunStatus, now: datetime) -> Condition:
+    kind, truth, reason, message = row
+    before = status.condition(kind)
+    since = before.last_transition_time if before is not None and before.status == truth else now
+    return Condition(
+        type=kind,
+        status=truth,
+        reason=reason,
+        message=message[:MAX_MESSAGE],
+        observed_generation=generation,
+        last_transition_time=since,
+    )
+
+
+def _rows(status: RunStatus, phase: Phase) -> Iterator[Row]:
+    def truth(holds: bool) -> Truth:
+        return "True" if holds else "False"
+
+    def told(holds: bool) -> tuple[Reason, str]:
+        return (phase.reason, phase.message) if holds else (Reason.AS_EXPECTED, "")
+
+    invalid, stalled = phase.name == "Invalid", phase.name in {"Invalid", "Failed"}
+    working = phase.name in {"Running", "Waiting", "Suspending"}
+    suspended = phase.name == "Suspended"
+    succeeded = phase.name == "Succeeded"
+    yield Row("Accepted", truth(not invalid), *told(invalid))
+    yield Row("Reconciling", truth(working), phase.reason, phase.message)
+    yield Row("Stalled", truth(stalled), *told(stalled))
+    yield Row("Suspended", truth(suspended), *told(suspended or phase.name == "Suspending"))
+    queued = working and phase.reason == Reason.WAITING_FOR_QUOTA
+    yield Row("Queued", truth(queued), *told(queued))
+    yield Row("Succeeded", "Unknown" if not phase.ended else truth(succeeded), phase.reason, phase.message)
+    yield promoted_row(status)
+    yield Row("Ready", truth(succeeded), phase.reason, phase.message)
+
+
+def promoted_row(status: RunStatus) -> Row:
+    """The gate's latest answer."""
+    decided = next((row for row in reversed(status.iterations) if row.decision is not None), None)
+    if decided is None or decided.decision is None:
+        return Row("Promoted", "Unknown", Reason.NO_DECISION_YET, "no candidate was evaluated so far")
+    if decided.promoted is None:
+        return Row("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(decided))
+    if decided.decision.outcome == "Promote" and not decided.promoted:
+        text = f"iteration {decided.iteration}: spec.promotion.reject names it. The gate: {decided.decision.reason}"
+        return Row("Promoted", "False", Reason.NOT_APPROVED, text)
+    reason = {
+        "Promote": Reason.PROMOTED,
+        "Reject": Reason.GATE_FAILED,
+        "Inconclusive": Reason.GATE_INCONCLUSIVE,
+    }[decided.decision.outcome]
+    message = f"iteration {decided.iteration}: {decided.decision.reason}"
+    return Row("Promoted", "True" if decided.promoted else "False", reason, message)

@@ -1,0 +1,17 @@
+"""Names of children: a function of the run, the iteration, the stage and the attempt, at most 63 characters."""
+
+import hashlib
+
+MAX_RUN_PART = 29  # a pod of an Indexed Job is called <job>-<index>, and that must be a host name too
+MAX_ATTEMPT = 9999
+
+
+def job_name(run: str, uid: str, iteration: int, stage: str, attempt: int) -> str:
+    """`<run, at most 29>-i<iteration>-<stage>-a<attempt>-<8 hex>`.
+
+    The hash covers the whole name and the UID: neither a run with the same beginning nor a namesake that was deleted
+    shares a child's name.
+    """
+    identity = "/".join([uid, run, str(iteration), stage, str(attempt)])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    return f"{run[:MAX_RUN_PART].rstrip('-')}-i{iteration}-{stage}-a{attempt}-{digest}"

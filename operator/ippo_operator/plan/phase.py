@@ -1,0 +1,92 @@
+"""Where a run stands, derived from spec and status alone: the one place that says what is terminal."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from ippo_operator.api import rules
+from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.status import Reason, RunStatus, to_rfc3339
+from ippo_operator.plan import approval, failures
+
+PhaseName = Literal["Invalid", "Failed", "Succeeded", "Suspending", "Suspended", "Waiting", "Running"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Where a run stands, why, and a sentence for people."""
+
+    name: PhaseName
+    reason: Reason
+    message: str
+
+    @property
+    def ended(self) -> bool:
+        """Nothing will be done until the spec changes."""
+        return self.name in {"Invalid", "Failed", "Succeeded"}
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing will be done until someone changes the spec, be it to go on."""
+        return self.ended or self.name == "Suspended" or self.reason == Reason.AWAITING_APPROVAL
+
+
+def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
+    """Where the run stands at `now`."""
+    if status.active is not None:
+        return _with_active(status)
+    broken = rules.problems(spec)
+    if broken:
+        return Phase("Invalid", Reason.INVALID_SPEC, "; ".join(map(str, broken)))
+    failed = failures.final(status, spec.retries)
+    if failed is not None:
+        return Phase("Failed", *failed)
+    if status.stage is None:
+        completed = _completed(spec, status)
+        if completed is not None:
+            return completed
+    if spec.suspend:
+        return Phase("Suspended", Reason.SUSPENDED, "spec.suspend is true; set it to false to go on")
+    awaiting = approval.awaited(status)
+    if awaiting is not None and approval.answer(spec, awaiting) is None:
+        return Phase("Waiting", Reason.AWAITING_APPROVAL, approval.question(awaiting))
+    due = failures.retry_at(status, spec.retries)
+    failure = failures.pending(status)
+    if failure is not None and due is not None and due > now:
+        return Phase("Waiting", Reason.WAITING_TO_RETRY, f"tried again from {to_rfc3339(due)}: {failure.message}")
+    return Phase("Running", Reason.STAGE_RUNNING, _where(status))
+
+
+def _with_active(status: RunStatus) -> Phase:
+    if status.active is not None and status.active.stopping:
+        return Phase("Suspending", Reason.SUSPENDING, f"{_where(status)} saves its checkpoint")
+    waits = status.active.waits if status.active is not None else None
+    if waits is not None:
+        return Phase("Running", waits.reason, f"{_where(status)}: {waits.message}")
+    return Phase("Running", Reason.STAGE_RUNNING, _where(status))
+
+
+def _where(status: RunStatus) -> str:
+    if status.stage is None:
+        return "the warm start" if status.start_policy is None else f"iteration {status.iteration + 1}"
+    return f"{status.stage} of iteration {status.iteration}, attempt {max(1, status.attempt)}"
+
+
+def _completed(spec: RunSpec, status: RunStatus) -> Phase | None:
+    """Why a run between two iterations does not begin another."""
+    done, limit, stop = status.completed_iterations, spec.iterations.max, spec.iterations.stop_when
+    if done >= limit:
+        return Phase("Succeeded", Reason.COMPLETED, f"{done} of {limit} iterations are done")
+    if stop.consecutive_rejections is not None and status.consecutive_rejections >= stop.consecutive_rejections:
+        text = f"{status.consecutive_rejections} iterations in a row brought no promotion, as stopWhen asks"
+        return Phase("Succeeded", Reason.STOP_CONDITION_MET, text)
+    reached = _success_of_promoted(status)
+    if stop.success_at_least is not None and reached is not None and reached >= float(stop.success_at_least):
+        text = f"the promoted policy's success {reached:.4g} reaches stopWhen.successAtLeast {stop.success_at_least}"
+        return Phase("Succeeded", Reason.STOP_CONDITION_MET, text)
+    return None
+
+
+def _success_of_promoted(status: RunStatus) -> float | None:
+    last = status.iterations[-1] if status.iterations else None
+    return last.metrics.get("success") if last is not None and last.promoted else None

@@ -1,0 +1,231 @@
+"""`plan`: what a run should do next.
+
+A pass looks at how the active attempt is doing, records how it ended, and names the next attempt if one is due. What
+is done is what the status recorded, never what jobs exist: a missing job is not an undone stage.
+"""
+
+from datetime import datetime
+
+from ippo_trainer.contract.spec import Decision, StoreLocation
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import (
+    MAX_MESSAGE,
+    ActiveAttempt,
+    Budgets,
+    ConditionType,
+    FailureKind,
+    Reason,
+    RunStatus,
+    Waits,
+)
+from ippo_operator.plan import approval, failures, results
+from ippo_operator.plan.conditions import conditions, promoted_row
+from ippo_operator.plan.figures import figures_in_words, span_in_words
+from ippo_operator.plan.names import job_name
+from ippo_operator.plan.phase import Phase, PhaseName, phase
+from ippo_operator.plan.stage_specs import job_intent
+from ippo_operator.plan.types import Event, JobIntent, ObservedJob, Plan, World
+
+_ENDS_AS: dict[PhaseName, ConditionType] = {
+    "Failed": "Stalled",
+    "Invalid": "Stalled",
+    "Succeeded": "Succeeded",
+    "Suspended": "Suspended",
+}
+_REMEDY = (
+    "Start a new run with more conversations (spec.collect.simulate.conversations), a longer fit (spec.fitQ.epochs) "
+    "or a warm start that reaches the outcome more often."
+)
+
+
+def plan(run: IterativePPORun, jobs: tuple[ObservedJob, ...], now: datetime, store: StoreLocation) -> Plan:
+    """What to do next.
+
+    Args:
+        run: spec and the status that the last pass wrote (None before the first).
+        jobs: the run's jobs as they are now, read after the run was.
+        now: the time, with a zone; fractions of a second are dropped, as in Kubernetes.
+        store: where this run's artifacts are.
+
+    Returns:
+        The new status and the actions, to be carried out in the order that `Plan` states. Planning again in an
+        unchanged world gives the same status and no new action.
+    """
+    return _Pass(run, World(jobs, now.replace(microsecond=0)), store).plan()
+
+
+class _Pass:
+    """One pass; `status` is what it has come to so far."""
+
+    def __init__(self, run: IterativePPORun, world: World, store: StoreLocation) -> None:
+        self.run = run
+        self.world = world
+        self.store = store
+        self.status = run.status or RunStatus()
+        self.creates: list[JobIntent] = []
+        self.deletes: list[str] = []
+        self.events: list[Event] = []
+
+    def plan(self) -> Plan:
+        if self.status.active is not None:
+            self._look_at(self.status.active)
+        if self.status.active is not None:
+            self._keep(self.status.active)
+        elif self._phase().name == "Running":
+            self._settle()
+            if self._phase().name == "Running":
+                self._begin()
+        return self._finish()
+
+    def _phase(self) -> Phase:
+        return phase(self.run.spec, self.status, self.world.now)
+
+    def _update(self, **changes: object) -> None:
+        self.status = self.status.model_copy(update=changes)
+
+    def _tell(self, event: Event) -> None:
+        self.events.append(event)
+
+    def _where(self) -> str:
+        return f"iteration {self.status.iteration} {self.status.stage}"
+
+    # How the active attempt is doing
+
+    def _look_at(self, active: ActiveAttempt) -> None:
+        job = self.world.job(active.job_name)
+        if job is None:
+            self._missing(active)
+        elif job.input_digest != active.input_digest:
+            text = f"{job.name} was made from other inputs than this run's; delete it, then start a new run"
+            self._fail("Conflict", Reason.CHILD_CONFLICT, None, text)
+        elif job.state in {"Running", "Refused"}:
+            self._runs(active, job)
+        elif job.state == "Succeeded":
+            self._succeeded(job)
+        else:
+            self._failed(active, job)
+
+    def _runs(self, active: ActiveAttempt, job: ObservedJob) -> None:
+        waits = Waits(reason=job.waiting.reason, message=job.waiting.message[:MAX_MESSAGE]) if job.waiting else None
+        if waits is not None and waits != active.waits and waits.reason != Reason.WAITING_FOR_QUOTA:
+            self._tell(Event("Warning", waits.reason, f"{self._where()}: {waits.message}"))
+        seen = active.seen or job.state == "Running"
+        self._update(active=active.model_copy(update={"seen": seen, "waits": waits}))
+
+    def _missing(self, active: ActiveAttempt) -> None:
+        if active.stopping:
+            self._update(active=None)
+        elif active.seen:
+            self._fail("Disruption", Reason.DISRUPTED, None, f"{active.job_name} is gone")
+
+    def _succeeded(self, job: ObservedJob) -> None:
+        result = results.find_result(self.status, job)
+        if isinstance(result, str):
+            self._fail("Crash", Reason.RESULT_UNREADABLE, 0, result)
+            return
+        where, before = self._where(), self.status
+        self.status = results.record(self.status, self.run.spec, result, self.world.now)
+        seconds = (self.world.now - before.active.created_at).total_seconds() if before.active else 0.0
+        words = figures_in_words(result) if result.informative is not False else ""
+        text = f"{where} done in {span_in_words(seconds)}" + (f": {words}" if words else "")
+        self._tell(Event("Normal", "StageCompleted", text))
+        if result.decision is not None:
+            self._tell_decision(before.iteration, result.decision)
+        if result.informative is False:
+            self._uninformative(before, result.message)
+
+    def _settle(self) -> None:
+        """Takes a human's answer for the candidate that waited for it."""
+        awaited = approval.awaited(self.status)
+        answer = approval.answer(self.run.spec, awaited) if awaited is not None else None
+        if awaited is None or awaited.decision is None or answer is None:
+            return
+        self.status = results.settle(self.status, self.run.spec, answer, self.world.now)
+        self._tell_decision(awaited.iteration, awaited.decision)
+
+    def _tell_decision(self, iteration: int, decision: Decision) -> None:
+        row = promoted_row(self.status)
+        if row.truth == "Unknown":
+            self._tell(Event("Normal", row.reason, row.message))
+            return
+        if row.truth == "True":
+            self._tell(Event("Normal", row.reason, f"iteration {iteration} promoted: {decision.reason}"))
+            return
+        kept = self.status.policy.iteration if self.status.policy is not None else 0
+        text = f"iteration {iteration} not promoted: {decision.reason} The policy of iteration {kept} stays."
+        self._tell(Event("Warning", row.reason, text))
+
+    def _uninformative(self, before: RunStatus, message: str) -> None:
+        """Ends the run before Q is optimised; fit-q's own result stays recorded."""
+        self.status = self.status.model_copy(update={"active": before.active})
+        text = message.strip() or f"Q tells no more than a constant, so it is not optimised. {_REMEDY}"
+        self._fail("Uninformative", Reason.Q_UNINFORMATIVE, None, text)
+
+    def _failed(self, active: ActiveAttempt, job: ObservedJob) -> None:
+        kind, reason = failures.classify(job.failure)
+        if active.stopping and kind not in {"Spec", "Data"}:
+            self._update(active=None)
+            return
+        code = job.failure.exit_code
+        said = job.failure.message or ("lost" if code is None else f"exit code {code}")
+        self._fail(kind, reason, code, f"{self._where()}: {said}")
+
+    def _fail(self, kind: FailureKind, reason: Reason, code: int | None, message: str) -> None:
+        self.status = failures.record(self.status, kind, reason, code, message, self.world.now)
+        self._tell(Event("Warning", reason, message))
+
+    # What to do about it
+
+    def _keep(self, active: ActiveAttempt) -> None:
+        """The attempt goes on: create its job if that was not done, stop it if the run is suspended."""
+        if self.run.spec.suspend and not active.stopping:
+            active = active.model_copy(update={"stopping": True})
+            self._update(active=active)
+            self._tell(Event("Normal", Reason.SUSPENDING, f"{self._where()} is told to stop"))
+        if active.stopping:
+            self.deletes.append(active.job_name)
+        elif not active.seen:
+            self.creates.append(job_intent(self.run, self.status, active.job_name, self.store))
+
+    def _begin(self) -> None:
+        """Names the next attempt. Its job is created only once the status that names it is written."""
+        if self.status.start_policy is None:
+            self._update(stage="warm-start")
+        elif self.status.stage is None:
+            self._update(iteration=self.status.iteration + 1, stage="collect", attempt=0, budgets=Budgets())
+        attempt = self.status.attempt + 1
+        metadata, stage = self.run.metadata, self.status.stage
+        name = job_name(metadata.name, metadata.uid, self.status.iteration, str(stage), attempt)
+        self._update(attempt=attempt)
+        intent = job_intent(self.run, self.status, name, self.store)
+        self.creates.append(intent)
+        digest = intent.spec.input_digest()
+        self._update(active=ActiveAttempt(job_name=name, input_digest=digest, created_at=self.world.now))
+        again = f", attempt {attempt}" if attempt > 1 else ""
+        self._tell(Event("Normal", "StageStarted", f"{self._where()} starts{again}"))
+
+    def _finish(self) -> Plan:
+        now, before = self.world.now, self.run.status
+        stands = self._phase()
+        self._update(
+            conditions=conditions(self.run, self.status, stands, now),
+            observed_generation=self.run.metadata.generation,
+            progress=f"{self.status.completed_iterations}/{self.run.spec.iterations.max}",
+        )
+        self._tell_transition(before, stands)
+        due = failures.retry_at(self.status, self.run.spec.retries) if stands.name == "Waiting" else None
+        wait = max(0.0, (due - now).total_seconds()) if due is not None else None
+        return Plan(self.status, tuple(self.creates), tuple(self.deletes), tuple(self.events), wait)
+
+    def _tell_transition(self, before: RunStatus | None, stands: Phase) -> None:
+        """Events of a run that ended, stalled, or was suspended or resumed in this pass."""
+        was = before or RunStatus()
+        kind = _ENDS_AS.get(stands.name)
+        event: Event | None = None
+        if kind is not None and not was.is_true(kind):
+            event = Event("Warning" if kind == "Stalled" else "Normal", stands.reason, stands.message)
+        elif stands.name == "Running" and was.is_true("Suspended"):
+            event = Event("Normal", "Resumed", f"goes on with {stands.message}")
+        if event is not None and event not in self.events:
+            self._tell(event)

@@ -1,0 +1,135 @@
+"""What a completed stage changes: its artifact is recorded, and the run moves on."""
+
+from datetime import datetime
+
+from ippo_trainer.contract.spec import ArtifactRef, StageName, StageResult
+
+from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.status import (
+    Best,
+    Budgets,
+    DeployedPolicy,
+    IterationStatus,
+    RunStatus,
+    StageStatus,
+)
+from ippo_operator.plan import approval
+from ippo_operator.plan.stage_specs import PRODUCES, STAGES, current_iteration
+from ippo_operator.plan.types import ObservedJob
+
+METRIC_NAMES = {"Value": "value", "Success": "success"}
+
+
+def find_result(status: RunStatus, job: ObservedJob) -> StageResult | str:
+    """The job's result, or a sentence that says why there is none that may be trusted."""
+    stage = status.stage
+    active = status.active
+    if stage is None or active is None:
+        raise ValueError("no attempt is active")
+    expected = (stage, status.iteration, active.input_digest)
+    ours = [r for r in job.results if (r.stage, r.iteration, r.input_digest) == expected]
+    if not ours:
+        found = "a result of another stage or of other inputs" if job.results else "no result that can be read"
+        return f"{job.name} ended well but left {found}"
+    whole = [result for result in ours if PRODUCES[stage] in result.artifacts]
+    if not whole:
+        return f"{job.name} ended well but none of its results names the {PRODUCES[stage]} artifact"
+    result = whole[0]
+    if stage == "fit-q" and result.informative is None:
+        return f"{job.name} ended well but does not say whether Q is informative"
+    if stage == "evaluate" and result.decision is None:
+        return f"{job.name} ended well but without a decision"
+    return result
+
+
+def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime) -> RunStatus:
+    """The status after the active attempt succeeded."""
+    stage, active = status.stage, status.active
+    if stage is None or active is None:
+        raise ValueError("no attempt is active")
+    artifact = result.artifacts[PRODUCES[stage]]
+    iteration = current_iteration(status) or IterationStatus(iteration=status.iteration, started_at=active.created_at)
+    done = StageStatus(
+        stage=stage, attempts=status.attempt, started_at=active.created_at, finished_at=now, artifact=artifact
+    )
+    iteration = iteration.model_copy(update={"stages": (*iteration.stages, done)})
+    status = _with_iteration(status, iteration, spec.history_limit).model_copy(update={"active": None})
+    if stage == "warm-start":
+        status = status.model_copy(
+            update={"start_policy": artifact, "policy": DeployedPolicy(iteration=0, artifact=artifact)}
+        )
+        return _close(status, spec, now)
+    if stage == "fit-q":
+        status = status.model_copy(update={"previous_q": artifact})
+    if stage == "evaluate":
+        decided = _decide(status, spec, result)
+        return decided if approval.awaited(decided) is not None else _close(decided, spec, now)
+    return _next_stage(status, STAGES[STAGES.index(stage) + 1]) if _goes_on(result) else status
+
+
+def _goes_on(result: StageResult) -> bool:
+    """A run whose Q is uninformative stays where it is; the planner ends it there."""
+    return result.informative is not False
+
+
+def _next_stage(status: RunStatus, stage: StageName | None) -> RunStatus:
+    return status.model_copy(update={"stage": stage, "attempt": 0, "budgets": Budgets()})
+
+
+def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:
+    iteration = current_iteration(status)
+    candidate = iteration.artifact("improve") if iteration is not None else None
+    if iteration is None or candidate is None or result.decision is None:
+        raise ValueError(f"iteration {status.iteration} has nothing to decide on")
+    passed = result.decision.outcome == "Promote"
+    promoted = None if passed and spec.promotion.mode == "Manual" else passed
+    # Six digits keep the status small; the evaluation artifact has them all.
+    metrics = {name: float(f"{value:.6g}") for name, value in result.metrics.items()}
+    iteration = iteration.model_copy(update={"decision": result.decision, "promoted": promoted, "metrics": metrics})
+    status = _with_iteration(status, iteration, spec.history_limit)
+    return status if promoted is None else _settled(status, spec, iteration, candidate)
+
+
+def settle(status: RunStatus, spec: RunSpec, promoted: bool, now: datetime) -> RunStatus:
+    """The status after a human answered for the candidate that waits."""
+    iteration = approval.awaited(status)
+    candidate = iteration.artifact("improve") if iteration is not None else None
+    if iteration is None or candidate is None:
+        raise ValueError("no candidate waits")
+    iteration = iteration.model_copy(update={"promoted": promoted})
+    status = _with_iteration(status, iteration, spec.history_limit)
+    return _close(_settled(status, spec, iteration, candidate), spec, now)
+
+
+def _settled(status: RunStatus, spec: RunSpec, iteration: IterationStatus, candidate: ArtifactRef) -> RunStatus:
+    """Counts the iteration; a promoted candidate is the policy from now on."""
+    changes: dict[str, object] = {
+        "completed_iterations": status.completed_iterations + 1,
+        "consecutive_rejections": 0 if iteration.promoted else status.consecutive_rejections + 1,
+    }
+    if iteration.promoted:
+        changes["policy"] = DeployedPolicy(iteration=status.iteration, artifact=candidate)
+        changes["best"] = _best(status, spec, candidate, iteration.metrics)
+    return status.model_copy(update=changes)
+
+
+def _best(status: RunStatus, spec: RunSpec, candidate: ArtifactRef, metrics: dict[str, float]) -> Best | None:
+    metric = spec.evaluate.gate.metric
+    estimate = metrics.get(METRIC_NAMES[metric])
+    if estimate is None or (status.best is not None and status.best.estimate >= estimate):
+        return status.best
+    return Best(iteration=status.iteration, artifact=candidate, metric=metric, estimate=estimate)
+
+
+def _close(status: RunStatus, spec: RunSpec, now: datetime) -> RunStatus:
+    """Ends the iteration: it records which policy is deployed after it."""
+    iteration = current_iteration(status)
+    if iteration is None or status.policy is None:
+        raise ValueError(f"iteration {status.iteration} has no record")
+    closed = iteration.model_copy(update={"finished_at": now, "policy": status.policy.artifact.digest})
+    return _next_stage(_with_iteration(status, closed, spec.history_limit), None)
+
+
+def _with_iteration(status: RunStatus, iteration: IterationStatus, limit: int) -> RunStatus:
+    others = [row for row in status.iterations if row.iteration != iteration.iteration]
+    return status.model_copy(update={"iterations": (*others, iteration)[-limit:]})

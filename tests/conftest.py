@@ -1,0 +1,20 @@
+"""What all tests share: no network, one thread each, nothing of the caller's environment."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+_FOREIGN = ("AWS_", "JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST", "IPPO_TERMINATION_LOG")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither credentials nor a pod's variables reach a test; boto3 looks for no role on the network."""
+    for name in os.environ:
+        if name.startswith(_FOREIGN):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -1,0 +1,211 @@
+"""Manifests that must be refused, and such that must pass, by pydantic and by the API server alike."""
+
+import copy
+from typing import Any, NamedTuple
+
+GOOD: dict[str, Any] = {
+    "apiVersion": "ippo.dev/v1alpha1",
+    "kind": "IterativePPORun",
+    "metadata": {"name": "small"},
+    "spec": {
+        "iterations": {"max": 2},
+        "policy": {"base": "tiny:d32-l1"},
+        "warmStart": {"demonstrations": 10},
+        "collect": {"simulate": {"environment": {"name": "sr-funnel"}, "conversations": 4}},
+        "artifacts": {"s3": {"bucket": "bucket"}},
+    },
+}
+
+
+class Bad(NamedTuple):
+    """A field at a dotted path, the value that is refused, and the rule's message, if it is a rule between fields."""
+
+    path: str
+    value: Any
+    rule: str = ""
+
+
+def changed(path: str, value: Any, document: dict[str, Any] = GOOD) -> dict[str, Any]:
+    """The document with the field at a dotted path set, or removed for `...`."""
+    document = copy.deepcopy(document)
+    place: Any = document
+    *parents, last = path.split(".")
+    for part in parents:
+        place = place.setdefault(part, {})
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return document
+
+
+def environment(**options: Any) -> dict[str, Any]:
+    return {"environment": {"name": "sr-funnel", "options": options}}
+
+
+def volume(**fields: Any) -> list[dict[str, Any]]:
+    return [{"name": "v", "mountPath": "/data", "emptyDir": {}} | fields]
+
+
+def env(**fields: Any) -> list[dict[str, Any]]:
+    return [{"name": "A"} | fields]
+
+
+POD = "spec.pods.collect"
+KEY = {"name": "n", "key": "k"}
+FILES = "allowed is exactly one of persistentVolumeClaim, secret, configMap, emptyDir"
+RELATIVE = "allowed are a mountPath and a relative subPath without .."
+TAKEN = "the operator provides this folder; take another one"
+SEGMENTS = "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot"
+NOT_YOURS = "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set"
+ONE_SOURCE = "allowed is exactly one of conversations and demonstrations"
+POSITIVE = 'allowed is above "0": at 0 no later outcome counts'
+BETWEEN = 'allowed is above "0" and below "1": some train, others measure'
+NEEDS_WORDS = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
+
+BAD = [
+    # rules between fields
+    Bad("spec.warmStart", {"demonstrations": 10, "conversations": "file:///log.jsonl"}, ONE_SOURCE),
+    Bad("spec.warmStart", {}, ONE_SOURCE),
+    Bad("spec.warmStart", ..., NEEDS_WORDS),
+    Bad("spec.discount", "0.0", POSITIVE),
+    Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
+    Bad("spec.fitQ.holdout", "0", BETWEEN),
+    Bad("spec.fitQ.holdout", "1.0", BETWEEN),
+    Bad("spec.artifacts.s3.prefix", "a/../b", SEGMENTS),
+    Bad("spec.artifacts.s3.prefix", "/a", SEGMENTS),
+    Bad("spec.artifacts.s3.prefix", "a//b", SEGMENTS),
+    Bad("spec.promotion", {"approve": 1, "reject": 1}, "approves and rejects the same iteration; give one of the two"),
+    Bad(f"{POD}.env", env(), "allowed is exactly one of value and valueFrom"),
+    Bad(f"{POD}.env", env(value="1", valueFrom={"secretKeyRef": KEY}), "allowed is exactly one of value and valueFrom"),
+    Bad(f"{POD}.env", env(valueFrom={}), "allowed is exactly one of secretKeyRef and configMapKeyRef"),
+    Bad(
+        f"{POD}.env",
+        env(valueFrom={"secretKeyRef": KEY, "configMapKeyRef": KEY}),
+        "allowed is exactly one of secretKeyRef and configMapKeyRef",
+    ),
+    Bad(f"{POD}.env", env(name="IPPO_X", value="1"), "this variable is set by the operator"),
+    Bad(f"{POD}.env", env(name="OMP_NUM_THREADS", value="8"), "this variable is set by the operator"),
+    Bad(f"{POD}.env", [*env(value="1"), *env(value="2")]),
+    Bad(f"{POD}.volumes", [{"name": "v", "mountPath": "/data"}], FILES),
+    Bad(f"{POD}.volumes", volume(secret={"secretName": "s"}), FILES),
+    Bad(f"{POD}.volumes", volume(mountPath="/"), TAKEN),
+    Bad(f"{POD}.volumes", volume(mountPath="/ippo"), TAKEN),
+    Bad(f"{POD}.volumes", volume(mountPath="/ippo/work"), TAKEN),
+    Bad(f"{POD}.volumes", volume(mountPath="/dev/shm"), TAKEN),
+    Bad(f"{POD}.volumes", volume(mountPath="/data/../ippo"), RELATIVE),
+    Bad(f"{POD}.volumes", volume(subPath="../x"), RELATIVE),
+    Bad(f"{POD}.volumes", volume(subPath="/x"), RELATIVE),
+    Bad(f"{POD}.labels", {"ippo.dev/run": "other"}, NOT_YOURS),
+    Bad(f"{POD}.annotations", {"x.kubernetes.io/y": "1"}, NOT_YOURS),
+    Bad(f"{POD}.tolerations", [{"value": "x"}], "without a key, operator must be Exists"),
+    Bad(
+        f"{POD}.tolerations",
+        [{"key": "gpu", "operator": "Exists", "value": "x"}],
+        "operator Exists takes any value; leave value out",
+    ),
+    # single fields
+    Bad("spec.iterations", ...),
+    Bad("spec.policy", ...),
+    Bad("spec.collect", ...),
+    Bad("spec.collect.simulate.environment.name", ""),
+    Bad("spec.iterations.max", 0),
+    Bad("spec.iterations.max", 1001),
+    Bad("spec.iterations.max", "2"),
+    Bad("spec.seed", -1),
+    Bad("spec.seed", 2**53),
+    Bad("spec.discount", 0.95),
+    Bad("spec.discount", "1.5"),
+    Bad("spec.discount", "1e-1"),
+    Bad("spec.improve.learningRate", "0"),
+    Bad("spec.improve.algorithm", "DPO"),
+    Bad("spec.evaluate.gate.metric", "value"),
+    Bad("spec.suspend", "true"),
+    Bad("spec.improve", []),
+    Bad("spec.unknown", 1),
+    Bad("spec.improve.klTaget", "1"),
+    Bad("spec.policy.base", "gpt2"),
+    Bad("spec.policy.base", "file://" + "x" * 1024),
+    Bad("spec.policy.systemPrompt", "x" * 8193),
+    Bad("spec.collect.simulate", environment(horizon=6.5) | {"conversations": 4}),
+    Bad("spec.collect.simulate", environment(horizon=[6]) | {"conversations": 4}),
+    Bad("spec.collect.simulate", environment(horizon={"a": 1}) | {"conversations": 4}),
+    Bad("spec.collect.simulate", environment(horizon={}) | {"conversations": 4}),
+    Bad("spec.collect.simulate", environment(**{f"o{n}": n for n in range(33)}) | {"conversations": 4}),
+    Bad("spec.artifacts.s3.bucket", "Bucket"),
+    Bad("spec.artifacts.s3.bucket", "b"),
+    Bad("spec.artifacts.s3.endpointUrl", "minio:9000"),
+    Bad("spec.artifacts.s3.credentialsSecretName", "My_Secret"),
+    Bad("spec.queue", {}),
+    Bad("spec.queue.localQueueName", "Team_A"),
+    Bad("spec.serve.strategy", "Canary"),
+    Bad("spec.serve.port", 80),
+    Bad("spec.serve.replicas", -1),
+    Bad("spec.promotion.approve", 0),
+    Bad("spec.cleanup.failedSeconds", -1),
+    Bad("spec.historyLimit", 21),
+    Bad("spec.serviceAccountName", "A b"),
+    Bad(f"{POD}.image", ""),
+    Bad(f"{POD}.resources.limits", {"cpu": 0.5}),
+    Bad(f"{POD}.resources.limits", {"cpu": "-1"}),
+    Bad(f"{POD}.resources.limits", {"memory": "8 GB"}),
+    Bad(f"{POD}.sharedMemory", "lots"),
+    Bad(f"{POD}.activeDeadlineSeconds", 0),
+    Bad(f"{POD}.nodeSelector", {"zone": 1}),
+    Bad(f"{POD}.env", [{"name": f"A{n}", "value": ""} for n in range(65)]),
+    Bad(f"{POD}.env", env(name="1A", value="")),
+    Bad(f"{POD}.hostNetwork", True),
+    Bad(f"{POD}.volumes", volume(hostPath={"path": "/"})),
+    Bad("spec.pods.serve.activeDeadlineSeconds", 10),
+    Bad("spec.pods.collect.affinity", {}),
+]
+
+AFFINITY = {
+    "nodeAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "In", "values": ["h100", "h200"]}]}]
+        },
+        "preferredDuringSchedulingIgnoredDuringExecution": [
+            {"weight": 1, "preference": {"matchExpressions": [{"key": "fast", "operator": "Exists"}]}}
+        ],
+    },
+    "podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [
+            {"labelSelector": {"matchLabels": {"app": "x"}}, "topologyKey": "kubernetes.io/hostname"}
+        ]
+    },
+}
+
+WELL: list[tuple[str, Any]] = [
+    ("spec.warmStart", {"conversations": "s3://bucket/log.jsonl"}),
+    ("spec.discount", "0.000001"),
+    ("spec.seed", 2**53 - 1),
+    ("spec.collect.simulate.parallelism", 4),
+    ("spec.fitQ.holdout", "0.5"),
+    ("spec.artifacts.s3", {"bucket": "b.c-d", "prefix": "teams/a=b/", "endpointUrl": "http://minio:9000"}),
+    ("spec.promotion", {"mode": "Manual", "approve": 1, "reject": 2}),
+    ("spec.queue", {"localQueueName": "team-a", "priorityClassName": "high"}),
+    ("spec.serve", {"replicas": 2, "strategy": "Recreate", "onFailure": "Hold"}),
+    ("spec.serve", {}),
+    ("spec.cleanup", {"succeededSeconds": 0}),
+    ("spec.serviceAccountName", "trainer"),
+    ("spec.collect.simulate", environment(a=1, b=True, c="0.5", d=-3) | {"conversations": 4, "parallelism": 1}),
+    ("spec.pods.common.affinity", AFFINITY),
+    ("spec.pods.common.topologySpreadConstraints", [{"topologyKey": "topology.kubernetes.io/zone"}]),
+    ("spec.pods.common.imagePullSecrets", ["registry"]),
+    (f"{POD}.env", [*env(value=""), *env(name="B", valueFrom={"secretKeyRef": KEY})]),
+    (
+        f"{POD}.volumes",
+        [
+            {"name": "a", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "c"}, "subPath": "x/y"},
+            {"name": "b", "mountPath": "/ippo-data", "secret": {"secretName": "c"}},
+            {"name": "c", "mountPath": "/opt/c", "configMap": {"name": "c"}},
+            {"name": "d", "mountPath": "/opt/d", "emptyDir": {"sizeLimit": "1Gi", "medium": "Memory"}},
+        ],
+    ),
+    (f"{POD}.tolerations", [{"operator": "Exists"}, {"key": "gpu", "value": "yes", "effect": "NoSchedule"}]),
+    (f"{POD}.resources", {"requests": {"cpu": "500m", "memory": "1.5Gi"}, "limits": {"nvidia.com/gpu": 1}}),
+    (f"{POD}.labels", {"team": "a", "example.com/x": "y"}),
+    (f"{POD}.sharedMemory", "8Gi"),
+    (f"{POD}.activeDeadlineSeconds", 3600),
+]

@@ -1,0 +1,248 @@
+"""A real kube-apiserver with its etcd, on free ports, for tests; and a small client that hides nothing."""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+TOKEN = "tests-only"
+LAB = Path(__file__).parents[3].parent / "shared" / "lab" / "lab"
+RUNS = "/apis/ippo.dev/v1alpha1/namespaces/{}/iterativepporuns"
+
+
+def find_assets(version: str = "") -> Path | None:
+    """The folder with etcd and kube-apiserver: $KUBEBUILDER_ASSETS, or what a lab beside the repository unpacks.
+
+    Args:
+        version: such as 1.36, for a second control plane (`$KUBEBUILDER_ASSETS_1_36`); empty for the usual one.
+    """
+    variable = "KUBEBUILDER_ASSETS" + (f"_{version.replace('.', '_')}" if version else "")
+    given = os.environ.get(variable, "")
+    if not given and LAB.exists():
+        command = [str(LAB), "assets", *([version] if version else [])]
+        given = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
+    folder = Path(given) if given else None
+    return folder if folder is not None and (folder / "kube-apiserver").exists() else None
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+    """Returns once it holds; raises TimeoutError otherwise."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not holds():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s: {what}")
+        pause.wait(0.05)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Of the API server."""
+
+    code: int
+    body: dict[str, Any]
+
+    @property
+    def message(self) -> str:
+        """What a Status object says."""
+        return str(self.body.get("message", ""))
+
+
+class Api:
+    """Plain requests to the API server, as a cluster administrator or as the user of a token."""
+
+    def __init__(self, url: str, authority: Path, token: str = TOKEN) -> None:
+        self.url = url
+        self.token = token
+        self._context = ssl.create_default_context(cafile=str(authority))
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        kind: str = "application/json",
+    ) -> Answer:
+        """The answer to one request; errors of the server are answers too."""
+        request = urllib.request.Request(self.url + path, method=method)
+        request.add_header("Authorization", f"Bearer {self.token}")
+        if body is not None:
+            request.add_header("Content-Type", kind)
+            request.data = json.dumps(body).encode()
+        try:
+            with urllib.request.urlopen(request, context=self._context, timeout=30) as reply:
+                return Answer(reply.status, _json(reply.read()))
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, _json(error.read()))
+
+    def create(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """POST."""
+        return self.request("POST", path, body)
+
+    def get(self, path: str) -> Answer:
+        """GET."""
+        return self.request("GET", path)
+
+    def merge(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """A JSON merge patch."""
+        return self.request("PATCH", path, body, "application/merge-patch+json")
+
+    def apply(self, path: str, body: Mapping[str, Any], manager: str = "tests") -> Answer:
+        """A server-side apply that takes over conflicting fields."""
+        return self.request("PATCH", f"{path}?fieldManager={manager}&force=true", body, "application/apply-patch+yaml")
+
+    def delete(self, path: str) -> Answer:
+        """DELETE."""
+        return self.request("DELETE", path)
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return {"message": body.decode(errors="replace")}
+    return parsed if isinstance(parsed, dict) else {"value": parsed}
+
+
+class ControlPlane:
+    """etcd and kube-apiserver, started in `folder`; RBAC and Pod Security are on, there are no controllers.
+
+    Use as a context manager.
+    """
+
+    def __init__(self, assets: Path, folder: Path) -> None:
+        self._assets = assets
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        etcd, peer, secure = free_port(), free_port(), free_port()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        certificates = self._folder / "certificates"
+        key = self._folder / "service-accounts.key"
+        key.write_bytes(_private_key())
+        tokens = self._folder / "tokens.csv"
+        tokens.write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+        self._run(
+            "etcd",
+            *("--data-dir", str(self._folder / "etcd"), "--unsafe-no-fsync", "--log-level", "error"),
+            *(
+                "--listen-client-urls",
+                f"http://127.0.0.1:{etcd}",
+                "--advertise-client-urls",
+                f"http://127.0.0.1:{etcd}",
+            ),
+            *(
+                "--listen-peer-urls",
+                f"http://127.0.0.1:{peer}",
+                "--initial-advertise-peer-urls",
+                f"http://127.0.0.1:{peer}",
+            ),
+            *("--initial-cluster", f"default=http://127.0.0.1:{peer}"),
+        )
+        self._run(
+            "kube-apiserver",
+            *(
+                "--etcd-servers",
+                f"http://127.0.0.1:{etcd}",
+                "--bind-address",
+                "127.0.0.1",
+                "--secure-port",
+                str(secure),
+            ),
+            *("--advertise-address", "127.0.0.1", "--endpoint-reconciler-type", "none"),
+            *("--cert-dir", str(certificates), "--token-auth-file", str(tokens), "--authorization-mode", "RBAC"),
+            *("--disable-admission-plugins", "ServiceAccount", "--service-cluster-ip-range", "10.96.0.0/16"),
+            *("--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", str(key)),
+            *("--service-account-signing-key-file", str(key)),
+        )
+        self.url = f"https://127.0.0.1:{secure}"
+        self._authority = certificates / "apiserver.crt"
+        self._wait_until_ready()
+        self.api = Api(self.url, self._authority)
+        self.kubeconfig = self._folder / "kubeconfig"
+        self.kubeconfig.write_text(json.dumps(self._kubeconfig()))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        with (self._folder / f"{program}.log").open("wb") as log:
+            command = [str(self._assets / program), *arguments]
+            self._processes.append(subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL))
+
+    def _wait_until_ready(self, seconds: float = 90) -> None:
+        try:
+            until(self._is_ready, "the API server is ready", seconds)
+        except TimeoutError as error:
+            logs = [f"{path.name}: {path.read_text(errors='replace')[-600:]}" for path in self._folder.glob("*.log")]
+            raise RuntimeError("\n".join([str(error), *logs])) from error
+
+    def _is_ready(self) -> bool:
+        if any(process.poll() is not None for process in self._processes):
+            raise TimeoutError("etcd or kube-apiserver ended at once")
+        try:
+            return Api(self.url, self._authority).get("/readyz").code == 200
+        except OSError:  # not listening yet, no certificate yet
+            return False
+
+    def _kubeconfig(self) -> dict[str, Any]:
+        authority = base64.b64encode(self._authority.read_bytes()).decode()
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "t", "cluster": {"server": self.url, "certificate-authority-data": authority}}],
+            "users": [{"name": "t", "user": {"token": TOKEN}}],
+            "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
+            "current-context": "t",
+        }
+
+    def stop(self) -> None:
+        """Ends both and removes their data; logs stay in the folder that pytest keeps."""
+        for process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+        shutil.rmtree(self._folder / "etcd", ignore_errors=True)
+
+
+def _private_key() -> bytes:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+    )

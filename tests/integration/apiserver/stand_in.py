@@ -1,0 +1,122 @@
+"""A stand-in for the Job controller and the kubelet: Jobs get pods that end as a stage would."""
+
+import threading
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from ippo_trainer.contract.spec import StageResult, StageSpec
+
+from tests.unit.operator.worlds import good_result
+
+from .server import Api
+
+Ending = Callable[[StageSpec], StageResult | tuple[int, str]]
+JOBS = "/apis/batch/v1"
+
+
+class StandIn:
+    """Runs every Job of the cluster in a thread. Use as a context manager.
+
+    Args:
+        api: as an administrator.
+        ending: how a stage ends; a result, or an exit code and a termination message.
+        interval: seconds between two looks.
+    """
+
+    def __init__(self, api: Api, ending: Ending = good_result, interval: float = 0.1) -> None:
+        self._api = api
+        self._ending = ending
+        self._interval = interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+        self.ran: list[str] = []
+        self.errors: list[str] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self._interval):
+            try:
+                for job in self._api.get(f"{JOBS}/jobs").body.get("items") or ():
+                    self._look_at(job)
+            except Exception:
+                self.errors.append(traceback.format_exc())
+
+    def _look_at(self, job: dict[str, Any]) -> None:
+        metadata = job["metadata"]
+        if "deletionTimestamp" in metadata:
+            self._let_go(job)
+        elif not job["spec"].get("suspend") and not (job.get("status") or {}).get("conditions"):
+            self._run(job)
+
+    def _let_go(self, job: dict[str, Any]) -> None:
+        """As the garbage collector does: dependents first."""
+        metadata = job["metadata"]
+        pods = f"/api/v1/namespaces/{metadata['namespace']}/pods"
+        selector = f"?labelSelector=batch.kubernetes.io/controller-uid={metadata['uid']}"
+        self._api.delete(f"{pods}{selector}&gracePeriodSeconds=0")
+        path = f"{JOBS}/namespaces/{metadata['namespace']}/jobs/{metadata['name']}"
+        self._api.merge(path, {"metadata": {"finalizers": None}})
+
+    def _run(self, job: dict[str, Any]) -> None:
+        metadata = job["metadata"]
+        place, name = metadata["namespace"], metadata["name"]
+        config = self._api.get(f"/api/v1/namespaces/{place}/configmaps/{name}").body
+        ended = self._ending(StageSpec.model_validate_json(config["data"]["spec.json"]))
+        code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
+        self.ran.append(name)
+        for index in range(job["spec"]["completions"]):
+            self._pod(job, index, code, message)
+        path = f"{JOBS}/namespaces/{place}/jobs/{name}/status"
+        answer = self._api.merge(path, {"status": _job_status(job, code)})
+        if answer.code != 200 and answer.code != 404:
+            raise AssertionError(answer.message)
+
+    def _pod(self, job: dict[str, Any], index: int, code: int, message: str) -> None:
+        metadata, template = job["metadata"], job["spec"]["template"]
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": metadata["name"], "uid": metadata["uid"]}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                **template["metadata"],
+                "name": f"{metadata['name']}-{index}",
+                "ownerReferences": [owner | {"controller": True}],
+            },
+            "spec": template["spec"],
+        }
+        pods = f"/api/v1/namespaces/{metadata['namespace']}/pods"
+        made = self._api.create(pods, pod)
+        assert made.code in {201, 409}, made.message
+        terminated = {"exitCode": code, "message": message, "finishedAt": _now(), "startedAt": _now()}
+        container = {"name": "stage", "state": {"terminated": terminated}, "ready": False, "restartCount": 0}
+        container |= {"image": "stages", "imageID": "stages"}
+        status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container]}
+        self._api.merge(f"{pods}/{metadata['name']}-{index}/status", {"status": status})
+
+
+def _job_status(job: dict[str, Any], code: int) -> dict[str, Any]:
+    """As the API server's validation wants a Job that is over."""
+    count, now = job["spec"]["completions"], _now()
+    kinds = ("FailureTarget", "Failed") if code else ("SuccessCriteriaMet", "Complete")
+    reason = {"reason": "PodFailurePolicy", "message": f"exit code {code}"} if code else {}
+    conditions = [{"type": kind, "status": "True", "lastTransitionTime": now, **reason} for kind in kinds]
+    status: dict[str, Any] = {"startTime": now, "conditions": conditions, "uncountedTerminatedPods": {}}
+    indexed = job["spec"].get("completionMode") == "Indexed"
+    done = {"completedIndexes": f"0-{count - 1}" if count > 1 else "0"} if indexed and not code else {}
+    return status | done | ({"failed": count} if code else {"succeeded": count, "completionTime": now})
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,136 @@
+"""What the builders make is accepted by a real API server, pods by Pod Security's `restricted` too."""
+
+from typing import Any
+
+import pytest
+from ippo_operator.api.cluster import Serve
+from ippo_operator.api.load import parse_run
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.manifests.jobs import stage_config_map, stage_job
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.serving import serving_deployment, serving_service
+
+from tests.unit.operator.manifests.objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
+
+from .server import RUNS, Api
+
+SPECS: list[dict[str, Any]] = [
+    {},
+    {"pods": RICH, "serviceAccountName": "trainer", "queue": {"localQueueName": "q", "priorityClassName": "p"}},
+    {"artifacts": {"s3": {"bucket": "ippo", "credentialsSecretName": "keys"}}},
+]
+PATHS = {
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+    "Service": "/api/v1/namespaces/{}/services",
+    "Pod": "/api/v1/namespaces/{}/pods",
+    "Job": "/apis/batch/v1/namespaces/{}/jobs",
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+}
+
+
+def path(kind: str, namespace: str = "default") -> str:
+    return PATHS[kind].format(namespace) + "?dryRun=All&fieldValidation=Strict"
+
+
+@pytest.fixture(scope="session")
+def classes(api: Api) -> None:
+    """What the pods of RICH name."""
+    priority = {
+        "apiVersion": "scheduling.k8s.io/v1",
+        "kind": "PriorityClass",
+        "metadata": {"name": "batch"},
+        "value": 1,
+    }
+    assert api.create("/apis/scheduling.k8s.io/v1/priorityclasses", priority).code == 201
+    runtime = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": "nvidia"}, "handler": "n"}
+    assert api.create("/apis/node.k8s.io/v1/runtimeclasses", runtime).code == 201
+
+
+def objects(run: IterativePPORun, platform: Platform = PLATFORM) -> list[dict[str, Any]]:
+    jobs = [intent(run), intent(run, "collect", shards=3), intent(run, "warm-start", iteration=0)]
+    serve = Serve()
+    return [
+        *(stage_config_map(run, wanted) for wanted in jobs),
+        *(stage_job(run, wanted, platform) for wanted in jobs),
+        serving_deployment(run, serve, POLICY, location(run), platform),
+        serving_deployment(run, Serve(strategy="Recreate"), POLICY, location(run), platform),
+        serving_service(run, serve),
+    ]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("user", [65532, None])
+@pytest.mark.usefixtures("classes")
+def test_every_object_is_valid(api: Api, spec: dict[str, Any], user: int | None) -> None:
+    run = cluster_run(**spec)
+    for made in objects(run, Platform(image="trainer:1", serve_image="server:1", user=user)):
+        answer = api.create(path(made["kind"]), made)
+        assert answer.code == 201, (made["kind"], answer.message)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.usefixtures("classes")
+def test_every_pod_is_restricted(api: Api, spec: dict[str, Any]) -> None:
+    for made in objects(cluster_run(**spec)):
+        if made["kind"] not in {"Job", "Deployment"}:
+            continue
+        template = made["spec"]["template"]
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": template["metadata"] | {"name": "x"},
+            "spec": template["spec"],
+        }
+        answer = api.create(path("Pod", "strict"), pod)
+        assert answer.code == 201, answer.message
+
+
+def test_pod_security_is_really_on(api: Api) -> None:
+    pod = {"containers": [{"name": "c", "image": "i"}]}
+    answer = api.create(
+        path("Pod", "strict"), {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": pod}
+    )
+    assert (answer.code, "violates PodSecurity" in answer.message) == (403, True)
+
+
+@pytest.mark.usefixtures("classes")
+def test_the_longest_names_are_valid(api: Api) -> None:
+    spec = {"collect": {"simulate": {"environment": {"name": "sr-funnel"}, "parallelism": 1024}}}
+    run = cluster_run("a" * 63, **spec)
+    for wanted in (
+        intent(run, "collect", shards=1024, attempt=9999, iteration=1000),
+        intent(run, "warm-start", attempt=9999, iteration=0),
+    ):
+        answer = api.create(path("Job"), stage_job(run, wanted, PLATFORM))
+        assert answer.code == 201, answer.message
+
+
+def test_a_spec_cannot_be_altered_and_a_second_job_is_a_conflict(api: Api) -> None:
+    answer = api.create(
+        RUNS.format("default"),
+        cluster_run("frozen").model_dump(
+            mode="json", by_alias=True, exclude_none=True, exclude={"status": True, "metadata": {"uid", "generation"}}
+        ),
+    )
+    assert answer.code == 201, answer.message
+    run = parse_run(answer.body)
+    wanted = intent(run)
+    made = stage_config_map(run, wanted)
+    place = PATHS["ConfigMap"].format("default")
+    assert api.create(place, made).code == 201
+    assert api.create(place, made).code == 409
+    changed = api.merge(f"{place}/{wanted.name}", {"data": {"spec.json": "{}"}})
+    assert (changed.code, "immutable" in changed.message) == (422, True)
+    jobs = PATHS["Job"].format("default")
+    assert api.create(jobs, stage_job(run, wanted, PLATFORM)).code == 201
+    assert api.create(jobs, stage_job(run, wanted, PLATFORM)).code == 409
+
+
+def test_applying_the_same_deployment_twice_changes_nothing(api: Api) -> None:
+    run = cluster_run("served")
+    made = serving_deployment(run, Serve(), POLICY, location(run), PLATFORM)
+    place = f"{PATHS['Deployment'].format('default')}/served"
+    first = api.apply(place, made, "ippo-operator")
+    assert first.code == 201, first.message
+    again = api.apply(place, made, "ippo-operator")
+    assert (again.code, again.body["metadata"]["resourceVersion"]) == (200, first.body["metadata"]["resourceVersion"])

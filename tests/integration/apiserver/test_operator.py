@@ -1,0 +1,128 @@
+"""The operator's process on a real API server; a stand-in completes the Jobs."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.operator.cluster.toy_cluster import make_run
+
+from .process import Operator
+from .server import RUNS, Api, ControlPlane, until
+from .stand_in import StandIn
+
+FAST = ("--resync-seconds", "20")
+
+
+@pytest.fixture
+def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of its own for each test, whose runs end with it."""
+    name = f"t{abs(hash(request.node.nodeid)) % 10**8}"
+    answer = api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    assert answer.code == 201, answer.message
+    yield name
+    api.delete(RUNS.format(name))
+    api.delete(f"/apis/batch/v1/namespaces/{name}/jobs")
+
+
+def put(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:
+    manifest = make_run(**spec) | {"metadata": {"name": name}}
+    answer = api.create(RUNS.format(namespace), manifest)
+    assert answer.code == 201, answer.message
+    return f"{RUNS.format(namespace)}/{name}"
+
+
+def truth(api: Api, path: str, kind: str) -> tuple[str, str]:
+    conditions = api.get(path).body.get("status", {}).get("conditions", [])
+    found = [(c["status"], c["reason"]) for c in conditions if c["type"] == kind]
+    return found[0] if found else ("", "")
+
+
+def wait_for(api: Api, path: str, kind: str, operator: Operator, seconds: float = 90) -> None:
+    try:
+        until(lambda: truth(api, path, kind)[0] == "True", f"{kind} is True", seconds)
+    except TimeoutError as error:
+        shown = json.dumps(api.get(path).body.get("status"), indent=1)[-3000:]
+        raise AssertionError(f"{error}\n{shown}\n{operator.log.read_text()[-4000:]}") from None
+
+
+def test_a_run_of_three_iterations_ends_succeeded(
+    api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    with StandIn(api) as cluster, Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as operator:
+        operator.wait_ready()
+        path = put(api, namespace, iterations={"max": 3})
+        wait_for(api, path, "Succeeded", operator)
+        run = api.get(path).body
+        assert run["status"]["progress"] == "3/3"
+        assert truth(api, path, "Ready") == ("True", "Completed")
+        assert "finalizers" not in run["metadata"]
+        assert "annotations" not in run["metadata"]
+        names = [name for name in cluster.ran if name.startswith("small-")]
+        assert len(names) == len(set(names)) == 13
+        events = api.get(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events").body["items"]
+        assert {"StageCompleted", "Promoted", "Completed"} <= {event["reason"] for event in events}
+        code, text = operator.probe("/metrics")
+        assert code == 200
+        assert 'ippo_runs{phase="Succeeded"}' in text
+        assert operator.stop() == 0
+        assert cluster.errors == []
+
+
+def test_a_killed_operator_is_replaced_and_nothing_runs_twice(
+    api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    with StandIn(api) as cluster, Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as first:
+        first.wait_ready()
+        path = put(api, namespace)
+        until(lambda: "collect" in api.get(path).body.get("status", {}).get("stage", ""), "the run is under way", 60)
+        first.signal(signal.SIGSTOP)
+        with Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as second:
+            wait_for(api, path, "Succeeded", second)
+            first.signal(signal.SIGCONT)
+            before = api.get(path).body["metadata"]["resourceVersion"]
+            until(lambda: json.loads(first.probe("/livez")[1])["leader"] is False, "the first one stands by")
+            assert api.get(path).body["metadata"]["resourceVersion"] == before
+        names = [name for name in cluster.ran if name.startswith("small-")]
+        assert len(names) == len(set(names)) == 5
+
+
+def test_an_operator_of_one_namespace_leaves_others_alone(
+    api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    elsewhere = put(api, "default", namespace)
+    flags = ("--lease-name", namespace, "--lease-namespace", namespace, "--namespace", namespace)
+    with StandIn(api), Operator(control_plane, tmp_path, *flags) as operator:
+        operator.wait_ready()
+        path = put(api, namespace)
+        wait_for(api, path, "Succeeded", operator)
+        assert "status" not in api.get(elsewhere).body
+    api.delete(elsewhere)
+
+
+def test_suspend_resume_and_deletion_on_a_real_server(
+    api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    with Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as operator:
+        operator.wait_ready()
+        path = put(api, namespace)
+        until(lambda: bool(jobs(api, namespace)), "the first job is there")
+        api.merge(path, {"spec": {"suspend": True}})
+        until(lambda: "deletionTimestamp" in jobs(api, namespace)[0]["metadata"], "the job is told to stop")
+        assert truth(api, path, "Suspended")[0] == "False"
+        with StandIn(api) as cluster:
+            wait_for(api, path, "Suspended", operator)
+            api.merge(path, {"spec": {"suspend": False}})
+            wait_for(api, path, "Succeeded", operator)
+            assert cluster.errors == []
+        assert api.get(path).body["status"]["budgets"]["disruptions"] == 0
+        assert api.delete(path).code == 200
+        assert api.get(path).code == 404  # no finalizer holds it
+        assert operator.stop() == 0
+
+
+def jobs(api: Api, namespace: str) -> list[dict[str, Any]]:
+    return list(api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs").body["items"])

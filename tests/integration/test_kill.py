@@ -1,0 +1,38 @@
+"""kill -9 at random moments, resume each time: the final digests are those of a run that was never touched."""
+
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from . import runs
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+    folder = tmp_path_factory.mktemp("untouched")
+    manifest = runs.write_run(folder)
+    runs.finish(manifest, folder / "out")
+    return manifest, runs.ledger(folder / "out")
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_with_the_same_digests(untouched, tmp_path: Path, kills: int) -> None:
+    manifest, expected = untouched
+    moments = random.Random(kills)
+    survived = 0
+    while survived < kills:
+        process = runs.start(manifest, tmp_path / "out")
+        try:
+            output, _ = process.communicate(timeout=moments.uniform(0.5, 14))
+        except subprocess.TimeoutExpired:
+            runs.kill(process)
+            survived += 1
+        else:
+            assert process.returncode == 0, output
+            assert runs.ledger(tmp_path / "out") == expected
+            if survived < kills:  # ended before it was killed often enough: begin another one
+                (tmp_path / "out").rename(tmp_path / f"out-{survived}")
+    runs.finish(manifest, tmp_path / "out")
+    assert runs.ledger(tmp_path / "out") == expected

@@ -1,0 +1,171 @@
+"""A stranger's chat log: what is understood, what is left out, and what is refused where."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.logs import read_log
+from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.turns import write_turns
+
+
+def chat(*messages: Any, **fields: Any) -> dict[str, Any]:
+    """One line: messages as (role, content) or whole."""
+    whole = [m if isinstance(m, dict) else {"role": m[0], "content": m[1]} for m in messages]
+    return {"conversation_id": "c", "messages": whole, "outcome": False, **fields}
+
+
+def write(path: Path, *lines: Any) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def pairs(conversation: Conversation) -> list[tuple[str, str | None, str, str]]:
+    return [(t.customer_message, t.suggestion, t.reaction, t.sent_message) for t in conversation.turns]
+
+
+@pytest.mark.parametrize(
+    ("customer", "business"), [("user", "assistant"), ("customer", "agent"), ("customer", "business")]
+)
+def test_roles_by_either_name(customer: str, business: str, tmp_path: Path) -> None:
+    line = chat((customer, "hi"), (business, "hello"), (customer, "buy"), (business, "done"), outcome=True)
+    [conversation] = read_log(write(tmp_path / "a.jsonl", line))
+    assert pairs(conversation) == [("hi", "hello", "accepted", "hello"), ("buy", "done", "accepted", "done")]
+    assert (conversation.id, conversation.outcome, conversation.censored) == ("c", True, False)
+    assert {turn.behaviour for turn in conversation.turns} == {"log"}
+
+
+def test_gzip_byte_order_mark_and_blank_lines(tmp_path: Path) -> None:
+    line = json.dumps(chat(("user", "grüezi 👋"), ("agent", "hoi"), conversation_id=17))
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(f"\ufeff{line}\n\n\r\n".encode()))
+    [conversation] = read_log(tmp_path / "a.jsonl.gz")
+    assert (conversation.id, conversation.turns[0].customer_message) == ("17", "grüezi 👋")
+
+
+def test_consecutive_messages_of_one_side_are_one(tmp_path: Path) -> None:
+    line = chat(("user", "hi"), ("user", "anyone?"), ("agent", "yes"), ("agent", "how can I help?"))
+    [conversation] = read_log(write(tmp_path / "a.jsonl", line))
+    assert pairs(conversation) == [("hi\nanyone?", "yes\nhow can I help?", "accepted", "yes\nhow can I help?")]
+
+
+def test_what_nobody_could_answer_is_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    greeting = chat(("system", "be kind"), ("agent", "welcome"), ("user", "hi"), ("agent", "yes?"), ("user", "bye"))
+    with caplog.at_level(logging.WARNING):
+        [conversation] = read_log(write(tmp_path / "a.jsonl", greeting, chat(("user", "hello?"), conversation_id="d")))
+    assert pairs(conversation) == [("hi", "yes?", "accepted", "yes?")]
+    assert sorted(record.message for record in caplog.records) == [
+        "a.jsonl: left out 1 conversations without a reply",
+        "a.jsonl: left out 1 greetings before the first customer message",
+        "a.jsonl: left out 1 system messages",
+        "a.jsonl: left out 2 customer messages that nobody answered",
+    ]
+
+
+def test_suggestions_and_reactions(tmp_path: Path) -> None:
+    def reply(content: str, **fields: Any) -> dict[str, Any]:
+        return {"role": "agent", "content": content, **fields}
+
+    line = chat(
+        ("user", "1"),
+        reply("a", suggestion="b", reaction="edited"),
+        ("user", "2"),
+        reply("c", suggestion=None),
+        ("user", "3"),
+        reply("d", suggestion="e", reaction="rejected"),
+        reply("f", suggestion="f"),
+        ("user", "4"),
+        reply("g", suggestion=None),
+        reply("h", suggestion=None),
+    )
+    [conversation] = read_log(write(tmp_path / "a.jsonl", line))
+    assert pairs(conversation) == [
+        ("1", "b", "edited", "a"),
+        ("2", None, "rejected", "c"),
+        ("3", "e\nf", "edited", "d\nf"),
+        ("4", None, "rejected", "g\nh"),
+    ]
+
+
+@pytest.mark.parametrize("fields", [{"outcome": None}, {"outcome": ...}])
+def test_without_an_outcome_a_conversation_is_open(fields: dict[str, Any], tmp_path: Path) -> None:
+    line = (
+        chat(("user", "hi"), ("agent", "yes"), **fields)
+        if fields["outcome"] is None
+        else chat(("user", "hi"), ("agent", "y"))
+    )
+    if fields["outcome"] is ...:
+        del line["outcome"]
+    [conversation] = read_log(write(tmp_path / "a.jsonl", line))
+    assert (conversation.censored, conversation.outcome) == (True, False)
+
+
+GOOD = chat(("user", "hi"), ("agent", "yes"), conversation_id="good")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"line 2 is not JSON"),
+        ("[1]", r"line 2 is no JSON object"),
+        ('{"conversation_id": "c", "messages": [], "outcome": NaN}', r"line 2 holds NaN.*null"),
+        (chat(("user", "x"), conversation_id="good"), r"line 2: conversation_id 'good' comes a second time.*line 1"),
+        (chat(("user", "x"), conversation_id=None), r"line 2: conversation_id is missing"),
+        (chat(("user", "x"), outcome=1), r"line 2: outcome is 1.*true, false, or null"),
+        (chat(messages="hi"), r'line 2: messages is "hi"'),
+        (chat(messages=["hi"]), r'line 2: messages\[0\] is "hi"'),
+        (chat(("robot", "x")), r'line 2: messages\[0\].role is "robot".*user, customer, assistant, agent, business'),
+        (chat(("user", "x"), ("agent", "")), r"line 2: messages\[1\].content is empty"),
+        (chat(("user", " \t")), r"line 2: messages\[0\].content is empty"),
+        (chat(("user", None)), r"line 2: messages\[0\].content is missing.*text"),
+        (chat(("user", 5)), r"line 2: messages\[0\].content is 5"),
+        (chat(("user", "\ud800")), r"line 2: messages\[0\].content holds half a surrogate"),
+        (chat({"role": "agent", "content": "a", "suggestion": "b"}), r"line 2: messages\[0\].reaction is missing"),
+        (chat({"role": "agent", "content": "a", "reaction": "liked"}), r'line 2: messages\[0\].reaction is "liked"'),
+        (chat({"role": "agent", "content": "a", "suggestion": 1}), r"line 2: messages\[0\].suggestion is 1"),
+        (
+            chat({"role": "agent", "content": "a", "suggestion": None, "reaction": "edited"}),
+            r"line 2: messages\[0\].reaction .* without a suggestion",
+        ),
+    ],
+)
+def test_errors_name_file_line_and_remedy(line: Any, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "bad.jsonl", GOOD, line)
+    with pytest.raises(BadDataError, match=message) as caught:
+        read_log(path)
+    assert "bad.jsonl" in caught.value.message
+    assert caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_logs(tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match=r"no log .*absent.jsonl.*warmStart.conversations"):
+        read_log(tmp_path / "absent.jsonl")
+    (tmp_path / "log.csv").write_text("a,b\n")
+    with pytest.raises(BadDataError, match=r"log.csv is no log.*\.jsonl"):
+        read_log(tmp_path / "log.csv")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(BadDataError, match=r"no conversations.*empty.jsonl"):
+        read_log(tmp_path / "empty.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"conversation_id": "\xe9"}\n')
+    with pytest.raises(BadDataError, match=r"latin.jsonl, line 1 is not UTF-8"):
+        read_log(tmp_path / "latin.jsonl")
+    body = gzip.compress("\n".join(json.dumps(chat(("user", f"{i}"), conversation_id=i)) for i in range(999)).encode())
+    (tmp_path / "cut.jsonl.gz").write_bytes(body[: len(body) // 2])
+    with pytest.raises(BadDataError, match=r"cut.jsonl.gz is damaged"):
+        read_log(tmp_path / "cut.jsonl.gz")
+    (tmp_path / "plain.jsonl.gz").write_text("{}")
+    with pytest.raises(BadDataError, match=r"plain.jsonl.gz is damaged"):
+        read_log(tmp_path / "plain.jsonl.gz")
+
+
+def test_turn_parquet_is_a_log_too(tmp_path: Path) -> None:
+    conversations = [Conversation("a", [Turn("hi", "yes", "accepted", "yes", behaviour="log")], True)]
+    write_turns(tmp_path / "log.parquet", conversations)
+    assert read_log(tmp_path / "log.parquet") == conversations
+    write_turns(tmp_path / "none.parquet", [])
+    with pytest.raises(BadDataError, match=r"no conversations .* none.parquet"):
+        read_log(tmp_path / "none.parquet")

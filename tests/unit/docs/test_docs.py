@@ -1,0 +1,100 @@
+"""The documentation is true where a program can tell: links, generated text, defaults, examples."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from ippo_operator.api.load import load_run
+from ippo_operator.api.reference import to_markdown
+from ippo_trainer.contract import params
+from ippo_trainer.data.logs import read_log
+
+ROOT = Path(__file__).parents[3]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SECTIONS = {"collect": params.Collect, "fitQ": params.FitQ, "improve": params.Improve}
+
+
+def anchors(text: str) -> list[str]:
+    """GitHub's anchors of a page's headings."""
+    heads = [re.sub(r"[^\w -]", "", head.lower()) for head in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    return [head.replace(" ", "-") for head in heads]
+
+
+def test_the_reference_is_what_the_models_say() -> None:
+    assert (ROOT / "docs" / "manifest.md").read_text() == to_markdown(), "make docs"
+
+
+def test_every_field_of_the_spec_has_a_meaning() -> None:
+    spec = to_markdown().split("## `status`")[0]
+    rows = [re.split(r"(?<!\\)\|", line) for line in spec.splitlines() if line.startswith("| `")]
+    assert len(rows) > 150
+    assert [row[1].strip() for row in rows if not row[4].strip()] == []
+
+
+def test_reasons_are_explained() -> None:
+    assert "| `QUninformative` | Q tells no more than a constant; it is not optimised. |" in to_markdown()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text()
+    own = anchors(text)
+    assert len(own) == len(set(own))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        other = page.parent / path if path else page
+        assert other.exists(), target
+        assert not anchor or anchor in anchors(other.read_text()), target
+
+
+def test_the_index_names_every_page() -> None:
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert [page.name for page in PAGES if page.name != "index.md" and f"({page.name})" not in index] == []
+
+
+def test_ppo_md_has_the_defaults_of_the_models() -> None:
+    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| `([^`]+)` \|", (ROOT / "docs" / "ppo.md").read_text(), re.MULTILINE)
+    assert len(rows) > 15
+    for section, name, default in rows:
+        [field] = [field for field in SECTIONS[section].model_fields.values() if field.alias == name]
+        assert (section, name, default) == (section, name, str(field.default))
+
+
+def test_files_named_in_ppo_md_exist() -> None:
+    names = set(re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", (ROOT / "docs" / "ppo.md").read_text()))
+    assert len(names) > 15
+    root = ROOT / "trainer" / "ippo_trainer"
+    assert [name for name in sorted(names) if not (root / name).exists() and not (ROOT / name).exists()] == []
+
+
+def test_the_example_log_is_read_as_described(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```json\n(.*?)^```$", (ROOT / "docs" / "chat-logs.md").read_text(), re.MULTILINE | re.DOTALL)
+    log = tmp_path / "log.jsonl"
+    log.write_text(blocks[0])
+    first, second = read_log(log)
+    assert [turn.suggestion for turn in first.turns] == ["Which do you like?", "I packed it for you."]
+    assert [turn.reaction for turn in first.turns] == ["edited", "accepted"]
+    assert (second.turns[0].suggestion, second.turns[0].sent_message) == (None, "Hello!")
+
+
+def test_the_lifecycle_rule_is_json() -> None:
+    [block] = re.findall(
+        r"^```json\n(.*?)^```$", (ROOT / "docs" / "artifacts.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert json.loads(block)["Rules"][0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] >= 1
+
+
+def test_the_ceilings_in_the_report_page_are_what_its_snippet_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "reading-the-report.md").read_text()
+    [code] = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    [printed] = re.findall(r"^```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    exec(compile(code, "reading-the-report.md", "exec"), {})
+    assert capsys.readouterr().out == printed
+
+
+def test_the_run_of_the_example_environment_is_valid() -> None:
+    run = load_run((ROOT / "examples" / "my-environment.yaml").read_text())
+    assert run.spec.collect.simulate.environment.name == "examples/my_environment.py:TeaShop"

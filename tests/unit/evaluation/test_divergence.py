@@ -1,0 +1,121 @@
+"""KL and predicted lift against exact sums over every short suggestion."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.evaluation.divergence import kl_per_suggestion
+from ippo_trainer.evaluation.predicted import Sampling, predicted_lift
+from ippo_trainer.models.load import new_q
+from ippo_trainer.models.packing import Group, pack
+from ippo_trainer.models.sampling import sample
+from ippo_trainer.qfit.readings import read_logits
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+VOCABULARY, STOP, LENGTH, TEMPERATURE = 5, 4, 2, 0.8
+PROMPT = [1, 2, 3]
+
+
+def policy(seed: int) -> Any:
+    """A causal LM over five tokens with opinions."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        initializer_range=0.4,
+        pad_token_id=0,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+class Constant:
+    """Every state is the same prompt."""
+
+    stop_ids = frozenset({STOP})
+    tokenizer = type("Tokenizer", (), {"pad_token_id": 0})
+
+    def prompt(self, history: list[Turn], message: str) -> Any:
+        return type("Prompt", (), {"ids": PROMPT})
+
+
+def suggestions() -> list[list[int]]:
+    """Every suggestion of at most two tokens; the stop token ends it."""
+    return [[STOP]] + [[first, second] for first, second in itertools.product(range(4), range(VOCABULARY))]
+
+
+@torch.no_grad()
+def distribution(model: Any) -> np.ndarray:
+    """Exact probabilities of `suggestions()`, in float64 by plain forwards."""
+    probabilities = []
+    for ids in suggestions():
+        logits = model(torch.tensor([PROMPT + ids])).logits[0].double() / TEMPERATURE
+        logprobs = logits.log_softmax(-1)
+        probabilities.append(sum(float(logprobs[len(PROMPT) - 1 + at, token]) for at, token in enumerate(ids)))
+    return np.exp(probabilities)
+
+
+def test_suggestions_are_all_there_are() -> None:
+    assert distribution(policy(0)).sum() == pytest.approx(1, abs=1e-6)
+
+
+def test_kl_covers_the_exact_one() -> None:
+    candidate, current = policy(0), policy(1)
+    p, q = distribution(candidate), distribution(current)
+    exact = float((p * np.log(p / q)).sum())
+    draws = sample(
+        candidate,
+        [PROMPT] * 600,
+        samples_per_prompt=1,
+        max_new_tokens=LENGTH,
+        temperature=TEMPERATURE,
+        stop_ids={STOP},
+        pad_id=0,
+        uniforms_key=list(range(600)),
+    )
+    turns = [Turn("x", "y", "accepted", "z", token_ids=draw[0].ids) for draw in draws]
+    conversations = [Conversation(str(start), turns[start : start + 2]) for start in range(0, 600, 2)]
+    got = kl_per_suggestion(candidate, current, conversations, Constant(), TEMPERATURE, 0.99)
+    assert got is not None
+    assert got.low < exact < got.high
+    assert got.high - got.low < exact
+    same = kl_per_suggestion(candidate, candidate, conversations, Constant(), TEMPERATURE)
+    assert same is not None
+    assert same.estimate == same.low == same.high == 0.0
+
+
+def test_kl_needs_tokens_of_two_conversations() -> None:
+    model = policy(0)
+    known, unknown = Turn("x", "y", "accepted", "z", token_ids=[1, STOP]), Turn("x", "y", "accepted", "z")
+    assert kl_per_suggestion(model, model, [], Constant(), 1.0) is None
+    assert (
+        kl_per_suggestion(model, model, [Conversation("a", [known]), Conversation("b", [unknown])], Constant(), 1.0)
+        is None
+    )
+
+
+def test_predicted_lift_covers_the_exact_one() -> None:
+    candidate, current = policy(0), policy(1)
+    torch.manual_seed(2)
+    q = new_q(policy(3), 4)
+    with torch.no_grad():
+        q.score.weight.mul_(60)  # opinions, so that the lift is not nothing
+        readings = read_logits(q, pack([Group(PROMPT, suggestions())])).q.double().sigmoid().numpy()
+    gain = float(((distribution(candidate) - distribution(current)) * readings).sum())
+    turns = [Turn("x", "y", "accepted", "z")] * 2
+    conversations = [Conversation(str(number), turns) for number in range(400)]
+    got = predicted_lift(
+        q, candidate, current, conversations, Constant(), Sampling(LENGTH, TEMPERATURE, 9), 0.5, 0.01, 0.99
+    )
+    assert 0 < got.lift.low < 1.5 * gain < got.lift.high
+    assert got.slack == pytest.approx(2 * 0.01 * 1.5)
+    again = predicted_lift(
+        q, candidate, candidate, conversations[:3], Constant(), Sampling(LENGTH, TEMPERATURE, 9), 0.5, 0.01, 0.99
+    )
+    assert again.lift.estimate == again.lift.low == again.lift.high == 0.0

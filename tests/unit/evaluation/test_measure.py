@@ -1,0 +1,67 @@
+"""Figures of conversations, by hand."""
+
+import pytest
+from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.evaluation.measure import lift, measure, outcomes, values
+from ippo_trainer.evaluation.transcripts import transcripts
+
+
+def talk(reactions: str, outcome: bool = False, censored: bool = False, tokens: int = 3) -> Conversation:
+    """a accepted, e edited, r rejected, - abstained."""
+    kinds = {"a": "accepted", "e": "edited", "r": "rejected", "-": "rejected"}
+    turns = [
+        Turn("hello", None if letter == "-" else "try this", kinds[letter], "sent", token_ids=[5] * tokens)  # type: ignore[arg-type]
+        for letter in reactions
+    ]
+    return Conversation(reactions, turns, outcome, censored)
+
+
+def test_figures_by_hand() -> None:
+    got = measure([talk("aer", True), talk("-a"), talk("-", tokens=5), talk("aa", True)], 0.9, 0.95)
+    assert got.conversations == 4
+    assert got.success.estimate == 0.5
+    assert got.value.estimate == pytest.approx((0.81 + 0.9) / 4)
+    assert got.acceptance is not None
+    assert got.acceptance.estimate == pytest.approx(5 / 6)
+    assert got.edited == pytest.approx(1 / 6)
+    assert got.abstention.estimate == pytest.approx(2 / 8)
+    assert got.length is not None
+    assert got.length.estimate == pytest.approx((7 * 3 + 5) / 8)
+    assert got.to_json()["rejected"] == pytest.approx(1 / 6)
+
+
+def test_a_policy_that_only_abstains_has_no_acceptance() -> None:
+    got = measure([talk("--"), talk("-")], 0.9, 0.95)
+    assert got.acceptance is got.edited is None
+    assert got.abstention.estimate == 1.0
+    assert got.to_json()["acceptance"] is got.to_json()["rejected"] is None
+
+
+def test_lift_is_paired_and_leaves_censored_pairs_out() -> None:
+    candidate = [talk("a", True), talk("aa", True), talk("a"), talk("a", censored=True)]
+    current = [talk("a"), talk("a", True), talk("a"), talk("a", True)]
+    assert lift(candidate, current, "Success", 0.9, 0.95).estimate == pytest.approx(1 / 3)
+    assert lift(candidate, current, "Value", 0.9, 0.95).estimate == pytest.approx((1.0 - 0.1) / 3)
+
+
+def test_values_are_the_first_turns_returns() -> None:
+    both = [talk("aaa", True), talk("a")]
+    assert values(both, 0.5).tolist() == [0.25, 0.0]
+    assert outcomes(both).tolist() == [1.0, 0.0]
+
+
+def test_transcripts_show_the_same_seeds_and_rare_outcomes() -> None:
+    seeds = [2**62 + index for index in range(100)]
+    candidate = [talk("a", index in (50, 60, 70)) for index in range(100)]
+    current = [talk("r", index in (60, 90)) for index in range(100)]
+    shown = transcripts(candidate, current, seeds)
+    assert [row["seed"] for row in shown["candidate"]] == [str(seeds[i]) for i in (0, 1, 2, 3, 50, 60, 70, 90)]
+    assert [row["seed"] for row in shown["current"]] == [row["seed"] for row in shown["candidate"]]
+    assert shown["candidate"][0]["turns"] == [
+        {"customer": "hello", "suggestion": "try this", "reaction": "accepted", "sent": "sent"}
+    ]
+
+
+def test_few_conversations_are_all_shown() -> None:
+    shown = transcripts([talk("a"), talk("a", True)], [talk("r"), talk("r")], [1, 2])
+    assert [row["seed"] for row in shown["candidate"]] == ["1", "2"]

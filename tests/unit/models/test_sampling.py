@@ -1,0 +1,251 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models import sampling
+from ippo_trainer.models.cache import PrefixMemory
+from ippo_trainer.models.packing import Group, pack, token_logprobs
+from ippo_trainer.models.sampling import sample
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+VOCABULARY = 11
+STOP = 1
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        initializer_range=0.5,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def draw(model, prompts, **changes):
+    options = {
+        "samples_per_prompt": 1,
+        "max_new_tokens": 6,
+        "temperature": 1.0,
+        "stop_ids": {STOP},
+        "pad_id": 0,
+        "uniforms_key": [100 + number for number in range(len(prompts))],
+    }
+    return sample(model, prompts, **(options | changes))
+
+
+def mixed_prompts(count, seed=0, longest=20):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(2, VOCABULARY, generator.integers(1, longest)).tolist() for _ in range(count)]
+
+
+def assert_same(first, second):
+    assert [[r.ids for r in rows] for rows in first] == [[r.ids for r in rows] for rows in second]
+    for mine, theirs in zip(first, second, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=1e-5)
+            assert one.ended == other.ended
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
+def test_logprobs_equal_a_forward_over_prompt_and_response(model, temperature):
+    prompts = mixed_prompts(30)
+    results = draw(model, prompts, samples_per_prompt=3, temperature=temperature)
+    groups = [Group(prompt, [r.ids for r in rows]) for prompt, rows in zip(prompts, results, strict=True)]
+    with torch.no_grad():
+        expected = token_logprobs(model, pack(groups), temperature).logprobs
+    actual = torch.tensor([value for rows in results for r in rows for value in r.logprobs])
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def test_a_response_ends_with_its_first_stop_token_or_is_cut_off(model):
+    responses = [r for rows in draw(model, mixed_prompts(60), samples_per_prompt=4) for r in rows]
+    for response in responses:
+        assert STOP not in response.ids[:-1]
+        assert response.ended == (response.ids[-1] == STOP)
+        assert response.ended or len(response.ids) == 6
+        assert len(response.logprobs) == len(response.ids)
+    assert {response.ended for response in responses} == {True, False}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_frequencies_follow_the_softmax(model, temperature):
+    count = 20_000
+    prompt = [3, 7, 2]
+    rows = draw(model, [prompt], samples_per_prompt=count, max_new_tokens=2, temperature=temperature, stop_ids=set())[0]
+    first = np.bincount([r.ids[0] for r in rows], minlength=VOCABULARY)
+    with torch.no_grad():
+        table = (model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1).numpy()
+        common = int(first.argmax())
+        after = (model(torch.tensor([[*prompt, common]])).logits[0, -1].double() / temperature).softmax(-1).numpy()
+    second = np.bincount([r.ids[1] for r in rows if r.ids[0] == common], minlength=VOCABULARY)
+    for observed, probabilities in ((first, table), (second, after)):
+        expected = probabilities * observed.sum()
+        kept = expected > 5
+        statistic = ((observed - expected)[kept] ** 2 / expected[kept]).sum()
+        # The 99.9 % point of chi-square with 10 degrees of freedom, the most there can be here.
+        assert statistic < 29.6
+        assert kept.sum() >= 3
+
+
+def test_neither_batch_nor_order_nor_budget_changes_the_samples(model):
+    prompts = mixed_prompts(40)
+    keys = [7 * number + 1 for number in range(40)]
+    expected = draw(model, prompts, uniforms_key=keys, samples_per_prompt=2)
+    for tokens in (1, 64, 500):
+        assert_same(draw(model, prompts, uniforms_key=keys, samples_per_prompt=2, batch_tokens=tokens), expected)
+    alone = [draw(model, [prompts[n]], uniforms_key=[keys[n]], samples_per_prompt=2)[0] for n in range(40)]
+    assert_same(alone, expected)
+    backwards = draw(model, prompts[::-1], uniforms_key=keys[::-1], samples_per_prompt=2)
+    assert_same(backwards[::-1], expected)
+
+
+def test_keys_samples_and_positions_have_streams_of_their_own(model):
+    prompt = [3, 7, 2]
+    rows = draw(model, [prompt, prompt, prompt], uniforms_key=[5, 5, 6], samples_per_prompt=50)
+    assert_same([rows[0]], [rows[1]])
+    assert [r.ids for r in rows[0]] != [r.ids for r in rows[2]]
+    assert len({tuple(r.ids) for r in rows[0]}) > 10
+    table = sampling._uniforms(np.arange(200, dtype=np.uint64), np.zeros(200, np.int64), 50)
+    assert abs(np.corrcoef(table[:, 0], table[:, 1])[0, 1]) < 0.25
+    assert table.mean() == pytest.approx(0.5, abs=0.01)
+    assert (table >= 0).all()
+    assert (table < 1).all()
+
+
+def test_finished_rows_leave_the_batch(model, monkeypatch):
+    rows = []
+    plain = sampling._forward
+
+    def spy(decoder, cache, tokens, *rest, **more):
+        rows.append(tokens.shape)
+        return plain(decoder, cache, tokens, *rest, **more)
+
+    monkeypatch.setattr(sampling, "_forward", spy)
+    results = draw(model, mixed_prompts(200), max_new_tokens=30)
+    steps = [shape[0] for shape in rows if shape[1] == 1]
+    running = [sum(len(row[0].ids) > step + 1 for row in results) for step in range(len(steps))]
+    assert len(steps) == max(len(row[0].ids) for row in results) - 1
+    assert steps == running
+
+
+def test_a_prompt_that_others_extend_is_computed_once(model, monkeypatch):
+    shapes = []
+    plain = sampling._run_trunks
+    monkeypatch.setattr(
+        sampling, "_run_trunks", lambda part, *rest: shapes.append([t.ids for t in part]) or plain(part, *rest)
+    )
+    states = [[3, 4], [3, 4, 5, 6], [3, 4, 5, 6, 7, 8], [9], [3, 4]]
+    results = draw(model, states, samples_per_prompt=2)
+    assert shapes == [[[9]], [[3, 4, 5, 6, 7, 8]]] or shapes == [[[9], [3, 4, 5, 6, 7, 8]]]
+    alone = [draw(model, [state], uniforms_key=[100 + n], samples_per_prompt=2)[0] for n, state in enumerate(states)]
+    assert_same(results, alone)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_memory_of_earlier_turns_changes_nothing(model, data):
+    memory = PrefixMemory()
+    prompts = dict(enumerate(mixed_prompts(data.draw(st.integers(1, 8)), data.draw(st.integers(0, 99)), longest=8)))
+    tokens = st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=5)
+    samples = data.draw(st.integers(1, 2))
+    for turn in range(3):
+        slots = data.draw(st.permutations(sorted(prompts)))
+        keys = [1000 * turn + slot for slot in slots]
+        states = [prompts[slot] for slot in slots]
+        budget = data.draw(st.sampled_from([40, 4000]))
+        options = {"uniforms_key": keys, "samples_per_prompt": samples}
+        found = draw(model, states, **options, memory=memory, slots=slots, batch_tokens=budget)
+        assert_same(found, draw(model, states, **options))
+        for slot, rows in zip(slots, found, strict=True):
+            continued = prompts[slot] + rows[0].ids + data.draw(tokens)
+            # A truncated history starts elsewhere.
+            prompts[slot] = continued if data.draw(st.booleans()) else continued[data.draw(st.integers(0, 3)) :]
+        prompts = {slot: prompt for slot, prompt in prompts.items() if data.draw(st.booleans())} or prompts
+
+
+def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypatch):
+    computed = []
+    plain = sampling._forward
+    monkeypatch.setattr(
+        sampling,
+        "_forward",
+        lambda decoder, cache, tokens, *rest, **more: (
+            computed.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
+        ),
+    )
+    prompt = list(range(2, 11)) * 3
+    for limit, expected in ((1 << 20, 3), (0, 29)):
+        memory = PrefixMemory(limit)
+        first = draw(model, [prompt], memory=memory, slots=[4])[0][0]
+        assert len(memory.entries) == (limit > 0)
+        computed.clear()
+        draw(model, [prompt + first.ids + [5, 6]], memory=memory, slots=[4])
+        assert computed[0] == expected + (0 if limit else len(first.ids))
+
+
+def test_learnt_positions_and_many_heads_work_too():
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.4)
+    model = GPT2LMHeadModel(config).eval()
+    prompts = mixed_prompts(10)
+    results = draw(model, prompts)
+    groups = [Group(prompt, [rows[0].ids]) for prompt, rows in zip(prompts, results, strict=True)]
+    with torch.no_grad():
+        expected = token_logprobs(model, pack(groups)).logprobs
+    actual = torch.tensor([value for rows in results for value in rows[0].logprobs])
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+def test_a_token_of_probability_zero_is_never_drawn(model):
+    banned = 4
+    handle = model.lm_head.register_forward_hook(
+        lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor([banned]), float("-inf"))
+    )
+    try:
+        rows = draw(model, [[3]], samples_per_prompt=3000, stop_ids=set())[0]
+    finally:
+        handle.remove()
+    assert all(banned not in row.ids for row in rows)
+    assert all(np.isfinite(row.logprobs).all() for row in rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"max_new_tokens": 0},
+        {"samples_per_prompt": 0},
+        {"uniforms_key": [1]},
+        {"memory": PrefixMemory()},
+    ],
+)
+def test_senseless_arguments_are_refused(model, changes):
+    with pytest.raises(ValueError, match=r"must|need|together"):
+        draw(model, [[2], [3]], **changes)
+
+
+def test_no_prompts_give_no_responses_and_an_empty_prompt_is_refused(model):
+    assert draw(model, []) == []
+    with pytest.raises(ValueError, match="empty"):
+        draw(model, [[2], []])
+
+
+def test_a_window_too_short_for_prompt_and_response_is_refused(model):
+    config = model.config
+    config.sliding_window = 8
+    try:
+        draw(model, [[2, 3]])
+        with pytest.raises(BadDataError, match="window of 8"):
+            draw(model, [[2, 3, 4]])
+    finally:
+        del config.sliding_window

@@ -1,0 +1,159 @@
+"""What Jobs and pods tell the planner."""
+
+import copy
+from typing import Any
+
+import pytest
+from ippo_operator.api.status import Reason
+from ippo_operator.cluster import jobs
+from ippo_operator.manifests.identity import INPUT_DIGEST
+
+from .fake_api import Object
+from .toy_cluster import ended_status, job_condition, pod_of
+
+DIGEST = "sha256:" + "a" * 64
+JOB: Object = {
+    "metadata": {
+        "name": "small-i1-collect-a1",
+        "namespace": "team",
+        "uid": "job-uid",
+        "annotations": {INPUT_DIGEST: DIGEST},
+        "ownerReferences": [{"uid": "run-uid", "controller": True}],
+        "labels": {},
+    },
+    "spec": {"completions": 2, "template": {"metadata": {"labels": {}}}},
+}
+
+
+def job(*conditions: Object, **spec: Any) -> Object:
+    made = copy.deepcopy(JOB) | {"status": {"conditions": list(conditions)}}
+    made["spec"] |= spec
+    return made
+
+
+def failed(**more: str) -> Object:
+    return job(job_condition("Failed", **more))
+
+
+def pod(index: int, status: Object) -> Object:
+    return pod_of(JOB, index, status)
+
+
+def pending(reason: str = "", message: str = "", container: Object | None = None) -> Object:
+    scheduled = {"type": "PodScheduled", "status": "False" if reason else "True", "reason": reason, "message": message}
+    statuses = [{"name": "stage", "image": "img:1", "state": {"waiting": container}}] if container else []
+    return {"phase": "Pending", "conditions": [scheduled], "containerStatuses": statuses}
+
+
+def test_ownership_is_by_uid_of_the_controller() -> None:
+    assert jobs.is_ours(JOB, "run-uid")
+    assert not jobs.is_ours(JOB, "other")
+    assert not jobs.is_ours({"metadata": {"ownerReferences": [{"uid": "run-uid"}]}}, "run-uid")
+    assert not jobs.is_ours({"metadata": {}}, "run-uid")
+
+
+def test_a_job_that_is_about_to_end_still_runs() -> None:
+    for kind in ("SuccessCriteriaMet", "FailureTarget"):
+        assert jobs.observe(job(job_condition(kind))).state == "Running"
+    assert jobs.observe(job({"type": "Failed", "status": "False"})).state == "Running"
+
+
+def test_the_pod_that_failed_first_tells_why() -> None:
+    pods = [
+        pod(0, ended_status(143, "stopped", finished="2026-01-31T12:00:05Z")),
+        pod(1, ended_status(65, '{"error": {"reason": "InvalidData", "message": "row 3: no outcome"}}')),
+    ]
+    seen = jobs.observe(failed(), pods)
+    assert (seen.state, seen.failure.exit_code, seen.failure.message) == ("Failed", 65, "row 3: no outcome")
+    assert not seen.failure.disrupted
+
+
+def test_out_of_memory_names_the_remedy() -> None:
+    seen = jobs.observe(failed(), [pod(0, ended_status(137, "", reason="OOMKilled"))])
+    assert seen.failure.exit_code == 137
+    assert "limits.memory" in seen.failure.message
+
+
+def test_a_log_without_a_message_is_shown_from_its_end() -> None:
+    seen = jobs.observe(failed(), [pod(0, ended_status(1, "x" * 2000 + "\nValueError: bug"))])
+    assert seen.failure.message.endswith("ValueError: bug")
+    assert len(seen.failure.message) < 500
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+        {"phase": "Failed", "conditions": [job_condition("DisruptionTarget", message="preempted")]},
+        {"phase": "Failed"},
+    ],
+    ids=["evicted", "preempted", "lost"],
+)
+def test_lost_pods_are_disruptions(status: Object) -> None:
+    seen = jobs.observe(failed(), [pod(0, status)])
+    assert seen.failure.disrupted
+    assert seen.failure.exit_code is None
+
+
+def test_a_wrong_spec_is_known_even_if_the_pod_was_disrupted_too() -> None:
+    status = ended_status(64, "") | {"conditions": [job_condition("DisruptionTarget")]}
+    seen = jobs.observe(failed(), [pod(0, status)])
+    assert (seen.failure.exit_code, seen.failure.disrupted) == (64, True)
+
+
+def test_the_policys_words_stand_in_for_a_pod_that_is_gone() -> None:
+    text = "Container stage for pod team/p failed with exit code 65 matching FailJob rule at index 0"
+    seen = jobs.observe(failed(reason="PodFailurePolicy", message=text))
+    assert (seen.failure.exit_code, seen.failure.disrupted) == (65, False)
+    seen = jobs.observe(failed(reason="BackoffLimitExceeded", message="Job has reached the specified backoff limit"))
+    assert (seen.failure.exit_code, seen.failure.disrupted) == (None, True)
+
+
+def test_only_readable_results_of_own_pods_count() -> None:
+    stranger = pod(1, ended_status(0, "{}"))
+    stranger["metadata"]["ownerReferences"][0]["uid"] = "other"
+    seen = jobs.observe(job(job_condition("Complete")), [pod(0, ended_status(0, "rubbish")), stranger])
+    assert (seen.state, seen.results) == ("Succeeded", ())
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "words"),
+    [
+        (pending("Unschedulable", "0/3 nodes: 3 Insufficient nvidia.com/gpu."), Reason.UNSCHEDULABLE, "nvidia.com/gpu"),
+        (pending(container={"reason": "ImagePullBackOff", "message": "not found"}), Reason.IMAGE_PULL_FAILED, "img:1"),
+        (
+            pending(container={"reason": "CreateContainerConfigError", "message": 'secret "s" not found'}),
+            Reason.POD_NOT_STARTED,
+            'secret "s" not found',
+        ),
+    ],
+)
+def test_pods_that_wait_say_what_for(status: Object, reason: Reason, words: str) -> None:
+    waiting = jobs.observe(job(), [pod(0, {"phase": "Running"}), pod(1, status)]).waiting
+    assert waiting is not None
+    assert waiting.reason == reason
+    assert words in waiting.message
+
+
+def test_pods_that_start_wait_for_nothing() -> None:
+    for status in (pending(), pending(container={"reason": "ContainerCreating"}), {"phase": "Running"}, {}):
+        assert jobs.observe(job(), [pod(0, status)]).waiting is None
+
+
+def test_a_suspended_job_waits_in_its_queue() -> None:
+    queued = job(suspend=True)
+    queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
+    waiting = jobs.observe(queued).waiting
+    assert waiting is not None
+    assert waiting.reason == Reason.WAITING_FOR_QUOTA
+    assert "gpus" in waiting.message
+
+
+def test_complaints_of_the_job_controller_and_the_kubelet_are_told() -> None:
+    waiting = jobs.observe(job(), [], ["old", 'serviceaccount "x" not found']).waiting
+    assert waiting is not None
+    assert waiting.reason == Reason.POD_REFUSED
+    assert 'serviceaccount "x" not found' in waiting.message
+    waiting = jobs.observe(job(), [pod(0, pending())], ['MountVolume.SetUp failed: secret "s" not found']).waiting
+    assert waiting is not None
+    assert waiting.reason == Reason.POD_NOT_STARTED

@@ -1,0 +1,197 @@
+"""A toy Job controller and kubelet on the fake API, and an operator that can be stepped, killed and started again."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from ippo_operator.cluster.children import stage_objects
+from ippo_operator.cluster.client import Client, RetryPolicy
+from ippo_operator.cluster.reconcile import Outcome, Reconciler
+from ippo_operator.manifests.platform import Platform
+from ippo_trainer.contract.spec import StageResult, StageSpec
+
+from ..worlds import START, good_result
+from .fake_api import FakeApi, Object
+
+PLATFORM = Platform(image="stages:test")
+RUN: Object = {
+    "apiVersion": "ippo.dev/v1alpha1",
+    "kind": "IterativePPORun",
+    "metadata": {"name": "small", "namespace": "team"},
+    "spec": {
+        "iterations": {"max": 1},
+        "policy": {"base": "tiny:d32-l1"},
+        "warmStart": {"demonstrations": 100},
+        "collect": {"simulate": {"environment": {"name": "sr-funnel"}, "conversations": 100, "parallelism": 2}},
+        "artifacts": {"s3": {"bucket": "artifacts"}},
+    },
+}
+Ending = Callable[[StageSpec], StageResult | tuple[int, str]]
+"""How a stage's process ends: well with a result, or with an exit code and a termination message."""
+
+
+def make_run(**spec: Any) -> Object:
+    """A run's manifest with some fields of its spec replaced."""
+    return RUN | {"spec": RUN["spec"] | spec}
+
+
+@dataclass
+class ToyController:
+    """Runs Jobs: one step starts pods, the next one ends them."""
+
+    api: FakeApi
+    ending: Ending = good_result
+    ran: list[str] = field(default_factory=list)
+    """Names of Jobs whose pods ran, once each."""
+
+    def step(self) -> bool:
+        """Whether anything changed."""
+        changed = [self._look_at(job) for job in self.api.all("jobs")]
+        return any(changed)
+
+    def _look_at(self, job: Object) -> bool:
+        place, name = job["metadata"]["namespace"], job["metadata"]["name"]
+        if "deletionTimestamp" in job["metadata"]:
+            self.api.remove("jobs", place, name)
+            return True
+        if job["spec"].get("suspend") or (job.get("status") or {}).get("conditions"):
+            return False
+        pods = [pod for pod in self.api.all("pods") if pod["metadata"]["ownerReferences"][0]["uid"] == uid(job)]
+        if not pods:
+            self.ran.append(name)
+            for index in range(job["spec"]["completions"]):
+                self.api.put("pods", pod_of(job, index, {"phase": "Running"}))
+            return True
+        failed = [self._end(job, pod) for pod in pods]
+        self.api.edit(
+            "jobs", place, name, status={"conditions": [job_condition("Failed" if any(failed) else "Complete")]}
+        )
+        return True
+
+    def _end(self, job: Object, pod: Object) -> bool:
+        place = job["metadata"]["namespace"]
+        config = self.api.objects["configmaps", place, job["metadata"]["name"]]
+        ended = self.ending(StageSpec.model_validate_json(config["data"]["spec.json"]))
+        code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
+        self.api.edit("pods", place, pod["metadata"]["name"], status=ended_status(code, message))
+        return code != 0
+
+
+def uid(item: Object) -> str:
+    """UID."""
+    return str(item["metadata"]["uid"])
+
+
+def job_condition(kind: str, **more: str) -> Object:
+    """A Job's condition that is True."""
+    return {"type": kind, "status": "True", "lastTransitionTime": "2026-01-31T12:00:00Z"} | more
+
+
+def pod_of(job: Object, index: int, status: Object) -> Object:
+    """A pod as the Job controller makes it."""
+    owner = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "name": job["metadata"]["name"],
+        "uid": uid(job),
+        "controller": True,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{job['metadata']['name']}-{index}",
+            "namespace": job["metadata"]["namespace"],
+            "labels": job["spec"]["template"]["metadata"]["labels"]
+            | {"batch.kubernetes.io/controller-uid": uid(job), "batch.kubernetes.io/job-name": job["metadata"]["name"]},
+            "ownerReferences": [owner],
+        },
+        "status": status,
+    }
+
+
+def ended_status(code: int, message: str, reason: str = "", finished: str = "2026-01-31T12:00:00Z") -> Object:
+    """A pod's status after its stage container ended."""
+    terminated = {"exitCode": code, "message": message, "finishedAt": finished} | ({"reason": reason} if reason else {})
+    return {
+        "phase": "Failed" if code else "Succeeded",
+        "containerStatuses": [{"name": "stage", "state": {"terminated": terminated}}],
+    }
+
+
+class ToyOperator:
+    """One operator process on the fake API; a new instance is a restarted process."""
+
+    def __init__(self, api: FakeApi, fence: Callable[[], None] = lambda: None) -> None:
+        self.api = api
+        self.now: datetime = START
+        self.slept: list[float] = []
+        self.patience = 1000.0
+        """Waits that are longer are not waited for: cleanup comes much later than anything else."""
+        self.client = Client(api, fence, RetryPolicy(attempts=3), sleep=self._sleep)
+        self.reconciler = Reconciler(self.client, stage_objects(PLATFORM), "test", wall=lambda: self.now)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+
+    def reconcile(self, name: str = "small", namespace: str = "team") -> Outcome:
+        """One pass."""
+        return asyncio.run(self.reconciler.reconcile(namespace, name))
+
+    def settle(self, limit: int = 50) -> Outcome:
+        """Passes until one changes nothing."""
+        for _ in range(limit):
+            before = newest(self.api)
+            outcome = self.reconcile()
+            if newest(self.api) == before and not outcome.again:
+                return outcome
+        raise AssertionError("the operator does not come to rest")
+
+    def finish(self, controller: ToyController, limit: int = 2000) -> None:
+        """Goes on until neither the operator nor the controller has anything to do."""
+        for _ in range(limit):
+            outcome = self.settle()
+            if controller.step():
+                continue
+            if outcome.requeue_after is None or outcome.requeue_after > self.patience:
+                return
+            self.now += timedelta(seconds=outcome.requeue_after)
+        raise AssertionError("the run does not come to rest")
+
+
+def newest(api: FakeApi) -> int:
+    """Rises with every change of anything."""
+    return max((int(item["metadata"]["resourceVersion"]) for item in api.objects.values()), default=0) + len(
+        api.objects
+    )
+
+
+def the_run(api: FakeApi, name: str = "small") -> Object:
+    """The run as it is."""
+    return api.objects["iterativepporuns", "team", name]
+
+
+def status_of(api: FakeApi, name: str = "small") -> Object:
+    """Its status."""
+    found: Object = the_run(api, name).get("status") or {}
+    return found
+
+
+def condition(api: FakeApi, kind: str, name: str = "small") -> Object:
+    """One of its conditions."""
+    return next(c for c in status_of(api, name)["conditions"] if c["type"] == kind)
+
+
+def attempts(api: FakeApi) -> list[str]:
+    """Names of all Jobs ever created."""
+    return [name for kind, _, name in api.created if kind == "jobs"]
+
+
+def spec_of(api: FakeApi, job: str) -> StageSpec:
+    """The stage spec that a Job reads."""
+    return StageSpec.model_validate(
+        json.loads(api.objects["configmaps", "team", job]["data"]["spec.json"]), strict=False
+    )

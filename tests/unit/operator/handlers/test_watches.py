@@ -1,0 +1,52 @@
+"""kopf's settings, and a watch thread that has nothing to talk to."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from ippo_operator.cluster.connection import Credentials
+from ippo_operator.handlers import watches
+from ippo_operator.handlers.watches import Watches, settings
+
+
+class Deaf:
+    """Is told nothing."""
+
+    def run_changed(self, key: Any, version: str) -> None:
+        raise AssertionError
+
+    def run_deleted(self, key: Any) -> None:
+        raise AssertionError
+
+    def child_changed(self, key: Any, delay: float) -> None:
+        raise AssertionError
+
+
+async def nowhere() -> Credentials:
+    return Credentials("https://127.0.0.1:1", None, True, None, None, "token")
+
+
+def test_children_are_selected_by_the_server_and_nothing_is_posted() -> None:
+    made = settings(["team"])
+    assert {str(selector): label for selector, label in made.watching.label_selectors.items()} != {}
+    assert set(made.watching.label_selectors.values()) == {"ippo.dev/run-uid"}
+    assert made.scanning.disabled
+    assert not settings([]).scanning.disabled
+    assert not made.posting.enabled
+    assert isinstance(made.watching.server_timeout, int)
+
+
+def test_without_a_server_everything_is_missing_and_it_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "_FIRST_PATIENCE", 0.1)
+
+    async def scene() -> None:
+        watching = Watches(Deaf(), nowhere, ["team"])
+        assert "iterativepporuns" in watching.missing
+        watching.start()
+        await asyncio.sleep(0.7)
+        assert "jobs" in watching.missing
+        await watching.stop()
+        assert not watching._thread.is_alive()
+        assert set(watching.missing) == {"iterativepporuns", "jobs", "pods", "deployments"}
+
+    asyncio.run(asyncio.wait_for(scene(), 60))

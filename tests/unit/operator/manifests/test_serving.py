@@ -1,0 +1,90 @@
+"""The Deployment and Service of the promoted policy."""
+
+import json
+from typing import Any
+
+import pytest
+from ippo_operator.api.cluster import Serve
+from ippo_operator.manifests import identity
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.serving import serving_deployment, serving_service
+from ippo_trainer.contract.spec import StoreLocation
+
+from .objects import PLATFORM, POLICY, RICH, cluster_run, location
+
+
+def deployment(serve: Serve | None = None, **spec: Any) -> dict[str, Any]:
+    run = cluster_run(**spec)
+    return serving_deployment(run, serve or Serve(), POLICY, location(run), PLATFORM)
+
+
+def test_no_server_starts_before_the_policy_is_verified() -> None:
+    pod = deployment()["spec"]["template"]["spec"]
+    [fetch], [server] = pod["initContainers"], pod["containers"]
+    arguments = dict(zip(fetch["command"][3::2], fetch["command"][4::2], strict=True))
+    assert fetch["command"][:3] == ["python", "-m", "ippo_trainer.store.fetch"]
+    assert (arguments["--key"], arguments["--digest"]) == (POLICY.artifact.key, POLICY.artifact.digest)
+    assert StoreLocation.model_validate_json(arguments["--store"]) == location(cluster_run())
+    assert arguments["--to"] == server["command"][server["command"].index("--policy") + 1]
+    policy = {c["name"]: m for c in (fetch, server) for m in c["volumeMounts"] if m["name"] == "ippo-policy"}
+    assert "readOnly" not in policy["fetch"]
+    assert policy["server"]["readOnly"] is True
+    assert (fetch["image"], server["image"]) == ("trainer:1", "server:1")
+
+
+def test_another_policy_is_another_template_for_the_same_pods() -> None:
+    run = cluster_run()
+    other = POLICY.model_copy(
+        update={"iteration": 4, "artifact": POLICY.artifact.model_copy(update={"digest": "sha256:" + "b" * 64})}
+    )
+    first, second = (serving_deployment(run, Serve(), p, location(run), PLATFORM) for p in (POLICY, other))
+    assert first["spec"]["template"] != second["spec"]["template"]
+    assert first["spec"]["selector"] == second["spec"]["selector"]
+    assert first["spec"]["selector"]["matchLabels"].items() <= first["spec"]["template"]["metadata"]["labels"].items()
+    assert second["spec"]["template"]["metadata"]["annotations"][identity.POLICY_DIGEST] == "sha256:" + "b" * 64
+
+
+def test_surge_keeps_serving_and_recreate_needs_no_spare_gpu() -> None:
+    surge = deployment(Serve(strategy="Surge"))["spec"]["strategy"]
+    assert surge == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    assert deployment(Serve(strategy="Recreate"))["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_a_slow_start_fails_by_the_progress_deadline_not_by_its_probe() -> None:
+    spec = deployment(Serve(progress_deadline_seconds=600))["spec"]
+    [server] = spec["template"]["spec"]["containers"]
+    probe = server["startupProbe"]
+    assert spec["progressDeadlineSeconds"] == 600 == probe["periodSeconds"] * probe["failureThreshold"]
+    assert server["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    assert server["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
+def test_gpus_are_the_servers_alone_and_images_are_apart() -> None:
+    pod = deployment(pods=RICH)["spec"]["template"]["spec"]
+    [fetch], [server] = pod["initContainers"], pod["containers"]
+    assert server["resources"]["limits"] == {"memory": "8Gi", "nvidia.com/gpu": "1"}
+    assert fetch["resources"]["limits"] == {"memory": "8Gi"}
+    assert (fetch["image"], server["image"]) == ("mine:2", "server:1")
+    assert "activeDeadlineSeconds" not in pod
+
+
+def test_without_an_image_of_servers_the_reason_is_told() -> None:
+    run = cluster_run()
+    with pytest.raises(ValueError, match=r"spec\.pods\.serve\.image is missing"):
+        serving_deployment(run, Serve(), POLICY, location(run), Platform(image="trainer:1"))
+
+
+def test_the_service_leads_to_the_servers() -> None:
+    run = cluster_run()
+    service = serving_service(run, Serve(port=9000))
+    spec = deployment(Serve(port=9000))["spec"]
+    assert service["metadata"]["name"] == "shop"
+    assert service["spec"]["selector"] == spec["selector"]["matchLabels"]
+    [port] = service["spec"]["ports"]
+    [server] = spec["template"]["spec"]["containers"]
+    assert port["targetPort"] == server["ports"][0]["name"]
+    assert (port["port"], server["ports"][0]["containerPort"]) == (9000, 9000)
+
+
+def test_the_same_policy_is_the_same_deployment() -> None:
+    assert json.dumps(deployment(pods=RICH)) == json.dumps(deployment(pods=RICH))

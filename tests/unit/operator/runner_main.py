@@ -1,0 +1,36 @@
+"""A runner with stand-in stages as a program of its own, to be killed."""
+
+import sys
+from pathlib import Path
+
+from ippo_operator.api.status import RunStatus
+from ippo_operator.local.folder import RunFolder
+from ippo_operator.local.processes import Launcher
+from ippo_operator.local.runner import Runner, Signals
+from ippo_operator.plan.types import Event
+from worlds import make_run
+
+
+class Quiet:
+    """Says only that it stops, by a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def event(self, event: Event) -> None:
+        print(event.message, file=sys.stderr)
+
+    def tick(self, status: RunStatus, job: Path) -> None:
+        pass
+
+    def stopping(self) -> None:
+        (self._folder / "stopping").touch()
+
+
+def main(path: str, rules: str) -> None:
+    """Runs until it is done or told to stop."""
+    folder = RunFolder(Path(path))
+    policy = {"base": "tiny:d1", "systemPrompt": rules}
+    run = make_run(policy=policy, iterations={"max": 1}, retries={"backoffSeconds": 0})
+    with folder.lock(), Signals() as signals:
+        Runner(folder, Quiet(folder.path), signals, Launcher("stand_in:run_stage", []), slots=2).run(run)

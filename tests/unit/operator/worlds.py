@@ -1,0 +1,145 @@
+"""Runs and a simulated world for the planner's tests: jobs that are made, run and end as a test decides."""
+
+import dataclasses
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from ippo_operator.api.load import parse_run
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import RunStatus
+from ippo_operator.plan.planner import plan
+from ippo_operator.plan.stage_specs import PRODUCES
+from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob, Plan
+from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec, StoreLocation
+
+START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+STORE = StoreLocation(directory="/nowhere")
+
+
+def make_run(**spec: Any) -> IterativePPORun:
+    """A valid run with some fields of its spec replaced."""
+    whole: dict[str, Any] = {
+        "iterations": {"max": 3},
+        "policy": {"base": "tiny:d32-l1"},
+        "warmStart": {"demonstrations": 100},
+        "collect": {"simulate": {"environment": {"name": "sr-funnel"}, "conversations": 100, "parallelism": 2}},
+    }
+    whole.update(spec)
+    run = parse_run(
+        {"apiVersion": "ippo.dev/v1alpha1", "kind": "IterativePPORun", "metadata": {"name": "small"}, "spec": whole}
+    )
+    return run.model_copy(update={"metadata": run.metadata.model_copy(update={"uid": "4f1c"})})
+
+
+def changed(run: IterativePPORun, **spec: Any) -> IterativePPORun:
+    """The run after its spec was edited, as the API server would hand it over."""
+    whole = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True) | spec
+    edited = make_run(**whole)
+    metadata = run.metadata.model_copy(update={"generation": run.metadata.generation + 1})
+    return edited.model_copy(update={"metadata": metadata, "status": run.status})
+
+
+def good_result(spec: StageSpec, **changes: Any) -> StageResult:
+    """What a stage that went well hands back; its artifact depends on its inputs alone."""
+    name = PRODUCES[spec.stage]
+    ref = ArtifactRef(key=f"iterations/{spec.iteration:04d}/{name}", digest=digest_of([spec.input_digest(), name]))
+    fields: dict[str, Any] = {
+        "stage": spec.stage,
+        "iteration": spec.iteration,
+        "input_digest": spec.input_digest(),
+        "artifacts": {name: ref},
+    }
+    if spec.stage == "collect":
+        fields["shard"] = Shard(index=0, count=2, complete=True)
+    if spec.stage == "fit-q":
+        fields["informative"] = True
+    if spec.stage == "evaluate":
+        fields["decision"] = Decision(outcome="Promote", reason="better")
+        fields["metrics"] = {"value": 0.1 * spec.iteration, "success": 0.12 * spec.iteration}
+    return StageResult(**(fields | changes))
+
+
+def reread(status: RunStatus) -> RunStatus:
+    """The status as the next pass finds it in the API server or on disk."""
+    return RunStatus.model_validate_json(status.model_dump_json(by_alias=True, exclude_none=True))
+
+
+Outcome = StageResult | JobFailure | None
+"""How a job ends; None: it is lost without a trace."""
+
+
+class Cluster:
+    """Carries plans out as an adapter does, and counts what was asked for."""
+
+    def __init__(self, run: IterativePPORun) -> None:
+        self.run = run
+        self.now = START
+        self.jobs: dict[str, ObservedJob] = {}
+        self.created: list[JobIntent] = []
+        self.events: list[str] = []
+
+    def plan(self) -> Plan:
+        return plan(self.run, tuple(self.jobs.values()), self.now, STORE)
+
+    def step(self, die_after: int = 9) -> Plan:
+        """One pass: plan, write the status, create, delete; the adapter may die after so many of its writes."""
+        made = self.plan()
+        if die_after < 1:
+            return made
+        self.run = self.run.model_copy(update={"status": reread(made.status)})
+        if die_after < 2:
+            return made
+        for intent in made.creates:
+            assert made.status.active is not None
+            assert made.status.active.job_name == intent.name
+            if intent.name not in self.jobs:
+                self.created.append(intent)
+                self.jobs[intent.name] = ObservedJob(intent.name, intent.spec.input_digest(), "Running")
+        for name in made.deletes:
+            self.jobs.pop(name, None)
+        self.events += [str(event.reason) for event in made.events]
+        return made
+
+    def running(self) -> JobIntent | None:
+        """The job that runs."""
+        names = [name for name, job in self.jobs.items() if job.state == "Running"]
+        assert len(names) <= 1, f"two attempts at once: {names}"
+        return next((intent for intent in self.created if intent.name in names), None)
+
+    def end(self, intent: JobIntent, outcome: Outcome) -> None:
+        """Ends a running job."""
+        job = self.jobs[intent.name]
+        if outcome is None:
+            del self.jobs[intent.name]
+        elif isinstance(outcome, StageResult):
+            self.jobs[intent.name] = dataclasses.replace(job, state="Succeeded", results=(outcome,))
+        else:
+            self.jobs[intent.name] = dataclasses.replace(job, state="Failed", failure=outcome)
+
+    def drive(self, outcome: Callable[[JobIntent], Outcome] = lambda intent: good_result(intent.spec)) -> None:
+        """Goes on until nothing runs and nothing is waited for."""
+        for _ in range(5000):
+            made = self.step()
+            running = self.running()
+            if running is not None:
+                self.step()
+                self.now += timedelta(seconds=7)
+                self.end(running, outcome(running))
+            elif made.requeue_after is not None:
+                self.now += timedelta(seconds=made.requeue_after)
+            elif not made.creates and not made.deletes and self.plan().status == made.status:
+                return
+        raise AssertionError("the run does not come to rest")
+
+    def reason(self, kind: str) -> str:
+        """The reason of a condition that is True."""
+        assert self.run.status is not None
+        [condition] = [c for c in self.run.status.conditions if c.type == kind]
+        assert condition.status == "True", condition
+        return str(condition.reason)
+
+    def stages(self) -> list[tuple[int, str, int]]:
+        """Every job ever created."""
+        return [(i.spec.iteration, i.spec.stage, i.spec.attempt) for i in self.created]

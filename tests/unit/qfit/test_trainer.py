@@ -1,0 +1,121 @@
+"""The fit learns a Q that is known, stops early, and restores its state exactly."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.load import new_q
+from ippo_trainer.qfit.examples import Targets
+from ippo_trainer.qfit.procedure import Part, Procedure, language_head
+from ippo_trainer.qfit.readings import read_all
+from ippo_trainer.qfit.trainer import FitSettings, constant_loss
+
+SETTINGS = FitSettings(epochs=7, patience=7, learning_rate=0.01, batch_size=20, lm_loss_weight=0.1, seed=5)
+
+
+def procedure(
+    make_toy: Any, make_policy: Any, settings: FitSettings, trace: float = 1.0, tied: bool = True
+) -> Procedure:
+    torch.manual_seed(1)
+    policy, train, held = make_policy(tied), make_toy(240, 1, [1, 2]), make_toy(80, 2, [1, 2])
+    model = new_q(policy, 2)
+    parts = (Part(side.conversations, side.examples) for side in (train, held))
+    return Procedure(model, language_head(policy, model), settings, *parts, 0.9, trace)
+
+
+def nothing() -> None:
+    """After an update."""
+
+
+@pytest.mark.parametrize("trace", [1.0, 0.3])
+def test_it_tells_good_suggestions_from_bad_ones(make_toy: Any, make_policy: Any, trace: float) -> None:
+    fitting = procedure(make_toy, make_policy, SETTINGS, trace)
+    fitting.run(nothing)
+    test = make_toy(200, 9, turns=[1])
+    q, v = read_all(fitting.model, test.examples, 1024, torch.device("cpu"))
+    good = np.array([found.turns[-1].suggestion == "good" for found in test.conversations])
+    # Half of the first turns end the conversation, with .6 or .1; the others are worth about .9 * .35.
+    assert q[good].mean() - q[~good].mean() > 0.2
+    assert q[~good].mean() < v.mean() < q[good].mean()
+    assert len(fitting.curves) == (7 if trace == 1.0 else 14)
+    assert [row["epoch"] for row in fitting.curves] == list(range(len(fitting.curves)))
+
+
+def test_it_stops_early_and_keeps_the_best(make_toy: Any, make_policy: Any) -> None:
+    settings = replace(SETTINGS, epochs=30, patience=2, learning_rate=0.05)
+    fitting = procedure(make_toy, make_policy, settings)
+    fitting.run(nothing)
+    losses = [row["held_out_loss"] for row in fitting.curves]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 3 < 30
+    assert fitting.fit.held_out_loss() == pytest.approx(min(losses), abs=1e-7)
+
+
+@pytest.mark.parametrize(("tied", "trace"), [(True, 1.0), (False, 0.5)])
+def test_restored_at_any_update_it_ends_the_same(make_toy: Any, make_policy: Any, tied: bool, trace: float) -> None:
+    settings = replace(SETTINGS, epochs=2, patience=2)
+    whole = procedure(make_toy, make_policy, settings, trace, tied)
+    states: list[Any] = []
+
+    def keep() -> None:
+        tensors, facts = whole.state()
+        states.append(({name: value.clone() for name, value in tensors.items()}, facts))
+
+    whole.run(keep)
+    total = 24 if trace == 1.0 else 48
+    assert len(states) == total
+    for index in (0, 11, total // 2, total - 1):
+        again = procedure(make_toy, make_policy, settings, trace, tied)
+        again.restore(*states[index])
+        assert again.updates == index + 1
+        again.run(nothing)
+        for name, value in whole.model.state_dict().items():
+            assert torch.equal(value, again.model.state_dict()[name]), name
+        assert again.curves == whole.curves
+
+
+def test_splitting_a_batch_changes_nothing_but_rounding(make_toy: Any, make_policy: Any) -> None:
+    ends = []
+    for max_tokens in (32, 4096):
+        fitting = procedure(make_toy, make_policy, replace(SETTINGS, epochs=1, max_tokens=max_tokens))
+        fitting.run(nothing)
+        ends.append(fitting.curves[-1]["held_out_loss"])
+    assert ends[0] == pytest.approx(ends[1], abs=1e-3)
+
+
+def test_without_a_language_head_only_q_and_v_are_fitted(make_toy: Any, make_policy: Any) -> None:
+    fitting = procedure(make_toy, make_policy, replace(SETTINGS, epochs=1, lm_loss_weight=0.0))
+    fitting.run(nothing)
+    assert len(fitting.curves) == 1
+
+
+def test_a_diverging_loss_names_the_remedy(make_toy: Any, make_policy: Any) -> None:
+    fitting = procedure(make_toy, make_policy, SETTINGS)
+    with torch.no_grad():
+        fitting.model.score.weight.fill_(torch.nan)
+    with pytest.raises(BadDataError, match=r"fitQ\.learningRate"):
+        fitting.run(nothing)
+
+
+def test_a_fit_that_beats_no_constant_yet_is_not_given_up(make_toy: Any, make_policy: Any) -> None:
+    settings = replace(SETTINGS, epochs=5, patience=1, learning_rate=0.01)
+    fitting = procedure(make_toy, make_policy, settings)
+    losses = iter([0.9, 0.95, 0.92, 0.5, 0.6])
+    fitting.fit.held_out_loss = lambda: next(losses)  # type: ignore[method-assign]
+    fitting.run(nothing)
+    assert [row["held_out_loss"] for row in fitting.curves] == [0.9, 0.95, 0.92, 0.5, 0.6]
+    again = procedure(make_toy, make_policy, settings)
+    losses = iter([0.5, 0.6])
+    again.fit.held_out_loss = lambda: next(losses)  # type: ignore[method-assign]
+    again.run(nothing)
+    assert len(again.curves) == 2
+
+
+def test_constant_loss_by_hand() -> None:
+    train = Targets(torch.tensor([1.0, 0.0, 0.5]), torch.tensor([1.0, 3.0, 0.0]), torch.zeros(3))
+    held = Targets(torch.tensor([1.0, 0.0]), torch.tensor([2.0, 1.0]), torch.zeros(2))
+    assert constant_loss(train, held) == pytest.approx(-(2 * math.log(0.25) + math.log(0.75)) / 3)

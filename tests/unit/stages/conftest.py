@@ -1,0 +1,108 @@
+"""Fixtures of the stage tests: a small SR-funnel run in a local store, an untrained policy, demonstrations as data."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ippo_trainer.contract import params
+from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec, StoreLocation
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.turns import write_turns
+from ippo_trainer.environments import load
+from ippo_trainer.environments.demonstrations import demonstrate
+from ippo_trainer.models.load import build_tiny, load_policy, new_q, save_policy
+from ippo_trainer.stages.runtime import run_stage
+from ippo_trainer.store import open_store
+from ippo_trainer.store.artifact import fetch, publish
+from ippo_trainer.text.render import Renderer
+from ippo_trainer.text.tokenizer import build_tokenizer
+
+FUNNEL = params.Environment(name="sr-funnel", options={"horizon": 4})
+
+
+def demonstrations(count: int, first_seed: int = 0) -> list[Conversation]:
+    """Conversations of the environment's own business."""
+    return demonstrate(load(FUNNEL), range(first_seed, first_seed + count), "sr-funnel")
+
+
+@dataclass
+class SmallWorld:
+    """A folder with a store in it."""
+
+    folder: Path
+    demonstrations = staticmethod(demonstrations)
+
+    def __post_init__(self) -> None:
+        self.location = StoreLocation(directory=str(self.folder / "store"))
+        self.store = open_store(self.location)
+
+    def put_data(self, conversations: Sequence[Conversation], name: str = "data") -> ArtifactRef:
+        """Publishes conversations as collect does."""
+        directory = self.folder / name
+        directory.mkdir()
+        write_turns(directory / "turns.parquet", conversations)
+        return publish(self.store, f"given/{name}", directory, "data")
+
+    def put_policy(self, seed: int = 0, name: str = "policy") -> ArtifactRef:
+        """Publishes a tiny policy with random weights; the tokenizer is the same for every seed."""
+        texts = [
+            text
+            for found in demonstrations(60)
+            for turn in found.turns
+            for text in (turn.customer_message, turn.suggestion or "", turn.sent_message)
+        ]
+        tokenizer = build_tokenizer(texts)
+        model = build_tiny("tiny:d16-l1-h2", tokenizer, seed)
+        directory = self.folder / name
+        save_policy(directory, model, tokenizer, Renderer(tokenizer, load(FUNNEL).system_prompt, 256))
+        return publish(self.store, f"given/{name}", directory, "policy")
+
+    def put_q(self, policy: ArtifactRef, seed: int = 0) -> ArtifactRef:
+        """Publishes an untrained Q model of a policy, with the part of its account that others read."""
+        source, directory = self.folder / "q-policy", self.folder / "q"
+        fetch(self.store, policy, source, "policy")
+        loaded = load_policy(source)
+        save_policy(directory, new_q(loaded.model, seed), loaded.tokenizer, Renderer.load(source, loaded.tokenizer))
+        account = {"eps_q": 0.01, "split": {"holdout": "0.5", "seed": 3}}
+        (directory / "calibration.json").write_text(json.dumps(account))
+        return publish(self.store, "given/q", directory, "q")
+
+    def spec(self, stage: str, inputs: dict[str, ArtifactRef], **sections: Any) -> StageSpec:
+        """A stage spec on this store."""
+        fields: dict[str, Any] = {
+            "stage": stage,
+            "run": "small",
+            "iteration": 1,
+            "seed": 7,
+            "threads": 1,
+            "device": "cpu",
+            "discount": "0.95",
+            "store": self.location,
+            "inputs": inputs,
+            "environment": FUNNEL,
+            "policy": params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256),
+        }
+        return StageSpec(**{**fields, **sections})
+
+    def run(self, spec: StageSpec) -> tuple[int, dict[str, Any]]:
+        """Runs a stage in this process: the exit code, and what it left in the termination log."""
+        path, log = self.folder / "spec.json", self.folder / "termination.json"
+        path.write_text(spec.model_dump_json(by_alias=True))
+        log.unlink(missing_ok=True)
+        code = run_stage(path, None, log, self.folder)
+        return code, json.loads(log.read_bytes())
+
+    def result(self, spec: StageSpec) -> StageResult:
+        """Runs a stage that must succeed."""
+        code, message = self.run(spec)
+        assert code == 0, message
+        return StageResult.model_validate_json(json.dumps(message))
+
+
+@pytest.fixture
+def small_world(tmp_path: Path) -> SmallWorld:
+    """An empty one."""
+    return SmallWorld(tmp_path)

@@ -1,0 +1,275 @@
+"""The stage collect as the operator runs it: shards, the join, kills and what goes wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ippo_trainer.contract import params
+from ippo_trainer.contract.spec import StageResult, StageSpec
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.turns import read_turns
+from ippo_trainer.environments import load
+from ippo_trainer.models.load import load_policy
+from ippo_trainer.models.packing import Group, pack, token_logprobs
+from ippo_trainer.stages import collect
+from ippo_trainer.stages.runtime import StageContext, run_stage
+from ippo_trainer.store.artifact import fetch, read_manifest
+from ippo_trainer.text.render import Renderer
+
+
+def spec_of(world: Any, explorer_seed: int | None = None, **settings: Any) -> StageSpec:
+    inputs = {"policy": world.put_policy(1)}
+    if explorer_seed is not None:
+        inputs["explorer"] = inputs["policy"] if explorer_seed == 1 else world.put_policy(explorer_seed, "explorer")
+    section = params.Collect(**({"conversations": 40, "parallelism": 1, "batch_size": 16} | settings))
+    return world.spec("collect", inputs, collect=section)
+
+
+def run_shard(world: Any, spec: StageSpec, index: int | None = None) -> tuple[int, dict[str, Any]]:
+    path, log = world.folder / "spec.json", world.folder / "termination.json"
+    path.write_text(spec.model_dump_json(by_alias=True))
+    log.unlink(missing_ok=True)
+    code = run_stage(path, index, log, world.folder)
+    return code, json.loads(log.read_bytes())
+
+
+def shard(world: Any, spec: StageSpec, index: int | None = None) -> StageResult:
+    code, message = run_shard(world, spec, index)
+    assert code == 0, message
+    return StageResult.model_validate_json(json.dumps(message))
+
+
+def data_of(world: Any, result: StageResult, name: str = "fetched") -> list[Conversation]:
+    fetch(world.store, result.artifacts["data"], world.folder / name, "data")
+    return read_turns(sorted((world.folder / name).glob("*.parquet")))
+
+
+def delete_results(world: Any) -> None:
+    for found in list(world.store.list("iterations")):
+        world.store.delete(found.key)
+
+
+def test_it_logs_conversations_and_says_how_they_went(small_world: Any) -> None:
+    spec = spec_of(small_world)
+    result = shard(small_world, spec)
+    data = data_of(small_world, result)
+    turns = [turn for found in data for turn in found.turns]
+    made = [turn for turn in turns if turn.suggestion is not None]
+    assert [found.id for found in data] == [f"i0001-{number:06d}" for number in range(40)]
+    assert result.shard is not None
+    assert (result.shard.index, result.shard.count, result.shard.complete) == (0, 1, True)
+    metrics = result.metrics
+    environment: Any = load(spec.environment)
+    assert metrics["conversations"] == 40
+    assert metrics["success"] == sum(found.outcome for found in data) / 40
+    assert metrics["meanTurns"] == len(turns) / 40
+    assert metrics["acceptance"] == sum(turn.reaction != "rejected" for turn in made) / len(made)
+    assert metrics["abstention"] == pytest.approx(1 - len(made) / len(turns))
+    assert metrics["exploredShare"] == 0
+    assert metrics["unparsedShare"] == sum(environment.intent_of(t.suggestion) == "UNPARSED" for t in made) / len(turns)
+    assert metrics["responseLength"] == sum(len(turn.token_ids or []) for turn in turns) / len(turns)
+    assert 0 <= metrics["truncatedShare"] <= 1
+    manifest = read_manifest(small_world.store, result.artifacts["data"])
+    assert manifest.inputs == {"policy": spec.inputs["policy"].digest}
+    assert [entry.path for entry in manifest.files] == [f"turns-00000-{batch:05d}.parquet" for batch in range(3)]
+
+
+def test_the_logged_probabilities_are_the_policys(small_world: Any) -> None:
+    spec = spec_of(small_world, temperature="0.8", conversations=10)
+    data = data_of(small_world, shard(small_world, spec))
+    loaded = load_policy(small_world.folder / "policy")
+    renderer = Renderer.load(loaded.directory, loaded.tokenizer)
+    groups, logged = [], []
+    for found in data:
+        for index, turn in enumerate(found.turns):
+            assert turn.token_ids is not None
+            assert turn.sampler_logprobs is not None
+            assert renderer.decode(turn.token_ids)[0] == turn.suggestion
+            assert (turn.policy_digest, turn.behaviour) == (spec.inputs["policy"].digest, "policy")
+            groups.append(Group(renderer.prompt(found.turns[:index], turn.customer_message).ids, [turn.token_ids]))
+            logged += turn.sampler_logprobs
+    with torch.no_grad():
+        expected = token_logprobs(loaded.model, pack(groups), 0.8).logprobs
+    torch.testing.assert_close(torch.tensor(logged), expected, atol=1e-4, rtol=0)
+
+
+def test_the_last_shard_joins_all_in_order(small_world: Any) -> None:
+    spec = spec_of(small_world, parallelism=3)
+    first, last, middle = (shard(small_world, spec, index) for index in (0, 2, 1))
+    for partial in (first, last):
+        assert partial.shard is not None
+        assert not partial.shard.complete
+        assert partial.artifacts == {}
+    assert "1 of 3 shards are not done yet" in last.message
+    assert middle.shard is not None
+    assert middle.shard.complete
+    data = data_of(small_world, middle)
+    assert [found.id for found in data] == [f"i0001-{number:06d}" for number in range(40)]
+    parts = [first.metrics["conversations"], last.metrics["conversations"]]
+    assert parts == [13, 14]
+    assert middle.metrics["conversations"] == 40
+    assert middle.metrics["success"] == sum(found.outcome for found in data) / 40
+    # How the work was divided does not change what was said.
+    delete_results(small_world)
+    alone = data_of(small_world, shard(small_world, spec_of(small_world, batch_size=64)), "alone")
+    said = [[[turn.suggestion for turn in found.turns] for found in some] for some in (data, alone)]
+    assert said[0] == said[1]
+
+
+def test_two_shards_that_end_together_both_join_to_the_same_bytes(small_world: Any, tmp_path: Path) -> None:
+    spec = spec_of(small_world, parallelism=2)
+    results = []
+
+    class Barrier:
+        """A store in which the other shard's note comes between this shard's note and its look around."""
+
+        def __init__(self, store: Any) -> None:
+            self.store = store
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.store, name)
+
+        def put(self, key: str, *rest: Any, **more: Any) -> None:
+            self.store.put(key, *rest, **more)
+            if key.endswith(collect.NOTE):
+                (tmp_path / "other").mkdir()
+                results.append(collect.run(StageContext(spec, self.store, tmp_path / "other", 1)))
+
+    (tmp_path / "one").mkdir()
+    results.append(collect.run(StageContext(spec, Barrier(small_world.store), tmp_path / "one", 0)))  # type: ignore[arg-type]
+    assert all(result.shard is not None and result.shard.complete for result in results)
+    assert results[0].artifacts == results[1].artifacts
+    assert results[0].metrics == results[1].metrics
+
+
+def test_a_shard_that_died_after_its_note_only_joins(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(small_world)
+    expected = shard(small_world, spec)
+    key = "iterations/0001/collect/shards/00000/result.json"
+    small_world.store.delete(key)
+    monkeypatch.setattr(collect, "_collect", None)
+    assert shard(small_world, spec) == expected
+
+
+def test_told_to_stop_it_saves_what_it_has_and_resumes_bit_equal(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(small_world)
+    expected = shard(small_world, spec)
+    delete_results(small_world)
+    held = collect._hold
+    batches: list[int] = []
+
+    def interrupted(ctx: StageContext, environment: Any, agent: Any, numbers: range, done: Any) -> Any:
+        batches.append(numbers.start)
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return held(ctx, environment, agent, numbers, done)
+
+    monkeypatch.setattr(collect, "_hold", interrupted)
+    code, message = run_shard(small_world, spec)
+    assert code == 143
+    assert "resumes" in message["error"]["message"]
+    assert shard(small_world, spec) == expected
+    assert batches == [0, 16, 32]
+    assert not list(small_world.store.list("iterations/0001/collect/shards/00000/checkpoint"))
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ippo_trainer.stages import collect
+from ippo_trainer.stages.runtime import run_stage
+collect.SAVE_SECONDS = 0.0
+collect._SAVING_SHARE = float("inf")
+save = collect._save
+def save_and_die(ctx, state):
+    save(ctx, state)
+    if state.batches == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+collect._save = save_and_die
+sys.exit(run_stage(Path(sys.argv[1]), None, None, Path(sys.argv[2])))
+"""
+
+
+def test_killed_it_resumes_from_its_checkpoint_bit_equal(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(small_world)
+    expected = shard(small_world, spec)
+    delete_results(small_world)
+    path = small_world.folder / "spec.json"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(small_world.folder)], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    starts: list[int] = []
+    held = collect._hold
+    monkeypatch.setattr(
+        collect,
+        "_hold",
+        lambda ctx, env, agent, numbers, done: (
+            starts.append(numbers.start) or held(ctx, env, agent, numbers, done)  # type: ignore[func-returns-value]
+        ),
+    )
+    assert shard(small_world, spec) == expected
+    assert starts == [32]
+
+
+def test_exploration_is_tagged_and_traced_to_the_explorer(small_world: Any) -> None:
+    spec = spec_of(small_world, explorer_seed=2, exploration="0.4", conversations=120, batch_size=120)
+    result = shard(small_world, spec)
+    turns = [turn for found in data_of(small_world, result) for turn in found.turns]
+    explored = [turn for turn in turns if turn.behaviour == "explore"]
+    assert result.metrics["exploredShare"] == len(explored) / len(turns)
+    assert len(explored) / len(turns) == pytest.approx(0.4, abs=0.1)
+    assert {turn.policy_digest for turn in explored} == {spec.inputs["explorer"].digest}
+    assert {turn.behaviour for turn in turns if turn.policy_digest == spec.inputs["policy"].digest} == {"policy"}
+
+
+def test_a_policy_does_not_explore_with_itself(small_world: Any) -> None:
+    result = shard(small_world, spec_of(small_world, explorer_seed=1, exploration="0.4"))
+    assert result.metrics["exploredShare"] == 0
+
+
+def test_iterations_have_customers_and_ids_of_their_own(small_world: Any) -> None:
+    spec = spec_of(small_world)
+    first = data_of(small_world, shard(small_world, spec))
+    second = data_of(small_world, shard(small_world, spec.model_copy(update={"iteration": 2})), "second")
+    assert {found.id for found in first}.isdisjoint(found.id for found in second)
+    assert [len(found.turns) for found in first] != [len(found.turns) for found in second]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"collect": params.Collect(conversations=2, parallelism=3)}, 64, "parallelism 3 exceeds"),
+        ({"environment": None}, 64, "environment is missing"),
+        ({"environment": params.Environment(name="no-such")}, 64, "environment.name"),
+        ({"collect": params.Collect(conversations=4, parallelism=1, exploration="0.1")}, 64, "inputs.explorer"),
+        ({"device": "cuda"}, 64, "CUDA"),
+        ({"policy": params.Policy(base="tiny:d16-l1-h2", max_new_tokens=4096)}, 64, "maxNewTokens 4096"),
+    ],
+)
+def test_what_is_wrong_is_named(small_world: Any, change: dict[str, Any], code: int, words: str) -> None:
+    if change.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    index = 0 if "collect" in change else None
+    found, message = run_shard(small_world, spec_of(small_world).model_copy(update=change), index)
+    assert found == code, message
+    assert words in message["error"]["message"]
+
+
+def test_a_note_of_other_inputs_or_a_damaged_one_is_refused(small_world: Any) -> None:
+    spec = spec_of(small_world, parallelism=2)
+    shard(small_world, spec, 0)
+    code, message = run_shard(small_world, spec.model_copy(update={"seed": 8}), 1)
+    assert code == 65
+    assert "other inputs" in message["error"]["message"]
+    small_world.store.delete("iterations/0001/collect/shards/00001/turns.json")
+    small_world.store.put("iterations/0001/collect/shards/00000/turns.json", b"{}")
+    code, message = run_shard(small_world, spec, 1)
+    assert code == 65
+    assert "turns.json is no valid note" in message["error"]["message"]

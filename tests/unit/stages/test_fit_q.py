@@ -1,0 +1,226 @@
+"""The stage fit-q as the operator runs it: spec in, artifacts and exit code out."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ippo_trainer.contract import params
+from ippo_trainer.contract.spec import StageSpec
+from ippo_trainer.models.load import load_q
+from ippo_trainer.stages import fit_q
+from ippo_trainer.stages.runtime import StopFlag
+from ippo_trainer.store.artifact import fetch, read_manifest
+from ippo_trainer.store.local import LocalStore
+
+QUICK = params.FitQ(epochs=2, batch_size=16, learning_rate="0.004")
+
+
+def spec_of(world: Any, conversations: Any, section: params.FitQ = QUICK, **fields: Any) -> StageSpec:
+    inputs = {"policy": world.put_policy(), "data": world.put_data(conversations)}
+    return world.spec("fit-q", inputs, fit_q=section, **fields)
+
+
+def buying(world: Any, count: int) -> list[Any]:
+    """Demonstrations of which every fourth is said to have ended with a purchase."""
+    data: list[Any] = world.demonstrations(count)
+    for found in data[::4]:
+        found.outcome = True
+    return data
+
+
+def test_it_publishes_a_q_with_an_account_of_what_it_knows(small_world: Any, tmp_path: Path) -> None:
+    data = small_world.demonstrations(150)
+    data[3] = replace(data[3], censored=True, outcome=False)
+    result = small_world.result(spec_of(small_world, data))
+    metrics = result.metrics
+    assert metrics["conversations"] == 149
+    assert metrics["censored"] == 1
+    assert metrics["positives"] == sum(found.outcome for found in data)
+    assert metrics["skillLow"] <= metrics["skill"] <= metrics["skillHigh"]
+    assert metrics["skill"] == pytest.approx(1 - metrics["logLoss"] / metrics["logLossConstant"], abs=1e-5)
+    assert result.informative == (metrics["skillLow"] > 0)
+    assert -1 <= metrics["advantageCorrelation"] <= 1
+    assert "held-out conversations" in result.message
+    folder = tmp_path / "fetched"
+    manifest = fetch(small_world.store, result.artifacts["q"], folder, "q")
+    assert set(manifest.inputs) == {"policy", "data"}
+    assert load_q(folder).config.num_labels == 1
+    calibration = json.loads((folder / "calibration.json").read_text())
+    assert [row["epoch"] for row in calibration["curves"]] == list(range(int(metrics["epochs"])))
+    assert [row["turn"] for row in calibration["calibration"]] == sorted(
+        {row["turn"] for row in calibration["calibration"]}
+    )
+    assert calibration["skill"].keys() == {"estimate", "low", "high"}
+    assert (folder / "prompt.json").exists()
+
+
+def test_a_q_of_noise_is_published_as_not_informative(small_world: Any) -> None:
+    data = small_world.demonstrations(80)
+    for index, found in enumerate(data):
+        found.outcome = index % 2 == 0
+    result = small_world.result(spec_of(small_world, data, QUICK.model_copy(update={"epochs": 1})))
+    assert result.informative is False
+    assert "must not be optimised" in result.message
+    assert "collect.conversations" in result.message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: [replace(found, outcome=False) for found in data], "none of the"),
+        (
+            lambda data: [replace(found, outcome=False, censored=True) for found in data],
+            "all 40 conversations are censored",
+        ),
+        (lambda data: data[:6], "6 finished conversations are fewer than 10"),
+    ],
+)
+def test_data_that_teaches_nothing_is_refused_in_words(small_world: Any, change: Any, words: str) -> None:
+    code, message = small_world.run(spec_of(small_world, change(small_world.demonstrations(40))))
+    assert code == 65
+    assert words in message["error"]["message"]
+
+
+def test_one_class_is_refused(small_world: Any) -> None:
+    data = [replace(found, outcome=True) for found in small_world.demonstrations(40)]
+    code, message = small_world.run(spec_of(small_world, data, discount="1"))
+    assert code == 65
+    assert "one class" in message["error"]["message"]
+
+
+def test_a_missing_section_or_input_is_a_bad_spec(small_world: Any) -> None:
+    inputs = {"policy": small_world.put_policy()}
+    code, message = small_world.run(small_world.spec("fit-q", inputs))
+    assert (code, "fitQ" in message["error"]["message"]) == (64, True)
+    code, message = small_world.run(small_world.spec("fit-q", inputs, fit_q=QUICK))
+    assert (code, "inputs.data" in message["error"]["message"]) == (64, True)
+
+
+def test_equal_inputs_give_equal_bytes_and_other_seeds_do_not(small_world: Any) -> None:
+    spec = spec_of(small_world, buying(small_world, 60))
+    first = small_world.result(spec)
+    small_world.store.delete("iterations/0001/q/result.json")
+    assert small_world.result(spec).artifacts == first.artifacts
+    other = spec.model_copy(update={"seed": 8, "iteration": 2})
+    assert small_world.result(other).artifacts["q"].digest != first.artifacts["q"].digest
+
+
+def test_previous_q_is_the_start_where_it_is_asked_for(small_world: Any) -> None:
+    spec = spec_of(small_world, buying(small_world, 60))
+    first = small_world.result(spec)
+    section = QUICK.model_copy(update={"init_from": "PreviousQ"})
+    alone = spec.model_copy(update={"iteration": 2, "fit_q": section})
+    follows = alone.model_copy(update={"iteration": 3, "inputs": {**spec.inputs, "previousQ": first.artifacts["q"]}})
+    curves = []
+    for number, each in enumerate((spec, alone, follows)):
+        ref = small_world.result(each).artifacts["q"]
+        fetch(small_world.store, ref, small_world.folder / f"q{number}", "q")
+        curves.append(json.loads((small_world.folder / f"q{number}" / "calibration.json").read_text())["curves"])
+    assert curves[2][0]["train_loss"] < min(curves[0][0]["train_loss"], curves[1][0]["train_loss"])
+
+
+def _stopped(small_world: Any, spec: StageSpec, after: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Runs the stage, told to stop after some updates; returns its exit code and how many updates it made."""
+    made, check = 0, StopFlag.is_set
+
+    def is_set(flag: StopFlag) -> bool:
+        return made >= after or check(flag)
+
+    original = fit_q.Procedure.run
+
+    def run(procedure: Any, after_update: Any) -> None:
+        def counted() -> None:
+            nonlocal made
+            made += 1
+            after_update()
+
+        original(procedure, counted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopFlag, "is_set", is_set)
+        patch.setattr(StopFlag, "signal", "SIGTERM", raising=False)
+        patch.setattr(fit_q.Procedure, "run", run)
+        code, _ = small_world.run(spec)
+    return code, made
+
+
+@pytest.mark.parametrize("trace_lambda", ["1", "0.5"])
+def test_stopped_anywhere_it_resumes_to_the_same_bytes(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch, trace_lambda: str
+) -> None:
+    section = QUICK.model_copy(update={"trace_lambda": trace_lambda})
+    spec = spec_of(small_world, buying(small_world, 60), section)
+    whole = small_world.result(spec)
+    small_world.store.delete("iterations/0001/q/result.json")
+    for steps in (1, 3, 4):  # inside an epoch, across its end, and, with a refit, across the phases
+        code, made = _stopped(small_world, spec, steps, monkeypatch)
+        assert (code, made) == (143, steps)
+    resumed = small_world.result(spec)
+    assert resumed.artifacts == whole.artifacts
+    assert resumed.metrics == whole.metrics
+
+
+def _killed(small_world: Any, spec: StageSpec, at_put: int) -> None:
+    """Runs the stage in a forked process that kills itself before its n-th write to the store."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    put, puts = LocalStore.put, 0
+
+    def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:
+        nonlocal puts
+        puts += 1
+        if puts == at_put:
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(store, *arguments, **options)
+
+    LocalStore.put = counted  # type: ignore[method-assign]
+    small_world.run(spec)
+    os._exit(1)
+
+
+def test_killed_it_resumes_to_the_same_bytes(small_world: Any) -> None:
+    section = QUICK.model_copy(update={"epochs": 3, "patience": 3})
+    spec = spec_of(small_world, buying(small_world, 60), section)
+    whole = small_world.result(spec)
+    small_world.store.delete("iterations/0001/q/result.json")
+    for at_put in (3, 6, 7):  # a checkpoint is two files, a manifest and a pointer
+        _killed(small_world, spec, at_put)
+    assert small_world.result(spec).artifacts == whole.artifacts
+
+
+def test_data_of_which_nothing_is_the_policys_own_is_refused(small_world: Any) -> None:
+    data = buying(small_world, 40)
+    for found in data:
+        for turn in found.turns:
+            turn.behaviour = "explore"
+    code, message = small_world.run(spec_of(small_world, data))
+    assert (code, "every turn explored" in message["error"]["message"]) == (65, True)
+
+
+def test_exploring_turns_are_counted_and_a_refit_runs(small_world: Any, caplog: pytest.LogCaptureFixture) -> None:
+    data = buying(small_world, 80)
+    for index, found in enumerate(data):
+        for turn in found.turns[index % 2 :: 3]:
+            turn.behaviour = "explore"
+    section = QUICK.model_copy(update={"trace_lambda": "0.5", "epochs": 1})
+    result = small_world.result(spec_of(small_world, data, section))
+    explored = sum(turn.behaviour == "explore" for found in data for turn in found.turns)
+    assert result.metrics["exploredShare"] == pytest.approx(
+        explored / sum(len(found.turns) for found in data), abs=1e-3
+    )
+    assert result.metrics["epochs"] == 2
+    assert "turns that nothing explored after" in caplog.text
+
+
+def test_manifest_traces_the_data(small_world: Any) -> None:
+    spec = spec_of(small_world, buying(small_world, 60))
+    manifest = read_manifest(small_world.store, small_world.result(spec).artifacts["q"])
+    assert manifest.inputs["data"] == spec.inputs["data"].digest
+    assert torch.get_num_threads() == 1

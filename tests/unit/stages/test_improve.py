@@ -1,0 +1,193 @@
+"""The stage improve as the operator runs it: spec in, a better policy and its account out."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ippo_trainer.contract import params
+from ippo_trainer.contract.spec import StageResult, StageSpec
+from ippo_trainer.data.splits import split
+from ippo_trainer.models.load import load_policy
+from ippo_trainer.ppo.rollout import Sampler
+from ippo_trainer.ppo.trainer import Improvement
+from ippo_trainer.stages import improve
+from ippo_trainer.stages.runtime import StopFlag
+from ippo_trainer.store.artifact import fetch, publish, read_manifest
+from ippo_trainer.store.local import LocalStore
+from ippo_trainer.text.render import Renderer
+
+QUICK = params.Improve(
+    updates=4, batch_size=8, samples_per_state=2, critic_warmup_updates=2, learning_rate="0.003", kl_target="5"
+)
+
+
+def spec_of(world: Any, section: params.Improve = QUICK, count: int = 40, **fields: Any) -> StageSpec:
+    policy = world.put_policy()
+    inputs = {"policy": policy, "q": world.put_q(policy), "data": world.put_data(world.demonstrations(count))}
+    fields = {"policy": params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=8)} | fields
+    return world.spec("improve", inputs, improve=section, **fields)
+
+
+def again(world: Any) -> None:
+    world.store.delete("iterations/0001/policy/result.json")
+
+
+def fetched(world: Any, result: StageResult) -> Path:
+    folder: Path = world.folder / "fetched"
+    fetch(world.store, result.artifacts["policy"], folder, "policy")
+    return folder
+
+
+def test_it_publishes_a_policy_and_says_what_it_gains(small_world: Any) -> None:
+    spec = spec_of(small_world)
+    result = small_world.result(spec)
+    metrics = result.metrics
+    assert metrics["heldOutQLiftLow"] <= metrics["heldOutQLift"] <= metrics["heldOutQLiftHigh"]
+    assert metrics["guaranteedLift"] == pytest.approx(metrics["heldOutQLiftLow"] - 2 * metrics["epsQ"])
+    assert metrics["klLow"] <= metrics["kl"] <= metrics["klHigh"]
+    assert (metrics["updates"], metrics["warmUps"], metrics["epsQ"]) == (4, 2, 0.01)
+    assert len(metrics) <= 32
+    assert "held-out states changed by" in result.message
+    folder = fetched(small_world, result)
+    policy = load_policy(folder)
+    assert Renderer.load(folder, policy.tokenizer).max_prompt_tokens == 256
+    training = json.loads((folder / "training.json").read_text())
+    assert (training["kind"], training["algorithm"], training["kept"]) == ("improve", "PPO", "last")
+    assert [row["update"] for row in training["curves"]] == [0, 1, 2, 3]
+    assert training["held_out"]["heldOutQLift"] == metrics["heldOutQLift"]
+    manifest = read_manifest(small_world.store, result.artifacts["policy"])
+    assert manifest.inputs == {name: ref.digest for name, ref in spec.inputs.items()}
+
+
+def test_held_out_conversations_are_those_of_fit_q_and_never_train(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[bool, set[str]] = {True: set(), False: set()}
+    draw = Sampler.draw
+
+    def spy(self: Sampler, policy: Any, conversations: Any, purpose: str, *rest: Any) -> Any:
+        drawn[purpose in {"probe", "held-out"}] |= {state.conversation for states in conversations for state in states}
+        return draw(self, policy, conversations, purpose, *rest)
+
+    monkeypatch.setattr(Sampler, "draw", spy)
+    small_world.result(spec_of(small_world))
+    ids = [found.id for found in small_world.demonstrations(40)]
+    train, held = split(ids, 0.5, 3)
+    assert drawn[True] == set(held)
+    assert drawn[False] <= set(train)
+    assert len(drawn[False]) > 10
+
+
+def test_censored_conversations_have_states_too(small_world: Any) -> None:
+    data = small_world.demonstrations(40)
+    data = [replace(found, censored=n % 2 == 0, outcome=False) for n, found in enumerate(data)]
+    policy = small_world.put_policy()
+    inputs = {"policy": policy, "q": small_world.put_q(policy), "data": small_world.put_data(data)}
+    metrics = small_world.result(small_world.spec("improve", inputs, improve=QUICK)).metrics
+    assert metrics["conversations"] + metrics["heldOutConversations"] > 30
+
+
+def test_equal_inputs_give_equal_bytes_and_other_seeds_do_not(small_world: Any) -> None:
+    spec = spec_of(small_world)
+    first = small_world.result(spec)
+    again(small_world)
+    assert small_world.result(spec) == first
+    other = small_world.result(spec.model_copy(update={"seed": 8, "iteration": 2}))
+    assert other.artifacts["policy"].digest != first.artifacts["policy"].digest
+
+
+def test_stopped_anywhere_it_resumes_to_the_same_bytes(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(small_world)
+    whole = small_world.result(spec)
+    again(small_world)
+    for after in (1, 2, 1):  # in the warm-up, across its end, among the updates
+        made = 0
+        original = Improvement.run
+
+        def run(self: Improvement, after_step: Any, original: Any = original) -> None:
+            def counted() -> None:
+                nonlocal made
+                made += 1
+                after_step()
+
+            original(self, counted)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StopFlag, "is_set", lambda _: made >= after)  # noqa: B023
+            patch.setattr(StopFlag, "signal", "SIGTERM", raising=False)
+            patch.setattr(Improvement, "run", run)
+            code, message = small_world.run(spec)
+        assert (code, made) == (143, after), message
+    assert small_world.result(spec) == whole
+
+
+def _killed(world: Any, spec: StageSpec, at_put: int) -> None:
+    """Runs the stage, saving after every step, in a forked process that kills itself before its n-th write."""
+    child = os.fork()
+    if child:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        return
+    improve.SAVE_SECONDS, improve.SAVING_SHARE = 0.0, float("inf")
+    put, puts = LocalStore.put, 0
+
+    def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:
+        nonlocal puts
+        puts += 1
+        if puts == at_put:
+            os.kill(os.getpid(), signal.SIGKILL)
+        put(store, *arguments, **options)
+
+    LocalStore.put = counted  # type: ignore[method-assign]
+    world.run(spec)
+    os._exit(1)
+
+
+def test_killed_anywhere_it_resumes_to_the_same_bytes(small_world: Any) -> None:
+    """Before any write to the store: within a checkpoint, at its pointer, between two."""
+    spec = spec_of(small_world)
+    whole = small_world.result(spec)
+    again(small_world)
+    for at_put in (4, 9, 17):
+        _killed(small_world, spec, at_put)
+    assert small_world.result(spec) == whole
+    assert not list(small_world.store.list("iterations/0001/policy/checkpoint"))
+
+
+def test_a_missing_section_or_input_is_a_bad_spec(small_world: Any) -> None:
+    spec = spec_of(small_world)
+    code, message = small_world.run(spec.model_copy(update={"improve": None}))
+    assert (code, "improve is missing" in message["error"]["message"]) == (64, True)
+    inputs = {name: ref for name, ref in spec.inputs.items() if name != "q"}
+    code, message = small_world.run(spec.model_copy(update={"inputs": inputs}))
+    assert (code, "inputs.q" in message["error"]["message"]) == (64, True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_a_bad_spec(small_world: Any) -> None:
+    code, message = small_world.run(spec_of(small_world, device="cuda"))
+    assert (code, "no CUDA device" in message["error"]["message"]) == (64, True)
+
+
+def test_too_little_to_hold_out_is_bad_data(small_world: Any) -> None:
+    code, message = small_world.run(spec_of(small_world, count=2))
+    assert (code, "held-out conversations" in message["error"]["message"]) == (65, True)
+
+
+def test_a_q_that_does_not_tell_its_split_is_bad_data(small_world: Any) -> None:
+    spec = spec_of(small_world)
+    directory = small_world.folder / "q"
+    (directory / "calibration.json").write_text('{"eps_q": 0.1}')
+    q = publish(small_world.store, "given/other-q", directory, "q")
+    code, message = small_world.run(spec.model_copy(update={"inputs": {**spec.inputs, "q": q}}))
+    assert (code, "how its data were split" in message["error"]["message"]) == (65, True)
+
+
+def test_a_prompt_that_cannot_fit_the_model_is_a_bad_spec(small_world: Any) -> None:
+    long = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=4096)
+    code, message = small_world.run(spec_of(small_world, policy=long))
+    assert (code, "policy.maxNewTokens" in message["error"]["message"]) == (64, True)

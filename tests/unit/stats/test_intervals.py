@@ -1,0 +1,161 @@
+"""Intervals against slow oracles and by simulated coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ippo_trainer.stats.intervals import (
+    cluster_sums,
+    mean_share_interval,
+    paired_difference,
+    ratio_interval,
+    share_interval,
+)
+from ippo_trainer.stats.student import student_cdf, two_sided_quantile
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.706205), (2, 4.302653), (5, 2.570582), (30, 2.042272), (120, 1.979930), (1e6, 1.959966)],
+)
+def test_student_quantiles_are_those_of_the_tables(degrees: float, quantile: float) -> None:
+    assert two_sided_quantile(0.95, degrees) == pytest.approx(quantile, rel=1e-6)
+
+
+@given(st.floats(-8, 8), st.sampled_from([1.0, 2.0, 3.0, 7.0, 40.0]))
+def test_student_cdf_is_the_integral_of_its_density(t: float, degrees: float) -> None:
+    constant = math.exp(math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)) / math.sqrt(degrees * math.pi)
+    grid = np.linspace(0.0, abs(t), 4001)
+    density = constant * (1 + grid**2 / degrees) ** (-(degrees + 1) / 2)
+    area = float(np.trapezoid(density, grid))
+    assert student_cdf(t, degrees) == pytest.approx(0.5 + math.copysign(area, t), abs=1e-6)
+
+
+@pytest.mark.parametrize(("confidence", "degrees"), [(0.0, 5), (1.0, 5), (0.95, 0)])
+def test_quantiles_outside_their_domain_are_refused(confidence: float, degrees: float) -> None:
+    with pytest.raises(ValueError, match="must be inside"):
+        two_sided_quantile(confidence, degrees)
+
+
+def test_ratio_interval_of_single_turns_is_the_t_interval_of_the_mean() -> None:
+    values = np.array([0.2, 0.9, 0.4, 0.7, 0.1])
+    got = ratio_interval(values, np.ones(5), 0.95)
+    half = 2.776445 * values.std(ddof=1) / math.sqrt(5)
+    assert got.estimate == pytest.approx(values.mean())
+    assert got.low == pytest.approx(values.mean() - half, rel=1e-6)
+    assert got.high == pytest.approx(values.mean() + half, rel=1e-6)
+
+
+def _turns(rng: np.random.Generator, conversations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Conversations of 1 to 6 turns whose turns agree strongly and whose length goes with the answer (mean .35)."""
+    lengths = rng.integers(1, 7, conversations)
+    tendency = np.clip(rng.beta(0.7, 1.3, conversations) * (0.4 + 0.2 * lengths), 0, 1)
+    return rng.binomial(lengths, tendency).astype(float), lengths.astype(float)
+
+
+def _coverage(interval, truth: float, repetitions: int, conversations: int) -> float:
+    rng = np.random.default_rng(7)
+    hits = 0
+    for _ in range(repetitions):
+        numerators, denominators = _turns(rng, conversations)
+        got = interval(numerators, denominators, 0.9)
+        hits += got.low <= truth <= got.high
+    return hits / repetitions
+
+
+@pytest.mark.parametrize("interval", [ratio_interval, share_interval])
+def test_clustered_intervals_cover_where_a_turnwise_one_does_not(interval) -> None:
+    numerators, denominators = _turns(np.random.default_rng(1), 400_000)
+    truth = numerators.sum() / denominators.sum()
+
+    def turnwise(above: np.ndarray, below: np.ndarray, confidence: float):
+        share, count = above.sum() / below.sum(), below.sum()
+        spread = np.full(int(count), share) + np.resize([1, -1], int(count)) * math.sqrt(share * (1 - share))
+        return ratio_interval(spread, np.ones_like(spread), confidence)
+
+    assert _coverage(interval, truth, 1500, 60) == pytest.approx(0.9, abs=0.025)
+    assert _coverage(turnwise, truth, 400, 60) < 0.82
+
+
+def test_ratio_interval_agrees_with_the_cluster_bootstrap() -> None:
+    rng = np.random.default_rng(3)
+    numerators, denominators = _turns(rng, 300)
+    draws = rng.integers(0, 300, (4000, 300))
+    replicates = numerators[draws].sum(1) / denominators[draws].sum(1)
+    got = ratio_interval(numerators, denominators, 0.9)
+    low, high = np.quantile(replicates, [0.05, 0.95])
+    assert (got.low, got.high) == pytest.approx((low, high), abs=0.12 * (high - low))
+
+
+def test_a_share_keeps_its_width_where_everybody_agrees() -> None:
+    nobody = mean_share_interval(np.zeros(300))
+    assert nobody.estimate == nobody.low == 0.0
+    assert 3 / 300 < nobody.high < 5 / 300
+    everybody = mean_share_interval(np.ones(300))
+    assert (everybody.low, everybody.high) == pytest.approx((1 - nobody.high, 1.0))
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.sampled_from([0.5, 0.9, 0.99]))
+def test_shares_and_their_bounds_stay_inside_0_and_1(values: list[float], confidence: float) -> None:
+    got = mean_share_interval(values, confidence)
+    assert 0.0 <= got.low <= got.estimate <= got.high <= 1.0
+
+
+def test_rare_shares_are_covered() -> None:
+    rng = np.random.default_rng(5)
+    hits = [
+        interval.low <= 0.03 <= interval.high
+        for interval in (mean_share_interval(rng.random(150) < 0.03) for _ in range(1500))
+    ]
+    assert 0.93 <= np.mean(hits) <= 0.995
+
+
+@pytest.mark.parametrize("flips", [0.004, 0.05, 0.4])
+def test_paired_difference_covers_with_few_and_many_discordant_pairs(flips: float) -> None:
+    rng = np.random.default_rng(11)
+    hits, repetitions = 0, 1500
+    for _ in range(repetitions):
+        current = rng.random(400) < 0.2
+        candidate = np.where(rng.random(400) < flips, rng.random(400) < 0.8, False) | current
+        # Only a 0 can flip to 1 here, so the lift is flips * .8 * P(current = 0).
+        got = paired_difference(candidate, current, 0.95)
+        hits += got.low <= flips * 0.8 * 0.8 <= got.high
+    assert hits / repetitions >= 0.93
+
+
+def test_pairing_narrows_the_interval() -> None:
+    rng = np.random.default_rng(2)
+    current = rng.random(1000) < 0.3
+    candidate = current ^ (rng.random(1000) < 0.05)
+    paired = paired_difference(candidate, current)
+    shuffled = paired_difference(rng.permutation(candidate), current)
+    assert paired.estimate == pytest.approx(shuffled.estimate)
+    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
+
+
+def test_equal_results_still_leave_doubt() -> None:
+    got = paired_difference(np.zeros(500), np.zeros(500))
+    assert got.estimate == 0.0
+    assert -0.01 < got.low < 0.0 < got.high < 0.01
+
+
+def test_paired_difference_is_antisymmetric() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.random(50), rng.random(50)
+    forth, back = paired_difference(a, b), paired_difference(b, a)
+    assert (forth.estimate, forth.low, forth.high) == pytest.approx((-back.estimate, -back.high, -back.low))
+
+
+def test_too_little_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="two or more"):
+        ratio_interval([1.0], [1.0])
+    with pytest.raises(ValueError, match="nothing"):
+        ratio_interval([0.0, 0.0], [0.0, 0.0])
+    with pytest.raises(ValueError, match="too few"):
+        paired_difference([1.0], [0.0])
+
+
+def test_cluster_sums() -> None:
+    assert cluster_sums([1.0, 2.0, 4.0], [1, 0, 1]).tolist() == [2.0, 5.0]

@@ -1,0 +1,128 @@
+"""Log-loss, Brier, skill, calibration and eps_Q on data whose truth is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ippo_trainer.stats.scores import (
+    Predictions,
+    brier_losses,
+    calibration_error,
+    calibration_rows,
+    eps_q,
+    log_losses,
+    quantile_bins,
+    skill,
+    weighted_mean,
+)
+
+
+def _world(seed: int, conversations: int, error: float = 0.0, noise: float = 0.0) -> Predictions:
+    """Conversations of 3 turns with one outcome each; predictions are right up to a constant and a random error."""
+    rng = np.random.default_rng(seed)
+    truth = rng.beta(1.0, 4.0, conversations).clip(0.02, 0.7)
+    outcome = (rng.random(conversations) < truth).astype(float)
+    clusters = np.repeat(np.arange(conversations), 3)
+    predicted = (truth[clusters] + error + noise * rng.standard_normal(3 * conversations)).clip(0.001, 0.999)
+    return Predictions(
+        predicted, outcome[clusters], np.tile([0, 1, 2], conversations), clusters, np.ones(len(clusters))
+    )
+
+
+def test_losses_by_hand() -> None:
+    predicted, observed = np.array([0.2, 0.5, 1.0]), np.array([1.0, 0.25, 0.0])
+    expected = [-math.log(0.2), -math.log(0.5), -math.log(1e-7)]
+    assert log_losses(predicted, observed) == pytest.approx(expected, rel=1e-6)
+    assert brier_losses(predicted, observed) == pytest.approx([0.64, 0.0625, 1.0])
+    assert weighted_mean(predicted, np.array([1.0, 3.0, 0.0])) == pytest.approx(0.425)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_the_mean_minimises_log_loss_of_soft_targets(target: float, other: float) -> None:
+    best, worse = (log_losses(np.array([p]), np.array([target]))[0] for p in (target, other))
+    assert best <= worse + 1e-6
+
+
+def test_skill_is_positive_for_the_truth_and_not_for_a_constant() -> None:
+    data = _world(0, 800)
+    constant = np.full_like(data.predicted, 0.21)
+    assert skill(data, constant).low > 0.02
+    flat = Predictions(constant, data.observed, data.turns, data.clusters, data.weights)
+    own = skill(flat, constant)
+    assert own.estimate == own.low == own.high == 0.0
+    wild = _world(0, 800, noise=0.6)
+    assert skill(wild, constant).high < 0.0
+
+
+def test_skills_interval_covers() -> None:
+    big = _world(99, 200_000)
+    truth = skill(big, np.full_like(big.predicted, 0.2)).estimate
+    hits = 0
+    for seed in range(300):
+        data = _world(seed, 150)
+        got = skill(data, np.full_like(data.predicted, 0.2), 0.9)
+        hits += got.low <= truth <= got.high
+    assert 0.85 <= hits / 300 <= 0.96
+
+
+def test_repeating_turns_does_not_narrow_the_interval() -> None:
+    data = _world(1, 200)
+    twice = Predictions(*(np.concatenate([getattr(data, name)] * 2) for name in Predictions.__annotations__))
+    reference = np.full_like(data.predicted, 0.2)
+    once, doubled = skill(data, reference), skill(twice, np.tile(reference, 2))
+    assert (doubled.low, doubled.high) == pytest.approx((once.low, once.high))
+
+
+def test_calibration_rows_by_turn() -> None:
+    data = _world(2, 3000, error=0.1)
+    rows = calibration_rows(data, data.turns)
+    assert list(rows) == [0, 1, 2]
+    for row in rows.values():
+        assert row.count == 3000
+        assert row.observed.high < row.predicted < 0.4
+        assert set(row.to_json()) == {"predicted", "observed", "low", "high", "count"}
+
+
+def test_weightless_turns_and_lonely_conversations_have_no_row() -> None:
+    ones = np.ones(4)
+    data = Predictions(0.5 * ones, ones, np.array([0, 0, 1, 2]), np.array([0, 1, 0, 1]), np.array([1.0, 2.0, 1.0, 0.0]))
+    assert list(calibration_rows(data, data.turns)) == [0]
+
+
+def test_weights_count_like_repetitions() -> None:
+    data = _world(3, 50)
+    weighted = Predictions(
+        data.predicted, data.observed, data.turns, data.clusters, np.where(data.turns == 1, 2.0, 1.0)
+    )
+    order = np.concatenate([np.arange(150), np.flatnonzero(data.turns == 1)])
+    repeated = Predictions(*(getattr(data, name)[order] for name in Predictions.__annotations__))
+    reference = np.full(150, 0.3)
+    assert skill(weighted, reference) == pytest.approx(skill(repeated, reference[order]))  # type: ignore[comparison-overlap]
+    assert calibration_error(weighted, 1) == pytest.approx(calibration_error(repeated, 1))
+
+
+def test_quantile_bins_are_even_and_keep_equal_predictions_together() -> None:
+    bins = quantile_bins(np.arange(100) / 100, 10)
+    assert np.bincount(bins).tolist() == [10] * 10
+    assert len(set(quantile_bins(np.full(30, 0.2), 10))) == 1
+    ties = quantile_bins(np.array([0.1] * 50 + [0.2, 0.3]), 5)
+    assert len(set(ties[:50])) == 1
+
+
+@pytest.mark.parametrize("error", [0.0, 0.08, -0.05])
+def test_calibration_error_and_eps_q_find_a_constant_error(error: float) -> None:
+    data = _world(4, 20_000, error=error)
+    assert calibration_error(data) == pytest.approx(abs(error), abs=0.012)
+    assert eps_q(data) == pytest.approx(abs(error), abs=0.012)
+
+
+def test_eps_q_takes_its_own_noise_out() -> None:
+    small = [eps_q(_world(seed, 120)) for seed in range(30)]
+    raw = [calibration_error(_world(seed, 120)) for seed in range(30)]
+    assert np.median(small) < 0.5 * np.median(raw)
+
+
+def test_eps_q_of_a_single_conversation_is_zero() -> None:
+    assert eps_q(_world(5, 1)) == 0.0

@@ -1,0 +1,167 @@
+"""What a user can set for each stage. The same models are the sections of an IterativePPORun's spec.
+
+Decimals are strings (`"0.95"`), never floats, so that every tool keeps them exactly; read them with `float(...)`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+DECIMAL = r"^-?[0-9]{1,9}(\.[0-9]{1,12})?$"
+
+Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=24)]
+Share = Annotated[str, Field(pattern=r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$", max_length=16)]
+Positive = Annotated[str, Field(pattern=r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]{1,12})?)$", max_length=24)]
+Text = Annotated[str, Field(max_length=4096)]
+Uri = Annotated[str, Field(pattern=r"^(file|s3|hf)://\S+$", max_length=1024)]
+
+
+class Model(BaseModel):
+    """camelCase in JSON, snake_case in Python, unknown fields refused, immutable."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Environment(Model):
+    """A conversation simulator."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    """A built-in environment (`sr-funnel`, `double-t-maze`), or yours as `module:Class` or `path/to/file.py:Class`."""
+    options: Annotated[dict[str, str | int | bool], Field(max_length=32)] = {}
+    """Keyword arguments of the environment, e.g. `horizon: 6`. Decimals are strings."""
+
+
+class Policy(Model):
+    """The language model that suggests replies."""
+
+    base: Annotated[str, Field(pattern=r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$", max_length=1024)]
+    """`tiny:d64-l2` builds a small Llama from scratch; `file://` and `s3://` load any causal LM in safetensors."""
+    system_prompt: Annotated[str, Field(max_length=8192)] = ""
+    """Put first in every prompt. Empty takes the environment's own."""
+    max_prompt_tokens: Annotated[int, Field(ge=16, le=131072)] = 512
+    """Longer histories lose their oldest turns; the log says how many did."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
+    """A suggestion that has not ended by then is truncated, and flagged."""
+
+
+class WarmStart(Model):
+    """Supervised start from logged conversations, so that the policy writes what the business would."""
+
+    conversations: Uri | None = None
+    """A log: `.jsonl`, also `.jsonl.gz`, of `{"conversation_id", "messages": [{"role", "content"}], "outcome"}`, or
+    turn parquet."""
+    demonstrations: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Instead of a log: this many conversations held by the environment's own scripted business."""
+    epochs: Annotated[int, Field(ge=1, le=100)] = 3
+    """Passes over the log."""
+    learning_rate: Positive = "0.004"
+    """Peak of the cosine schedule. 0.004 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Conversations per update."""
+
+
+class Collect(Model):
+    """Deploy the current policy and log conversations."""
+
+    conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 5000
+    """Conversations per iteration, over all shards."""
+    parallelism: Annotated[int, Field(ge=1, le=1024)] = 2
+    """Shards, each a process or a pod of its own. Part of the result's identity: it decides what each shard samples."""
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 1024
+    """Conversations held at once by one shard."""
+    temperature: Positive = "1.0"
+    """Sampling temperature of the policy; top-p and top-k are off, they would break the importance ratio."""
+    exploration: Share = "0"
+    """Probability, at every turn, that the suggestion comes from the warm-start policy instead of the current one."""
+
+
+class FitQ(Model):
+    """Regress Monte Carlo returns on (state, suggestion)."""
+
+    init_from: Literal["Policy", "PreviousQ"] = "Policy"
+    """The trunk to start from. `PreviousQ` falls to `Policy` in the first iteration, where there is none."""
+    epochs: Annotated[int, Field(ge=1, le=100)] = 6
+    """Upper bound of passes; early stopping on held-out conversations usually ends sooner."""
+    patience: Annotated[int, Field(ge=1, le=100)] = 2
+    """Epochs without a better held-out loss before it stops."""
+    learning_rate: Positive = "0.002"
+    """Peak of the cosine schedule."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Conversations per update."""
+    holdout: Share = "0.15"
+    """Share of the conversations that measure and never train."""
+    lm_loss_weight: Decimal = "0.5"
+    """Weight of next-token prediction on all dialogue tokens, customer's and reactions' too: it teaches the trunk the
+    dynamics."""
+    trace_lambda: Share = "1"
+    """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda)."""
+
+
+class Improve(Model):
+    """Token-level PPO on the logged states with Q as the reward."""
+
+    algorithm: Literal["PPO"] = "PPO"
+    """The improvement operator."""
+    updates: Annotated[int, Field(ge=1, le=100_000)] = 40
+    """Rollout batches."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Conversations per rollout batch; every logged state of each is a prompt."""
+    samples_per_state: Annotated[int, Field(ge=1, le=256)] = 4
+    """Suggestions sampled from each state."""
+    epochs: Annotated[int, Field(ge=1, le=16)] = 1
+    """Passes of the policy over each rollout batch, and of the critic in its warm-up; later the critic passes once."""
+    minibatches: Annotated[int, Field(ge=1, le=256)] = 4
+    """Optimiser steps per pass."""
+    learning_rate: Positive = "0.0006"
+    """Policy's peak; falls to a tenth. 0.0006 suits tiny models; use 0.000001 to 0.000005 for pretrained ones."""
+    critic_learning_rate: Positive = "0.002"
+    """Critic; faster than the policy."""
+    critic_warmup_updates: Annotated[int, Field(ge=0, le=10_000)] = 10
+    """Updates of the critic alone before the policy moves."""
+    kl_target: Positive = "1.0"
+    """Budget, in nats per suggestion, of KL(policy || previous policy). The KL weight rises to keep to it, and updates
+    stop at 1.5 times it. A policy that has nothing to gain stays below."""
+    kl_coefficient: Decimal = "0.02"
+    """Least KL weight, in units of Q per nat: a nat is spent only where Q promises that much more. Theorem 2's beta."""
+    clip_range: Positive = "0.2"
+    """PPO's epsilon, downwards."""
+    clip_range_high: Positive = "0.28"
+    """PPO's epsilon, upwards (DAPO's clip-higher)."""
+    gae_lambda: Share = "0.95"
+    """GAE for the policy; the critic's targets use 1 (decoupled GAE)."""
+    entropy_coefficient: Decimal = "0"
+    """Weight of an entropy bonus."""
+
+
+class Gate(Model):
+    """When a candidate replaces the current policy."""
+
+    metric: Literal["Value", "Success"] = "Value"
+    """Compared on the same seeds: the discounted outcome, or the share of conversations with the outcome."""
+    min_lift: Decimal = "0"
+    """The lower confidence bound of the lift must exceed this."""
+    confidence: Annotated[str, Field(pattern=r"^0\.[5-9][0-9]{0,6}$", max_length=16)] = "0.95"
+    """Two-sided level of the interval, by conversation."""
+    min_acceptance: Share | None = None
+    """Guard rail: share of the candidate's suggestions accepted verbatim or edited."""
+    max_kl: Positive | None = None
+    """Guard rail: mean KL in nats per suggestion from the current policy."""
+    on_inconclusive: Literal["Reject", "Promote"] = "Reject"
+    """What to do when the interval contains minLift."""
+
+
+class Evaluate(Model):
+    """Candidate and current policy on the same seeds."""
+
+    conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 2000
+    """Per policy."""
+    gate: Gate = Gate()
+    """Promote, reject, or say that one cannot tell."""

@@ -1,0 +1,122 @@
+"""The frozen inputs of one attempt of a stage (`StageSpec`), and what it hands back (`StageResult`)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ippo_trainer.contract import params
+from ippo_trainer.contract.digests import canonical_json, digest_of
+from ippo_trainer.contract.params import Model
+
+StageName = Literal["warm-start", "collect", "fit-q", "improve", "evaluate"]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+MAX_RESULT_BYTES = 3072
+
+
+class ArtifactRef(Model):
+    """An artifact by place and by content."""
+
+    key: Annotated[str, Field(max_length=900)]
+    digest: Digest
+
+
+class S3Location(Model):
+    """A bucket and prefix. Credentials come from the environment or from mounted files, never from here."""
+
+    bucket: Annotated[str, Field(min_length=3, max_length=63)]
+    prefix: Annotated[str, Field(max_length=512)] = ""
+    endpoint_url: Annotated[str, Field(max_length=512)] | None = None
+    region: Annotated[str, Field(max_length=64)] | None = None
+
+
+class StoreLocation(Model):
+    """Exactly one of a local directory and an S3 prefix; the run's own folder is already part of it."""
+
+    directory: Annotated[str, Field(max_length=4096)] | None = None
+    s3: S3Location | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.directory is None) == (self.s3 is None):
+            raise ValueError("set exactly one of directory and s3")
+        return self
+
+
+class StageSpec(Model):
+    """Everything that a stage's result may depend on, and where to put it.
+
+    `inputs` by stage (refs of artifacts; q and previous_q are models of Q, explorer is the warm-start policy):
+    warm-start: -; collect: policy, explorer; fit-q: policy, data, previousQ (optional);
+    improve: policy, data, q; evaluate: policy, candidate, q, data.
+    """
+
+    schema_version: Literal[1] = 1
+    stage: StageName
+    run: Name
+    iteration: Annotated[int, Field(ge=0, le=9999)]
+    attempt: Annotated[int, Field(ge=1, le=9999)] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    """CPU threads of torch; part of the identity because sums depend on it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    discount: params.Share
+    store: StoreLocation
+    inputs: dict[str, ArtifactRef] = {}
+    environment: params.Environment | None = None
+    policy: params.Policy
+    warm_start: params.WarmStart | None = None
+    collect: params.Collect | None = None
+    fit_q: params.FitQ | None = None
+    improve: params.Improve | None = None
+    evaluate: params.Evaluate | None = None
+
+    def input_digest(self) -> str:
+        """Digest of what the result may depend on: not the attempt, the run's name or the place of the store.
+
+        Inputs count by content, not by key. Equal digests promise interchangeable results.
+        """
+        value = self.model_dump(by_alias=True, exclude={"attempt", "run", "store", "inputs"}, exclude_none=True)
+        value["inputs"] = {name: ref.digest for name, ref in self.inputs.items()}
+        return digest_of(value)
+
+
+class Decision(Model):
+    """The gate's answer on a candidate."""
+
+    outcome: Literal["Promote", "Reject", "Inconclusive"]
+    reason: Annotated[str, Field(max_length=512)]
+
+
+class Shard(Model):
+    """One part of a sharded stage. `complete` is set on the shard that saw all others published and joined them."""
+
+    index: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=1)]
+    complete: bool
+
+
+class StageResult(Model):
+    """What `result.json` and the termination message hold: digests and a few named figures.
+
+    `artifacts` by stage: warm-start: policy; collect: data (only where `shard.complete`); fit-q: q;
+    improve: policy; evaluate: evaluation. `informative` is fit-q's verdict; `decision` evaluate's.
+    """
+
+    schema_version: Literal[1] = 1
+    stage: StageName
+    iteration: int
+    input_digest: Digest
+    artifacts: dict[str, ArtifactRef] = {}
+    metrics: Annotated[dict[str, float], Field(max_length=32)] = {}
+    shard: Shard | None = None
+    decision: Decision | None = None
+    informative: bool | None = None
+    message: Annotated[str, Field(max_length=512)] = ""
+
+    def to_message(self) -> bytes:
+        """Canonical JSON for the termination message; raises ValueError beyond 3 KiB."""
+        body = canonical_json(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        if len(body) > MAX_RESULT_BYTES:
+            raise ValueError(f"a stage result has {len(body)} bytes, more than {MAX_RESULT_BYTES}")
+        return body

@@ -1,0 +1,204 @@
+"""Import of a stranger's chat log: JSON lines (optionally gzipped), or turn Parquet.
+
+One line is one conversation:
+
+    {"conversation_id": "c1", "outcome": true, "messages": [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "how can I help?", "suggestion": "hi", "reaction": "edited"}, …]}
+
+Roles: `user` or `customer`; `assistant`, `agent` or `business`; `system` messages are left out, because the run's own
+`policy.systemPrompt` stands in every prompt. `outcome` may be null or missing while a conversation is open: it is
+censored then. Without `suggestion` the message itself counts as the suggestion, accepted; null means that the agent
+abstained. What the policy could not have answered is left out and counted in the log: a greeting before the first
+customer message, customer messages after the last reply, conversations without a reply.
+"""
+
+import gzip
+import json
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.schema import REACTIONS, Conversation, Reaction, Turn
+from ippo_trainer.data.turns import iter_turns
+
+CUSTOMER_ROLES = ("user", "customer")
+BUSINESS_ROLES = ("assistant", "agent", "business")
+_FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "content"}], "outcome"}.'
+_MAX_LINE = 16 * 1024 * 1024
+
+log = logging.getLogger(__name__)
+
+
+def read_log(path: Path) -> list[Conversation]:
+    """All conversations of a log.
+
+    Raises:
+        BadDataError: names file and line (or row and column) and the remedy: no such file, unknown format, damaged
+            archive, not JSON, NaN, missing or mistyped field, empty message, unknown role, an id twice, no
+            conversation with a customer message and a reply to it.
+    """
+    if not path.is_file():
+        raise BadDataError(f"there is no log {path}", "Check warmStart.conversations.")
+    names = path.name.lower()
+    if names.endswith(".parquet"):
+        conversations = list(iter_turns(path, imported=True))
+    elif names.endswith((".jsonl", ".jsonl.gz")):
+        conversations = _read_jsonl(path)
+    else:
+        raise BadDataError(f"{path.name} is no log that can be read", "Give .jsonl, .jsonl.gz or turn .parquet.")
+    if not conversations:
+        raise BadDataError(f"no conversations with a customer message and a reply in {path.name}", _FORMAT)
+    return conversations
+
+
+def _read_jsonl(path: Path) -> list[Conversation]:
+    left_out: Counter[str] = Counter()
+    lines_of: dict[str, int] = {}
+    conversations = []
+    for number, text in _lines(path):
+        where = f"{path.name}, line {number}"
+        conversation = _conversation(where, _parse(where, text), left_out)
+        if conversation.id in lines_of:
+            remedy = f"The first is on line {lines_of[conversation.id]}; write each conversation on one line."
+            raise BadDataError(f"{where}: conversation_id {conversation.id!r} comes a second time", remedy)
+        lines_of[conversation.id] = number
+        if conversation.turns:
+            conversations.append(conversation)
+        else:
+            left_out["conversations without a reply"] += 1
+    for what, count in sorted(left_out.items()):
+        log.warning("%s: left out %d %s", path.name, count, what)
+    return conversations
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank, in constant memory."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            while data := file.readline(_MAX_LINE + 1):
+                number += 1
+                if len(data) > _MAX_LINE:
+                    raise BadDataError(f"{path.name}, line {number} is longer than 16 MiB", _FORMAT)
+                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    yield number, text
+    except UnicodeDecodeError as error:
+        raise BadDataError(f"{path.name}, line {number} is not UTF-8", "Save the log as UTF-8.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadDataError(
+            f"{path.name} is damaged after line {number}: {error}", "Compress the log with gzip again."
+        ) from error
+
+
+def _parse(where: str, text: str) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise BadDataError(f"{where} holds {constant}", "Write null, or leave the field out.")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadDataError(f"{where} is not JSON: {error}", _FORMAT) from error
+    if not isinstance(value, dict):
+        raise BadDataError(f"{where} is no JSON object", _FORMAT)
+    return value
+
+
+def _conversation(where: str, value: dict[str, Any], left_out: Counter[str]) -> Conversation:
+    identifier = value.get("conversation_id")
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
+        raise BadDataError(f"{where}: conversation_id is {_show(identifier)}", "Give each conversation a unique text.")
+    outcome = value.get("outcome")
+    if outcome is not None and not isinstance(outcome, bool):
+        raise BadDataError(f"{where}: outcome is {_show(outcome)}", "Use true, false, or null while it is open.")
+    messages = value.get("messages")
+    if not isinstance(messages, list):
+        raise BadDataError(f"{where}: messages is {_show(messages)}", _FORMAT)
+    turns = _turns([_message(f"{where}: messages[{i}]", message) for i, message in enumerate(messages)], left_out)
+    return Conversation(str(identifier), turns, bool(outcome), censored=outcome is None)
+
+
+def _message(where: str, value: Any) -> dict[str, Any]:
+    """One checked message as {"side", "content", "suggestion", "reaction"}."""
+    if not isinstance(value, dict):
+        raise BadDataError(f"{where} is {_show(value)}", 'Write {"role", "content"}.')
+    role, content = value.get("role"), value.get("content")
+    if not isinstance(role, str) or role not in (*CUSTOMER_ROLES, *BUSINESS_ROLES, "system"):
+        allowed = ", ".join((*CUSTOMER_ROLES, *BUSINESS_ROLES, "system"))
+        raise BadDataError(f"{where}.role is {_show(role)}", f"Use one of {allowed}.")
+    if not isinstance(content, str):
+        raise BadDataError(f"{where}.content is {_show(content)}", "It must be a text.")
+    if role == "system":
+        return {"side": "system"}
+    if not content.strip():
+        raise BadDataError(f"{where}.content is empty", "Leave the message out of the log.")
+    if not _is_text(content):
+        raise BadDataError(f"{where}.content holds half a surrogate pair", "Write valid Unicode.")
+    if role in CUSTOMER_ROLES:
+        return {"side": "customer", "content": content}
+    suggestion, reaction = _action(where, value, content)
+    return {"side": "business", "content": content, "suggestion": suggestion, "reaction": reaction}
+
+
+def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None, Reaction]:
+    """What was suggested and what became of it: by default the message itself, accepted."""
+    suggestion = value.get("suggestion", content)
+    if suggestion is not None and not (isinstance(suggestion, str) and _is_text(suggestion)):
+        raise BadDataError(f"{where}.suggestion is {_show(suggestion)}", "Use a text, or null if there was none.")
+    default = "rejected" if suggestion is None else "accepted" if suggestion == content else None
+    reaction = value.get("reaction", default)
+    if reaction is None or reaction not in REACTIONS:
+        problem = "is missing, and the suggestion is not what was sent" if reaction is None else f"is {_show(reaction)}"
+        raise BadDataError(f"{where}.reaction {problem}", f"Use one of {', '.join(REACTIONS)}.")
+    if suggestion is None and reaction != "rejected":
+        raise BadDataError(
+            f"{where}.reaction is {_show(reaction)} without a suggestion", "Use rejected or leave it out."
+        )
+    return suggestion, reaction
+
+
+def _turns(messages: list[dict[str, Any]], left_out: Counter[str]) -> list[Turn]:
+    """Alternating turns: consecutive messages of one side are joined by line breaks."""
+    sides = [message for message in messages if message["side"] != "system"]
+    if len(sides) < len(messages):
+        left_out["system messages"] += len(messages) - len(sides)
+    runs: list[list[dict[str, Any]]] = []
+    for message in sides:
+        if runs and runs[-1][0]["side"] == message["side"]:
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    if runs and runs[0][0]["side"] == "business":
+        left_out["greetings before the first customer message"] += 1
+        runs = runs[1:]
+    if len(runs) % 2:
+        left_out["customer messages that nobody answered"] += 1
+        runs = runs[:-1]
+    return [_turn(customer, business) for customer, business in zip(runs[::2], runs[1::2], strict=True)]
+
+
+def _turn(customer: list[dict[str, Any]], business: list[dict[str, Any]]) -> Turn:
+    sent = _join(business)
+    suggestions = [message["suggestion"] for message in business if message["suggestion"] is not None]
+    reactions = {message["reaction"] for message in business}
+    suggestion = "\n".join(suggestions) if suggestions else None
+    reaction: Reaction = business[0]["reaction"] if len(reactions) == 1 else "edited"
+    return Turn(_join(customer), suggestion, reaction, sent, behaviour="log")
+
+
+def _join(messages: list[dict[str, Any]]) -> str:
+    return "\n".join(message["content"] for message in messages)
+
+
+def _is_text(text: str) -> bool:
+    """False for lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _show(value: Any) -> str:
+    return "missing" if value is None else json.dumps(value, ensure_ascii=False)[:80]

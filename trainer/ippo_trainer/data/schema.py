@@ -1,0 +1,82 @@
+"""What a logged turn is: dataclasses in memory, a versioned Parquet schema on disk (design §5).
+
+One row is one turn: the newest customer message, what the agent suggested, and what the business did with it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+VERSION_KEY = b"ippo.schema_version"
+
+Reaction = Literal["accepted", "edited", "rejected"]
+Behaviour = Literal["policy", "explore", "log"]
+REACTIONS: tuple[str, ...] = get_args(Reaction)
+BEHAVIOURS: tuple[str, ...] = get_args(Behaviour)
+
+
+@dataclass(slots=True)
+class Turn:
+    """One customer message and the suggestion made for it. The action is `suggestion`, whatever the business sent."""
+
+    customer_message: str
+    suggestion: str | None
+    """The agent's text; None where it abstained."""
+    reaction: Reaction
+    """What the business did with the suggestion; an abstention counts as rejected, the business wrote its own."""
+    sent_message: str
+    """What the customer got."""
+    outcome: bool = False
+    """Whether the outcome had already come before this suggestion."""
+    displayed: bool = True
+    """Whether the business saw the suggestion."""
+    policy_digest: str = ""
+    """Digest of the policy that made the suggestion; empty where unknown."""
+    behaviour: Behaviour = "policy"
+    """`policy` sampled from the policy, `explore` from the explorer, `log` somebody else's."""
+    token_ids: list[int] | None = None
+    """The sampled tokens, stop token included; None where unknown."""
+    sampler_logprobs: list[float] | None = None
+    """Natural log-probability of each of `token_ids` under the sampler, after temperature."""
+    started_at: float = 0.0
+    """Seconds since 1970 UTC when the customer message came. Simulators use simulated time, so that bytes repeat."""
+    ended_at: float = 0.0
+    """Seconds since 1970 UTC when the business sent its message."""
+
+
+@dataclass(slots=True)
+class Conversation:
+    """Turns in order, and how it ended."""
+
+    id: str
+    turns: list[Turn] = field(default_factory=list)
+    outcome: bool = False
+    """Whether the outcome came, at the latest after the last turn."""
+    censored: bool = False
+    """Still open when it was logged: its outcome is unknown, it is no failure."""
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("conversation_id", pa.string(), nullable=False),
+        pa.field("turn", pa.int32(), nullable=False),
+        pa.field("customer_message", pa.string(), nullable=False),
+        pa.field("outcome", pa.bool_(), nullable=False),
+        pa.field("suggestion", pa.string()),
+        pa.field("reaction", pa.string(), nullable=False),
+        pa.field("sent_message", pa.string(), nullable=False),
+        pa.field("displayed", pa.bool_(), nullable=False),
+        pa.field("policy_digest", pa.string(), nullable=False),
+        pa.field("behaviour", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32())),
+        pa.field("sampler_logprobs", pa.list_(pa.float32())),
+        pa.field("started_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("ended_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("censored", pa.bool_(), nullable=False),
+        pa.field("final_outcome", pa.bool_(), nullable=False),
+    ],
+    metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+"""`outcome` is before the suggestion; `censored` and `final_outcome` are the conversation's, repeated on each row."""

@@ -1,0 +1,26 @@
+"""Simulated conversations: the protocol, the loader, and two environments that are solved exactly."""
+
+from ippo_trainer.environments.loading import BUILT_IN, load
+from ippo_trainer.environments.protocol import (
+    Demonstrator,
+    Environment,
+    ExactScore,
+    ExactScorer,
+    ExactTurn,
+    History,
+    LadderRow,
+    Step,
+)
+
+__all__ = [
+    "BUILT_IN",
+    "Demonstrator",
+    "Environment",
+    "ExactScore",
+    "ExactScorer",
+    "ExactTurn",
+    "History",
+    "LadderRow",
+    "Step",
+    "load",
+]

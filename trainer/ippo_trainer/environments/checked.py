@@ -1,0 +1,219 @@
+"""Holds an environment, which may be anybody's code, to the protocol."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ippo_trainer.contract.errors import BadDataError, StageError
+from ippo_trainer.environments.protocol import (
+    REACTIONS,
+    Demonstrator,
+    ExactScore,
+    ExactScorer,
+    ExactTurn,
+    History,
+    IntentPolicy,
+    LadderRow,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from ippo_trainer.data.schema import Conversation
+
+_REQUIRED = ("reaction", "sent_message", "customer_message", "outcome")
+_OPTIONAL = ("censored", "displayed")
+
+
+def checked(inner: Any, name: str) -> "CheckedEnvironment":
+    """Wraps an environment; the wrapper is a Demonstrator or an ExactScorer if, and only if, `inner` is one."""
+    demonstrates, exact = isinstance(inner, Demonstrator), isinstance(inner, ExactScorer)
+    if demonstrates and exact:
+        return _CheckedDemonstratorAndScorer(inner, name)
+    if demonstrates:
+        return _CheckedDemonstrator(inner, name)
+    return _CheckedScorer(inner, name) if exact else CheckedEnvironment(inner, name)
+
+
+def short(error: BaseException) -> str:
+    """An exception on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written: half of a surrogate pair, which a str can hold, has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
+
+
+def _read(inner: Any, name: str, attribute: str, default: Any) -> Any:
+    """An attribute, which may be a property that raises."""
+    try:
+        return getattr(inner, attribute, default)
+    except StageError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BadDataError(f"environment {name}.{attribute} raised {short(error)}") from error
+
+
+class CheckedEnvironment:
+    """An environment held to its contract: what it does wrong becomes a BadDataError that names `Class.method`."""
+
+    def __init__(self, inner: Any, name: str) -> None:
+        self._inner = inner
+        self._name = name
+        turns = _read(inner, name, "max_turns", None)
+        if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
+            raise BadDataError(f"{name}.max_turns is {turns!r}", "Set it to the largest number of turns, at least 1.")
+        prompt = _read(inner, name, "system_prompt", "")
+        if not isinstance(prompt, str) or not is_unicode(prompt):
+            raise BadDataError(f"{name}.system_prompt is {prompt!r:.80}", "It must be a string of valid Unicode.")
+        for method in ("reset", "step"):
+            if not callable(getattr(inner, method, None)):
+                raise BadDataError(
+                    f"{name} has no method {method}", "See ippo_trainer.environments.protocol.Environment."
+                )
+        self.max_turns: int = turns
+        self.system_prompt: str = prompt
+        self._open = 0
+        self._turn = 0
+
+    def reset(self, seeds: Sequence[int]) -> list[str]:
+        """As `Environment.reset`; every first message must be a text."""
+        messages = self._call("reset", list(seeds))
+        self._check_list("reset", messages, len(seeds))
+        for i, message in enumerate(messages):
+            if not _is_text(message):
+                problem = f"gave {message!r:.80} as the first message of conversation {i}"
+                self._fail("reset", problem, "It must be a text of valid Unicode.")
+        self._open, self._turn = len(seeds), 0
+        return list(messages)
+
+    def step(self, suggestions: Sequence[str | None]) -> list[Step]:
+        """As `Environment.step`; a mapping with the fields of `Step` is as good as a `Step`."""
+        if len(suggestions) != self._open:
+            raise ValueError(f"{len(suggestions)} suggestions for {self._open} open conversations")
+        answers = self._call("step", list(suggestions))
+        self._check_list("step", answers, len(suggestions))
+        steps = [self._check_step(i, answer) for i, answer in enumerate(answers)]
+        self._turn += 1
+        self._open = sum(step.customer_message is not None for step in steps)
+        if self._open and self._turn >= self.max_turns:
+            self._fail(
+                "step", f"left {self._open} conversations open after max_turns={self.max_turns} turns", "End them."
+            )
+        return steps
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        try:
+            return getattr(self._inner, method)(*arguments)
+        except StageError:
+            raise
+        except (Exception, SystemExit) as error:  # sys.exit(0) in a simulator is no success of the stage
+            self._fail(method, f"raised {short(error)}", "", error)
+
+    def _fail(self, method: str, what: str, remedy: str, cause: BaseException | None = None) -> NoReturn:
+        raise BadDataError(f"environment {self._name}.{method} {what}", remedy) from cause
+
+    def _check_list(self, method: str, value: Any, length: int) -> None:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            self._fail(method, f"returned {type(value).__name__}", "It must return a list.")
+        if len(value) != length:
+            self._fail(
+                method, f"returned {len(value)} items for {length} open conversations", "One for each, in order."
+            )
+
+    def _check_step(self, index: int, value: Any) -> Step:
+        where = f"item {index} of turn {self._turn}"
+        try:
+            fields = value if isinstance(value, Mapping) else {name: getattr(value, name) for name in _REQUIRED}
+            optional = (
+                {} if isinstance(value, Mapping) else {n: getattr(value, n) for n in _OPTIONAL if hasattr(value, n)}
+            )
+            step = Step(**{**fields, **optional})
+        except (TypeError, AttributeError) as error:
+            self._fail(
+                "step",
+                f"returned a wrong {where}: {short(error)}",
+                f"Give a Step, or a dict of {', '.join(_REQUIRED)}.",
+            )
+        return self._check_values(step, where)
+
+    def _check_values(self, step: Step, where: str) -> Step:
+        if step.reaction not in REACTIONS:
+            self._fail(
+                "step", f"returned reaction {step.reaction!r:.80} in {where}", f"Use one of {', '.join(REACTIONS)}."
+            )
+        if not isinstance(step.sent_message, str) or not is_unicode(step.sent_message):
+            problem = f"returned sent_message {step.sent_message!r:.80} in {where}"
+            self._fail("step", problem, "It must be a string of valid Unicode.")
+        if step.customer_message is not None and not _is_text(step.customer_message):
+            problem = f"returned customer_message {step.customer_message!r:.80} in {where}"
+            self._fail("step", problem, "A text of valid Unicode, or None when the conversation is over.")
+        for name in ("outcome", "censored", "displayed"):
+            if not isinstance(getattr(step, name), bool | np.bool_):
+                self._fail(
+                    "step", f"returned {name} {getattr(step, name)!r:.80} in {where}", "It must be True or False."
+                )
+        if step.customer_message is not None and (step.outcome or step.censored):
+            which = "outcome" if step.outcome else "censored"
+            self._fail("step", f"went on after {which}=True in {where}", "Then customer_message must be None.")
+        return replace(step, outcome=bool(step.outcome), censored=bool(step.censored), displayed=bool(step.displayed))
+
+
+class _CheckedDemonstrator(CheckedEnvironment):
+    def demonstrate(self) -> list[str | None]:
+        """As `Demonstrator.demonstrate`."""
+        suggestions = self._call("demonstrate")
+        self._check_list("demonstrate", suggestions, self._open)
+        for i, suggestion in enumerate(suggestions):
+            if suggestion is not None and not _is_text(suggestion):
+                problem = f"gave {suggestion!r:.80} for open conversation {i}"
+                self._fail("demonstrate", problem, "A text of valid Unicode, or None to abstain.")
+        return list(suggestions)
+
+
+class _CheckedScorer(CheckedEnvironment):
+    def __init__(self, inner: Any, name: str) -> None:
+        super().__init__(inner, name)
+        self.intents: tuple[str, ...] = tuple(inner.intents)
+        self.wordings: Mapping[str, Sequence[str]] = inner.wordings
+
+    def ladder(self, discount: float) -> list[LadderRow]:
+        """As `ExactScorer.ladder`."""
+        return list(self._call("ladder", discount))
+
+    def score(self, conversations: "Sequence[Conversation]", discount: float) -> ExactScore:
+        """As `ExactScorer.score`."""
+        score: ExactScore = self._call("score", conversations, discount)
+        return score
+
+    def exact_q(
+        self, conversations: "Sequence[Conversation]", discount: float, policy: IntentPolicy | None = None
+    ) -> list[list[ExactTurn]]:
+        """As `ExactScorer.exact_q`."""
+        return list(self._call("exact_q", conversations, discount, policy))
+
+    def intent_of(self, suggestion: str | None) -> str:
+        """As `ExactScorer.intent_of`."""
+        return str(self._call("intent_of", suggestion))
+
+    def score_by_texts(
+        self, intents: Callable[[list[History]], NDArray[np.float64]], discount: float, seed: int = 0
+    ) -> LadderRow:
+        """As `ExactScorer.score_by_texts`."""
+        row: LadderRow = self._call("score_by_texts", intents, discount, seed)
+        return row
+
+
+class _CheckedDemonstratorAndScorer(_CheckedDemonstrator, _CheckedScorer):
+    pass

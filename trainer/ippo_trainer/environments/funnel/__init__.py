@@ -1,0 +1,1 @@
+"""SR-funnel, the yardstick of design section 8."""

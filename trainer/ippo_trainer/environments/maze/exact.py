@@ -1,0 +1,50 @@
+"""The maze as a `Problem`: a state is a cell and a turn."""
+
+import numpy as np
+
+from ippo_trainer.environments import problem as exact
+from ippo_trainer.environments.maze.layout import AREAS, CELLS, GOAL, INTENTS, MOVES, after, area
+from ippo_trainer.environments.problem import Level, Policy, Problem
+
+
+def build(max_turns: int) -> Problem:
+    """Starts are uniform over the free cells; every level has the same 25 states, whose features are row and column."""
+    count, intents = len(CELLS), len(INTENTS)
+    index = {cell: i for i, cell in enumerate(CELLS)}
+    there = [[after(cell, intent) for intent in range(intents)] for cell in CELLS]
+    outcome = np.array([[float(cell == GOAL) for cell in row] for row in there])
+    child = np.array([[index.get(cell, 0) for cell in row] for row in there])[:, :, None]
+    stage = np.array([area(cell) for cell in CELLS])
+    features = np.array(CELLS, dtype=np.float64)
+    going_on = Level(stage, features, np.arange(count), outcome, (1 - outcome)[:, :, None], child)
+    last = Level(stage, features, np.arange(count), outcome, np.zeros((count, intents, 1)), 0 * child)
+    same = np.broadcast_to(np.eye(intents), (len(AREAS), intents, intents)).copy()
+    accepted = np.tile(np.append(np.ones(len(MOVES)), 0.0), (len(AREAS), 1))
+    uniform = accepted / len(MOVES)
+    start = np.full(count, 1 / count)
+    return Problem(INTENTS, AREAS, same, accepted, start, [going_on] * (max_turns - 1) + [last], uniform, uniform)
+
+
+def mean_return(problem: Problem, policy: Policy) -> float:
+    """LMRL-Gym's return averaged over the starts: -1 for every turn that does not reach the goal, -1 more for failing.
+
+    With 100 turns the published worst and best are -101 and -6.84.
+    """
+    waiting, arrived = 0.0, 0.0
+    for level, p, reached in zip(problem.levels, policy, exact.reach(problem, policy), strict=True):
+        effects = np.einsum("na,nam->nm", p, problem.response[level.stage])
+        arrives = float(reached @ (effects * level.outcome).sum(-1))
+        waiting += float(reached.sum()) - arrives
+        arrived += arrives
+    return -waiting - (1 - arrived)
+
+
+def return_ladder(problem: Problem, discount: float) -> dict[str, float]:
+    """Mean returns of the uniform policy, of one exact improvement of it, and of the optimum (rl-anchors D.2)."""
+    uniform = problem.by_stage(problem.uniform)
+    policies = {
+        "uniform": uniform,
+        "greedy-1": exact.greedy(exact.evaluate(problem, uniform, discount)),
+        "optimum": exact.greedy(exact.optimum(problem, discount)),
+    }
+    return {name: mean_return(problem, policy) for name, policy in policies.items()}

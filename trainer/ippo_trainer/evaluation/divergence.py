@@ -1,0 +1,55 @@
+"""How far a candidate moved: KL(candidate || current) per suggestion, estimated on the candidate's own suggestions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.models.packing import Group, pack_batches, token_logprobs
+from ippo_trainer.stats.intervals import Interval, cluster_sums, ratio_interval
+
+MAX_TOKENS = 1 << 14
+
+
+def kl_per_suggestion(
+    candidate: Any,
+    current: Any,
+    conversations: Sequence[Conversation],
+    renderer: Any,
+    temperature: float,
+    confidence: float = 0.95,
+) -> Interval | None:
+    """Mean log-ratio of whole suggestions, in nats, with an interval by conversation: unbiased, as they are samples.
+
+    Args:
+        candidate: causal LM that sampled the conversations' suggestions.
+        current: causal LM to compare with.
+        conversations: with `token_ids`; turns without are left out.
+        renderer: of both.
+        temperature: both are compared as they are deployed.
+        confidence: two-sided level.
+
+    Returns:
+        None where fewer than two conversations have tokens.
+    """
+    groups, owners = [], []
+    for number, found in enumerate(conversations):
+        for index, turn in enumerate(found.turns):
+            if turn.token_ids:
+                prompt = renderer.prompt(found.turns[:index], turn.customer_message).ids
+                groups.append(Group(prompt, [list(turn.token_ids)]))
+                owners.append(number)
+    clusters = np.unique(owners, return_inverse=True)[1]
+    if not len(clusters) or clusters.max() == 0:
+        return None
+    ratios = np.zeros(len(groups))
+    device = next(candidate.parameters()).device
+    with torch.inference_mode():
+        for numbers, packed in pack_batches(groups, MAX_TOKENS):
+            packed = packed.to(device)
+            tokens = [token_logprobs(model, packed, temperature).logprobs.double() for model in (candidate, current)]
+            sums = torch.zeros(len(numbers), dtype=torch.float64, device=device)
+            ratios[numbers] = sums.index_add(0, packed.response_index, tokens[0] - tokens[1]).cpu().numpy()
+    return ratio_interval(cluster_sums(ratios, clusters), np.bincount(clusters), confidence)

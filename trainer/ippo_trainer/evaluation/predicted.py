@@ -1,0 +1,100 @@
+"""What Q expects of the candidate: Theorem 2's lower bound on the improvement, from logged states alone.
+
+It is reported beside the measured lift, so that a Q that promises more than it keeps is seen; it decides nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.models.packing import Group, pack_batches
+from ippo_trainer.models.sampling import sample
+from ippo_trainer.qfit.readings import read_logits
+from ippo_trainer.stats.intervals import Interval, cluster_sums, ratio_interval
+
+MAX_TOKENS = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedLift:
+    """Mean over conversations of sum_t discount^t (E_candidate Q - E_current Q)(s_t), over states that were logged."""
+
+    lift: Interval
+    slack: float
+    """2 eps_Q summed over the discounted turns: what the error of Q may take away."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept in `metrics.json`."""
+        return {"lift": self.lift.to_json(), "slack": self.slack}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How suggestions are drawn; see `models.sampling.sample`."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+def predicted_lift(
+    q: Any,
+    candidate: Any,
+    current: Any,
+    conversations: Sequence[Conversation],
+    renderer: Any,
+    sampling: Sampling,
+    discount: float,
+    eps_q: float,
+    confidence: float,
+) -> PredictedLift:
+    """Samples one suggestion of each policy in every logged state and compares their Q.
+
+    Args:
+        q: the Q model of the current policy.
+        candidate, current: causal LMs.
+        conversations: held out of Q's training, at least two, all with turns.
+        renderer: of all three models.
+        sampling: common random numbers for both policies.
+        discount: per turn.
+        eps_q: error of Q per turn; see `stats.scores.eps_q`.
+        confidence: two-sided level.
+    """
+    prompts = [
+        renderer.prompt(found.turns[:index], turn.customer_message).ids
+        for found in conversations
+        for index, turn in enumerate(found.turns)
+    ]
+    lengths = [len(found.turns) for found in conversations]
+    clusters = np.repeat(np.arange(len(lengths)), lengths)
+    discounts = np.concatenate([discount ** np.arange(length) for length in lengths])
+    readings = [_mean_q(q, model, prompts, renderer, sampling) for model in (candidate, current)]
+    gains = cluster_sums(discounts * (readings[0] - readings[1]), clusters)
+    lift = ratio_interval(gains, np.ones_like(gains), confidence)
+    return PredictedLift(lift, 2.0 * eps_q * float(discounts.sum()) / len(lengths))
+
+
+def _mean_q(q: Any, model: Any, prompts: list[list[int]], renderer: Any, sampling: Sampling) -> Any:
+    """(prompts,) Q of one sampled suggestion each."""
+    samples = sample(
+        model,
+        prompts,
+        samples_per_prompt=1,
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        stop_ids=renderer.stop_ids,
+        pad_id=renderer.tokenizer.pad_token_id,
+        uniforms_key=[derive_seed(sampling.seed, number) for number in range(len(prompts))],
+    )
+    groups = [Group(prompt, [found[0].ids]) for prompt, found in zip(prompts, samples, strict=True)]
+    readings = np.zeros(len(groups))
+    device = next(q.parameters()).device
+    with torch.inference_mode():
+        for numbers, packed in pack_batches(groups, MAX_TOKENS):
+            readings[numbers] = read_logits(q, packed.to(device)).q.double().sigmoid().cpu().numpy()
+    return readings

@@ -1,0 +1,151 @@
+"""A key-value cache whose rows have lengths of their own, and a memory of prefixes from one turn to the next.
+
+transformers' DynamicCache aligns the rows of a batch, so it needs padding between a short prefix and what follows, and
+copies itself for every token. Here a row's token of position p sits in column p, whatever the other rows do; a query
+sees the columns up to its own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+MEMORY_BYTES = 1 << 30
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where the next forward's tokens go; see `RaggedCache.place`."""
+
+    rows: slice
+    positions: Tensor
+    width: int
+    plain: bool
+
+
+class _Layer(CacheLayerMixin):  # type: ignore[misc]
+    """Keys and values of one decoder layer, (rows, heads, capacity, head width)."""
+
+    is_sliding = False
+
+    def __init__(self, rows: int, capacity: int) -> None:
+        super().__init__()
+        self.is_initialized = False
+        self.rows = rows
+        self.capacity = capacity
+        self.place: _Place | None = None
+
+    def allocate(self, like: Tensor) -> None:
+        """Allocates on first use, when heads, width, type and device are known from (…, heads, …, head width)."""
+        if not self.is_initialized:
+            # Zeros, not empty: a masked column has weight 0, and 0 * NaN would still be NaN.
+            shape = (self.rows, like.shape[1], self.capacity, like.shape[3])
+            self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+            self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.allocate(key_states)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.allocate(key_states)
+        place = self.place
+        assert place is not None  # RaggedCache.place comes before every forward
+        keys, values = self.keys[place.rows], self.values[place.rows]
+        if place.plain:
+            keys[:, :, : key_states.shape[2]] = key_states
+            values[:, :, : key_states.shape[2]] = value_states
+        else:
+            rows = torch.arange(len(keys), device=keys.device).unsqueeze(1)
+            keys[rows, :, place.positions] = key_states.transpose(1, 2)
+            values[rows, :, place.positions] = value_states.transpose(1, 2)
+        return keys[:, :, : place.width], values[:, :, : place.width]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length(), 0
+
+    def get_seq_length(self) -> int:
+        return self.place.width if self.place is not None else 0
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+
+class RaggedCache(Cache):  # type: ignore[misc]
+    """Keys and values of `rows` sequences of at most `capacity` tokens, for a decoder of `layers` layers."""
+
+    def __init__(self, layers: int, rows: int, capacity: int) -> None:
+        super().__init__(layers=[_Layer(rows, capacity) for _ in range(layers)])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.layers if layer.is_initialized)
+
+    def place(self, positions: Tensor, *, first: int, width: int, plain: bool) -> None:
+        """Says where the next forward's tokens go.
+
+        Args:
+            positions: (n, tokens), their columns; what a padding token writes is overwritten before it is seen.
+            first: they go to the rows first to first + n - 1.
+            width: columns that the forward may look at.
+            plain: every row's columns are 0, 1, 2, …
+        """
+        for layer in self.layers:
+            layer.place = _Place(slice(first, first + len(positions)), positions, width, plain)
+
+    def copy_from(self, source: "RaggedCache", to_rows: Tensor, from_rows: Tensor, width: int) -> None:
+        """Copies the first `width` columns of another cache's rows, as far as it has them."""
+        width = min(width, source.layers[0].capacity)
+        for mine, theirs in zip(self.layers, source.layers, strict=True):
+            mine.allocate(theirs.keys)
+            mine.keys[to_rows, :, :width] = theirs.keys[from_rows, :, :width]
+            mine.values[to_rows, :, :width] = theirs.values[from_rows, :, :width]
+
+    def swap(self, some: Tensor, others: Tensor, width: int) -> None:
+        """Exchanges the first `width` columns of rows; in place, so that a batch shrinks without being copied."""
+        both, exchanged = torch.cat([some, others]), torch.cat([others, some])
+        for layer in self.layers:
+            layer.keys[both, :, :width] = layer.keys[exchanged, :, :width]
+            layer.values[both, :, :width] = layer.values[exchanged, :, :width]
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """The keys and values of `ids` are in columns 0 to len(ids) - 1 of a cache's row."""
+
+    ids: list[int]
+    cache: RaggedCache
+    row: int
+
+    def shared(self, prompt: Sequence[int]) -> int:
+        """How many of the prompt's first tokens need not be computed; the last one always is, its state is needed."""
+        limit = len(prompt) - 1
+        if len(self.ids) <= limit and prompt[: len(self.ids)] == self.ids:
+            return len(self.ids)
+        pairs = zip(self.ids, prompt[:limit], strict=False)
+        return next((count for count, (mine, theirs) in enumerate(pairs) if mine != theirs), min(len(self.ids), limit))
+
+
+@dataclass(slots=True)
+class PrefixMemory:
+    """What the last call of `sample` computed, by slot (a conversation): the next turn computes only what is new.
+
+    It changes no result beyond float rounding. Beyond `limit` bytes nothing more is kept.
+    """
+
+    limit: int = MEMORY_BYTES
+    entries: dict[int, Remembered] = field(default_factory=dict)
+
+    def replace(self, found: dict[int, Remembered]) -> None:
+        """Forgets everything and keeps these, up to the limit."""
+        self.entries = {}
+        used: dict[int, int] = {}
+        for slot, entry in found.items():
+            if id(entry.cache) not in used:
+                if sum(used.values()) + entry.cache.nbytes > self.limit:
+                    continue
+                used[id(entry.cache)] = entry.cache.nbytes
+            self.entries[slot] = entry

@@ -1,0 +1,288 @@
+"""Policies and Q models on disk: safetensors only, no remote code, and nothing that the maths would get wrong."""
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.models.packing import Group, hidden_states, pack
+
+_TINY = re.compile(r"tiny:d(?P<width>[1-9]\d{0,3})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
+# vLLM's attention kernels start at 32 dimensions per head.
+_HEAD_WIDTH = 32
+_TINY_POSITIONS = 4096
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class SavesItself(Protocol):
+    """What is stored beside a policy, e.g. the renderer with its `prompt.json`."""
+
+    def save(self, directory: Path) -> None:
+        """Writes its files into an existing directory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A causal LM in eval mode without dropout, its tokenizer, and where they came from."""
+
+    model: Any
+    tokenizer: Any
+    directory: Path
+
+
+def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
+    """A small randomly initialised Llama for a tokenizer.
+
+    Llama and not Qwen2: for a Qwen2 directory, transformers' AutoTokenizer puts Qwen's own pre-tokenizer in place of
+    the one that was saved, so stock tools would read other token ids than the policy was trained on.
+
+    Args:
+        base: `tiny:d<width>-l<layers>[-h<heads>]`; heads default to one per 32 dimensions.
+        tokenizer: gives the vocabulary's size and the special ids.
+        seed: equal seeds give equal weights; torch's global stream is left alone.
+
+    Raises:
+        BadSpecError: `base` is no such name, or the width is not an even multiple of the heads.
+    """
+    match = _TINY.fullmatch(base)
+    width, layers, heads = (int(match[name] or 0) for name in ("width", "layers", "heads")) if match else (0, 0, 0)
+    heads = heads or max(1, width // _HEAD_WIDTH)
+    if width < 8 or width % (2 * heads):
+        raise BadSpecError(
+            f"policy.base {base!r} is no tiny model",
+            "Use tiny:d<width>-l<layers>[-h<heads>] with a width of at least 8, a multiple of 2*heads.",
+        )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=-(-8 * width // 96) * 32,  # Llama's 8/3, in whole vectors
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=_TINY_POSITIONS,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        model = LlamaForCausalLM(config)
+    return model.eval()
+
+
+def load_policy(directory: Path, device: torch.device | str = "cpu") -> LoadedPolicy:
+    """Loads a causal LM and its tokenizer, in fp32, and checks that our forwards agree with the model's own.
+
+    The tokenizer's and the model's padding token are made equal and different from the end token, so that a Q model
+    with this trunk pools where it should.
+
+    Raises:
+        BadDataError: no safetensors, weights missing or damaged, an architecture that needs its own code, no EOS token
+            or chat template, or logits that are not a linear map of the hidden states (soft-caps, logit scales).
+    """
+    model = _load(AutoModelForCausalLM, directory)
+    tokenizer = _load_tokenizer(directory)
+    if len(tokenizer) > model.config.vocab_size:
+        raise BadDataError(
+            f"the tokenizer in {directory.name} has {len(tokenizer)} tokens, its model {model.config.vocab_size}",
+            "Use the tokenizer that the model was trained with.",
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    verify(model, directory.name)
+    return LoadedPolicy(model.to(device), tokenizer, directory)
+
+
+def save_policy(directory: Path, model: Any, tokenizer: Any, renderer: SavesItself) -> None:
+    """Writes a transformers directory that any tool loads, and the renderer's prompt beside it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    renderer.save(directory)
+
+
+def new_q(policy_model: Any, seed: int = 0) -> Any:
+    """A Q model (one label) whose trunk starts from the policy's; the new head is drawn from `seed`.
+
+    Raises:
+        BadDataError: transformers has no sequence classifier for the architecture.
+    """
+    config = copy.deepcopy(policy_model.config)
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        try:
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        except ValueError as error:
+            raise BadDataError(
+                f"transformers has no sequence classifier for the architecture {config.model_type!r}",
+                "Choose a policy.base with one, for example of the Llama, Qwen or GPT-2 families.",
+            ) from error
+    decoder(model).load_state_dict(decoder(policy_model).state_dict())
+    return model.to(next(policy_model.parameters()).device).eval()
+
+
+def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
+    """Loads a Q model in fp32. Raises BadDataError as `load_policy` does, and when it has not exactly one label."""
+    model = _load(AutoModelForSequenceClassification, directory)
+    if model.config.num_labels != 1:
+        raise BadDataError(
+            f"the model in {directory.name} has {model.config.num_labels} labels, a Q model has one",
+            "Pass the artifact of a fit-q stage.",
+        )
+    return model.to(device)
+
+
+def decoder(model: Any) -> Any:
+    """The trunk of a causal LM or of a Q model: token ids in, `last_hidden_state` out."""
+    return getattr(model, model.base_model_prefix)
+
+
+def head(model: Any) -> Any:
+    """The last linear map: hidden states to logits (causal LM) or to one score (Q model)."""
+    output = model.get_output_embeddings()
+    if output is None:
+        output = getattr(model, "score", None)
+    if not isinstance(output, nn.Module):
+        raise BadDataError(
+            f"{type(model).__name__} has no linear head that we know", "Choose a model of the Llama or Qwen families."
+        )
+    return output
+
+
+def check_context(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
+    """Raises BadSpecError if a full prompt and a full suggestion do not fit into the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and max_prompt_tokens + max_new_tokens > positions:
+        raise BadSpecError(
+            f"policy.maxPromptTokens {max_prompt_tokens} plus policy.maxNewTokens {max_new_tokens} exceed the model's "
+            f"{positions} positions",
+            "Lower policy.maxPromptTokens.",
+        )
+
+
+def verify(model: Any, name: str) -> None:
+    """Checks once that `head(hidden)` equals the logits and that a packed forward equals a plain one.
+
+    Everything downstream (log-probabilities, ratios, KL) rests on these two.
+
+    Raises:
+        BadDataError: they differ, or a logit is not finite.
+    """
+    ids = [(7 * step + 3) % model.config.vocab_size for step in range(8)]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0].float()
+        plain = head(model)(decoder(model)(input_ids=torch.tensor([ids])).last_hidden_state[0]).float()
+        packed = pack([Group(ids[:5], [ids[6:], ids[5:]])])
+        states = hidden_states(decoder(model), packed)
+        branched = head(model)(states[packed.response_end_index[1]]).float()
+    if not logits.isfinite().all():
+        raise BadDataError(f"the model in {name} computes NaN or infinite logits", "Its weights are damaged.")
+    tolerance = 1e-3 * float(logits.abs().max().clamp_min(1.0))
+    if float((plain - logits).abs().max()) > tolerance:
+        raise BadDataError(
+            f"the logits of the model in {name} are not a linear map of its hidden states (soft-cap or logit scale)",
+            "Choose a model without them, for example of the Llama or Qwen families.",
+        )
+    if float((branched - logits[-1]).abs().max()) > tolerance:
+        raise BadDataError(
+            f"the model in {name} ignores position ids or attention masks, so prompts cannot share a forward",
+            "Choose a model with rotary or learnt positions and full attention.",
+        )
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadDataError(
+            f"no tokenizer can be loaded from {directory.name}: {_first_line(error)}",
+            "Put tokenizer.json and tokenizer_config.json beside the weights.",
+        ) from error
+    for value, what, file in (
+        (tokenizer.eos_token_id, "EOS token", "eos_token"),
+        (tokenizer.chat_template, "chat template", "chat_template"),
+    ):
+        if value is None:
+            raise BadDataError(
+                f"the tokenizer in {directory.name} has no {what}",
+                f"Set {file} in tokenizer_config.json, or choose an instruction-tuned base.",
+            )
+    _separate_padding(tokenizer)
+    return tokenizer
+
+
+def _separate_padding(tokenizer: Any) -> None:
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        return
+    others = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
+    preferred = [token for token in (tokenizer.unk_token, tokenizer.bos_token) if token in others]
+    tokenizer.pad_token = (preferred + others + [tokenizer.eos_token])[0]
+
+
+def _load(factory: Any, directory: Path) -> Any:
+    if not directory.is_dir():
+        raise BadDataError(f"there is no model directory {directory.name}", "Check policy.base.")
+    if not any(directory.glob("*.safetensors")):
+        pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
+        found = f"only pickled weights ({pickles[0]}), which can run code when opened" if pickles else "no weights"
+        raise BadDataError(
+            f"the model directory {directory.name} holds {found}",
+            "Convert it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes model.safetensors.",
+        )
+    disable_progress_bar()
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    config = _guard(directory, lambda: AutoConfig.from_pretrained(directory, **local))
+    _without_dropout(config)
+    model, report = _guard(
+        directory,
+        lambda: factory.from_pretrained(
+            directory, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
+        ),
+    )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise BadDataError(
+            f"the model in {directory.name} lacks {len(missing)} weights, first {missing[0]}",
+            "Check that it was saved as the kind of model that it is used for, and completely.",
+        )
+    return model.eval()
+
+
+def _guard(directory: Path, load: Callable[[], Any]) -> Any:
+    try:
+        return load()
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise BadDataError(
+            f"the model in {directory.name} cannot be loaded: {_first_line(error)}",
+            "It must be a complete transformers directory, of an architecture that needs no remote code.",
+        ) from error
+
+
+def _without_dropout(config: Any) -> None:
+    """Dropout would make the ratio of the first minibatch differ from 1, so it is off for good."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and ("dropout" in name or name.endswith("_pdrop")):
+            setattr(config, name, 0.0)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

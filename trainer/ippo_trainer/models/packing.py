@@ -1,0 +1,365 @@
+"""Tree packing: the responses to one prompt, and prompts that extend one another, share a single forward.
+
+The states of a conversation are prefixes of one another, and several responses are sampled from each state. Run one by
+one, a conversation of n turns with k samples would compute its prefix n * k times. Here the prefix is a trunk, the
+responses are branches, and a block-causal mask lets a branch see the trunk up to its prompt's end and itself: the tree
+attention of speculative decoding (arXiv 2305.09781), used for training.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ippo_trainer.contract.errors import BadDataError
+
+# Logits held at once by token_logprobs: 64 MiB in fp32.
+CHUNK_LOGITS = 1 << 24
+_TRUNK = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A prompt (not empty) and the responses to it, as token ids; no response may be empty, there may be none."""
+
+    prompt: list[int]
+    responses: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """Groups laid out in R rows of L tokens. All indices point into the flattened (R*L,) token axis.
+
+    G groups hold N responses, numbered by group and then by response, with T tokens in all, numbered by response and
+    then by position. The S trunk pairs are neighbours within a trunk, for next-token losses on the dialogue itself.
+    """
+
+    input_ids: Tensor
+    """(R, L) int64; padding repeats token 0 and is attended by nobody else."""
+    position_ids: Tensor
+    """(R, L) int64: the position that the token has in its own (prompt, response) sequence."""
+    branch_ids: Tensor
+    """(R, L) int64: 0 trunk, -1 padding, else the branch's number within its row."""
+    visible: Tensor
+    """(R, L) int64: a branch's token sees the trunk's first `visible` tokens."""
+    prompt_index: Tensor
+    """(G,) where each group's last prompt token sits: the value of the state is read there."""
+    response_end_index: Tensor
+    """(N,) where each response's last token sits: Q of (state, response) is read there."""
+    predict_index: Tensor
+    """(T,) where the logits that predict each response token are read."""
+    token_index: Tensor
+    """(T,) where each response token sits."""
+    response_index: Tensor
+    """(T,) the response that each response token belongs to."""
+    group_index: Tensor
+    """(N,) the group that each response belongs to."""
+    lengths: Tensor
+    """(N,) tokens per response."""
+    trunk_predict_index: Tensor
+    """(S,) every trunk token but the first of each row is predicted from here."""
+    trunk_token_index: Tensor
+    """(S,) where that trunk token sits."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(T,) the response tokens' ids."""
+        return self.input_ids.reshape(-1)[self.token_index]
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """(R, 1, L, L) additive fp32 mask, 0 where the query (row) may see the key (column)."""
+        return additive_mask(allowed(self), torch.float32)
+
+    def to(self, device: torch.device | str) -> "PackedBatch":
+        """The same batch on another device."""
+        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+class TokenScores(NamedTuple):
+    """Of each of the T response tokens, fp32: its log-probability and the entropy of the distribution it came from."""
+
+    logprobs: Tensor
+    entropy: Tensor
+
+
+class _Row:
+    """One row being filled: a trunk that grows, and the branches that hang on it."""
+
+    def __init__(self) -> None:
+        self.trunk: list[int] = []
+        self.trunk_at: list[int] = []  # column of each trunk token
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.branches: list[int] = []
+        self.visible: list[int] = []
+        self.branch = _TRUNK
+
+    def extend(self, prompt: list[int]) -> int:
+        """Appends the prompt's new tokens to the trunk; returns the column of the prompt's last token."""
+        start, count = len(self.trunk), len(prompt) - len(self.trunk)
+        self.trunk_at.extend(range(len(self.ids), len(self.ids) + count))
+        self.trunk = prompt
+        self._append(prompt[start:], start, _TRUNK, 0)
+        return self.trunk_at[-1]
+
+    def attach(self, response: list[int]) -> int:
+        """Appends a branch at the trunk's end; returns the column of its first token."""
+        self.branch += 1
+        column = len(self.ids)
+        self._append(response, len(self.trunk), self.branch, len(self.trunk))
+        return column
+
+    def _append(self, ids: list[int], position: int, branch: int, visible: int) -> None:
+        self.ids.extend(ids)
+        self.positions.extend(range(position, position + len(ids)))
+        self.branches.extend([branch] * len(ids))
+        self.visible.extend([visible] * len(ids))
+
+
+def plan_rows(groups: Sequence[Group]) -> list[list[int]]:
+    """Which consecutive groups share a row: a group joins while its prompt extends the one before it."""
+    rows: list[list[int]] = []
+    trunk: list[int] = []
+    for number, group in enumerate(groups):
+        if not group.prompt or not all(group.responses):
+            raise ValueError(f"group {number} has an empty prompt or an empty response")
+        if rows and group.prompt[: len(trunk)] == trunk:
+            rows[-1].append(number)
+        else:
+            rows.append([number])
+        trunk = group.prompt
+    return rows
+
+
+def pack(groups: Sequence[Group]) -> PackedBatch:
+    """Lays groups out as trees, one row per run of groups whose prompts extend one another.
+
+    Args:
+        groups: at least one; put the states of a conversation next to each other, in order.
+
+    Raises:
+        ValueError: no groups, an empty prompt or an empty response.
+    """
+    if not groups:
+        raise ValueError("there is nothing to pack")
+    rows: list[_Row] = []
+    prompts: list[tuple[int, int]] = []  # (row, column of the last prompt token) by group
+    starts: list[tuple[int, int]] = []  # (row, column of the first token) by response
+    lengths: list[int] = []
+    owners: list[int] = []
+    for members in plan_rows(groups):
+        row = _Row()
+        for number in members:
+            prompts.append((len(rows), row.extend(groups[number].prompt)))
+            for response in groups[number].responses:
+                starts.append((len(rows), row.attach(response)))
+                lengths.append(len(response))
+                owners.append(number)
+        rows.append(row)
+    return _assemble(rows, prompts, starts, lengths, owners)
+
+
+def _assemble(
+    rows: list[_Row],
+    prompts: list[tuple[int, int]],
+    starts: list[tuple[int, int]],
+    lengths: list[int],
+    owners: list[int],
+) -> PackedBatch:
+    width = max(len(row.ids) for row in rows)
+    prompt_index = _flat(prompts, width)
+    size = np.asarray(lengths, np.int64)
+    start = _flat(starts, width)
+    response_index = np.repeat(np.arange(len(lengths)), size)
+    offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    token_index = start[response_index] + offset
+    owner = np.asarray(owners, np.int64)
+    predict_index = np.where(offset == 0, prompt_index[owner[response_index]], token_index - 1)
+    trunks = [number * width + np.asarray(row.trunk_at, np.int64) for number, row in enumerate(rows)]
+    return PackedBatch(
+        input_ids=_matrix([row.ids for row in rows], width, 0),
+        position_ids=_matrix([row.positions for row in rows], width, 0),
+        branch_ids=_matrix([row.branches for row in rows], width, -1),
+        visible=_matrix([row.visible for row in rows], width, 0),
+        prompt_index=torch.from_numpy(prompt_index),
+        response_end_index=torch.from_numpy(start + size - 1),
+        predict_index=torch.from_numpy(predict_index),
+        token_index=torch.from_numpy(token_index),
+        response_index=torch.from_numpy(response_index),
+        group_index=torch.from_numpy(owner),
+        lengths=torch.from_numpy(size),
+        trunk_predict_index=torch.from_numpy(np.concatenate([trunk[:-1] for trunk in trunks])),
+        trunk_token_index=torch.from_numpy(np.concatenate([trunk[1:] for trunk in trunks])),
+    )
+
+
+def _flat(places: list[tuple[int, int]], width: int) -> NDArray[np.int64]:
+    table = np.asarray(places, np.int64).reshape(-1, 2)
+    return np.asarray(table[:, 0] * width + table[:, 1], np.int64)
+
+
+def _matrix(rows: list[list[int]], width: int, fill: int) -> Tensor:
+    table = np.full((len(rows), width), fill, np.int64)
+    for number, row in enumerate(rows):
+        table[number, : len(row)] = row
+    return torch.from_numpy(table)
+
+
+def pack_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[tuple[list[int], PackedBatch]]:
+    """Packs many groups into batches of at most `max_tokens` tokens, padding included (a longer row stands alone).
+
+    Yields:
+        (numbers of the groups in the batch, the batch). Rows of similar length come together, so the order of groups
+        is not kept across batches; every group comes once.
+    """
+    rows = plan_rows(groups)
+    sizes = [_row_tokens(groups, row) for row in rows]
+    batch: list[int] = []
+    for number in sorted(range(len(rows)), key=lambda index: (-sizes[index], index)):
+        # Rows come longest first, so the batch's width is its first row's.
+        if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
+            yield _packed(groups, rows, batch)
+            batch = []
+        batch.append(number)
+    if batch:
+        yield _packed(groups, rows, batch)
+
+
+def _packed(groups: Sequence[Group], rows: list[list[int]], batch: list[int]) -> tuple[list[int], PackedBatch]:
+    numbers = [group for row in batch for group in rows[row]]
+    return numbers, pack([groups[number] for number in numbers])
+
+
+def _row_tokens(groups: Sequence[Group], row: list[int]) -> int:
+    return len(groups[row[-1]].prompt) + sum(len(response) for number in row for response in groups[number].responses)
+
+
+def allowed(packed: PackedBatch) -> Tensor:
+    """(R, L, L) bool: which query (dimension 1) may see which key (dimension 2)."""
+    query_branch, key_branch = packed.branch_ids.unsqueeze(2), packed.branch_ids.unsqueeze(1)
+    query_position, key_position = packed.position_ids.unsqueeze(2), packed.position_ids.unsqueeze(1)
+    own = (query_branch == key_branch) & (key_position <= query_position)
+    prefix = (key_branch == _TRUNK) & (key_position < packed.visible.unsqueeze(2))
+    return own | prefix
+
+
+def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """(R, 1, L, L) mask to be added to attention scores, from a (R, L, L) bool one."""
+    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def hidden_states(decoder: Any, packed: PackedBatch) -> Tensor:
+    """The decoder's last hidden states (after its final norm) of every packed token.
+
+    Returns:
+        (R*L, D) in the decoder's dtype; rows of padding hold nothing of meaning.
+
+    Raises:
+        BadDataError: the decoder uses sliding-window attention and a sequence is longer than its window.
+    """
+    check_window(decoder, int(packed.position_ids.max()) + 1)
+    parameter = next(decoder.parameters())
+    output = decoder(
+        input_ids=packed.input_ids,
+        attention_mask=additive_mask(allowed(packed), parameter.dtype),
+        position_ids=packed.position_ids,
+        use_cache=False,
+    )
+    states: Tensor = output.last_hidden_state
+    return states.reshape(-1, states.shape[-1])
+
+
+def check_window(decoder: Any, longest: int) -> None:
+    """Raises BadDataError if the decoder has sliding-window layers and `longest` tokens exceed the window.
+
+    Our masks have no window; within it there is no difference.
+    """
+    config = decoder.config
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or "sliding_attention" in kinds
+    window = getattr(config, "sliding_window", None) if slides else None
+    if isinstance(window, int) and longest > window:
+        raise BadDataError(
+            f"a sequence of {longest} tokens is longer than the model's sliding attention window of {window}",
+            "Lower policy.maxPromptTokens below the window, or use a model with full attention.",
+        )
+
+
+def token_logprobs(
+    model: Any, packed: PackedBatch, temperature: float = 1.0, chunk_logits: int = CHUNK_LOGITS
+) -> TokenScores:
+    """Log-probabilities, at a temperature, of every response token under a causal LM; differentiable.
+
+    Args:
+        model: a causal LM whose logits are `get_output_embeddings()(hidden)`, which `load_policy` verifies.
+        packed: the batch.
+        temperature: logits are divided by it, as the sampler does.
+        chunk_logits: at most about this many logits exist at once, also in the backward pass (they are recomputed).
+
+    Returns:
+        (T,) fp32 log-probabilities and entropies in nats.
+    """
+    states = hidden_states(model.get_decoder(), packed)
+    return score_tokens(
+        states[packed.predict_index], model.get_output_embeddings(), packed.tokens, temperature, chunk_logits
+    )
+
+
+def score_tokens(
+    states: Tensor, head: Any, tokens: Tensor, temperature: float = 1.0, chunk_logits: int = CHUNK_LOGITS
+) -> TokenScores:
+    """Scores `tokens` (T,) given the hidden states (T, D) that predict them; see `token_logprobs`."""
+    vocabulary = head.weight.shape[0]
+    chunk = max(1, chunk_logits // int(vocabulary))
+    if len(tokens) <= chunk:
+        return TokenScores(*_score(states, head, tokens, temperature))
+    pieces: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, len(tokens), chunk):
+        part = (states[start : start + chunk], head, tokens[start : start + chunk], temperature)
+        pieces.append(checkpoint(_score, *part, use_reentrant=False) if torch.is_grad_enabled() else _score(*part))
+    return TokenScores(torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces]))
+
+
+def _score(states: Tensor, head: Any, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = head(states).float() / temperature
+    total = logits.logsumexp(-1)
+    logprobs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
+    # H = log Z - E[logit]; an impossible token (logit -inf) has probability 0 and must not make a NaN.
+    entropy = total - (logits.softmax(-1) * logits.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
+    return logprobs, entropy
+
+
+def to_padded(values: Tensor, packed: PackedBatch) -> tuple[Tensor, Tensor]:
+    """Lays flat per-token values out by response.
+
+    Args:
+        values: (T,) of any dtype.
+
+    Returns:
+        values (N, Tmax), right-padded with zeros, and response_mask (N, Tmax) bool.
+    """
+    columns = _columns(packed)
+    shape = (len(packed.lengths), int(packed.lengths.max()) if len(packed.lengths) else 0)
+    padded = torch.zeros(shape, dtype=values.dtype, device=values.device)
+    mask = torch.zeros(shape, dtype=torch.bool, device=values.device)
+    padded = padded.index_put((packed.response_index, columns), values)
+    mask[packed.response_index, columns] = True
+    return padded, mask
+
+
+def to_flat(padded: Tensor, packed: PackedBatch) -> Tensor:
+    """The inverse of `to_padded`: (N, Tmax) to (T,)."""
+    return padded[packed.response_index, _columns(packed)]
+
+
+def _columns(packed: PackedBatch) -> Tensor:
+    ends = packed.lengths.cumsum(0)
+    total = torch.arange(len(packed.response_index), device=packed.lengths.device)
+    return total - (ends - packed.lengths)[packed.response_index]

@@ -1,0 +1,1 @@
+"""Improvement operators, one module each; see `ippo_trainer.ppo.operators`."""

@@ -1,0 +1,86 @@
+"""What shapes one improvement step: the user's `improve` section as numbers, and the constants behind it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from ippo_trainer.contract import params
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """See `params.Improve` for the fields of that name. Defaults below cite their source in docs and docstrings."""
+
+    algorithm: str
+    updates: int
+    batch_size: int
+    samples_per_state: int
+    epochs: int
+    minibatches: int
+    learning_rate: float
+    critic_learning_rate: float
+    critic_warmup_updates: int
+    kl_target: float
+    kl_coefficient: float
+    """Least weight, in units of Q per nat."""
+    clip_low: float
+    clip_high: float
+    gae_lambda: float
+    entropy_coefficient: float
+    max_new_tokens: int
+    temperature: float
+    seed: int
+    max_tokens: int
+    """Tokens of one packed forward; larger minibatches accumulate gradients."""
+
+    dual_clip: float = 3.0
+    """arXiv 1912.09729; 3 as in verl and SkyRL."""
+    lambda_value: float = 1.0
+    """The critic learns from unbiased returns (decoupled GAE, VAPO)."""
+    importance_cap: float = 2.0
+    """Token-level truncated importance weight between sampler and trainer."""
+    trusted_ratio: tuple[float, float] = (0.9, 1.1)
+    """Geometric mean of trainer / sampler outside of which a response does not train."""
+    ratio_tolerance: float = 1e-4
+    """How far the first minibatch's ratio may be from 1."""
+    clip_norm: float = 1.0
+    adam_epsilon: float = 1e-5
+    """TensorFlow's placement of epsilon in lm-human-preferences (N implementation details)."""
+    rate_warmup_updates: int = 3
+    """Updates over which the policy's learning rate rises."""
+    final_rate: float = 0.1
+    """Share of it that is left at the end of the cosine, so that the KL settles at its target."""
+    update_kl_share: float = 0.05
+    """An update ends early when the policy moved by more than this share of the KL target within it."""
+    budget_factor: float = 1.5
+    """Updates stop when the KL exceeds the target times this, and the last policy below is kept."""
+    kl_gain: float = 0.5
+    """Of the KL weight's controller: at most +-20 % per update times this."""
+    kl_strength: float = 1.0
+    """Of its proportional part, above the target."""
+
+    @classmethod
+    def of(
+        cls, improve: params.Improve, *, max_new_tokens: int, temperature: float, seed: int, max_tokens: int
+    ) -> Self:
+        """Reads the decimals of a spec."""
+        return cls(
+            algorithm=improve.algorithm,
+            updates=improve.updates,
+            batch_size=improve.batch_size,
+            samples_per_state=improve.samples_per_state,
+            epochs=improve.epochs,
+            minibatches=improve.minibatches,
+            learning_rate=float(improve.learning_rate),
+            critic_learning_rate=float(improve.critic_learning_rate),
+            critic_warmup_updates=improve.critic_warmup_updates,
+            kl_target=float(improve.kl_target),
+            kl_coefficient=float(improve.kl_coefficient),
+            clip_low=float(improve.clip_range),
+            clip_high=float(improve.clip_range_high),
+            gae_lambda=float(improve.gae_lambda),
+            entropy_coefficient=float(improve.entropy_coefficient),
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            max_tokens=max_tokens,
+        )

@@ -1,0 +1,1 @@
+"""Fitting Q: reward-model training on the returns of logged conversations."""

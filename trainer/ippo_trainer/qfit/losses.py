@@ -1,0 +1,67 @@
+"""The loss of a fit: cross-entropy of Q and V, and next-token prediction on the dialogue."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from ippo_trainer.models.load import decoder
+from ippo_trainer.models.packing import CHUNK_LOGITS, hidden_states
+from ippo_trainer.qfit.examples import Part, Targets
+from ippo_trainer.qfit.readings import read_logits
+
+VALUE_WEIGHT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """Sums, not means, so that parts of a batch add up to exactly the batch's loss."""
+
+    q: Tensor
+    """Weighted cross-entropy of Q."""
+    v: Tensor
+    """Weighted cross-entropy of V."""
+    lm: Tensor
+    """Cross-entropy of the dialogue's tokens; 0 without a language-model head."""
+
+
+def loss_sums(model: Any, lm_head: Any, part: Part, targets: Targets) -> LossSums:
+    """Losses of one part, in nats; differentiable.
+
+    Soft-target cross-entropy has the same minimiser as squared error, the conditional mean, and is better conditioned
+    near 0, where rare outcomes live.
+
+    Args:
+        model: the Q model.
+        lm_head: linear map from hidden states to the vocabulary, or None to leave next-token prediction out.
+        part: on the model's device.
+        targets: of all turns, on the model's device.
+    """
+    states = hidden_states(decoder(model), part.packed)
+    logits = read_logits(model, part.packed, states)
+    value = targets.value[part.turns]
+    q = functional.binary_cross_entropy_with_logits(logits.q, value, targets.weight[part.turns], reduction="sum")
+    v = functional.binary_cross_entropy_with_logits(logits.v, value, targets.value_weight[part.turns], reduction="sum")
+    if lm_head is None:
+        return LossSums(q, v, torch.zeros((), device=q.device))
+    tokens = part.packed.input_ids.reshape(-1)[part.lm_token]
+    return LossSums(q, v, _next_token_loss(states[part.lm_predict], lm_head, tokens))
+
+
+def _next_token_loss(states: Tensor, lm_head: Any, tokens: Tensor) -> Tensor:
+    """Summed cross-entropy of tokens (S,) given states (S, D); at most CHUNK_LOGITS logits at once, backward too."""
+    chunk = max(1, CHUNK_LOGITS // int(lm_head.weight.shape[0]))
+    if len(tokens) <= chunk:
+        return _cross_entropy(states, lm_head, tokens)
+    total = torch.zeros((), device=states.device)
+    for start in range(0, len(tokens), chunk):
+        piece = states[start : start + chunk], lm_head, tokens[start : start + chunk]
+        total = total + checkpoint(_cross_entropy, *piece, use_reentrant=False)
+    return total
+
+
+def _cross_entropy(states: Tensor, lm_head: Any, tokens: Tensor) -> Tensor:
+    return functional.cross_entropy(lm_head(states).float(), tokens, reduction="sum")

@@ -1,0 +1,49 @@
+"""Reading a Q model: one scalar head gives Q(s, a) at a suggestion's last token, V(s) at a prompt's last token."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ippo_trainer.models.load import decoder, head
+from ippo_trainer.models.packing import PackedBatch, hidden_states
+from ippo_trainer.qfit.examples import Example, make_parts, turn_offsets
+from ippo_trainer.stats.intervals import Floats
+
+
+class Logits(NamedTuple):
+    """Before the sigmoid, fp32."""
+
+    q: Tensor
+    """(N,) one per response."""
+    v: Tensor
+    """(G,) one per group."""
+
+
+def read_logits(model: Any, packed: PackedBatch, states: Tensor | None = None) -> Logits:
+    """Logits of Q and V of a packed batch; differentiable.
+
+    Args:
+        model: a sequence classifier with one label.
+        packed: the batch.
+        states: (R*L, D) the trunk's hidden states, if they are known already.
+    """
+    states = hidden_states(decoder(model), packed) if states is None else states
+    places = torch.cat([packed.response_end_index, packed.prompt_index])
+    logits = head(model)(states[places]).squeeze(-1).float()
+    count = len(packed.response_end_index)
+    return Logits(logits[:count], logits[count:])
+
+
+def read_all(model: Any, examples: Sequence[Example], max_tokens: int, device: torch.device) -> tuple[Floats, Floats]:
+    """Q and V as probabilities, float64, of every turn of every conversation, flat in their order: two (n,) arrays."""
+    offsets = turn_offsets(examples)
+    q, v = np.zeros(offsets[-1]), np.zeros(offsets[-1])
+    with torch.no_grad():
+        for part in make_parts(examples, range(len(examples)), offsets, max_tokens):
+            logits = read_logits(model, part.packed.to(device))
+            q[part.turns] = logits.q.double().sigmoid().cpu().numpy()
+            v[part.turns] = logits.v.double().sigmoid().cpu().numpy()
+    return q, v

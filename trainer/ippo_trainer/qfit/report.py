@@ -1,0 +1,162 @@
+"""What a fitted Q is worth, on conversations that it was not trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.environments.protocol import ExactScorer
+from ippo_trainer.qfit.targets import explored, monte_carlo_targets
+from ippo_trainer.stats.intervals import Floats, Interval
+from ippo_trainer.stats.scores import (
+    CalibrationRow,
+    Predictions,
+    brier_losses,
+    calibration_error,
+    calibration_rows,
+    eps_q,
+    log_losses,
+    quantile_bins,
+    skill,
+    weighted_mean,
+)
+
+BINS = 10
+CONFIDENCE = 0.9
+"""Two-sided; what counts is the lower bound of skill, which a useless Q passes in one of twenty fits."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Held-out quality of Q. Losses are per turn, in nats (log-loss) or squared (Brier)."""
+
+    log_loss: float
+    log_loss_constant: float
+    brier: float
+    brier_constant: float
+    skill: Interval
+    """Against the training conversations' mean return: 1 - log_loss / log_loss_constant."""
+    action_skill: Interval
+    """Against the model's own V of the same state: what knowing the suggestion adds."""
+    calibration_error: float
+    eps_q: float
+    by_turn: dict[int, CalibrationRow]
+    by_bin: dict[int, CalibrationRow]
+
+    @property
+    def informative(self) -> bool:
+        """Whether Q tells more than a constant, beyond chance."""
+        return self.skill.low > 0.0
+
+    def to_json(self, curves: Sequence[dict[str, float | str]]) -> dict[str, Any]:
+        """The content of `calibration.json`."""
+        return {
+            "log_loss": self.log_loss,
+            "log_loss_constant": self.log_loss_constant,
+            "brier": self.brier,
+            "brier_constant": self.brier_constant,
+            "skill": self.skill.to_json(),
+            "action_skill": self.action_skill.to_json(),
+            "calibration_error": self.calibration_error,
+            "eps_q": self.eps_q,
+            "calibration": [{"turn": turn, **row.to_json()} for turn, row in self.by_turn.items()],
+            "bins": [row.to_json() for row in self.by_bin.values()],
+            "curves": list(curves),
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """The figures of the stage's result."""
+        return {
+            "logLoss": self.log_loss,
+            "logLossConstant": self.log_loss_constant,
+            "brier": self.brier,
+            "brierConstant": self.brier_constant,
+            "skill": self.skill.estimate,
+            "skillLow": self.skill.low,
+            "skillHigh": self.skill.high,
+            "actionSkill": self.action_skill.estimate,
+            "calibrationError": self.calibration_error,
+            "epsQ": self.eps_q,
+        }
+
+
+def mean_return(conversations: Sequence[Conversation], discount: float, explore_share: float) -> float:
+    """The constant predictor: mean Monte Carlo return per turn, by the weights of `monte_carlo_targets`."""
+    targets = [target for found in conversations for target in monte_carlo_targets(found, discount, explore_share)]
+    weight = sum(target.weight for target in targets)
+    return sum(target.value * target.weight for target in targets) / weight if weight else 0.0
+
+
+def assess(
+    conversations: Sequence[Conversation], q: Floats, v: Floats, constant: float, discount: float, explore_share: float
+) -> Calibration:
+    """Compares predictions with the Monte Carlo returns of clean tails.
+
+    Args:
+        conversations: held out, at least two, uncensored.
+        q, v: (n,) predictions for every turn, in order.
+        constant: prediction of the constant predictor, from the training conversations.
+        discount: per turn.
+        explore_share: see `monte_carlo_targets`.
+    """
+    targets = [monte_carlo_targets(found, discount, explore_share) for found in conversations]
+    flat = [target for row in targets for target in row]
+    data = Predictions(
+        predicted=q,
+        observed=np.array([target.value for target in flat]),
+        turns=np.concatenate([np.arange(len(row)) for row in targets]),
+        clusters=np.repeat(np.arange(len(targets)), [len(row) for row in targets]),
+        weights=np.array([target.weight for target in flat]),
+    )
+    flat_constant = np.full_like(q, constant)
+    return Calibration(
+        log_loss=weighted_mean(log_losses(q, data.observed), data.weights),
+        log_loss_constant=weighted_mean(log_losses(flat_constant, data.observed), data.weights),
+        brier=weighted_mean(brier_losses(q, data.observed), data.weights),
+        brier_constant=weighted_mean(brier_losses(flat_constant, data.observed), data.weights),
+        skill=skill(data, flat_constant, CONFIDENCE),
+        action_skill=skill(data, v, CONFIDENCE),
+        calibration_error=calibration_error(data, BINS),
+        eps_q=eps_q(data),
+        by_turn=calibration_rows(data, data.turns),
+        by_bin=calibration_rows(data, quantile_bins(q, BINS)),
+    )
+
+
+def advantage_correlation(
+    environment: ExactScorer,
+    train: Sequence[Conversation],
+    held: Sequence[Conversation],
+    q: Floats,
+    v: Floats,
+    discount: float,
+) -> float | None:
+    """Correlation over held-out turns of Q - V with the exact advantages of the logged policy; None if undefined.
+
+    Conversations in which anything explored are left out: the exact values are those of the intents that are shown.
+
+    Args:
+        environment: solves itself exactly.
+        train: with `held`, show the policy's intents.
+        held: whose turns are compared.
+        q, v: (n,) predictions for every turn of `held`, in order.
+        discount: per turn.
+    """
+    clean = [not any(map(explored, found.turns)) for found in held]
+    shown = [found for found, kept in zip(held, clean, strict=True) if kept]
+    others = [found for found in train if not any(map(explored, found.turns))]
+    if len(shown) < 2:
+        return None
+    exact = [turn for turns in environment.exact_q([*shown, *others], discount)[: len(shown)] for turn in turns]
+    mask = np.repeat(clean, [len(found.turns) for found in held])
+    pairs = [
+        (turn.q_policy[turn.intent] - turn.v_policy, guess)
+        for turn, guess in zip(exact, (q - v)[mask], strict=True)
+        if turn.intent in turn.q_policy
+    ]
+    table = np.array(pairs)
+    if len(table) < 2 or not (table.std(axis=0) > 0).all():
+        return None
+    return float(np.corrcoef(table.T)[0, 1])

@@ -1,0 +1,224 @@
+"""Reads what a run has published so far into a RunReport. Only small JSON files are read, each verified."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.layout import LEDGER, SNAPSHOT, result_key
+from ippo_trainer.contract.spec import ArtifactRef, Decision, StageName, StageResult
+from ippo_trainer.report.model import Artifact, Calibration, Cycle, Evaluation, RunReport, Training, Transcripts
+from ippo_trainer.store.artifact import Manifest, read_manifest
+from ippo_trainer.store.base import NotFoundError, Store
+from ippo_trainer.store.parallel import WORKERS, for_each
+
+STAGES: tuple[StageName, ...] = ("warm-start", "collect", "fit-q", "improve", "evaluate")
+PUBLISHES = {"warm-start": "policy", "collect": "data", "fit-q": "q", "improve": "policy", "evaluate": "evaluation"}
+"""The name, in a stage's result, of the artifact that it publishes."""
+JSON_LIMIT = 16 << 20
+TRANSCRIPT_CYCLES = 3
+"""Transcripts are read of the first and of this many last evaluations."""
+_T = TypeVar("_T", bound=BaseModel)
+
+
+def gather(store: Store, manifest: dict[str, Any] | None = None) -> RunReport:
+    """Walks the ledger, the stages' results and the artifacts that they name.
+
+    What is damaged or malformed is left out and named in `RunReport.problems`; what is not there yet is None.
+
+    Args:
+        store: the run's artifact store.
+        manifest: the run (`metadata`, `spec`) as JSON, for a store without a snapshot.json.
+
+    Raises:
+        TryAgainError: the store does not answer.
+        BadSpecError: the store refuses.
+    """
+    problems: list[str] = []
+    settings = _settings(store, problems) or manifest or {}
+    ledger = _ledger(store, problems)
+    cycles = _cycles(store, ledger, problems)
+    name = settings.get("run") or settings.get("name") or _metadata_name(settings) or "Iterative PPO"
+    return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems)
+
+
+def _settings(store: Store, problems: list[str]) -> dict[str, Any]:
+    try:
+        value = json.loads(store.read(SNAPSHOT, JSON_LIMIT))
+        if isinstance(value, dict):
+            return value
+        problems.append(f"{SNAPSHOT} is not a JSON object; the run's settings are not shown.")
+    except NotFoundError:
+        pass
+    except (BadDataError, ValueError) as error:
+        problems.append(f"{SNAPSHOT} cannot be read ({_reason(error)}); the run's settings are not shown.")
+    return {}
+
+
+def _metadata_name(settings: dict[str, Any]) -> object:
+    metadata = settings.get("metadata")
+    return metadata.get("name") if isinstance(metadata, dict) else None
+
+
+def _ledger(store: Store, problems: list[str]) -> dict[int, dict[str, Any]]:
+    try:
+        lines = store.read(LEDGER, JSON_LIMIT).decode(errors="replace").splitlines()
+    except NotFoundError:
+        return {}
+    rows: dict[int, dict[str, Any]] = {}
+    for position, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows[int(row["iteration"])] = row
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"Line {position} of {LEDGER} is damaged and left out.")
+    return rows
+
+
+def _cycles(store: Store, ledger: dict[int, dict[str, Any]], problems: list[str]) -> list[Cycle]:
+    """Iterations in order. Stops after the ledger's last as soon as an iteration has published nothing."""
+    last, found, start = max(ledger, default=0), [], 0
+    while True:
+        # In blocks of threads: a run in S3 has a dozen small objects per iteration.
+        block = for_each(lambda n: _cycle(store, n, ledger.get(n, {})), range(start, start + WORKERS))
+        for iteration, (cycle, said) in enumerate(block, start):
+            problems += said
+            if cycle is not None:
+                found.append(cycle)
+            elif iteration > last:
+                return found
+        start += WORKERS
+
+
+def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle | None, list[str]]:
+    """One iteration and what could not be read of it; None if nothing was ever published."""
+    problems: list[str] = []
+    # The warm start and improve share a folder's name; only iteration 0 has the former.
+    stages = STAGES[:1] if iteration == 0 else STAGES[1:]
+    results = {stage: result for stage in stages if (result := _result(store, iteration, stage, problems))}
+    if not (results or ledger or problems):
+        return None, problems
+    reader = _Reader(store, problems)
+    fit_q, evaluate = results.get("fit-q"), results.get("evaluate")
+    evaluation = reader.read(evaluate, "evaluation", "metrics.json", Evaluation)
+    cycle = Cycle(
+        iteration=iteration,
+        artifacts=_artifacts(reader, results),
+        metrics={stage: dict(result.metrics) for stage, result in results.items()},
+        messages={stage: result.message for stage, result in results.items() if result.message},
+        calibration=reader.read(fit_q, "q", "calibration.json", Calibration),
+        informative=fit_q.informative if fit_q else None,
+        training=reader.read(results.get("improve") or results.get("warm-start"), "policy", "training.json", Training),
+        evaluation=evaluation,
+        decision=(evaluate.decision if evaluate else None)
+        or (evaluation.decision if evaluation else None)
+        or _decision(ledger, problems),
+    )
+    return cycle, problems
+
+
+def _result(store: Store, iteration: int, stage: StageName, problems: list[str]) -> StageResult | None:
+    """The result of a stage: of collect, that of the shard which joined all."""
+    if stage != "collect":
+        return _read_result(store, result_key(iteration, stage), problems)
+    shard = 0
+    while (part := _read_result(store, result_key(iteration, stage, shard), problems)) is not None:
+        if PUBLISHES[stage] in part.artifacts:
+            return part
+        shard += 1
+    return None
+
+
+def _read_result(store: Store, key: str, problems: list[str]) -> StageResult | None:
+    try:
+        return StageResult.model_validate_json(store.read(key, JSON_LIMIT))
+    except NotFoundError:
+        return None
+    except (BadDataError, ValidationError) as error:
+        problems.append(f"{key} cannot be read ({_reason(error)}); the stage is shown as not done.")
+        return None
+
+
+def _artifacts(reader: "_Reader", results: dict[StageName, StageResult]) -> dict[str, Artifact]:
+    found: dict[str, Artifact] = {}
+    for stage, result in results.items():
+        ref = result.artifacts.get(PUBLISHES[stage])
+        if ref is not None:
+            manifest = reader.manifest(ref)
+            found[stage] = Artifact(stage, ref.key, ref.digest, dict(manifest.inputs) if manifest else {})
+    return found
+
+
+def _decision(ledger: dict[str, Any], problems: list[str]) -> Decision | None:
+    if not ledger.get("decision"):
+        return None
+    try:
+        return Decision.model_validate(ledger["decision"])
+    except ValidationError as error:
+        problems.append(
+            f"The decision of cycle {ledger.get('iteration')} in {LEDGER} cannot be read ({_reason(error)})."
+        )
+        return None
+
+
+def _with_transcripts(store: Store, cycles: list[Cycle], problems: list[str]) -> list[Cycle]:
+    """Adds transcripts to the first and the last evaluated cycles: the others' are never shown."""
+    evaluated = [cycle.iteration for cycle in cycles if cycle.evaluation is not None]
+    wanted = {*evaluated[:1], *evaluated[-TRANSCRIPT_CYCLES:]}
+    reader = _Reader(store, problems)
+    filled = []
+    for cycle in cycles:
+        if cycle.iteration in wanted:
+            artifact = cycle.artifacts["evaluate"]
+            ref = ArtifactRef(key=artifact.key, digest=artifact.digest)
+            cycle = dataclasses.replace(cycle, transcripts=reader.file(ref, "transcripts.json", Transcripts))
+        filled.append(cycle)
+    return filled
+
+
+class _Reader:
+    """Reads JSON files of artifacts and verifies them; notes what is wrong instead of raising."""
+
+    def __init__(self, store: Store, problems: list[str]) -> None:
+        self._store, self._problems = store, problems
+        self._manifests: dict[str, Manifest | None] = {}
+
+    def read(self, result: StageResult | None, name: str, path: str, model: type[_T]) -> _T | None:
+        ref = result.artifacts.get(name) if result else None
+        return self.file(ref, path, model) if ref else None
+
+    def manifest(self, ref: ArtifactRef) -> Manifest | None:
+        if ref.digest not in self._manifests:
+            try:
+                self._manifests[ref.digest] = read_manifest(self._store, ref)
+            except BadDataError as error:
+                self._problems.append(f"{error.message}; what it holds is not shown.")
+                self._manifests[ref.digest] = None
+        return self._manifests[ref.digest]
+
+    def file(self, ref: ArtifactRef, path: str, model: type[_T]) -> _T | None:
+        """A JSON file of an artifact; None if the artifact has no such file, or it is damaged (noted)."""
+        manifest = self.manifest(ref)
+        entry = next((entry for entry in manifest.files if entry.path == path), None) if manifest else None
+        if entry is None:
+            return None
+        key = f"{ref.key}/{path}"
+        try:
+            body = self._store.read(key, JSON_LIMIT)
+            if hashlib.sha256(body).hexdigest() != entry.sha256:
+                raise BadDataError(f"{key} was altered: its SHA-256 differs from the manifest's")
+            return model.model_validate_json(body)
+        except (BadDataError, ValidationError) as error:
+            self._problems.append(f"{key} cannot be used ({_reason(error)}); what it holds is not shown.")
+            return None
+
+
+def _reason(error: Exception) -> str:
+    """One line that names what is wrong."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+    return error.message if isinstance(error, BadDataError) else str(error)

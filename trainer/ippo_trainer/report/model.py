@@ -1,0 +1,346 @@
+"""What the report knows about a run: the JSON of its artifacts as pydantic models, and the run put together.
+
+The models of artifact files read what the stages write and ignore fields they do not know, so that a report can be
+made of an older or newer run; a field of the wrong type is an error that names it.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import AliasChoices, AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic.alias_generators import to_camel
+
+from ippo_trainer.contract.spec import Decision
+
+Z95 = 1.96
+
+
+def _either_case(name: str) -> AliasChoices:
+    return AliasChoices(name, to_camel(name))
+
+
+class Read(BaseModel):
+    """Takes snake_case and camelCase, ignores unknown fields."""
+
+    model_config = ConfigDict(
+        alias_generator=AliasGenerator(validation_alias=_either_case),
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+        allow_inf_nan=False,
+    )
+
+
+class Estimate(Read):
+    """A mean and its confidence interval, clustered by conversation."""
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+
+
+class LossRow(Read):
+    """Value lost against the optimum at one turn (counted from 0) or one stage, in units of value."""
+
+    label: str = Field(validation_alias=AliasChoices("turn", "stage"))
+    loss: float
+
+    @field_validator("label", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> str:
+        return str(value)
+
+
+class MixRow(Read):
+    """The shares of the intents of a policy's suggestions in one stage of the conversation; they sum to 1."""
+
+    stage: str
+    shares: dict[str, float]
+
+    @field_validator("stage", mode="before")
+    @classmethod
+    def _text(cls, value: object) -> str:
+        return str(value)
+
+
+class Exact(Read):
+    """A policy scored against the exact solution of its environment (performance-difference estimate)."""
+
+    value: float
+    standard_error: float | None = None
+    success: float | None = None
+    success_error: float | None = None
+    share_of_optimum: float | None = None
+    optimum: float | None = None
+    loss_by_turn: list[LossRow] = []
+    loss_by_stage: list[LossRow] = []
+    intent_mix: list[MixRow] = []
+
+    @field_validator("loss_by_turn", "loss_by_stage", "intent_mix", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return value or []
+
+
+class PolicyScore(Read):
+    """One policy of an evaluation."""
+
+    digest: str = ""
+    conversations: int = 0
+    success: Estimate
+    value: Estimate
+    acceptance: Estimate | None = None
+    edited: Estimate | None = None
+    rejected: Estimate | None = None
+    abstention: Estimate | None = None
+    length: Estimate | None = None
+    kl: Estimate | None = None
+    exact: Exact | None = None
+
+    @field_validator("acceptance", "edited", "rejected", "abstention", "length", "kl", mode="before")
+    @classmethod
+    def _plain_number(cls, value: object) -> object:
+        return {"estimate": value} if isinstance(value, int | float) else value
+
+    @property
+    def best_value(self) -> Estimate:
+        """The value: by exact scoring where there is one, with its 95% interval, else from the rollouts' returns."""
+        return self.value if self.exact is None else _around(self.exact.value, self.exact.standard_error)
+
+    @property
+    def best_success(self) -> Estimate:
+        """The success: by exact scoring where it has an error, else from the rollouts."""
+        exact = self.exact
+        if exact is None or exact.success is None or exact.success_error is None:
+            return self.success
+        return _around(exact.success, exact.success_error)
+
+
+def _around(middle: float, error: float | None) -> Estimate:
+    half = None if error is None else Z95 * error
+    low, high = (None, None) if half is None else (middle - half, middle + half)
+    return Estimate(estimate=middle, low=low, high=high)
+
+
+class Reference(Read):
+    """A known policy of the environment, scored exactly: optimum, myopic, base, …"""
+
+    name: str
+    value: float
+    success: float
+
+
+class Predicted(Read):
+    """The lift that Q expected on logged states before anybody measured it."""
+
+    lift: Estimate
+
+
+class Evaluation(Read):
+    """evaluation/metrics.json: candidate and current policy on the same seeds."""
+
+    candidate: PolicyScore
+    current: PolicyScore
+    confidence: float = 0.95
+    lift: Estimate | None = None
+    predicted: Predicted | None = None
+    decision: Decision | None = None
+    references: list[Reference] = []
+
+    @field_validator("references", mode="before")
+    @classmethod
+    def _none_is_empty(cls, value: object) -> object:
+        return value or []
+
+
+class Said(Read):
+    """One turn of a transcript. `suggestion` is None where the policy abstained."""
+
+    customer: str
+    suggestion: str | None = None
+    reaction: str = ""
+    sent: str = ""
+
+
+class Transcript(Read):
+    """One evaluation conversation. Its text is untrusted."""
+
+    seed: int | str
+    outcome: bool
+    turns: list[Said]
+
+
+class Transcripts(Read):
+    """evaluation/transcripts.json: a few conversations of both policies on the same seeds."""
+
+    candidate: list[Transcript] = []
+    current: list[Transcript] = []
+
+
+def _finite_numbers(rows: object) -> object:
+    """Training curves keep what can be drawn: a metric that is text, missing or not finite is a gap in its line."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return rows
+    return [{k: v for k, v in row.items() if isinstance(v, int | float) and math.isfinite(v)} for row in rows]
+
+
+Curves = Annotated[list[dict[str, float]], BeforeValidator(_finite_numbers)]
+
+
+class Bin(Read):
+    """Mean prediction and observed mean return of some held-out turns, with its interval."""
+
+    predicted: float
+    observed: float
+    low: float | None = None
+    high: float | None = None
+    count: int = 0
+    turn: int | None = None
+
+
+class Calibration(Read):
+    """q/calibration.json: how good the fitted Q is on held-out conversations."""
+
+    log_loss: float | None = None
+    log_loss_constant: float | None = None
+    brier: float | None = None
+    brier_constant: float | None = None
+    skill: Estimate | None = None
+    """Against the constant predictor: 1 - log_loss / log_loss_constant."""
+    action_skill: Estimate | None = None
+    """Against the model's own value of the state: what knowing the suggestion adds."""
+    calibration_error: float | None = None
+    eps_q: float | None = None
+    calibration: list[Bin] = []
+    bins: list[Bin] = []
+    curves: Curves = []
+
+    @field_validator("eps_q", mode="before")
+    @classmethod
+    def _estimate_of(cls, value: object) -> object:
+        return value.get("estimate") if isinstance(value, dict) else value
+
+
+class Training(Read):
+    """policy/training.json: one row of metrics per update."""
+
+    kind: str = ""
+    curves: Curves = []
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact of one stage: what it is and what went into it."""
+
+    stage: str
+    key: str
+    digest: str
+    inputs: dict[str, str]
+    """Name of each input → its digest."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One iteration as far as it got. Iteration 0 is the warm start."""
+
+    iteration: int
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+    """By stage name, e.g. `fit-q`."""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The few figures of each stage's result, by stage name."""
+    messages: dict[str, str] = field(default_factory=dict)
+    """What each stage said of its result, by stage name."""
+    calibration: Calibration | None = None
+    informative: bool | None = None
+    training: Training | None = None
+    evaluation: Evaluation | None = None
+    transcripts: Transcripts | None = None
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything the page shows."""
+
+    name: str
+    settings: dict[str, Any]
+    """snapshot.json, or {} where there is none."""
+    cycles: list[Cycle]
+    problems: list[str] = field(default_factory=list)
+    """What could not be read, in words; the page shows it at the top."""
+
+    def setting(self, *path: str) -> Any:
+        """A field of the run's settings, e.g. `setting("improve", "klTarget")`; None where it is not set."""
+        value: Any = self.settings.get("spec", self.settings)
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def environment(self) -> str:
+        """The simulator's name, or empty."""
+        return str(self.setting("collect", "simulate", "environment", "name") or "")
+
+    @property
+    def planned_cycles(self) -> int | None:
+        """How many cycles the run's manifest asks for at most."""
+        planned = self.setting("iterations", "max")
+        return planned if isinstance(planned, int) else None
+
+    @property
+    def warm_start(self) -> Cycle | None:
+        """Iteration 0, if the run has one."""
+        return next((cycle for cycle in self.cycles if cycle.iteration == 0), None)
+
+    @property
+    def trained(self) -> list[Cycle]:
+        """Iterations 1 and up, in order."""
+        return [cycle for cycle in self.cycles if cycle.iteration > 0]
+
+    @property
+    def evaluated(self) -> list[Cycle]:
+        """Iterations whose candidate was evaluated, in order."""
+        return [cycle for cycle in self.trained if cycle.evaluation is not None]
+
+    def promoted(self, cycle: Cycle) -> bool:
+        """Whether the cycle's candidate was deployed.
+
+        What the next cycle deployed counts before the gate's word: an Inconclusive candidate may have been promoted by
+        the run's settings or a person.
+        """
+        if cycle.evaluation is None:
+            return False
+        candidate = cycle.evaluation.candidate.digest
+        later = next((other for other in self.evaluated if other.iteration > cycle.iteration), None)
+        if later is not None and later.evaluation is not None and candidate:
+            return later.evaluation.current.digest == candidate
+        return cycle.decision is not None and cycle.decision.outcome == "Promote"
+
+    def deployed(self, cycle: Cycle) -> PolicyScore | None:
+        """The score of the policy in service after the cycle, as measured in the cycle's evaluation."""
+        if cycle.evaluation is None:
+            return None
+        return cycle.evaluation.candidate if self.promoted(cycle) else cycle.evaluation.current
+
+    @property
+    def any_promoted(self) -> bool:
+        """Whether any candidate replaced the starting policy."""
+        return any(self.promoted(cycle) for cycle in self.evaluated)
+
+    @property
+    def before(self) -> PolicyScore | None:
+        """The policy the run started from, as measured in the first evaluation."""
+        first = self.evaluated[0].evaluation if self.evaluated else None
+        return first.current if first else None
+
+    @property
+    def after(self) -> PolicyScore | None:
+        """The policy in service after the last evaluated cycle."""
+        return self.deployed(self.evaluated[-1]) if self.evaluated else None
+
+    @property
+    def references(self) -> list[Reference]:
+        """The environment's ladder, from the newest evaluation that has one."""
+        found = (cycle.evaluation.references for cycle in reversed(self.evaluated) if cycle.evaluation)
+        return next((rows for rows in found if rows), [])

@@ -1,0 +1,1 @@
+"""Supervised start: whole conversations through trl's SFTTrainer, resumable to the bit."""

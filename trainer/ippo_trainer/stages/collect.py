@@ -1,0 +1,273 @@
+"""Stage `collect`: the current policy talks to simulated customers, and every turn is logged.
+
+Shard i of n holds a contiguous part of the conversations, in batches that do not depend on one another, and publishes
+it (kind `turns-shard`) with a note (`turns.json`) of what it holds. A shard that finds the notes of all shards joins
+them into one artifact (kind `data`). The note comes before the look around, so that of shards that end together at
+least one sees all; if two do, both publish the same bytes.
+"""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import ValidationError
+
+from ippo_trainer.contract.digests import canonical_json, derive_seed
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.layout import stage_key
+from ippo_trainer.contract.params import Collect, Model
+from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
+from ippo_trainer.data.schema import Behaviour
+from ippo_trainer.data.turns import write_turns
+from ippo_trainer.environments import load as load_environment
+from ippo_trainer.environments.protocol import Environment, ExactScorer
+from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, rollout
+from ippo_trainer.environments.scoring import UNPARSED
+from ippo_trainer.models.load import check_context, load_policy
+from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.store.artifact import fetch
+from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
+from ippo_trainer.text.render import Renderer
+
+SAVE_SECONDS = 30.0
+# A checkpoint holds all that the shard has collected: saving may take this share of the time.
+_SAVING_SHARE = 0.05
+_COUNTS = "counts.json"
+NOTE = "turns.json"
+SHARD_KIND = "turns-shard"
+JOINED_KIND = "data"
+
+
+class ShardNote(Model):
+    """What a shard has published: `shards/<i>/turns.json`."""
+
+    schema_version: Literal[1] = 1
+    input_digest: Digest
+    artifact: ArtifactRef
+    counts: dict[str, int]
+
+
+@dataclass
+class _Progress:
+    """Where a shard stands: the batches that are done, in `directory`, and sums over them."""
+
+    directory: Path
+    batches: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, counts: dict[str, int]) -> None:
+        self.counts = {name: self.counts.get(name, 0) + count for name, count in counts.items()}
+        self.batches += 1
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Collects one shard's conversations; joins all shards' if they are all there.
+
+    Raises:
+        BadSpecError: no environment, fewer conversations than shards, prompts that do not fit the model.
+        BadDataError: a policy or environment that is wrong, or a note that was made from other inputs.
+        StoppedError: told to stop; a checkpoint is saved.
+    """
+    settings = ctx.spec.collect
+    if settings is None or ctx.spec.environment is None:
+        missing = "collect" if settings is None else "environment"
+        raise BadSpecError(f"stage spec: {missing} is missing, collect needs it", "Add the section.")
+    if settings.conversations < settings.parallelism:
+        raise BadSpecError(
+            f"collect.parallelism {settings.parallelism} exceeds collect.conversations {settings.conversations}",
+            "Lower parallelism: every shard needs a conversation.",
+        )
+    index = ctx.shard_index or 0
+    note = _read_note(ctx, index)
+    if note is None:
+        note = _write_note(ctx, index, *_collect(ctx, settings, index))
+    notes = [note if other == index else _read_note(ctx, other) for other in range(settings.parallelism)]
+    complete = [found for found in notes if found is not None]
+    shard = Shard(index=index, count=settings.parallelism, complete=len(complete) == settings.parallelism)
+    if not shard.complete:
+        waiting = settings.parallelism - len(complete)
+        message = f"{note.counts['conversations']} conversations; {waiting} of {shard.count} shards are not done yet."
+        return ctx.result(shard=shard, metrics=_metrics(note.counts), message=message)
+    counts = _sum([found.counts for found in complete])
+    joined = _join(ctx, complete, counts)
+    message = f"{counts['conversations']} conversations, {counts['outcomes']} with the outcome."
+    return ctx.result(shard=shard, artifacts={JOINED_KIND: joined}, metrics=_metrics(counts), message=message)
+
+
+def _collect(ctx: StageContext, settings: Collect, index: int) -> tuple[Path, dict[str, int]]:
+    """Holds the shard's conversations; returns the directory of its Parquet files, and the counts."""
+    assert ctx.spec.environment is not None  # run checked it
+    environment = load_environment(ctx.spec.environment)
+    agent = _agent(ctx, settings)
+    numbers = _part(settings.conversations, index, settings.parallelism)
+    batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
+    state = _resume(ctx)
+    saved, cost = time.monotonic(), 0.0
+    held = sum(map(len, batches[: state.batches]))
+    with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as shown:
+        while state.batches < len(batches):
+            made = _hold(ctx, environment, agent, batches[state.batches], shown.update)
+            name = f"turns-{index:05d}-{state.batches:05d}.parquet"
+            write_turns(state.directory / name, made.conversations)
+            state.add(_count(made, environment))
+            shown.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
+            if state.batches == len(batches):
+                break
+            due = time.monotonic() - saved > max(SAVE_SECONDS, cost / _SAVING_SHARE)
+            if ctx.stop.is_set() or due:
+                started = time.monotonic()
+                _save(ctx, state)
+                saved = time.monotonic()
+                cost = saved - started
+                ctx.check_stop()
+    return state.directory, state.counts
+
+
+def _agent(ctx: StageContext, settings: Collect) -> Agent:
+    """The policy, exploring if the spec says so. A policy does not explore with itself."""
+    policy = _policy_agent(ctx, settings, "policy", "policy")
+    if float(settings.exploration) == 0.0:
+        return policy
+    if "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == ctx.spec.inputs["policy"].digest:
+        ctx.log.info("the policy is still the warm-start policy: there is nothing to explore with")
+        return policy
+    return ExploringAgent(policy, _policy_agent(ctx, settings, "explorer", "explore"), float(settings.exploration))
+
+
+def _policy_agent(ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour) -> PolicyAgent:
+    loaded = load_policy(ctx.input(name, "policy"), _device(ctx.spec.device))
+    renderer = Renderer.load(loaded.directory, loaded.tokenizer)
+    new_tokens = ctx.spec.policy.max_new_tokens
+    check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)
+    digest = ctx.spec.inputs[name].digest
+    return PolicyAgent(loaded.model, renderer, digest, new_tokens, float(settings.temperature), behaviour)
+
+
+def _device(name: str) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise BadSpecError("device is cuda, but there is no CUDA device here", "Use auto or cpu, or another node.")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def _part(total: int, index: int, count: int) -> range:
+    """The conversations of shard `index` of `count`: contiguous, sizes that differ by at most one."""
+    return range(total * index // count, total * (index + 1) // count)
+
+
+def _hold(ctx: StageContext, environment: Environment, agent: Agent, numbers: range, done: Any) -> Rollout:
+    iteration = ctx.spec.iteration
+    seeds = [derive_seed(ctx.spec.seed, "conversation", iteration, number) for number in numbers]
+    ids = [f"i{iteration:04d}-{number:06d}" for number in numbers]
+    return rollout(environment, seeds, ids, agent, done)
+
+
+def _count(made: Rollout, environment: Environment) -> dict[str, int]:
+    conversations = made.conversations
+    turns = [turn for conversation in conversations for turn in conversation.turns]
+    suggestions = [turn for turn in turns if turn.suggestion is not None]
+    counts = {
+        "conversations": len(conversations),
+        "outcomes": sum(conversation.outcome for conversation in conversations),
+        "censored": sum(conversation.censored for conversation in conversations),
+        "turns": len(turns),
+        "suggestions": len(suggestions),
+        "accepted": sum(turn.reaction == "accepted" for turn in suggestions),
+        "edited": sum(turn.reaction == "edited" for turn in suggestions),
+        "explored": sum(turn.behaviour == "explore" for turn in turns),
+        "tokens": sum(len(turn.token_ids or []) for turn in turns),
+        "truncated": made.truncated,
+        "droppedTurns": made.dropped_turns,
+    }
+    if isinstance(environment, ExactScorer):
+        counts["unparsed"] = sum(environment.intent_of(turn.suggestion) == UNPARSED for turn in suggestions)
+    return counts
+
+
+def _metrics(counts: dict[str, int]) -> dict[str, float]:
+    turns, suggestions = counts["turns"], max(1, counts["suggestions"])
+    metrics = {
+        "conversations": float(counts["conversations"]),
+        "success": counts["outcomes"] / max(1, counts["conversations"] - counts["censored"]),
+        "censored": float(counts["censored"]),
+        "meanTurns": turns / counts["conversations"],
+        "acceptance": (counts["accepted"] + counts["edited"]) / suggestions,
+        "editedShare": counts["edited"] / suggestions,
+        "abstention": 1.0 - counts["suggestions"] / turns,
+        "exploredShare": counts["explored"] / turns,
+        "truncatedShare": counts["truncated"] / turns,
+        "droppedTurns": float(counts["droppedTurns"]),
+        "responseLength": counts["tokens"] / turns,
+    }
+    return metrics | ({"unparsedShare": counts["unparsed"] / turns} if "unparsed" in counts else {})
+
+
+def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
+    return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def _resume(ctx: StageContext) -> _Progress:
+    state = _Progress(ctx.work / "turns")
+    step = ctx.load_checkpoint(state.directory)
+    state.directory.mkdir(exist_ok=True)
+    if step is not None:
+        file = state.directory / _COUNTS
+        state.batches, state.counts = step, json.loads(file.read_bytes())
+        file.unlink()
+        ctx.log.info("resumed after %d conversations", state.counts["conversations"])
+    return state
+
+
+def _save(ctx: StageContext, state: _Progress) -> None:
+    file = state.directory / _COUNTS
+    file.write_bytes(canonical_json(state.counts))
+    ctx.save_checkpoint(state.directory, state.batches)
+    file.unlink()
+
+
+def _shard_folder(ctx: StageContext, index: int) -> str:
+    return f"{stage_key(ctx.spec.iteration, 'collect')}/shards/{index:05d}"
+
+
+def _write_note(ctx: StageContext, index: int, directory: Path, counts: dict[str, int]) -> ShardNote:
+    """Publishes a shard and its note. Of two attempts of a shard the first note stands."""
+    folder = _shard_folder(ctx, index)
+    artifact = ctx.publish(folder, directory, SHARD_KIND, {"counts": dict(counts)})
+    note = ShardNote(input_digest=ctx.spec.input_digest(), artifact=artifact, counts=counts)
+    try:
+        ctx.store.put(f"{folder}/{NOTE}", canonical_json(note.model_dump(mode="json", by_alias=True)), if_absent=True)
+    except AlreadyExistsError:
+        return _read_note(ctx, index) or note
+    return note
+
+
+def _read_note(ctx: StageContext, index: int) -> ShardNote | None:
+    key = f"{_shard_folder(ctx, index)}/{NOTE}"
+    where = ctx.store.describe(key)
+    try:
+        note = ShardNote.model_validate_json(ctx.store.read(key, 1 << 16))
+    except NotFoundError:
+        return None
+    except ValidationError as error:
+        raise BadDataError(f"{where} is no valid note of a shard", "Delete it to collect the shard again.") from error
+    if note.input_digest != ctx.spec.input_digest():
+        raise BadDataError(
+            f"{where} was made from other inputs ({note.input_digest}, this spec has {ctx.spec.input_digest()})",
+            "Start a new run, or delete the iteration's folder to do it again.",
+        )
+    return note
+
+
+def _join(ctx: StageContext, notes: list[ShardNote], counts: dict[str, int]) -> ArtifactRef:
+    """Publishes the files of all shards as one artifact."""
+    directory = ctx.work / "joined"
+    directory.mkdir()
+    for index, note in enumerate(notes):
+        part = ctx.work / f"shard-{index}"
+        fetch(ctx.store, note.artifact, part, SHARD_KIND)
+        for file in sorted(part.glob("*.parquet")):
+            file.rename(directory / file.name)
+    return ctx.publish(stage_key(ctx.spec.iteration, "collect"), directory, JOINED_KIND, {"counts": dict(counts)})

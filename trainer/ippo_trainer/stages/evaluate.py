@@ -1,0 +1,320 @@
+"""The stage evaluate: candidate and current policy on the same seeds, and the gate's decision."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ippo_trainer.contract import params
+from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.spec import Decision, StageResult
+from ippo_trainer.data.returns import uncensored
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.splits import split
+from ippo_trainer.data.turns import read_turns, write_turns
+from ippo_trainer.environments import Environment, ExactScore, ExactScorer
+from ippo_trainer.environments import load as load_environment
+from ippo_trainer.environments.rollout import PolicyAgent, rollout
+from ippo_trainer.evaluation.divergence import kl_per_suggestion
+from ippo_trainer.evaluation.gate import GateInputs, decide
+from ippo_trainer.evaluation.ledger import write_line
+from ippo_trainer.evaluation.measure import Measurement, lift, measure
+from ippo_trainer.evaluation.predicted import PredictedLift, Sampling, predicted_lift
+from ippo_trainer.evaluation.transcripts import transcripts
+from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
+from ippo_trainer.qfit.targets import before_outcome
+from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.stats.intervals import Interval
+from ippo_trainer.text.render import Renderer
+
+_ROLES = {"candidate": "candidate", "current": "policy"}
+_SAVE_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class _Player:
+    """One of the two policies, ready to talk."""
+
+    policy: LoadedPolicy
+    renderer: Renderer
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Findings:
+    """All that was found out, for the result, the metrics file and the ledger."""
+
+    measured: dict[str, Measurement]
+    exact: dict[str, ExactScore | None]
+    truncated: dict[str, float]
+    lift: Interval
+    kl: Interval | None
+    predicted: PredictedLift | None
+    decision: Decision
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Measures both policies on the same customers, decides, and publishes the evidence.
+
+    The gate sees outcomes, reactions and KL only, as a business would. Where the environment knows its exact solution,
+    that is for the report.
+
+    Raises:
+        BadSpecError: no `evaluate` section, no environment, or an input that is not named.
+        BadDataError: policies that do not fit together, or an environment that breaks its contract.
+        StoppedError: told to stop; the next attempt resumes.
+    """
+    section = ctx.spec.evaluate
+    if section is None or ctx.spec.environment is None:
+        missing = "evaluate" if section is None else "environment"
+        raise BadSpecError(f"stage spec: {missing} is missing", "Add the section.")
+    environment = load_environment(ctx.spec.environment)
+    players = _players(ctx)
+    seeds = [derive_seed(ctx.spec.seed, "evaluation", index) for index in range(section.conversations)]
+    held = _hold(ctx, environment, players, seeds)
+    findings = _find(ctx, section, environment, players, held)
+    ref = ctx.publish(ctx.folder, _write(ctx, section, environment, held, seeds, findings), "evaluation")
+    metrics = _metrics(findings)
+    _record(ctx, metrics, findings.decision)
+    return ctx.result(
+        artifacts={"evaluation": ref},
+        metrics=metrics,
+        decision=findings.decision,
+        message=findings.decision.reason,
+    )
+
+
+def _collect(ctx: StageContext) -> params.Collect:
+    """Policies are evaluated as they are deployed: at collect's temperature, but without exploring."""
+    return ctx.spec.collect or params.Collect()
+
+
+def _temperature(ctx: StageContext) -> float:
+    return float(_collect(ctx).temperature)
+
+
+def _players(ctx: StageContext) -> dict[str, _Player]:
+    device = torch.device("cuda" if ctx.spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    players = {}
+    for role, name in _ROLES.items():
+        policy = load_policy(ctx.input(name, "policy"), device)
+        renderer = Renderer.load(policy.directory, policy.tokenizer)
+        players[role] = _Player(policy, renderer, ctx.spec.inputs[name].digest)
+    one, other = players["candidate"], players["current"]
+    if one.policy.tokenizer.get_vocab() != other.policy.tokenizer.get_vocab():
+        raise BadDataError("candidate and current policy have different tokenizers", "Start a new run.")
+    return players
+
+
+def _hold(
+    ctx: StageContext, environment: Environment, players: dict[str, _Player], seeds: Sequence[int]
+) -> dict[str, list[Conversation]]:
+    """The conversations of both policies, one per seed; resumes from the checkpoint."""
+    held: dict[str, list[Conversation]] = _resume(ctx)
+    done = sum(map(len, held.values()))
+    saved = time.monotonic()
+    with ctx.progress(2 * len(seeds), "evaluating", "conversations", initial=done) as bar:
+        for role, player in players.items():
+            agent = PolicyAgent(
+                player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
+            )
+            while len(held[role]) < len(seeds):
+                start = len(held[role])
+                batch = seeds[start : start + _collect(ctx).batch_size]
+                ids = [f"evaluation-{start + index:07d}" for index in range(len(batch))]
+                held[role] += rollout(environment, batch, ids, agent, bar.update).conversations
+                if ctx.stop.is_set() or time.monotonic() - saved > _SAVE_SECONDS:
+                    _save(ctx, held)
+                    saved = time.monotonic()
+                ctx.check_stop()
+    return held
+
+
+def _save(ctx: StageContext, held: dict[str, list[Conversation]]) -> None:
+    directory = ctx.work / "checkpoint"
+    directory.mkdir(exist_ok=True)
+    for role, conversations in held.items():
+        if conversations:
+            write_turns(directory / f"{role}.parquet", conversations)
+    ctx.save_checkpoint(directory, sum(map(len, held.values())))
+
+
+def _resume(ctx: StageContext) -> dict[str, list[Conversation]]:
+    directory = ctx.work / "resume"
+    if ctx.load_checkpoint(directory) is None:
+        return {role: [] for role in _ROLES}
+    files = {role: directory / f"{role}.parquet" for role in _ROLES}
+    held = {role: read_turns([path]) if path.exists() else [] for role, path in files.items()}
+    ctx.log.info("resumed after %d conversations", sum(map(len, held.values())))
+    return held
+
+
+def _find(
+    ctx: StageContext,
+    section: params.Evaluate,
+    environment: Environment,
+    players: dict[str, _Player],
+    held: dict[str, list[Conversation]],
+) -> _Findings:
+    gate, discount = section.gate, float(ctx.spec.discount)
+    confidence = float(gate.confidence)
+    pairs = sum(not (one.censored or other.censored) for one, other in zip(*held.values(), strict=True))
+    if pairs < 2:
+        raise BadDataError(
+            f"{pairs} of {section.conversations} pairs of evaluation conversations have a known outcome, 2 are needed",
+            "Let the environment censor fewer conversations, or set evaluate.conversations higher.",
+        )
+    known = {role: uncensored(conversations) for role, conversations in held.items()}
+    measured = {role: measure(conversations, discount, confidence) for role, conversations in known.items()}
+    change = lift(held["candidate"], held["current"], gate.metric, discount, confidence)
+    candidate, current = players["candidate"], players["current"]
+    kl = kl_per_suggestion(
+        candidate.policy.model,
+        current.policy.model,
+        held["candidate"],
+        candidate.renderer,
+        _temperature(ctx),
+        confidence,
+    )
+    acceptance = measured["candidate"].acceptance
+    inputs = GateInputs(
+        lift=change,
+        acceptance=acceptance.estimate if acceptance else None,
+        kl=kl.estimate if kl else None,
+        evidence=f"{pairs} pairs of conversations on the same seeds",
+    )
+    return _Findings(
+        measured=measured,
+        exact={role: _exact(environment, conversations, discount) for role, conversations in known.items()},
+        truncated={role: _truncated(conversations, players[role].renderer) for role, conversations in held.items()},
+        lift=change,
+        kl=kl,
+        predicted=_predicted(ctx, section, players, confidence),
+        decision=decide(gate, inputs),
+    )
+
+
+def _exact(environment: Environment, conversations: Sequence[Conversation], discount: float) -> ExactScore | None:
+    return environment.score(conversations, discount) if isinstance(environment, ExactScorer) else None
+
+
+def _truncated(conversations: Sequence[Conversation], renderer: Renderer) -> float:
+    """Share of outputs that were cut off before they ended."""
+    outputs = [turn.token_ids for found in conversations for turn in found.turns if turn.token_ids]
+    return sum(ids[-1] not in renderer.stop_ids for ids in outputs) / max(1, len(outputs))
+
+
+def _predicted(
+    ctx: StageContext, section: params.Evaluate, players: dict[str, _Player], confidence: float
+) -> PredictedLift | None:
+    """What Q expects on the logged conversations that it was not trained on; None where these are fewer than two."""
+    directory = ctx.input("q", "q")
+    calibration = json.loads((directory / "calibration.json").read_text("utf-8"))
+    logged = read_turns(sorted(ctx.input("data", "data").rglob("*.parquet")))
+    known = {found.id: found for found in map(before_outcome, uncensored(logged)) if found.turns}
+    separation = calibration["split"]
+    names = split(list(known), float(separation["holdout"]), separation["seed"])[1][: section.conversations]
+    if len(names) < 2:
+        return None
+    candidate, current = players["candidate"], players["current"]
+    return predicted_lift(
+        load_q(directory, next(candidate.policy.model.parameters()).device),
+        candidate.policy.model,
+        current.policy.model,
+        [known[name] for name in names],
+        current.renderer,
+        Sampling(ctx.spec.policy.max_new_tokens, _temperature(ctx), derive_seed(ctx.spec.seed, "predicted-lift")),
+        float(ctx.spec.discount),
+        calibration["eps_q"],
+        confidence,
+    )
+
+
+def _write(
+    ctx: StageContext,
+    section: params.Evaluate,
+    environment: Environment,
+    held: dict[str, list[Conversation]],
+    seeds: Sequence[int],
+    findings: _Findings,
+) -> Path:
+    directory = ctx.work / "evaluation"
+    directory.mkdir()
+    content: dict[str, Any] = {}
+    for role, name in _ROLES.items():
+        exact = findings.exact[role]
+        content[role] = {
+            "digest": ctx.spec.inputs[name].digest,
+            **findings.measured[role].to_json(),
+            "truncated": findings.truncated[role],
+            "kl": findings.kl.to_json() if findings.kl and role == "candidate" else None,
+            "exact": exact.to_json() if exact else None,
+        }
+    ladder = environment.ladder(float(ctx.spec.discount)) if isinstance(environment, ExactScorer) else []
+    content |= {
+        "metric": section.gate.metric,
+        "confidence": float(section.gate.confidence),
+        "lift": findings.lift.to_json(),
+        "predicted": findings.predicted.to_json() if findings.predicted else None,
+        "decision": findings.decision.model_dump(),
+        "references": [{"name": row.name, "value": row.value, "success": row.success} for row in ladder],
+    }
+    _write_json(directory / "metrics.json", content)
+    _write_json(directory / "transcripts.json", transcripts(held["candidate"], held["current"], seeds))
+    write_turns(directory / "turns.parquet", held["candidate"])
+    return directory
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def _metrics(findings: _Findings) -> dict[str, float]:
+    """The figures of the stage's result; what does not exist is left out."""
+    candidate, current = findings.measured["candidate"], findings.measured["current"]
+    exact, exact_current = findings.exact["candidate"], findings.exact["current"]
+    predicted = findings.predicted
+    figures: dict[str, float | None] = {
+        "success": candidate.success.estimate,
+        "value": candidate.value.estimate,
+        "successCurrent": current.success.estimate,
+        "valueCurrent": current.value.estimate,
+        "lift": findings.lift.estimate,
+        "liftLow": findings.lift.low,
+        "liftHigh": findings.lift.high,
+        "acceptance": candidate.acceptance.estimate if candidate.acceptance else None,
+        "abstention": candidate.abstention.estimate,
+        "length": candidate.length.estimate if candidate.length else None,
+        "truncated": findings.truncated["candidate"],
+        "kl": findings.kl.estimate if findings.kl else None,
+        "exactValue": exact.value if exact else None,
+        "exactStandardError": exact.standard_error if exact else None,
+        "exactSuccess": exact.success if exact else None,
+        "exactShareOfOptimum": exact.share_of_optimum if exact else None,
+        "exactValueCurrent": exact_current.value if exact_current else None,
+        "exactStandardErrorCurrent": exact_current.standard_error if exact_current else None,
+        "exactSuccessCurrent": exact_current.success if exact_current else None,
+        "exactShareOfOptimumCurrent": exact_current.share_of_optimum if exact_current else None,
+        "predictedLift": predicted.lift.estimate if predicted else None,
+        "predictedLiftLow": predicted.lift.low if predicted else None,
+        "predictedSlack": predicted.slack if predicted else None,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _record(ctx: StageContext, metrics: dict[str, float], decision: Decision) -> None:
+    """Writes this iteration's line of the ledger."""
+    write_line(
+        ctx.store,
+        {
+            "iteration": ctx.spec.iteration,
+            "inputs": {name: ref.digest for name, ref in ctx.spec.inputs.items()},
+            "metrics": metrics,
+            "decision": decision.model_dump(),
+        },
+    )

@@ -1,0 +1,281 @@
+"""Stage `improve`: the next policy, by single-turn RL on the logged states with Q as the reward.
+
+The artifact, of kind `policy`, is a transformers directory with `prompt.json` and `training.json`: the curves, what
+ended the updates, and how much better the policy is on held-out states in the terms of Theorem 2 (arXiv 2511.21638).
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.params import Improve
+from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.data.returns import uncensored
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.splits import split
+from ippo_trainer.data.turns import read_turns
+from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
+from ippo_trainer.ppo.heldout import HeldOut, Measurement
+from ippo_trainer.ppo.operators import find
+from ippo_trainer.ppo.rollout import LoggedStates, Sampler
+from ippo_trainer.ppo.settings import Settings
+from ippo_trainer.ppo.trainer import Improvement
+from ippo_trainer.qfit.targets import before_outcome
+from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.text.render import Renderer
+
+REPORT_BATCHES = 4
+"""Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
+SAVE_SECONDS = 20.0
+SAVING_SHARE = 0.05
+"""Of the time that saving may take; a large model is saved less often."""
+_ACTIVATION_BYTES = 1 << 29
+_DECODER_FLOATS = 34  # activations kept per token, layer and unit of width (Korthikanti et al., arXiv 2205.05198)
+_MIN_TOKENS, _MAX_TOKENS = 512, 4096
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    policy: LoadedPolicy
+    renderer: Renderer
+    q: Any
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    train: LoggedStates
+    held: LoggedStates
+    eps_q: float
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Improves the policy, publishes it, and reports what it gains on held-out states.
+
+    Raises:
+        BadSpecError: no `improve` section, an input that is not named, a device that is not there.
+        BadDataError: data or models that do not fit together, or a forward that is not deterministic.
+        StoppedError: told to stop; the next attempt resumes.
+    """
+    if ctx.spec.improve is None:
+        raise BadSpecError("stage spec: improve is missing", "Add the section.")
+    make_operator = find(ctx.spec.improve.algorithm)
+    models = _load(ctx)
+    data = _read(ctx, models.renderer)
+    settings = _settings(ctx, ctx.spec.improve, models.policy.model)
+    sampler = _sampler(models, settings)
+    probe, report = _held_out(sampler, data.held, settings)
+    operator = make_operator(models.policy.model, models.q, settings)
+    snapshots = ctx.work / "snapshots"
+    snapshots.mkdir()
+    improvement = Improvement(models.policy.model, operator, sampler, data.train, probe, settings, snapshots)
+    _train(ctx, improvement)
+    candidate = report.measure(improvement.policy, improvement.reference)
+    gain = _gain(candidate, report.measure(improvement.reference, None), data.eps_q)
+    for states in (data.train, data.held):
+        if states.shortened:
+            ctx.log.warning(
+                "%d conversations are longer than the context of %d tokens: their oldest turns were dropped",
+                len(states.shortened),
+                models.renderer.max_prompt_tokens,
+            )
+    artifact = ctx.publish(ctx.folder, _write(ctx, models, improvement, gain), "policy")
+    return ctx.result(
+        artifacts={"policy": artifact},
+        metrics=gain | _metrics(improvement, data),
+        message=_message(improvement, gain),
+    )
+
+
+def _load(ctx: StageContext) -> _Models:
+    if ctx.spec.device == "cuda" and not torch.cuda.is_available():
+        raise BadSpecError("device is cuda, but there is no CUDA device here", "Use auto or cpu, or another node.")
+    device = torch.device("cuda" if ctx.spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    policy = load_policy(ctx.input("policy", "policy"), device)
+    renderer = Renderer.load(policy.directory, policy.tokenizer)
+    q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
+    if q.config.vocab_size != policy.model.config.vocab_size:
+        raise BadDataError(
+            f"Q has {q.config.vocab_size} tokens, the policy {policy.model.config.vocab_size}",
+            "Q must be fitted from this policy's trunk: set fitQ.initFrom to Policy.",
+        )
+    check_context(policy.model, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
+    return _Models(policy, renderer, q)
+
+
+def _read(ctx: StageContext, renderer: Renderer) -> _Data:
+    """The logged states, split as fit-q split them. Censored conversations have states like any other."""
+    conversations = read_turns(sorted(ctx.input("data", "data").rglob("*.parquet")))
+    calibration = _calibration(ctx.input("q", "q"))
+    known = [found.id for found in map(before_outcome, uncensored(conversations)) if found.turns]
+    held = set(split(known, float(calibration["split"]["holdout"]), calibration["split"]["seed"])[1])
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for conversation in conversations:
+        sides[conversation.id in held].append(conversation)
+    train, held_out = (LoggedStates(side, renderer) for side in sides)
+    if not len(train) or len(held_out) < 2:
+        raise BadDataError(
+            f"{len(train)} training and {len(held_out)} held-out conversations: at least 1 and 2 are needed",
+            "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
+        )
+    return _Data(train, held_out, float(calibration["eps_q"]))
+
+
+def _calibration(q: Path) -> dict[str, Any]:
+    path = q / "calibration.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        float(content["split"]["holdout"]), int(content["split"]["seed"]), float(content["eps_q"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadDataError(
+            f"calibration.json of Q does not say how its data were split ({type(error).__name__}: {error})",
+            "Pass the artifact of a fit-q stage.",
+        ) from error
+    return content
+
+
+def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
+    config = model.config
+    per_token = 4 * _DECODER_FLOATS * config.hidden_size * config.num_hidden_layers
+    return Settings.of(
+        improve,
+        max_new_tokens=ctx.spec.policy.max_new_tokens,
+        temperature=float(ctx.spec.collect.temperature) if ctx.spec.collect else 1.0,
+        seed=derive_seed(ctx.spec.seed, "improve", ctx.spec.iteration),
+        max_tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, _ACTIVATION_BYTES // per_token)),
+    )
+
+
+def _sampler(models: _Models, settings: Settings) -> Sampler:
+    return Sampler(
+        models.q,
+        stop_ids=models.renderer.stop_ids,
+        pad_id=models.policy.tokenizer.pad_token_id,
+        samples=settings.samples_per_state,
+        max_new_tokens=settings.max_new_tokens,
+        temperature=settings.temperature,
+        seed=settings.seed,
+        max_tokens=settings.max_tokens,
+    )
+
+
+def _held_out(sampler: Sampler, states: LoggedStates, settings: Settings) -> tuple[HeldOut, HeldOut]:
+    """At most a batch for the guards, and others for the report: the guards choose a policy, which flatters theirs."""
+    guards = min(settings.batch_size, len(states) // 4)
+    report = range(guards, min(len(states), guards + REPORT_BATCHES * settings.batch_size))
+    return (
+        HeldOut(sampler, states, range(guards), settings.batch_size, "probe"),
+        HeldOut(sampler, states, report, settings.batch_size, "held-out"),
+    )
+
+
+def _train(ctx: StageContext, improvement: Improvement) -> None:
+    """Resumes from the checkpoint, if there is one, and goes on to the end."""
+    directory = ctx.work / "resume"
+    if ctx.load_checkpoint(directory) is not None:
+        improvement.load(directory)
+        ctx.log.info("resumed after %d warm-ups and updates", improvement.steps)
+    settings = improvement.settings
+    total = settings.critic_warmup_updates + settings.updates
+    with ctx.progress(total, "improving the policy", "updates", initial=improvement.steps) as bar:
+        improvement.run(_after_step(ctx, improvement, bar))
+    ctx.log.info("%s; kept the policy of update %d", improvement.position.ended, improvement.position.kept_update)
+
+
+def _after_step(ctx: StageContext, improvement: Improvement, bar: Any) -> Callable[[], None]:
+    saved, wait, shown = time.monotonic(), SAVE_SECONDS, improvement.steps
+
+    def after_step() -> None:
+        nonlocal saved, wait, shown
+        position = improvement.position
+        figures = {name: position.curves[-1][name] for name in ("kl", "q_mean")} if position.curves else {}
+        bar.update(improvement.steps - shown, **figures)
+        shown = improvement.steps
+        start = time.monotonic()
+        if ctx.stop.is_set() or start - saved > wait:
+            _save(ctx, improvement)
+            saved = time.monotonic()
+            wait = max(SAVE_SECONDS, (saved - start) / SAVING_SHARE)
+        ctx.check_stop()
+
+    return after_step
+
+
+def _save(ctx: StageContext, improvement: Improvement) -> None:
+    directory = ctx.work / "checkpoint"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    improvement.save(directory)
+    ctx.save_checkpoint(directory, improvement.steps)
+
+
+def _gain(candidate: Measurement, current: Measurement, eps_q: float) -> dict[str, float]:
+    """Theorem 2's quantities. E[Q^pi] rose by at least the lift less 2 eps_Q, were eps_Q a bound in every state."""
+    lift, kl = candidate.lift_over(current), candidate.mean_kl()
+    states, responses = candidate.states.sum(), candidate.responses.sum()
+    return {
+        "heldOutQLift": lift.estimate,
+        "heldOutQLiftLow": lift.low,
+        "heldOutQLiftHigh": lift.high,
+        "heldOutQ": float(candidate.q.sum() / states),
+        "epsQ": eps_q,
+        "guaranteedLift": lift.low - 2.0 * eps_q,
+        "kl": kl.estimate,
+        "klLow": kl.low,
+        "klHigh": kl.high,
+        "responseLength": float(candidate.tokens.sum() / responses),
+        "truncationRate": float(candidate.truncated.sum() / responses),
+        "heldOutConversations": float(len(candidate.states)),
+    }
+
+
+def _metrics(improvement: Improvement, data: _Data) -> dict[str, float]:
+    position = improvement.position
+    last = position.curves[-1] if position.curves else {}
+    names = {
+        "kl_coefficient": "klCoefficient",
+        "entropy": "entropy",
+        "explained_variance": "explainedVariance",
+        "ratio_max": "ratioMax",
+    }
+    return {
+        "conversations": float(len(data.train)),
+        "warmUps": float(position.warmups),
+        "updates": float(position.updates),
+        "keptUpdate": float(position.kept_update),
+    } | {public: last[name] for name, public in names.items() if name in last}
+
+
+def _write(ctx: StageContext, models: _Models, improvement: Improvement, gain: dict[str, float]) -> Path:
+    directory, position = ctx.work / "policy", improvement.position
+    save_policy(directory, improvement.policy.cpu(), models.policy.tokenizer, models.renderer)
+    training = {
+        "kind": "improve",
+        "algorithm": improvement.settings.algorithm,
+        "curves": position.curves,
+        "warmup": position.warmup_curves,
+        "ended": position.ended,
+        "kept": position.kept,
+        "kept_update": position.kept_update,
+        "held_out": gain,
+    }
+    # Sorted: rows that went through a checkpoint have lost their order.
+    content = json.dumps(training, indent=1, allow_nan=False, sort_keys=True)
+    (directory / "training.json").write_text(content + "\n", "utf-8")
+    return directory
+
+
+def _message(improvement: Improvement, gain: dict[str, float]) -> str:
+    position = improvement.position
+    return (
+        f"E[Q] on held-out states changed by {gain['heldOutQLift']:+.4f} "
+        f"(95% interval {gain['heldOutQLiftLow']:+.4f} to {gain['heldOutQLiftHigh']:+.4f}) at a KL of {gain['kl']:.2f} "
+        f"nats per suggestion; {position.ended}, the policy of update {position.kept_update} was kept."
+    )

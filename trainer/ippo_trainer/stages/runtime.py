@@ -1,0 +1,315 @@
+"""What surrounds a stage: its spec, store, inputs, result, signals and exit code (design: the stage contract)."""
+
+import importlib
+import logging
+import math
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from pydantic import JsonValue, ValidationError
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
+from ippo_trainer.contract.layout import result_key, stage_key
+from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
+from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
+from ippo_trainer.stages.progress import Progress, progress
+from ippo_trainer.stages.workdir import work_directory
+from ippo_trainer.store import artifact, checkpoint, open_store
+from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
+from ippo_trainer.store.disk import FULL, disk_error
+
+_log = logging.getLogger(__name__)
+_FULL_TEXT = ("No space left on device", "Disk quota exceeded")
+
+
+class ProgressFactory(Protocol):
+    """Makes a progress display; `progress.progress` is one."""
+
+    def __call__(self, items: Any, description: str, unit: str = ..., *, initial: int = ...) -> Progress[Any]: ...
+
+
+class StopFlag:
+    """Set by SIGTERM or Ctrl-C: the stage saves a checkpoint when it can and ends."""
+
+    def __init__(self) -> None:
+        self.signal = ""
+
+    def is_set(self) -> bool:
+        """Whether the stage was told to stop."""
+        return bool(self.signal)
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """The signal handler. A second Ctrl-C does not wait for the next checkpoint."""
+        name = signal.Signals(number).name
+        if self.signal == name == "SIGINT":
+            raise StoppedError(
+                "stopped at once by a second Ctrl-C", "The same command resumes from the last checkpoint."
+            )
+        self.signal = name
+
+
+@dataclass
+class StageContext:
+    """What a stage gets. `work` is empty at the start and removed at the end; keep what must last in the store."""
+
+    spec: StageSpec
+    store: Store
+    work: Path
+    shard_index: int | None = None
+    progress: ProgressFactory = progress
+    stop: StopFlag = field(default_factory=StopFlag)
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("ippo_trainer.stage"))
+
+    def __post_init__(self) -> None:
+        self._inputs: dict[str, Path] = {}
+
+    @property
+    def folder(self) -> str:
+        """The key of the folder that this stage, or this shard of it, owns: artifacts go there."""
+        folder = stage_key(self.spec.iteration, self.spec.stage)
+        return folder if self.shard_index is None else f"{folder}/shards/{self.shard_index:05d}"
+
+    @property
+    def checkpoint_folder(self) -> str:
+        """The key of the folder of this stage's (or shard's) checkpoints; cleared when the result is published."""
+        return f"{self.folder}/checkpoint"
+
+    def input(self, name: str, kind: str) -> Path:
+        """The local directory of an input artifact, verified. Raises BadSpecError if the spec does not name it."""
+        if name not in self.spec.inputs:
+            raise BadSpecError(
+                f"stage spec: inputs.{name} is missing, {self.spec.stage} needs it", "Add its key and digest."
+            )
+        if name not in self._inputs:
+            directory = self.work / "inputs" / name
+            artifact.fetch(self.store, self.spec.inputs[name], directory, kind)
+            self._inputs[name] = directory
+        return self._inputs[name]
+
+    def publish(
+        self, folder: str, directory: Path, kind: str, metadata: dict[str, JsonValue] | None = None
+    ) -> ArtifactRef:
+        """Publishes `directory` as an artifact below `folder`, with the digests of this stage's inputs."""
+        inputs = {name: ref.digest for name, ref in self.spec.inputs.items()}
+        return artifact.publish(self.store, folder, directory, kind, inputs, metadata)
+
+    def result(self, **fields: Any) -> StageResult:
+        """A StageResult with this stage's name, iteration and input digest, and the given fields."""
+        return StageResult(
+            stage=self.spec.stage, iteration=self.spec.iteration, input_digest=self.spec.input_digest(), **fields
+        )
+
+    def save_checkpoint(self, directory: Path, step: int) -> None:
+        """Makes the files of `directory` this stage's checkpoint at `step`."""
+        checkpoint.save(self.store, self.checkpoint_folder, directory, step, self.spec.input_digest())
+
+    def load_checkpoint(self, directory: Path) -> int | None:
+        """Writes the newest checkpoint into `directory` and returns its step; None if there is none to resume from."""
+        return checkpoint.load(self.store, self.checkpoint_folder, self.spec.input_digest(), directory)
+
+    def check_stop(self) -> None:
+        """Raises StoppedError if SIGTERM or Ctrl-C came. Call it between units of work, after saving a checkpoint."""
+        if self.stop.is_set():
+            raise StoppedError(f"stopped by {self.stop.signal}", "The same command resumes from the last checkpoint.")
+
+
+def run_stage(
+    spec_path: Path,
+    shard_index: int | None = None,
+    termination_log: Path | None = None,
+    work_dir: Path | None = None,
+    *,
+    stage: str | None = None,
+) -> int:
+    """Runs one stage in this process and returns its exit code; what went wrong is logged, never raised.
+
+    The result goes to the store (`result.json`), standard output and the termination log.
+
+    Args:
+        spec_path: the StageSpec as JSON.
+        shard_index: which shard, of a sharded stage.
+        termination_log: file for the result, or the error, in at most 3 KiB.
+        work_dir: parent of the working directory.
+        stage: the stage that the caller means; another one in the spec is an error.
+    """
+    redact = Redactor()
+    stop = StopFlag()
+    with logging_to_stderr(redact):
+        try:
+            with _signals(stop):
+                body = _run(spec_path, shard_index, work_dir, stop, stage).to_message()
+        except (Exception, SystemExit) as error:
+            failure = _expected(error)
+            if failure is None:
+                _log.error("the stage failed unexpectedly", exc_info=error)
+                message = f"{type(error).__name__}: {error}"
+            else:
+                message = str(failure)
+            _log.error("%s", message)
+            reason = failure.reason if failure else StageError.reason
+            write_termination_log(termination_log, error_message(reason, redact(message)))
+            return failure.exit_code if failure else StageError.exit_code
+        write_termination_log(termination_log, body)
+    print(body.decode(), flush=True)
+    return 0
+
+
+def read_spec(path: Path) -> StageSpec:
+    """The stage spec in a file. Raises BadSpecError that names the field."""
+    try:
+        return StageSpec.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BadSpecError(
+            f"cannot read the stage spec {path}: {error.strerror}", "Give its path with --spec."
+        ) from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field_path = ".".join(map(str, first["loc"])) or "the file"
+        raise BadSpecError(f"stage spec {path}: {field_path}: {first['msg']}", "Correct the field.") from error
+
+
+def _run(
+    spec_path: Path, shard_index: int | None, work_dir: Path | None, stop: StopFlag, stage: str | None
+) -> StageResult:
+    spec = read_spec(spec_path)
+    if stage is not None and stage != spec.stage:
+        raise BadSpecError(
+            f"stage spec {spec_path} is for {spec.stage}, not for {stage}", "Give the spec of this stage."
+        )
+    shard = _check_shard(spec, shard_index)
+    store = open_store(spec.store)
+    key = result_key(spec.iteration, spec.stage, shard)
+    done = _published(store, key, spec)
+    with work_directory(work_dir) as work:
+        ctx = StageContext(spec, store, work, shard, stop=stop)
+        if done is None:
+            done = _publish_result(store, key, spec, _work(ctx))
+        else:
+            _log.info("%s is there already, nothing to do", store.describe(key))
+        _clear_checkpoint(ctx)
+    return done
+
+
+def _check_shard(spec: StageSpec, index: int | None) -> int | None:
+    """Only collect has shards; its first is the default where it is the only one."""
+    if spec.stage != "collect":
+        if index is not None:
+            raise BadSpecError(f"--shard-index {index}: {spec.stage} has no shards", "Leave it out.")
+        return None
+    if spec.collect is None:
+        raise BadSpecError("stage spec: collect is missing", "Add the section.")
+    count = spec.collect.parallelism
+    if index is None and count == 1:
+        return 0
+    if index is None or not 0 <= index < count:
+        raise BadSpecError(f"--shard-index {index}: collect has shards 0 to {count - 1}", "Name one of them.")
+    return index
+
+
+def _work(ctx: StageContext) -> StageResult:
+    """Runs the stage's module and checks what it hands back."""
+    module = importlib.import_module(f"ippo_trainer.stages.{ctx.spec.stage.replace('-', '_')}")
+    _make_deterministic(ctx.spec)
+    ctx.check_stop()
+    _log.info("%s, iteration %d, attempt %d: started", ctx.spec.stage, ctx.spec.iteration, ctx.spec.attempt)
+    result: StageResult = module.run(ctx)
+    _log.info("%s: peak memory %.1f GB", ctx.spec.stage, _peak_memory() / 1e9)
+    if (result.stage, result.input_digest) != (ctx.spec.stage, ctx.spec.input_digest()):
+        raise RuntimeError(f"the stage's result is of {result.stage} {result.input_digest}")
+    for name, value in result.metrics.items():
+        if not math.isfinite(value):
+            raise BadDataError(f"metric {name} of {result.stage} is {value}", "It diverged: try a lower learning rate.")
+    return result
+
+
+def _peak_memory() -> int:
+    """Bytes that this process held at most: what a pod of this stage needs."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _make_deterministic(spec: StageSpec) -> None:
+    """Fixes torch's threads, on which sums depend, and on a CPU forbids sums in the order in which threads arrive.
+
+    Without the latter the gradient of `x[index]` differs from run to run as soon as there are two threads. On a GPU
+    some operations have no deterministic form, so results there are reproducible up to rounding only.
+    """
+    if "torch" not in sys.modules:
+        return
+    torch = sys.modules["torch"]
+    torch.set_num_threads(spec.threads)
+    torch.use_deterministic_algorithms(spec.device == "cpu" or not torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+
+
+def _published(store: Store, key: str, spec: StageSpec) -> StageResult | None:
+    """The result that is already in the store, if it was made from the same inputs."""
+    where = store.describe(key)
+    try:
+        result = StageResult.model_validate_json(store.read(key, 1 << 16))
+    except NotFoundError:
+        return None
+    except ValidationError as error:
+        raise BadDataError(f"{where} is no valid stage result", "Delete it to run the stage again.") from error
+    if result.input_digest != spec.input_digest() or result.stage != spec.stage:
+        raise BadDataError(
+            f"{where} was made from other inputs ({result.input_digest}, this spec has {spec.input_digest()})",
+            "Start a new run, or delete the iteration's folder to do it again.",
+        )
+    return result
+
+
+def _publish_result(store: Store, key: str, spec: StageSpec, result: StageResult) -> StageResult:
+    """Puts the result if nobody did; a race's loser goes on with the winner's."""
+    try:
+        store.put(key, result.to_message(), if_absent=True)
+    except AlreadyExistsError:
+        _log.info("%s was published meanwhile by another attempt, using that one", store.describe(key))
+        winner = _published(store, key, spec)
+        if winner is None:
+            raise TryAgainError(f"{store.describe(key)} came and went", "Start the stage again.") from None
+        return winner
+    return result
+
+
+def _clear_checkpoint(ctx: StageContext) -> None:
+    try:
+        checkpoint.clear(ctx.store, ctx.checkpoint_folder)
+    except StageError as error:
+        _log.warning("the result is published, but its checkpoint was not deleted: %s", error)
+
+
+def _expected(error: BaseException) -> StageError | None:
+    """The failure that an exception stands for: a StageError, or a full disk, however a library reported it."""
+    if isinstance(error, StageError):
+        return error
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return disk_error(cause, cause.filename or "the working directory")
+        if any(text in str(cause) for text in _FULL_TEXT):
+            return TryAgainError("the disk that holds the working directory is full", "Give it a larger volume.")
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def _signals(stop: StopFlag) -> Iterator[None]:
+    """SIGTERM and Ctrl-C set the flag. Only a main thread can have handlers; elsewhere the caller's remain."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,237 @@
+"""Stage `warm-start`: the first policy, a base model that learnt from logged conversations what the business writes.
+
+Without a `warmStart` section the base is taken as it is. The artifact, of kind `policy`, is a transformers directory
+with `prompt.json` (how states are rendered) and `training.json` (the loss curve).
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.params import WarmStart
+from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.data.logs import read_log
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.environments.demonstrations import demonstrate
+from ippo_trainer.environments.loading import load as load_environment
+from ippo_trainer.environments.protocol import Environment
+from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
+from ippo_trainer.models.sampling import sample
+from ippo_trainer.sft.training import Hooks, Settings, train
+from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.store.uri import fetch_directory, fetch_file
+from ippo_trainer.text.render import Renderer
+from ippo_trainer.text.rows import Row, training_rows
+from ippo_trainer.text.tokenizer import build_tokenizer
+
+_CURVE_POINTS = 200
+_PROBES = 64
+_MANY_UNENDED = 0.1
+
+
+@dataclass
+class _Base:
+    model: Any
+    tokenizer: Any
+    renderer: Renderer
+
+
+def run(ctx: StageContext) -> StageResult:
+    """Trains and publishes the first policy.
+
+    Raises:
+        BadSpecError: no or two sources of conversations, a base or environment that cannot be what it should.
+        BadDataError: a log or base model that is wrong, or a loss that is no longer finite.
+        StoppedError: told to stop; a checkpoint is saved.
+    """
+    spec = ctx.spec
+    environment = load_environment(spec.environment) if spec.environment else None
+    system_prompt = spec.policy.system_prompt or (getattr(environment, "system_prompt", "") if environment else "")
+    settings = spec.warm_start
+    conversations = _conversations(ctx, settings, environment) if settings else []
+    base = _base(ctx, conversations, system_prompt)
+    losses: list[float] = []
+    metrics: dict[str, float] = {}
+    if settings:
+        rows = _rows(ctx, base, conversations)
+        losses = _train(ctx, settings, base, rows)
+        metrics = {
+            "conversations": float(len(conversations)),
+            "tokens": float(sum(sum(row.response_mask) for row in rows)),
+            "updates": float(len(losses)),
+            "loss": _mean(losses[-max(1, len(losses) // 20) :]),
+            "unended": _unended(ctx, base, conversations),
+        }
+    directory = ctx.work / "policy"
+    save_policy(directory, base.model.cpu(), base.tokenizer, base.renderer)
+    training = {"kind": "warm-start", "curves": _curve(losses)}
+    (directory / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+    reference = ctx.publish(ctx.folder, directory, "policy")
+    return ctx.result(artifacts={"policy": reference}, metrics=metrics)
+
+
+def _conversations(ctx: StageContext, settings: WarmStart, environment: Environment | None) -> list[Conversation]:
+    """The log, or demonstrations of the environment."""
+    if (settings.conversations is None) == (settings.demonstrations is None):
+        raise BadSpecError(
+            "warmStart needs exactly one of conversations and demonstrations", "Set one, leave the other out."
+        )
+    if settings.conversations is not None:
+        path = fetch_file(settings.conversations, ctx.work / "log", ctx.spec.store, "warmStart.conversations")
+        conversations = read_log(path)
+        won = sum(conversation.outcome for conversation in conversations)
+        ctx.log.info("%d conversations in %s, %d with the outcome", len(conversations), path.name, won)
+        if won in {0, len(conversations)}:
+            ctx.log.warning(
+                "%s: %s conversation has the outcome. The warm start only imitates, but a policy that never or always "
+                "reaches it teaches Q nothing: check how the log says outcome",
+                path.name,
+                "every" if won else "no",
+            )
+        return conversations
+    if environment is None or ctx.spec.environment is None:
+        raise BadSpecError(
+            "warmStart.demonstrations needs an environment to hold them",
+            "Give warmStart.conversations, a log, instead.",
+        )
+    assert settings.demonstrations is not None
+    seeds = [derive_seed(ctx.spec.seed, "warm-start", index) for index in range(settings.demonstrations)]
+    with ctx.progress(len(seeds), "demonstrations", "conversations") as shown:
+        return demonstrate(environment, seeds, ctx.spec.environment.name, shown.update)
+
+
+def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: str) -> _Base:
+    """The model to start from: a new tiny one with a tokenizer made from the log, or the user's own."""
+    policy = ctx.spec.policy
+    if policy.base.startswith("tiny:"):
+        if not conversations:
+            raise BadSpecError(
+                f"policy.base {policy.base} has no words of its own and there is no warmStart",
+                "Add warmStart.conversations or warmStart.demonstrations.",
+            )
+        tokenizer: Any = build_tokenizer(_texts(conversations, system_prompt))
+        model = build_tiny(policy.base, tokenizer, derive_seed(ctx.spec.seed, "warm-start", "weights"))
+    else:
+        directory = fetch_directory(policy.base, ctx.work / "base", ctx.spec.store, "policy.base")
+        loaded = load_policy(directory)
+        model, tokenizer = loaded.model, loaded.tokenizer
+    check_context(model, policy.max_prompt_tokens, policy.max_new_tokens)
+    return _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens))
+
+
+def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[str]:
+    """Everything that is ever rendered. The prompt twice: one occurrence makes no word."""
+    yield from (system_prompt, system_prompt)
+    for conversation in conversations:
+        for turn in conversation.turns:
+            yield turn.customer_message
+            yield turn.sent_message
+            if turn.suggestion is not None:
+                yield turn.suggestion
+
+
+def _rows(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> list[Row]:
+    """Training rows; says what did not fit and what will happen to it."""
+    policy = ctx.spec.policy
+    positions = getattr(base.model.config, "max_position_embeddings", None)
+    rows: list[Row] = []
+    cut: list[str] = []
+    long: list[str] = []
+    for conversation in conversations:
+        result = training_rows(base.renderer, conversation)
+        if result.dropped_turns:
+            cut.append(conversation.id)
+        if result.longest_response > policy.max_new_tokens:
+            long.append(conversation.id)
+        longest = max(len(row.ids) for row in result.rows)
+        if positions is not None and longest > positions:
+            raise BadDataError(
+                f"conversation {conversation.id!r} holds a suggestion that makes {longest} tokens with its prompt, "
+                f"more than the model's {positions} positions",
+                "Leave it out of the log, or lower policy.maxPromptTokens.",
+            )
+        rows += result.rows
+    if cut:
+        ctx.log.warning(
+            "%d of %d conversations are longer than policy.maxPromptTokens = %d tokens (first: %r): "
+            "their later prompts lose the oldest turns",
+            *(len(cut), len(conversations), policy.max_prompt_tokens, cut[0]),
+        )
+    if long:
+        ctx.log.warning(
+            "%d of %d conversations hold a suggestion of more than policy.maxNewTokens = %d tokens (first: %r): "
+            "the policy learns it whole but will be cut off when it samples one",
+            *(len(long), len(conversations), policy.max_new_tokens, long[0]),
+        )
+    return rows
+
+
+def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> list[float]:
+    def save(directory: Path, step: int) -> None:
+        ctx.save_checkpoint(directory, step)
+
+    hooks = Hooks(
+        save=save,
+        load=ctx.load_checkpoint,
+        stopped=ctx.stop.is_set,
+        on_steps=lambda total, done: ctx.progress(total, "warm start", "updates", initial=done),
+    )
+    training = Settings(
+        epochs=settings.epochs,
+        learning_rate=float(settings.learning_rate),
+        batch_size=settings.batch_size,
+        seed=derive_seed(ctx.spec.seed, "warm-start", "order"),
+        device=_device(ctx.spec.device),
+    )
+    outcome = train(base.model, base.tokenizer, rows, training, ctx.work / "sft", hooks)
+    if not outcome.finished:
+        ctx.check_stop()
+    return outcome.losses
+
+
+def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> float:
+    """Share of suggestions, sampled for first customer messages, that did not end within policy.maxNewTokens."""
+    prompts = [base.renderer.prompt([], c.turns[0].customer_message).ids for c in conversations[:_PROBES]]
+    samples = sample(
+        base.model,
+        prompts,
+        samples_per_prompt=1,
+        max_new_tokens=ctx.spec.policy.max_new_tokens,
+        temperature=1.0,
+        stop_ids=base.renderer.stop_ids,
+        pad_id=base.tokenizer.pad_token_id,
+        uniforms_key=[derive_seed(ctx.spec.seed, "warm-start", "probe", index) for index in range(len(prompts))],
+    )
+    share = _mean([0.0 if response.ended else 1.0 for (response,) in samples])
+    if share > _MANY_UNENDED:
+        ctx.log.warning(
+            "%.0f %% of the suggestions sampled from the trained policy do not end within policy.maxNewTokens = %d: "
+            "train it longer (warmStart.epochs, more conversations) or raise policy.maxNewTokens",
+            *(100 * share, ctx.spec.policy.max_new_tokens),
+        )
+    return share
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def _curve(losses: list[float]) -> list[dict[str, float]]:
+    """At most 200 points, each the mean of as many updates."""
+    width = max(1, -(-len(losses) // _CURVE_POINTS))
+    return [
+        {"update": min(start + width, len(losses)), "loss": _mean(losses[start : start + width])}
+        for start in range(0, len(losses), width)
+    ]
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,98 @@
+"""Confidence intervals whose unit is the conversation: turns of one conversation are never treated as independent."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ippo_trainer.stats.student import two_sided_quantile
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate and its two-sided confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """`{"estimate", "low", "high"}`."""
+        return {"estimate": self.estimate, "low": self.low, "high": self.high}
+
+
+def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> Floats:
+    """Sums of `values` (n,) within each cluster, for cluster numbers (n,) from 0 to the largest; shape (clusters,)."""
+    return np.bincount(np.asarray(clusters, np.int64), weights=np.asarray(values, np.float64)).astype(np.float64)
+
+
+def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Ratio of sums over clusters with its linearised (Taylor) variance and Student's t.
+
+    The variance is that of Cochran, Sampling Techniques (1977), 6.5: n / (n - 1) * sum (y_i - r x_i)^2 / (sum x_i)^2.
+
+    Args:
+        numerators: (n,) one sum per conversation.
+        denominators: (n,) one non-negative sum per conversation, e.g. its number of turns.
+        confidence: two-sided level.
+
+    Raises:
+        ValueError: fewer than two clusters, or no denominator.
+    """
+    ratio, variance, count = _linearised(numerators, denominators)
+    half = two_sided_quantile(confidence, count - 1) * math.sqrt(variance)
+    return Interval(ratio, ratio - half, ratio + half)
+
+
+def share_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Like `ratio_interval` for quantities between 0 and 1: Wilson's interval with the effective sample size.
+
+    The effective size is p (1 - p) / variance (Korn and Graubard 1998). Stays inside [0, 1] and keeps its width where
+    all clusters agree, e.g. when nobody bought.
+    """
+    share, variance, count = _linearised(numerators, denominators)
+    spread = share * (1.0 - share)
+    size = spread / variance if variance > 1e-15 and spread > 1e-15 else float(count)
+    t_squared = two_sided_quantile(confidence, count - 1) ** 2
+    centre = (share + t_squared / (2 * size)) / (1 + t_squared / size)
+    half = math.sqrt(t_squared * (max(spread, 0.0) / size + t_squared / (4 * size * size))) / (1 + t_squared / size)
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def mean_share_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
+    """`share_interval` of one value in [0, 1] per conversation, e.g. its outcome or its discounted return."""
+    values = np.asarray(values, np.float64)
+    return share_interval(values, np.ones_like(values), confidence)
+
+
+def paired_difference(candidate: ArrayLike, current: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Mean of `candidate - current` over pairs (n,) of values in [0, 1], e.g. conversations with the same seed.
+
+    The interval is Agresti and Min's adjusted Wald (Statistics in Medicine 2005): two pseudo-pairs, half a pair at +1,
+    half at -1 and one at 0, which keeps its coverage when few pairs differ and its width when none does.
+    The estimate is the plain mean.
+    """
+    differences = np.asarray(candidate, np.float64) - np.asarray(current, np.float64)
+    count = len(differences)
+    if count < 2:
+        raise ValueError(f"{count} pairs are too few for an interval")
+    adjusted = count + 2.0
+    centre = float(differences.sum()) / adjusted
+    variance = max(0.0, (float(np.square(differences).sum()) + 1.0) / adjusted - centre * centre)
+    half = two_sided_quantile(confidence, count - 1) * math.sqrt(variance / adjusted)
+    return Interval(float(differences.mean()), centre - half, centre + half)
+
+
+def _linearised(numerators: ArrayLike, denominators: ArrayLike) -> tuple[float, float, int]:
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    count, total = len(below), float(below.sum())
+    if count < 2 or above.shape != below.shape:
+        raise ValueError(f"{len(above)} numerators and {count} denominators: two or more of each are needed")
+    if not total > 0.0:
+        raise ValueError("the denominators sum to nothing")
+    ratio = float(above.sum()) / total
+    residuals = above - ratio * below
+    return ratio, float(np.square(residuals).sum()) * count / (count - 1) / total**2, count

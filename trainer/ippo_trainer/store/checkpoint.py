@@ -1,0 +1,94 @@
+"""Checkpoints of a running stage: one directory, replaced as a whole.
+
+Files go to a folder of their own, as an artifact; then `pointer.json` is overwritten to name it; then the one before
+is deleted. A kill at any moment leaves the old or the new checkpoint.
+"""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from ippo_trainer.contract.digests import canonical_json
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.spec import ArtifactRef, Digest
+from ippo_trainer.store.artifact import fetch, publish
+from ippo_trainer.store.base import NotFoundError, Store
+from ippo_trainer.store.parallel import for_each
+
+POINTER = "pointer.json"
+KIND = "checkpoint"
+_log = logging.getLogger(__name__)
+
+
+class Pointer(Model):
+    """The newest checkpoint: where it is, the step it was saved at, and the inputs of the stage that saved it."""
+
+    artifact: ArtifactRef
+    step: Annotated[int, Field(ge=0)]
+    input_digest: Digest
+
+
+def save(store: Store, folder_key: str, directory: Path, step: int, input_digest: str) -> None:
+    """Makes the files of `directory` the checkpoint at `step` of the stage with that input digest."""
+    before = _pointer(store, folder_key)
+    ref = publish(store, folder_key, directory, KIND, metadata={"step": step, "inputDigest": input_digest})
+    pointer = Pointer(artifact=ref, step=step, input_digest=input_digest)
+    store.put(f"{folder_key}/{POINTER}", canonical_json(pointer.model_dump(mode="json", by_alias=True)))
+    if before is not None and before.artifact.key != ref.key:
+        _delete(store, before.artifact.key)
+
+
+def load(store: Store, folder_key: str, input_digest: str, directory: Path) -> int | None:
+    """Writes the newest checkpoint's files into `directory` (new or empty) and returns its step.
+
+    None means: start from the beginning. A checkpoint that is damaged, or was saved by a stage with other inputs, is
+    left aside with a warning. What a kill left half-saved is deleted.
+    """
+    pointer = _pointer(store, folder_key)
+    _sweep(store, folder_key, pointer)
+    if pointer is None:
+        return None
+    if pointer.input_digest != input_digest:
+        _log.warning("%s is of a stage with other inputs: starting over", store.describe(folder_key))
+        return None
+    try:
+        fetch(store, pointer.artifact, directory, KIND)
+    except BadDataError as error:
+        _log.warning("cannot resume from step %d, starting over: %s", pointer.step, error.message)
+        return None
+    return pointer.step
+
+
+def clear(store: Store, folder_key: str) -> None:
+    """Deletes all checkpoints of a stage that has ended; the pointer first, so that none is found half deleted."""
+    store.delete(f"{folder_key}/{POINTER}")
+    _delete(store, folder_key)
+
+
+def _pointer(store: Store, folder_key: str) -> Pointer | None:
+    key = f"{folder_key}/{POINTER}"
+    try:
+        pointer = Pointer.model_validate_json(store.read(key, 1 << 16))
+    except NotFoundError:
+        return None
+    except (ValidationError, BadDataError):
+        _log.warning("%s is damaged: starting over", store.describe(key))
+        return None
+    if not pointer.artifact.key.startswith(f"{folder_key}/"):
+        _log.warning("%s points out of its folder: starting over", store.describe(key))
+        return None
+    return pointer
+
+
+def _sweep(store: Store, folder_key: str, pointer: Pointer | None) -> None:
+    keep = f"{pointer.artifact.key}/" if pointer else None
+    pointer_key = f"{folder_key}/{POINTER}"
+    stale = (found.key for found in store.list(folder_key) if found.key != pointer_key)
+    for_each(store.delete, (key for key in stale if keep is None or not key.startswith(keep)))
+
+
+def _delete(store: Store, folder_key: str) -> None:
+    for_each(store.delete, (found.key for found in store.list(folder_key)))

@@ -1,0 +1,67 @@
+"""`python -m ippo_trainer.store.fetch`: downloads an artifact and verifies it, before something is started from it."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ippo_trainer.contract.errors import BadSpecError, StageError
+from ippo_trainer.contract.spec import ArtifactRef, StoreLocation
+from ippo_trainer.store import artifact, open_store
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, or that of the stage contract, with one line that says why."""
+    arguments = _parser().parse_args(argv)
+    try:
+        fetch(arguments.store, arguments.key, arguments.digest, arguments.kind, arguments.to)
+    except StageError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"{arguments.key} is in {arguments.to}, verified: {arguments.digest}")
+    return 0
+
+
+def fetch(store: str, key: str, digest: str, kind: str, directory: Path) -> None:
+    """Makes `directory` the verified artifact, whatever an interrupted fetch left there.
+
+    Args:
+        store: a StoreLocation as JSON.
+        key: of the artifact.
+        digest: of the artifact, `sha256:…`.
+        kind: of the artifact, e.g. policy.
+        directory: replaced if it is there.
+
+    Raises:
+        BadSpecError: the arguments are wrong, or the store refuses access.
+        BadDataError: the artifact is missing, damaged or of another kind.
+        TryAgainError: the store does not answer, or the disk is full.
+    """
+    try:
+        location = StoreLocation.model_validate_json(store)
+        ref = ArtifactRef(key=key, digest=digest)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "--store"
+        raise BadSpecError(f"{where}: {first['msg']}", "Correct the argument.") from error
+    for left in (directory, directory.with_name(f".{directory.name}.partial")):
+        if left.exists():
+            shutil.rmtree(left)
+    artifact.fetch(open_store(location), ref, directory, kind)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ippo_trainer.store.fetch", description=__doc__)
+    parser.add_argument("--store", required=True, metavar="JSON", help='e.g. {"s3": {"bucket": "b", "prefix": "p"}}')
+    parser.add_argument("--key", required=True, help="of the artifact, below the store's prefix")
+    parser.add_argument("--digest", required=True, help="of the artifact, sha256:…")
+    parser.add_argument("--kind", required=True, help="of the artifact, e.g. policy")
+    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="replaced if it is there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What an error of S3 means for a stage: its exit code, what went wrong in words, and the remedy."""
+
+import urllib3
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    SSLError,
+    TokenRetrievalError,
+)
+
+from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
+from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
+
+
+class DeadlineError(Exception):
+    """An operation took longer than it may."""
+
+
+_NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, DeadlineError, urllib3.exceptions.HTTPError)
+_CREDENTIALS = "Check the credentials (spec.artifacts.s3.credentialsSecretName, or AWS_* in the environment)"
+_PASSING = {"ExpiredToken", "ExpiredTokenException", "RequestTimeTooSkewed"}
+_REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+_ACTIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
+
+
+def explain(error: BaseException, where: str, verb: str = "use") -> StageError:
+    """The StageError for what boto3 raised while it wanted to `verb` the object at `where`.
+
+    The text is made of the error's code and our own words: what a server or boto3 says may quote credentials.
+    """
+    if isinstance(error, ClientError):
+        return _answer(error, where, verb)
+    if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
+        return BadSpecError(f"cannot {verb} {where}: no complete S3 credentials", f"{_CREDENTIALS}.")
+    if isinstance(error, (CredentialRetrievalError, TokenRetrievalError)):
+        return TryAgainError(f"cannot {verb} {where}: {type(error).__name__}", f"{_CREDENTIALS}.")
+    if isinstance(error, SSLError):
+        return TryAgainError(
+            f"cannot {verb} {where}: the TLS connection failed",
+            "Check endpointUrl and the certificate authority (AWS_CA_BUNDLE).",
+        )
+    if isinstance(error, _NO_ANSWER):
+        return TryAgainError(
+            f"cannot {verb} {where}: S3 did not answer or hung up ({type(error).__name__})",
+            "Check endpointUrl, the network and the S3 service; the stage can be started again.",
+        )
+    if isinstance(error, RecursionError):  # botocore's answer to redirects that name no region
+        return BadSpecError(
+            f"cannot {verb} {where}: S3 redirects in circles", "Check endpointUrl (https instead of http?) and region."
+        )
+    if isinstance(error, (ParamValidationError, ValueError)):
+        return BadSpecError(f"cannot {verb} {where}: bucket or endpointUrl is malformed", "Correct artifacts.s3.")
+    if isinstance(error, BotoCoreError):
+        return BadSpecError(f"cannot {verb} {where}: {type(error).__name__}", "Check artifacts.s3 and AWS_* settings.")
+    return TryAgainError(f"cannot {verb} {where}: {type(error).__name__}", "The stage can be started again.")
+
+
+def _answer(error: ClientError, where: str, verb: str) -> StageError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = f"cannot {verb} {where}: S3 answered {status}" + (f" {code}" if code not in ("", str(status)) else "")
+    if code == "NoSuchBucket":
+        return BadSpecError(said, "Create the bucket, or correct artifacts.s3.bucket.")
+    if status == 404:
+        return NotFoundError(f"{where} does not exist", "Check that the stage that makes it has ended.")
+    if status == 412 and verb == "write":
+        return AlreadyExistsError(f"{where} exists already")
+    if status in (409, 412):
+        return TryAgainError(said, "Another writer changed it meanwhile; start the stage again.")
+    if code in _PASSING:
+        return TryAgainError(said, f"{_CREDENTIALS}, and the clock of this machine.")
+    if code in _REGION or status == 301:
+        return BadSpecError(said, "Set artifacts.s3.region to the region of the bucket.")
+    if status in (401, 403):
+        return BadSpecError(
+            said,
+            f"{_CREDENTIALS} and that they allow {_ACTIONS.get(verb, 's3:*')} there "
+            "(without s3:ListBucket, S3 says 403 for a missing object, too).",
+        )
+    if status in (405, 501):
+        return BadSpecError(said, "This S3 service lacks an operation that is needed (conditional put: If-None-Match).")
+    if status == 429 or status >= 500 or code == "SlowDown":
+        return TryAgainError(said, "The service is busy or broken, or full; the stage can be started again.")
+    return BadSpecError(said, "Check artifacts.s3 and what the S3 service says about this code.")

@@ -1,0 +1,91 @@
+"""Files and directories that a user names by URI: `file://` where they are, `s3://` fetched into the work directory."""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.spec import S3Location, StoreLocation
+from ippo_trainer.store import open_store
+from ippo_trainer.store.base import NotFoundError, Store
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -> Path:
+    """The local path of a file; one in S3 is streamed into `directory` in constant memory.
+
+    Args:
+        uri: `file:///path` or `s3://bucket/key`.
+        directory: receives what must be downloaded; made if need be.
+        location: the run's own store; where that is S3, its endpoint and region count for `uri` too.
+        field: the field of the manifest, for errors.
+
+    Raises:
+        BadSpecError: a scheme that is not supported here.
+        BadDataError: there is no such file.
+    """
+    scheme, path = _split(uri, field)
+    if scheme == "file":
+        local = Path(path)
+        if not local.is_file():
+            raise BadDataError(f"{field}: there is no file {local}", "Give a path that exists where the stage runs.")
+        return local
+    parent, _, name = path.rpartition("/")
+    store = _bucket(uri, parent, location, field)
+    target = directory / name
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        store.download(name, target)
+    except NotFoundError as error:
+        raise BadDataError(f"{field}: there is no object {uri}", "Check bucket and key.") from error
+    return target
+
+
+def fetch_directory(uri: str, directory: Path, location: StoreLocation, field: str) -> Path:
+    """The local path of a directory; one in S3 is streamed into `directory`, file by file.
+
+    Pickled weights are left where they are if the directory has safetensors. Arguments and errors as `fetch_file`.
+    """
+    scheme, path = _split(uri, field)
+    if scheme == "file":
+        local = Path(path)
+        if not local.is_dir():
+            raise BadDataError(
+                f"{field}: there is no directory {local}", "Give a path that exists where the stage runs."
+            )
+        return local
+    store = _bucket(uri, path, location, field)
+    keys = [info.key for info in store.list("")]
+    if not keys:
+        raise BadDataError(f"{field}: there is nothing at {uri}", "Check bucket and prefix.")
+    safe = any(key.endswith(".safetensors") for key in keys)
+    for key in keys:
+        if not (safe and key.endswith(_PICKLES)):
+            target = directory / key
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.download(key, target)
+    return directory
+
+
+def _split(uri: str, field: str) -> tuple[str, str]:
+    scheme, _, rest = uri.partition("://")
+    path = unquote(rest) if scheme == "file" else rest.rstrip("/")
+    if scheme not in ("file", "s3") or not path.strip("/"):
+        raise BadSpecError(
+            f"{field} {uri!r} is no place that this stage can read", "Download it and give file:// or s3://."
+        )
+    return scheme, path
+
+
+def _bucket(uri: str, path: str, location: StoreLocation, field: str) -> Store:
+    bucket, _, prefix = path.partition("/")
+    if len(bucket) < 3 or len(bucket) > 63:
+        raise BadSpecError(f"{field} {uri!r} names no bucket and key", "Write s3://bucket/key.")
+    own = location.s3
+    s3 = S3Location(
+        bucket=bucket,
+        prefix=prefix,
+        endpoint_url=own.endpoint_url if own else None,
+        region=own.region if own else None,
+    )
+    return open_store(StoreLocation(s3=s3))
