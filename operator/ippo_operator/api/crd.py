@@ -38,6 +38,8 @@ _KEPT = (
     LIST_KEYS,
 )
 _OPTION_TEXT = 1024
+_UNSEEN = {"observedGeneration": -1}
+"""The status of a run that the operator has not seen yet: kstatus, and so Flux, would take a run without any for done."""
 _COLUMNS = (
     ("Progress", "string", ".status.progress", 0, "Completed iterations of spec.iterations.max"),
     ("Stage", "string", ".status.stage", 0, "The stage that runs or comes next"),
@@ -89,6 +91,7 @@ def _root() -> Schema:
     spec = convert.schema(source["properties"]["spec"])
     status = convert.schema(source["properties"]["status"])
     _drop_defaults(status)
+    status["default"] = _UNSEEN
     unbounded = list(_unbounded(spec, "spec"))
     if unbounded:
         raise ValueError(f"without a bound: {', '.join(unbounded)}")

@@ -99,7 +99,7 @@ def test_an_operator_of_one_namespace_leaves_others_alone(
         operator.wait_ready()
         path = put(api, namespace)
         wait_for(api, path, "Succeeded", operator)
-        assert "status" not in api.get(elsewhere).body
+        assert api.get(elsewhere).body["status"] == {"observedGeneration": -1}
     api.delete(elsewhere)
 
 
