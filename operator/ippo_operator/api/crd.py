@@ -39,7 +39,7 @@ _KEPT = (
 )
 _OPTION_TEXT = 1024
 _UNSEEN = {"observedGeneration": -1}
-"""The status of a run that the operator has not seen yet: kstatus, and so Flux, would take a run without any for done."""
+"""The status of a run that the operator has not seen yet: kstatus, and so Flux, takes a run without any for done."""
 _COLUMNS = (
     ("Progress", "string", ".status.progress", 0, "Completed iterations of spec.iterations.max"),
     ("Stage", "string", ".status.stage", 0, "The stage that runs or comes next"),
