@@ -21,8 +21,16 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 TOKEN = "tests-only"
+USERS = {"token-of-ada": "ada", "token-of-bob": "bob"}
+"""Tokens of people without any rights of their own."""
 LAB = Path(__file__).parents[3].parent / "shared" / "lab" / "lab"
 RUNS = "/apis/ippo.dev/v1alpha1/namespaces/{}/iterativepporuns"
+_AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
 
 
 def find_assets(version: str = "") -> Path | None:
@@ -128,7 +136,7 @@ def _json(body: bytes) -> dict[str, Any]:
 class ControlPlane:
     """etcd and kube-apiserver, started in `folder`; RBAC and Pod Security are on, there are no controllers.
 
-    Use as a context manager.
+    Use as a context manager. What service accounts ask for is in `audit_log`, a JSON object per line.
     """
 
     def __init__(self, assets: Path, folder: Path) -> None:
@@ -156,7 +164,11 @@ class ControlPlane:
         key = self._folder / "service-accounts.key"
         key.write_bytes(_private_key())
         tokens = self._folder / "tokens.csv"
-        tokens.write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+        users = "".join(f"{token},{user},{user}\n" for token, user in USERS.items())
+        tokens.write_text(f'{TOKEN},admin,admin,"system:masters"\n{users}')
+        policy = self._folder / "audit-policy.json"
+        policy.write_text(json.dumps(_AUDIT))
+        self.audit_log = self._folder / "audit.log"
         self._run(
             "etcd",
             *("--data-dir", str(self._folder / "etcd"), "--unsafe-no-fsync", "--log-level", "error"),
@@ -189,13 +201,13 @@ class ControlPlane:
             *("--disable-admission-plugins", "ServiceAccount", "--service-cluster-ip-range", "10.96.0.0/16"),
             *("--service-account-issuer", "https://kubernetes.default.svc", "--service-account-key-file", str(key)),
             *("--service-account-signing-key-file", str(key)),
+            *("--audit-policy-file", str(policy), "--audit-log-path", str(self.audit_log)),
         )
         self.url = f"https://127.0.0.1:{secure}"
         self._authority = certificates / "apiserver.crt"
         self._wait_until_ready()
         self.api = Api(self.url, self._authority)
-        self.kubeconfig = self._folder / "kubeconfig"
-        self.kubeconfig.write_text(json.dumps(self._kubeconfig()))
+        self.kubeconfig = self.kubeconfig_of(TOKEN, "kubeconfig")
 
     def _run(self, program: str, *arguments: str) -> None:
         with (self._folder / f"{program}.log").open("wb") as log:
@@ -217,13 +229,23 @@ class ControlPlane:
         except OSError:  # not listening yet, no certificate yet
             return False
 
-    def _kubeconfig(self) -> dict[str, Any]:
+    def user(self, token: str) -> Api:
+        """Requests as whoever has this token."""
+        return Api(self.url, self._authority, token)
+
+    def kubeconfig_of(self, token: str, name: str) -> Path:
+        """A kubeconfig with this token, in a file of that name in the control plane's folder."""
+        path = self._folder / name
+        path.write_text(json.dumps(self._kubeconfig(token)))
+        return path
+
+    def _kubeconfig(self, token: str) -> dict[str, Any]:
         authority = base64.b64encode(self._authority.read_bytes()).decode()
         return {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "t", "cluster": {"server": self.url, "certificate-authority-data": authority}}],
-            "users": [{"name": "t", "user": {"token": TOKEN}}],
+            "users": [{"name": "t", "user": {"token": token}}],
             "contexts": [{"name": "t", "context": {"cluster": "t", "user": "t"}}],
             "current-context": "t",
         }
