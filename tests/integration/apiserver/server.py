@@ -20,10 +20,11 @@ from typing import Any, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from tests.lab import unpack
+
 TOKEN = "tests-only"
 USERS = {"token-of-ada": "ada", "token-of-bob": "bob"}
 """Tokens of people without any rights of their own."""
-LAB = Path(__file__).parents[3].parent / "shared" / "lab" / "lab"
 RUNS = "/apis/ippo.dev/v1alpha1/namespaces/{}/iterativepporuns"
 _AUDIT = {
     "apiVersion": "audit.k8s.io/v1",
@@ -41,10 +42,7 @@ def find_assets(version: str = "") -> Path | None:
     """
     variable = "KUBEBUILDER_ASSETS" + (f"_{version.replace('.', '_')}" if version else "")
     given = os.environ.get(variable, "")
-    if not given and LAB.exists():
-        command = [str(LAB), "assets", *([version] if version else [])]
-        given = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout.strip()
-    folder = Path(given) if given else None
+    folder = Path(given) if given else unpack("assets", *([version] if version else []))
     return folder if folder is not None and (folder / "kube-apiserver").exists() else None
 
 

@@ -16,6 +16,7 @@ STOP = 1
 
 @pytest.fixture(scope="module")
 def model():
+    """In double: in float32 a draw falls between two roundings of one boundary about once in 100,000 times."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -27,7 +28,7 @@ def model():
         max_position_embeddings=128,
         initializer_range=0.5,
     )
-    return LlamaForCausalLM(config).eval()
+    return LlamaForCausalLM(config).double().eval()
 
 
 def draw(model, prompts, **changes):
@@ -167,8 +168,9 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
         assert_same(found, draw(model, states, **options))
         for slot, rows in zip(slots, found, strict=True):
             continued = prompts[slot] + rows[0].ids + data.draw(tokens)
-            # A truncated history starts elsewhere.
-            prompts[slot] = continued if data.draw(st.booleans()) else continued[data.draw(st.integers(0, 3)) :]
+            # A truncated history starts elsewhere; it is never empty.
+            lost = data.draw(st.integers(0, min(3, len(continued) - 1)))
+            prompts[slot] = continued if data.draw(st.booleans()) else continued[lost:]
         prompts = {slot: prompt for slot, prompt in prompts.items() if data.draw(st.booleans())} or prompts
 
 

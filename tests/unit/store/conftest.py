@@ -28,9 +28,10 @@ from ippo_trainer.store.base import Store
 from ippo_trainer.store.local import LocalStore
 from ippo_trainer.store.s3 import Patience, S3Store
 
+from tests.lab import unpack
+
 ACCESS, SECRET = "AKIATESTTESTTESTTEST", "the-secret-access-key-of-the-tests"
 BUCKET = "ippo-tests"
-LAB = Path(__file__).resolve().parents[4] / "shared" / "lab" / "lab"
 PATIENT = Patience()
 QUICK = Patience(connect=2, read=0.3, total=20, attempts=3)
 
@@ -90,10 +91,8 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def _find_versitygw() -> str | None:
     if found := shutil.which("versitygw"):
         return found
-    if LAB.exists():
-        folder = subprocess.run([LAB, "bin"], capture_output=True, text=True, check=True, timeout=120).stdout.strip()
-        return str(Path(folder) / "versitygw")
-    return None
+    folder = unpack("bin")
+    return None if folder is None else str(folder / "versitygw")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,30 @@
+"""Binaries of a lab beside the repository, where there is one: etcd, kube-apiserver, an S3 server, helm, kstatus, …"""
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+
+def find_lab() -> Path | None:
+    """The lab's script: `$IPPO_LAB`, or the one beside the repository."""
+    given = os.environ.get("IPPO_LAB")
+    script = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "lab" / "lab"
+    return script if script.exists() else None
+
+
+def unpack(*command: str) -> Path | None:
+    """The folder that `lab assets` or `lab bin` prints; None without a lab.
+
+    One process at a time: a binary that another test process still unpacks cannot be run ("Text file busy").
+    """
+    script = find_lab()
+    if script is None:
+        return None
+    with (Path(tempfile.gettempdir()) / f"ippo-lab-unpack-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run([str(script), *command], capture_output=True, text=True, timeout=300)
+    if done.returncode != 0:
+        raise RuntimeError(f"{script} {' '.join(command)} failed: {done.stderr.strip()}")
+    return Path(done.stdout.strip())
