@@ -1,0 +1,3 @@
+-- The running stage saves a checkpoint and stops; no other starts.
+obj.spec.suspend = true
+return obj

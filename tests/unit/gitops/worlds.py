@@ -1,0 +1,179 @@
+"""Runs as the API server shows them, in every state that the real planner can bring them to."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ippo_operator.api.crd import custom_resource_definition
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import Reason
+from ippo_operator.cluster import invalid
+from ippo_operator.cluster.client import Client
+from ippo_operator.plan.types import JobFailure, JobIntent, Waiting
+from ippo_trainer.contract.spec import Decision, StageResult
+
+from ..operator.cluster.fake_api import FakeApi
+from ..operator.worlds import START, Cluster, Outcome, changed, good_result, make_run
+
+Object = dict[str, Any]
+QUEUE: Object = {"localQueueName": "team"}
+
+
+def shown(run: IterativePPORun, **metadata: Any) -> Object:
+    """The run as `kubectl get -o json` prints it; one without a status has the schema's default."""
+    whole: Object = run.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status": True})
+    whole["metadata"] |= {"namespace": "team", **metadata}
+    if run.status is None:
+        [version] = custom_resource_definition()["spec"]["versions"]
+        whole["status"] = dict(version["schema"]["openAPIV3Schema"]["properties"]["status"]["default"])
+    else:
+        whole["status"] = json.loads(run.status.model_dump_json(by_alias=True, exclude_none=True))
+    return whole
+
+
+class Recorded(Cluster):
+    """Keeps what every pass left for others to see."""
+
+    def __init__(self, run: IterativePPORun) -> None:
+        super().__init__(run)
+        self.seen: list[Object] = [shown(run)]
+
+    def step(self, die_after: int = 9) -> Any:
+        made = super().step(die_after)
+        self.seen.append(shown(self.run))
+        return made
+
+    @property
+    def now_shown(self) -> Object:
+        return shown(self.run)
+
+
+def begun(**spec: Any) -> Recorded:
+    """The first stage's job was just created."""
+    world = Recorded(make_run(**spec))
+    world.step()
+    return world
+
+
+def driven(outcome: Callable[[JobIntent], Outcome] | None = None, **spec: Any) -> Recorded:
+    """A run that went on until nothing runs and nothing is waited for."""
+    world = Recorded(make_run(**spec))
+    world.drive(outcome or (lambda intent: good_result(intent.spec)))
+    return world
+
+
+def edited(world: Recorded, **spec: Any) -> Recorded:
+    """The spec was changed and the operator has not seen it."""
+    world.run = changed(world.run, **spec)
+    return world
+
+
+def seen(world: Recorded, passes: int = 1) -> Recorded:
+    """After so many more passes."""
+    for _ in range(passes):
+        world.step()
+    return world
+
+
+def waiting_for(reason: Reason) -> Recorded:
+    """The first stage's job is there but does not run."""
+    world = begun(queue=QUEUE)
+    [(name, job)] = world.jobs.items()
+    world.jobs[name] = dataclasses.replace(job, waiting=Waiting(reason, f"{name} waits"))
+    return seen(world)
+
+
+def refused() -> Recorded:
+    """The API server does not let the first stage's job be created."""
+    world = begun()
+    [(name, job)] = world.jobs.items()
+    waits = Waiting(Reason.CHILD_REFUSED, f"the API server refuses to create {name}")
+    world.jobs[name] = dataclasses.replace(job, state="Refused", waiting=waits)
+    return seen(world)
+
+
+def ended_once(outcome: Outcome, **spec: Any) -> Recorded:
+    """The first attempt ended like that, and the operator saw it."""
+    world = seen(begun(**spec))
+    intent = world.running()
+    assert intent is not None
+    world.end(intent, outcome)
+    return seen(world)
+
+
+def stage_ends(stage: str, **changes: Any) -> Callable[[JobIntent], Outcome]:
+    """All goes well, but one stage's results are other ones."""
+    return lambda intent: good_result(intent.spec, **(changes if intent.spec.stage == stage else {}))
+
+
+def fails(stage: str, code: int, message: str = "") -> Callable[[JobIntent], Outcome]:
+    """All goes well but one stage, always."""
+    failure = JobFailure(code, message)
+    return lambda intent: failure if intent.spec.stage == stage else good_result(intent.spec)
+
+
+def gate(outcome: str) -> Callable[[JobIntent], Outcome]:
+    """The gate's answer to every candidate."""
+    return stage_ends("evaluate", decision=Decision(outcome=outcome, reason="as the test says"))
+
+
+def without_result(intent: JobIntent) -> Outcome:
+    """Ends well, with a result of other inputs."""
+    result = good_result(intent.spec)
+    assert isinstance(result, StageResult)
+    return result.model_copy(update={"input_digest": "sha256:" + "1" * 64})
+
+
+def of_another() -> Recorded:
+    """A job with the name of ours was made from other inputs."""
+    world = begun()
+    [(name, job)] = world.jobs.items()
+    world.jobs[name] = dataclasses.replace(job, input_digest="sha256:" + "1" * 64)
+    return seen(world)
+
+
+def suspending() -> Recorded:
+    """The running stage was told to save its checkpoint and is still there."""
+    world = seen(begun())
+    jobs = dict(world.jobs)
+    edited(world, suspend=True).step()
+    world.jobs.update(jobs)
+    return seen(world)
+
+
+def awaiting(**spec: Any) -> Recorded:
+    """The first candidate waits for a human."""
+    return driven(iterations={"max": 2}, promotion={"mode": "Manual"}, **spec)
+
+
+def answered(**answer: int) -> Recorded:
+    """A human answered and the operator has not seen it."""
+    return edited(awaiting(), promotion={"mode": "Manual", **answer})
+
+
+def broken() -> Recorded:
+    """A spec that the schema let pass but a rule of the models refuses, as under an older schema."""
+    world = Recorded(make_run())
+    world.run = world.run.model_copy(update={"spec": world.run.spec.model_copy(update={"warm_start": None})})
+    return seen(world)
+
+
+def unreadable(world: Recorded) -> Object:
+    """The run with a spec that this version of the operator cannot read, after a pass over it."""
+    api = FakeApi()
+    raw = world.now_shown
+    raw["metadata"]["generation"] += 1
+    stored = json.loads(json.dumps(raw))
+    api.objects["iterativepporuns", "team", "small"] = stored
+    stored["metadata"] |= {"resourceVersion": "1"}
+    client = Client(api, lambda: None)
+    assert asyncio.run(invalid.report(client, json.loads(json.dumps(stored)), "spec.device is tpu", START))
+    return api.objects["iterativepporuns", "team", "small"]
+
+
+def everything_seen(worlds: Iterator[Recorded]) -> list[Object]:
+    """Whatever anybody could have read while these runs went on, each once."""
+    texts = {json.dumps(item, sort_keys=True): item for world in worlds for item in world.seen}
+    return list(texts.values())
