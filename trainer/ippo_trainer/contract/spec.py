@@ -108,7 +108,7 @@ class StageResult(Model):
     iteration: int
     input_digest: Digest
     artifacts: dict[str, ArtifactRef] = {}
-    metrics: Annotated[dict[str, float], Field(max_length=32)] = {}
+    metrics: Annotated[dict[Annotated[str, Field(max_length=63)], float], Field(max_length=32)] = {}
     shard: Shard | None = None
     decision: Decision | None = None
     informative: bool | None = None

@@ -1,0 +1,198 @@
+"""The crash matrix on the paths that an easy run does not take: retries, disruptions, a suspension, a human's answer,
+a raised limit, cleanup. Wherever the operator dies, a new one brings the world to the same end.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import pytest
+from ippo_trainer.contract.spec import StageResult, StageSpec
+
+from ..worlds import START, good_result
+from .fake_api import FakeApi, Object
+from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, newest, status_of, the_run
+
+Deed = Callable[["World"], bool]
+"""What people and nodes do to the run, once the operator has nothing more to do; whether anything was done."""
+
+
+@dataclass
+class World:
+    """A run's API server, Job controller and users; operators come and go."""
+
+    deeds: tuple[Deed, ...]
+    ending: Callable[[StageSpec], StageResult | tuple[int, str]] = good_result
+    run: Object = field(default_factory=make_run)
+    now: datetime = START
+
+    def __post_init__(self) -> None:
+        self.api = FakeApi()
+        self.api.put("iterativepporuns", self.run)
+        self.controller = ToyController(self.api, self.ending)
+
+    def live(self) -> None:
+        """One operator, until nothing more happens."""
+        operator = self.operator = ToyOperator(self.api)
+        operator.now = self.now
+        try:
+            for _ in range(400):
+                outcome = operator.settle()
+                if any(deed(self) for deed in self.deeds) or self.controller.step():
+                    continue
+                if outcome.requeue_after is None:
+                    return
+                operator.now = operator.now.fromtimestamp(
+                    operator.now.timestamp() + outcome.requeue_after, START.tzinfo
+                )
+        finally:
+            self.now = operator.now
+        raise AssertionError("the run does not come to rest")
+
+    def edit(self, **spec: Any) -> bool:
+        """A user changes the spec; whether that was a change."""
+        before = the_run(self.api)["spec"]
+        self.api.edit("iterativepporuns", "team", "small", spec=before | spec)
+        return bool(before != before | spec)
+
+    @property
+    def end(self) -> tuple[Object, list[str], list[str], list[str]]:
+        """What all worlds must have in common: status, attempts, attempts that ran, what is left."""
+        left = [name for kind, _, name in self.api.objects if kind in {"jobs", "configmaps"}]
+        return status_of(self.api), attempts(self.api), self.controller.ran, sorted(left)
+
+
+def at(world: World, stage: str, attempt: int = 1) -> bool:
+    """Whether an attempt of that stage runs, in pods."""
+    status = status_of(world.api)
+    active = status.get("active")
+    running = active is not None and active["jobName"] in world.controller.ran
+    return running and (status.get("stage"), status.get("attempt")) == (stage, attempt)
+
+
+def suspended_once(world: World) -> bool:
+    if at(world, "fit-q"):
+        return world.edit(suspend=True)
+    stands = condition(world.api, "Suspended")
+    return stands["status"] == "True" and world.edit(suspend=False)
+
+
+def a_pod_is_lost(world: World) -> bool:
+    """The node of improve's first attempt dies, and its Job with it."""
+    if not at(world, "improve"):
+        return False
+    world.api.remove("jobs", "team", status_of(world.api)["active"]["jobName"])
+    return True
+
+
+def answered(answer: str) -> Deed:
+    def deed(world: World) -> bool:
+        waits = condition(world.api, "Promoted")["reason"] == "AwaitingApproval"
+        return waits and world.edit(promotion={"mode": "Manual", answer: status_of(world.api)["iteration"]})
+
+    return deed
+
+
+def raised(world: World) -> bool:
+    done = condition(world.api, "Succeeded")["status"] == "True"
+    return done and world.edit(iterations={"max": 2})
+
+
+def failing(spec: StageSpec) -> StageResult | tuple[int, str]:
+    """Every stage's first attempt ends in another way, the second one well."""
+    codes = {"warm-start": 75, "collect": 1, "fit-q": 143, "improve": 139, "evaluate": 75}
+    return good_result(spec) if spec.attempt > 1 else (codes[spec.stage], "not now")
+
+
+def hopeless(spec: StageSpec) -> StageResult | tuple[int, str]:
+    return (1, "bug") if spec.stage == "fit-q" else good_result(spec)
+
+
+def rubbish_first(spec: StageSpec) -> StageResult | tuple[int, str]:
+    return good_result(spec) if spec.attempt > 1 else (0, "rubbish")
+
+
+SCENARIOS: dict[str, Callable[[], World]] = {
+    "retries of every kind": lambda: World((), failing),
+    "the budget runs out": lambda: World((), hopeless),
+    "unreadable results": lambda: World((), rubbish_first),
+    "suspended and resumed": lambda: World((suspended_once,)),
+    "a lost job": lambda: World((a_pod_is_lost,)),
+    "approved": lambda: World((answered("approve"),), run=make_run(promotion={"mode": "Manual"})),
+    "not approved": lambda: World((answered("reject"),), run=make_run(promotion={"mode": "Manual"})),
+    "a raised limit": lambda: World((raised,)),
+    "cleaned up soon": lambda: World((), failing, make_run(cleanup={"succeededSeconds": 0, "failedSeconds": 100})),
+    "all at once": lambda: World(
+        (suspended_once, a_pod_is_lost, answered("approve"), raised),
+        failing,
+        make_run(promotion={"mode": "Manual"}, cleanup={"succeededSeconds": 10, "failedSeconds": 20}),
+    ),
+}
+
+
+def states(make: Callable[[], World]) -> tuple[World, list[World]]:
+    """The world as it ends when nobody dies, and a world for every state that an operator may die in.
+
+    A new operator knows nothing but that state. So dying before or after a call, be it a read or a write, is starting
+    from the state then; a read changes none, so there are as many as changes.
+    """
+    world, kept = make(), dict[Any, World]()
+
+    def keep() -> None:
+        now = world.operator.now
+        at = (newest(world.api), len(world.controller.ran), now)
+        if at not in kept:
+            objects, created, ran = copy.deepcopy((world.api.objects, world.api.created, world.controller.ran))
+            other = dataclasses.replace(world, now=now)
+            other.api = FakeApi(objects, created=created)
+            other.api.skip_versions(newest(world.api))
+            other.controller = ToyController(other.api, world.ending, ran)
+            kept[at] = other
+
+    world.api.before = lambda _number, _request: keep()
+    world.api.after = lambda _number, _request, _response: keep()
+    world.live()
+    return world, list(kept.values())
+
+
+def check(make: Callable[[], World], every: int) -> None:
+    undisturbed, worlds = states(make)
+    assert len(worlds) > sum(request.writes for request in undisturbed.api.calls)
+    assert len(undisturbed.end[1]) == len(set(undisturbed.end[1])) == len(set(undisturbed.end[2]))
+    for number, world in enumerate(worlds[::every]):
+        world.live()
+        assert world.end == undisturbed.end, f"died in state {number * every}"
+
+
+@pytest.mark.parametrize("make", SCENARIOS.values(), ids=SCENARIOS)
+def test_dying_now_and_then_changes_nothing(make: Callable[[], World]) -> None:
+    check(make, every=17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", SCENARIOS.values(), ids=SCENARIOS)
+def test_dying_around_any_call_changes_nothing(make: Callable[[], World]) -> None:
+    check(make, every=1)
+
+
+def test_the_scenarios_go_where_they_say() -> None:
+    ends = {}
+    for name, make in SCENARIOS.items():
+        world = make()
+        world.live()
+        ends[name] = (condition(world.api, "Succeeded")["reason"], len(attempts(world.api)))
+    assert ends == {
+        "retries of every kind": ("Completed", 10),
+        "the budget runs out": ("BudgetExhausted", 5),
+        "unreadable results": ("Completed", 10),
+        "suspended and resumed": ("Completed", 6),
+        "a lost job": ("Completed", 6),
+        "approved": ("Completed", 5),
+        "not approved": ("Completed", 5),
+        "a raised limit": ("Completed", 9),
+        "cleaned up soon": ("Completed", 10),
+        "all at once": ("Completed", 18),
+    }
