@@ -6,10 +6,15 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 CRD := crds/ippo.dev_iterativepporuns.yaml
 REFERENCE := docs/manifest.md
+REASONS := docs/reasons.md
+CHART := charts/ippo-operator
+PLAIN := deploy/ippo-operator.yaml
+HELM ?= $(shell command -v helm)
+RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --namespace ippo-system; }
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format crds docs bench constraints clean
+.PHONY: help install demo test test-all lint format crds manifests docs bench constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +47,10 @@ lint: $(INSTALLED) ## style, types, layers
 	$(BIN)/lint-imports
 	@$(BIN)/python -m ippo_operator.api.crd | cmp -s - $(CRD) || { echo "$(CRD) is not what the models say: make crds"; exit 1; }
 	@$(BIN)/python -m ippo_operator.api.reference | cmp -s - $(REFERENCE) || { echo "$(REFERENCE) is not what the models say: make docs"; exit 1; }
+	@$(BIN)/python -m ippo_operator.api.reasons | cmp -s - $(REASONS) || { echo "$(REASONS) is not what the table says: make docs"; exit 1; }
+	@sed -n '/^spec:/,$$p' $(CRD) | cmp -s - $(CHART)/files/crd-spec.yaml || { echo "The chart's CRD is not $(CRD): make crds"; exit 1; }
+	@if test -n "$(HELM)"; then $(RENDER) | cmp -s - $(PLAIN) || { echo "$(PLAIN) is not what the chart says: make manifests"; exit 1; }; \
+	  else echo "not checked, for want of helm: $(PLAIN)"; fi
 
 format: $(INSTALLED) ## mends style
 	$(BIN)/ruff check --fix .
@@ -50,10 +59,19 @@ format: $(INSTALLED) ## mends style
 crds: $(INSTALLED) ## the CustomResourceDefinition, from the models
 	$(BIN)/python -m ippo_operator.api.crd > $(CRD).new
 	@mv $(CRD).new $(CRD)
+	@sed -n '/^spec:/,$$p' $(CRD) > $(CHART)/files/crd-spec.yaml
 
-docs: $(INSTALLED) ## the reference of the manifest, from the models
+manifests: crds ## the plain YAML in deploy/ and the chart's table of values; needs helm, or HELM=/path/to/helm
+	@test -n "$(HELM)" || { echo "helm is missing; name it: make manifests HELM=/path/to/helm"; exit 1; }
+	$(BIN)/python -m tests.integration.chart.table
+	$(RENDER) > $(PLAIN).new
+	@mv $(PLAIN).new $(PLAIN)
+
+docs: $(INSTALLED) ## the references of the manifest and of the reasons, from the models
 	$(BIN)/python -m ippo_operator.api.reference > $(REFERENCE).new
 	@mv $(REFERENCE).new $(REFERENCE)
+	$(BIN)/python -m ippo_operator.api.reasons > $(REASONS).new
+	@mv $(REASONS).new $(REASONS)
 
 bench: $(INSTALLED) ## how fast things are
 	@for script in tests/benchmarks/bench_*.py; do echo "$$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done

@@ -1,0 +1,73 @@
+{{- define "ippo.name" -}}
+{{- default .Release.Name .Values.nameOverride | trunc 53 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "ippo.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "ippo.name" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- required "serviceAccount.name is missing: with serviceAccount.create=false, name the ServiceAccount to use" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end }}
+
+{{- define "ippo.leaseName" -}}
+{{- default (include "ippo.name" .) .Values.lease.name -}}
+{{- end }}
+
+{{- define "ippo.leaseNamespace" -}}
+{{- default .Release.Namespace .Values.lease.namespace -}}
+{{- end }}
+
+{{- /* An image as given, or the release's own: (list $ "ippo-operator" .Values.image) */ -}}
+{{- define "ippo.image" -}}
+{{- $root := index . 0 -}}
+{{- $own := printf "%s:%s" (index . 1) $root.Chart.AppVersion -}}
+{{- if $root.Values.registry -}}
+{{- $own = printf "%s/%s" (trimSuffix "/" $root.Values.registry) $own -}}
+{{- end -}}
+{{- default $own (index . 2) -}}
+{{- end }}
+
+{{- define "ippo.selector" -}}
+app.kubernetes.io/name: ippo-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "ippo.labels" -}}
+{{ include "ippo.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: iterative-ppo
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- with .Values.labels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- /* In every namespace with runs. tests/integration/chart proves that each verb is used, and that no other one is. */ -}}
+{{- define "ippo.rules" -}}
+- apiGroups: [ippo.dev]
+  resources: [iterativepporuns]
+  verbs: [get, list, watch]
+- apiGroups: [ippo.dev]
+  resources: [iterativepporuns/status]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, delete]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [list, watch]
+{{- end }}

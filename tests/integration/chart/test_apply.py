@@ -1,0 +1,135 @@
+"""Every variant on a real API server: each object is accepted as it is, twice, and the pods are restricted."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.apiserver.server import RUNS, Api, until
+
+from .conftest import make_namespace
+from .helm import ROOT, VARIANTS, Manifest, apply, objects, of_kind, path, render
+
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+
+
+def foreign_crd(kind: str) -> Manifest:
+    """A small stand-in for a CRD of the Prometheus operator: the spec's outline, as far as the chart uses it."""
+    properties: dict[str, Any] = {
+        "ServiceMonitor": {
+            "selector": ANYTHING,
+            "namespaceSelector": ANYTHING,
+            "endpoints": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "properties": {name: {"type": "string"} for name in ("port", "path", "interval")},
+                },
+            },
+        },
+        "PrometheusRule": {
+            "groups": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {
+                        "name": {"type": "string"},
+                        "interval": {"type": "string"},
+                        "rules": {"type": "array", "items": ANYTHING},
+                    },
+                },
+            }
+        },
+    }[kind]
+    schema = {"type": "object", "properties": {"spec": {"type": "object", "properties": properties}}}
+    plural = f"{kind.lower()}s"
+    names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.monitoring.coreos.com"},
+        "spec": {"group": "monitoring.coreos.com", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prometheus_operator(plane: Any) -> None:
+    for kind in ("ServiceMonitor", "PrometheusRule"):
+        assert plane.api.create(CRDS, foreign_crd(kind)).code in {201, 409}
+        url = f"/apis/monitoring.coreos.com/v1/{kind.lower()}s"
+        until(lambda url=url: plane.api.get(url).code == 200, f"{kind} is served")
+
+
+@pytest.fixture
+def clean(admin: Api) -> Iterator[list[Manifest]]:
+    """Objects to be deleted after the test."""
+    made: list[Manifest] = []
+    yield made
+    for manifest in reversed(made):
+        if manifest["kind"] != "Namespace":
+            admin.delete(path(manifest))
+    until(lambda: admin.get(f"{CRDS}/iterativepporuns.ippo.dev").code == 404, "the CRD is gone")
+
+
+def put(api: Api, manifests: list[Manifest], clean: list[Manifest], **how: bool) -> None:
+    for manifest in manifests:
+        if manifest["kind"] == "IterativePPORun":
+            served = RUNS.format(manifest["metadata"]["namespace"])
+            until(lambda url=served: api.get(url).code == 200, "the CRD is served")
+        answer = apply(api, manifest, **how)
+        assert answer.code in {200, 201}, f"{manifest['kind']} {manifest['metadata']['name']}: {answer.message}"
+        clean.append(manifest)
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda path: path.stem)
+def test_a_variant_is_accepted_dry_and_for_real(admin: Api, clean: list[Manifest], values: Path) -> None:
+    for name in ("ops", "team-a", "team-b"):
+        make_namespace(admin, name)
+    manifests = objects(render(f"--values={values}"))
+    runs = of_kind(manifests, "IterativePPORun")
+    rest = [manifest for manifest in manifests if manifest not in runs]
+    for manifest in rest:
+        answer = apply(admin, manifest, dry_run=True)
+        assert answer.code in {200, 201}, answer.message
+    put(admin, rest, clean)
+    versions = [admin.get(path(manifest)).body["metadata"]["resourceVersion"] for manifest in rest]
+    for manifest in runs:
+        until(lambda: admin.get(RUNS.format("ops")).code == 200, "the CRD is served")
+        answer = apply(admin, manifest, dry_run=True)
+        assert answer.code == 201, answer.message
+    put(admin, runs, clean)
+    # Applied again, nothing changes: GitOps tools see no drift.
+    put(admin, rest, [])
+    generations = [admin.get(path(m)).body["metadata"].get("generation") for m in of_kind(rest, "Deployment")]
+    assert generations == [1]
+    unchanged = [m for m, v in zip(rest, versions, strict=True) if _version(admin, m) == v]
+    assert {m["kind"] for m in rest} - {m["kind"] for m in unchanged} <= {"CustomResourceDefinition"}
+
+
+def _version(api: Api, manifest: Manifest) -> str:
+    return str(api.get(path(manifest)).body["metadata"]["resourceVersion"])
+
+
+@pytest.mark.parametrize("values", VARIANTS, ids=lambda path: path.stem)
+def test_the_operators_pod_is_restricted(admin: Api, values: Path) -> None:
+    make_namespace(admin, "strict", **{"pod-security.kubernetes.io/enforce": "restricted"})
+    make_namespace(admin, "ops")
+    [deployment] = of_kind(objects(render(f"--values={values}")), "Deployment")
+    template = deployment["spec"]["template"]
+    metadata = template["metadata"] | {"name": "operator"}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+    answer = admin.create("/api/v1/namespaces/strict/pods?dryRun=All&fieldValidation=Strict", pod)
+    assert answer.code == 201, answer.message
+    [container] = template["spec"]["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_plain_manifests_apply_in_order(admin: Api, clean: list[Manifest]) -> None:
+    """As `kubectl apply --server-side -f` does it: one after the other, the namespace first."""
+    put(admin, objects((ROOT / "deploy" / "ippo-operator.yaml").read_text()), clean)
+    deployment = admin.get("/apis/apps/v1/namespaces/ippo-system/deployments/ippo-operator")
+    assert deployment.code == 200
