@@ -1,0 +1,1 @@
+"""Runs from Git: the real kstatus, Flux and Argo CD."""

@@ -1,0 +1,52 @@
+"""One lab for all of these tests, with one operator and one stand-in for the kubelet."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.apiserver.process import Operator
+from tests.lab import find_lab
+
+from .cluster import NEEDED, Lab
+from .kubelet import Kubelet
+from .repository import Repository
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A control plane with the CRD and a running operator."""
+    script = find_lab()
+    if script is None:
+        pytest.skip(NEEDED)
+    folder = tmp_path_factory.mktemp("gitops")
+    (folder / "repositories").mkdir()
+    with Lab(script, folder / "repositories") as lab, Operator(lab, folder, "--resync-seconds", "20") as operator:  # type: ignore[arg-type]
+        operator.wait_ready()
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def kubelet(lab: Lab) -> Iterator[Kubelet]:
+    with Kubelet(lab.api) as kubelet:
+        yield kubelet
+
+
+@pytest.fixture(scope="session")
+def flux(lab: Lab) -> Lab:
+    """The lab with Flux."""
+    lab.start("flux")
+    return lab
+
+
+@pytest.fixture(scope="session")
+def argocd(lab: Lab) -> Lab:
+    """The lab with Argo CD."""
+    lab.start("argocd")
+    return lab
+
+
+@pytest.fixture
+def repository(lab: Lab, tmp_path: Path) -> Callable[[str], Repository]:
+    """A new Git repository of that name."""
+    return lambda name: Repository(lab.repositories, name, tmp_path)
