@@ -56,6 +56,19 @@ def read_log(path: Path) -> list[Conversation]:
     return conversations
 
 
+def read_state(messages: list[Any]) -> tuple[list[Turn], str]:
+    """A conversation that waits for a suggestion, read as a log's messages are: its turns and the newest message.
+
+    Raises:
+        BadDataError: as `read_log` does of messages; or the last message is not the customer's.
+    """
+    checked = [_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+    count = next((n for n, m in enumerate(reversed(checked)) if m["side"] != "customer"), len(checked))
+    if not count:
+        raise BadDataError("the last message is not the customer's", "End with the message to answer (role user).")
+    return _turns(checked, Counter()), _join(checked[-count:])
+
+
 def _read_jsonl(path: Path) -> list[Conversation]:
     left_out: Counter[str] = Counter()
     lines_of: dict[str, int] = {}

@@ -99,7 +99,7 @@ def load_policy(directory: Path, device: torch.device | str = "cpu") -> LoadedPo
             or chat template, or logits that are not a linear map of the hidden states (soft-caps, logit scales).
     """
     model = _load(AutoModelForCausalLM, directory)
-    tokenizer = _load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory)
     if len(tokenizer) > model.config.vocab_size:
         raise BadDataError(
             f"the tokenizer in {directory.name} has {len(tokenizer)} tokens, its model {model.config.vocab_size}",
@@ -209,7 +209,8 @@ def verify(model: Any, name: str) -> None:
         )
 
 
-def _load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path) -> Any:
+    """A policy's tokenizer, with a padding token of its own; BadDataError if it lacks what a chat needs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:

@@ -1,0 +1,1 @@
+"""Serves a promoted policy over an OpenAI-compatible HTTP API (`ippo-serve`)."""

@@ -1,0 +1,124 @@
+"""`ippo-serve`: a policy as an OpenAI-compatible server."""
+
+import argparse
+import asyncio
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from ippo_trainer.contract.errors import BadSpecError, StageError
+from ippo_trainer.serve.engine import EngineName
+
+DIGEST = "IPPO_POLICY_DIGEST"
+_HELP = """\
+Serves a policy over an OpenAI-compatible API: /v1/chat/completions (streaming too), /v1/models,
+and /healthz, /readyz, /metrics. IPPO_POLICY_DIGEST names the policy's digest.
+
+Messages of role user are the customer's, those of role assistant the business's. Prompts are made as in training.
+"""
+_MORE = """\
+SIGTERM: /readyz says 503, what has come and what still comes on open connections is answered, then it ends with 0.
+
+exit codes:
+  0   told to end
+  64  a wrong argument, or an engine that is not installed
+  65  the policy is missing, damaged, or too large for the memory
+  1   anything else; the traceback is on standard error
+
+example:
+  IPPO_POLICY_DIGEST=sha256:… ippo-serve --policy policy/ --port 8000 --engine Transformers --name demo
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is a wrong spec: exit code 64, not argparse's 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(BadSpecError.exit_code, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    # The engines need not be importable to see the help.
+    from ippo_trainer.stages.output import Redactor, logging_to_stderr
+
+    with logging_to_stderr(Redactor()):
+        try:
+            return _serve(arguments)
+        except StageError as error:
+            logging.getLogger(__name__).error("%s", error)
+            return error.exit_code
+        except Exception:
+            logging.getLogger(__name__).exception("the server failed unexpectedly")
+            return StageError.exit_code
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from ippo_trainer.serve.server import serve
+    from ippo_trainer.serve.settings import Settings
+
+    digest = os.environ.get(DIGEST, "")
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise BadSpecError(f"{DIGEST} is {digest!r}, not the digest of a policy", f"Set {DIGEST}=sha256:….")
+    settings = Settings(
+        arguments.policy, arguments.engine, arguments.max_tokens, arguments.max_waiting, digest, arguments.name
+    )
+    return asyncio.run(serve(settings, arguments.port, arguments.linger_seconds, arguments.grace_seconds))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="ippo-serve", description=_HELP, epilog=_MORE, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--policy", type=Path, required=True, metavar="DIR", help="folder of a policy artifact")
+    parser.add_argument("--port", type=int, required=True, metavar="N", help="where to listen; 0 takes a free port")
+    parser.add_argument(
+        "--engine", choices=get_args(EngineName), required=True, help="VLLM, or Transformers for small models and CPUs"
+    )
+    parser.add_argument("--name", required=True, metavar="RUN", help="the run's name, another name of the model")
+    parser.add_argument(
+        "--max-tokens",
+        type=_positive,
+        default=512,
+        metavar="N",
+        help="most tokens of a response, and what a request gets that asks for no number (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-waiting",
+        type=_positive,
+        default=256,
+        metavar="N",
+        help="requests that may wait; further ones get 429 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--linger-seconds",
+        type=float,
+        default=3.0,
+        metavar="S",
+        help="after SIGTERM, how long requests on open connections are still taken (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=50.0,
+        metavar="S",
+        help="after SIGTERM, when it ends at the latest (default: %(default)s)",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not positive")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What an engine is: token ids in, token ids out. Text, prompts and HTTP are the gateway's, the same for all."""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+EngineName = Literal["Transformers", "VLLM"]
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """How a request wants its responses sampled."""
+
+    samples: int
+    max_new_tokens: int
+    temperature: float
+    """0 takes the likeliest token."""
+    top_p: float
+    seed: int
+    """63 bits; equal seeds give equal responses to equal prompts (up to float rounding)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next tokens of one sample; `finish` is set with its last ones. A stop token is part of them."""
+
+    sample: int
+    ids: list[int]
+    finish: Finish | None
+
+
+class BusyError(Exception):
+    """So many requests wait already that this one would wait too long."""
+
+
+class EngineDiedError(Exception):
+    """The engine failed; no request will be answered any more."""
+
+
+class Engine(Protocol):
+    """Generates responses. All methods are called from the event loop's thread, `load` excepted."""
+
+    max_new_tokens: int
+    """The most that a request may ask for."""
+    max_samples: int
+
+    def start(self) -> None:
+        """Begins to take requests."""
+        ...
+
+    def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
+        """The pieces of all samples, each sample's in order. Closing the iterator gives the request up.
+
+        Raises:
+            BusyError: at the first piece.
+            EngineDiedError: at any.
+        """
+        ...
+
+    def waiting(self) -> int:
+        """Requests that are not worked on yet."""
+        ...
+
+    def failure(self) -> str | None:
+        """Why the engine can answer nothing any more; None while it can."""
+        ...
+
+    async def stop(self) -> None:
+        """Ends it. What is still open fails."""
+        ...

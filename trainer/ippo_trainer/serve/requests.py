@@ -1,0 +1,145 @@
+"""What a chat request may say. Whatever would change the answer and is not understood is refused, never ignored."""
+
+import json
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.logs import read_state
+from ippo_trainer.data.schema import Turn
+from ippo_trainer.serve.engine import Wishes
+from ippo_trainer.serve.errors import ApiError
+
+_SEEDS = 2**63
+_SYSTEM = ("system", "developer")
+
+
+class StreamOptions(BaseModel):
+    """Of a streamed answer."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+
+
+class ResponseFormat(BaseModel):
+    """Only plain text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["text"] = "text"
+
+
+class ChatRequest(BaseModel):
+    """The body of POST /v1/chat/completions, as far as it is supported."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    model: str | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    seed: int | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    # Neutral values that clients send on their own.
+    frequency_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = None
+    presence_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = None
+    logprobs: Literal[False] | None = None
+    top_logprobs: Literal[0] | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    # They change no answer.
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts that end a response."""
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+
+    def wishes(self, max_new_tokens: int, max_samples: int) -> Wishes:
+        """How to sample, within the engine's bounds. Raises ApiError beyond them."""
+        asked = self.max_completion_tokens or self.max_tokens
+        if asked is not None and asked > max_new_tokens:
+            raise ApiError(
+                400, f"max_tokens is {asked}, this server answers with at most {max_new_tokens}", "max_tokens"
+            )
+        samples = self.n or 1
+        if samples > max_samples:
+            raise ApiError(400, f"n is {samples}, this server makes at most {max_samples} choices at once", "n")
+        seed = secrets.randbelow(_SEEDS) if self.seed is None else self.seed % _SEEDS
+        temperature = 1.0 if self.temperature is None else self.temperature
+        top_p = 1.0 if self.top_p is None else self.top_p
+        return Wishes(samples, asked or max_new_tokens, temperature, top_p, seed)
+
+
+def parse(body: bytes) -> ChatRequest:
+    """The request in a body. Raises ApiError that names the field."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not JSON: {error}") from error
+    try:
+        request = ChatRequest.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0]) if first["loc"] else None
+        unknown = first["type"] == "extra_forbidden"
+        problem = "is not supported by this server" if unknown else f"is not allowed: {first['msg']}"
+        raise ApiError(400, f"{field or 'the body'} {problem}", field) from error
+    if "" in request.stops:
+        raise ApiError(400, "stop holds an empty text", "stop")
+    return request
+
+
+def state_of(messages: list[dict[str, Any]], system_prompt: str) -> tuple[list[Turn], str]:
+    """The conversation so far and the newest customer message, read as the lines of a chat log are.
+
+    Args:
+        messages: of the request. An assistant message may also say, as in a log, what was suggested and what became
+            of it (`suggestion`, `reaction`).
+        system_prompt: what the policy was trained with. It stands in every prompt by itself; another is refused.
+
+    Raises:
+        ApiError: 400, which names the message and the remedy.
+    """
+    plain = [_plain(number, message) for number, message in enumerate(messages)]
+    for number, message in enumerate(plain):
+        if message.get("role") in _SYSTEM and message.get("content") != system_prompt:
+            raise ApiError(
+                400,
+                f"messages[{number}] is a system message that the policy was not trained with. Leave it out: the "
+                "policy's own system prompt is added by the server",
+                "messages",
+            )
+    try:
+        return read_state([message for message in plain if message.get("role") not in _SYSTEM])
+    except BadDataError as error:
+        raise ApiError(400, str(error), "messages") from error
+
+
+def _plain(number: int, message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its text as one string."""
+    content = message.get("content")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise ApiError(400, f"messages[{number}] calls a tool; this policy has none", "messages")
+    if not isinstance(content, list):
+        return message
+    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    if not all(isinstance(part, str) for part in parts):
+        raise ApiError(400, f"messages[{number}].content holds a part that is no text", "messages")
+    return {**message, "content": "".join(map(str, parts))}

@@ -1,0 +1,127 @@
+"""The life of a server: it listens at once, takes requests when the policy is loaded, and ends without losing one."""
+
+import asyncio
+import logging
+import signal
+import threading
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from ippo_trainer.contract.errors import BadSpecError, StageError
+from ippo_trainer.serve.app import Gateway
+from ippo_trainer.serve.loading import load, warm_up
+from ippo_trainer.serve.settings import Loaded, Settings
+
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings, port: int, linger: float, grace: float) -> int:
+    """Serves until SIGTERM or Ctrl-C, or until the engine fails; returns the exit code.
+
+    Args:
+        settings: what to serve and how.
+        port: on all addresses; 0 takes a free one, which the log names.
+        linger: seconds after the signal in which requests that still come are answered; their connections are closed.
+        grace: seconds after the signal by which all is over.
+
+    Raises:
+        StageError: the policy cannot be served, or the port is taken.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = Gateway(settings.digest, settings.name)
+    runner = web.AppRunner(gateway.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await _listen(runner, port)
+        _log.info("listening on port %d", runner.addresses[0][1])
+        loaded = await _until(stop, asyncio.ensure_future(_in_thread(settings)))
+        if loaded is None:
+            return 0
+        loaded.engine.start()
+        if await _until(stop, asyncio.ensure_future(_warm(loaded))):
+            gateway.loaded = loaded
+            _log.info("ready: policy %s of run %s", settings.digest, settings.name)
+        code = await _until_failure(stop, gateway)
+        await _drain(gateway, linger, grace)
+        await loaded.engine.stop()
+        return code
+    finally:
+        await runner.cleanup()
+
+
+async def _listen(runner: web.AppRunner, port: int) -> None:
+    try:
+        await web.TCPSite(runner, port=port).start()
+    except (OSError, OverflowError) as error:
+        raise BadSpecError(f"cannot listen on port {port}: {error}", "Choose another --port.") from error
+
+
+async def _warm(loaded: Loaded) -> bool:
+    await warm_up(loaded)
+    return True
+
+
+async def _until(stop: asyncio.Event, work: "asyncio.Future[_T]") -> _T | None:
+    """What `work` returns; None if the signal came first."""
+    stopping = asyncio.ensure_future(stop.wait())
+    both: set[asyncio.Future[Any]] = {stopping, work}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if work.done():
+        return work.result()
+    work.cancel()
+    return None
+
+
+async def _until_failure(stop: asyncio.Event, gateway: Gateway) -> int:
+    """0 when the signal came, 1 when the engine failed before."""
+    while not stop.is_set():
+        if gateway.loaded is not None and gateway.loaded.engine.failure() is not None:
+            _log.error("the engine failed: %s", gateway.loaded.engine.failure())
+            return StageError.exit_code
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), 1.0)
+    return 0
+
+
+async def _drain(gateway: Gateway, linger: float, grace: float) -> None:
+    """Answers what there is. Clients with open connections do not know yet that they should go elsewhere."""
+    gateway.draining = True
+    _log.info("told to end: %d requests to answer", gateway.in_flight)
+    await asyncio.sleep(min(linger, grace))
+    try:
+        await asyncio.wait_for(gateway.idle(), max(0.0, grace - linger))
+    except TimeoutError:
+        _log.warning("%d requests were not answered in time", gateway.in_flight)
+    gateway.closed = True
+
+
+async def _in_thread(settings: Settings) -> Loaded:
+    """Loads in a thread that does not hold up the end of the process."""
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Loaded] = loop.create_future()
+
+    def hand_over(loaded: Loaded | None, error: BaseException | None) -> None:
+        if result.cancelled():
+            return
+        if error is not None:
+            result.set_exception(error)
+        elif loaded is not None:
+            result.set_result(loaded)
+
+    def work() -> None:
+        try:
+            made, failure = load(settings), None
+        except BaseException as error:
+            made, failure = None, error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(hand_over, made, failure)
+
+    threading.Thread(target=work, name="load", daemon=True).start()
+    return await result

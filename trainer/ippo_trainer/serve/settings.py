@@ -1,0 +1,48 @@
+"""What a server is told, and what it has when the policy is loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.serve.engine import Engine, EngineName
+from ippo_trainer.text.render import Renderer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Args:
+        policy: directory of a policy artifact.
+        engine: what generates.
+        max_new_tokens: of one response.
+        max_waiting: requests that may wait for the engine.
+        digest: of the policy.
+        name: of the run.
+    """
+
+    policy: Path
+    engine: EngineName
+    max_new_tokens: int
+    max_waiting: int
+    digest: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A policy that can be asked."""
+
+    renderer: Renderer
+    engine: Engine
+
+
+def response_room(positions: int | None, max_prompt_tokens: int, max_new_tokens: int) -> int:
+    """Tokens that a response may have behind a full prompt. Raises BadDataError if there is no room for any."""
+    room = max_new_tokens if positions is None else min(max_new_tokens, positions - max_prompt_tokens)
+    if room < 1:
+        raise BadDataError(
+            f"the model has {positions} positions, a prompt may take {max_prompt_tokens}: no room for a response",
+            "Train with a lower policy.maxPromptTokens.",
+        )
+    return room

@@ -1,0 +1,180 @@
+"""Continuous batching: sequences join and leave between two tokens, each in a row of one key-value cache.
+
+The arithmetic of a draw is `models.sampling`'s, so equal keys give the text that the stages would have sampled.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ippo_trainer.models import sampling
+from ippo_trainer.models.cache import RaggedCache
+from ippo_trainer.serve.engine import Wishes
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A token of one sequence, and whether it ends it."""
+
+    owner: object
+    sample: int
+    token: int
+    ended: bool
+
+
+@dataclass(slots=True)
+class _Row:
+    owner: object
+    sample: int
+    wishes: Wishes
+    uniforms: NDArray[np.float64]
+    length: int
+    """Tokens in the cache."""
+    drawn: int = 0
+
+
+class Slots:
+    """The running sequences of a model.
+
+    Args:
+        model: a causal LM that `models.load.verify` accepts.
+        rows: sequences at once.
+        capacity: tokens of a prompt and its response.
+        stop_ids: a sequence ends with the first of these.
+        pad_id: fills unused places; never seen.
+    """
+
+    def __init__(self, model: Any, rows: int, capacity: int, stop_ids: frozenset[int], pad_id: int) -> None:
+        self.model, self.stop_ids, self.pad_id = model, stop_ids, pad_id
+        self.device = next(model.parameters()).device
+        self._free_rows = rows
+        # One column more: the last token of a full sequence is drawn but never run.
+        self._cache = RaggedCache(model.config.num_hidden_layers, rows, capacity + 1)
+        self._rows: list[_Row] = []
+        self._states: Tensor | None = None
+
+    @property
+    def free(self) -> int:
+        """Sequences that may still join."""
+        return self._free_rows - len(self._rows)
+
+    @property
+    def running(self) -> int:
+        """Sequences that are not over."""
+        return len(self._rows)
+
+    def join(self, entries: Sequence[tuple[object, Sequence[int], Wishes]]) -> None:
+        """Reads prompts: (owner, token ids, wishes). Their samples run from the next `step` on; there must be room."""
+        first, count = len(self._rows), len(entries)
+        states = self._read([list(prompt) for _, prompt, _ in entries], first)
+        for owner, prompt, wishes in entries:
+            self._rows.append(_row(owner, 0, wishes, len(prompt)))
+        sources = [number for number, (_, _, wishes) in enumerate(entries) for _ in range(wishes.samples - 1)]
+        if sources:
+            targets = torch.arange(first + count, first + count + len(sources), device=self.device)
+            width = max(len(prompt) for _, prompt, _ in entries)
+            self._cache.copy_from(self._cache, targets, torch.tensor(sources, device=self.device).add_(first), width)
+            states = torch.cat([states, states[sources]])
+            for owner, prompt, wishes in entries:
+                self._rows += [_row(owner, sample, wishes, len(prompt)) for sample in range(1, wishes.samples)]
+        self._states = states if self._states is None or not first else torch.cat([self._states, states])
+
+    def step(self) -> list[Drawn]:
+        """Draws the next token of every sequence; those that end leave."""
+        assert self._states is not None
+        tokens = self._draw(self._states)
+        drawn = []
+        for row, token in zip(self._rows, tokens, strict=True):
+            row.drawn += 1
+            stopped = token in self.stop_ids
+            drawn.append(Drawn(row.owner, row.sample, token, stopped or row.drawn == row.wishes.max_new_tokens))
+        self._keep([not each.ended for each in drawn], tokens)
+        return drawn
+
+    def drop(self, owner: object) -> None:
+        """Gives up an owner's sequences. Call it between steps."""
+        kept = [row.owner is not owner for row in self._rows]
+        if not all(kept):
+            self._move(kept)
+
+    def _read(self, prompts: list[list[int]], first: int) -> Tensor:
+        """Runs prompts in the rows from `first` on; returns the state after each one's last token (n, D)."""
+        size = max(map(len, prompts))
+        ids = np.full((len(prompts), size), self.pad_id, np.int64)
+        for number, prompt in enumerate(prompts):
+            ids[number, : len(prompt)] = prompt
+        positions = torch.arange(size, device=self.device).expand(len(prompts), size)
+        self._cache.place(positions, first=first, width=size, plain=True)
+        states = sampling._forward(
+            self.model.get_decoder(), self._cache, torch.from_numpy(ids).to(self.device), positions, size
+        )
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
+        return states[torch.arange(len(prompts), device=self.device), ends]
+
+    def _draw(self, states: Tensor) -> list[int]:
+        logits = self.model.get_output_embeddings()(states).float()
+        greedy = logits.argmax(-1)
+        temperatures = torch.tensor([row.wishes.temperature or 1.0 for row in self._rows], device=self.device)
+        table = (logits / temperatures.unsqueeze(-1)).log_softmax(-1)
+        weights = self._nucleus(table.double().exp_())
+        heights = weights.cumsum(-1)
+        uniforms = [row.uniforms[row.drawn] for row in self._rows]
+        levels = torch.tensor(uniforms, device=self.device, dtype=torch.double) * heights[:, -1]
+        sampled = torch.searchsorted(heights, levels.unsqueeze(-1), right=True)[:, 0]
+        cold = torch.tensor([row.wishes.temperature == 0 for row in self._rows], device=self.device)
+        tokens: list[int] = torch.where(cold, greedy, sampled).tolist()
+        return tokens
+
+    def _nucleus(self, weights: Tensor) -> Tensor:
+        """Zeroes what is beyond each row's top_p: the fewest likeliest tokens that reach it stay."""
+        limits = [row.wishes.top_p for row in self._rows]
+        if all(limit >= 1 for limit in limits):
+            return weights
+        ordered, order = weights.sort(-1, descending=True)
+        before = ordered.cumsum(-1) - ordered
+        kept = before < torch.tensor(limits, device=self.device, dtype=torch.double).unsqueeze(-1)
+        kept |= torch.tensor([limit >= 1 for limit in limits], device=self.device).unsqueeze(-1)
+        return weights * torch.zeros_like(kept).scatter_(-1, order, kept)
+
+    def _keep(self, kept: list[bool], tokens: list[int]) -> None:
+        """Runs the drawn tokens of the sequences that go on."""
+        tokens = [tokens[number] for number in self._move(kept)]
+        if not self._rows:
+            self._states = None
+            return
+        lengths = [row.length for row in self._rows]
+        for row in self._rows:
+            row.length += 1
+        columns = torch.tensor(lengths, device=self.device).unsqueeze(1)
+        width = max(lengths) + 1
+        self._cache.place(columns, first=0, width=width, plain=False)
+        ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
+        self._states = sampling._forward(self.model.get_decoder(), self._cache, ids, columns, width)[:, 0]
+
+    def _move(self, kept: list[bool]) -> list[int]:
+        """Moves the rows that stay to the front, by exchanging as few as possible; returns where each came from."""
+        order = list(range(len(kept)))
+        count = sum(kept)
+        holes = [number for number in range(count) if not kept[number]]
+        movers = [number for number in range(count, len(kept)) if kept[number]]
+        if holes:
+            width = max(self._rows[number].length for number in holes + movers)
+            some, others = (torch.tensor(numbers, device=self.device) for numbers in (holes, movers))
+            self._cache.swap(some, others, width)
+            for hole, mover in zip(holes, movers, strict=True):
+                order[hole] = mover
+        order = order[:count]
+        self._rows = [self._rows[number] for number in order]
+        if self._states is not None:
+            self._states = self._states[order] if order else None
+        return order
+
+
+def _row(owner: object, sample: int, wishes: Wishes, length: int) -> _Row:
+    keys, numbers = np.array([wishes.seed], np.uint64), np.array([sample], np.int64)
+    return _Row(owner, sample, wishes, sampling._uniforms(keys, numbers, wishes.max_new_tokens)[0], length)

@@ -1,0 +1,185 @@
+"""The engine for small models and CPUs: one thread that runs our own sampling, many requests at once."""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, Wishes
+from ippo_trainer.serve.slots import Drawn, Slots
+
+# Prompt tokens that are read between two tokens of the running sequences: a long queue must not make those wait.
+_PREFILL_TOKENS = 2048
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Request:
+    prompt: Sequence[int]
+    wishes: Wishes
+    pieces: "asyncio.Queue[Piece | EngineDiedError]" = field(default_factory=asyncio.Queue)
+    unfinished: int = 0
+
+    def __post_init__(self) -> None:
+        self.unfinished = self.wishes.samples
+
+
+class TransformersEngine:
+    """Runs a model in this process.
+
+    Args:
+        model: a causal LM that `models.load.verify` accepts.
+        max_prompt_tokens, max_new_tokens: bounds of a sequence.
+        rows: sequences that run at once; a request takes one per sample.
+        max_waiting: requests that wait for free rows; beyond, BusyError.
+        stop_ids, pad_id: as `Slots`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        max_prompt_tokens: int,
+        max_new_tokens: int,
+        rows: int,
+        max_waiting: int,
+        stop_ids: frozenset[int],
+        pad_id: int,
+    ) -> None:
+        self.max_new_tokens = max_new_tokens
+        self.max_samples = rows
+        self._slots = Slots(model, rows, max_prompt_tokens + max_new_tokens, stop_ids, pad_id)
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Request] = deque()
+        self._running: set[_Request] = set()
+        self._given_up: set[_Request] = set()
+        self._ending = False
+        self._failure: str | None = None
+        self._changed = threading.Condition()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """As `Engine`."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
+        """As `Engine`."""
+        request = _Request(prompt, wishes)
+        with self._changed:
+            if self._failure is not None:
+                raise EngineDiedError(self._failure)
+            if len(self._waiting) >= self._max_waiting:
+                raise BusyError
+            self._waiting.append(request)
+            self._changed.notify()
+        unfinished = wishes.samples
+        try:
+            while unfinished:
+                piece = await request.pieces.get()
+                if isinstance(piece, EngineDiedError):
+                    raise piece
+                unfinished -= piece.finish is not None
+                yield piece
+        finally:
+            if unfinished:
+                self._give_up(request)
+
+    def waiting(self) -> int:
+        """As `Engine`."""
+        return len(self._waiting)
+
+    def failure(self) -> str | None:
+        """As `Engine`."""
+        return self._failure
+
+    async def stop(self) -> None:
+        """As `Engine`."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _give_up(self, request: _Request) -> None:
+        with self._changed:
+            if request in self._waiting:
+                self._waiting.remove(request)
+            else:
+                self._given_up.add(request)
+                self._changed.notify()
+
+    def _work(self) -> None:
+        try:
+            with torch.inference_mode():
+                while self._turn():
+                    pass
+            self._fail("the server ends")
+        except Exception as error:
+            _log.exception("the engine failed")
+            self._fail(f"{type(error).__name__}: {error}")
+
+    def _turn(self) -> bool:
+        """One token of every running sequence; False when told to end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ending or self._waiting or self._slots.running or self._given_up)
+            if self._ending:
+                return False
+            given_up, self._given_up = self._given_up & self._running, set()
+            self._running -= given_up
+        for request in given_up:
+            self._slots.drop(request)
+        with self._changed:
+            joining = self._next()
+            self._running.update(joining)
+        if joining:
+            self._slots.join([(request, request.prompt, request.wishes) for request in joining])
+        if self._slots.running:
+            self._deliver(self._slots.step())
+        return True
+
+    def _next(self) -> list[_Request]:
+        """The waiting requests that join now: first come, first served, as far as rows and the prefill allow."""
+        joining: list[_Request] = []
+        free, longest = self._slots.free, 0
+        while self._waiting:
+            request = self._waiting[0]
+            longest = max(longest, len(request.prompt))
+            free -= request.wishes.samples
+            if free < 0 or (joining and longest * (len(joining) + 1) > _PREFILL_TOKENS):
+                break
+            joining.append(self._waiting.popleft())
+        return joining
+
+    def _deliver(self, drawn: list[Drawn]) -> None:
+        assert self._loop is not None
+        pieces: list[tuple[_Request, Piece]] = []
+        for each in drawn:
+            request = each.owner
+            assert isinstance(request, _Request)
+            stopped = each.token in self._slots.stop_ids
+            finish: Any = ("stop" if stopped else "length") if each.ended else None
+            pieces.append((request, Piece(each.sample, [each.token], finish)))
+            request.unfinished -= each.ended
+            if not request.unfinished:
+                self._running.discard(request)
+        self._loop.call_soon_threadsafe(_hand_out, pieces)
+
+    def _fail(self, why: str) -> None:
+        with self._changed:
+            self._failure = why
+            lost = [*self._waiting, *self._running]
+            self._waiting.clear()
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_hand_out, [(request, EngineDiedError(why)) for request in lost])
+
+
+def _hand_out(pieces: Sequence[tuple[_Request, Piece | EngineDiedError]]) -> None:
+    for request, piece in pieces:
+        request.pieces.put_nowait(piece)

@@ -1,0 +1,168 @@
+"""The engine for GPUs: vLLM in this process. It gets token ids, so prompts are those of training, and returns them."""
+
+import json
+import os
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.serve import memory
+from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, Wishes
+from ippo_trainer.serve.settings import Loaded, Settings, response_room
+
+ARGUMENTS = "IPPO_VLLM_ARGS"
+_EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
+_CPU_CACHE_BYTES = 1 << 30
+_MAX_SAMPLES = 16
+# vLLM would ask the internet for what it has, and tell it what it runs.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+
+
+class VllmEngine:
+    """Runs vLLM's own scheduler.
+
+    Args:
+        llm: an AsyncLLM.
+        max_new_tokens: of one response.
+        max_waiting: requests beyond those that run; more get BusyError.
+        max_running: requests that vLLM runs at once.
+        stop_ids: a response ends with the first of these.
+    """
+
+    def __init__(
+        self, llm: Any, max_new_tokens: int, max_waiting: int, max_running: int, stop_ids: frozenset[int]
+    ) -> None:
+        self.max_new_tokens = max_new_tokens
+        self.max_samples = min(_MAX_SAMPLES, max_running)
+        self._llm, self._stop_ids = llm, stop_ids
+        self._max_waiting, self._max_running = max_waiting, max_running
+        self._open = 0
+
+    def start(self) -> None:
+        """As `Engine`. vLLM starts by itself."""
+
+    async def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
+        """As `Engine`."""
+        from vllm import TokensPrompt
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        if self.waiting() >= self._max_waiting:
+            raise BusyError
+        self._open += 1
+        pieces = self._llm.generate(
+            TokensPrompt(prompt_token_ids=list(prompt)), self._sampling(wishes), uuid.uuid4().hex
+        )
+        try:
+            async for output in pieces:
+                for each in output.outputs:
+                    finish: Any = each.finish_reason
+                    if finish not in (None, "stop", "length"):
+                        raise EngineDiedError(f"vLLM ended a response with {finish}")
+                    yield Piece(each.index, list(each.token_ids), finish)
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineDiedError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._open -= 1
+            await pieces.aclose()
+
+    def waiting(self) -> int:
+        """As `Engine`; an estimate, since vLLM also holds requests back when memory is short."""
+        return max(0, self._open - self._max_running)
+
+    def failure(self) -> str | None:
+        """As `Engine`."""
+        return "vLLM's engine process has died" if self._llm.errored else None
+
+    async def stop(self) -> None:
+        """As `Engine`."""
+        self._llm.shutdown()
+
+    def _sampling(self, wishes: Wishes) -> Any:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return SamplingParams(
+            n=wishes.samples,
+            max_tokens=wishes.max_new_tokens,
+            temperature=wishes.temperature,
+            top_p=wishes.top_p,
+            seed=wishes.seed,
+            stop_token_ids=sorted(self._stop_ids),
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+
+
+def load_vllm(settings: Settings) -> Loaded:
+    """Starts vLLM with a policy. `IPPO_VLLM_ARGS`, JSON, overrides any of its engine's arguments.
+
+    Raises:
+        BadSpecError: vLLM is not installed, or the variable is wrong.
+        BadDataError: as `loading.load`.
+    """
+    memory.check_fits(settings.policy, False, memory.memory_limit())
+    os.environ.update(_OFFLINE)
+    try:
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+    except ImportError as error:
+        raise BadSpecError(
+            f"vLLM cannot be loaded: {error}", "Use an image with vLLM, or spec.serve.engine: Transformers."
+        ) from error
+    from ippo_trainer.models.load import load_tokenizer
+    from ippo_trainer.text.render import Renderer
+
+    renderer = Renderer.load(settings.policy, load_tokenizer(settings.policy))
+    positions = _positions(settings.policy)
+    room = response_room(positions, renderer.max_prompt_tokens, settings.max_new_tokens)
+    length = renderer.max_prompt_tokens + room
+    try:
+        arguments = AsyncEngineArgs(**_arguments(settings, length))
+        llm = AsyncLLM.from_engine_args(arguments)
+    except TypeError as error:
+        raise BadSpecError(f"{ARGUMENTS}: {error}", "Use the names of vLLM's AsyncEngineArgs.") from error
+    except (ValueError, RuntimeError) as error:
+        raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
+    running = llm.vllm_config.scheduler_config.max_num_seqs
+    return Loaded(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
+
+
+def _arguments(settings: Settings, length: int) -> dict[str, Any]:
+    import torch
+
+    own: dict[str, Any] = {
+        "model": str(settings.policy),
+        "served_model_name": [settings.digest, settings.name],
+        "max_model_len": length,
+        "generation_config": "vllm",  # the file's sampling settings are not the policy's
+        "enable_log_requests": False,
+    }
+    if torch.cuda.is_available():
+        own["tensor_parallel_size"] = torch.cuda.device_count()
+    else:
+        # Compiling needs a C++ compiler, which images have not.
+        own |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+    return own | _given(os.environ.get(ARGUMENTS, ""))
+
+
+def _given(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise BadSpecError(f"{ARGUMENTS} is not JSON: {error}", _EXAMPLE) from error
+    if not isinstance(value, dict):
+        raise BadSpecError(f"{ARGUMENTS} is no JSON object", _EXAMPLE)
+    return value
+
+
+def _positions(directory: Path) -> int | None:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadDataError(f"the model in {directory} has no usable config.json: {error}", "Fetch it again.") from error
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    return positions
