@@ -46,12 +46,15 @@ class Queue(Model):
 class Serve(Model):
     """Serves the promoted policy: a Deployment and a Service, both named after the run.
 
-    What is served changes with every promotion; the new policy's files are verified before a server starts. In a
-    cluster only; local runs ignore it.
+    What is served changes with every promotion; the new policy's files are verified before a server starts. Serving
+    goes on while the run is suspended and after it ended. In a cluster only; local runs ignore it.
     """
 
+    engine: Literal["VLLM", "Transformers"] = "VLLM"
+    """VLLM is fast and wants a GPU; its image is pods.serve.image or the operator's image of servers. Transformers is
+    for small models and CPUs; it needs no other image than the stages'."""
     replicas: Annotated[int, Field(ge=0, le=100)] = 1
-    """Servers."""
+    """Servers. Who scales the Deployment itself, an autoscaler say, keeps their number until this field changes."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8000
     """Where they listen, and the Service too."""
     strategy: Literal["Surge", "Recreate"] = "Surge"

@@ -72,7 +72,7 @@ class Reason(StrEnum):
     BUDGET_EXHAUSTED = "BudgetExhausted"
     """A stage failed more often than spec.retries allows."""
     CHILD_CONFLICT = "ChildConflict"
-    """A job with the name of ours was made from other inputs."""
+    """A child's name is taken by an object that is not this run's, or was made from other inputs."""
     WAITING_FOR_QUOTA = "WaitingForQuota"
     """The stage's job waits in its queue."""
     UNSCHEDULABLE = "Unschedulable"
@@ -84,7 +84,19 @@ class Reason(StrEnum):
     POD_NOT_STARTED = "PodNotStarted"
     """The stage's pods have a node but cannot start: a missing Secret, ConfigMap or volume."""
     CHILD_REFUSED = "ChildRefused"
-    """The API server does not let the stage's job be created: permissions, quota or policy."""
+    """The API server does not let a child be created or changed: permissions, quota or policy."""
+    PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
+    """The stage's pods waited longer for a node and their image than pendingDeadlineSeconds of spec.pods allows."""
+    ROLLING_OUT = "RollingOut"
+    """All iterations are done, and the servers of the promoted policy are not ready yet."""
+    ROLLED_BACK = "RolledBack"
+    """The promoted policy's servers did not get ready in time; the policy before it is served again."""
+    ROLLOUT_TIMED_OUT = "RolloutTimedOut"
+    """The servers did not get ready in time, and there is nothing to go back to, or spec.serve.onFailure is Hold."""
+    SERVER_FAILED = "ServerFailed"
+    """A server ends again and again, or cannot fetch its policy."""
+    NO_SERVER_IMAGE = "NoServerImage"
+    """spec.serve.engine is VLLM, and neither spec.pods.serve.image nor the operator names an image with it."""
 
 
 class Waits(Model):
@@ -117,6 +129,8 @@ class ActiveAttempt(Model):
     """Deleted for a suspension; how it ends costs no budget."""
     waits: Waits | None = None
     """What keeps it from running, if anything does."""
+    overdue: Message | None = None
+    """Deleted because its pods waited for too long; counted as a failure once it is gone."""
 
 
 class StageStatus(Model):
@@ -189,6 +203,46 @@ class Budgets(Model):
     disruptions: int = 0
 
 
+class ServedPolicy(Model):
+    """A policy and how its servers are set up."""
+
+    iteration: int
+    """The iteration that made it."""
+    digest: Digest
+    key: Annotated[str, Field(max_length=900)]
+    settings: Digest
+    """Of all else in the servers' pod template."""
+
+    def same(self, other: "ServedPolicy | None") -> bool:
+        """Whether these are the same servers."""
+        return other is not None and (self.digest, self.settings) == (other.digest, other.settings)
+
+
+class FailedRollout(ServedPolicy):
+    """Servers that did not get ready in time; they are not tried again as they were."""
+
+    reason: Reason
+    message: Message = ""
+    time: Time
+
+
+class ServingStatus(Model):
+    """What is served, and how far a roll-out is."""
+
+    active: ServedPolicy | None = None
+    """The last policy whose servers got ready; a roll-out that fails goes back to it."""
+    target: ServedPolicy | None = None
+    """What the Deployment is asked to serve."""
+    since: Time | None = None
+    """Since when the target's servers are waited for; none while they are ready."""
+    waits: Waits | None = None
+    """What keeps them from getting ready, as far as it is known."""
+    blocked: Waits | None = None
+    """Why the Deployment cannot be made what it should be."""
+    failed: FailedRollout | None = None
+    """The latest policy could not be rolled out; none once it is, or once another one is tried."""
+
+
 class RunStatus(Model):
     """How far a run is."""
 
@@ -217,6 +271,8 @@ class RunStatus(Model):
     best: Best | None = None
     last_failure: LastFailure | None = None
     budgets: Budgets = Budgets()
+    serving: ServingStatus | None = None
+    """Of spec.serve, once there is a policy."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """The condition of that type."""

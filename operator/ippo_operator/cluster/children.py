@@ -64,6 +64,16 @@ async def clean(client: Client, namespace: str, job: Manifest) -> None:
     await _delete(client, namespace, job, foreground=False)
 
 
+async def forget(client: Client, run_uid: str, namespace: str, name: str) -> None:
+    """Deletes the stage spec of an attempt whose Job is gone."""
+    config = await client.get(CONFIG_MAPS, namespace, name)
+    if config is not None and jobs.is_ours(config, run_uid):
+        try:
+            await client.delete(CONFIG_MAPS, namespace, name, str(config["metadata"]["uid"]))
+        except ConflictError:
+            return  # another object has the name by now; ours is gone
+
+
 async def _delete(client: Client, namespace: str, job: Manifest, foreground: bool) -> None:
     name, uid = str(job["metadata"]["name"]), str(job["metadata"]["uid"])
     try:

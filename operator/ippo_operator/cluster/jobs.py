@@ -72,7 +72,8 @@ def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = 
         return _succeeded(name, digest, own)
     if _is(job, "Failed"):
         return ObservedJob(name, digest, "Failed", failure=_failure(job, own))
-    return ObservedJob(name, digest, "Running", waiting=_waiting(job, own, list(troubles)))
+    waiting = _waiting(job, own, list(troubles))
+    return ObservedJob(name, digest, "Running", waiting=waiting, pending_since=_pending_since(job, own))
 
 
 def _succeeded(name: str, digest: str, pods: list[Object]) -> ObservedJob:
@@ -105,6 +106,19 @@ def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | 
     if not pods:
         return Waiting(Reason.POD_REFUSED, f"no pod can be created: {troubles[-1]}")
     return Waiting(Reason.POD_NOT_STARTED, troubles[-1])
+
+
+def _pending_since(job: Object, pods: list[Object]) -> datetime | None:
+    """Since when the Job has no pods, or since when the one waits that has waited longest; None in a queue."""
+    if job["spec"].get("suspend") or _conditions(job):
+        return None
+    waiting = [pod["metadata"] for pod in pods if pod.get("status", {}).get("phase", "Pending") == "Pending"]
+    if pods and not waiting:
+        return None
+    # A Job that comes out of its queue gets a new start time.
+    began = job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp")
+    times = [metadata.get("creationTimestamp") for metadata in waiting] or [began]
+    return min((datetime.fromisoformat(moment) for moment in times if moment), default=None)
 
 
 def not_started(job: Object, pods: Iterable[Object]) -> bool:

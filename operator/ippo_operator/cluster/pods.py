@@ -72,19 +72,19 @@ def _failure(pod: Object) -> JobFailure:
     disrupted = target is not None or status.get("reason") in _DISRUPTED
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
         told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
-        return JobFailure(None, _short(f"{_name(pod)}: {told}"), disrupted=True)
+        return JobFailure(None, short(f"{_name(pod)}: {told}"), disrupted=True)
     code = int(terminated["exitCode"])
-    said = _said(terminated.get("message"))
+    told = said(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":
-        said = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
+        told = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
     elif status.get("reason") == "DeadlineExceeded":
-        said = "ran longer than activeDeadlineSeconds of spec.pods allows"
-        return JobFailure(None, f"{_name(pod)}: {said}")
-    return JobFailure(code, _short(said or f"exit code {code}; see the log of {_name(pod)}"), disrupted=disrupted)
+        told = "ran longer than activeDeadlineSeconds of spec.pods allows"
+        return JobFailure(None, f"{_name(pod)}: {told}")
+    return JobFailure(code, short(told or f"exit code {code}; see the log of {_name(pod)}"), disrupted=disrupted)
 
 
-def _said(message: Any) -> str:
-    """The stage's own words: `{"error": {"reason", "message"}}`, or the end of its log where it wrote none."""
+def said(message: Any) -> str:
+    """A container's own words: `{"error": {"reason", "message"}}`, or the end of its log where it wrote none."""
     if not isinstance(message, str):
         return ""
     try:
@@ -112,7 +112,7 @@ def _waiting(pod: Object) -> Waiting | None:
     if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
         told = " ".join(str(scheduled.get("message") or scheduled["reason"]).split())
         remedy = "Add such nodes, free them, or change resources, nodeSelector or tolerations of spec.pods."
-        return Waiting(Reason.UNSCHEDULABLE, _short(f"no node takes {_name(pod)}: {told} {remedy}"))
+        return Waiting(Reason.UNSCHEDULABLE, short(f"no node takes {_name(pod)}: {told} {remedy}"))
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         state = (container.get("state") or {}).get("waiting") or {}
@@ -120,9 +120,9 @@ def _waiting(pod: Object) -> Waiting | None:
         if state.get("reason") in _IMAGE:
             remedy = "Correct image or imagePullSecrets of spec.pods."
             text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
-            return Waiting(Reason.IMAGE_PULL_FAILED, _short(text))
+            return Waiting(Reason.IMAGE_PULL_FAILED, short(text))
         if state.get("reason") in _CONFIG:
-            return Waiting(Reason.POD_NOT_STARTED, _short(f"{_name(pod)} cannot start: {told}"))
+            return Waiting(Reason.POD_NOT_STARTED, short(f"{_name(pod)} cannot start: {told}"))
     return None
 
 
@@ -146,5 +146,6 @@ def _name(pod: Object) -> str:
     return f"pod {pod['metadata']['name']}"
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """At most as long as a message may be."""
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

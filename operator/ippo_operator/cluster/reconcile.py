@@ -7,27 +7,29 @@ anything builds on it. So whoever dies at any point leaves a status from which t
 import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 
 from ippo_trainer.contract.spec import StoreLocation
 
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import RunStatus
-from ippo_operator.cluster import children, clock, invalid, jobs, log_context, read
-from ippo_operator.cluster.children import Builder, ChildConflictError
+from ippo_operator.api.status import Reason, RunStatus
+from ippo_operator.cluster import children, clock, invalid, jobs, log_context, read, serving
+from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.read import Snapshot
 from ippo_operator.cluster.resources import RUNS
+from ippo_operator.cluster.serving import Servers
+from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.cleanup import expired
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import s3_location
-from ippo_operator.plan.types import ObservedJob, Plan
+from ippo_operator.plan.types import ObservedJob, ObservedServing, Plan, Waiting
 
-_LOGGED_ONLY = {"StageStarted"}
-"""The Job that starts is told of by its own events; writes are what a control plane has least of."""
+_LOGGED_ONLY = {"StageStarted", "RollingOut"}
+"""Jobs and Deployments tell of their start themselves; writes are what a control plane has least of."""
 _log = logging.getLogger("ippo.reconcile")
 
 
@@ -43,6 +45,8 @@ class Outcome:
     """Seconds after which another pass is due even if nothing happens."""
     run: IterativePPORun | None = None
     """The run with the status that it has now."""
+    version: str | None = None
+    """The run's resourceVersion after the pass's last write: what a watch tells of it is no news."""
 
 
 Watcher = Callable[[IterativePPORun, RunStatus], None]
@@ -54,7 +58,7 @@ class Reconciler:
 
     Args:
         client: fenced; every write goes through it.
-        builder: makes the objects of an attempt.
+        platform: what the operator was installed with.
         instance: of this process, for events.
         wall: the time.
         watcher: is told what changed.
@@ -63,13 +67,14 @@ class Reconciler:
     def __init__(
         self,
         client: Client,
-        builder: Builder,
+        platform: Platform,
         instance: str,
         wall: clock.Wall = clock.wall,
         watcher: Watcher = lambda _run, _status: None,
     ) -> None:
         self._client = client
-        self._builder = builder
+        self._platform = platform
+        self._builder = stage_objects(platform)
         self._wall = wall
         self._watcher = watcher
         self._events = EventWriter(client, instance, wall)
@@ -96,18 +101,53 @@ class Reconciler:
             return Outcome(again=True)
 
     async def _act(self, found: Snapshot, run: IterativePPORun) -> Outcome:
-        made = self._plan(run, found.observed)
+        servers = await serving.read(self._client, run, _store(run), self._platform)
+        observed = servers.observed if servers is not None else None
+        made = self._plan(run, found.observed, observed)
+        await self._forget(found, run, made)
         raw, run = await self._record(found.raw, run, made)
         trouble = await self._create(found.uid, run, made)
         if trouble is not None:
-            told = self._plan(run, (trouble,))
+            told = self._plan(run, (trouble,), observed)
             raw, run = await self._record(raw, run, told)
             return Outcome(again=True, run=run)
         for name in made.deletes:
             if name in found.jobs:
                 await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
+        refused = await self._serve(run, made, servers)
+        if refused is not None:
+            told = self._plan(run, found.observed, refused)
+            raw, run = await self._record(raw, run, told)
+            return Outcome(again=True, run=run)
         next_cleanup = await self._clean(found, run)
-        return Outcome(requeue_after=_sooner(made.requeue_after, found.look_again, next_cleanup), run=run)
+        look_again = servers.look_again if servers is not None else None
+        again = _sooner(made.requeue_after, found.look_again, look_again, next_cleanup)
+        return Outcome(requeue_after=again, run=run, version=raw["metadata"]["resourceVersion"])
+
+    async def _serve(self, run: IterativePPORun, made: Plan, servers: Servers | None) -> ObservedServing | None:
+        """Makes the Deployment and the Service what they should be; returns what the planner has to know if the API
+        server refuses that."""
+        if servers is None:
+            return None
+        if made.unserve:
+            await serving.remove(self._client, run, servers)
+        if made.serve is None:
+            return None
+        try:
+            await serving.carry_out(self._client, run, made.serve, _store(run), self._platform, servers)
+        except ApiError as error:
+            if not children.refusal(error):
+                raise
+            text = f"the API server refuses the Deployment or the Service {run.metadata.name}: {error}"
+            return replace(servers.observed, blocked=Waiting(Reason.CHILD_REFUSED, text))
+        return None
+
+    async def _forget(self, found: Snapshot, run: IterativePPORun, made: Plan) -> None:
+        """Deletes the stage spec of an attempt whose Job is gone, before the status forgets its name."""
+        active = run.status.active if run.status is not None else None
+        over = active is not None and (made.status.active is None or made.status.active.job_name != active.job_name)
+        if active is not None and over and active.job_name not in found.jobs:
+            await children.forget(self._client, found.uid, found.raw["metadata"]["namespace"], active.job_name)
 
     async def _clean(self, found: Snapshot, run: IterativePPORun) -> float | None:
         """Deletes Jobs that were kept for long enough; returns the seconds until the next one is due."""
@@ -118,11 +158,8 @@ class Reconciler:
             await children.clean(self._client, found.raw["metadata"]["namespace"], found.jobs[name])
         return due.next_after
 
-    def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...]) -> Plan:
-        if run.spec.artifacts is None:
-            raise ValueError("a run without artifacts is not planned in a cluster")
-        store = StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
-        return plan(run, observed, self._wall().astimezone(UTC), store)
+    def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...], servers: ObservedServing | None) -> Plan:
+        return plan(run, observed, self._wall().astimezone(UTC), _store(run), servers)
 
     async def _record(self, raw: Manifest, run: IterativePPORun, made: Plan) -> tuple[Manifest, IterativePPORun]:
         """Writes the status if it changed, and then tells; returns the run as it is on the server now.
@@ -161,6 +198,12 @@ class Reconciler:
                     raise
                 return jobs.refused(intent.name, intent.spec.input_digest(), str(error))
         return None
+
+
+def _store(run: IterativePPORun) -> StoreLocation:
+    if run.spec.artifacts is None:
+        raise ValueError("a run without artifacts is not planned in a cluster")
+    return StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
 
 
 def _sooner(*times: float | None) -> float | None:

@@ -2,6 +2,7 @@
 
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -14,7 +15,7 @@ from ippo_operator.cluster.transport import Request, Response, Transport
 from ippo_operator.plan.phase import PhaseName, phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PHASES: tuple[PhaseName, ...] = ("Invalid", "Failed", "Succeeded", "Suspending", "Suspended", "Waiting", "Running")
+PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 _MINUTES = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0)
 _PASSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 

@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp.web
 
 from ippo_operator.cluster import connection
-from ippo_operator.cluster.children import stage_objects
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.connection import KubernetesTransport, NoClusterError
 from ippo_operator.cluster.lease import Lease, LeaseTimes
@@ -82,7 +81,7 @@ def _service(options: Options, transport: CountingTransport, metrics: Metrics) -
     unfenced = Client(transport, retries=impatient)
     lease = Lease(unfenced, options.lease_namespace, options.lease_name, options.identity, times)
     client = Client(transport, lease.check)
-    reconciler = Reconciler(client, stage_objects(options.platform), options.identity, watcher=metrics.status_written)
+    reconciler = Reconciler(client, options.platform, options.identity, watcher=metrics.status_written)
     pace = Pace(workers=options.workers, resync=options.resync)
     return Service(client, reconciler, lease, metrics, options.namespaces, pace)
 

@@ -6,7 +6,8 @@ verifies every one. Whoever changes the policy changes the pod template, so Kube
 
 from typing import Any
 
-from ippo_trainer.contract.spec import StoreLocation
+from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.pods import PodSettings, Resources
@@ -25,11 +26,21 @@ PORT = "http"
 _PROBE_SECONDS = 5
 _DRAIN_SECONDS = 5
 _GRACE_SECONDS = 60
-_OLD_REVISIONS = 2
+_OLD_REVISIONS = 10
+"""So that the last servers that got ready can still be found after a few others were tried."""
+
+
+class NoServerImageError(ValueError):
+    """Neither the run nor the operator names an image of the servers."""
 
 
 def serving_deployment(
-    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
+    run: IterativePPORun,
+    serve: Serve,
+    policy: DeployedPolicy,
+    store: StoreLocation,
+    platform: Platform,
+    template: PodTemplate | None = None,
 ) -> Object:
     """Servers of one policy. Apply it server-side: an autoscaler or a human may own other fields.
 
@@ -39,12 +50,13 @@ def serving_deployment(
         policy: what to serve: the promoted policy, or the one before it in a rollback.
         store: where the run's artifacts are.
         platform: the operator's defaults.
+        template: of the pods, where it is not what the spec asks for now: in a rollback.
 
     Raises:
-        ValueError: no image of the servers is known.
+        NoServerImageError: no image of the servers is known.
     """
     labels = identity.run_labels(run, SERVER)
-    annotations = {identity.POLICY_DIGEST: policy.artifact.digest, identity.ITERATION: str(policy.iteration)}
+    annotations = _about(policy) | {identity.REPLICAS: str(serve.replicas)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -55,9 +67,19 @@ def serving_deployment(
             "strategy": _strategy(serve),
             "progressDeadlineSeconds": serve.progress_deadline_seconds,
             "revisionHistoryLimit": _OLD_REVISIONS,
-            "template": _template(run, serve, policy, store, platform),
+            "template": template or _whole_template(run, serve, policy, store, platform),
         },
     }
+
+
+def settings_digest(run: IterativePPORun, serve: Serve, store: StoreLocation, platform: Platform) -> Digest:
+    """Of the servers' pod template, the policy apart: what is not the policy's fault if they do not get ready.
+
+    Raises:
+        NoServerImageError: no image of the servers is known.
+    """
+    nothing = DeployedPolicy(iteration=0, artifact=ArtifactRef(key="-", digest="sha256:" + "0" * 64))
+    return digest_of(_template(run, serve, nothing, store, platform))
 
 
 def serving_service(run: IterativePPORun, serve: Serve) -> Object:
@@ -82,6 +104,18 @@ def _strategy(serve: Serve) -> dict[str, Any]:
     return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
+def _about(policy: DeployedPolicy) -> dict[str, str]:
+    return {identity.POLICY_DIGEST: policy.artifact.digest, identity.ITERATION: str(policy.iteration)}
+
+
+def _whole_template(
+    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
+) -> PodTemplate:
+    template = _template(run, serve, policy, store, platform)
+    template["metadata"]["annotations"][identity.SETTINGS_DIGEST] = settings_digest(run, serve, store, platform)
+    return template
+
+
 def _template(
     run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
 ) -> PodTemplate:
@@ -91,8 +125,7 @@ def _template(
     labels = identity.run_labels(run, SERVER)
     template = pod_template(run, platform, settings, labels, selector(run), containers, [volume], "Always")
     template["spec"]["terminationGracePeriodSeconds"] = _GRACE_SECONDS
-    digest = {identity.POLICY_DIGEST: policy.artifact.digest, identity.ITERATION: str(policy.iteration)}
-    template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | digest
+    template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | _about(policy)
     return template
 
 
@@ -119,10 +152,9 @@ def _without_devices(amounts: dict[str, Any]) -> dict[str, Any]:
 def _server(
     run: IterativePPORun, serve: Serve, policy: DeployedPolicy, platform: Platform, settings: PodSettings
 ) -> Container:
-    image = settings.image or platform.serve_image
-    if not image:
-        raise ValueError("spec.pods.serve.image is missing, and the operator was installed without an image of servers")
+    image = _image(run, serve, platform, settings)
     command = [*platform.serve_command, "--policy", f"{POLICY}/model", "--port", str(serve.port)]
+    command += ["--engine", serve.engine, "--name", run.metadata.name]
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
     made = container(run, platform, settings, SERVER, image, command, [mount])
     made["env"].append({"name": "IPPO_POLICY_DIGEST", "value": policy.artifact.digest})
@@ -134,6 +166,18 @@ def _server(
     # Requests still arrive until every node knows that this server goes away.
     made["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}}
     return made
+
+
+def _image(run: IterativePPORun, serve: Serve, platform: Platform, settings: PodSettings) -> str:
+    if serve.engine == "Transformers":
+        return settings.image or run.spec.pods.common.image or platform.image
+    image = settings.image or platform.serve_image
+    if not image:
+        raise NoServerImageError(
+            "no image with vLLM is known; name one in spec.pods.serve.image, start the operator with --serve-image, or "
+            "set spec.serve.engine to Transformers"
+        )
+    return image
 
 
 def _probe(path: str, failures: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import MAX_MESSAGE, Condition, ConditionType, Reason, RunStatus
-from ippo_operator.plan import approval
+from ippo_operator.plan import approval, serving
 from ippo_operator.plan.phase import Phase
 
 Truth = Literal["True", "False", "Unknown"]
@@ -47,19 +47,26 @@ def _rows(status: RunStatus, phase: Phase) -> Iterator[Row]:
     def told(holds: bool) -> tuple[Reason, str]:
         return (phase.reason, phase.message) if holds else (Reason.AS_EXPECTED, "")
 
-    invalid, stalled = phase.name == "Invalid", phase.name in {"Invalid", "Failed"}
-    working = phase.name in {"Running", "Waiting", "Suspending"}
+    invalid, stalled = phase.name == "Invalid", phase.name in {"Invalid", "Failed", "NotServed"}
+    working = phase.name in {"Running", "Waiting", "Suspending", "RollingOut"}
     suspended = phase.name == "Suspended"
-    succeeded = phase.name == "Succeeded"
     yield Row("Accepted", truth(not invalid), *told(invalid))
     yield Row("Reconciling", truth(working), phase.reason, phase.message)
     yield Row("Stalled", truth(stalled), *told(stalled))
     yield Row("Suspended", truth(suspended), *told(suspended or phase.name == "Suspending"))
     queued = working and phase.reason == Reason.WAITING_FOR_QUOTA
     yield Row("Queued", truth(queued), *told(queued))
-    yield Row("Succeeded", "Unknown" if not phase.ended else truth(succeeded), phase.reason, phase.message)
+    yield _succeeded_row(status, phase)
     yield promoted_row(status)
-    yield Row("Ready", truth(succeeded), phase.reason, phase.message)
+    untold = serving.trouble(status.serving) if phase.name in {"Running", "Waiting"} else None
+    yield Row("Ready", truth(phase.name == "Succeeded"), *(untold or (phase.reason, phase.message)))
+
+
+def _succeeded_row(status: RunStatus, phase: Phase) -> Row:
+    """All iterations and the first roll-out after them are done; what becomes of the servers then is Ready's matter."""
+    if phase.done is not None and (phase.ended or status.is_true("Succeeded")):
+        return Row("Succeeded", "True", *phase.done)
+    return Row("Succeeded", "False" if phase.ended else "Unknown", phase.reason, phase.message)
 
 
 def promoted_row(status: RunStatus) -> Row:

@@ -7,9 +7,12 @@ from typing import Literal
 from ippo_operator.api import rules
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import Reason, RunStatus, to_rfc3339
-from ippo_operator.plan import approval, failures
+from ippo_operator.plan import approval, failures, serving
 
-PhaseName = Literal["Invalid", "Failed", "Succeeded", "Suspending", "Suspended", "Waiting", "Running"]
+PhaseName = Literal[
+    "Invalid", "Failed", "Succeeded", "RollingOut", "NotServed", "Suspending", "Suspended", "Waiting", "Running"
+]
+"""RollingOut and NotServed: all iterations are done, but the latest policy's servers are not ready, yet or for good."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,13 @@ class Phase:
     name: PhaseName
     reason: Reason
     message: str
+    done: tuple[Reason, str] | None = None
+    """Why there is no other iteration, where the run got that far."""
 
     @property
     def ended(self) -> bool:
-        """Nothing will be done until the spec changes."""
-        return self.name in {"Invalid", "Failed", "Succeeded"}
+        """Nothing will be done until the spec changes, or a cluster's trouble with serving ends."""
+        return self.name in {"Invalid", "Failed", "Succeeded", "NotServed"}
 
     @property
     def at_rest(self) -> bool:
@@ -42,9 +47,9 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
     if failed is not None:
         return Phase("Failed", *failed)
     if status.stage is None:
-        completed = _completed(spec, status)
-        if completed is not None:
-            return completed
+        done = _completed(spec, status)
+        if done is not None:
+            return _with_servers(spec, status, done)
     if spec.suspend:
         return Phase("Suspended", Reason.SUSPENDED, "spec.suspend is true; set it to false to go on")
     awaiting = approval.awaited(status)
@@ -60,6 +65,8 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
 def _with_active(status: RunStatus) -> Phase:
     if status.active is not None and status.active.stopping:
         return Phase("Suspending", Reason.SUSPENDING, f"{_where(status)} saves its checkpoint")
+    if status.active is not None and status.active.overdue is not None:
+        return Phase("Running", Reason.PENDING_DEADLINE_EXCEEDED, f"{status.active.overdue}; its job is being deleted")
     waits = status.active.waits if status.active is not None else None
     if waits is not None:
         return Phase("Running", waits.reason, f"{_where(status)}: {waits.message}")
@@ -72,18 +79,29 @@ def _where(status: RunStatus) -> str:
     return f"{status.stage} of iteration {status.iteration}, attempt {max(1, status.attempt)}"
 
 
-def _completed(spec: RunSpec, status: RunStatus) -> Phase | None:
+def _with_servers(spec: RunSpec, status: RunStatus, done: tuple[Reason, str]) -> Phase:
+    """A run that serves is at its goal once its latest policy is served."""
+    served = status.serving if spec.serve is not None else None
+    problem = serving.trouble(served)
+    if problem is not None:
+        return Phase("NotServed", *problem, done)
+    if served is not None and served.since is not None:
+        return Phase("RollingOut", Reason.ROLLING_OUT, serving.rolling_out(served), done)
+    return Phase("Succeeded", *done, done)
+
+
+def _completed(spec: RunSpec, status: RunStatus) -> tuple[Reason, str] | None:
     """Why a run between two iterations does not begin another."""
     done, limit, stop = status.completed_iterations, spec.iterations.max, spec.iterations.stop_when
     if done >= limit:
-        return Phase("Succeeded", Reason.COMPLETED, f"{done} of {limit} iterations are done")
+        return Reason.COMPLETED, f"{done} of {limit} iterations are done"
     if stop.consecutive_rejections is not None and status.consecutive_rejections >= stop.consecutive_rejections:
         text = f"{status.consecutive_rejections} iterations in a row brought no promotion, as stopWhen asks"
-        return Phase("Succeeded", Reason.STOP_CONDITION_MET, text)
+        return Reason.STOP_CONDITION_MET, text
     reached = _success_of_promoted(status)
     if stop.success_at_least is not None and reached is not None and reached >= float(stop.success_at_least):
         text = f"the promoted policy's success {reached:.4g} reaches stopWhen.successAtLeast {stop.success_at_least}"
-        return Phase("Succeeded", Reason.STOP_CONDITION_MET, text)
+        return Reason.STOP_CONDITION_MET, text
     return None
 
 

@@ -4,7 +4,7 @@ A pass looks at how the active attempt is doing, records how it ended, and names
 is done is what the status recorded, never what jobs exist: a missing job is not an undone stage.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ippo_trainer.contract.spec import Decision, StoreLocation
 
@@ -23,14 +23,16 @@ from ippo_operator.plan import approval, failures, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.names import job_name
+from ippo_operator.plan.pending import pending_limit
 from ippo_operator.plan.phase import Phase, PhaseName, phase
+from ippo_operator.plan.serving import ServingPlan, plan_serving
 from ippo_operator.plan.stage_specs import job_intent
-from ippo_operator.plan.types import Event, JobIntent, ObservedJob, Plan, World
+from ippo_operator.plan.types import Event, JobIntent, ObservedJob, ObservedServing, Plan, World
 
 _ENDS_AS: dict[PhaseName, ConditionType] = {
     "Failed": "Stalled",
     "Invalid": "Stalled",
-    "Succeeded": "Succeeded",
+    "NotServed": "Stalled",
     "Suspended": "Suspended",
 }
 _REMEDY = (
@@ -39,7 +41,13 @@ _REMEDY = (
 )
 
 
-def plan(run: IterativePPORun, jobs: tuple[ObservedJob, ...], now: datetime, store: StoreLocation) -> Plan:
+def plan(
+    run: IterativePPORun,
+    jobs: tuple[ObservedJob, ...],
+    now: datetime,
+    store: StoreLocation,
+    serving: ObservedServing | None = None,
+) -> Plan:
     """What to do next.
 
     Args:
@@ -47,12 +55,13 @@ def plan(run: IterativePPORun, jobs: tuple[ObservedJob, ...], now: datetime, sto
         jobs: the run's jobs as they are now, read after the run was.
         now: the time, with a zone; fractions of a second are dropped, as in Kubernetes.
         store: where this run's artifacts are.
+        serving: the run's Deployment, read after the run was; None where nothing is ever served.
 
     Returns:
         The new status and the actions, to be carried out in the order that `Plan` states. Planning again in an
         unchanged world gives the same status and no new action.
     """
-    return _Pass(run, World(jobs, now.replace(microsecond=0)), store).plan()
+    return _Pass(run, World(jobs, now.replace(microsecond=0), serving), store).plan()
 
 
 class _Pass:
@@ -66,6 +75,7 @@ class _Pass:
         self.creates: list[JobIntent] = []
         self.deletes: list[str] = []
         self.events: list[Event] = []
+        self.overdue_at: datetime | None = None
 
     def plan(self) -> Plan:
         if self.status.active is not None:
@@ -111,11 +121,26 @@ class _Pass:
         if waits is not None and waits != active.waits and waits.reason != Reason.WAITING_FOR_QUOTA:
             self._tell(Event("Warning", waits.reason, f"{self._where()}: {waits.message}"))
         seen = active.seen or job.state == "Running"
-        self._update(active=active.model_copy(update={"seen": seen, "waits": waits}))
+        overdue = active.overdue or self._overdue(job)
+        self._update(active=active.model_copy(update={"seen": seen, "waits": waits, "overdue": overdue}))
+
+    def _overdue(self, job: ObservedJob) -> str | None:
+        """What to say once its pods have waited for too long."""
+        limit = pending_limit(self.run.spec.pods, self.status.stage)
+        if limit is None or job.pending_since is None:
+            return None
+        self.overdue_at = job.pending_since + timedelta(seconds=limit)
+        if self.overdue_at > self.world.now:
+            return None
+        self.overdue_at = None
+        cause = f": {job.waiting.message}" if job.waiting is not None else ""
+        return f"{self._where()} waited longer than pendingDeadlineSeconds of spec.pods, {limit} s{cause}"[:MAX_MESSAGE]
 
     def _missing(self, active: ActiveAttempt) -> None:
         if active.stopping:
             self._update(active=None)
+        elif active.overdue is not None:
+            self._fail("TryAgain", Reason.PENDING_DEADLINE_EXCEEDED, None, active.overdue)
         elif active.seen:
             self._fail("Disruption", Reason.DISRUPTED, None, f"{active.job_name} is gone")
 
@@ -167,6 +192,9 @@ class _Pass:
         if active.stopping and kind not in {"Spec", "Data"}:
             self._update(active=None)
             return
+        if active.overdue is not None and kind not in {"Spec", "Data"}:
+            self._fail("TryAgain", Reason.PENDING_DEADLINE_EXCEEDED, None, active.overdue)
+            return
         code = job.failure.exit_code
         said = job.failure.message or ("lost" if code is None else f"exit code {code}")
         self._fail(kind, reason, code, f"{self._where()}: {said}")
@@ -183,7 +211,7 @@ class _Pass:
             active = active.model_copy(update={"stopping": True})
             self._update(active=active)
             self._tell(Event("Normal", Reason.SUSPENDING, f"{self._where()} is told to stop"))
-        if active.stopping:
+        if active.stopping or active.overdue is not None:
             self.deletes.append(active.job_name)
         elif not active.seen:
             self.creates.append(job_intent(self.run, self.status, active.job_name, self.store))
@@ -205,8 +233,18 @@ class _Pass:
         again = f", attempt {attempt}" if attempt > 1 else ""
         self._tell(Event("Normal", "StageStarted", f"{self._where()} starts{again}"))
 
+    def _serve(self) -> ServingPlan:
+        """What is served follows from the policy that all else in this pass came to."""
+        if self.world.serving is None:
+            return ServingPlan(self.status.serving)
+        made = plan_serving(self.run.spec, self.status, self.world.serving, self.world.now)
+        self._update(serving=made.serving)
+        self.events += made.events
+        return made
+
     def _finish(self) -> Plan:
         now, before = self.world.now, self.run.status
+        served = self._serve()
         stands = self._phase()
         self._update(
             conditions=conditions(self.run, self.status, stands, now),
@@ -214,13 +252,24 @@ class _Pass:
             progress=f"{self.status.completed_iterations}/{self.run.spec.iterations.max}",
         )
         self._tell_transition(before, stands)
-        due = failures.retry_at(self.status, self.run.spec.retries) if stands.name == "Waiting" else None
+        due = failures.retry_at(self.status, self.run.spec.retries) if stands.name == "Waiting" else self.overdue_at
         wait = max(0.0, (due - now).total_seconds()) if due is not None else None
-        return Plan(self.status, tuple(self.creates), tuple(self.deletes), tuple(self.events), wait)
+        waits = [seconds for seconds in (wait, served.requeue_after) if seconds is not None]
+        return Plan(
+            self.status,
+            tuple(self.creates),
+            tuple(self.deletes),
+            tuple(self.events),
+            min(waits, default=None),
+            served.serve,
+            served.unserve,
+        )
 
     def _tell_transition(self, before: RunStatus | None, stands: Phase) -> None:
         """Events of a run that ended, stalled, or was suspended or resumed in this pass."""
         was = before or RunStatus()
+        if stands.done is not None and self.status.is_true("Succeeded") and not was.is_true("Succeeded"):
+            self._tell(Event("Normal", *stands.done))
         kind = _ENDS_AS.get(stands.name)
         event: Event | None = None
         if kind is not None and not was.is_true(kind):

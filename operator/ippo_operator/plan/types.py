@@ -6,7 +6,7 @@ from typing import Literal
 
 from ippo_trainer.contract.spec import Digest, StageResult, StageSpec
 
-from ippo_operator.api.status import Reason, RunStatus
+from ippo_operator.api.status import Reason, RunStatus, ServedPolicy
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,44 @@ class ObservedJob:
     """Where it failed."""
     waiting: Waiting | None = None
     """Set where it waits for quota, a node, an image or a Secret."""
+    pending_since: datetime | None = None
+    """Since when a pod of it waits for a node or its image. The time in a queue does not count."""
+
+
+@dataclass(frozen=True)
+class ObservedServing:
+    """The run's Deployment as it is now. Whoever observes is sure that it belongs to this run."""
+
+    settings: Digest
+    """Of the servers' pod template as the spec asks for it now, the policy apart."""
+    blocked: Waiting | None = None
+    """Why no Deployment can be made: its name is taken, or no image is known."""
+    exists: bool = False
+    """Whether the run has a Deployment or a Service."""
+    as_asked: bool = False
+    """Whether both are as the status asks for."""
+    policy: Digest | None = None
+    """Of the pod template of the Deployment; None where there is none."""
+    template: Digest | None = None
+    """The settings of that pod template."""
+    fresh: bool = False
+    """Whether the Deployment's status is about its newest spec."""
+    replicas: int = 0
+    """Servers wanted."""
+    total: int = 0
+    """Servers that are there, those of former pod templates too."""
+    updated: int = 0
+    """Servers of the newest pod template."""
+    available: int = 0
+    """Servers that take requests, of any pod template."""
+    exceeded: bool = False
+    """The Deployment controller says that its progress deadline passed."""
+    progressed_at: datetime | None = None
+    """When it last saw a server get on."""
+    restorable: frozenset[tuple[Digest, Digest]] = frozenset()
+    """(policy, settings) of pod templates that are still known to the cluster."""
+    trouble: Waiting | None = None
+    """What keeps servers from getting ready."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +100,13 @@ class Event:
     """Something worth telling, once the status that says the same is written."""
 
     type: Literal["Normal", "Warning"]
-    reason: Reason | Literal["StageStarted", "StageCompleted", "IterationStarted", "Resumed"]
+    reason: Reason | Literal["StageStarted", "StageCompleted", "IterationStarted", "Resumed", "RolledOut"]
     message: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Carry it out in this order: write the status, create, delete, emit events.
+    """Carry it out in this order: write the status, create, delete, serve, emit events.
 
     If the status cannot be written, do nothing else and plan again.
     """
@@ -79,6 +117,10 @@ class Plan:
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None
     """Seconds until another pass is due even if nothing happens."""
+    serve: ServedPolicy | None = None
+    """What the Deployment and the Service have to be; nothing to do where they are."""
+    unserve: bool = False
+    """The Deployment and the Service have to go."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +129,8 @@ class World:
 
     jobs: tuple[ObservedJob, ...]
     now: datetime
+    serving: ObservedServing | None = None
+    """None where nothing is ever served, as on one machine."""
 
     def job(self, name: str) -> ObservedJob | None:
         """The job of that name."""

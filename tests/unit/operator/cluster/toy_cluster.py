@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from ippo_operator.cluster.children import stage_objects
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.manifests.platform import Platform
@@ -132,7 +131,7 @@ class ToyOperator:
         self.patience = 1000.0
         """Waits that are longer are not waited for: cleanup comes much later than anything else."""
         self.client = Client(api, fence, RetryPolicy(attempts=3), sleep=self._sleep)
-        self.reconciler = Reconciler(self.client, stage_objects(PLATFORM), "test", wall=lambda: self.now)
+        self.reconciler = Reconciler(self.client, PLATFORM, "test", wall=lambda: self.now)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

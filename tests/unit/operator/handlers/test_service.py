@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from ippo_operator.cluster.children import stage_objects
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
@@ -31,7 +30,7 @@ class Process:
         transport = CountingTransport(api, self.metrics)
         self.lease = Lease(Client(transport, retries=RetryPolicy(attempts=1)), "ippo", "lock", name, QUICK)
         client = Client(transport, self.lease.check, RetryPolicy(attempts=1))
-        reconciler = Reconciler(client, stage_objects(PLATFORM), name, watcher=self.metrics.status_written)
+        reconciler = Reconciler(client, PLATFORM, name, watcher=self.metrics.status_written)
         self.service = Service(client, reconciler, self.lease, self.metrics, pace=pace)
         self.missing: list[str] = []
         self.health = Health(self.service, lambda: self.missing, Limits(stale=0.2, hanging=0.5, unanswered=0.5))

@@ -70,7 +70,7 @@ def test_gpus_are_the_servers_alone_and_images_are_apart() -> None:
 
 def test_without_an_image_of_servers_the_reason_is_told() -> None:
     run = cluster_run()
-    with pytest.raises(ValueError, match=r"spec\.pods\.serve\.image is missing"):
+    with pytest.raises(ValueError, match=r"name one in spec\.pods\.serve\.image"):
         serving_deployment(run, Serve(), POLICY, location(run), Platform(image="trainer:1"))
 
 

@@ -1,0 +1,14 @@
+"""How long a stage's pods may wait for a node and their image."""
+
+from ippo_trainer.contract.spec import StageName
+
+from ippo_operator.api.pods import Pods, StagePods
+
+
+def pending_limit(pods: Pods, stage: StageName | None) -> int | None:
+    """Seconds; None: for ever. A stage's own section comes before `common`."""
+    if stage is None:
+        return None
+    own: StagePods = getattr(pods, stage.replace("-", "_"))
+    limit = own.pending_deadline_seconds
+    return pods.common.pending_deadline_seconds if limit is None else limit

@@ -1,0 +1,247 @@
+"""Which policy is served, and how far its roll-out is.
+
+The current policy is served, from the warm start on: what collects is what answers. Every pass compares what should be
+with what is, whatever the rest of the run does, so a Deployment that somebody deletes comes back. A roll-out that does
+not get ready in time is undone, and its policy is not tried again with the same settings.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from ippo_operator.api.cluster import Serve
+from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.status import (
+    MAX_MESSAGE,
+    FailedRollout,
+    Reason,
+    RunStatus,
+    ServedPolicy,
+    ServingStatus,
+    Waits,
+)
+from ippo_operator.plan.types import Event, ObservedServing, Waiting
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """What becomes of serving."""
+
+    serving: ServingStatus | None
+    serve: ServedPolicy | None = None
+    unserve: bool = False
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+
+
+def plan_serving(spec: RunSpec, status: RunStatus, seen: ObservedServing, now: datetime) -> ServingPlan:
+    """What to serve now.
+
+    Args:
+        spec: of the run.
+        status: after all else that this pass decides: its policy is what should be served.
+        seen: the Deployment, read after the run was.
+        now: the time, with a zone.
+    """
+    if spec.serve is None:
+        gone = status.serving is None or not seen.exists
+        return ServingPlan(None if gone else status.serving, unserve=not gone)
+    if status.policy is None:
+        return ServingPlan(status.serving)
+    artifact = status.policy.artifact
+    wanted = ServedPolicy(
+        iteration=status.policy.iteration, digest=artifact.digest, key=artifact.key, settings=seen.settings
+    )
+    return _Rollout(spec.serve, status.serving or ServingStatus(), wanted, seen, now).plan()
+
+
+def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
+    """Why the latest policy is not what is served, and will not be unless something changes."""
+    if serving is None:
+        return None
+    if serving.blocked is not None:
+        return serving.blocked.reason, serving.blocked.message
+    if serving.failed is not None:
+        return serving.failed.reason, serving.failed.message
+    if serving.waits is not None and serving.waits.reason == Reason.ROLLOUT_TIMED_OUT:
+        return serving.waits.reason, serving.waits.message
+    return None
+
+
+def rolling_out(serving: ServingStatus) -> str:
+    """What a run that waits for its servers waits for."""
+    number = serving.target.iteration if serving.target is not None else 0
+    cause = f": {serving.waits.message}" if serving.waits is not None else ""
+    return f"the servers of iteration {number}'s policy are not ready yet{cause}"
+
+
+class _Rollout:
+    """One pass; `serving` is what it has come to so far."""
+
+    def __init__(
+        self, serve: Serve, before: ServingStatus, wanted: ServedPolicy, seen: ObservedServing, now: datetime
+    ) -> None:
+        self.serve = serve
+        self.before = before
+        self.serving = before
+        self.wanted = wanted
+        self.seen = seen
+        self.now = now
+        self.events: list[Event] = []
+
+    def plan(self) -> ServingPlan:
+        if self.seen.blocked is not None:
+            self._block(self.seen.blocked)
+            return self._plan(None)
+        self._aim()
+        if self._still_refused():
+            return self._plan(self.serving.target)
+        self._update(blocked=None)
+        wait = self._look()
+        return self._plan(self.serving.target, wait)
+
+    def _plan(self, target: ServedPolicy | None, wait: float | None = None) -> ServingPlan:
+        return ServingPlan(self.serving, target, events=tuple(self.events), requeue_after=wait)
+
+    def _update(self, **changes: Any) -> None:
+        self.serving = self.serving.model_copy(update=changes)
+
+    def _tell(self, reason: Reason, message: str) -> None:
+        self.events.append(Event("Warning", reason, message))
+
+    # What should be served
+
+    def _block(self, why: Waiting) -> None:
+        """Time in which nothing can be rolled out does not count."""
+        blocked = Waits(reason=why.reason, message=why.message[:MAX_MESSAGE])
+        if self.before.blocked != blocked:
+            self._tell(blocked.reason, blocked.message)
+        self._update(blocked=blocked, since=None, waits=None)
+
+    def _aim(self) -> None:
+        failed = self.before.failed if self.wanted.same(self.before.failed) else None
+        target = self.wanted
+        if failed is not None and not failed.same(self.before.target):
+            target = self._way_back(failed) or self.wanted
+        self._update(failed=failed)
+        if not target.same(self.before.target):
+            self._go_for(target)
+        elif self.before.target is not None and self.before.target.iteration != target.iteration:
+            self._update(target=target)
+
+    def _go_for(self, target: ServedPolicy) -> None:
+        self._update(target=target, since=self.now, waits=None)
+        text = f"the policy of iteration {target.iteration} is rolled out"
+        self.events.append(Event("Normal", Reason.ROLLING_OUT, text))
+
+    def _way_back(self, failed: ServedPolicy) -> ServedPolicy | None:
+        """The last servers that got ready, as they were or at least with that policy."""
+        active = self.before.active
+        if active is None:
+            return None
+        known = active.settings == self.wanted.settings or (active.digest, active.settings) in self.seen.restorable
+        there = (self.seen.policy, self.seen.template) == (active.digest, active.settings)
+        if known or there:
+            return active
+        anew = active.model_copy(update={"settings": self.wanted.settings})
+        return None if anew.same(failed) else anew
+
+    def _still_refused(self) -> bool:
+        """What the API server refused is refused until it is seen to be there; saying so again would be a write."""
+        blocked, target = self.before.blocked, self.serving.target
+        refused = blocked is not None and blocked.reason == Reason.CHILD_REFUSED
+        return refused and not self.seen.as_asked and target is not None and target.same(self.before.target)
+
+    # How far it is
+
+    def _look(self) -> float | None:
+        """Takes note of how the target is doing; returns the seconds that it still has."""
+        target = self.serving.target
+        if target is None:
+            raise ValueError("nothing is to be served")
+        if self._ready(target):
+            self._arrive(target)
+            return None
+        since = self.serving.since or self.now
+        self._update(since=since, waits=self._waits())
+        due = self._due(since, target)
+        if due > self.now and not (self._on(target) and self.seen.exceeded):
+            return (due - self.now).total_seconds()
+        return self._late(target)
+
+    def _on(self, target: ServedPolicy) -> bool:
+        """Whether what the Deployment says is about the target."""
+        return self.seen.fresh and (self.seen.policy, self.seen.template) == (target.digest, target.settings)
+
+    def _ready(self, target: ServedPolicy) -> bool:
+        """New servers are ready when all of them are and the old ones are gone; later on, one of them is enough."""
+        seen = self.seen
+        if not self._on(target):
+            return False
+        if target.same(self.serving.active) and self.serving.since is None:
+            return seen.available > 0 or seen.replicas == 0
+        whole = seen.updated >= seen.replicas and seen.total <= seen.updated
+        return whole and seen.available >= seen.replicas
+
+    def _arrive(self, target: ServedPolicy) -> None:
+        if not target.same(self.before.active):
+            text = f"the policy of iteration {target.iteration} is served"
+            self.events.append(Event("Normal", "RolledOut", text))
+        over = target.same(self.serving.failed)
+        self._update(active=target, since=None, waits=None, failed=None if over else self.serving.failed)
+
+    def _waits(self) -> Waits | None:
+        """A cause keeps its first words: a kubelet finds new ones for the same trouble all the time."""
+        found, before = self.seen.trouble, self.serving.waits
+        if found is None:
+            return before if before is not None and before.reason == Reason.ROLLOUT_TIMED_OUT else None
+        if before is not None and before.reason in {found.reason, Reason.ROLLOUT_TIMED_OUT}:
+            return before
+        self._tell(found.reason, found.message)
+        return Waits(reason=found.reason, message=found.message[:MAX_MESSAGE])
+
+    def _due(self, since: datetime, target: ServedPolicy) -> datetime:
+        """Every server that gets on gives the others the whole time again, as in a Deployment."""
+        got_on = self.seen.progressed_at if self._on(target) else None
+        return max(since, got_on or since) + timedelta(seconds=self.serve.progress_deadline_seconds)
+
+    def _late(self, target: ServedPolicy) -> float | None:
+        failed = self.serving.failed
+        if failed is None and target.same(self.serving.active):
+            self._never_came_back(target)
+            return None
+        back = self._way_back(target) if self.serve.on_failure == "Rollback" else None
+        if failed is not None and (back is None or not target.same(failed)):
+            return None  # told before
+        reason = Reason.ROLLED_BACK if back is not None else Reason.ROLLOUT_TIMED_OUT
+        text = f"the servers of iteration {target.iteration}'s policy were not ready within {self._deadline()}"
+        text += f" ({self._cause()}). " if self._cause() else ". "
+        text += self._what_now(back)
+        failed = FailedRollout(**dict(target), reason=reason, message=text[:MAX_MESSAGE], time=self.now)
+        self._update(failed=failed)
+        self._tell(reason, failed.message)
+        if back is not None:
+            self._update(target=back, since=self.now, waits=None)
+        return float(self.serve.progress_deadline_seconds) if back is not None else None
+
+    def _never_came_back(self, target: ServedPolicy) -> None:
+        if self.serving.waits is not None and self.serving.waits.reason == Reason.ROLLOUT_TIMED_OUT:
+            return
+        cause = f": {self._cause()}" if self._cause() else ""
+        text = f"no server of iteration {target.iteration}'s policy has been ready for {self._deadline()}{cause}"
+        self._update(waits=Waits(reason=Reason.ROLLOUT_TIMED_OUT, message=text[:MAX_MESSAGE]))
+        self._tell(Reason.ROLLOUT_TIMED_OUT, text[:MAX_MESSAGE])
+
+    def _deadline(self) -> str:
+        return f"spec.serve.progressDeadlineSeconds, {self.serve.progress_deadline_seconds} s"
+
+    def _cause(self) -> str:
+        return self.serving.waits.message.rstrip(". ") if self.serving.waits is not None else ""
+
+    def _what_now(self, back: ServedPolicy | None) -> str:
+        again = "It is tried again when spec.serve or spec.pods changes; the next promotion is tried in any case."
+        if back is not None:
+            return f"The policy of iteration {back.iteration} is served again. {again}"
+        if self.serve.on_failure == "Hold":
+            return f"They are left as they are, as spec.serve.onFailure says. {again}"
+        return f"There is nothing to go back to. {again}"
