@@ -1,17 +1,20 @@
 """Manifests of these tests, and what is asked of a run again and again."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ippo_trainer.contract.spec import StageSpec
 
 from tests.integration.apiserver.server import until
 from tests.unit.operator.cluster.toy_cluster import RUN
+from tests.unit.operator.worlds import good_result
 
 from .cluster import Lab
+from .kubelet import Ending
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "gitops"
-CRD = "iterativepporuns.ippo.dev"
 
 
 def manifest(annotations: dict[str, str] | None = None, **spec: Any) -> str:
@@ -20,12 +23,24 @@ def manifest(annotations: dict[str, str] | None = None, **spec: Any) -> str:
     return yaml.safe_dump(RUN | {"metadata": metadata, "spec": RUN["spec"] | spec})
 
 
-def example(path: str, **replacements: str) -> list[dict[str, Any]]:
-    """The documents of an example after some of its words were replaced."""
+def example(path: str, whole: bool = False) -> list[dict[str, Any]]:
+    """The documents of an example; the whole of it has the fields too that are written as comments."""
     text = (EXAMPLES / path).read_text()
-    for before, after in replacements.items():
-        text = text.replace(before, after)
-    return list(yaml.safe_load_all(text))
+    return list(yaml.safe_load_all(re.sub(r"(?m)^( *)#(?=[a-zA-Z-]|  )", r"\1", text) if whole else text))
+
+
+def until_stage(stage: str) -> Ending:
+    """All goes well up to a stage of iteration 1, which goes on and on."""
+    return lambda spec: None if _is(spec, stage) else good_result(spec)
+
+
+def fails_at(stage: str, code: int = 1, message: str = "boom") -> Ending:
+    """All goes well but a stage of iteration 1, always."""
+    return lambda spec: (code, message) if _is(spec, stage) else good_result(spec)
+
+
+def _is(spec: StageSpec, stage: str) -> bool:
+    return (spec.stage, spec.iteration) == (stage, 1)
 
 
 class Run:
@@ -41,8 +56,9 @@ class Run:
 
     @property
     def now(self) -> dict[str, Any]:
-        """The object."""
-        return self._lab.get("IterativePPORun", self.namespace, "small").body
+        """The object; an empty one where there is none."""
+        answer = self._lab.get("IterativePPORun", self.namespace, "small")
+        return answer.body if answer.code == 200 else {"metadata": {}, "status": {}}
 
     @property
     def uid(self) -> str:
@@ -50,7 +66,7 @@ class Run:
 
     def condition(self, kind: str) -> tuple[str, str]:
         """Status and reason; empty where there is none."""
-        found = [c for c in self.now.get("status", {}).get("conditions", ()) if c["type"] == kind]
+        found = [c for c in self.now["status"].get("conditions", ()) if c["type"] == kind]
         return (found[0]["status"], found[0]["reason"]) if found else ("", "")
 
     def wait(self, kind: str, reason: str = "", seconds: float = 90) -> None:
@@ -58,7 +74,7 @@ class Run:
 
         def holds() -> bool:
             run = self.now
-            observed = run.get("status", {}).get("observedGeneration") == run.get("metadata", {}).get("generation")
+            observed = run["status"].get("observedGeneration") == run["metadata"].get("generation")
             truth, why = self.condition(kind)
             return observed and truth == "True" and reason in {"", why}
 

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import yaml
-from ippo_trainer.contract.spec import StageSpec
 
 from tests.integration.apiserver.server import until
-from tests.unit.operator.worlds import good_result
 
 from .cluster import Lab
 from .kubelet import Kubelet
 from .repository import Repository
-from .stories import Run, example, manifest
+from .stories import Run, example, fails_at, manifest, until_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SYSTEM = "flux-system"
@@ -38,7 +36,7 @@ class Team:
         whole["sourceRef"]["name"] = self.name
         for field in ("dependsOn", "healthCheckExprs"):
             del whole[field]
-        whole |= {"timeout": "4s"} | spec
+        whole |= {"timeout": "30s"} | spec  # the shortest that it takes
         self.lab.apply(source, kustomization | {"spec": whole})
 
     def push(self, text: str | None, message: str = "a change") -> str:
@@ -58,15 +56,23 @@ class Team:
         status = self.lab.get("Kustomization", SYSTEM, self.name).body.get("status", {})
         return str(status.get("lastAppliedRevision", "")).rpartition(":")[2]
 
-    def wait_ready(self, commit: str, seconds: float = 90) -> None:
+    def wait_ready(self, commit: str, seconds: float = 120) -> None:
         """Until Flux says that this commit is applied and everything in it is healthy."""
         self._wait(lambda: self.applied() == commit and self.ready()["status"] == "True", f"{commit} is Ready", seconds)
 
-    def wait_told(self, words: str, seconds: float = 60) -> None:
-        """Until Flux says this in its condition Ready."""
-        self._wait(
-            lambda: self.ready()["status"] == "False" and words in self.ready()["message"], f"told: {words}", seconds
-        )
+    def wait_told(self, words: str, seconds: float = 120) -> None:
+        """Until Flux says this in its condition Ready, which is False."""
+        said = set()
+
+        def holds() -> bool:
+            ready = self.ready()
+            said.add((ready["status"], ready["message"]))
+            return ready["status"] == "False" and words in ready["message"]
+
+        try:
+            until(holds, words, seconds)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {said}") from None
 
     def _wait(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
         try:
@@ -90,11 +96,6 @@ def team(
         for kind in ("Kustomization", "GitRepository"):
             flux.api.delete(flux.path(kind, SYSTEM, team.name))
     assert kubelet.errors == []
-
-
-def until_stage(stage: str, iteration: int = 1) -> Callable[[StageSpec], Any]:
-    """All goes well up to a stage, which goes on and on."""
-    return lambda spec: None if (spec.stage, spec.iteration) == (stage, iteration) else good_result(spec)
 
 
 def health(status: str, namespace: str) -> str:
@@ -151,7 +152,7 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
 
 def test_a_run_that_cannot_go_on_fails_until_git_mends_it(team: Callable[[str], Team]) -> None:
     shop = team("flux-stalls")
-    shop.kubelet.endings[shop.name] = lambda spec: (1, "boom") if spec.stage == "improve" else good_result(spec)
+    shop.kubelet.endings[shop.name] = fails_at("improve")
     retries = {"crashes": 0, "backoffSeconds": 0}
     shop.push(manifest(retries=retries))
     shop.follow()
@@ -180,7 +181,7 @@ def test_with_the_rules_of_the_example_an_accepted_run_is_enough(team: Callable[
     shop.follow(healthCheckExprs=kustomization["spec"]["healthCheckExprs"], timeout="20s")
     shop.wait_ready(commit)
     assert shop.run.condition("Reconciling")[0] == "True"
-    shop.kubelet.endings[shop.name] = lambda spec: (65, "no outcome in the log")
+    shop.kubelet.endings[shop.name] = fails_at("collect", 65, "no outcome in the log")
     shop.wait_told(health("Failed", shop.name))
 
 
