@@ -1,12 +1,11 @@
 """The interface of improvement operators, and how one is found by the name in `improve.algorithm`.
 
 An operator is one module in `ippo_trainer.ppo.algorithms`, named as the algorithm in lower case, with a function
-`make(policy, q, settings)`. Sampling, Q's scores, the KL budget, guards, held-out states and checkpoints are the
+`make(policy, q, settings, world)`. Sampling, Q's scores, the KL budget, guards, held-out states and checkpoints are the
 trainer's business; the operator only turns scored responses into a better policy.
 """
 
 import pkgutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.ppo import algorithms
+from ippo_trainer.ppo.distributed import World
 from ippo_trainer.ppo.rollout import Rollout
 from ippo_trainer.ppo.settings import Settings
 
@@ -70,7 +70,12 @@ class ImprovementOperator(Protocol):
         ...
 
 
-Factory = Callable[[Any, Any, Settings], ImprovementOperator]
+class Factory(Protocol):
+    """Makes an operator."""
+
+    def __call__(self, policy: Any, q: Any, settings: Settings, world: World = ...) -> ImprovementOperator:
+        """For a policy, which it shards over the processes of `world` before it makes optimisers."""
+        ...
 
 
 def names() -> list[str]:

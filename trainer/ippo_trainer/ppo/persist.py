@@ -9,37 +9,48 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+from ippo_trainer.ppo.distributed import ALONE, World, whole
+
+_STEP = "step"
+_MOMENTS = (_STEP, "exp_avg", "exp_avg_sq")
 
 
-def save_module(path: Path, module: nn.Module) -> None:
-    """Writes a module's parameters, tied ones once."""
-    save_file({name: value.detach().contiguous() for name, value in module.named_parameters()}, path)
+def save_module(path: Path, module: nn.Module, world: World = ALONE) -> None:
+    """Writes a module's parameters, tied ones once; of several processes the first writes, whatever their number."""
+    _write(path, dict(module.named_parameters()), world)
 
 
-def load_module(path: Path, module: nn.Module) -> None:
-    """Puts back what `save_module` wrote."""
-    device = next(module.parameters()).device
-    _copy(load_file(path, device=str(device)), dict(module.named_parameters()))
+def load_module(path: Path, module: nn.Module, world: World = ALONE) -> None:
+    """Puts back what `save_module` wrote; only the first process needs the file."""
+    parameters = dict(module.named_parameters())
+    tensors = _read(path, next(module.parameters()).device, world)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(world.spread(tensors.get(name), parameter))
 
 
-def save_optimiser(path: Path, optimiser: torch.optim.Optimizer) -> None:
+def save_optimiser(path: Path, optimiser: torch.optim.Optimizer, world: World = ALONE) -> None:
     """Writes an Adam's moments and step counts, by the number of the parameter."""
     tensors = {
-        f"{number}.{key}": optimiser.state[parameter][key].contiguous()
+        f"{number}.{key}": optimiser.state[parameter][key]
         for number, parameter in enumerate(_parameters(optimiser))
         for key in _MOMENTS
         if key in optimiser.state[parameter]
     }
-    save_file(tensors, path)
+    _write(path, tensors, world)
 
 
-def load_optimiser(path: Path, optimiser: torch.optim.Optimizer) -> None:
+def load_optimiser(path: Path, optimiser: torch.optim.Optimizer, world: World = ALONE) -> None:
     """Puts back what `save_optimiser` wrote."""
     parameters = _parameters(optimiser)
-    tensors = load_file(path, device=str(parameters[0].device))
+    tensors = _read(path, parameters[0].device, world)
+    known = set(world.agreed(list(tensors)))
     for number, parameter in enumerate(parameters):
-        moments = {key: tensors[f"{number}.{key}"] for key in _MOMENTS if f"{number}.{key}" in tensors}
+        moments = {
+            key: world.spread(tensors.get(f"{number}.{key}"), None if key == _STEP else parameter)
+            for key in _MOMENTS
+            if f"{number}.{key}" in known
+        }
         if moments:
             optimiser.state[parameter] = moments
 
@@ -59,7 +70,16 @@ def _parameters(optimiser: torch.optim.Optimizer) -> list[Tensor]:
     return [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
 
-def _copy(tensors: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, parameter in into.items():
-            parameter.copy_(tensors[name])
+def _write(path: Path, tensors: Mapping[str, Tensor], world: World) -> None:
+    kept: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        complete = whole(value.detach())
+        if world.first:
+            kept[name] = complete.contiguous()
+    if world.first:
+        save_file(kept, path)
+
+
+def _read(path: Path, device: torch.device, world: World) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = load_file(path, device=str(device)) if world.first else {}
+    return tensors

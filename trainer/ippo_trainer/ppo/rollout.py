@@ -15,6 +15,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.packing import Group, PackedBatch, TokenScores, pack_batches, token_logprobs
 from ippo_trainer.models.sampling import Sampled, sample
+from ippo_trainer.ppo.distributed import ALONE, World
 from ippo_trainer.qfit.readings import read_logits
 
 _CACHED_CONVERSATIONS = 4096
@@ -79,6 +80,8 @@ class Part:
 
     packed: PackedBatch
     rows: slice
+    owner: int = 0
+    """Rank of the process that runs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class Sampler:
         temperature: of sampling, and of every log-probability of the policy and of the reference.
         seed: randomness depends on it and on (purpose, conversation, turn, sample, position) only.
         max_tokens: of one packed forward.
+        world: the processes that sample and score together.
     """
 
     def __init__(
@@ -151,10 +155,11 @@ class Sampler:
         temperature: float,
         seed: int,
         max_tokens: int,
+        world: World = ALONE,
     ) -> None:
         self.q, self.stop_ids, self.pad_id = q, stop_ids, pad_id
         self.samples, self.max_new_tokens, self.temperature = samples, max_new_tokens, temperature
-        self.seed, self.max_tokens = seed, max_tokens
+        self.seed, self.max_tokens, self.world = seed, max_tokens, world
 
     def draw(
         self, policy: Any, conversations: Sequence[Sequence[State]], purpose: str, minibatches: int = 1
@@ -166,6 +171,14 @@ class Sampler:
             minibatches: consecutive conversations are dealt over this many, at most one each.
         """
         states = [state for conversation in conversations for state in conversation]
+        device = next(policy.parameters()).device
+        sampled = self.world.with_whole(self._sample, policy, conversations, purpose)
+        return self._lay_out(conversations, states, sampled, min(minibatches, len(conversations)), device)
+
+    def _sample(self, policy: Any, conversations: Sequence[Sequence[State]], purpose: str) -> list[list[Sampled]]:
+        """Responses by state. Each process samples every n-th conversation: their states share what they compute."""
+        world = self.world
+        states = [state for conversation in conversations[world.rank :: world.size] for state in conversation]
         sampled = sample(
             policy,
             [state.prompt for state in states],
@@ -176,17 +189,28 @@ class Sampler:
             pad_id=self.pad_id,
             uniforms_key=[derive_seed(self.seed, purpose, state.conversation, state.turn) for state in states],
         )
-        device = next(policy.parameters()).device
-        return self._lay_out(conversations, states, sampled, min(minibatches, len(conversations)), device)
+        if world.size == 1:
+            return sampled
+        told: list[Any] = world.gathered(
+            [[[each.ids, each.logprobs, each.ended] for each in found] for found in sampled]
+        )
+        shares = [iter(share) for share in told]
+        return [
+            [Sampled(*response) for response in next(shares[number % world.size])]
+            for number, conversation in enumerate(conversations)
+            for _ in conversation
+        ]
 
     def logprobs(self, model: Any, rollout: Rollout) -> TokenScores:
         """Log-probabilities and entropies, (N, T), of the rollout's tokens under `model`, without gradient."""
         logprobs, entropy = (torch.zeros(rollout.mask.shape, device=rollout.mask.device) for _ in range(2))
         with torch.no_grad():
-            for part in rollout.parts:
-                scores = token_logprobs(model, part.packed, self.temperature)
-                logprobs[part.rows] = rollout.padded(scores.logprobs, part)
-                entropy[part.rows] = rollout.padded(scores.entropy, part)
+            for part, counts in self.world.share(list(rollout.parts)):
+                scores = self.world.call(token_logprobs, model, part.packed, self.temperature)
+                if counts:
+                    logprobs[part.rows] = rollout.padded(scores.logprobs, part)
+                    entropy[part.rows] = rollout.padded(scores.entropy, part)
+        self.world.sum(logprobs, entropy)
         return TokenScores(logprobs, entropy)
 
     def _lay_out(
@@ -207,11 +231,12 @@ class Sampler:
         dealt, order, row = [], [], 0
         for start, end in pairwise(cuts):
             minibatch = []
-            for numbers, packed in pack_batches(groups[start:end], self.max_tokens):
-                count = len(packed.lengths)
-                minibatch.append(Part(packed.to(device), slice(row, row + count)))
-                order += [start + number for number in numbers]
-                row += count
+            for owner, (low, high) in enumerate(self._shares(start, end)):
+                for numbers, packed in pack_batches(groups[low:high], self.max_tokens):
+                    count = len(packed.lengths)
+                    minibatch.append(Part(packed.to(device), slice(row, row + count), owner))
+                    order += [low + number for number in numbers]
+                    row += count
             dealt.append(minibatch)
         responses = [response for number in order for response in sampled[number]]
         mask, logprobs = _tables(responses, device)
@@ -228,14 +253,21 @@ class Sampler:
             clusters=torch.from_numpy(clusters[owners]).to(device),
         )
 
+    def _shares(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Which of the states from `start` to `end` each process runs forwards on: about equally many."""
+        cuts = np.linspace(start, end, self.world.size + 1).round().astype(int).tolist()
+        return list(pairwise(cuts))
+
     def _score(self, parts: list[Part], owners: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         """Q of every response and V of its state, (N,) each."""
         scores, baselines = (torch.zeros(len(owners), device=device) for _ in range(2))
         with torch.no_grad():
-            for part in parts:
-                logits = read_logits(self.q, part.packed)
-                scores[part.rows] = logits.q.sigmoid()
-                baselines[part.rows] = logits.v.sigmoid()[part.packed.group_index]
+            for part, counts in self.world.share(parts):
+                logits = self.world.call(read_logits, self.q, part.packed)
+                if counts:
+                    scores[part.rows] = logits.q.sigmoid()
+                    baselines[part.rows] = logits.v.sigmoid()[part.packed.group_index]
+        self.world.sum(scores, baselines)
         return scores, baselines
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.ppo.control import adapt_kl_coefficient, first_kl_coefficient, kl_pressure, rate_scale
 from ippo_trainer.ppo.credit import RewardNormaliser, penalise_truncated
+from ippo_trainer.ppo.distributed import ALONE, World
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
 from ippo_trainer.ppo.maths import kl_estimate, masked_mean, response_sums
 from ippo_trainer.ppo.operators import Experience, ImprovementOperator
@@ -77,6 +78,8 @@ class Improvement:
         probe: held-out states for the collapse guard; may be empty.
         settings: see there.
         work: an existing directory for snapshots of the policy.
+        world: the processes that work on it together.
+        reference: pi_i; by default a copy of the policy, which must not be sharded then.
     """
 
     def __init__(
@@ -88,10 +91,12 @@ class Improvement:
         probe: HeldOut,
         settings: Settings,
         work: Path,
+        world: World = ALONE,
+        reference: Any = None,
     ) -> None:
         self.policy, self.operator, self.sampler = policy, operator, sampler
-        self.states, self.probe, self.settings, self.work = states, probe, settings, work
-        self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.states, self.probe, self.settings, self.work, self.world = states, probe, settings, work, world
+        self.reference = frozen_copy(policy) if reference is None else reference
         self.position = Position()
         self._stream = BatchStream(len(states), settings.batch_size, settings.seed)
         self._probe_base: Measurement | None = None
@@ -131,7 +136,8 @@ class Improvement:
             normaliser = RewardNormaliser.fit(rollout.scores)
             position.normaliser = normaliser.model_dump()
             position.least_kl_coefficient = self.settings.kl_coefficient / normaliser.scale if normaliser.scale else 0.0
-            position.kl_coefficient = self._first_kl_coefficient(self._rewards(rollout), rollout)
+            first = self._first_kl_coefficient(self._rewards(rollout), rollout)
+            position.kl_coefficient = self.world.agreed(first)
         return rollout
 
     def _rewards(self, rollout: Rollout) -> Tensor:
@@ -171,7 +177,7 @@ class Improvement:
             rollout = self._draw()
             # The sampler is pi_i, so there is no KL whatever the log-probabilities.
             experience = self._experience(rollout, rollout.sampler_logprobs, rollout.sampler_logprobs)
-            figures, ready = self.operator.warm_up(experience)
+            figures, ready = self.world.agreed(self.operator.warm_up(experience))
             position.warmup_curves.append({"update": position.warmups, **_finite(figures)})
             position.warmups += 1
             position.warm = ready
@@ -184,7 +190,7 @@ class Improvement:
         rollout = self._draw()
         own = self.sampler.logprobs(self.policy, rollout)
         ref = own if position.updates == 0 else self.sampler.logprobs(self.reference, rollout)
-        kl = float(response_sums(kl_estimate(own.logprobs, ref.logprobs, "k1"), rollout.mask).mean())
+        kl = self.world.agreed(float(response_sums(kl_estimate(own.logprobs, ref.logprobs, "k1"), rollout.mask).mean()))
         if kl > settings.budget_factor * settings.kl_target:
             self._end(SAFE, f"the KL budget was used up after {position.updates} updates")
             return
@@ -193,7 +199,7 @@ class Improvement:
         self._adapt(kl)
         pressure = kl_pressure(kl, settings.kl_target, settings.kl_strength)
         experience = self._experience(rollout, own.logprobs, ref.logprobs, pressure)
-        figures = self.operator.improve(experience)
+        figures = self.world.agreed(self.operator.improve(experience))
         if not all(math.isfinite(value) for value in figures.values()):
             self._end(SAFE, f"a loss or gradient was not finite in update {position.updates}")
             return
@@ -275,42 +281,52 @@ class Improvement:
         if position.kept == BEST and position.best is not None:
             position.kept_update = position.best.update
         if position.kept != LAST:
-            load_module(self._snapshot_path(position.kept), self.policy)
+            load_module(self._snapshot_path(position.kept), self.policy, self.world)
 
     # State --------------------------------------------------------------------------------------------------------
 
     def save(self, directory: Path) -> None:
-        """Writes everything that `load` needs to go on bit-equal, into an existing directory."""
-        save_module(directory / "policy.safetensors", self.policy)
+        """Writes everything that `load` needs to go on bit-equal, into an existing directory.
+
+        All processes call it together, and the first one writes. Any number of processes can go on from it.
+        """
+        save_module(directory / "policy.safetensors", self.policy, self.world)
         for name, module in self.operator.modules().items():
-            save_module(directory / f"module-{name}.safetensors", module)
+            save_module(directory / f"module-{name}.safetensors", module, self.world)
         for name, optimiser in self.operator.optimisers().items():
-            save_optimiser(directory / f"optimiser-{name}.safetensors", optimiser)
+            save_optimiser(directory / f"optimiser-{name}.safetensors", optimiser, self.world)
+        if not self.world.first:
+            return
         for name in (SAFE, BEST):
             if self._snapshot_path(name).exists():
                 shutil.copyfile(self._snapshot_path(name), directory / f"{name}.safetensors")
         save_facts(directory / "state.json", {"position": asdict(self.position), "operator": self.operator.facts()})
 
     def load(self, directory: Path) -> None:
-        """Goes on from what `save` wrote; made with the same arguments."""
-        load_module(directory / "policy.safetensors", self.policy)
+        """Goes on from what `save` wrote; made with the same arguments. Only the first process needs the files."""
+        load_module(directory / "policy.safetensors", self.policy, self.world)
         for name, module in self.operator.modules().items():
-            load_module(directory / f"module-{name}.safetensors", module)
+            load_module(directory / f"module-{name}.safetensors", module, self.world)
         for name, optimiser in self.operator.optimisers().items():
-            load_optimiser(directory / f"optimiser-{name}.safetensors", optimiser)
+            load_optimiser(directory / f"optimiser-{name}.safetensors", optimiser, self.world)
         for name in (SAFE, BEST):
             if (directory / f"{name}.safetensors").exists():
                 shutil.copyfile(directory / f"{name}.safetensors", self._snapshot_path(name))
-        facts = load_facts(directory / "state.json")
+        facts = self.world.agreed(load_facts(directory / "state.json") if self.world.first else {})
         best = facts["position"].pop("best")
         self.position = Position(**facts["position"], best=Best(**best) if best else None)
         self.operator.restore(facts["operator"])
 
     def _snapshot(self, name: str) -> None:
-        save_module(self._snapshot_path(name), self.policy)
+        save_module(self._snapshot_path(name), self.policy, self.world)
 
     def _snapshot_path(self, name: str) -> Path:
         return self.work / f"{name}.safetensors"
+
+
+def frozen_copy(policy: Any) -> Any:
+    """The policy as it is now, to stay so."""
+    return copy.deepcopy(policy).requires_grad_(False)
 
 
 def _finite(figures: dict[str, float]) -> dict[str, float]:

@@ -5,10 +5,13 @@ ended the updates, and how much better the policy is on held-out states in the t
 """
 
 import json
+import logging
+import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +20,21 @@ import torch
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import Improve
-from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.splits import split
 from ippo_trainer.data.turns import read_turns
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
+from ippo_trainer.ppo.distributed import World, joined
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
-from ippo_trainer.ppo.operators import find
+from ippo_trainer.ppo.operators import Factory, find
+from ippo_trainer.ppo.persist import load_module, save_module
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
-from ippo_trainer.ppo.trainer import Improvement
+from ippo_trainer.ppo.trainer import Improvement, frozen_copy
 from ippo_trainer.qfit.targets import before_outcome
+from ippo_trainer.stages.progress import Progress
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
 
@@ -63,19 +69,28 @@ def run(ctx: StageContext) -> StageResult:
         BadSpecError: no `improve` section, an input that is not named, a device that is not there.
         BadDataError: data or models that do not fit together, or a forward that is not deterministic.
         StoppedError: told to stop; the next attempt resumes.
+        TryAgainError: another process of the stage was lost; the next attempt resumes.
     """
     if ctx.spec.improve is None:
         raise BadSpecError("stage spec: improve is missing", "Add the section.")
     make_operator = find(ctx.spec.improve.algorithm)
-    models = _load(ctx)
+    device = _device(ctx)
+    with joined(device) as world:
+        if not world.first:  # one voice is enough
+            logging.getLogger("ippo_trainer").setLevel(logging.WARNING)
+        return _improve(ctx, ctx.spec.improve, make_operator, device, world)
+
+
+def _improve(
+    ctx: StageContext, section: Improve, make_operator: Factory, device: torch.device, world: World
+) -> StageResult:
+    """What `run` says, by all the processes together; each returns the same."""
+    models = _load(ctx, device)
     data = _read(ctx, models.renderer)
-    settings = _settings(ctx, ctx.spec.improve, models.policy.model)
-    sampler = _sampler(models, settings)
+    settings = _settings(ctx, section, models.policy.model)
+    sampler = _sampler(models, settings, world)
     probe, report = _held_out(sampler, data.held, settings)
-    operator = make_operator(models.policy.model, models.q, settings)
-    snapshots = ctx.work / "snapshots"
-    snapshots.mkdir()
-    improvement = Improvement(models.policy.model, operator, sampler, data.train, probe, settings, snapshots)
+    improvement = _improvement(ctx, models, (sampler, data.train, probe), settings, make_operator)
     _train(ctx, improvement)
     candidate = report.measure(improvement.policy, improvement.reference)
     gain = _gain(candidate, report.measure(improvement.reference, None), data.eps_q)
@@ -86,18 +101,24 @@ def run(ctx: StageContext) -> StageResult:
                 len(states.shortened),
                 models.renderer.max_prompt_tokens,
             )
-    artifact = ctx.publish(ctx.folder, _write(ctx, models, improvement, gain), "policy")
     return ctx.result(
-        artifacts={"policy": artifact},
+        artifacts={"policy": _publish(ctx, models, improvement, gain)},
         metrics=gain | _metrics(improvement, data),
         message=_message(improvement, gain),
     )
 
 
-def _load(ctx: StageContext) -> _Models:
+def _device(ctx: StageContext) -> torch.device:
+    """Each process of a pod has a GPU of its own."""
     if ctx.spec.device == "cuda" and not torch.cuda.is_available():
         raise BadSpecError("device is cuda, but there is no CUDA device here", "Use auto or cpu, or another node.")
-    device = torch.device("cuda" if ctx.spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    if ctx.spec.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    local = os.environ.get("LOCAL_RANK") if torch.distributed.is_torchelastic_launched() else None
+    return torch.device("cuda") if local is None else torch.device("cuda", int(local))
+
+
+def _load(ctx: StageContext, device: torch.device) -> _Models:
     policy = load_policy(ctx.input("policy", "policy"), device)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
@@ -153,7 +174,7 @@ def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
     )
 
 
-def _sampler(models: _Models, settings: Settings) -> Sampler:
+def _sampler(models: _Models, settings: Settings, world: World) -> Sampler:
     return Sampler(
         models.q,
         stop_ids=models.renderer.stop_ids,
@@ -163,7 +184,26 @@ def _sampler(models: _Models, settings: Settings) -> Sampler:
         temperature=settings.temperature,
         seed=settings.seed,
         max_tokens=settings.max_tokens,
+        world=world,
     )
+
+
+def _improvement(
+    ctx: StageContext,
+    models: _Models,
+    drawn: tuple[Sampler, LoggedStates, HeldOut],
+    settings: Settings,
+    make_operator: Factory,
+) -> Improvement:
+    """In this order: copies are made of whole models, optimisers for sharded ones."""
+    (sampler, states, probe), world = drawn, drawn[0].world
+    policy, snapshots = models.policy.model, ctx.work / "snapshots"
+    snapshots.mkdir()
+    reference = frozen_copy(policy)
+    operator = make_operator(policy, models.q, settings, world)
+    for frozen in (reference, models.q):
+        world.shard(frozen)
+    return Improvement(policy, operator, sampler, states, probe, settings, snapshots, world, reference)
 
 
 def _held_out(sampler: Sampler, states: LoggedStates, settings: Settings) -> tuple[HeldOut, HeldOut]:
@@ -179,18 +219,21 @@ def _held_out(sampler: Sampler, states: LoggedStates, settings: Settings) -> tup
 def _train(ctx: StageContext, improvement: Improvement) -> None:
     """Resumes from the checkpoint, if there is one, and goes on to the end."""
     directory = ctx.work / "resume"
-    if ctx.load_checkpoint(directory) is not None:
+    world = improvement.world
+    if world.agreed(world.first and ctx.load_checkpoint(directory) is not None):
         improvement.load(directory)
         ctx.log.info("resumed after %d warm-ups and updates", improvement.steps)
     settings = improvement.settings
     total = settings.critic_warmup_updates + settings.updates
-    with ctx.progress(total, "improving the policy", "updates", initial=improvement.steps) as bar:
+    progress = ctx.progress if world.first else partial(Progress[Any], terminal=False)
+    with progress(total, "improving the policy", "updates", initial=improvement.steps) as bar:
         improvement.run(_after_step(ctx, improvement, bar))
     ctx.log.info("%s; kept the policy of update %d", improvement.position.ended, improvement.position.kept_update)
 
 
 def _after_step(ctx: StageContext, improvement: Improvement, bar: Any) -> Callable[[], None]:
     saved, wait, shown = time.monotonic(), SAVE_SECONDS, improvement.steps
+    world = improvement.world
 
     def after_step() -> None:
         nonlocal saved, wait, shown
@@ -199,7 +242,9 @@ def _after_step(ctx: StageContext, improvement: Improvement, bar: Any) -> Callab
         bar.update(improvement.steps - shown, **figures)
         shown = improvement.steps
         start = time.monotonic()
-        if ctx.stop.is_set() or start - saved > wait:
+        if world.any(ctx.stop.is_set()):
+            ctx.stop.signal = ctx.stop.signal or "the stop of another process"
+        if ctx.stop.is_set() or world.agreed(start - saved > wait):
             _save(ctx, improvement)
             saved = time.monotonic()
             wait = max(SAVE_SECONDS, (saved - start) / SAVING_SHARE)
@@ -213,7 +258,8 @@ def _save(ctx: StageContext, improvement: Improvement) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     improvement.save(directory)
-    ctx.save_checkpoint(directory, improvement.steps)
+    if improvement.world.first:
+        ctx.save_checkpoint(directory, improvement.steps)
 
 
 def _gain(candidate: Measurement, current: Measurement, eps_q: float) -> dict[str, float]:
@@ -253,9 +299,31 @@ def _metrics(improvement: Improvement, data: _Data) -> dict[str, float]:
     } | {public: last[name] for name, public in names.items() if name in last}
 
 
-def _write(ctx: StageContext, models: _Models, improvement: Improvement, gain: dict[str, float]) -> Path:
+def _publish(ctx: StageContext, models: _Models, improvement: Improvement, gain: dict[str, float]) -> ArtifactRef:
+    world = improvement.world
+    policy = _whole_policy(ctx, models, improvement)
+    if world.first:
+        published = ctx.publish(ctx.folder, _write(ctx, models, policy, improvement, gain), "policy")
+    told = world.agreed(published.model_dump(mode="json") if world.first else {})
+    return ArtifactRef.model_validate(told)
+
+
+def _whole_policy(ctx: StageContext, models: _Models, improvement: Improvement) -> Any:
+    """The improved policy on the CPU, as it is saved; of several processes only the first has it."""
+    world, path = improvement.world, ctx.work / "improved.safetensors"
+    if world.size == 1:
+        return improvement.policy.cpu()
+    save_module(path, improvement.policy, world)
+    if not world.first:
+        return None
+    policy = load_policy(models.policy.directory).model
+    load_module(path, policy)
+    return policy
+
+
+def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improvement, gain: dict[str, float]) -> Path:
     directory, position = ctx.work / "policy", improvement.position
-    save_policy(directory, improvement.policy.cpu(), models.policy.tokenizer, models.renderer)
+    save_policy(directory, policy, models.policy.tokenizer, models.renderer)
     training = {
         "kind": "improve",
         "algorithm": improvement.settings.algorithm,

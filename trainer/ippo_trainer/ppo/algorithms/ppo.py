@@ -11,6 +11,7 @@ from ippo_trainer.models.load import decoder
 from ippo_trainer.models.packing import PackedBatch, hidden_states, token_logprobs
 from ippo_trainer.ppo.control import has_plateaued
 from ippo_trainer.ppo.credit import Credit, generalised_advantages, token_rewards
+from ippo_trainer.ppo.distributed import ALONE, World, whole
 from ippo_trainer.ppo.losses import aggregate, clipped_policy_loss, value_loss
 from ippo_trainer.ppo.maths import (
     explained_variance,
@@ -56,9 +57,11 @@ class Critic(nn.Module):
 class PPO:
     """The improvement operator; see `operators.ImprovementOperator`."""
 
-    def __init__(self, policy: Any, q: Any, settings: Settings) -> None:
-        self.policy, self.settings = policy, settings
+    def __init__(self, policy: Any, q: Any, settings: Settings, world: World = ALONE) -> None:
+        self.policy, self.settings, self.world = policy, settings, world
         self.critic = Critic(q).eval()
+        for module in (policy, self.critic):
+            world.shard(module)
         self.policy_optimiser = _adam(policy, settings.learning_rate, settings)
         self.critic_optimiser = _adam(self.critic, settings.critic_learning_rate, settings)
         self.history: list[float] = []
@@ -125,8 +128,11 @@ class PPO:
         rollout, settings = experience.rollout, self.settings
         values = torch.zeros(rollout.mask.shape, device=rollout.mask.device)
         with torch.no_grad():
-            for part in rollout.parts:
-                values[part.rows] = rollout.padded(self.critic(part.packed), part)
+            for part, counts in self.world.share(list(rollout.parts)):
+                found = self.critic(part.packed)
+                if counts:
+                    values[part.rows] = rollout.padded(found, part)
+        self.world.sum(values)
         rewards = token_rewards(
             experience.rewards,
             experience.old_logprobs,
@@ -155,9 +161,9 @@ class PPO:
         tokens = max(1, sum(int(trained[part.rows].sum()) for part in minibatch))
         sums: dict[str, float] = {}
         ratio_max = ratio_error = 0.0
-        for part in minibatch:
-            rows, mask = part.rows, trained[part.rows]
-            scores = token_logprobs(self.policy, part.packed, settings.temperature)
+        for part, counts in self.world.share(minibatch):
+            rows, mask = part.rows, trained[part.rows] & counts
+            scores = self.world.call(token_logprobs, self.policy, part.packed, settings.temperature)
             logprobs, entropy = rollout.padded(scores.logprobs, part), rollout.padded(scores.entropy, part)
             old = experience.old_logprobs[rows]
             clipped = clipped_policy_loss(
@@ -179,6 +185,7 @@ class PPO:
                     clip_fraction_high=float(clipped.clipped_high.sum()),
                     dual_clip_fraction=float(clipped.dual_clipped.sum()),
                 )
+        sums = self.world.sums(sums)
         norm = _step(self.policy, self.policy_optimiser, settings.clip_norm)
         responses = sum(part.rows.stop - part.rows.start for part in minibatch)
         figures = {name: value / tokens for name, value in sums.items()}
@@ -186,21 +193,21 @@ class PPO:
         return figures | {
             "moved": moved,
             "grad_norm": norm,
-            "ratio_max": ratio_max,
-            "ratio_error": ratio_error,
+            "ratio_max": self.world.maximum(ratio_max),
+            "ratio_error": self.world.maximum(ratio_error),
         }
 
     def _critic_step(self, rollout: Rollout, minibatch: list[Part], returns: Tensor) -> dict[str, float]:
         """One optimiser step on the critic."""
         tokens = max(1, sum(int(rollout.mask[part.rows].sum()) for part in minibatch))
         total = 0.0
-        for part in minibatch:
+        for part, counts in self.world.share(minibatch):
             values = rollout.padded(self.critic(part.packed), part)
-            loss = aggregate(value_loss(values, returns[part.rows], rollout.mask[part.rows]), tokens)
+            loss = aggregate(value_loss(values, returns[part.rows], rollout.mask[part.rows] & counts), tokens)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         norm = _step(self.critic, self.critic_optimiser, self.settings.clip_norm)
-        return {"value_loss": total, "critic_grad_norm": norm}
+        return self.world.sums({"value_loss": total}) | {"critic_grad_norm": norm}
 
     def _check_ratio(self, error: float) -> None:
         """Before the first step the policy is the one that sampled, so the ratio is 1 everywhere."""
@@ -212,9 +219,9 @@ class PPO:
             )
 
 
-def make(policy: Any, q: Any, settings: Settings) -> PPO:
-    """The operator for a policy, with a critic that starts from Q."""
-    return PPO(policy, q, settings)
+def make(policy: Any, q: Any, settings: Settings, world: World = ALONE) -> PPO:
+    """The operator for a policy, with a critic that starts from Q, which must not be sharded yet."""
+    return PPO(policy, q, settings, world)
 
 
 def _adam(module: nn.Module, rate: float, settings: Settings) -> torch.optim.AdamW:
@@ -224,7 +231,7 @@ def _adam(module: nn.Module, rate: float, settings: Settings) -> torch.optim.Ada
 
 def _step(module: nn.Module, optimiser: torch.optim.Optimizer, clip_norm: float) -> float:
     """Clips the gradient, steps, forgets the gradient; returns its norm before the clip."""
-    norm = float(torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)))
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     return norm
