@@ -1,23 +1,65 @@
-"""What Prometheus can ask. Labels are from closed lists: no name of a run, no UID."""
+"""What Prometheus can ask. Labels are from closed lists: no name of a run, no UID.
 
+What is counted are changes that a written status tells, once it is written. So a pass that is repeated, a write that
+was refused and a process that starts again count nothing twice; a process that dies between the write and the count
+counts nothing.
+"""
+
+import time
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
-from typing import get_args
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import RunStatus
+from ippo_operator.api.status import Reason, RunStatus
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.transport import Request, Response, Transport
-from ippo_operator.plan.phase import PhaseName, phase
+from ippo_operator.plan.phase import Phase, PhaseName, phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
+WAITS = (
+    Reason.AWAITING_APPROVAL,
+    Reason.WAITING_FOR_QUOTA,
+    Reason.UNSCHEDULABLE,
+    Reason.IMAGE_PULL_FAILED,
+    Reason.POD_REFUSED,
+    Reason.POD_NOT_STARTED,
+    Reason.CHILD_REFUSED,
+)
+"""What a run may wait for that somebody else has to see to."""
+Ended = Literal["Completed", "StopConditionMet", "Stalled"]
+ERROR_KINDS = (
+    "UnavailableError",
+    "ForbiddenError",
+    "InvalidError",
+    "ConflictError",
+    "GoneError",
+    "NotFoundError",
+    "AlreadyExistsError",
+    "ApiError",
+    "UnreadableStatusError",
+    "Bug",
+)
+PROMOTIONS = ("Promote", "Reject", "Inconclusive", "NotApproved")
 _MINUTES = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0)
 _PASSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Where a run stands; kept of every run, so it is small."""
+
+    phase: PhaseName
+    waits: Reason | None = None
+    since: datetime | None = None
 
 
 class Metrics:
@@ -30,16 +72,37 @@ class Metrics:
     def __init__(self, wall: clock.Wall = clock.wall) -> None:
         self.registry = CollectorRegistry()
         self._wall = wall
-        self._phases: dict[tuple[str, str], str] = {}
+        self._standings: dict[Key, _Standing] = {}
+        self._begun: set[Key] = set()
         self.stage_duration = self._histogram(
             "ippo_stage_duration_seconds", "From the intent to the end of an attempt", ("stage", "outcome"), _MINUTES
         )
         self.stage_attempts = self._counter("ippo_stage_attempts", "Attempts that ended", ("stage", "reason"))
         self.promotions = self._counter("ippo_promotions", "Gate decisions", ("outcome",))
+        self.ended = self._counter("ippo_runs_ended", "Runs that came to an end, or stalled", ("outcome",))
         self.reconcile = self._histogram("ippo_reconcile_seconds", "Length of a pass over a run", (), _PASSES)
+        self.next_job = self._histogram(
+            "ippo_next_job_seconds",
+            "From the first event that a watch told to the Job that a pass made of it",
+            (),
+            _PASSES,
+        )
         self.errors = self._counter("ippo_reconcile_errors", "Passes that failed", ("kind",))
         self.requests = self._counter("ippo_api_requests", "Requests to the API server", ("method", "resource", "code"))
-        self.registry.register(_Runs(self._phases))
+        self.request_duration = self._histogram(
+            "ippo_api_request_seconds", "How long the API server took to answer", ("method",), _PASSES
+        )
+        self.registry.register(_Runs(self._standings, wall))
+        self._begin_at_zero()
+
+    def _begin_at_zero(self) -> None:
+        """A counter that is born with its first event has no increase that an alert could see."""
+        for outcome in PROMOTIONS:
+            self.promotions.labels(outcome)
+        for ended in get_args(Ended):
+            self.ended.labels(ended)
+        for kind in ERROR_KINDS:
+            self.errors.labels(kind)
 
     def _counter(self, name: str, about: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, about, labels, registry=self.registry)
@@ -55,52 +118,103 @@ class Metrics:
         """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
-    def phase_of(self, key: tuple[str, str], run: IterativePPORun | None) -> None:
+    def phase_of(self, key: Key, run: IterativePPORun | None) -> None:
         """Where a run stands now; None: it is gone."""
         if run is None:
-            self._phases.pop(key, None)
-        else:
-            self._phases[key] = phase(run.spec, run.status or RunStatus(), self._wall()).name
+            self._standings.pop(key, None)
+            return
+        status = run.status or RunStatus()
+        self._standings[key] = _standing(status, phase(run.spec, status, self._wall()))
 
     def forget_runs(self) -> None:
         """Another process counts them now."""
-        self._phases.clear()
+        self._standings.clear()
+
+    def failed(self, kind: str) -> None:
+        """A pass failed; errors of one kind are alike to whoever is paged."""
+        self.errors.labels(kind if kind in ERROR_KINDS else "Bug").inc()
+
+    def began_stage(self, key: Key) -> bool:
+        """Whether a status that names a new attempt of the run was written since this was last asked."""
+        begun = key in self._begun
+        self._begun.discard(key)
+        return begun
 
     def status_written(self, run: IterativePPORun, after: RunStatus) -> None:
         """Counts what a new status says that the one before it did not."""
         before = run.status or RunStatus()
+        if after.active is not None and (before.active is None or after.active.job_name != before.active.job_name):
+            self._begun.add((run.metadata.namespace or "", run.metadata.name))
+        self._count_attempt(before, after)
+        self._count_promotion(before, after)
+        self._count_end(before, after)
+
+    def _count_attempt(self, before: RunStatus, after: RunStatus) -> None:
         active = before.active
-        if active is not None and (after.active is None or after.active.job_name != active.job_name):
-            failed = after.last_failure is not None and after.last_failure != before.last_failure
-            reason = str(after.last_failure.reason) if failed and after.last_failure is not None else "Completed"
-            reason = "Suspended" if active.stopping and not failed and _same_stage(before, after) else reason
-            outcome = "Failed" if failed else "Stopped" if reason == "Suspended" else "Succeeded"
-            seconds = (self._wall() - active.created_at).total_seconds()
-            self.stage_duration.labels(str(before.stage), outcome).observe(max(0.0, seconds))
-            self.stage_attempts.labels(str(before.stage), reason).inc()
-        if after.completed_iterations > before.completed_iterations and after.iterations:
-            last = after.iterations[-1]
-            if last.decision is not None:
-                refused = last.decision.outcome == "Promote" and not last.promoted
-                self.promotions.labels("NotApproved" if refused else last.decision.outcome).inc()
+        if active is None or (after.active is not None and after.active.job_name == active.job_name):
+            return
+        failed = after.last_failure is not None and after.last_failure != before.last_failure
+        reason = str(after.last_failure.reason) if failed and after.last_failure is not None else "Completed"
+        reason = "Suspended" if active.stopping and not failed and _same_stage(before, after) else reason
+        outcome = "Failed" if failed else "Stopped" if reason == "Suspended" else "Succeeded"
+        seconds = (self._wall() - active.created_at).total_seconds()
+        self.stage_duration.labels(str(before.stage), outcome).observe(max(0.0, seconds))
+        self.stage_attempts.labels(str(before.stage), reason).inc()
+
+    def _count_promotion(self, before: RunStatus, after: RunStatus) -> None:
+        if after.completed_iterations <= before.completed_iterations or not after.iterations:
+            return
+        last = after.iterations[-1]
+        if last.decision is not None:
+            refused = last.decision.outcome == "Promote" and not last.promoted
+            self.promotions.labels("NotApproved" if refused else last.decision.outcome).inc()
+
+    def _count_end(self, before: RunStatus, after: RunStatus) -> None:
+        if after.is_true("Stalled") and not before.is_true("Stalled"):
+            self.ended.labels("Stalled").inc()
+        if after.is_true("Succeeded") and not before.is_true("Succeeded"):
+            condition = after.condition("Succeeded")
+            met = condition is not None and condition.reason == Reason.STOP_CONDITION_MET
+            self.ended.labels("StopConditionMet" if met else "Completed").inc()
 
 
 def _same_stage(before: RunStatus, after: RunStatus) -> bool:
     return (before.iteration, before.stage) == (after.iteration, after.stage)
 
 
-class _Runs(Collector):
-    """Runs by phase; every phase is there, also where it is zero."""
+def _standing(status: RunStatus, stands: Phase) -> _Standing:
+    if stands.reason not in WAITS:
+        return _Standing(stands.name)
+    if status.active is not None:
+        return _Standing(stands.name, stands.reason, status.active.created_at)
+    last = status.iterations[-1].stages[-1:] if status.iterations else ()
+    return _Standing(stands.name, stands.reason, last[0].finished_at if last else None)
 
-    def __init__(self, phases: dict[tuple[str, str], str]) -> None:
-        self._phases = phases
+
+class _Runs(Collector):
+    """Runs by phase and by what they wait for; all of the closed list is there, also where it is zero."""
+
+    def __init__(self, standings: dict[Key, _Standing], wall: clock.Wall) -> None:
+        self._standings = standings
+        self._wall = wall
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily("ippo_runs", "Runs by phase", labels=("phase",))
-        tally = Tally(self._phases.values())
+        now, runs = self._wall(), list(self._standings.values())
+        phases = GaugeMetricFamily("ippo_runs", "Runs by phase", labels=("phase",))
+        tally = Tally(run.phase for run in runs)
         for name in PHASES:
-            family.add_metric([name], tally[name])
-        yield family
+            phases.add_metric([name], tally[name])
+        yield phases
+        waiting = GaugeMetricFamily("ippo_runs_waiting", "Runs that wait for somebody else", labels=("reason",))
+        longest = GaugeMetricFamily(
+            "ippo_longest_wait_seconds", "Of the run that has waited longest", labels=("reason",)
+        )
+        for reason in WAITS:
+            ages = [(now - run.since).total_seconds() for run in runs if run.waits == reason and run.since is not None]
+            waiting.add_metric([str(reason)], sum(run.waits == reason for run in runs))
+            longest.add_metric([str(reason)], max(ages, default=0.0))
+        yield waiting
+        yield longest
 
 
 class CountingTransport:
@@ -112,13 +226,14 @@ class CountingTransport:
 
     async def send(self, request: Request, timeout: float) -> Response:
         """See Transport."""
-        code = "0"
+        code, began = "0", time.perf_counter()
         try:
             response = await self._transport.send(request, timeout)
             code = str(response.status)
             return response
         finally:
             self._metrics.requests.labels(request.method, _plural(request.path), code).inc()
+            self._metrics.request_duration.labels(request.method).observe(time.perf_counter() - began)
 
 
 def _plural(path: str) -> str:

@@ -1,6 +1,7 @@
 """What the operator's process is made of, from start to stop."""
 
 import asyncio
+import gc
 import logging
 import signal
 import sys
@@ -28,6 +29,7 @@ _log = logging.getLogger("ippo.operator")
 def run(options: Options) -> int:
     """Runs until the process is told to stop, and returns its exit code."""
     logs.configure(options.log_format, options.log_level)
+    gc.freeze()  # what was imported stays for ever: half a million objects that need no looking at
     try:
         return asyncio.run(_run(options))
     except NoClusterError as error:
@@ -43,8 +45,8 @@ async def _run(options: Options) -> int:
     metrics = Metrics()
     async with KubernetesTransport(configuration) as transport:
         service = _service(options, CountingTransport(transport, metrics), metrics)
-        _ask(metrics, service)
         watching = Watches(service, lambda: connection.credentials(configuration), options.namespaces)
+        ask(metrics, service, watching)
         probes = await _serve(options.port, Health(service, lambda: watching.missing), metrics)
         service.start()
         watching.start()
@@ -86,13 +88,16 @@ def _service(options: Options, transport: CountingTransport, metrics: Metrics) -
     return Service(client, reconciler, lease, metrics, options.namespaces, pace)
 
 
-def _ask(metrics: Metrics, service: Service) -> None:
+def ask(metrics: Metrics, service: Service, watching: Watches) -> None:
+    """Adds what is known only when somebody asks."""
     metrics.ask("ippo_queue_depth", "Runs that are due and wait", lambda: service.queue.depth)
     metrics.ask("ippo_last_watch_event_age_seconds", "Since the last watch event", lambda: service.sightings.event_age)
     metrics.ask(
         "ippo_watch_stale_seconds", "For how long the watches miss changes", lambda: service.sightings.stale_for
     )
+    metrics.ask("ippo_watches_missing", "Kinds of objects that are not watched", lambda: len(watching.missing))
     metrics.ask("ippo_lease_held", "1 if this process acts", lambda: float(service.lease.held))
+    metrics.ask("ippo_longest_pass_seconds", "Of the passes that go on now", lambda: service.queue.oldest_work)
 
 
 async def _serve(port: int, health: Health, metrics: Metrics) -> aiohttp.web.AppRunner:

@@ -80,7 +80,9 @@ class KeyedQueue(Generic[K]):
                 self._working[key] = self.clock()
                 return key
             try:
-                await asyncio.wait_for(self._changed.wait(), wait)
+                # Not wait_for: in Python 3.11 it swallows a cancellation that comes together with the event.
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
             except TimeoutError:
                 continue
 
@@ -115,6 +117,10 @@ class KeyedQueue(Generic[K]):
         """Keys that are due now and wait."""
         now = self.clock()
         return sum(due <= now for due in self._due.values())
+
+    def busy(self, key: K) -> bool:
+        """Whether somebody works on the key."""
+        return key in self._working
 
     @property
     def working(self) -> int:

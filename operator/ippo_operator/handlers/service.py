@@ -12,7 +12,7 @@ from ippo_operator.cluster.client import Client
 from ippo_operator.cluster.errors import ApiError, FencedError, NotFoundError
 from ippo_operator.cluster.lease import Lease
 from ippo_operator.cluster.read import UnreadableStatusError
-from ippo_operator.cluster.reconcile import Reconciler
+from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.handlers.metrics import Metrics
 from ippo_operator.handlers.queue import KeyedQueue
@@ -67,6 +67,9 @@ class Service:
         self.queue: KeyedQueue[Key] = KeyedQueue()
         self.sightings = Sightings()
         self._leading = asyncio.Event()
+        self._heard: dict[Key, float] = {}
+        self._own: dict[Key, str] = {}
+        self._meanwhile: dict[Key, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -99,9 +102,14 @@ class Service:
     # What the watches tell
 
     def run_changed(self, key: Key, version: str) -> None:
-        """See Listener."""
-        if self.sightings.saw(key, version):
-            self.queue.add(key)
+        """See Listener. That a pass wrote the status is no reason for another one: it left nothing undone."""
+        if not self.sightings.saw(key, version) or version == self._own.get(key):
+            return
+        if self.queue.busy(key):
+            self._meanwhile[key] = version  # most likely the pass's own write; known once it ends
+            return
+        self._hear(key)
+        self.queue.add(key)
 
     def run_deleted(self, key: Key) -> None:
         """See Listener."""
@@ -111,7 +119,12 @@ class Service:
     def child_changed(self, key: Key, delay: float) -> None:
         """See Listener."""
         self.sightings.child_seen()
+        self._hear(key)
         self.queue.add(key, delay)
+
+    def _hear(self, key: Key) -> None:
+        """Takes note of the first event that the next pass answers."""
+        self._heard.setdefault(key, self.queue.clock())
 
     @property
     def answer_age(self) -> float | None:
@@ -142,36 +155,61 @@ class Service:
                 await asyncio.create_task(self._pass(key))
             finally:
                 self.queue.done(key)
+                told = self._meanwhile.pop(key, None)
+                if told is not None and told != self._own.get(key):
+                    self._hear(key)
+                    self.queue.add(key)
 
     async def _pass(self, key: Key) -> None:
         log_context.bind(namespace=key[0], run=key[1])
+        heard = self._heard.pop(key, None)
         try:
             with self._metrics.reconcile.time():
                 outcome = await self._reconciler.reconcile(*key)
         except FencedError as error:
+            self._still(key, heard)
             _log.info("not done: %s", error)
             self.queue.add(key, 1.0)
-            return
         except (ApiError, UnreadableStatusError) as error:
-            self._metrics.errors.labels(type(error).__name__).inc()
+            self._still(key, heard)
+            self._metrics.failed(type(error).__name__)
             _log.warning("tried again in %.1f s: %s", self.queue.retry(key), error)
-            return
         except Exception:
-            self._metrics.errors.labels("Bug").inc()
+            self._still(key, heard)
+            self._metrics.failed("Bug")
             _log.exception("tried again in %.1f s: this is a bug", self.queue.retry(key))
-            return
+        else:
+            self._passed(key, outcome, heard)
+
+    def _passed(self, key: Key, outcome: Outcome, heard: float | None) -> None:
+        """What follows from a pass that came to an end."""
         if not outcome.exists:
-            self.queue.drop(key)
-            self._metrics.phase_of(key, None)
+            self._forget(key)
             return
         if outcome.run is not None:
             self._metrics.phase_of(key, outcome.run)
+        if outcome.version is not None:
+            self._own[key] = outcome.version
         if outcome.again:
+            self._still(key, heard)
             self.queue.retry(key)
             return
+        if self._metrics.began_stage(key) and heard is not None:
+            self._metrics.next_job.observe(self.queue.clock() - heard)
         self.queue.succeeded(key)
         if outcome.requeue_after is not None:
             self.queue.add(key, outcome.requeue_after)
+
+    def _forget(self, key: Key) -> None:
+        self.queue.drop(key)
+        self._metrics.phase_of(key, None)
+        self._own.pop(key, None)
+        self._heard.pop(key, None)
+
+    def _still(self, key: Key, heard: float | None) -> None:
+        """The pass did not come to an end, so its event is not answered yet."""
+        if heard is not None:
+            self._heard[key] = min(heard, self._heard.get(key, heard))
 
     async def _look_at_all(self) -> None:
         """The slow resync: catches what no event told, such as a wall clock that was set."""

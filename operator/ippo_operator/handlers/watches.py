@@ -24,13 +24,28 @@ from ippo_operator.manifests.identity import RUN, RUN_UID
 Login: TypeAlias = Callable[[], Awaitable[Credentials]]
 Key: TypeAlias = tuple[str, str]
 CHILDREN = (JOBS, PODS, DEPLOYMENTS)
-_POD_DELAY = 0.3
-"""A pod changes many times while it starts; what it comes to is one pass."""
+_SETTLING = 0.5
+"""Seconds. A Job and its pods change many times while they start; what it comes to is one pass."""
+_OVER = {"Complete", "Failed"}
 _ALL = tuple(resource.plural for resource in (RUNS, *CHILDREN))
 _SILENCE = 90.0
 """Seconds without a word from the thread, which may wait for a slow start of kopf, before it counts as hanging."""
 _FIRST_PATIENCE, _LONGEST_PATIENCE = 10.0, 60.0
 _log = logging.getLogger("ippo.watches")
+
+
+class _NoDiffs(kopf.DiffBaseStorage):
+    """Nobody asks kopf what changed in an object, so it copies none of them."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        """Nothing of an object is compared."""
+        return {}
+
+    def fetch(self, *, body: Any) -> None:
+        """Nothing was ever stored."""
+
+    def store(self, *, body: Any, patch: Any, essence: Any) -> None:
+        """Nothing is stored."""
 
 
 class Listener(Protocol):
@@ -140,7 +155,7 @@ class Watches:
             metadata = event["object"]["metadata"]
             name = (metadata.get("labels") or {}).get(RUN)
             if name:
-                delay = _POD_DELAY if event["object"].get("kind") == PODS.kind else 0.0
+                delay = 0.0 if _decisive(event) else _SETTLING
                 tell(self._listener.child_changed, (metadata["namespace"], name), delay)
 
         kopf.on.login(registry=made)(log_in)
@@ -148,6 +163,18 @@ class Watches:
         for resource in CHILDREN:
             kopf.on.event(*_selector(resource), labels={RUN_UID: kopf.PRESENT}, registry=made)(child_event)
         return made
+
+
+def _decisive(event: Mapping[str, Any]) -> bool:
+    """Whether the run goes on because of this: a Job that is over or gone, any change of a Deployment."""
+    child = event["object"]
+    kind = str(child.get("kind"))
+    if kind != JOBS.kind:
+        return kind != PODS.kind
+    conditions = (child.get("status") or {}).get("conditions") or ()
+    over = any(c.get("type") in _OVER and c.get("status") == "True" for c in conditions)
+    gone: bool = event["type"] == "DELETED"
+    return over or gone
 
 
 def settings(namespaces: Sequence[str]) -> kopf.OperatorSettings:
@@ -161,8 +188,14 @@ def settings(namespaces: Sequence[str]) -> kopf.OperatorSettings:
     made.watching.connect_timeout = 10.0
     made.watching.server_timeout = 300  # the API server parses a whole number
     made.watching.inactivity_timeout = 90.0
+    # kopf keeps an object's body until its worker has been idle for so long, and a whole page of a listing.
+    made.watching.chunk_size = 50
+    made.queueing.idle_timeout = 0.2
+    made.persistence.diffbase_storage = _NoDiffs()
     for resource in CHILDREN:
         made.watching.label_selectors[_selector(resource)] = RUN_UID
+    # How a pod ended, its Job tells; so thousands of them that are kept are neither listed nor remembered.
+    made.watching.field_selectors[_selector(PODS)] = "status.phase!=Succeeded,status.phase!=Failed"
     return made
 
 

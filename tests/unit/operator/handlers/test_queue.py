@@ -138,3 +138,16 @@ def test_every_key_is_worked_on_after_it_was_last_added_and_never_twice_at_once(
         assert all(seen[key] >= number for key, number in last.items())
 
     run(scene())
+
+
+def test_a_taker_that_is_cancelled_ends_also_if_a_key_comes_at_that_moment() -> None:
+    async def scene() -> None:
+        queue: KeyedQueue[str] = KeyedQueue(clock=Clock())
+        taking = asyncio.create_task(queue.take())
+        await asyncio.sleep(0)
+        queue.add("later", 100)
+        taking.cancel()
+        await asyncio.wait([taking], timeout=5)
+        assert taking.cancelled()
+
+    run(scene())
