@@ -69,7 +69,9 @@ STATES: tuple[State, ...] = (
     _working("its pods are refused", lambda: worlds.waiting_for(Reason.POD_REFUSED)),
     _working("its pods do not start", lambda: worlds.waiting_for(Reason.POD_NOT_STARTED)),
     _working("its job is refused", worlds.refused),
+    _working("its pods waited for too long", worlds.pending_too_long),
     # Trouble that passes
+    _working("waits to retry what waited for too long", lambda: _gone(worlds.pending_too_long())),
     _working("waits to retry what was not ready", lambda: ended_once(JobFailure(75, "the store is down"))),
     _working("waits to retry a crash", lambda: ended_once(JobFailure(1, "boom"))),
     _working("goes on after a disruption", lambda: ended_once(JobFailure(143, "told to stop"))),
@@ -164,6 +166,14 @@ STATES: tuple[State, ...] = (
         "Progressing",
         "resume",
     ),
+    # Done, and serving
+    _done("its servers are ready", worlds.serving),
+    State("its servers are not ready yet", _of(lambda: worlds.serving("Starting")), "InProgress", "Progressing", ""),
+    State("its servers crash", _of(lambda: worlds.serving("Crashing")), "InProgress", "Progressing", ""),
+    _stalled("its servers were rolled back", lambda: worlds.serving("Late")),
+    _stalled("its servers were late and are left so", lambda: worlds.serving("Late", onFailure="Hold")),
+    _stalled("nobody named an image with the server", lambda: _driven(worlds.without_server_image())),
+    _working("at work, and nobody named an image with the server", lambda: seen(worlds.without_server_image(), 2)),
     # Done, and then more
     State(
         "iterations.max raised after it was done, unseen",
@@ -179,6 +189,16 @@ STATES: tuple[State, ...] = (
     _leaving("deleted when done", lambda: driven(**_one())),
     _leaving("deleted while a human is asked", worlds.awaiting),
 )
+
+
+def _driven(world: worlds.Recorded) -> worlds.Recorded:
+    world.drive()
+    return world
+
+
+def _gone(world: worlds.Recorded) -> worlds.Recorded:
+    world.jobs.clear()
+    return seen(world)
 
 
 def _crashed() -> worlds.Recorded:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from ippo_operator.api.resource import RunSpec
@@ -67,12 +67,20 @@ def test_every_phase_and_every_reason_has_a_state() -> None:
     phases, reasons = set(), set()
     for item in (state.make() for state in STATES):
         status = item["status"]
-        reasons |= {condition["reason"] for condition in status.get("conditions", ())}
-        reasons |= {status["lastFailure"]["reason"]} if "lastFailure" in status else set()
+        reasons |= set(_reasons({key: value for key, value in status.items() if key != "iterations"}))
         spec = RunSpec.model_validate_json(json.dumps(item["spec"]))
         phases.add(phase(spec, RunStatus.model_validate_json(json.dumps(status)), START).name)
     assert phases == set(get_args(PhaseName))
     assert reasons == {str(reason) for reason in Reason}
+
+
+def _reasons(value: Any) -> Iterator[str]:
+    """Of conditions, failures and whatever is waited for."""
+    if isinstance(value, dict):
+        yield from [value["reason"]] if "reason" in value else ()
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        yield from _reasons(child)
 
 
 def journeys() -> Iterator[worlds.Recorded]:
@@ -89,6 +97,10 @@ def journeys() -> Iterator[worlds.Recorded]:
     worlds.edited(paused, suspend=True).drive()
     worlds.edited(paused, suspend=False).drive()
     yield paused
+    for servers in ("Starting", "Crashing", "Late", "Ready"):
+        served = worlds.serving(servers)
+        served.drive()
+        yield served
     asked = worlds.awaiting()
     for answer in ({"approve": 1}, {"approve": 1, "reject": 2}):
         worlds.edited(asked, promotion={"mode": "Manual", **answer}).drive()
