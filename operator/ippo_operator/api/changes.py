@@ -26,12 +26,9 @@ RISING = (
 
 def problems(old: RunSpec, new: RunSpec) -> list[Problem]:
     """The changes between two specs that are not allowed: one line each with both values."""
-    before = _flat("spec", old.model_dump(mode="json", by_alias=True))
-    after = _flat("spec", new.model_dump(mode="json", by_alias=True))
     found = []
-    for path in sorted(before.keys() | after.keys()):
-        was, now = before.get(path), after.get(path)
-        if was == now or _is_free(path):
+    for path, was, now in between(old, new):
+        if _is_free(path):
             continue
         given = f"given {shown(now)}, but the run started with {shown(was)}"
         if path not in RISING:
@@ -39,6 +36,14 @@ def problems(old: RunSpec, new: RunSpec) -> list[Problem]:
         elif int(now or 0) < int(was or 0):
             found.append(Problem(path, f"{given} and this field may only rise"))
     return found
+
+
+def between(old: RunSpec, new: RunSpec) -> list[tuple[str, Any, Any]]:
+    """Each field that differs, with both values; None where there is none."""
+    before = _flat("spec", old.model_dump(mode="json", by_alias=True))
+    after = _flat("spec", new.model_dump(mode="json", by_alias=True))
+    pairs = [(path, before.get(path), after.get(path)) for path in sorted(before.keys() | after.keys())]
+    return [(path, was, now) for path, was, now in pairs if was != now]
 
 
 def _is_free(path: str) -> bool:

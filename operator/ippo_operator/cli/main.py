@@ -5,9 +5,10 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn, TypeAlias
 
-from ippo_operator.cli.errors import BAD_INPUT, INTERRUPTED, CommandError
+from ippo_operator.cli.cluster_parsers import add_cluster
+from ippo_operator.cli.errors import INTERRUPTED, CommandError
+from ippo_operator.cli.parsers import Parser, add_local
 
 _ABOUT = """\
 Iterative PPO: turn a chat agent's outcomes into a better agent, again and again.
@@ -22,56 +23,38 @@ A run is one YAML file, an IterativePPORun. It goes round this loop on its own:
 """
 _EXAMPLES = """\
 examples:
-  ippo validate -f examples/sr-funnel.yaml
-  ippo run -f examples/sr-funnel.yaml --out runs/demo
-  ippo status runs/demo
-  ippo report runs/demo
-  ippo exact --env sr-funnel
+  on this machine:
+    ippo validate -f examples/sr-funnel.yaml
+    ippo run -f examples/sr-funnel.yaml --out runs/demo
+    ippo status runs/demo
+    ippo report runs/demo
+    ippo exact --env sr-funnel
+
+  in a cluster (also as `kubectl ippo`; -n, --context and --kubeconfig as for kubectl):
+    ippo diff -f RUN.yaml
+    kubectl apply -f RUN.yaml
+    ippo status NAME --watch
+    ippo logs NAME --follow
+    ippo approve NAME
+    ippo suspend NAME
+    ippo report NAME
+    ippo explain NAME
 
 exit codes:
   0    done
-  1    the run stalled, `ippo status` says why
-  64   the manifest or the command line is wrong
+  1    the run stalled, `ippo status` says why; `ippo diff` found a difference
+  64   the manifest or the command line is wrong, or the cluster refuses
   65   an input of a stage is wrong
-  75   not now: another runner is at work, a disk is full, a store is down
+  75   not now: another runner is at work, a disk is full, a store or an API server is down
   130  stopped by Ctrl-C; the same command resumes
 """
-_RUN = """\
-Runs the loop with processes of this machine. All of the run is in one folder: the run itself, its status, logs of
-every stage, artifacts, and a report at the end.
-
-Ctrl-C saves a checkpoint and stops; the same command resumes, also after a crash or a power cut. A run that is done
-goes on if spec.iterations.max is raised. Other parts of the spec cannot change once the run has started.
-"""
-_EXACT = """\
-Solves an environment exactly and prints the value (discounted) and the success of reference policies: the optimum, the
-environment's own base policy, k greedy steps of policy iteration from it, and others. With --policy it lets a trained
-policy hold conversations and scores it against the exact solution.
-"""
-_EXACT_EXAMPLES = """\
-examples:
-  ippo exact --env sr-funnel
-  ippo exact --env sr-funnel --horizon 8 --discount 0.9 --json
-  ippo exact --env sr-funnel --tables my-tables.json
-  ippo exact --env double-t-maze --horizon 30
-  ippo exact --env sr-funnel --policy runs/demo/artifacts/iterations/0004/policy/0a1b2c3d4e5f6071 --conversations 10000
-"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
-
-
-Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
     """Runs the command and returns its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(program).parse_args(argv)
     try:
-        module = importlib.import_module(f"ippo_operator.cli.{arguments.command}")
+        module = importlib.import_module(arguments.module)
         code: int = module.command(arguments)
         sys.stdout.flush()
         return code
@@ -85,112 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="ippo", description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+def kubectl() -> int:
+    """The same as `kubectl ippo`: kubectl finds its plugins by name, kubectl-ippo."""
+    return main(program="kubectl ippo")
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = Parser(
+        prog=program, description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_run(commands)
-    _add_validate(commands)
-    _add_status(commands)
-    _add_report(commands)
-    _add_exact(commands)
+    add_local(commands)
+    add_cluster(commands)
     return parser
-
-
-def _add(commands: Commands, name: str, summary: str, about: str = "", examples: str = "") -> argparse.ArgumentParser:
-    return commands.add_parser(
-        name,
-        help=summary,
-        description=about or summary,
-        epilog=examples,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
-
-def _add_manifest(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-f", "--file", required=True, metavar="RUN.yaml", help="the manifest, - for standard input; as for kubectl"
-    )
-    parser.add_argument("--name", help="which run, if the file holds several")
-
-
-def _add_run(commands: Commands) -> None:
-    parser = _add(
-        commands,
-        "run",
-        "run the loop on this machine, or resume it",
-        _RUN,
-        "example:\n  ippo run -f examples/sr-funnel.yaml --out runs/demo\n",
-    )
-    _add_manifest(parser)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; made if it is not there")
-
-
-def _add_validate(commands: Commands) -> None:
-    parser = _add(commands, "validate", "check a manifest: one line per problem")
-    _add_manifest(parser)
-
-
-def _add_status(commands: Commands) -> None:
-    parser = _add(commands, "status", "where a run is")
-    parser.add_argument("folder", metavar="DIR", help="the run's folder")
-    parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def _add_report(commands: Commands) -> None:
-    parser = _add(commands, "report", "write the run's report: one HTML file that needs no network")
-    parser.add_argument("folder", metavar="DIR", help="the run's folder")
-    parser.add_argument("--out", metavar="FILE", help="where to (default: DIR/report.html)")
-
-
-def _add_exact(commands: Commands) -> None:
-    parser = _add(commands, "exact", "solve an environment exactly, score a policy", _EXACT, _EXACT_EXAMPLES)
-    parser.add_argument(
-        "--env",
-        required=True,
-        type=_name,
-        metavar="NAME",
-        help="sr-funnel, double-t-maze, module:Class or file.py:Class",
-    )
-    parser.add_argument("--horizon", type=int, metavar="H", help="most turns of a conversation")
-    parser.add_argument("--discount", type=_share, default=0.95, metavar="D", help="per turn (default: 0.95)")
-    parser.add_argument("--tables", metavar="FILE", help="other probabilities for sr-funnel, JSON")
-    parser.add_argument("--policy", metavar="PATH", help="folder of a policy artifact, to be scored too")
-    parser.add_argument(
-        "--conversations", type=_count, default=10_000, metavar="N", help="that it holds for that (default: 10000)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of these conversations (default: 0)")
-    parser.add_argument(
-        "--max-new-tokens", type=_count, default=16, metavar="N", help="of a suggestion, as the run's (default: 16)"
-    )
-    parser.add_argument("--json", action="store_true", help="for programs")
-
-
-def _name(text: str) -> str:
-    if not 1 <= len(text) <= 256:
-        raise argparse.ArgumentTypeError("given a name that is empty or longer than 256 characters")
-    return text
-
-
-def _share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"given {text}, allowed is above 0 and at most 1")
-    return value
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"given {text}, allowed is a whole number of at least 2")
-    return value
 
 
 if __name__ == "__main__":

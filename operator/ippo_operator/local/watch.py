@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,12 @@ class Progress:
 
 def read_progress(job: Path) -> Progress | None:
     """The progress of the job in this folder; None before it says anything."""
-    found = [progress for path in sorted(job.glob("log*.txt")) if (progress := _last(path)) is not None]
+    return joined(map(_tail, sorted(job.glob("log*.txt"))))
+
+
+def joined(logs: Iterable[Iterable[str]]) -> Progress | None:
+    """The progress of a stage by the last lines of its shards' logs."""
+    found = [progress for lines in logs if (progress := _last(list(lines))) is not None]
     if not found:
         return None
     alike = [progress for progress in found if progress.what == found[-1].what]
@@ -35,11 +41,14 @@ def read_progress(job: Path) -> Progress | None:
     return Progress(found[-1].what, done, total, found[-1].rest)
 
 
-def _last(path: Path) -> Progress | None:
+def _tail(path: Path) -> list[str]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _TAIL))
-        lines = file.read().decode(errors="replace").splitlines()
+        return file.read().decode(errors="replace").splitlines()
+
+
+def _last(lines: list[str]) -> Progress | None:
     for line in reversed(lines):
         match = _LINE.search(line)
         if match:

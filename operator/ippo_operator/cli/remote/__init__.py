@@ -1,0 +1,1 @@
+"""The verbs of `ippo` for runs in a cluster."""

@@ -1,0 +1,269 @@
+"""`ippo logs`: of the stage that runs or ran last; with -f on to the next one until the run ends."""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
+from ippo_operator.cli.remote.connect import cluster, find
+from ippo_operator.cli.remote.view import View, now, view
+from ippo_operator.cluster.errors import NotFoundError, UnavailableError
+from ippo_operator.cluster.remote.runs import Object, Runs
+from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
+from ippo_operator.plan.stage_specs import STAGES
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+INTERVAL = 1.0
+_ORDER = ("warm-start", *STAGES)
+
+
+@dataclass(frozen=True, order=True)
+class Attempt:
+    """Of a stage; in the order of the run."""
+
+    iteration: int
+    place: int
+    """Of the stage in its iteration."""
+    attempt: int
+
+    @property
+    def stage(self) -> str:
+        """Its name."""
+        return _ORDER[self.place]
+
+    def __str__(self) -> str:
+        return f"{self.stage} of iteration {self.iteration}, attempt {self.attempt}"
+
+
+def command(arguments: Namespace) -> int:
+    """Prints the log."""
+    chosen = (arguments.stage, arguments.iteration, arguments.attempt)
+    if arguments.previous and any(part is not None for part in chosen):
+        raise CommandError("--previous is the attempt that failed last; leave out --stage, --iteration and --attempt")
+    if arguments.follow and (arguments.previous or any(part is not None for part in chosen)):
+        raise CommandError("--follow goes with the run; leave out --previous, --stage, --iteration and --attempt")
+    with cluster(arguments) as runs:
+        if arguments.follow:
+            return Follower(runs, arguments.run, arguments.shard, arguments.tail).follow()
+        return _once(runs, view(find(runs, arguments.run)), arguments)
+
+
+def _once(runs: Runs, found: View, arguments: Namespace) -> int:
+    pods = _stage_pods(runs, found)
+    wanted = _wanted(found, pods, arguments)
+    mine = [pod for pod in pods if _attempt(pod) == wanted]
+    pod = _shard(mine, arguments.shard)
+    if pod is None:
+        raise CommandError(_no_pod(found, wanted, mine, arguments.shard), TRY_AGAIN)
+    _say(f"{wanted}, pod {pod['metadata']['name']}{_others(mine)}")
+    said = False
+    for line in runs.log(pod, tail=arguments.tail):
+        said = True
+        print(line)
+    if not said and (pod.get("status") or {}).get("phase") == "Pending":
+        raise CommandError(f"pod {pod['metadata']['name']} has not started: {found.message(now())}", TRY_AGAIN)
+    return OK
+
+
+def _wanted(found: View, pods: list[Object], arguments: Namespace) -> Attempt:
+    """The attempt that the command line means. Raises CommandError if there is none."""
+    if arguments.previous:
+        failure = found.status.last_failure
+        if failure is None:
+            raise CommandError(f"no attempt of {found.name} has failed")
+        return Attempt(failure.iteration, _ORDER.index(failure.stage), failure.attempt)
+    if arguments.stage is None and arguments.iteration is None and arguments.attempt is None:
+        return _latest(found)
+    known = {_attempt(pod) for pod in pods} | _recorded(found)
+    fitting = [
+        one
+        for one in known
+        if arguments.stage in {None, one.stage}
+        and arguments.iteration in {None, one.iteration}
+        and arguments.attempt in {None, one.attempt}
+    ]
+    if not fitting:
+        raise CommandError(f"{found.name} has run no such stage; it is at {_where(found)}")
+    return max(fitting)
+
+
+def _latest(found: View) -> Attempt:
+    status = found.status
+    if status.stage is not None and status.attempt > 0:
+        return Attempt(status.iteration, _ORDER.index(status.stage), status.attempt)
+    recorded = _recorded(found)
+    if not recorded:
+        raise CommandError(f"{found.name} has run no stage yet: {found.message(now())}", TRY_AGAIN)
+    return max(recorded)
+
+
+def _recorded(found: View) -> set[Attempt]:
+    """Of the status: the attempts that completed a stage, and the current one."""
+    status = found.status
+    done = {
+        Attempt(row.iteration, _ORDER.index(stage.stage), stage.attempts)
+        for row in status.iterations
+        for stage in row.stages
+    }
+    if status.stage is not None and status.attempt > 0:
+        done.add(Attempt(status.iteration, _ORDER.index(status.stage), status.attempt))
+    return done
+
+
+def _where(found: View) -> str:
+    recorded = _recorded(found)
+    return str(max(recorded)) if recorded else "its beginning"
+
+
+def _stage_pods(runs: Runs, found: View) -> list[Object]:
+    """The pods of the run's stages. Anybody can put labels on a pod: those without the right ones are left out."""
+    return [pod for pod in runs.pods(found.raw, {}) if _is_stage(pod["metadata"].get("labels") or {})]
+
+
+def _is_stage(labels: dict[str, str]) -> bool:
+    return labels.get(STAGE) in _ORDER and all(labels.get(name, "").isdecimal() for name in (ITERATION, ATTEMPT))
+
+
+def _attempt(pod: Object) -> Attempt:
+    labels = pod["metadata"].get("labels") or {}
+    return Attempt(int(labels[ITERATION]), _ORDER.index(labels[STAGE]), int(labels[ATTEMPT]))
+
+
+def _shard(pods: list[Object], shard: int | None) -> Object | None:
+    """The newest pod of that shard; of the lowest shard by default."""
+    fitting = [pod for pod in pods if shard is None or _index(pod) == shard]
+    if not fitting:
+        return None
+    lowest = min(map(_index, fitting))
+    newest = sorted(
+        (pod for pod in fitting if _index(pod) == lowest), key=lambda pod: pod["metadata"]["creationTimestamp"]
+    )
+    return newest[-1]
+
+
+def _index(pod: Object) -> int:
+    metadata = pod["metadata"]
+    told = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX)
+    return int(told or 0)
+
+
+def _others(pods: list[Object]) -> str:
+    shards = sorted(set(map(_index, pods)))
+    return f" (others: --shard {', '.join(map(str, shards[1:]))})" if len(shards) > 1 else ""
+
+
+def _no_pod(found: View, wanted: Attempt, pods: list[Object], shard: int | None) -> str:
+    if pods:
+        return f"{wanted} has no shard {shard}; there are {', '.join(str(i) for i in sorted(set(map(_index, pods))))}"
+    if found.status.active is not None and wanted == _latest(found):
+        return f"{wanted} has no pod yet: {found.message(now())}"
+    return (
+        f"the pods of {wanted} are gone, and their logs with them: spec.cleanup says how long Jobs that are over stay"
+    )
+
+
+class Follower:
+    """Prints the log of one stage after the other.
+
+    Args:
+        runs: of the cluster.
+        name: of the run.
+        shard: of stages with several pods.
+        tail: lines of the first stage to begin with; None for all.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        runs: Runs,
+        name: str,
+        shard: int | None = None,
+        tail: int | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._runs, self._name = runs, name
+        self._shard, self._tail = shard, tail
+        self._sleep = sleep
+        self._read: set[str] = set()
+        """UIDs of the pods whose logs were read to their ends."""
+        self._printed: dict[str, int] = {}
+        self._first: Attempt | None = None
+        self._said = ""
+
+    def follow(self) -> int:
+        """Returns 0 once the run succeeded, 1 once it stalled."""
+        found = view(find(self._runs, self._name))
+        uid = found.raw["metadata"]["uid"]
+        while True:
+            try:
+                advanced = self._advance(found)
+                if found.ended and not advanced:
+                    self._tell(f"{self._name}: {found.phase}: {found.message(now())}")
+                    return OK if found.well else FAILED
+                if not advanced:
+                    self._sleep(INTERVAL)
+                found = view(self._runs.get(self._name))
+            except UnavailableError as error:
+                self._tell(f"{error}; still trying")
+                self._sleep(INTERVAL)
+                continue
+            except NotFoundError:
+                raise CommandError(f"the run {self._name} was deleted", FAILED) from None
+            if found.raw["metadata"]["uid"] != uid:
+                raise CommandError(f"the run {self._name} was deleted and made anew", FAILED)
+
+    def _advance(self, found: View) -> bool:
+        """Reads one more log; False if there is none that is new."""
+        if not _recorded(found):
+            self._tell(f"no stage has run yet: {found.message(now())}")
+            return False
+        latest = _latest(found)
+        self._first = self._first or latest
+        pods = [pod for pod in _stage_pods(self._runs, found) if self._due(pod, self._first)]
+        if not pods:
+            self._tell(f"waiting: {found.message(now())}")
+            return False
+        attempt = min(map(_attempt, pods))
+        mine = [pod for pod in pods if _attempt(pod) == attempt]
+        pod = _shard(mine, self._shard)
+        if pod is None:
+            self._tell(f"{attempt} has no shard {self._shard}")
+            return False
+        return self._stream(found, pod, attempt, mine)
+
+    def _due(self, pod: Object, first: Attempt) -> bool:
+        """It begins with the stage that runs; from then on none is left out, however short it was."""
+        return pod["metadata"]["uid"] not in self._read and _attempt(pod) >= first
+
+    def _stream(self, found: View, pod: Object, attempt: Attempt, mine: list[Object]) -> bool:
+        """Prints what is new. A stream may break off early; a log is read to its end once its pod had ended before."""
+        name, uid, phase = pod["metadata"]["name"], pod["metadata"]["uid"], (pod.get("status") or {}).get("phase")
+        if phase in {None, "Pending"}:
+            self._tell(f"{attempt}: pod {name} has not started: {found.message(now())}")
+            return False
+        self._tell(f"{attempt}, pod {name}{_others(mine)}")
+        before = self._printed.get(uid, 0)
+        # The lines before --tail were never counted: such a log goes on with what is new.
+        tail = None if self._tail is None else self._tail if not before else 0
+        skip = before if tail is None else 0
+        for number, line in enumerate(self._runs.log(pod, tail=tail, follow=True)):
+            if number >= skip:
+                print(line, flush=True)
+                self._printed[uid] = self._printed.get(uid, 0) + 1
+        if phase in {"Succeeded", "Failed"}:
+            self._tail = None
+            self._read.update(str(one["metadata"]["uid"]) for one in mine)
+            return True
+        return self._printed.get(uid, 0) > before
+
+    def _tell(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            _say(text)
+
+
+def _say(text: str) -> None:
+    """On standard error: standard output is the log alone."""
+    print(f"--- {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,135 @@
+"""Live: redraws on a terminal, writes a line per change elsewhere, until the run ends."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import TextIO
+
+from ippo_operator.cli.errors import FAILED, CommandError
+from ippo_operator.cli.remote import status
+from ippo_operator.cli.remote.connect import find
+from ippo_operator.cli.remote.view import View, now, view
+from ippo_operator.cluster.errors import NotFoundError, UnavailableError
+from ippo_operator.cluster.remote.runs import Runs
+
+INTERVAL = 2.0
+_ENTER, _LEAVE, _HOME = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "\x1b[H\x1b[J"
+
+
+def follow(
+    runs: Runs,
+    name: str,
+    quiet: bool = False,
+    out: TextIO | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> View:
+    """Shows the run until it ends; returns it as it ended.
+
+    Args:
+        runs: of the cluster.
+        name: of the run.
+        quiet: show nothing.
+        out: where to; by default, standard output.
+        sleep: waits so many seconds.
+
+    Raises:
+        CommandError: there is no such run, or it was deleted.
+    """
+    out = sys.stdout if out is None else out
+    first = view(find(runs, name))
+    screen = Silent() if quiet else Screen(out) if out.isatty() else Lines(out)
+    with screen:
+        last = _until_ended(runs, first, screen, sleep)
+    screen.close(last)
+    return last
+
+
+def _until_ended(runs: Runs, found: View, screen: "Silent", sleep: Callable[[float], None]) -> View:
+    uid = found.raw["metadata"]["uid"]
+    screen.show(runs, found)
+    while not found.ended:
+        sleep(INTERVAL)
+        try:
+            raw = runs.get(found.name)
+        except NotFoundError:
+            raise CommandError(f"the run {found.name} was deleted", FAILED) from None
+        except UnavailableError as error:  # a laptop that sleeps, an API server that restarts
+            screen.trouble(f"{error}; still trying")
+            continue
+        if raw["metadata"]["uid"] != uid:
+            raise CommandError(
+                f"the run {found.name} was deleted and made anew; watch it with the same command", FAILED
+            )
+        found = view(raw)
+        screen.show(runs, found)
+    return found
+
+
+class Silent:
+    """Nothing is shown."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def show(self, runs: Runs, found: View) -> None:
+        """The run as it is now."""
+
+    def trouble(self, text: str) -> None:
+        """The API server does not answer."""
+
+    def close(self, found: View) -> None:
+        """The run has ended."""
+
+
+class Lines(Silent):
+    """A line per change."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._said = ""
+
+    def show(self, runs: Runs, found: View) -> None:
+        self._say(f"{found.phase}, {found.status.progress or '0'}: {found.message(now())}")
+
+    def trouble(self, text: str) -> None:
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            self._out.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self._out.flush()
+
+
+class Screen(Silent):
+    """The whole status, redrawn on the terminal's other screen; what it ended with stays on the usual one."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def __enter__(self) -> None:
+        self._out.write(_ENTER)
+
+    def __exit__(self, *_: object) -> None:
+        self._out.write(_LEAVE)
+        self._out.flush()
+
+    def show(self, runs: Runs, found: View) -> None:
+        self._draw(status.lines(found, status.progress(runs, found)))
+
+    def trouble(self, text: str) -> None:
+        self._draw([text])
+
+    def _draw(self, text: list[str]) -> None:
+        size = shutil.get_terminal_size()
+        shown = [line[: size.columns - 1] for line in text[: size.lines - 1]]
+        self._out.write(_HOME + "\n".join(shown))
+        self._out.flush()
+
+    def close(self, found: View) -> None:
+        self._out.write("\n".join(status.lines(found)) + "\n")
+        self._out.flush()

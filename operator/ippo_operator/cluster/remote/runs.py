@@ -1,0 +1,104 @@
+"""Runs, their pods and logs, as a user of a namespace reads and changes them."""
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from ippo_operator.cluster.errors import InvalidError, NotFoundError
+from ippo_operator.cluster.remote.http import Call, Http
+from ippo_operator.cluster.resources import PODS, RUNS, Resource
+from ippo_operator.manifests.identity import COMPONENT, RUN_UID
+from ippo_operator.manifests.jobs import CONTAINER
+
+Object: TypeAlias = dict[str, Any]
+MANAGER = "ippo"
+PAGE = 200
+_MERGE = "application/merge-patch+json"
+_SECRETS = Resource("", "v1", "secrets", "Secret")
+_ANY = f"/apis/{RUNS.group}/{RUNS.version}"
+
+
+class Runs:
+    """The runs that a user can see."""
+
+    def __init__(self, http: Http) -> None:
+        self.http = http
+
+    @property
+    def namespace(self) -> str:
+        """The user's: of the command line, or of the context."""
+        return self.http.login.namespace
+
+    def get(self, name: str) -> Object:
+        """The run. Raises NotFoundError if there is none."""
+        found: Object = self.http.request(Call("GET", RUNS.path(self.namespace, name), {}))
+        return found
+
+    def all(self, everywhere: bool = False) -> list[Object]:
+        """The namespace's runs by name, or those of all namespaces."""
+        place = None if everywhere else self.namespace
+        items = self._items(RUNS.path(place), {})
+        return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    def installed(self) -> bool:
+        """Whether the API server knows runs at all."""
+        try:
+            self.http.request(Call("GET", _ANY, {}))
+        except NotFoundError:
+            return False
+        return True
+
+    def patch(self, name: str, patch: Object, dry: bool = False) -> Object:
+        """A JSON merge patch; returns the run as it is (or would be) afterwards.
+
+        Raises:
+            ConflictError: the patch names a resourceVersion that is not the newest.
+        """
+        query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
+        path = RUNS.path(self.namespace, name)
+        made: Object = self.http.request(Call("PATCH", path, query, patch, _MERGE))
+        return made
+
+    def create(self, manifest: Object, dry: bool) -> Object:
+        """POST."""
+        query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
+        made: Object = self.http.request(Call("POST", RUNS.path(self.namespace), query, manifest))
+        return made
+
+    def pods(self, run: Object, labels: dict[str, str]) -> list[Object]:
+        """The run's stage pods with these labels."""
+        wanted = {RUN_UID: str(run["metadata"]["uid"]), COMPONENT: "stage", **labels}
+        selector = ",".join(f"{key}={value}" for key, value in wanted.items())
+        return list(self._items(PODS.path(str(run["metadata"]["namespace"])), {"labelSelector": selector}))
+
+    def log(self, pod: Object, tail: int | None = None, follow: bool = False) -> Iterator[str]:
+        """The lines of a stage's log; none before its container has started.
+
+        Raises:
+            ApiError: the log cannot be read.
+        """
+        metadata = pod["metadata"]
+        query = {
+            "container": CONTAINER,
+            "follow": "true" if follow else "",
+            "tailLines": "" if tail is None else str(tail),
+        }
+        call = Call("GET", PODS.path(metadata["namespace"], metadata["name"], "log"), query)
+        try:
+            yield from self.http.lines(call)
+        except InvalidError:  # 400: the container has not started
+            return
+
+    def secret(self, namespace: str, name: str) -> Object:
+        """A Secret."""
+        found: Object = self.http.request(Call("GET", _SECRETS.path(namespace, name), {}))
+        return found
+
+    def _items(self, path: str, query: dict[str, str]) -> Iterator[Object]:
+        query = {"limit": str(PAGE), **query}
+        while True:
+            page = self.http.request(Call("GET", path, query))
+            yield from page.get("items") or ()
+            following = (page.get("metadata") or {}).get("continue")
+            if not following:
+                return
+            query = query | {"continue": following}

@@ -1,0 +1,46 @@
+"""A cluster in memory whose runs `ippo` meets over HTTP."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from ippo_operator.cli.main import main
+
+from .server import Server
+
+
+class Said(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+Ippo = Callable[..., Said]
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """An API server, and KUBECONFIG for it."""
+    with Server() as running:
+        monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path)))
+        monkeypatch.chdir(tmp_path)
+        yield running
+
+
+@pytest.fixture
+def ippo(capsys: pytest.CaptureFixture[str]) -> Ippo:
+    """Runs a command."""
+
+    def run(*arguments: str) -> Said:
+        try:
+            code = main(arguments)
+        except SystemExit as error:
+            code = int(str(error.code))
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return Said(code, captured.out, captured.err)
+
+    return run
