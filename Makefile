@@ -56,12 +56,13 @@ format: $(INSTALLED) ## mends style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-crds: $(INSTALLED) ## the CustomResourceDefinition, from the models
+crds: $(INSTALLED) ## the CustomResourceDefinition, from the models; the chart's copy of it too
 	$(BIN)/python -m ippo_operator.api.crd > $(CRD).new
 	@mv $(CRD).new $(CRD)
 	@sed -n '/^spec:/,$$p' $(CRD) > $(CHART)/files/crd-spec.yaml
+	@$(if $(HELM),$(MAKE) --no-print-directory manifests,echo "$(PLAIN) has to follow: make manifests HELM=/path/to/helm")
 
-manifests: crds ## the plain YAML in deploy/ and the chart's table of values; needs helm, or HELM=/path/to/helm
+manifests: $(INSTALLED) ## the chart's table of values, and deploy/ from the chart; needs helm, or HELM=/path/to/helm
 	@test -n "$(HELM)" || { echo "helm is missing; name it: make manifests HELM=/path/to/helm"; exit 1; }
 	$(BIN)/python -m tests.integration.chart.table
 	$(RENDER) > $(PLAIN).new

@@ -44,6 +44,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* With more labels, or other values of some: (list $ .Values.podLabels) */ -}}
+{{- define "ippo.labelsWith" -}}
+{{- toYaml (mergeOverwrite (fromYaml (include "ippo.labels" (index . 0))) (index . 1)) -}}
+{{- end }}
+
 {{- /* In every namespace with runs. tests/integration/chart proves that each verb is used, and that no other one is. */ -}}
 {{- define "ippo.rules" -}}
 - apiGroups: [ippo.dev]
@@ -69,5 +74,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [create]
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [list, watch]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, patch, delete]
 {{- end }}

@@ -131,7 +131,7 @@ def older_chart(tmp_path: Path) -> Path:
     ]
     path.write_text(yaml.safe_dump(crd, sort_keys=False))
     meta = chart / "Chart.yaml"
-    meta.write_text(meta.read_text().replace("version: 0.1.0", "version: 0.0.9", 1))
+    meta.write_text(yaml.safe_dump(yaml.safe_load(meta.read_text()) | {"version": "0.0.9"}))
     return chart
 
 

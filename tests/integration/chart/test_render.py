@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def test_helm_lint_is_clean() -> None:
         done = helm("lint", "--strict", str(CHART), f"--values={values}")
         assert done.returncode == 0, done.stdout
         assert "[WARNING]" not in done.stdout
+
+
+def test_the_chart_has_the_products_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert chart["version"] == chart["appVersion"] == project["version"]
 
 
 def test_the_crd_is_the_one_of_the_models() -> None:
@@ -76,7 +83,7 @@ def test_values_arrive_as_the_operators_options() -> None:
 def test_the_default_options_are_the_operators_own() -> None:
     options = parse(container(objects(render()))["args"], {})
     bare = parse(["--image=x"], {})
-    assert options.platform.image == "ippo-trainer:0.1.0"
+    assert options.platform.image.startswith("ippo-trainer:")
     assert options.platform.user == bare.platform.user
     assert (options.namespaces, options.workers, options.resync) == ((), bare.workers, bare.resync)
     assert (options.port, options.lease_name, options.lease_namespace) == (bare.port, bare.lease_name, "ops")
@@ -121,6 +128,7 @@ def _at(values: Any, path: str, otherwise: Any) -> Any:
         (["--set=strategy.type=Recreate,strategy.rollingUpdate.maxSurge=1"], "rollingUpdate"),
         (["--set=podDisruptionBudget.maxUnavailable=0"], "maxUnavailable"),
         (['--set-json=labels={"a":1}'], "labels/a"),
+        (['--set-json=podLabels={"app.kubernetes.io/name":"x"}'], "podLabels/app.kubernetes.io~1name"),
         (["--set=serviceAccount.create=false"], "serviceAccount.name is missing"),
         (["--set=sampleRun.enabled=true"], "sampleRun.bucket is missing"),
         (["--set=metrics.serviceMonitor.enabled=true,metrics.service.enabled=false"], "needs metrics.service.enabled"),
@@ -139,6 +147,15 @@ def test_every_object_has_the_labels_and_no_two_have_the_same_name() -> None:
         assert len(names) == len(set(names))
         for manifest in manifests:
             assert manifest["metadata"]["labels"]["app.kubernetes.io/instance"] == "ippo-operator"
+
+
+def test_a_label_that_is_given_twice_is_there_once() -> None:
+    mine = ("--set=podLabels.team=mine", "--set=metrics.dashboard.labels.team=mine")
+    text = render(variant("observed"), variant("named"), *mine)
+    [deployment] = of_kind(objects(text), "Deployment")
+    assert deployment["spec"]["template"]["metadata"]["labels"]["team"] == "mine"
+    assert deployment["metadata"]["labels"]["team"] == "platform"
+    assert text.count("team: mine") == 2
 
 
 def test_namespaces_mean_roles_only() -> None:

@@ -15,7 +15,8 @@ from tests.integration.apiserver.stand_in import StandIn
 from tests.unit.operator.cluster.toy_cluster import make_run
 from tests.unit.operator.manifests.objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
 
-from .helm import CHART, Manifest, apply
+from .conftest import make_namespace
+from .helm import CHART, Manifest, apply, objects, render
 from .installed import CLUSTER_WIDE, Installed, condition, wait_for
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
@@ -119,6 +120,19 @@ def test_a_viewer_reads_runs_and_no_more(installed: Installed, plane: ControlPla
     assert bob.get(f"/api/v1/namespaces/{place}/secrets").code == 403
     assert bob.get(RUNS.format(installed.namespaces[1])).code == 403
     done(plane.api.delete(run))
+
+
+def test_a_namespaces_admin_installs_the_operator_once_its_rights_are_there(plane: ControlPlane) -> None:
+    """As docs/installation.md says: rights are granted by somebody who has them."""
+    place = make_namespace(plane.api, "cleos")
+    for role in ("view", "edit", "admin"):
+        aggregate(plane.api, role)
+    bind(plane.api, place, "ada", "admin")
+    ada, flags = plane.user(ADA), ("--set=watchNamespaces={cleos}", "--set=crds.install=false")
+    refused = [o for o in objects(render(*flags, namespace=place)) if apply(ada, o, dry_run=True).code != 201]
+    assert {o["kind"] for o in refused} == {"Role", "RoleBinding"}
+    for manifest in objects(render(*flags, "--set=rbac.create=false", namespace=place)):
+        done(apply(ada, manifest))
 
 
 # Whatever a run says, its children stay in its namespace and off the nodes' own files and networks.
