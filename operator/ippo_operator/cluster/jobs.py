@@ -8,12 +8,17 @@ from typing import Any
 from ippo_operator.api.status import Reason
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
+from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.identity import INPUT_DIGEST
 from ippo_operator.plan.cleanup import EndedJob
 from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
 
 FOREIGN_DIGEST = "sha256:" + "0" * 64
 """Of a child that is not ours: no attempt has it, so the planner takes it for a conflict."""
+_QUEUE = (
+    "If it stays: this namespace needs a LocalQueue of that name (spec.queue.localQueueName) whose ClusterQueue has "
+    "room; `kubectl describe workloads` tells what is missing."
+)
 _EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
 
 
@@ -54,7 +59,7 @@ def foreign(name: str) -> ObservedJob:
 
 def refused(name: str, digest: str, told: str) -> ObservedJob:
     """A job that the API server does not let us create."""
-    text = f"the API server refuses to create {name}: {told}"
+    text = f"the API server refuses to create {name}: {with_remedy(told)}"
     return ObservedJob(name, digest, "Refused", waiting=Waiting(Reason.CHILD_REFUSED, text))
 
 
@@ -98,14 +103,14 @@ def _failure(job: Object, pods: list[Object]) -> JobFailure:
 def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | None:
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
-        where = f"in the queue {queue}" if queue else "suspended; whoever suspended it has to resume it"
+        where = f"in the queue {queue}. {_QUEUE}" if queue else "suspended; whoever suspended it has to resume it"
         return Waiting(Reason.WAITING_FOR_QUOTA, f"{job['metadata']['name']} waits {where}")
     found = pod_facts.waiting(pods)
     if found is not None or not troubles:
         return found
     if not pods:
-        return Waiting(Reason.POD_REFUSED, f"no pod can be created: {troubles[-1]}")
-    return Waiting(Reason.POD_NOT_STARTED, troubles[-1])
+        return Waiting(Reason.POD_REFUSED, f"no pod can be created: {with_remedy(troubles[-1])}")
+    return Waiting(Reason.POD_NOT_STARTED, with_remedy(troubles[-1]))
 
 
 def _pending_since(job: Object, pods: list[Object]) -> datetime | None:

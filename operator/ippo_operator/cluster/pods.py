@@ -13,6 +13,7 @@ from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
 
 from ippo_operator.api.status import MAX_MESSAGE, Reason
+from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.jobs import CONTAINER
 from ippo_operator.plan.types import JobFailure, Waiting
 
@@ -122,7 +123,7 @@ def _waiting(pod: Object) -> Waiting | None:
             text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
             return Waiting(Reason.IMAGE_PULL_FAILED, short(text))
         if state.get("reason") in _CONFIG:
-            return Waiting(Reason.POD_NOT_STARTED, short(f"{_name(pod)} cannot start: {told}"))
+            return Waiting(Reason.POD_NOT_STARTED, short(f"{_name(pod)} cannot start: {with_remedy(told)}"))
     return None
 
 

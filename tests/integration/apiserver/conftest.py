@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 from ippo_operator.api.crd import custom_resource_definition
 
+from .cluster import PROGRAMS, Cluster
 from .server import RUNS, Api, ControlPlane, find_assets, until
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -34,3 +35,13 @@ def api(control_plane: ControlPlane) -> Api:
         assert api.create("/api/v1/namespaces", namespace).code in {201, 409}
     until(lambda: api.get(RUNS.format("default")).code == 200, "the CRD is served")
     return api
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A control plane with real controllers, for tests that break it."""
+    assets = find_assets()
+    if assets is None or not Cluster.can_run(assets):
+        pytest.skip(f"needs {', '.join(PROGRAMS)} in the folder that KUBEBUILDER_ASSETS names")
+    with Cluster(assets, tmp_path_factory.mktemp("cluster")) as made:
+        yield made

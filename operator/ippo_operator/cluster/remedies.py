@@ -1,0 +1,33 @@
+"""What helps against a refusal, by the words that Kubernetes says no with."""
+
+import re
+
+from ippo_operator.api.status import MAX_MESSAGE
+
+_ROOM = MAX_MESSAGE - 300
+"""Refusals by policies can be long; the remedy after them must not be cut off."""
+_NOT_FOUND = r'"[^"]+" not found'
+_REMEDIES = (
+    (f"serviceaccount {_NOT_FOUND}", "Create it, or correct spec.serviceAccountName."),
+    (f"secret {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.artifacts or spec.pods."),
+    (f"configmap {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.pods."),
+    (f"persistentvolumeclaim {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.pods."),
+    (r"couldn't find key|references non-existent", "Add that key, or correct it in spec.pods."),
+    (r"exceeded quota|failed quota", "Raise that ResourceQuota, free some of it, or lower resources of spec.pods."),
+    (r"violates PodSecurity", "Let the namespace's Pod Security level allow it, or change spec.pods."),
+    (r"priority class|PriorityClass", "Create that PriorityClass, or correct priorityClassName of spec.pods."),
+    (r"RuntimeClass|runtimeclass", "Create that RuntimeClass, or correct runtimeClassName of spec.pods."),
+    (
+        r"ValidatingAdmissionPolicy|admission webhook",
+        "Meet that policy with labels, annotations or resources of spec.pods, or have it changed.",
+    ),
+    (r"cannot create resource", "Give that right to the service account that is named here."),
+)
+
+
+def with_remedy(told: str) -> str:
+    """A refusal on one line, followed by what to do where that is known; at most as long as a message may be."""
+    said = " ".join(told.split())
+    said = said if len(said) <= _ROOM else said[: _ROOM - 1] + "…"
+    found = next((remedy for words, remedy in _REMEDIES if re.search(words, told)), "")
+    return f"{said.rstrip('.')}. {found}" if found else said

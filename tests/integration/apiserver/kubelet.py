@@ -1,0 +1,162 @@
+"""A stand-in for the kubelet: pods that the scheduler bound end as a stage would, or say why they cannot start.
+
+Statuses and events are worded as the kubelet words them. It looks at Secrets as the kubelet does, again and again, so
+that what is mended later starts later.
+"""
+
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+from ippo_trainer.contract.spec import StageResult, StageSpec
+
+from tests.unit.operator.worlds import good_result
+
+from .server import Api, until
+from .stand_in import Ending, _now
+
+Pod = dict[str, Any]
+
+
+class Kubelet:
+    """Runs every bound pod of the cluster in a thread. Use as a context manager.
+
+    Args:
+        api: as an administrator.
+        ending: how a stage ends; a result, or an exit code and a termination message.
+        holds: whether a pod just runs on; deleted, it goes at once.
+    """
+
+    def __init__(
+        self, api: Api, ending: Ending = good_result, holds: Callable[[Pod], bool] = lambda _pod: False
+    ) -> None:
+        self._api = api
+        self._ending = ending
+        self.holds = holds
+        self.no_such_image: set[str] = set()
+        """Images that no registry has."""
+        self.ended: list[str] = []
+        """Pods that ran to their end."""
+        self.errors: list[str] = []
+        self._told: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(0.2):
+            try:
+                for pod in self._api.get("/api/v1/pods").body.get("items") or ():
+                    self._look_at(pod)
+            except OSError:  # the API server is away, as tests ask
+                continue
+            except Exception:
+                self.errors.append(traceback.format_exc())
+
+    def _look_at(self, pod: Pod) -> None:
+        metadata, phase = pod["metadata"], pod["status"].get("phase")
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
+        if "deletionTimestamp" in metadata:
+            self._api.delete(f"{path}?gracePeriodSeconds=0")
+        elif not pod["spec"].get("nodeName") or phase not in {"Pending", "Running"} or self._troubled(pod, path):
+            return
+        elif self.holds(pod):
+            if phase == "Pending":
+                self._say(path, "Running", {"running": {"startedAt": _now()}})
+        else:
+            self._run(pod, path)
+
+    def _run(self, pod: Pod, path: str) -> None:
+        metadata = pod["metadata"]
+        name = metadata["labels"]["batch.kubernetes.io/job-name"]
+        config = self._api.get(f"/api/v1/namespaces/{metadata['namespace']}/configmaps/{name}")
+        if config.code != 200:
+            return
+        ended = self._ending(StageSpec.model_validate_json(config.body["data"]["spec.json"]))
+        code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
+        terminated = {"exitCode": code, "message": message, "finishedAt": _now(), "startedAt": _now()}
+        if self._say(path, "Failed" if code else "Succeeded", {"terminated": terminated}):
+            self.ended.append(metadata["name"])
+
+    def _say(self, path: str, phase: str, state: dict[str, Any]) -> bool:
+        container = {"name": "stage", "state": state, "ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
+        status = {"phase": phase, "containerStatuses": [container], "startTime": _now()}
+        return self._api.merge(f"{path}/status", {"status": status}).code == 200
+
+    def _troubled(self, pod: Pod, path: str) -> bool:
+        """Whether the pod cannot start; says so, once in an event or again in its status."""
+        metadata, [container, *_] = pod["metadata"], pod["spec"]["containers"]
+        if container["image"] in self.no_such_image:
+            text = f'failed to pull and unpack image "{container["image"]}": not found'
+            self._wait(path, container["image"], "ErrImagePull", text)
+            return True
+        for volume in pod["spec"].get("volumes") or ():
+            secret = (volume.get("secret") or {}).get("secretName")
+            if secret is not None and self._missing(metadata["namespace"], secret):
+                text = f'MountVolume.SetUp failed for volume "{volume["name"]}" : secret "{secret}" not found'
+                self._complain(pod, "FailedMount", text)
+                return True
+        for variable in container.get("env") or ():
+            secret = ((variable.get("valueFrom") or {}).get("secretKeyRef") or {}).get("name")
+            if secret is not None and self._missing(metadata["namespace"], secret):
+                self._wait(path, container["image"], "CreateContainerConfigError", f'secret "{secret}" not found')
+                return True
+        return False
+
+    def _missing(self, namespace: str, secret: str) -> bool:
+        return self._api.get(f"/api/v1/namespaces/{namespace}/secrets/{secret}").code == 404
+
+    def _wait(self, path: str, image: str, reason: str, message: str) -> None:
+        state = {"waiting": {"reason": reason, "message": message}}
+        container = {"name": "stage", "state": state, "ready": False, "restartCount": 0, "image": image, "imageID": ""}
+        self._api.merge(f"{path}/status", {"status": {"phase": "Pending", "containerStatuses": [container]}})
+
+    def _complain(self, pod: Pod, reason: str, message: str) -> None:
+        metadata = pod["metadata"]
+        if metadata["uid"] in self._told:
+            return
+        self._told.add(metadata["uid"])
+        about = {"kind": "Pod", "namespace": metadata["namespace"], "name": metadata["name"], "uid": metadata["uid"]}
+        event = {
+            "metadata": {"name": f"{metadata['name']}.{reason.lower()}", "namespace": metadata["namespace"]},
+            "involvedObject": about | {"apiVersion": "v1"},
+            "type": "Warning",
+            "reason": reason,
+            "message": message,
+            "firstTimestamp": _now(),
+            "lastTimestamp": _now(),
+            "source": {"component": "kubelet"},
+        }
+        answer = self._api.create(f"/api/v1/namespaces/{metadata['namespace']}/events", event)
+        assert answer.code == 201, answer.message
+
+
+def namespace_of(api: Api, name: str, **labels: str) -> str:
+    """Makes a namespace, and waits for its service account."""
+    manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+    answer = api.create("/api/v1/namespaces", manifest)
+    assert answer.code == 201, answer.message
+    until(lambda: api.get(f"/api/v1/namespaces/{name}/serviceaccounts/default").code == 200, "its service account")
+    return name
+
+
+def delete_namespace(api: Api, name: str, seconds: float = 60) -> None:
+    """Deletes it and waits until it is gone; says what holds it otherwise."""
+    path = f"/api/v1/namespaces/{name}"
+    api.delete(path)
+    with suppress(TimeoutError):
+        until(lambda: api.get(path).code == 404, f"namespace {name} is gone", seconds)
+        return
+    raise AssertionError(f"namespace {name} is not gone: {api.get(path).body.get('status')}")
