@@ -56,7 +56,7 @@ def _load_transformers(settings: Settings) -> Loaded:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(_processors())
     if device == "cuda":
-        memory.check_fits(settings.policy, True, torch.cuda.get_device_properties(0).total_memory)
+        memory.check_fits_devices(settings.policy, True, torch.cuda.get_device_properties(0).total_memory)
     policy = load_policy(settings.policy, device)
     renderer = Renderer.load(settings.policy, policy.tokenizer)
     config = policy.model.config

@@ -45,16 +45,26 @@ def weights_bytes(directory: Path, as_float32: bool) -> int:
     return sum(_file_bytes(path, as_float32) for path in files)
 
 
-def check_fits(directory: Path, as_float32: bool, limit: int | None) -> int:
-    """Bytes of the weights, if they and the runtime fit below `limit` (None: not known); else BadDataError."""
+def check_fits(directory: Path, as_float32: bool, limit: int | None, runtime: int = RUNTIME_BYTES) -> int:
+    """Bytes of the weights, if they and `runtime` bytes fit below `limit` (None: not known); else BadDataError."""
     weights = weights_bytes(directory, as_float32)
-    need = weights + RUNTIME_BYTES
+    need = weights + runtime
     if limit is not None and need > limit:
         raise BadDataError(
-            f"the model needs {need >> 20} MiB of memory, this container has {limit >> 20} MiB",
+            f"the model needs {_mebibytes(need)} of memory, this container has {limit >> 20} MiB",
             "Raise spec.pods.serve.resources.limits.memory.",
         )
     return weights
+
+
+def check_fits_devices(directory: Path, as_float32: bool, total: int) -> None:
+    """Raises BadDataError if the weights are larger than the memory of the GPUs, `total` bytes."""
+    weights = weights_bytes(directory, as_float32)
+    if weights > total:
+        raise BadDataError(
+            f"the model's weights take {_mebibytes(weights)}, this container's GPUs have {total >> 20} MiB",
+            "Ask for more or larger GPUs in spec.pods.serve.resources.",
+        )
 
 
 def _file_bytes(path: Path, as_float32: bool) -> int:
@@ -68,6 +78,10 @@ def _file_bytes(path: Path, as_float32: bool) -> int:
         return sum(math.prod(t["shape"]) * (4 if as_float32 else _WIDTHS.get(t["dtype"], 1)) for t in tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise BadDataError(f"{path} is damaged: {error}", "Fetch the policy again.") from error
+
+
+def _mebibytes(count: int) -> str:
+    return f"{math.ceil(count / (1 << 20))} MiB"
 
 
 def _read(path: Path) -> str:

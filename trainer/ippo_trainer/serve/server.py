@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import socket
 import threading
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -14,6 +15,7 @@ from ippo_trainer.serve.app import Gateway
 from ippo_trainer.serve.loading import load, warm_up
 from ippo_trainer.serve.settings import Loaded, Settings
 
+_BACKLOG = 512
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -56,8 +58,13 @@ async def serve(settings: Settings, port: int, linger: float, grace: float) -> i
 
 
 async def _listen(runner: web.AppRunner, port: int) -> None:
+    """One socket for IPv6 and IPv4, so that 0 gives both the same port."""
     try:
-        await web.TCPSite(runner, port=port).start()
+        if socket.has_dualstack_ipv6():
+            listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
+        else:
+            listener = socket.create_server(("", port), backlog=_BACKLOG)
+        await web.SockSite(runner, listener).start()
     except (OSError, OverflowError) as error:
         raise BadSpecError(f"cannot listen on port {port}: {error}", "Choose another --port.") from error
 

@@ -39,24 +39,33 @@ class TextStream:
         self._ids += ids
         suggestion, _ = self._renderer.decode(self._ids)
         text = suggestion or ""
-        cut = min((place for place in map(text.find, self._stops) if place >= 0), default=None)
+        certain = len(text) if last else _certain(text)
+        cut = self._cut(text[:certain])
         if cut is not None:
-            text, last, self.stopped = text[:cut], True, True
+            text, certain, last, self.stopped = text[:cut], cut, True, True
         if last:
             self.text, self.abstains = text, suggestion is None
-            settled = len(text)
         else:
-            settled = 0 if ABSTAIN.startswith(text.strip()) else self._settled(text)
-        part = text[self._sent : settled]
-        self._sent = max(self._sent, settled)
+            certain -= self._held(text[:certain])
+        part = text[self._sent : certain]
+        self._sent = max(self._sent, certain)
         return part
 
-    def _settled(self, text: str) -> int:
-        """How much of it stays as it is, whatever comes."""
-        found = _UNSETTLED.search(text)
-        end = found.start() if found else len(text)
-        for stop in self._stops:
-            longest = min(len(stop) - 1, len(text))
-            held = next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
-            end = min(end, len(text) - held)
-        return end
+    def _cut(self, text: str) -> int | None:
+        """Where the stop text begins that was complete first."""
+        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stops if stop in text]
+        return min(found)[1] if found else None
+
+    def _held(self, text: str) -> int:
+        """Characters at the end that may be the beginning of a stop text."""
+        longest = max(map(len, self._stops), default=0)
+        tails = range(min(longest - 1, len(text)), 0, -1)
+        return next((n for n in tails if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+
+
+def _certain(text: str) -> int:
+    """How many characters stay as they are, whatever tokens come."""
+    if ABSTAIN.startswith(text.strip()):
+        return 0
+    found = _UNSETTLED.search(text)
+    return found.start() if found else len(text)

@@ -15,6 +15,7 @@ from ippo_trainer.serve.settings import Loaded, Settings, response_room
 ARGUMENTS = "IPPO_VLLM_ARGS"
 _EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
 _CPU_CACHE_BYTES = 1 << 30
+_CPU_RUNTIME_BYTES = 1900 << 20  # vLLM's three processes
 _MAX_SAMPLES = 16
 # vLLM would ask the internet for what it has, and tell it what it runs.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
@@ -102,7 +103,7 @@ def load_vllm(settings: Settings) -> Loaded:
         BadSpecError: vLLM is not installed, or the variable is wrong.
         BadDataError: as `loading.load`.
     """
-    memory.check_fits(settings.policy, False, memory.memory_limit())
+    _check_memory(settings.policy)
     os.environ.update(_OFFLINE)
     try:
         from vllm import AsyncEngineArgs
@@ -127,6 +128,17 @@ def load_vllm(settings: Settings) -> Loaded:
         raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
     running = llm.vllm_config.scheduler_config.max_num_seqs
     return Loaded(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
+
+
+def _check_memory(policy: Path) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        total = sum(torch.cuda.get_device_properties(number).total_memory for number in devices)
+        memory.check_fits_devices(policy, False, total)
+    else:
+        memory.check_fits(policy, False, memory.memory_limit(), _CPU_RUNTIME_BYTES + _CPU_CACHE_BYTES)
 
 
 def _arguments(settings: Settings, length: int) -> dict[str, Any]:
