@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import Reason, RunStatus
+from ippo_operator.api.status import Reason, RunStatus, ServingStatus
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.transport import Request, Response, Transport
 from ippo_operator.plan.phase import Phase, PhaseName, phase
@@ -48,6 +48,7 @@ ERROR_KINDS = (
     "Bug",
 )
 PROMOTIONS = ("Promote", "Reject", "Inconclusive", "NotApproved")
+ROLLOUTS = ("RolledOut", str(Reason.ROLLED_BACK), str(Reason.ROLLOUT_TIMED_OUT))
 _MINUTES = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0)
 _PASSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 Key = tuple[str, str]
@@ -79,6 +80,13 @@ class Metrics:
         )
         self.stage_attempts = self._counter("ippo_stage_attempts", "Attempts that ended", ("stage", "reason"))
         self.promotions = self._counter("ippo_promotions", "Gate decisions", ("outcome",))
+        self.rollouts = self._counter("ippo_rollouts", "Roll-outs of policies that ended", ("outcome",))
+        self.rollout_duration = self._histogram(
+            "ippo_rollout_duration_seconds",
+            "From the decision to serve a policy to its servers being ready",
+            (),
+            _MINUTES,
+        )
         self.ended = self._counter("ippo_runs_ended", "Runs that came to an end, or stalled", ("outcome",))
         self.reconcile = self._histogram("ippo_reconcile_seconds", "Length of a pass over a run", (), _PASSES)
         self.next_job = self._histogram(
@@ -99,6 +107,8 @@ class Metrics:
         """A counter that is born with its first event has no increase that an alert could see."""
         for outcome in PROMOTIONS:
             self.promotions.labels(outcome)
+        for rollout in ROLLOUTS:
+            self.rollouts.labels(rollout)
         for ended in get_args(Ended):
             self.ended.labels(ended)
         for kind in ERROR_KINDS:
@@ -148,6 +158,7 @@ class Metrics:
         self._count_attempt(before, after)
         self._count_promotion(before, after)
         self._count_end(before, after)
+        self._count_rollout(before.serving or ServingStatus(), after.serving or ServingStatus())
 
     def _count_attempt(self, before: RunStatus, after: RunStatus) -> None:
         active = before.active
@@ -176,6 +187,17 @@ class Metrics:
             condition = after.condition("Succeeded")
             met = condition is not None and condition.reason == Reason.STOP_CONDITION_MET
             self.ended.labels("StopConditionMet" if met else "Completed").inc()
+
+    def _count_rollout(self, before: ServingStatus, after: ServingStatus) -> None:
+        if after.active is not None and not after.active.same(before.active):
+            self.rollouts.labels("RolledOut").inc()
+            if before.since is not None:
+                self.rollout_duration.observe(max(0.0, (self._wall() - before.since).total_seconds()))
+        if after.failed is not None and after.failed != before.failed:
+            self.rollouts.labels(str(after.failed.reason)).inc()
+        lost = after.waits is not None and after.waits.reason == Reason.ROLLOUT_TIMED_OUT
+        if lost and (before.waits is None or before.waits.reason != Reason.ROLLOUT_TIMED_OUT):
+            self.rollouts.labels(str(Reason.ROLLOUT_TIMED_OUT)).inc()
 
 
 def _same_stage(before: RunStatus, after: RunStatus) -> bool:
