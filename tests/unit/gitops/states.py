@@ -173,7 +173,7 @@ STATES: tuple[State, ...] = (
     _stalled("its servers were rolled back", lambda: worlds.serving("Late")),
     _stalled("its servers were late and are left so", lambda: worlds.serving("Late", onFailure="Hold")),
     _stalled("nobody named an image with the server", lambda: _driven(worlds.without_server_image())),
-    _working("at work, and nobody named an image with the server", lambda: seen(worlds.without_server_image(), 2)),
+    _working("at work, and nobody named an image with the server", worlds.at_work_without_server_image),
     # Done, and then more
     State(
         "iterations.max raised after it was done, unseen",

@@ -30,6 +30,9 @@ SAID = {
         "0/2 iterations done: the candidate of iteration 1 waits for spec.promotion.approve: 1 or reject: 1. "
         "The gate: better"
     ),
+    "at work, and nobody named an image with the server": (
+        "0/1 iterations done: collect of iteration 1, attempt 1; spec.pods.serve.image is missing"
+    ),
     "approved, unseen": "waits for the operator to see the latest change of the spec",
     "its data is wrong": "iteration 1 fit-q: no outcome",
     "its spec cannot be read, and nobody looked before": "spec.device is tpu",

@@ -207,6 +207,15 @@ def without_server_image() -> Recorded:
     return world
 
 
+def at_work_without_server_image() -> Recorded:
+    """The warm start is done, so there is a policy to serve."""
+    world = seen(without_server_image(), 2)
+    intent = world.running()
+    assert intent is not None
+    world.end(intent, good_result(intent.spec))
+    return seen(world)
+
+
 def pending_too_long() -> Recorded:
     """The first stage's pods found no node for longer than the spec allows."""
     world = begun(pods={"common": {"pendingDeadlineSeconds": 60}})
