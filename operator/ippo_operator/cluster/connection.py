@@ -1,5 +1,6 @@
 """Connections to a real API server, with the official client's credentials: service account or kubeconfig."""
 
+import asyncio
 import json
 import os
 from contextlib import suppress
@@ -15,6 +16,8 @@ from ippo_operator.cluster.errors import UnavailableError
 from ippo_operator.cluster.transport import Request, Response
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_TOKEN = "BearerToken"  # noqa: S105
+_UNAUTHORIZED = 401
 
 
 class NoClusterError(Exception):
@@ -56,7 +59,7 @@ async def load(context: str | None = None) -> Configuration:
 
 async def credentials(configuration: Configuration) -> Credentials:
     """The configuration's credentials as they are now; a service account's token is read again when it was rotated."""
-    token: str | None = await configuration.get_api_key_with_prefix("BearerToken")
+    token: str | None = await configuration.get_api_key_with_prefix(_TOKEN)
     return Credentials(
         server=configuration.host,
         ca_path=configuration.ssl_ca_cert,
@@ -67,11 +70,36 @@ async def credentials(configuration: Configuration) -> Credentials:
     )
 
 
-class KubernetesTransport:
-    """Requests over one pool of connections."""
+async def renew(configuration: Configuration, context: str | None = None) -> bool:
+    """Reads the token again, after the API server refused the one in use; whether there is another one now.
 
-    def __init__(self, configuration: Configuration, connections: int = 16) -> None:
+    Tokens of a kubeconfig, be they in it, in a file or from a program, are otherwise read once.
+    """
+    try:
+        fresh = await load(context)
+    except NoClusterError:
+        return False
+    token = fresh.api_key.get(_TOKEN)
+    if token is None or token == configuration.api_key.get(_TOKEN):
+        return False
+    configuration.api_key[_TOKEN] = token
+    configuration.refresh_api_key_hook = fresh.refresh_api_key_hook  # a service account's, which keeps what it read
+    return True
+
+
+class KubernetesTransport:
+    """Requests over one pool of connections.
+
+    Args:
+        configuration: of `load`.
+        connections: at most so many at the same time.
+        context: that `load` was given.
+    """
+
+    def __init__(self, configuration: Configuration, connections: int = 16, context: str | None = None) -> None:
         configuration.connection_pool_maxsize = connections
+        self._context = context
+        self._renewal = asyncio.Lock()
         self._api = ApiClient(configuration)
         self._api.user_agent = "ippo-operator"
 
@@ -82,7 +110,20 @@ class KubernetesTransport:
         await self._api.close()
 
     async def send(self, request: Request, timeout: float) -> Response:
-        """See Transport."""
+        """See Transport. Raises UnavailableError too where a token was refused but there is another one by now."""
+        used = self._api.configuration.api_key.get(_TOKEN)
+        response = await self._send(request, timeout)
+        if response.status == _UNAUTHORIZED and await self._renewed(used):
+            raise UnavailableError("the token was refused; there is a new one", _UNAUTHORIZED, retry_after=0.0)
+        return response
+
+    async def _renewed(self, used: str | None) -> bool:
+        """Whether there is another token than the one that was used; read once, however many requests ask."""
+        async with self._renewal:
+            configuration = self._api.configuration
+            return configuration.api_key.get(_TOKEN) != used or await renew(configuration, self._context)
+
+    async def _send(self, request: Request, timeout: float) -> Response:
         headers = {"Accept": request.accept, "Content-Type": request.content_type}
         try:
             answer = await self._api.call_api(
@@ -91,14 +132,14 @@ class KubernetesTransport:
                 query_params=list(request.query.items()),
                 header_params=headers,
                 body=request.body,
-                auth_settings=["BearerToken"],
+                auth_settings=[_TOKEN],
                 _preload_content=False,
                 _request_timeout=timeout,
             )
             async with answer:
                 body = await answer.read()
                 return Response(answer.status, answer.headers, _parsed(body))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, config.ConfigException) as error:
             raise UnavailableError(f"{request.method} {request.path}: {error or type(error).__name__}") from None
 
 

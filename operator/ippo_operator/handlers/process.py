@@ -43,7 +43,7 @@ def run(options: Options) -> int:
 async def _run(options: Options) -> int:
     configuration = await connection.load(options.context)
     metrics = Metrics()
-    async with KubernetesTransport(configuration) as transport:
+    async with KubernetesTransport(configuration, context=options.context) as transport:
         service = _service(options, CountingTransport(transport, metrics), metrics)
         watching = Watches(service, lambda: connection.credentials(configuration), options.namespaces)
         ask(metrics, service, watching)
