@@ -14,7 +14,7 @@ RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format crds manifests docs bench constraints clean
+.PHONY: help install demo test test-all lint format crds manifests docs bench constraints images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench: $(INSTALLED) ## how fast things are
 constraints: $(INSTALLED) ## pins what is installed
 	@{ head -n 1 constraints.txt; $(BIN)/python -m pip freeze --exclude-editable | sed -E 's/\+[A-Za-z0-9.]+$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
+
+images: ## the operator's and the trainer's container images, with buildah, podman or docker; settings: images/build.sh
+	images/build.sh
 
 clean: ## removes .venv, caches and builds; runs stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
