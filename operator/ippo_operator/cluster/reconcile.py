@@ -28,8 +28,8 @@ from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import s3_location
 from ippo_operator.plan.types import ObservedJob, ObservedServing, Plan, Waiting
 
-_LOGGED_ONLY = {"StageStarted", "RollingOut"}
-"""Jobs and Deployments tell of their start themselves; writes are what a control plane has least of."""
+_LOGGED_ONLY = {"StageStarted", "RollingOut", "RolledOut"}
+"""Jobs and Deployments tell of these themselves; writes are what a control plane has least of."""
 _log = logging.getLogger("ippo.reconcile")
 
 

@@ -48,7 +48,8 @@ class Servers:
     @property
     def look_again(self) -> float | None:
         """Seconds after which to look again because no event would tell."""
-        return LOOK_AGAIN if self.observed.blocked is not None else None
+        blocked = self.observed.blocked
+        return LOOK_AGAIN if blocked is not None and blocked.reason == Reason.CHILD_CONFLICT else None
 
 
 async def read(client: Client, run: IterativePPORun, store: StoreLocation, platform: Platform) -> Servers | None:

@@ -1,5 +1,6 @@
 """The crash matrix on the paths that an easy run does not take: retries, disruptions, a suspension, a human's answer,
-a raised limit, cleanup. Wherever the operator dies, a new one brings the world to the same end.
+a raised limit, cleanup, roll-outs and their undoing. Wherever the operator dies, a new one brings the world to the same
+end.
 """
 
 import copy
@@ -10,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from ..worlds import START, good_result
@@ -28,11 +30,12 @@ class World:
     ending: Callable[[StageSpec], StageResult | tuple[int, str]] = good_result
     run: Object = field(default_factory=make_run)
     now: datetime = START
+    serves: Callable[[Object], bool] = lambda _template: True
 
     def __post_init__(self) -> None:
         self.api = FakeApi()
         self.api.put("iterativepporuns", self.run)
-        self.controller = ToyController(self.api, self.ending)
+        self.controller = ToyController(self.api, self.ending, serves=self.serves)
 
     def live(self) -> None:
         """One operator, until nothing more happens."""
@@ -61,7 +64,8 @@ class World:
     @property
     def end(self) -> tuple[Object, list[str], list[str], list[str]]:
         """What all worlds must have in common: status, attempts, attempts that ran, what is left."""
-        left = [name for kind, _, name in self.api.objects if kind in {"jobs", "configmaps"}]
+        left = [name for kind, _, name in self.api.objects if kind in {"jobs", "configmaps", "deployments", "services"}]
+        left += [digest_of(item["spec"]) for item in self.api.all("deployments")]
         return status_of(self.api), attempts(self.api), self.controller.ran, sorted(left)
 
 
@@ -115,6 +119,29 @@ def rubbish_first(spec: StageSpec) -> StageResult | tuple[int, str]:
     return good_result(spec) if spec.attempt > 1 else (0, "rubbish")
 
 
+SERVE: dict[str, Any] = {"serve": {"progressDeadlineSeconds": 600}}
+
+
+def only_the_first(template: Object) -> bool:
+    """Servers of any other policy than the warm start's never get ready."""
+    return str(template["metadata"]["annotations"]["ippo.dev/iteration"]) == "0"
+
+
+def mended(world: World) -> bool:
+    """A user changes how servers are set up, once a roll-out was undone."""
+    broken = condition(world.api, "Stalled")["reason"] == "RolledBack"
+    return broken and world.edit(pods={"serve": {"image": "servers:2"}})
+
+
+def with_the_new_image(template: Object) -> bool:
+    return only_the_first(template) or template["spec"]["containers"][0]["image"] == "servers:2"
+
+
+def not_served_any_more(world: World) -> bool:
+    done = condition(world.api, "Ready")["status"] == "True"
+    return done and world.edit(serve=None)
+
+
 SCENARIOS: dict[str, Callable[[], World]] = {
     "retries of every kind": lambda: World((), failing),
     "the budget runs out": lambda: World((), hopeless),
@@ -125,6 +152,10 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "not approved": lambda: World((answered("reject"),), run=make_run(promotion={"mode": "Manual"})),
     "a raised limit": lambda: World((raised,)),
     "cleaned up soon": lambda: World((), failing, make_run(cleanup={"succeededSeconds": 0, "failedSeconds": 100})),
+    "served": lambda: World((), run=make_run(iterations={"max": 2}, **SERVE)),
+    "rolled back": lambda: World((), run=make_run(**SERVE), serves=only_the_first),
+    "rolled back and mended": lambda: World((mended,), run=make_run(**SERVE), serves=with_the_new_image),
+    "served for a while": lambda: World((not_served_any_more,), run=make_run(**SERVE)),
     "all at once": lambda: World(
         (suspended_once, a_pod_is_lost, answered("approve"), raised),
         failing,
@@ -149,7 +180,7 @@ def states(make: Callable[[], World]) -> tuple[World, list[World]]:
             other = dataclasses.replace(world, now=now)
             other.api = FakeApi(objects, created=created)
             other.api.skip_versions(newest(world.api))
-            other.controller = ToyController(other.api, world.ending, ran)
+            other.controller = ToyController(other.api, world.ending, ran, world.serves)
             kept[at] = other
 
     world.api.before = lambda _number, _request: keep()
@@ -194,5 +225,9 @@ def test_the_scenarios_go_where_they_say() -> None:
         "not approved": ("Completed", 5),
         "a raised limit": ("Completed", 9),
         "cleaned up soon": ("Completed", 10),
+        "served": ("Completed", 9),
+        "rolled back": ("Completed", 5),
+        "rolled back and mended": ("Completed", 5),
+        "served for a while": ("Completed", 5),
         "all at once": ("Completed", 18),
     }

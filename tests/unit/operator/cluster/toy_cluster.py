@@ -1,4 +1,4 @@
-"""A toy Job controller and kubelet on the fake API, and an operator that can be stepped, killed and started again."""
+"""Toy controllers and a kubelet on the fake API, and an operator that can be stepped, killed and started again."""
 
 import asyncio
 import json
@@ -10,12 +10,13 @@ from typing import Any
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.manifests.platform import Platform
+from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from ..worlds import START, good_result
 from .fake_api import FakeApi, Object
 
-PLATFORM = Platform(image="stages:test")
+PLATFORM = Platform(image="stages:test", serve_image="servers:test")
 RUN: Object = {
     "apiVersion": "ippo.dev/v1alpha1",
     "kind": "IterativePPORun",
@@ -45,10 +46,14 @@ class ToyController:
     ending: Ending = good_result
     ran: list[str] = field(default_factory=list)
     """Names of Jobs whose pods ran, once each."""
+    serves: Callable[[Object], bool] = lambda _template: True
+    """Whether servers of that pod template get ready."""
 
     def step(self) -> bool:
         """Whether anything changed."""
         changed = [self._look_at(job) for job in self.api.all("jobs")]
+        rolled = [item for item in self.api.all("deployments") if "template" in item["spec"]]
+        changed += [roll_out(self.api, deployment, self.serves) for deployment in rolled]
         return any(changed)
 
     def _look_at(self, job: Object) -> bool:
@@ -77,6 +82,56 @@ class ToyController:
         code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
         self.api.edit("pods", place, pod["metadata"]["name"], status=ended_status(code, message))
         return code != 0
+
+
+def roll_out(api: FakeApi, deployment: Object, serves: Callable[[Object], bool]) -> bool:
+    """One step of a Deployment controller; whether anything changed. Servers that work are ready one step later."""
+    metadata, spec = deployment["metadata"], deployment["spec"]
+    place, name, template = metadata["namespace"], metadata["name"], spec["template"]
+    labels = template["metadata"]["labels"] | {"pod-template-hash": digest_of(template)[7:15]}
+    own = f"{name}-{labels['pod-template-hash']}"
+    sets = {item["metadata"]["name"]: item for item in api.all("replicasets")}
+    wanted, before = spec.get("replicas", 1), deployment.get("status") or {}
+    if own not in sets:
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": uid(deployment)}
+        api.put(
+            "replicasets",
+            {
+                "apiVersion": "apps/v1",
+                "kind": "ReplicaSet",
+                "metadata": {
+                    "name": own,
+                    "namespace": place,
+                    "labels": labels,
+                    "ownerReferences": [owner | {"controller": True}],
+                },
+                "spec": {"template": {**template, "metadata": template["metadata"] | {"labels": labels}}},
+            },
+        )
+    if before.get("observedGeneration") != metadata["generation"]:
+        old = before.get("availableReplicas", 0)
+        status = deployment_status(metadata["generation"], wanted, total=old + wanted, available=old)
+    elif serves(template):
+        status = deployment_status(metadata["generation"], wanted, total=wanted, available=wanted)
+    else:
+        return False
+    if status == before:
+        return False
+    api.edit("deployments", place, name, status=status)
+    return True
+
+
+def deployment_status(generation: int, updated: int, total: int, available: int, exceeded: bool = False) -> Object:
+    """Of a Deployment with so many servers of the newest template, of any, and of those that are ready."""
+    reason = "ProgressDeadlineExceeded" if exceeded else "ReplicaSetUpdated"
+    progressing = {"type": "Progressing", "status": "False" if exceeded else "True", "reason": reason}
+    return {
+        "observedGeneration": generation,
+        "replicas": total,
+        "updatedReplicas": updated,
+        "availableReplicas": available,
+        "conditions": [progressing],
+    }
 
 
 def uid(item: Object) -> str:
