@@ -37,6 +37,7 @@ class ArgoServer:
         command += ["--metrics-address", "127.0.0.1", "--metrics-port", str(free_port())]
         files = {name: str(self._folder) for name in ("ARGOCD_TLS_DATA_PATH", "ARGOCD_SSH_DATA_PATH", "TMPDIR")}
         environment = {**os.environ, **files, "ARGOCD_FAKE_IN_CLUSTER": "true"}
+        environment["KUBECONFIG"] = str(self._lab.kubeconfig)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:

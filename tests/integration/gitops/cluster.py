@@ -19,6 +19,7 @@ _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _PATHS = {
     "Application": "/apis/argoproj.io/v1alpha1",
     "ConfigMap": "/api/v1",
+    "Deployment": "/apis/apps/v1",
     "GitRepository": "/apis/source.toolkit.fluxcd.io/v1",
     "IterativePPORun": "/apis/ippo.dev/v1alpha1",
     "Kustomization": "/apis/kustomize.toolkit.fluxcd.io/v1",

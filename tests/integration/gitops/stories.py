@@ -69,6 +69,14 @@ class Run:
         found = [c for c in self.now["status"].get("conditions", ()) if c["type"] == kind]
         return (found[0]["status"], found[0]["reason"]) if found else ("", "")
 
+    def wait_stage(self, stage: str) -> None:
+        """Until an attempt of that stage runs."""
+        until(lambda: self._at(stage), f"{stage} runs", 60)
+
+    def _at(self, stage: str) -> bool:
+        status = self.now["status"]
+        return status.get("stage") == stage and status.get("active", {}).get("seen") is True
+
     def wait(self, kind: str, reason: str = "", seconds: float = 90) -> None:
         """Until the condition is True and the newest spec was seen."""
 

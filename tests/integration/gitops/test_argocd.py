@@ -132,19 +132,26 @@ def server(argocd: Lab, tmp_path: Path) -> Iterator[ArgoServer]:
         yield server
 
 
+def serving(**spec: Any) -> str:
+    """A run that serves its policy."""
+    return manifest(serve={"engine": "Transformers"}, **spec)
+
+
 def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team]) -> None:
     shop = team("argo-shop")
     run, kubelet = shop.run, shop.kubelet
     kubelet.endings[shop.name] = until_stage("fit-q")
-    commit = shop.push(manifest())
+    commit = shop.push(serving())
     shop.follow()
     shop.wait("Progressing", commit)
-    shop.wait("Suspended", shop.push(manifest(suspend=True), "suspend"))
-    commit = shop.push(manifest(), "resume: suspend is taken out")
+    run.wait_stage("fit-q")
+    shop.wait("Suspended", shop.push(serving(suspend=True), "suspend"))
+    commit = shop.push(serving(), "resume: suspend is taken out")
     shop.wait("Progressing", commit)
     del kubelet.endings[shop.name]
     shop.wait("Healthy", commit)
     assert run.condition("Succeeded") == ("True", "Completed")
+    assert shop.lab.get("Deployment", shop.name, "small").code == 200
 
     done, ran, uid = run.now, kubelet.jobs(shop.name), run.uid
     assert len(ran) == len(set(ran)) == 5
@@ -154,7 +161,7 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     assert run.now["metadata"]["resourceVersion"] == done["metadata"]["resourceVersion"]
     assert (run.uid, kubelet.jobs(shop.name)) == (uid, ran)
 
-    commit = shop.push(manifest(iterations={"max": 2}), "one more iteration")
+    commit = shop.push(serving(iterations={"max": 2}), "one more iteration")
     run.wait("Ready")
     shop.wait("Healthy", commit)
     assert (run.uid, run.now["status"]["progress"]) == (uid, "2/2")
@@ -162,15 +169,16 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     assert len(kubelet.jobs(shop.name)) == len(ran) + 4
 
     done = run.now
-    shop.push(manifest(iterations={"max": 2}, seed=9), "what is immutable")
+    shop.push(serving(iterations={"max": 2}, seed=9), "what is immutable")
     shop.until(lambda: "spec.seed: Forbidden: is immutable" in str(shop.status.get("operationState")), "it is refused")
     assert run.now["metadata"]["resourceVersion"] == done["metadata"]["resourceVersion"]
-    shop.wait("Healthy", shop.push(manifest(iterations={"max": 2}), "put back"))
+    shop.wait("Healthy", shop.push(serving(iterations={"max": 2}), "put back"))
 
     ran = kubelet.jobs(shop.name)
     shop.push(None, "out of Git")
     shop.until(lambda: not run.there, "the run is pruned")
-    commit = shop.push(manifest(), "back in Git")
+    shop.until(lambda: shop.lab.get("Deployment", shop.name, "small").code == 404, "its servers are gone too")
+    commit = shop.push(serving(), "back in Git")
     shop.until(lambda: run.there, "the run is there again")
     run.wait("Ready")
     shop.wait("Healthy", commit)
@@ -196,7 +204,8 @@ def test_people_act_and_no_sync_takes_it_back(team: Callable[[str], Team], serve
     commit = shop.push(manifest(promotion={"mode": "Manual"}, iterations={"max": 2}))
     shop.follow()
     shop.wait("Progressing", commit)
-    shop.until(lambda: server.actions(shop.name, shop.name) == ["suspend"], "only suspend applies")
+    shop.run.wait_stage("collect")
+    assert server.actions(shop.name, shop.name) == ["suspend"]
 
     server.act(shop.name, shop.name, "suspend")
     shop.wait("Suspended", commit)

@@ -1,12 +1,13 @@
 """Runs that Flux applies from Git."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.integration.apiserver.server import until
+from tests.integration.apiserver.server import RUNS, until
 
 from .cluster import Lab
 from .kubelet import Kubelet
@@ -15,6 +16,7 @@ from .stories import Run, example, fails_at, manifest, until_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SYSTEM = "flux-system"
+ROOT = Path(__file__).parents[3]
 NewRepository = Callable[[str], Repository]
 
 
@@ -110,6 +112,7 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     shop.follow()
     shop.wait_told(health("InProgress", shop.name))
 
+    run.wait_stage("fit-q")
     shop.push(manifest(suspend=True), "suspend")
     run.wait("Suspended")
     shop.wait_told(health("InProgress", shop.name))
@@ -199,3 +202,31 @@ def test_the_example_run_stays_when_it_is_taken_out_of_git(team: Callable[[str],
     ran = shop.kubelet.jobs(shop.name)
     shop.wait_ready(shop.push(manifest(note), "back in Git"))
     assert (shop.run.uid, shop.kubelet.jobs(shop.name)) == (uid, ran)
+
+
+def test_the_operator_comes_from_git_and_its_crd_stays(flux: Lab, repository: NewRepository) -> None:
+    source, kustomization = example("flux/operator.yaml")
+    git = repository("iterative-ppo")
+    for path in sorted((ROOT / "deploy").glob("*.yaml")):
+        git.write(f"deploy/{path.name}", path.read_text())
+    commit = git.push("as in the repository")
+    source["spec"] |= {"url": f"{flux.url}/iterative-ppo.git", "ref": {"branch": "main"}}
+    flux.apply(source, kustomization)
+    path = flux.path("Kustomization", SYSTEM, "ippo-operator")
+
+    def ready() -> dict[str, Any]:
+        conditions = flux.api.get(path).body.get("status", {}).get("conditions", ())
+        return next((c for c in conditions if c["type"] == "Ready"), {"status": "", "message": ""})
+
+    until(lambda: ready()["status"] in {"True", "False"}, "Flux is done with it", 120)
+    assert ready()["status"] == "True", ready()
+    assert commit in ready()["message"]
+    deployment = flux.get("Deployment", "ippo-system", "ippo-operator").body
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example/team/ippo-operator:")
+    assert container["args"][0].startswith("--image=registry.example/team/ippo-trainer:")
+
+    assert flux.api.delete(path).code == 200
+    until(lambda: flux.api.get(path).code == 404, "everything that may be pruned is", 60)
+    until(lambda: flux.get("Deployment", "ippo-system", "ippo-operator").code == 404, "the Deployment is gone", 60)
+    assert flux.api.get(RUNS.format("default")).code == 200
