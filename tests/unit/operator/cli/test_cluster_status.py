@@ -19,6 +19,9 @@ from ..worlds import good_result
 from .conftest import Ippo
 from .server import Server
 
+KEPT = {"succeededSeconds": 315_360_000, "failedSeconds": 315_360_000}
+"""The toy's Jobs end in the past; their pods are to stay."""
+
 
 class Terminal(io.StringIO):
     """Says that it is one."""
@@ -30,6 +33,7 @@ class Terminal(io.StringIO):
 def begin(server: Server, name: str = "small", namespace: str = "team", **spec: object) -> ToyOperator:
     server.api.now = to_rfc3339(datetime.now(UTC))
     metadata = {"name": name, "namespace": namespace}
+    spec = {"cleanup": KEPT} | spec
     server.api.put("iterativepporuns", make_run(**spec) | {"metadata": metadata})
     operator = ToyOperator(server.api)
     operator.now = datetime.now(UTC)
