@@ -121,15 +121,15 @@ class _Pass:
         if waits is not None and waits != active.waits and waits.reason != Reason.WAITING_FOR_QUOTA:
             self._tell(Event("Warning", waits.reason, f"{self._where()}: {waits.message}"))
         seen = active.seen or job.state == "Running"
-        overdue = active.overdue or self._overdue(job)
+        overdue = active.overdue or self._overdue(active, job)
         self._update(active=active.model_copy(update={"seen": seen, "waits": waits, "overdue": overdue}))
 
-    def _overdue(self, job: ObservedJob) -> str | None:
-        """What to say once its pods have waited for too long."""
+    def _overdue(self, active: ActiveAttempt, job: ObservedJob) -> str | None:
+        """What to say once its pods have waited for too long, by the later of the API server's clock and ours."""
         limit = pending_limit(self.run.spec.pods, self.status.stage)
         if limit is None or job.pending_since is None:
             return None
-        self.overdue_at = job.pending_since + timedelta(seconds=limit)
+        self.overdue_at = max(job.pending_since, active.created_at) + timedelta(seconds=limit)
         if self.overdue_at > self.world.now:
             return None
         self.overdue_at = None

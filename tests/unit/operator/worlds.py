@@ -10,7 +10,7 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import PRODUCES
-from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob, Plan
+from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob, ObservedServing, Plan
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec, StoreLocation
 
@@ -70,6 +70,15 @@ Outcome = StageResult | JobFailure | None
 """How a job ends; None: it is lost without a trace."""
 
 
+@dataclasses.dataclass
+class Servers:
+    """A Deployment: what its pod template is made of, and whether its servers are ready."""
+
+    policy: str
+    settings: str
+    ready: bool = False
+
+
 class Cluster:
     """Carries plans out as an adapter does, and counts what was asked for."""
 
@@ -79,9 +88,57 @@ class Cluster:
         self.jobs: dict[str, ObservedJob] = {}
         self.created: list[JobIntent] = []
         self.events: list[str] = []
+        self.servers: Servers | None = None
+        self.known: set[tuple[str, str]] = set()
+        """Pod templates of servers that the Deployment still knows."""
+        self.served: list[str] = []
+        """Every policy that the Deployment was ever asked to serve."""
+        self.works: Callable[[Servers], bool] = lambda _servers: True
+        """Whether such servers ever get ready."""
 
     def plan(self) -> Plan:
-        return plan(self.run, tuple(self.jobs.values()), self.now, STORE)
+        return plan(self.run, tuple(self.jobs.values()), self.now, STORE, self.observed_servers())
+
+    def observed_servers(self) -> ObservedServing:
+        settings = digest_of(self.run.spec.pods.serve.model_dump(mode="json"))
+        if self.servers is None:
+            return ObservedServing(settings)
+        return ObservedServing(
+            settings,
+            exists=True,
+            as_asked=True,
+            policy=self.servers.policy,
+            template=self.servers.settings,
+            fresh=True,
+            replicas=1,
+            total=1,
+            updated=1,
+            available=int(self.servers.ready),
+            restorable=frozenset(self.known),
+        )
+
+    def serve(self, made: Plan) -> None:
+        """Makes the Deployment what it should be."""
+        if made.unserve:
+            self.lose_servers()
+        if made.serve is not None:
+            wanted = (made.serve.digest, made.serve.settings)
+            if self.servers is None or (self.servers.policy, self.servers.settings) != wanted:
+                self.servers = Servers(*wanted)
+                self.known.add(wanted)
+                self.served.append(made.serve.digest)
+
+    def lose_servers(self) -> None:
+        """Somebody deletes the Deployment, and its history with it."""
+        self.servers = None
+        self.known.clear()
+
+    def wake_servers(self) -> bool:
+        """Servers that work get ready; whether any did."""
+        if self.servers is None or self.servers.ready or not self.works(self.servers):
+            return False
+        self.servers.ready = True
+        return True
 
     def step(self, die_after: int = 9) -> Plan:
         """One pass: plan, write the status, create, delete; the adapter may die after so many of its writes."""
@@ -99,6 +156,7 @@ class Cluster:
                 self.jobs[intent.name] = ObservedJob(intent.name, intent.spec.input_digest(), "Running")
         for name in made.deletes:
             self.jobs.pop(name, None)
+        self.serve(made)
         self.events += [str(event.reason) for event in made.events]
         return made
 
@@ -127,6 +185,8 @@ class Cluster:
                 self.step()
                 self.now += timedelta(seconds=7)
                 self.end(running, outcome(running))
+            elif self.wake_servers():
+                continue
             elif made.requeue_after is not None:
                 self.now += timedelta(seconds=made.requeue_after)
             elif not made.creates and not made.deletes and self.plan().status == made.status:
