@@ -51,8 +51,7 @@ def to_yaml() -> str:
         f"resource.customizations.health.{KIND}": _Literal((FILES / "health.lua").read_text()),
         f"resource.customizations.actions.{KIND}": _Literal(_dump(actions())),
     }
-    labels = {"app.kubernetes.io/name": "argocd-cm", "app.kubernetes.io/part-of": "argocd"}
-    metadata = {"name": "argocd-cm", "namespace": "argocd", "labels": labels}
+    metadata = {"name": "argocd-cm", "namespace": "argocd"}
     return _HEAD + _dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
 
