@@ -1,4 +1,4 @@
-"""A stand-in for the Job controller and the kubelet: Jobs get pods that end as a stage would."""
+"""A stand-in for controllers and the kubelet: Jobs get pods that end as a stage would, Deployments get ready."""
 
 import threading
 import traceback
@@ -7,28 +7,39 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
+from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
+from tests.unit.operator.cluster.toy_cluster import deployment_status
 from tests.unit.operator.worlds import good_result
 
 from .server import Api
 
 Ending = Callable[[StageSpec], StageResult | tuple[int, str]]
 JOBS = "/apis/batch/v1"
+APPS = "/apis/apps/v1"
 
 
 class StandIn:
-    """Runs every Job of the cluster in a thread. Use as a context manager.
+    """Runs every Job and Deployment of the cluster in a thread. Use as a context manager.
 
     Args:
         api: as an administrator.
         ending: how a stage ends; a result, or an exit code and a termination message.
         interval: seconds between two looks.
+        serves: whether servers of a pod template get ready; of others, the progress deadline passes at once.
     """
 
-    def __init__(self, api: Api, ending: Ending = good_result, interval: float = 0.1) -> None:
+    def __init__(
+        self,
+        api: Api,
+        ending: Ending = good_result,
+        interval: float = 0.1,
+        serves: Callable[[dict[str, Any]], bool] = lambda _template: True,
+    ) -> None:
         self._api = api
         self._ending = ending
+        self._serves = serves
         self._interval = interval
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True)
@@ -50,6 +61,8 @@ class StandIn:
             try:
                 for job in self._api.get(f"{JOBS}/jobs").body.get("items") or ():
                     self._look_at(job)
+                for deployment in self._api.get(f"{APPS}/deployments").body.get("items") or ():
+                    self._roll_out(deployment)
             except Exception:
                 self.errors.append(traceback.format_exc())
 
@@ -104,6 +117,54 @@ class StandIn:
         container |= {"image": "stages", "imageID": "stages"}
         status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container]}
         self._api.merge(f"{pods}/{metadata['name']}-{index}/status", {"status": status})
+
+    def _roll_out(self, deployment: dict[str, Any]) -> None:
+        metadata, template = deployment["metadata"], deployment["spec"]["template"]
+        place, before = metadata["namespace"], deployment.get("status") or {}
+        self._replica_set(deployment)
+        wanted, old = deployment["spec"]["replicas"], before.get("availableReplicas", 0)
+        new = before.get("observedGeneration") != metadata["generation"]
+        works = not new and self._serves(template)
+        total, available = (old + wanted, old) if not works else (wanted, wanted)
+        if not new and not works:
+            total = before["replicas"]
+        # A generation that was not seen yet has its servers started; they are ready at the next look, or never.
+        status = deployment_status(metadata["generation"], wanted, total, available, exceeded=not new and not works)
+        status["readyReplicas"] = available
+        if any(before.get(name, 0) != value for name, value in status.items() if name != "conditions") or (
+            _reasons(before) != _reasons(status)
+        ):
+            path = f"{APPS}/namespaces/{place}/deployments/{metadata['name']}/status"
+            answer = self._api.merge(path, {"metadata": {"uid": metadata["uid"]}, "status": status})
+            if answer.code not in {200, 404, 409}:
+                raise AssertionError(answer.message)
+
+    def _replica_set(self, deployment: dict[str, Any]) -> None:
+        """That of the newest pod template, as the Deployment controller keeps it for an undo."""
+        metadata, template = deployment["metadata"], deployment["spec"]["template"]
+        labels = template["metadata"]["labels"] | {"pod-template-hash": digest_of(template)[7:15]}
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"], "uid": metadata["uid"]}
+        made = {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "metadata": {
+                "name": f"{metadata['name']}-{labels['pod-template-hash']}",
+                "labels": labels,
+                "ownerReferences": [owner | {"controller": True}],
+            },
+            "spec": {
+                "replicas": 0,
+                "selector": {"matchLabels": labels},
+                "template": {**template, "metadata": template["metadata"] | {"labels": labels}},
+            },
+        }
+        answer = self._api.create(f"{APPS}/namespaces/{metadata['namespace']}/replicasets", made)
+        if answer.code not in {201, 404, 409}:
+            raise AssertionError(answer.message)
+
+
+def _reasons(status: dict[str, Any]) -> list[str]:
+    return [condition["reason"] for condition in status.get("conditions") or ()]
 
 
 def _job_status(job: dict[str, Any], code: int) -> dict[str, Any]:
