@@ -9,7 +9,7 @@ from ippo_operator.api.status import Reason
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.remedies import with_remedy
-from ippo_operator.manifests.identity import INPUT_DIGEST
+from ippo_operator.manifests.identity import INPUT_DIGEST, SETTINGS_DIGEST
 from ippo_operator.plan.cleanup import EndedJob
 from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
 
@@ -61,6 +61,11 @@ def refused(name: str, digest: str, told: str) -> ObservedJob:
     """A job that the API server does not let us create."""
     text = f"the API server refuses to create {name}: {with_remedy(told)}"
     return ObservedJob(name, digest, "Refused", waiting=Waiting(Reason.CHILD_REFUSED, text))
+
+
+def outdated(job: Object, settings: str) -> bool:
+    """Whether the Job was made with other settings of its pods; one that does not say with which is not."""
+    return bool((job["metadata"].get("annotations") or {}).get(SETTINGS_DIGEST, settings) != settings)
 
 
 def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = ()) -> ObservedJob:

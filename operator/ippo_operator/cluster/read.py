@@ -3,6 +3,7 @@
 In this order nothing that is seen is older than what it is judged by: a Job that is over had its pods end before.
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.resources import CORE_EVENTS, JOBS, PODS, RUNS
 from ippo_operator.manifests.identity import RUN_UID
+from ippo_operator.manifests.settings import settings_digest
 from ippo_operator.plan.types import ObservedJob
 
 _PATIENCE, _LONGEST = 4.0, 60.0
@@ -90,6 +92,9 @@ async def snapshot(client: Client, namespace: str, name: str, now: datetime) -> 
         return Snapshot(raw, run, "", owned, (jobs.foreign(active),))
     owned[active] = found
     observed, look_again = await _observe(client, namespace, found, now)
+    if run.status is not None and run.status.stage is not None:
+        stale = jobs.outdated(found, settings_digest(run, run.status.stage))
+        observed = dataclasses.replace(observed, outdated=stale)
     return Snapshot(raw, run, "", owned, (observed,), look_again)
 
 
@@ -118,9 +123,17 @@ async def _observe(client: Client, namespace: str, job: Manifest, now: datetime)
     pods = await client.list(PODS, namespace, f"batch.kubernetes.io/controller-uid={uid}")
     if not jobs.not_started(job, pods):
         return jobs.observe(job, pods), None
-    age = (now - datetime.fromisoformat(job["metadata"]["creationTimestamp"])).total_seconds()
-    troubles = await _troubles(client, namespace, job, pods) if age >= _PATIENCE else []
+    age = (now - _began(job, pods)).total_seconds()
+    # A time in the future is that of another clock: it says nothing about how long this has been going on.
+    troubles = await _troubles(client, namespace, job, pods) if not 0 <= age < _PATIENCE else []
     return jobs.observe(job, pods, troubles), min(_LONGEST, max(_PATIENCE, age / 2))
+
+
+def _began(job: Manifest, pods: list[Manifest]) -> datetime:
+    """The latest of what should lead to a pod that runs: the Job was made, came out of its queue, got a pod."""
+    times = [job["metadata"]["creationTimestamp"], (job.get("status") or {}).get("startTime")]
+    times += [pod["metadata"].get("creationTimestamp") for pod in pods]
+    return max(datetime.fromisoformat(str(time)) for time in times if time)
 
 
 async def _troubles(client: Client, namespace: str, job: Manifest, pods: list[Manifest]) -> list[str]:

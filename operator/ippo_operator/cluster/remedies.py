@@ -9,7 +9,7 @@ _ROOM = MAX_MESSAGE - 300
 _NOT_FOUND = r'"[^"]+" not found'
 _REMEDIES = (
     (f"serviceaccount {_NOT_FOUND}", "Create it, or correct spec.serviceAccountName."),
-    (f"secret {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.artifacts or spec.pods."),
+    (f"secret {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.pods."),
     (f"configmap {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.pods."),
     (f"persistentvolumeclaim {_NOT_FOUND}", "Create it in this namespace, or correct its name in spec.pods."),
     (r"couldn't find key|references non-existent", "Add that key, or correct it in spec.pods."),

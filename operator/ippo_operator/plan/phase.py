@@ -39,7 +39,7 @@ class Phase:
 def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
     """Where the run stands at `now`."""
     if status.active is not None:
-        return _with_active(status)
+        return _with_active(spec, status)
     broken = rules.problems(spec)
     if broken:
         return Phase("Invalid", Reason.INVALID_SPEC, "; ".join(map(str, broken)))
@@ -57,12 +57,16 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
         return Phase("Waiting", Reason.AWAITING_APPROVAL, approval.question(awaiting))
     due = failures.retry_at(status, spec.retries)
     failure = failures.pending(status)
-    if failure is not None and due is not None and due > now:
+    # A failure far in the future is of a clock that was wrong; nobody waits for hours because of it.
+    if failure is not None and due is not None and now < due <= now + 2 * (due - failure.time):
         return Phase("Waiting", Reason.WAITING_TO_RETRY, f"tried again from {to_rfc3339(due)}: {failure.message}")
     return Phase("Running", Reason.STAGE_RUNNING, _where(status))
 
 
-def _with_active(status: RunStatus) -> Phase:
+def _with_active(spec: RunSpec, status: RunStatus) -> Phase:
+    if status.active is not None and status.active.stopping and not spec.suspend:
+        text = f"{_where(status)} ends, and the next one starts with what the spec says now"
+        return Phase("Running", Reason.STAGE_RUNNING, text)
     if status.active is not None and status.active.stopping:
         return Phase("Suspending", Reason.SUSPENDING, f"{_where(status)} saves its checkpoint")
     if status.active is not None and status.active.overdue is not None:

@@ -122,7 +122,10 @@ class _Pass:
             self._tell(Event("Warning", waits.reason, f"{self._where()}: {waits.message}"))
         seen = active.seen or job.state == "Running"
         overdue = active.overdue or self._overdue(active, job)
-        self._update(active=active.model_copy(update={"seen": seen, "waits": waits, "overdue": overdue}))
+        # A Job cannot be changed. One that waits for what the spec no longer asks for gives way to a new attempt.
+        stopping = active.stopping or (job.outdated and waits is not None)
+        found = {"seen": seen, "waits": waits, "overdue": overdue, "stopping": stopping}
+        self._update(active=active.model_copy(update=found))
 
     def _overdue(self, active: ActiveAttempt, job: ObservedJob) -> str | None:
         """What to say once its pods have waited for too long, by the later of the API server's clock and ours."""

@@ -43,6 +43,8 @@ class ObservedJob:
     """Of its processes, as far as they could be read."""
     failure: JobFailure = JobFailure()
     """Where it failed."""
+    outdated: bool = False
+    """Made with other settings of pods, queue or service account than the spec has now."""
     waiting: Waiting | None = None
     """Set where it waits for quota, a node, an image or a Secret."""
     pending_since: datetime | None = None

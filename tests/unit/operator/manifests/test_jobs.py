@@ -34,7 +34,7 @@ def test_the_spec_is_frozen_and_reads_back() -> None:
     made = stage_config_map(run, wanted)
     assert made["immutable"] is True
     assert StageSpec.model_validate_json(made["data"]["spec.json"]) == wanted.spec
-    assert made["metadata"]["annotations"] == {identity.INPUT_DIGEST: wanted.spec.input_digest()}
+    assert made["metadata"]["annotations"][identity.INPUT_DIGEST] == wanted.spec.input_digest()
     job = stage_job(run, wanted, PLATFORM)
     assert job["metadata"]["name"] == made["metadata"]["name"] == wanted.name
     assert pod(job)["volumes"][-1] == {"name": "ippo-spec", "configMap": {"name": wanted.name}}

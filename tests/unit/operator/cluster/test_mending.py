@@ -1,0 +1,110 @@
+"""A Job cannot be changed: one that waits for what the spec no longer asks for gives way to a new attempt."""
+
+from typing import Any
+
+import pytest
+
+from ..worlds import good_result
+from .fake_api import FakeApi, Object
+from .toy_cluster import (
+    ToyController,
+    ToyOperator,
+    attempts,
+    condition,
+    ended_status,
+    job_condition,
+    make_run,
+    pod_of,
+    spec_of,
+    status_of,
+    the_run,
+)
+
+PULLING: Object = {
+    "phase": "Pending",
+    "containerStatuses": [{"name": "stage", "image": "typo", "state": {"waiting": {"reason": "ErrImagePull"}}}],
+}
+
+
+def waiting_for_an_image(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
+    api = FakeApi()
+    api.put("iterativepporuns", make_run(**spec))
+    operator, controller = ToyOperator(api), ToyController(api)
+    operator.settle()
+    [job] = api.all("jobs")
+    api.put("pods", pod_of(job, 0, PULLING))
+    operator.settle()
+    assert condition(api, "Reconciling")["reason"] == "ImagePullFailed"
+    return api, operator, controller
+
+
+def edit(api: FakeApi, **spec: Any) -> None:
+    api.edit("iterativepporuns", "team", "small", spec=the_run(api)["spec"] | spec)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pods": {"common": {"image": "right"}}},
+        {"pods": {"warmStart": {"image": "right"}}},
+        {"serviceAccountName": "trainer"},
+        {"queue": {"localQueueName": "gpus"}},
+    ],
+    ids=["pods", "its own pods", "service account", "queue"],
+)
+def test_what_is_corrected_in_the_spec_is_tried_at_no_cost(change: Object) -> None:
+    api, operator, controller = waiting_for_an_image(retries={"crashes": 0, "tryAgain": 0, "disruptions": 0})
+    [first] = attempts(api)
+    edit(api, **change)
+    operator.settle()
+    [old] = api.all("jobs")
+    assert "deletionTimestamp" in old["metadata"]
+    assert attempts(api) == [first], "never two attempts at once"
+    assert condition(api, "Reconciling")["status"] == "True"
+    assert "what the spec says now" in condition(api, "Reconciling")["message"]
+    assert controller.step()  # the Job's pods are gone
+    operator.settle()
+    assert attempts(api)[0] == first
+    assert attempts(api)[1].rsplit("-", 1)[0] == "small-i0-warm-start-a2"
+    if "queue" not in change:
+        operator.finish(controller)
+        assert condition(api, "Succeeded")["status"] == "True"
+        assert "lastFailure" not in status_of(api)
+    assert status_of(api)["budgets"] == {"tryAgain": 0, "crashes": 0, "disruptions": 0}
+
+
+def test_what_other_stages_get_does_not_matter_to_this_one() -> None:
+    api, operator, _ = waiting_for_an_image()
+    edit(api, pods={"improve": {"image": "right"}}, cleanup={"failedSeconds": 7})
+    operator.settle()
+    assert "deletionTimestamp" not in api.all("jobs")[0]["metadata"]
+
+
+def test_an_attempt_that_runs_goes_on_with_what_it_has() -> None:
+    api, operator, controller = waiting_for_an_image()
+    api.edit("pods", "team", f"{attempts(api)[0]}-0", status={"phase": "Running"})
+    edit(api, pods={"common": {"image": "right"}})
+    operator.finish(controller)
+    assert condition(api, "Succeeded")["status"] == "True"
+    assert len(attempts(api)) == 5
+
+
+def test_a_job_of_an_operator_before_this_rule_is_left_alone() -> None:
+    api, operator, _ = waiting_for_an_image()
+    [job] = api.all("jobs")
+    del job["metadata"]["annotations"]["ippo.dev/settings-digest"]
+    edit(api, pods={"common": {"image": "right"}})
+    operator.settle()
+    assert "deletionTimestamp" not in api.all("jobs")[0]["metadata"]
+
+
+def test_a_stage_that_ended_well_while_it_was_told_to_stop_is_done() -> None:
+    api, operator, _ = waiting_for_an_image()
+    edit(api, pods={"common": {"image": "right"}})
+    operator.settle()
+    [job] = api.all("jobs")
+    result = good_result(spec_of(api, job["metadata"]["name"]))
+    api.edit("pods", "team", f"{job['metadata']['name']}-0", status=ended_status(0, result.to_message().decode()))
+    api.edit("jobs", "team", job["metadata"]["name"], status={"conditions": [job_condition("Complete")]})
+    operator.settle()
+    assert status_of(api)["startPolicy"]

@@ -1,0 +1,87 @@
+"""Clocks that are wrong: of the operator, of the API server, of the operator before; and one that is set meanwhile."""
+
+from datetime import timedelta
+
+import pytest
+
+from .fake_api import FakeApi
+from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, status_of, uid
+
+HOURS = [-26, -1, 0, 1, 26]
+
+
+def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
+    api = FakeApi()
+    api.put("iterativepporuns", make_run(**spec))
+    return api, ToyOperator(api), ToyController(api)
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_an_operator_whose_clock_is_wrong_brings_a_run_to_its_end(hours: int) -> None:
+    api, operator, controller = begin()
+    operator.now += timedelta(hours=hours)
+    operator.patience = 1e9
+    operator.finish(controller)
+    assert condition(api, "Succeeded")["status"] == "True"
+    assert len(attempts(api)) == 5
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_operators_whose_clocks_differ_take_turns(hours: int) -> None:
+    api, one, controller = begin(iterations={"max": 2})
+    other = ToyOperator(api)
+    other.now += timedelta(hours=hours)
+    for _ in range(40):
+        one.reconcile()
+        other.reconcile()
+        controller.step()
+    assert condition(api, "Succeeded")["status"] == "True"
+    assert len(attempts(api)) == len(set(attempts(api))) == 9
+    assert status_of(api)["budgets"] == {"tryAgain": 0, "crashes": 0, "disruptions": 0}
+
+
+@pytest.mark.parametrize("hours", [-26, -1, 1, 26])
+def test_a_clock_that_is_set_during_a_backoff_neither_skips_nor_repeats_an_attempt(hours: int) -> None:
+    api, operator, controller = begin(retries={"crashes": 1, "backoffSeconds": 60})
+    controller.ending = lambda spec: (1, "bug")
+    operator.settle()
+    controller.step()
+    controller.step()
+    assert operator.settle().requeue_after == 60
+    operator.now += timedelta(hours=hours)
+    wait = operator.settle().requeue_after
+    operator.now += timedelta(seconds=wait or 0)
+    operator.settle()
+    assert len(attempts(api)) == 2
+    assert wait is None or wait <= 120, "nobody waits for hours because a clock was wrong"
+
+
+@pytest.mark.parametrize("hours", HOURS)
+def test_why_a_pod_cannot_be_made_is_told_at_once_whatever_the_clocks_say(hours: int) -> None:
+    api, operator, _ = begin()
+    operator.now += timedelta(hours=hours)
+    operator.settle()
+    [job] = api.all("jobs")
+    complaint = {
+        "metadata": {"name": "small.1", "namespace": "team"},
+        "involvedObject": {"uid": uid(job)},
+        "type": "Warning",
+        "reason": "FailedCreate",
+        "message": 'serviceaccount "trainer" not found',
+    }
+    api.put("events", complaint)
+    operator.now += timedelta(seconds=4)
+    operator.settle()
+    assert condition(api, "Reconciling")["reason"] == "PodRefused"
+    assert "Create it, or correct spec.serviceAccountName." in condition(api, "Reconciling")["message"]
+
+
+def test_a_job_that_comes_out_of_its_queue_after_hours_is_watched_as_a_new_one() -> None:
+    api, operator, _ = begin(queue={"localQueueName": "gpus"})
+    operator.settle()
+    [job] = api.all("jobs")
+    operator.now += timedelta(hours=5)
+    started = operator.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    name = job["metadata"]["name"]
+    api.edit("jobs", "team", name, spec=job["spec"] | {"suspend": False}, status={"startTime": started})
+    assert operator.settle().requeue_after == 4
