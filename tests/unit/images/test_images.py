@@ -85,6 +85,13 @@ def test_layers_that_change_seldom_come_first(path):
             assert "constraints.txt" not in value
 
 
+def test_where_wheels_come_from_is_known_where_they_are_installed():
+    """An ARG ends with its stage."""
+    stages = re.split(r"^FROM ", FILES[1].read_text(), flags=re.MULTILINE)
+    [dependencies] = [stage for stage in stages if "AS dependencies" in stage]
+    assert {"PIP_FIND_LINKS=", "PIP_EXTRA_INDEX_URL="} <= set(re.findall(r"^ARG (\S+)", dependencies, re.MULTILINE))
+
+
 @both
 def test_labels_are_ocis(path):
     [label] = [value for name, value in shipped(path) if name == "LABEL"]

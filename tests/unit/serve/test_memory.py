@@ -3,8 +3,9 @@ import struct
 
 import pytest
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models import memory
 from ippo_trainer.models.load import load_policy
-from ippo_trainer.serve import loading, memory
+from ippo_trainer.serve import loading
 from ippo_trainer.serve.settings import Settings, response_room
 
 from tests.unit.serve.chat import DIGEST

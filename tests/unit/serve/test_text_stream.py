@@ -11,9 +11,9 @@ WORDS = st.sampled_from(
 )
 
 
-@pytest.fixture(scope="module")
-def plain():
-    return Renderer(tokenizers_for_tests.tiny(), "", 64)
+@pytest.fixture(scope="module", params=["tiny", "chatml", "sentencepiece"])
+def plain(request):
+    return Renderer(getattr(tokenizers_for_tests, request.param)(), "", 64)
 
 
 def streamed(renderer, ids, stops=()):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ippo_trainer.contract.spec import ArtifactRef
+from ippo_trainer.models import memory
 from ippo_trainer.store.artifact import publish
 from ippo_trainer.store.fetch import main
 from ippo_trainer.store.local import LocalStore
@@ -54,3 +55,15 @@ def test_wrong_arguments_are_named(tmp_path: Path, published: ArtifactRef, capsy
     wrong[wrong.index("--digest") + 1] = "md5:0"
     assert main(wrong) == 64
     assert "digest" in capsys.readouterr().err
+
+
+def test_a_model_that_is_larger_than_the_memory_is_not_even_downloaded(
+    tmp_path: Path, published: ArtifactRef, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*arguments(tmp_path, published), "--fits-memory"]
+    monkeypatch.setattr(memory, "memory_limit", lambda: memory.RUNTIME_BYTES)
+    assert main(command) == 65
+    assert "needs 401 MiB of memory, this container has 400 MiB" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(memory, "memory_limit", lambda: memory.RUNTIME_BYTES + 7)
+    assert main(command) == 0

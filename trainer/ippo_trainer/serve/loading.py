@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.serve import memory
+from ippo_trainer.models import memory
 from ippo_trainer.serve.engine import Engine, Wishes
 from ippo_trainer.serve.settings import Loaded, Settings, response_room
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.serve import memory
+from ippo_trainer.models import memory
 from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, Wishes
 from ippo_trainer.serve.settings import Loaded, Settings, response_room
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.contract.spec import ArtifactRef, StoreLocation
+from ippo_trainer.models import memory
 from ippo_trainer.store import artifact, open_store
 
 
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, or that of the stage contract, with one line that says why."""
     arguments = _parser().parse_args(argv)
     try:
-        fetch(arguments.store, arguments.key, arguments.digest, arguments.kind, arguments.to)
+        fetch(arguments.store, arguments.key, arguments.digest, arguments.kind, arguments.to, arguments.fits_memory)
     except StageError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -25,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fetch(store: str, key: str, digest: str, kind: str, directory: Path) -> None:
+def fetch(store: str, key: str, digest: str, kind: str, directory: Path, fits_memory: bool = False) -> None:
     """Makes `directory` the verified artifact, whatever an interrupted fetch left there.
 
     Args:
@@ -34,10 +35,11 @@ def fetch(store: str, key: str, digest: str, kind: str, directory: Path) -> None
         digest: of the artifact, `sha256:…`.
         kind: of the artifact, e.g. policy.
         directory: replaced if it is there.
+        fits_memory: nothing is downloaded unless the weights are smaller than this container's memory.
 
     Raises:
         BadSpecError: the arguments are wrong, or the store refuses access.
-        BadDataError: the artifact is missing, damaged or of another kind.
+        BadDataError: the artifact is missing, damaged, of another kind or too large for the memory.
         TryAgainError: the store does not answer, or the disk is full.
     """
     try:
@@ -50,7 +52,12 @@ def fetch(store: str, key: str, digest: str, kind: str, directory: Path) -> None
     for left in (directory, directory.with_name(f".{directory.name}.partial")):
         if left.exists():
             shutil.rmtree(left)
-    artifact.fetch(open_store(location), ref, directory, kind)
+    opened = open_store(location)
+    if fits_memory:
+        entries = artifact.read_manifest(opened, ref).files
+        weights = sum(entry.size for entry in entries if entry.path.endswith(".safetensors"))
+        memory.check_room(weights + memory.RUNTIME_BYTES, memory.memory_limit())
+    artifact.fetch(opened, ref, directory, kind)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--digest", required=True, help="of the artifact, sha256:…")
     parser.add_argument("--kind", required=True, help="of the artifact, e.g. policy")
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="replaced if it is there")
+    parser.add_argument(
+        "--fits-memory", action="store_true", help="refuse a model that is larger than the memory of this container"
+    )
     return parser
 
 

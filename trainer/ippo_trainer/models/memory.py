@@ -48,13 +48,17 @@ def weights_bytes(directory: Path, as_float32: bool) -> int:
 def check_fits(directory: Path, as_float32: bool, limit: int | None, runtime: int = RUNTIME_BYTES) -> int:
     """Bytes of the weights, if they and `runtime` bytes fit below `limit` (None: not known); else BadDataError."""
     weights = weights_bytes(directory, as_float32)
-    need = weights + runtime
+    check_room(weights + runtime, limit)
+    return weights
+
+
+def check_room(need: int, limit: int | None) -> None:
+    """Raises BadDataError if a model needs more bytes than the container has (None: not known)."""
     if limit is not None and need > limit:
         raise BadDataError(
             f"the model needs {_mebibytes(need)} of memory, this container has {limit >> 20} MiB",
             "Raise spec.pods.serve.resources.limits.memory.",
         )
-    return weights
 
 
 def check_fits_devices(directory: Path, as_float32: bool, total: int) -> None:
