@@ -1,6 +1,7 @@
 """From the command line to a cluster, and from a cluster's errors to one line with a remedy."""
 
 import difflib
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from ippo_operator.cluster.remote.http import Http
 from ippo_operator.cluster.remote.kubeconfig import KubeconfigError
 from ippo_operator.cluster.remote.runs import Object, Runs
 
+RUN_NAME = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 _SHOWN = 8
 
 
@@ -32,6 +34,8 @@ def cluster(arguments: Namespace) -> Iterator[Runs]:
 
 def find(runs: Runs, name: str) -> Object:
     """The run. Raises CommandError that says where else it may be, if there is none of that name."""
+    if not re.fullmatch(RUN_NAME, name):
+        raise CommandError(f"given {name!r} for a run's name; allowed are a letter, then letters, digits and '-'")
     try:
         return runs.get(name)
     except NotFoundError:

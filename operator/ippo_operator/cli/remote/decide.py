@@ -115,6 +115,9 @@ def _answer(found: View, iteration: int | None, approves: bool) -> Change:
     said = f"the candidate of iteration {number} is {verb}" + (
         "" if here else ", once it is there and the gate lets it pass"
     )
+    other = promotion.get(yes)
+    if other is not None and other != number and other > _last_decided(found):
+        said += f"; the one for iteration {other}, given before, is gone: spec.promotion.{yes} holds one"
     question = "\n".join(_figures(waiting)) if here and waiting is not None else ""
     return Change({"promotion": patch}, f"spec.promotion.{yes}", said, question)
 
@@ -127,10 +130,13 @@ def _check_open(found: View, number: int, waiting: IterationStatus | None) -> No
         raise CommandError(
             f"iteration {number} is decided; the candidate that waits is of iteration {waiting.iteration}"
         )
-    decided = [row.iteration for row in found.status.iterations if row.promoted is not None]
-    # Older ones than the history's are decided, too.
-    if number <= max(decided, default=0):
+    if number <= _last_decided(found):
         raise CommandError(f"iteration {number} of {found.name} is decided already; an answer is final")
+
+
+def _last_decided(found: View) -> int:
+    """The latest iteration with an answer; all before it have one, also those that the history has forgotten."""
+    return max((row.iteration for row in found.status.iterations if row.promoted is not None), default=0)
 
 
 def _figures(waiting: IterationStatus) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
 from ippo_operator.cli.remote.view import View, now, view
-from ippo_operator.cluster.errors import NotFoundError, UnavailableError
+from ippo_operator.cluster.errors import InvalidError, NotFoundError, UnavailableError
 from ippo_operator.cluster.remote.runs import Object, Runs
 from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
 from ippo_operator.plan.stage_specs import STAGES
@@ -58,12 +58,12 @@ def _once(runs: Runs, found: View, arguments: Namespace) -> int:
     if pod is None:
         raise CommandError(_no_pod(found, wanted, mine, arguments.shard), TRY_AGAIN)
     _say(f"{wanted}, pod {pod['metadata']['name']}{_others(mine)}")
-    said = False
-    for line in runs.log(pod, tail=arguments.tail):
-        said = True
-        print(line)
-    if not said and (pod.get("status") or {}).get("phase") == "Pending":
-        raise CommandError(f"pod {pod['metadata']['name']} has not started: {found.message(now())}", TRY_AGAIN)
+    try:
+        for line in runs.log(pod, tail=arguments.tail):
+            print(line)
+    except InvalidError as error:
+        text = f"pod {pod['metadata']['name']} has no log: {error}. The run: {found.message(now())}"
+        raise CommandError(text, TRY_AGAIN) from None
     return OK
 
 
@@ -248,10 +248,13 @@ class Follower:
         # The lines before --tail were never counted: such a log goes on with what is new.
         tail = None if self._tail is None else self._tail if not before else 0
         skip = before if tail is None else 0
-        for number, line in enumerate(self._runs.log(pod, tail=tail, follow=True)):
-            if number >= skip:
-                print(line, flush=True)
-                self._printed[uid] = self._printed.get(uid, 0) + 1
+        try:
+            for number, line in enumerate(self._runs.log(pod, tail=tail, follow=True)):
+                if number >= skip:
+                    print(line, flush=True)
+                    self._printed[uid] = self._printed.get(uid, 0) + 1
+        except InvalidError as error:
+            self._tell(f"pod {name} has no log: {error}")
         if phase in {"Succeeded", "Failed"}:
             self._tail = None
             self._read.update(str(one["metadata"]["uid"]) for one in mine)

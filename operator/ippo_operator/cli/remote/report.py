@@ -3,6 +3,7 @@
 import base64
 import binascii
 import os
+import sys
 import tempfile
 import threading
 from argparse import Namespace
@@ -66,12 +67,15 @@ def _write(found: View, location: StoreLocation, output: Path) -> int:
             bar: Progress[int] = progress(total, "reading the run's results", "iterations")
             with bar:
                 metadata = {"name": found.name, "namespace": found.namespace}
-                store = cast("Store", Counted(open_store(location), bar, total))
-                write_report(store, output, {"metadata": metadata, "spec": found.spec})
+                counted = Counted(open_store(location), bar, total)
+                write_report(cast("Store", counted), output, {"metadata": metadata, "spec": found.spec})
     except CommandError as error:
         unreachable = error.code == TRY_AGAIN and location.s3 is not None and location.s3.endpoint_url
         hint = f" {location.s3.endpoint_url} is where pods find it; {_ELSEWHERE}" if unreachable and location.s3 else ""
         raise CommandError(f"{error}{hint}", error.code) from None
+    if not counted.seen and found.status.completed_iterations:
+        place = counted.describe("iterations")
+        print(f"note: {place} has none of the run's results; is it the bucket that the pods use?", file=sys.stderr)
     print(output)
     return OK
 
@@ -88,7 +92,8 @@ class Counted:
     def __init__(self, store: "Store", bar: "Progress[int]", total: int) -> None:
         self._store, self._bar, self._total = store, bar, total
         self._lock = threading.Lock()
-        self._seen: set[int] = set()
+        self.seen: set[int] = set()
+        """Iterations of which something was read."""
 
     def read(self, key: str, *limit: int) -> bytes:
         """See Store."""
@@ -100,8 +105,8 @@ class Counted:
 
     def _note(self, iteration: int) -> None:
         with self._lock:
-            if iteration not in self._seen and iteration < self._total:
-                self._seen.add(iteration)
+            if iteration not in self.seen and iteration < self._total:
+                self.seen.add(iteration)
                 self._bar.update()
 
     def __getattr__(self, name: str) -> Any:

@@ -11,8 +11,8 @@ from ippo_operator.cli.errors import FAILED, OK, CommandError
 from ippo_operator.cli.remote.connect import check_installed, cluster, find
 from ippo_operator.cli.remote.view import View, now, view
 from ippo_operator.cli.tables import iterations_json, iterations_table, plain
-from ippo_operator.cluster.errors import ApiError
-from ippo_operator.cluster.remote.runs import Runs
+from ippo_operator.cluster.errors import ApiError, InvalidError
+from ippo_operator.cluster.remote.runs import Object, Runs
 from ippo_operator.local.watch import Progress, joined
 from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
 from ippo_operator.plan.figures import span_in_words
@@ -80,6 +80,8 @@ def progress(runs: Runs, found: View) -> Progress | str | None:
     try:
         pods = runs.pods(found.raw, wanted)
         return joined(list(runs.log(pod, tail=_TAIL)) for pod in pods[:_SHARDS])
+    except InvalidError:  # no log yet: a container has not started
+        return None
     except ApiError as error:
         return f"progress is not known: {error}"
 
@@ -151,18 +153,22 @@ def _failure(found: View, failure: LastFailure | None, at: datetime) -> list[str
 
 def _table(runs: Runs, everywhere: bool) -> list[str]:
     check_installed(runs)
-    found = [view(raw) for raw in runs.all(everywhere)]
+    found = runs.all(everywhere)
     if not found:
         return [
             "no runs in any namespace" if everywhere else f"no runs in namespace {runs.namespace}; all: ippo status -A"
         ]
     head = ("NAMESPACE", *_COLUMNS) if everywhere else _COLUMNS
-    rows = [head, *((item.namespace, *_cells(item)) if everywhere else _cells(item) for item in found)]
+    rows = [head, *((raw["metadata"]["namespace"], *_cells(raw)) if everywhere else _cells(raw) for raw in found)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(head))]
     return ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _cells(found: View) -> tuple[str, ...]:
+def _cells(raw: Object) -> tuple[str, ...]:
+    try:
+        found = view(raw)
+    except CommandError:  # one run of another version does not hide the others
+        return str(raw["metadata"]["name"]), "Unknown", "-", "-", "status of another version", "-"
     status = found.status
     stage = f"{status.stage} ({status.iteration})" if status.stage is not None and not found.ended else "-"
     age = span_in_words(found.age(now()))

@@ -12,8 +12,11 @@ from ippo_operator.cli.remote.connect import find
 from ippo_operator.cli.remote.view import View, now, view
 from ippo_operator.cluster.errors import NotFoundError, UnavailableError
 from ippo_operator.cluster.remote.runs import Runs
+from ippo_operator.local.watch import Progress
 
 INTERVAL = 2.0
+PROGRESS_INTERVAL = 8.0
+"""Logs are read more rarely than the run: a stage writes how far it is every ten seconds."""
 _ENTER, _LEAVE, _HOME = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l", "\x1b[H\x1b[J"
 
 
@@ -108,8 +111,12 @@ class Lines(Silent):
 class Screen(Silent):
     """The whole status, redrawn on the terminal's other screen; what it ended with stays on the usual one."""
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
+        self._clock = clock
+        self._progress: Progress | str | None = None
+        self._at: tuple[int, str | None, int] | None = None
+        self._asked = 0.0
 
     def __enter__(self) -> None:
         self._out.write(_ENTER)
@@ -119,7 +126,11 @@ class Screen(Silent):
         self._out.flush()
 
     def show(self, runs: Runs, found: View) -> None:
-        self._draw(status.lines(found, status.progress(runs, found)))
+        at = (found.status.iteration, found.status.stage, found.status.attempt)
+        if at != self._at or self._clock() - self._asked >= PROGRESS_INTERVAL:
+            self._at, self._asked = at, self._clock()
+            self._progress = status.progress(runs, found)
+        self._draw(status.lines(found, self._progress))
 
     def trouble(self, text: str) -> None:
         self._draw([text])

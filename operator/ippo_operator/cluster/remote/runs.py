@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-from ippo_operator.cluster.errors import InvalidError, NotFoundError
+from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.http import Call, Http
 from ippo_operator.cluster.resources import PODS, RUNS, Resource
 from ippo_operator.manifests.identity import COMPONENT, RUN_UID
@@ -71,9 +71,10 @@ class Runs:
         return list(self._items(PODS.path(str(run["metadata"]["namespace"])), {"labelSelector": selector}))
 
     def log(self, pod: Object, tail: int | None = None, follow: bool = False) -> Iterator[str]:
-        """The lines of a stage's log; none before its container has started.
+        """The lines of a stage's log.
 
         Raises:
+            InvalidError: the container has not started, or is gone.
             ApiError: the log cannot be read.
         """
         metadata = pod["metadata"]
@@ -83,10 +84,7 @@ class Runs:
             "tailLines": "" if tail is None else str(tail),
         }
         call = Call("GET", PODS.path(metadata["namespace"], metadata["name"], "log"), query)
-        try:
-            yield from self.http.lines(call)
-        except InvalidError:  # 400: the container has not started
-            return
+        return self.http.lines(call)
 
     def secret(self, namespace: str, name: str) -> Object:
         """A Secret."""

@@ -47,6 +47,14 @@ def test_reject_takes_back_an_approval_that_was_given_ahead(server: Server, ippo
     assert promotion(server) == {"mode": "Manual", "reject": 2}
 
 
+def test_an_answer_that_replaces_an_open_one_says_so(server: Server, ippo: Ippo) -> None:
+    waiting(server)
+    ippo("approve", "small", "2")
+    said = ippo("approve", "small")
+    assert "the one for iteration 2, given before, is gone: spec.promotion.approve holds one" in said.out
+    assert promotion(server)["approve"] == 1
+
+
 def test_the_same_answer_twice_writes_once(server: Server, ippo: Ippo) -> None:
     waiting(server)
     ippo("approve", "small")

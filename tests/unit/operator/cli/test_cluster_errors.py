@@ -39,6 +39,13 @@ def test_a_cluster_without_the_operator(server: Server, ippo: Ippo, verb: list[s
     )
 
 
+@pytest.mark.parametrize("name", ["", "Small", "a_b", "-x-", "x" * 64])
+def test_what_is_no_name_of_a_run(server: Server, ippo: Ippo, name: str) -> None:
+    said = ippo("suspend", "-n", "team", "--", name)
+    assert said.code == 64
+    assert "for a run's name; allowed are a letter, then letters, digits and '-'" in said.err
+
+
 def test_wrong_credentials(server: Server, ippo: Ippo, tmp_path: Path) -> None:
     server.kubeconfig(tmp_path, token="old")
     said = ippo("status", "small")

@@ -88,7 +88,7 @@ def test_before_there_is_a_log(server: Server, ippo: Ippo) -> None:
     server.log = no_log
     said = ippo("logs", "small")
     assert said.code == 75
-    assert " has not started: " in said.err
+    assert "is waiting to start: ContainerCreating. The run: " in said.err
     assert "no attempt of small has failed" in ippo("logs", "small", "--previous").err
 
 

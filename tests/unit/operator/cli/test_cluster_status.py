@@ -139,6 +139,16 @@ def test_a_status_of_a_newer_operator_is_read_as_far_as_it_is_known(server: Serv
     assert "the operator is of another version" in said.err
 
 
+def test_one_run_of_another_version_does_not_hide_the_others(server: Server, ippo: Ippo) -> None:
+    finish(server)
+    begin(server, "alien")
+    server.api.objects["iterativepporuns", "team", "alien"]["status"] = {"iteration": "many"}
+    said = ippo("status")
+    assert said.code == 0
+    assert "alien   Unknown" in said.out
+    assert "small   Succeeded" in said.out
+
+
 def test_watch_writes_a_line_per_change_until_the_end(server: Server, ippo: Ippo) -> None:
     operator = begin(server)
     controller = ToyController(server.api)
