@@ -120,7 +120,10 @@ def _template(
     run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
 ) -> PodTemplate:
     settings = for_servers(run.spec.pods)
-    containers = ([_fetch(run, policy, store, platform, settings)], [_server(run, serve, policy, platform, settings)])
+    fetch, server = _fetch(run, policy, store, platform, settings), _server(run, serve, policy, platform, settings)
+    if serve.engine == "Transformers":  # it holds all weights in the container's memory
+        fetch["command"].append("--fits-memory")
+    containers = ([fetch], [server])
     volume = {"name": "ippo-policy", "emptyDir": {}}
     labels = identity.run_labels(run, SERVER)
     template = pod_template(run, platform, settings, labels, selector(run), containers, [volume], "Always")

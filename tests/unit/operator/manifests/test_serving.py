@@ -32,6 +32,12 @@ def test_no_server_starts_before_the_policy_is_verified() -> None:
     assert (fetch["image"], server["image"]) == ("trainer:1", "server:1")
 
 
+def test_only_weights_that_stay_in_memory_must_fit_there() -> None:
+    for engine, fits in (("Transformers", True), ("VLLM", False)):
+        [fetch] = deployment(Serve(engine=engine))["spec"]["template"]["spec"]["initContainers"]
+        assert ("--fits-memory" in fetch["command"]) == fits
+
+
 def test_another_policy_is_another_template_for_the_same_pods() -> None:
     run = cluster_run()
     other = POLICY.model_copy(
