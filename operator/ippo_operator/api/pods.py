@@ -155,10 +155,18 @@ class StagePods(PodSettings):
     """How long a pod may run, from when its node started it: neither a queue nor a wait for GPUs counts. Beyond it the
     stage has failed and is tried again, from its checkpoint, as retries.crashes allows."""
     pending_deadline_seconds: Seconds | None = None
-    """How long pods may wait for a node and their image, once the queue let them in. Without it they wait for ever and
-    the run says what for."""
+    """How long pods may wait for a node and their image, once the queue let them in; beyond it the stage is tried again
+    as retries.tryAgain allows. Without it they wait for ever and the run says what for."""
     termination_grace_period_seconds: Annotated[int, Field(ge=5, le=3600)] | None = None
     """How long a stage that is told to stop has to save its checkpoint; by default 60."""
+
+
+class ImprovePods(StagePods):
+    """What may be set on the pods of improve."""
+
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Pods that train together, each on the GPUs that its limits name. If one ends, the attempt ends, and the next
+    goes on from the checkpoint. Other numbers of pods or GPUs give the same policy but for rounding."""
 
 
 class CommonPods(StagePods):
@@ -187,7 +195,7 @@ class Pods(Model):
     """Each shard of collect."""
     fit_q: StagePods = StagePods()
     """The regression of Q."""
-    improve: StagePods = StagePods()
+    improve: ImprovePods = ImprovePods()
     """PPO."""
     evaluate: StagePods = StagePods()
     """The evaluation."""

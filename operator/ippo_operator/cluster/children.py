@@ -1,14 +1,15 @@
 """Creates and deletes children. A name that is taken is ours only by owner UID and input digest."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TypeAlias
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cluster import jobs
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, ConflictError
-from ippo_operator.cluster.resources import CONFIG_MAPS, JOBS, resource_of
-from ippo_operator.manifests.jobs import stage_config_map, stage_job
+from ippo_operator.cluster.resources import CONFIG_MAPS, JOBS, SERVICES, Resource, resource_of
+from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.types import JobIntent
 
@@ -21,8 +22,13 @@ class ChildConflictError(Exception):
 
 
 def stage_objects(platform: Platform) -> Builder:
-    """What every attempt is made of: the ConfigMap with its spec, then its Job."""
-    return lambda run, intent: [stage_config_map(run, intent), stage_job(run, intent, platform)]
+    """What every attempt is made of: the ConfigMap with its spec, a Service where its pods meet, then its Job."""
+
+    def build(run: IterativePPORun, intent: JobIntent) -> list[Manifest]:
+        made = [stage_config_map(run, intent), stage_service(run, intent), stage_job(run, intent, platform)]
+        return [manifest for manifest in made if manifest is not None]
+
+    return build
 
 
 async def create(client: Client, run_uid: str, namespace: str, objects: Sequence[Manifest]) -> None:
@@ -56,22 +62,24 @@ async def stop(client: Client, namespace: str, job: Manifest) -> None:
 
 
 async def clean(client: Client, namespace: str, job: Manifest) -> None:
-    """Deletes a Job that is over, with its pods, and its stage spec."""
-    name = str(job["metadata"]["name"])
-    config = await client.get(CONFIG_MAPS, namespace, name)
-    if config is not None and jobs.controller(config) == jobs.controller(job):
-        await client.delete(CONFIG_MAPS, namespace, name, str(config["metadata"]["uid"]))
+    """Deletes a Job that is over, with its pods, its stage spec and the Service of pods that work together."""
+    kinds = [CONFIG_MAPS, SERVICES] if "subdomain" in job["spec"]["template"]["spec"] else [CONFIG_MAPS]
+    await _delete_beside(client, str(jobs.controller(job)), namespace, str(job["metadata"]["name"]), kinds)
     await _delete(client, namespace, job, foreground=False)
 
 
 async def forget(client: Client, run_uid: str, namespace: str, name: str) -> None:
-    """Deletes the stage spec of an attempt whose Job is gone."""
-    config = await client.get(CONFIG_MAPS, namespace, name)
-    if config is not None and jobs.is_ours(config, run_uid):
-        try:
-            await client.delete(CONFIG_MAPS, namespace, name, str(config["metadata"]["uid"]))
-        except ConflictError:
-            return  # another object has the name by now; ours is gone
+    """Deletes what an attempt had beside its Job, which is gone."""
+    await _delete_beside(client, run_uid, namespace, name, [CONFIG_MAPS, SERVICES])
+
+
+async def _delete_beside(client: Client, run_uid: str, namespace: str, name: str, kinds: list[Resource]) -> None:
+    for kind in kinds:
+        found = await client.get(kind, namespace, name)
+        if found is None or not jobs.is_ours(found, run_uid):
+            continue
+        with suppress(ConflictError):  # another object has the name by now; ours is gone
+            await client.delete(kind, namespace, name, str(found["metadata"]["uid"]))
 
 
 async def _delete(client: Client, namespace: str, job: Manifest, foreground: bool) -> None:

@@ -2,7 +2,8 @@
 
 Kubernetes starts a pod again only if it was disrupted (drained, preempted, lost its node). Everything else ends the
 Job, and the planner decides: it owns the retries. So exit code 143 without a disruption, 75 and crashes all end it,
-as 64 and 65 do, which also win over a disruption.
+as 64 and 65 do, which also win over a disruption. Pods that train together cannot be replaced one by one, so theirs is
+ended by a disruption too.
 """
 
 from typing import Any
@@ -12,11 +13,10 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 
 from ippo_operator.api.pods import StagePods
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.manifests import identity
+from ippo_operator.manifests import identity, rendezvous
 from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.pods import WORK, container, pod_template
-from ippo_operator.manifests.settings import settings_digest
 from ippo_operator.manifests.types import Object, PodTemplate, VolumeMount
 from ippo_operator.plan.types import JobIntent
 
@@ -40,15 +40,16 @@ def stage_config_map(run: IterativePPORun, intent: JobIntent) -> Object:
 
 
 def stage_job(run: IterativePPORun, intent: JobIntent, platform: Platform) -> Object:
-    """The attempt's Job. Create its ConfigMap first."""
-    pods = intent.shards or 1
+    """The attempt's Job. Create its ConfigMap first, and the Service if `stage_service` makes one."""
+    together = rendezvous.nodes(run, intent)
+    pods = intent.shards or together
     spec: dict[str, Any] = {
         "parallelism": pods,
         "completions": pods,
-        "completionMode": "NonIndexed" if intent.shards is None else "Indexed",
+        "completionMode": "NonIndexed" if intent.shards is None and together == 1 else "Indexed",
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",  # never two pods of one index at once
-        "podFailurePolicy": {"rules": _rules()},
+        "podFailurePolicy": {"rules": _rules(replaceable=together == 1)},
         "template": _template(run, intent, platform),
     }
     metadata = _metadata(run, intent)
@@ -61,23 +62,28 @@ def stage_job(run: IterativePPORun, intent: JobIntent, platform: Platform) -> Ob
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
 
 
+def stage_service(run: IterativePPORun, intent: JobIntent) -> Object | None:
+    """The headless Service of pods that train together; None where a stage needs none."""
+    return rendezvous.service(_metadata(run, intent)) if rendezvous.nodes(run, intent) > 1 else None
+
+
 def _metadata(run: IterativePPORun, intent: JobIntent) -> Any:
-    settings = settings_digest(run, intent.spec.stage)
-    annotations = {identity.INPUT_DIGEST: intent.spec.input_digest(), identity.SETTINGS_DIGEST: settings}
+    annotations = {identity.INPUT_DIGEST: intent.spec.input_digest()}
     return identity.metadata(run, intent.name, identity.stage_labels(run, intent.spec), annotations)
 
 
-def _rules() -> list[dict[str, Any]]:
+def _rules(replaceable: bool) -> list[dict[str, Any]]:
     never_again = {"containerName": CONTAINER, "operator": "In", "values": _FOREVER_WRONG}
     disrupted = [{"type": "DisruptionTarget", "status": "True"}]
-    return [{"action": "FailJob", "onExitCodes": never_again}, {"action": "Ignore", "onPodConditions": disrupted}]
+    rules: list[dict[str, Any]] = [{"action": "FailJob", "onExitCodes": never_again}]
+    return [*rules, {"action": "Ignore", "onPodConditions": disrupted}] if replaceable else rules
 
 
 def _template(run: IterativePPORun, intent: JobIntent, platform: Platform) -> PodTemplate:
-    stage, settings = intent.spec.stage, for_stage(run.spec.pods, intent.spec.stage)
+    settings = rendezvous.with_shared_memory(intent, for_stage(run.spec.pods, intent.spec.stage))
     mount: VolumeMount = {"name": "ippo-spec", "mountPath": SPEC, "readOnly": True}
-    command = ["ippo-stage", stage, "--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK]
-    command += ["--termination-log", "/dev/termination-log"]
+    command = rendezvous.program(run, intent, settings)
+    command += ["--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK, "--termination-log", "/dev/termination-log"]
     image = settings.image or platform.image
     stage_container = container(run, platform, settings, CONTAINER, image, command, [mount])
     labels = identity.stage_labels(run, intent.spec)
@@ -85,6 +91,8 @@ def _template(run: IterativePPORun, intent: JobIntent, platform: Platform) -> Po
     volume = {"name": "ippo-spec", "configMap": {"name": intent.name}}
     template = pod_template(run, platform, settings, labels, selector, ([], [stage_container]), [volume], "Never")
     _limit(template, settings)
+    if rendezvous.nodes(run, intent) > 1:
+        template["spec"]["subdomain"] = intent.name  # of the Service: <job>-0.<job> is the pod to meet at
     return template
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ippo_operator.manifests import identity
-from ippo_operator.manifests.jobs import stage_config_map, stage_job
+from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.names import job_name
 from ippo_trainer.contract.spec import StageSpec
@@ -77,6 +77,53 @@ def test_who_retries_what() -> None:
     assert (wrong["action"], wrong["onExitCodes"]["values"]) == ("FailJob", [64, 65])
     assert (disrupted["action"], disrupted["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
+
+
+def test_pods_that_train_together_meet_at_pod_0_and_end_together() -> None:
+    run = cluster_run(pods={"improve": {"nodes": 3}})
+    wanted = intent(run)
+    job, service = stage_job(run, wanted, PLATFORM), stage_service(run, wanted)
+    assert service is not None
+    spec = job["spec"]
+    assert (spec["completionMode"], spec["parallelism"], spec["completions"]) == ("Indexed", 3, 3)
+    assert [rule["action"] for rule in spec["podFailurePolicy"]["rules"]] == ["FailJob"], "no pod is replaced alone"
+    assert service["metadata"] == job["metadata"]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"].items() <= spec["template"]["metadata"]["labels"].items()
+    assert pod(job)["subdomain"] == wanted.name
+    assert container(job)["command"] == [
+        *("python", "-m", "ippo_trainer.stages.improve_ranks", "--processes", "1"),
+        *("--nodes", "3", "--master", f"{wanted.name}-0.{wanted.name}", "--port", "29500"),
+        *("--spec", "/ippo/spec/spec.json", "--work-dir", "/ippo/work"),
+        *("--termination-log", "/dev/termination-log"),
+    ]
+    assert "ippo-shm" not in {volume["name"] for volume in pod(job)["volumes"]}
+
+
+def test_a_pod_has_a_process_for_each_gpu() -> None:
+    run = cluster_run(pods={"improve": {"resources": {"limits": {"nvidia.com/gpu": 4}}}})
+    job = stage_job(run, intent(run), PLATFORM)
+    assert stage_service(run, intent(run)) is None
+    assert job["spec"]["completionMode"] == "NonIndexed"
+    assert [rule["action"] for rule in job["spec"]["podFailurePolicy"]["rules"]] == ["FailJob", "Ignore"]
+    assert container(job)["command"][:6] == [
+        *("python", "-m", "ippo_trainer.stages.improve_ranks", "--processes", "4", "--spec"),
+    ]
+    assert {"name": "ippo-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} in pod(job)["volumes"]
+    one = cluster_run(pods={"common": {"resources": {"limits": {"nvidia.com/gpu": 1}}}})
+    assert container(stage_job(one, intent(one), PLATFORM))["command"][0] == "ippo-stage"
+
+
+def test_only_improve_is_divided() -> None:
+    pods = {"improve": {"nodes": 3}, "common": {"resources": {"limits": {"nvidia.com/gpu": 4}}}}
+    run = cluster_run(pods=pods)
+    wanted = intent(run, "fit-q")
+    job = stage_job(run, wanted, PLATFORM)
+    assert stage_service(run, wanted) is None
+    assert container(job)["command"][:2] == ["ippo-stage", "fit-q"]
+    assert "subdomain" not in pod(job)
+    assert intent(run).spec.input_digest() == intent(cluster_run()).spec.input_digest()
 
 
 def test_deadlines_are_the_pods_so_that_no_queue_counts() -> None:

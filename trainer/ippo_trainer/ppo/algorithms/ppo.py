@@ -51,7 +51,7 @@ class Critic(nn.Module):
         """(T,) values, flat over the response tokens of a packed batch."""
         states = hidden_states(self.trunk, packed)[packed.predict_index]
         values: Tensor = self.head(states).squeeze(-1).float()
-        return values
+        return values.clone()  # sharded modules return no views
 
 
 class PPO:
