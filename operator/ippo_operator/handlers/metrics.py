@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -101,6 +101,7 @@ class Metrics:
             "ippo_api_request_seconds", "How long the API server took to answer", ("method",), _PASSES
         )
         self.registry.register(_Runs(self._standings, wall))
+        ProcessCollector(registry=self.registry)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
