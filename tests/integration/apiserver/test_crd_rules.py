@@ -1,0 +1,152 @@
+"""Every rule between fields, at every place of the CRD where it stands: a value that breaks it, and one that does not.
+
+The rules are read from the CRD itself, so one that is added without a case here fails. What is immutable once a run
+started stands at the root; test_crd has the cases of these.
+"""
+
+import copy
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from ippo_operator.api import cel
+from ippo_operator.api.crd import custom_resource_definition
+
+from .cases import GOOD
+from .server import RUNS, Api
+
+TRY = f"{RUNS.format('default')}?dryRun=All&fieldValidation=Strict"
+VALUE = {"name": "A", "value": "1"}
+KEY = {"name": "n", "key": "k"}
+DIRECTORY = {"name": "v", "mountPath": "/data", "emptyDir": {}}
+ENVIRONMENT = {"environment": {"name": "sr-funnel"}, "conversations": 4}
+
+
+class Place(NamedTuple):
+    """A rule where it stands; `[]` in the path is an entry of a list."""
+
+    path: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message[:30]}"
+
+
+class Case(NamedTuple):
+    """What breaks the rule, and what does not though it comes near."""
+
+    breaks: dict[str, Any]
+    holds: dict[str, Any]
+
+
+SPEC = GOOD["spec"]
+CASES: dict[str, Case] = {
+    "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations": Case(
+        {key: value for key, value in SPEC.items() if key != "warmStart"},
+        {key: value for key, value in SPEC.items() if key != "warmStart"} | {"policy": {"base": "hf://a/b"}},
+    ),
+    'allowed is above "0": at 0 no later outcome counts': Case(SPEC | {"discount": "0.0"}, SPEC | {"discount": "0.01"}),
+    "is missing; pods keep nothing, so a run in a cluster needs an S3 bucket: artifacts.s3.bucket": Case(
+        {key: value for key, value in SPEC.items() if key != "artifacts"}, SPEC
+    ),
+    "allowed is exactly one of conversations and demonstrations": Case({"epochs": 1}, {"demonstrations": 1}),
+    "allowed is at most conversations": Case(ENVIRONMENT | {"parallelism": 5}, ENVIRONMENT | {"parallelism": 4}),
+    'allowed is above "0" and below "1": some train, others measure': Case({"holdout": "1.0"}, {"holdout": "0.99"}),
+    "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot": Case(
+        {"bucket": "abc", "prefix": "a/.b"}, {"bucket": "abc", "prefix": "a/b."}
+    ),
+    "approves and rejects the same iteration; give one of the two": Case(
+        {"approve": 2, "reject": 2}, {"approve": 2, "reject": 1}
+    ),
+    "allowed is exactly one of secretKeyRef and configMapKeyRef": Case(
+        {"secretKeyRef": KEY, "configMapKeyRef": KEY}, {"configMapKeyRef": KEY}
+    ),
+    "allowed is exactly one of value and valueFrom": Case(VALUE | {"valueFrom": {"secretKeyRef": KEY}}, VALUE),
+    "this variable is set by the operator": Case(VALUE | {"name": "IPPO_X"}, VALUE | {"name": "MY_IPPO_X"}),
+    "without a key, operator must be Exists": Case({"value": "x"}, {"operator": "Exists"}),
+    "operator Exists takes any value; leave value out": Case(
+        {"key": "a", "operator": "Exists", "value": "x"}, {"key": "a", "operator": "Equal", "value": "x"}
+    ),
+    "allowed is exactly one of persistentVolumeClaim, secret, configMap, emptyDir": Case(
+        DIRECTORY | {"configMap": {"name": "c"}}, DIRECTORY
+    ),
+    "the operator provides this folder; take another one": Case(
+        DIRECTORY | {"mountPath": "/ippo/x"}, DIRECTORY | {"mountPath": "/ippos"}
+    ),
+    "allowed are a mountPath and a relative subPath without ..": Case(
+        DIRECTORY | {"subPath": "a/../b"}, DIRECTORY | {"subPath": "a..b"}
+    ),
+    "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set": Case(
+        {"labels": {"kueue.x-k8s.io/queue-name": "q"}, "annotations": {"a.k8s.io/b": "c"}},
+        {"labels": {"notippo.dev/x": "q"}, "annotations": {"team": "c"}},
+    ),
+}
+NAME = "metadata.name: allowed are a lower-case letter, then letters, digits and '-' up to 63"
+
+
+def schema() -> dict[str, Any]:
+    [version] = custom_resource_definition()["spec"]["versions"]
+    found: dict[str, Any] = version["schema"]["openAPIV3Schema"]
+    return found
+
+
+def rules(node: dict[str, Any], path: str = "") -> Iterator[Place]:
+    """All rules of a schema, with where they stand."""
+    for rule in node.get("x-kubernetes-validations", ()):
+        yield Place(path, rule["message"])
+    for name, child in node.get("properties", {}).items():
+        yield from rules(child, f"{path}.{name}".removeprefix("."))
+    if "items" in node:
+        yield from rules(node["items"], f"{path}[]")
+    if isinstance(node.get("additionalProperties"), dict):
+        yield from rules(node["additionalProperties"], f"{path}{{}}")
+
+
+PLACES = sorted({place for place in rules(schema()) if place.path})
+
+
+def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
+    """A good run with the value at that place; entries of lists on the way are as short as may be."""
+    made = copy.deepcopy(GOOD)
+    place: Any = made
+    *parents, last = re.findall(r"[^.\[\]]+|\[\]", path)
+    for part, following in itertools.pairwise([*parents, last]):
+        fresh: Any = [] if following == "[]" else {"name": "A"} if part == "[]" else {}
+        if part == "[]":
+            place.append(fresh)
+            place = fresh
+        else:
+            place = place.setdefault(part, fresh)
+    if last == "[]":
+        place.append(value)
+    else:
+        place[last] = copy.deepcopy(value)
+    return made
+
+
+def test_every_rule_of_the_crd_has_a_case() -> None:
+    assert {place.message for place in PLACES} == set(CASES)
+    at_the_root = {place.message for place in rules(schema()) if not place.path}
+    assert {message for message in at_the_root if not message.startswith(NAME)} == {cel.IMMUTABLE, cel.RISING}
+    assert len(PLACES) > 60
+
+
+@pytest.mark.parametrize("place", PLACES, ids=str)
+def test_a_rule_refuses_and_lets_pass(api: Api, place: Place) -> None:
+    case = CASES[place.message]
+    answer = api.create(TRY, document(place.path, case.breaks))
+    assert answer.code == 422, answer.body
+    assert place.message in answer.message
+    field = place.path.replace("[]", "[0]")
+    assert field in answer.message
+    answer = api.create(TRY, document(place.path, case.holds))
+    assert answer.code == 201, answer.message
+
+
+def test_the_rule_of_names_refuses_and_lets_pass(api: Api) -> None:
+    for name, code in (("a-1", 201), ("1-a", 422)):
+        answer = api.create(TRY, GOOD | {"metadata": {"name": name}})
+        assert answer.code == code, answer.message
+        assert code == 201 or NAME in answer.message
