@@ -107,17 +107,13 @@ class Reconciler:
         await self._forget(found, run, made)
         raw, run = await self._record(found.raw, run, made)
         trouble = await self._create(found.uid, run, made)
-        if trouble is not None:
-            told = self._plan(run, (trouble,), observed)
-            raw, run = await self._record(raw, run, told)
-            return Outcome(again=True, run=run)
         for name in made.deletes:
             if name in found.jobs:
                 await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
         refused = await self._serve(run, made, servers)
-        if refused is not None:
-            told = self._plan(run, found.observed, refused)
-            raw, run = await self._record(raw, run, told)
+        if trouble is not None or refused is not None:
+            seen = found.observed if trouble is None else (trouble,)
+            _, run = await self._record(raw, run, self._plan(run, seen, refused or observed))
             return Outcome(again=True, run=run)
         next_cleanup = await self._clean(found, run)
         look_again = servers.look_again if servers is not None else None

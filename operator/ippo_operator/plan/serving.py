@@ -171,15 +171,18 @@ class _Rollout:
 
     def _on(self, target: ServedPolicy) -> bool:
         """Whether what the Deployment says is about the target."""
-        return self.seen.fresh and (self.seen.policy, self.seen.template) == (target.digest, target.settings)
+        return self.seen.fresh and self._is(target)
+
+    def _is(self, target: ServedPolicy) -> bool:
+        return (self.seen.policy, self.seen.template) == (target.digest, target.settings)
 
     def _ready(self, target: ServedPolicy) -> bool:
         """New servers are ready when all of them are and the old ones are gone; later on, one of them is enough."""
         seen = self.seen
+        if target.same(self.serving.active) and self.serving.since is None:
+            return self._is(target) and (seen.available > 0 or seen.replicas == 0)
         if not self._on(target):
             return False
-        if target.same(self.serving.active) and self.serving.since is None:
-            return seen.available > 0 or seen.replicas == 0
         whole = seen.updated >= seen.replicas and seen.total <= seen.updated
         return whole and seen.available >= seen.replicas
 

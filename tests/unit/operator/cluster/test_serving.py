@@ -354,6 +354,26 @@ def test_a_deployment_that_the_server_refuses_is_told_once_and_heals() -> None:
     assert stands(api, "Ready") == ("True", "Completed")
 
 
+def test_a_stage_that_the_server_refuses_does_not_hold_up_the_servers() -> None:
+    api, operator, controller = begin()
+    no = answer(403, "Forbidden", "exceeded quota: team-quota")
+    refused = lambda request: request.method == "POST" and "/jobs" in request.path  # noqa: E731
+    api.before = lambda _n, request: no if refused(request) and status_of(api).get("stage") == "collect" else None
+    for _ in range(20):
+        operator.reconcile()
+        controller.step()
+    assert stands(api, "Reconciling") == ("True", "ChildRefused")
+    assert served(api) == promoted(api, 0)
+    assert "since" not in status_of(api)["serving"]
+
+
+def test_a_deployment_that_is_scaled_stays_ready() -> None:
+    api, operator, _ = finished()
+    api.edit("deployments", "team", "small", spec=deployment(api)["spec"] | {"replicas": 9})
+    operator.settle()
+    assert stands(api, "Ready") == ("True", "Completed")
+
+
 def test_a_status_that_cannot_be_written_keeps_the_deployment_as_it_is() -> None:
     api, operator, controller = finished()
     before = copy.deepcopy(deployment(api)["spec"])
