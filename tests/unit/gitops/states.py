@@ -168,10 +168,10 @@ STATES: tuple[State, ...] = (
     ),
     # Done, and serving
     _done("its servers are ready", worlds.serving),
-    State("its servers are not ready yet", _of(lambda: worlds.serving("Starting")), "InProgress", "Progressing", ""),
-    State("its servers crash", _of(lambda: worlds.serving("Crashing")), "InProgress", "Progressing", ""),
-    _stalled("its servers were rolled back", lambda: worlds.serving("Late")),
-    _stalled("its servers were late and are left so", lambda: worlds.serving("Late", onFailure="Hold")),
+    State("its servers are not ready yet", _of(worlds.set_up_anew), "InProgress", "Progressing", ""),
+    State("its servers crash", _of(worlds.crashing), "InProgress", "Progressing", ""),
+    _stalled("its servers were rolled back", worlds.late),
+    _stalled("its servers were late and are left so", lambda: worlds.late(onFailure="Hold")),
     _stalled("nobody named an image with the server", lambda: _driven(worlds.without_server_image())),
     _working("at work, and nobody named an image with the server", worlds.at_work_without_server_image),
     # Done, and then more

@@ -97,8 +97,7 @@ def journeys() -> Iterator[worlds.Recorded]:
     worlds.edited(paused, suspend=True).drive()
     worlds.edited(paused, suspend=False).drive()
     yield paused
-    for servers in ("Starting", "Crashing", "Late", "Ready"):
-        served = worlds.serving(servers)
+    for served in (worlds.serving(), worlds.set_up_anew(), worlds.crashing(), worlds.without_server_image()):
         served.drive()
         yield served
     asked = worlds.awaiting()

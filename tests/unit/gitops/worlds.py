@@ -5,19 +5,18 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from ippo_operator.api.crd import custom_resource_definition
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import Reason
 from ippo_operator.cluster import invalid
 from ippo_operator.cluster.client import Client
-from ippo_operator.plan.planner import plan
-from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing, Plan, Waiting
+from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing, Waiting
 from ippo_trainer.contract.spec import Decision, StageResult
 
 from ..operator.cluster.fake_api import FakeApi
-from ..operator.worlds import START, STORE, Cluster, Outcome, changed, good_result, make_run
+from ..operator.worlds import START, Cluster, Outcome, changed, good_result, make_run
 
 Object = dict[str, Any]
 QUEUE: Object = {"localQueueName": "team"}
@@ -36,48 +35,25 @@ def shown(run: IterativePPORun, **metadata: Any) -> Object:
 
 
 class Recorded(Cluster):
-    """Keeps what every pass left for others to see. Where the run serves, its servers do as they are told.
-
-    `servers` says how those of the newest pod template are; those before are ready.
-    """
+    """Keeps what every pass left for others to see; servers that are not ready can say why."""
 
     def __init__(self, run: IterativePPORun) -> None:
         super().__init__(run)
         self.seen: list[Object] = [shown(run)]
-        self.servers: Literal["Ready", "Starting", "Crashing", "Late", "NoImage"] = "Ready"
-        self.template = "sha256:" + "a" * 64
-        """Of the servers' pods as the spec asks for them, the policy apart."""
+        self.blocked: Waiting | None = None
+        """Why there can be no Deployment."""
+        self.trouble: Waiting | None = None
+        """Why servers do not get ready."""
+        self.late = False
+        """Whether the Deployment controller gave up on servers that are not ready."""
 
-    def plan(self) -> Plan:
-        serving = self._serving() if self.run.spec.serve is not None else None
-        return plan(self.run, tuple(self.jobs.values()), self.now, STORE, serving)
-
-    def _serving(self) -> ObservedServing:
-        served = self.run.status.serving if self.run.status is not None else None
-        target = served.target if served is not None else None
-        if self.servers == "NoImage":
-            waits = Waiting(Reason.NO_SERVER_IMAGE, "spec.pods.serve.image is missing")
-            return ObservedServing(self.template, blocked=waits)
-        if target is None:
-            return ObservedServing(self.template)
-        ready = self.servers == "Ready" or target.settings != self.template
-        return ObservedServing(
-            self.template,
-            exists=True,
-            as_asked=True,
-            policy=target.digest,
-            template=target.settings,
-            fresh=True,
-            replicas=1,
-            total=1,
-            updated=1,
-            available=int(ready),
-            exceeded=self.servers == "Late" and not ready,
-            restorable=frozenset({(target.digest, "sha256:" + "a" * 64)}),
-            trouble=Waiting(Reason.SERVER_FAILED, "the server ends again and again")
-            if self.servers == "Crashing" and not ready
-            else None,
-        )
+    def observed_servers(self) -> ObservedServing:
+        found = super().observed_servers()
+        if self.blocked is not None:
+            return ObservedServing(found.settings, blocked=self.blocked)
+        if found.available:
+            return found
+        return dataclasses.replace(found, trouble=self.trouble, exceeded=self.late)
 
     def step(self, die_after: int = 9) -> Any:
         made = super().step(die_after)
@@ -192,18 +168,41 @@ def answered(**answer: int) -> Recorded:
     return edited(awaiting(), promotion={"mode": "Manual", **answer})
 
 
-def serving(servers: Any = "Ready", **serve: Any) -> Recorded:
-    """A run that is done and serves its policy; then its servers are set up anew, and the operator saw how they are."""
-    world = driven(iterations={"max": 1}, serve={"replicas": 1, **serve})
-    world.servers = servers
-    world.template = "sha256:" + "b" * 64
-    return seen(world, 3)
+def serving(**serve: Any) -> Recorded:
+    """A run that is done and serves its policy."""
+    return driven(iterations={"max": 1}, serve={"replicas": 1, **serve})
+
+
+def set_up_anew(**serve: Any) -> Recorded:
+    """The servers of a run that is done were given other settings, with which they do not get ready."""
+    world = serving(**serve)
+    assert world.servers is not None
+    before = world.servers.settings
+    world.works = lambda servers: servers.settings == before
+    return seen(edited(world, pods={"serve": {"sharedMemory": "1Gi"}}), 2)
+
+
+def crashing() -> Recorded:
+    """The same, and it is known why."""
+    world = set_up_anew()
+    world.trouble = Waiting(Reason.SERVER_FAILED, "the server ends again and again")
+    return seen(world)
+
+
+def late(**serve: Any) -> Recorded:
+    """The same, until the Deployment controller gave up on them."""
+    world = set_up_anew(**serve)
+    world.late = True
+    seen(world)
+    world.late = False
+    world.drive()
+    return world
 
 
 def without_server_image() -> Recorded:
     """A run that serves, where nobody named an image with the server."""
     world = Recorded(make_run(iterations={"max": 1}, serve={"replicas": 1}))
-    world.servers = "NoImage"
+    world.blocked = Waiting(Reason.NO_SERVER_IMAGE, "spec.pods.serve.image is missing")
     return world
 
 
