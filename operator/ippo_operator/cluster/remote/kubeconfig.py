@@ -64,7 +64,7 @@ def load(path: str | None = None, context: str | None = None, namespace: str | N
         KubeconfigError: nothing usable is there.
     """
     places = _places(path)
-    found = [place for place in places if place.is_file()]
+    found = [place for place in places if place.exists()]
     if path is not None and not found:
         raise KubeconfigError(f"--kubeconfig {path}: no such file")
     if not found:
