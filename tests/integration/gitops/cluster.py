@@ -14,7 +14,8 @@ from ippo_operator.api.crd import custom_resource_definition
 from tests.integration.apiserver.server import RUNS, Answer, Api, until
 
 NEEDED = "needs a lab script (IPPO_LAB, or ../shared/lab/lab beside the repository) that brings Flux and Argo CD up"
-_KWOK = Path(__file__).parent / "kwok.yaml"
+_KWOK = Path(__file__).parents[1] / "scale" / "kwok.yaml"
+"""Starts pods and lets them go; how a stage's pod ends, with the right result, is up to kubelet.py."""
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _PATHS = {
     "Application": "/apis/argoproj.io/v1alpha1",

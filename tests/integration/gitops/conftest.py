@@ -1,5 +1,6 @@
 """One lab for all of these tests, with one operator and one stand-in for the kubelet."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,12 +14,19 @@ from .kubelet import Kubelet
 from .repository import Repository
 
 
+def _need(*programs: str) -> None:
+    missing = [program for program in programs if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"needs on the PATH: {', '.join(missing)}")
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A control plane with the CRD and a running operator."""
     script = find_lab()
     if script is None:
         pytest.skip(NEEDED)
+    _need("git", "openssl")
     folder = tmp_path_factory.mktemp("gitops")
     (folder / "repositories").mkdir()
     with Lab(script, folder / "repositories") as lab, Operator(lab, folder, "--resync-seconds", "20") as operator:  # type: ignore[arg-type]
@@ -42,6 +50,7 @@ def flux(lab: Lab) -> Lab:
 @pytest.fixture(scope="session")
 def argocd(lab: Lab) -> Lab:
     """The lab with Argo CD."""
+    _need("redis-server")
     lab.start("argocd")
     return lab
 
