@@ -2,6 +2,7 @@
 
 import base64
 import json
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from tests.unit.operator.cluster.toy_cluster import make_run
 
 from .process import Operator
-from .server import RUNS, USERS, Api, ControlPlane, until
+from .server import RUNS, USERS, Api, ControlPlane, find_assets, until
 from .stand_in import StandIn
 from .test_operator import put, truth, wait_for
 
@@ -166,6 +167,29 @@ def test_diff_says_what_the_api_server_would(api: Api, cluster: Operator, ippo: 
     assert "REFUSED" in said.out
     refused = api.merge(path, {"spec": {"seed": 5}})
     assert refused.code == 422, "the API server agrees"
+
+
+def test_diff_foresees_what_kubectl_applies(api: Api, cluster: Operator, ippo: Ippo, tmp_path: Path) -> None:
+    assets = find_assets()
+    if assets is None or not (assets / "kubectl").exists():
+        pytest.skip("needs kubectl beside kube-apiserver, where setup-envtest puts it")
+
+    def apply(**spec: Any) -> str:
+        file = str(manifest(tmp_path, "grown", **spec))
+        command = [str(assets / "kubectl"), "apply", "-f", file]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    apply(suspend=True, serviceAccountName="models")
+    assert ippo("resume", "grown").code == 0
+    foreseen = ippo("diff", "-f", str(manifest(tmp_path, "grown", iterations={"max": 3})))
+    assert foreseen.out.splitlines() == [
+        "spec.iterations.max: 1 → 3  allowed",
+        'spec.serviceAccountName: "models" → nothing  allowed',
+    ]
+    assert "configured" in apply(iterations={"max": 3})
+    spec = api.get(f"{RUNS.format(NAMESPACE)}/grown").body["spec"]
+    assert (spec["iterations"]["max"], "serviceAccountName" in spec, spec["suspend"]) == (3, False, False)
+    assert ippo("diff", "-f", str(manifest(tmp_path, "grown", iterations={"max": 3}))).code == 0
 
 
 def test_logs_say_what_there_is(api: Api, cluster: Operator, ippo: Ippo) -> None:
