@@ -139,6 +139,34 @@ def test_a_status_of_a_newer_operator_is_read_as_far_as_it_is_known(server: Serv
     assert "the operator is of another version" in said.err
 
 
+def test_a_run_whose_last_policy_could_not_be_served(server: Server, ippo: Ippo) -> None:
+    finish(server)
+    run = server.api.objects["iterativepporuns", "team", "small"]
+    told = {"reason": "RolledBack", "message": "the servers of iteration 2's policy were not ready in time"}
+    for condition in run["status"]["conditions"]:
+        if condition["type"] in {"Stalled", "Ready"}:
+            condition |= told | {"status": "True" if condition["type"] == "Stalled" else "False"}
+    active, target = (
+        {"iteration": number, "digest": f"sha256:{number}" + "0" * 63, "key": "k", "settings": "sha256:" + "1" * 64}
+        for number in (1, 2)
+    )
+    failed = target | told | {"time": "2026-01-31T12:00:00Z"}
+    run["status"]["serving"] = {"active": active, "target": active, "failed": failed}
+    said = ippo("status", "small")
+    assert said.out.startswith("small: Succeeded")
+    assert "what to do (RolledBack)" in said.out
+    assert "`kubectl describe deployment small`" in said.out
+    assert "serving: the policy of iteration 1 (100000000000)" in said.out
+    assert ippo("status", "small", "-w").code == 1, "it did not end well"
+
+
+def test_a_run_on_its_way_out(server: Server, ippo: Ippo) -> None:
+    begin(server)
+    run = server.api.objects["iterativepporuns", "team", "small"]
+    run["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+    assert ippo("status", "small").out.startswith("small: Terminating")
+
+
 def test_one_run_of_another_version_does_not_hide_the_others(server: Server, ippo: Ippo) -> None:
     finish(server)
     begin(server, "alien")
