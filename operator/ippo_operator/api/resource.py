@@ -85,7 +85,8 @@ class Retries(Model):
     """
 
     try_again: Annotated[int, Field(ge=0, le=100)] = 5
-    """Exit code 75: the world was not ready, such as a store that is down or a full disk."""
+    """Exit code 75: the world was not ready, such as a store that is down or a full disk; also pods that waited longer
+    than pendingDeadlineSeconds."""
     crashes: Annotated[int, Field(ge=0, le=100)] = 2
     """Any unknown exit code, and results that cannot be read."""
     disruptions: Annotated[int, Field(ge=0, le=1000)] = 100
