@@ -51,7 +51,7 @@ class View:
         if "deletionTimestamp" in self.raw["metadata"]:
             return "Terminating"
         status = self.status
-        if status.is_true("Succeeded"):
+        if status.is_true("Succeeded") and not status.is_true("Reconciling"):
             return "Succeeded"
         if status.is_true("Stalled"):
             return "Failed"
@@ -77,7 +77,7 @@ class View:
     @property
     def telling(self) -> Condition | None:
         """The condition that says why the run is where it is."""
-        kinds: tuple[ConditionType, ...] = ("Stalled", "Suspended")
+        kinds: tuple[ConditionType, ...] = ("Stalled", "Suspended", "Reconciling")
         found: ConditionType = next((kind for kind in kinds if self.status.is_true(kind)), "Ready")
         return self.status.condition(found)
 

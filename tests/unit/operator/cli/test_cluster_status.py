@@ -160,6 +160,32 @@ def test_a_run_whose_last_policy_could_not_be_served(server: Server, ippo: Ippo)
     assert ippo("status", "small", "-w").code == 1, "it did not end well"
 
 
+def test_trouble_with_servers_does_not_hide_what_the_run_does(server: Server, ippo: Ippo) -> None:
+    """Ready tells of the servers, Reconciling of the run."""
+    operator = begin(server, promotion={"mode": "Manual"})
+    operator.finish(ToyController(server.api))
+    run = server.api.objects["iterativepporuns", "team", "small"]
+    ready = next(condition for condition in run["status"]["conditions"] if condition["type"] == "Ready")
+    ready |= {"reason": "RolledBack", "message": "the servers were not ready in time"}
+    said = ippo("status", "small")
+    assert said.out.startswith("small: Waiting")
+    assert "`ippo approve small`" in said.out
+    assert "RolledBack" in ippo("explain", "small").out
+
+
+def test_servers_that_are_rolled_out_again_after_the_end(server: Server, ippo: Ippo) -> None:
+    finish(server)
+    run = server.api.objects["iterativepporuns", "team", "small"]
+    for condition in run["status"]["conditions"]:
+        if condition["type"] in {"Reconciling", "Ready"}:
+            condition |= {"reason": "RollingOut", "message": "the servers are not ready yet"}
+            condition["status"] = "True" if condition["type"] == "Reconciling" else "False"
+    assert ippo("status", "small").out.splitlines()[:2] == [
+        "small: Running, 1 of 1 iterations done  ████████████████████████",
+        "  the servers are not ready yet",
+    ]
+
+
 def test_a_run_on_its_way_out(server: Server, ippo: Ippo) -> None:
     begin(server)
     run = server.api.objects["iterativepporuns", "team", "small"]
