@@ -202,6 +202,8 @@ class Service:
 
     def _forget(self, key: Key) -> None:
         self.queue.drop(key)
+        if key not in self._meanwhile:  # else there is a new one of that name
+            self.sightings.forget(key)
         self._metrics.phase_of(key, None)
         self._own.pop(key, None)
         self._heard.pop(key, None)

@@ -33,6 +33,10 @@ class Sightings:
         self._last = self._steady()
         self._versions.pop(key, None)
 
+    def forget(self, key: Key) -> None:
+        """A pass found no such run: what a watch told of it came late."""
+        self._versions.pop(key, None)
+
     def child_seen(self) -> None:
         """A watch told of a Job, a pod or a Deployment."""
         self._last = self._steady()
