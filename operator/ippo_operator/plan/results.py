@@ -17,6 +17,8 @@ from ippo_operator.plan import approval
 from ippo_operator.plan.stage_specs import PRODUCES, STAGES, current_iteration
 from ippo_operator.plan.types import ObservedJob
 
+MAX_HISTORY_BYTES = 40 * 1024
+"""Of the iterations in a status, which has 64 KB in all."""
 METRIC_NAMES = {"Value": "value", "Success": "success"}
 
 
@@ -132,4 +134,15 @@ def _close(status: RunStatus, spec: RunSpec, now: datetime) -> RunStatus:
 
 def _with_iteration(status: RunStatus, iteration: IterationStatus, limit: int) -> RunStatus:
     others = [row for row in status.iterations if row.iteration != iteration.iteration]
-    return status.model_copy(update={"iterations": (*others, iteration)[-limit:]})
+    return status.model_copy(update={"iterations": _within_bounds((*others, iteration)[-limit:])})
+
+
+def _within_bounds(rows: tuple[IterationStatus, ...]) -> tuple[IterationStatus, ...]:
+    """The latest rows that the status has room for; only rows that are full of figures are ever dropped early."""
+    room, kept = MAX_HISTORY_BYTES, len(rows)
+    for number, row in enumerate(reversed(rows)):
+        room -= len(row.model_dump_json(by_alias=True, exclude_none=True).encode())
+        if room < 0:
+            kept = max(1, number)
+            break
+    return rows[len(rows) - kept :]

@@ -181,4 +181,4 @@ def test_the_status_of_a_thousand_iterations_fits_into_64_kb() -> None:
     assert status is not None
     last = status.model_copy(update={"completed_iterations": 1000, "iteration": 1000})
     assert len(last.model_dump_json(by_alias=True, exclude_none=True).encode()) <= 64 * 1024
-    assert len(status.iterations) == 20
+    assert 10 <= len(status.iterations) <= 20
