@@ -14,6 +14,7 @@ import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.ppo.trainer import Improvement
+from ippo_trainer.stages import improve_ranks
 from ippo_trainer.stages.improve_ranks import first_failure
 from ippo_trainer.store.artifact import fetch
 from safetensors.torch import load_file
@@ -222,6 +223,15 @@ def test_what_is_wrong_with_the_spec_is_said_as_ever(small_world: Any, launch: C
     ranks.start(processes=2)
     assert ranks.wait() == [64]
     assert "improve is missing" in ranks.said()["error"]["message"]
+
+
+@pytest.mark.parametrize("node", ["0", "1"])
+def test_pods_that_wait_in_vain_try_again(node: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(improve_ranks, "MEETING_SECONDS", 2)
+    log = tmp_path / "log.json"
+    where = ["--nodes", "2", "--node", node, "--port", str(free_port())]
+    assert improve_ranks.main([*where, "--termination-log", str(log), "--spec", "spec.json"]) == 75
+    assert "did not meet at 127.0.0.1" in json.loads(log.read_bytes())["error"]["message"]
 
 
 @pytest.mark.parametrize(

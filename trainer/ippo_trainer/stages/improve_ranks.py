@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ[_WORKER] = folder
         try:
             code, rank = _launch(arguments, rest)
+        except TryAgainError as error:
+            print(error, file=sys.stderr)
+            write_termination_log(log, error_message(error.reason, str(error)))
+            return error.exit_code
         finally:
             del os.environ[_WORKER]
         said = Path(folder) / f"{rank}.json"
@@ -86,9 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _launch(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, int]:
-    """Exit code, and the local rank whose message counts."""
+    """Exit code, and the local rank whose message counts. Raises TryAgainError if the pods do not meet."""
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     node = int(os.environ.get("JOB_COMPLETION_INDEX", "0")) if arguments.node is None else arguments.node
@@ -110,6 +116,12 @@ def _launch(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, int]:
         return first_failure({failure.local_rank: failure.exitcode for failure in error.failures.values()})
     except SignalException:
         return StoppedError.exit_code, 0
+    except (DistError, RendezvousError) as error:
+        raise TryAgainError(
+            f"the {arguments.nodes} pods did not meet at {arguments.master} within {MEETING_SECONDS} s "
+            f"({str(error).splitlines()[0][:200]})",
+            "See which of them do not start; a queue starts all at once or none.",
+        ) from error
     return 0, 0
 
 
