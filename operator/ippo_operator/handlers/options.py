@@ -117,7 +117,7 @@ def _add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, st
     )
     add("--lease-namespace", default=default("LEASE_NAMESPACE"), help="where the Lease is (default: the pod's own)")
     add("--lease-name", default=default("LEASE_NAME", "ippo-operator"), help="name of the Lease (default: %(default)s)")
-    add("--workers", type=int, default=default("WORKERS", "8"), help="runs worked on at once (default: %(default)s)")
+    add("--workers", type=int, default=default("WORKERS", "16"), help="runs worked on at once (default: %(default)s)")
     add(
         "--resync-seconds",
         type=float,

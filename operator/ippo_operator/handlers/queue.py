@@ -47,7 +47,10 @@ class KeyedQueue(Generic[K]):
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, key: K, after: float = 0.0) -> None:
-        """Makes the key due in so many seconds, unless it is due earlier anyway."""
+        """Makes the key due in so many seconds, unless it is due earlier anyway.
+
+        Less than 0 is ahead of keys that are due already.
+        """
         due = self.clock() + after
         if due >= self._due.get(key, float("inf")):
             return

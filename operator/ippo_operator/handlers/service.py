@@ -20,6 +20,8 @@ from ippo_operator.handlers.sightings import Sightings
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name of a run."""
+_AHEAD = 30.0
+"""Seconds. What a run goes on because of comes before all that became due so long ago, but starves nothing."""
 _log = logging.getLogger("ippo.operator")
 
 
@@ -27,7 +29,7 @@ _log = logging.getLogger("ippo.operator")
 class Pace:
     """How much at once, and how often."""
 
-    workers: int = 8
+    workers: int = 16
     """Passes at the same time."""
     resync: float = 300.0
     """Seconds between two looks at everything."""
@@ -120,7 +122,7 @@ class Service:
         """See Listener."""
         self.sightings.child_seen()
         self._hear(key)
-        self.queue.add(key, delay)
+        self.queue.add(key, delay or -_AHEAD)
 
     def _hear(self, key: Key) -> None:
         """Takes note of the first event that the next pass answers."""

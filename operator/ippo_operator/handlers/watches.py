@@ -58,7 +58,10 @@ class Listener(Protocol):
         """A run is gone."""
 
     def child_changed(self, key: Key, delay: float) -> None:
-        """Something that the run owns was created, changed or deleted; a pass may wait for so many seconds."""
+        """Something that the run owns was created, changed or deleted; a pass may wait for so many seconds.
+
+        Without a delay the run goes on because of it.
+        """
 
 
 class Watches:

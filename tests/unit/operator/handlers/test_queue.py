@@ -78,6 +78,19 @@ def test_the_earlier_time_wins() -> None:
     run(scene())
 
 
+def test_what_is_urgent_is_ahead_of_what_became_due_recently_and_starves_nothing() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        queue: KeyedQueue[str] = KeyedQueue(clock=clock)
+        queue.add("old")
+        clock.now = 31
+        queue.add("recent")
+        queue.add("urgent", -30)
+        assert [await queue.take() for _ in range(3)] == ["old", "urgent", "recent"]
+
+    run(scene())
+
+
 def test_a_waiting_taker_hears_of_a_new_key() -> None:
     async def scene() -> None:
         queue: KeyedQueue[str] = KeyedQueue(clock=Clock())
