@@ -19,7 +19,7 @@ from .kubelet import Kubelet, delete_namespace, namespace_of
 from .process import Operator
 from .server import RUNS, Api, until
 
-QUICK = {"pods": {"common": {"terminationGracePeriodSeconds": 0}}}
+QUICK = {"pods": {"common": {"terminationGracePeriodSeconds": 5}}}
 """A namespace controller waits as long as the pods in it may take to end."""
 
 
@@ -61,7 +61,7 @@ def truth(api: Api, path: str, kind: str) -> tuple[str, str]:
     return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
 
 
-def await_end(api: Api, path: str, *operators: Operator, seconds: float = 150) -> dict[str, Any]:
+def await_end(api: Api, path: str, *operators: Operator, seconds: float = 90) -> dict[str, Any]:
     """Until the run succeeded; its status."""
     try:
         until(lambda: _answers(lambda: truth(api, path, "Succeeded")[0] == "True"), "the run succeeds", seconds)
@@ -80,9 +80,13 @@ def _answers(holds: Callable[[], bool]) -> bool:
 
 
 def under_way(api: Api, path: str, stage: str = "collect") -> None:
-    """Until an attempt of that stage has its Job."""
-    until(lambda: bool(status_of(api, path).get("active", {}).get("seen")), "a job is seen", 60)
-    until(lambda: status_of(api, path).get("stage") == stage, f"{stage} is due", 60)
+    """Until the operator saw the Job of that stage; one that goes before is made again under its name."""
+
+    def seen() -> bool:
+        status = status_of(api, path)
+        return status.get("stage") == stage and bool((status.get("active") or {}).get("seen"))
+
+    until(seen, f"the job of {stage} is seen", 60)
 
 
 def jobs(api: Api, namespace: str) -> list[dict[str, Any]]:
@@ -104,6 +108,13 @@ def each_once(api: Api, namespace: str, run: str, stages: int) -> None:
 def report(operator: Operator, probe: str = "/readyz") -> tuple[int, dict[str, Any]]:
     code, body = operator.probe(probe)
     return code, json.loads(body) if body else {}
+
+
+def knows(operator: Operator, api: Api) -> bool:
+    """Whether the operator knows of as many runs as there are, and has nothing to do for another one."""
+    told = report(operator)[1]
+    there = api.get(RUNS.replace("/namespaces/{}", "")).body["items"]
+    return (told["knownRuns"], told["queueDepth"]) == (len(there), 0)
 
 
 # The API server and its etcd
@@ -171,8 +182,7 @@ def test_a_namespace_that_is_deleted_goes_with_its_run(
     until(lambda: bool(jobs(cluster.api, namespace)), "a job is there")
     delete_namespace(cluster.api, namespace)
     assert cluster.api.get(path).code == 404
-    until(lambda: report(operator)[1]["queueDepth"] == 0, "the run is forgotten")
-    assert report(operator)[1]["knownRuns"] == 0
+    until(lambda: knows(operator, cluster.api), "the run is forgotten")
     elsewhere = namespace_of(cluster.api, f"{namespace[:50]}-next")
     await_end(cluster.api, begin(cluster.api, elsewhere), operator)
     delete_namespace(cluster.api, elsewhere)
@@ -189,7 +199,7 @@ def test_a_namespace_is_deleted_while_no_operator_runs(
     delete_namespace(cluster.api, namespace)
     operator.start()
     operator.wait_ready()
-    assert report(operator)[1]["knownRuns"] == 0
+    until(lambda: knows(operator, cluster.api), "the run is forgotten")
 
 
 def test_a_crd_that_is_removed_and_comes_back(
@@ -222,7 +232,6 @@ def test_a_job_that_is_deleted_by_hand_is_a_lost_attempt(
     kubelet.holds = lambda pod: "collect-a1" in pod["metadata"]["name"]
     path = begin(cluster.api, namespace)
     under_way(cluster.api, path)
-    until(lambda: len(jobs(cluster.api, namespace)) == 2, "collect has its job")
     name = status_of(cluster.api, path)["active"]["jobName"]
     cluster.api.delete(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}?propagationPolicy=Background")
     status = await_end(cluster.api, path, operator)
@@ -254,7 +263,6 @@ def test_a_job_that_someone_suspends_waits_and_goes_on(
     kubelet.holds = lambda pod: "collect-a1" in pod["metadata"]["name"]
     path = begin(cluster.api, namespace)
     under_way(cluster.api, path)
-    until(lambda: len(jobs(cluster.api, namespace)) == 2, "collect has its job")
     name = status_of(cluster.api, path)["active"]["jobName"]
     job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
     assert cluster.api.merge(job, {"spec": {"suspend": True}}).code == 200
