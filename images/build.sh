@@ -55,10 +55,11 @@ for image in $IMAGES; do
   # shellcheck disable=SC2086
   $build "$@" ${BUILD_FLAGS:-} .
   if [ -n "${SAVE:-}" ]; then
-    rm -f "$SAVE/$image.tar"
+    rm -f "$SAVE/$image.new"
     case "$ENGINE" in
-      buildah) buildah push --quiet "$name" "docker-archive:$SAVE/$image.tar:$name" ;;
-      *) "$ENGINE" save --output "$SAVE/$image.tar" "$name" ;;
+      buildah) buildah push --quiet "$name" "docker-archive:$SAVE/$image.new:$name" ;;
+      *) "$ENGINE" save --output "$SAVE/$image.new" "$name" ;;
     esac
+    mv "$SAVE/$image.new" "$SAVE/$image.tar"
   fi
 done

@@ -138,7 +138,7 @@ def build(tmp_path, engine="buildah", **settings):
     """Runs build.sh with a stand-in for the engine; returns its arguments, one call a line."""
     binary = tmp_path / "bin" / engine
     binary.parent.mkdir(exist_ok=True)
-    binary.write_text(f'#!/bin/sh\necho "{engine} $*" >> {tmp_path}/calls\n')
+    binary.write_text(f'#!/bin/sh\necho "{engine} $*" >> {tmp_path}/calls\ntouch {tmp_path}/trainer-cpu.new\n')
     binary.chmod(0o755)
     environment = {"PATH": f"{binary.parent}:{os.environ['PATH']}", "ENGINE": engine, **settings}
     ended = subprocess.run(
@@ -170,7 +170,8 @@ def test_make_images_passes_wheels_base_and_flags_on(tmp_path):
     assert f"--volume {tmp_path}:{tmp_path}:ro" in calls[-2]
     assert "PIP_EXTRA_INDEX_URL" not in calls[-2]
     assert "--network host ." in calls[-2]
-    assert calls[-1].endswith(f"docker-archive:{tmp_path}/trainer-cpu.tar:registry.example/a/ippo-trainer:9-cpu")
+    assert (tmp_path / "trainer-cpu.tar").exists()
+    assert calls[-1].endswith(f"docker-archive:{tmp_path}/trainer-cpu.new:registry.example/a/ippo-trainer:9-cpu")
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_half_precision_doubles_when_it_is_loaded_as_float32(tmp_path):
 def test_a_model_that_is_too_large_is_refused_before_it_is_loaded(tmp_path, monkeypatch):
     directory = model(tmp_path / "policy", [100_000, 30_000], "BF16")
     monkeypatch.setattr(memory, "memory_limit", lambda: 2 << 30)
-    with pytest.raises(BadDataError, match=r"needs 11845 MiB of memory, .* 2048 MiB.* spec\.pods\.serve\.resources"):
+    with pytest.raises(BadDataError, match=r"needs 11895 MiB of memory, .* 2048 MiB.* spec\.pods\.serve\.resources"):
         loading.load(Settings(directory, "Transformers", 16, 4, DIGEST, "demo"))
 
 

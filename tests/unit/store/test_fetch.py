@@ -63,7 +63,7 @@ def test_a_model_that_is_larger_than_the_memory_is_not_even_downloaded(
     command = [*arguments(tmp_path, published), "--fits-memory"]
     monkeypatch.setattr(memory, "memory_limit", lambda: memory.RUNTIME_BYTES)
     assert main(command) == 65
-    assert "needs 401 MiB of memory, this container has 400 MiB" in capsys.readouterr().err
+    assert "needs 451 MiB of memory, this container has 450 MiB" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(memory, "memory_limit", lambda: memory.RUNTIME_BYTES + 7)
     assert main(command) == 0

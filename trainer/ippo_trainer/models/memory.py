@@ -8,7 +8,7 @@ from pathlib import Path
 from ippo_trainer.contract.errors import BadDataError
 
 # Of a process that has loaded torch and transformers, and nothing else yet.
-RUNTIME_BYTES = 400 << 20
+RUNTIME_BYTES = 450 << 20
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup v2, v1
 _HEADER_LIMIT = 100 << 20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}

@@ -54,7 +54,6 @@ def _load_transformers(settings: Settings) -> Loaded:
     from ippo_trainer.text.render import Renderer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(_processors())
     if device == "cuda":
         memory.check_fits_devices(settings.policy, True, torch.cuda.get_device_properties(0).total_memory)
     policy = load_policy(settings.policy, device)
@@ -74,6 +73,7 @@ def _load_transformers(settings: Settings) -> Loaded:
         settings.max_waiting,
         renderer.stop_ids,
         policy.tokenizer.pad_token_id,
+        _processors(),
     )
     return Loaded(renderer, engine)
 

@@ -38,6 +38,7 @@ class TransformersEngine:
         rows: sequences that run at once; a request takes one per sample.
         max_waiting: requests that wait for free rows; beyond, BusyError.
         stop_ids, pad_id: as `Slots`.
+        threads: of torch; OpenMP counts them for each calling thread, so they are set in the engine's own.
     """
 
     def __init__(
@@ -49,11 +50,13 @@ class TransformersEngine:
         max_waiting: int,
         stop_ids: frozenset[int],
         pad_id: int,
+        threads: int = 1,
     ) -> None:
         self.max_new_tokens = max_new_tokens
         self.max_samples = rows
         self._slots = Slots(model, rows, max_prompt_tokens + max_new_tokens, stop_ids, pad_id)
         self._max_waiting = max_waiting
+        self._threads = threads
         self._waiting: deque[_Request] = deque()
         self._running: set[_Request] = set()
         self._given_up: set[_Request] = set()
@@ -116,6 +119,7 @@ class TransformersEngine:
 
     def _work(self) -> None:
         try:
+            torch.set_num_threads(self._threads)
             with torch.inference_mode():
                 while self._turn():
                     pass
