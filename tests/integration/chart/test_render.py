@@ -76,7 +76,7 @@ def test_values_arrive_as_the_operators_options() -> None:
     assert options.platform.serve_image == "registry.example/ippo-serve:1.2.3"
     assert (options.platform.image_pull_policy, options.platform.user) == ("Never", None)
     assert (options.namespaces, options.lease_namespace, options.lease_name) == (("team-a",), "team-a", "a-lease")
-    assert (options.workers, options.resync, options.port) == (16, 60, 9090)
+    assert (options.workers, options.resync, options.port) == (4, 60, 9090)
     assert (options.log_format, options.log_level) == ("text", "warning")
 
 
