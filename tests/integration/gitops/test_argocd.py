@@ -62,7 +62,9 @@ class Team:
         """A sync by hand, as the button does it; returns when it is over."""
         path = self.lab.path("Application", SYSTEM, self.name)
         before = self.status.get("operationState", {}).get("finishedAt")
-        operation = {"initiatedBy": {"username": "tests"}, "sync": {"revision": "main", "prune": True}}
+        options = self.lab.api.get(path).body["spec"]["syncPolicy"]["syncOptions"]
+        sync = {"revision": "main", "prune": True, "syncOptions": options}
+        operation = {"initiatedBy": {"username": "tests"}, "sync": sync}
         self.until(lambda: self.idle, "no other sync is under way")
         assert self.lab.api.merge(path, {"operation": operation}).code == 200
         self.until(lambda: self.idle and self.status["operationState"].get("finishedAt") != before, "the sync is over")
@@ -158,7 +160,8 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     shop.repository.write("README.md", "nothing that matters")
     shop.wait("Healthy", shop.pushed("a commit that changes no manifest"))
     shop.sync()
-    assert run.now["metadata"]["resourceVersion"] == done["metadata"]["resourceVersion"]
+    assert run.now["metadata"]["generation"] == done["metadata"]["generation"]
+    assert run.now["status"] == done["status"]
     assert (run.uid, kubelet.jobs(shop.name)) == (uid, ran)
 
     commit = shop.push(serving(iterations={"max": 2}), "one more iteration")
@@ -171,7 +174,7 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     done = run.now
     shop.push(serving(iterations={"max": 2}, seed=9), "what is immutable")
     shop.until(lambda: "spec.seed: Forbidden: is immutable" in str(shop.status.get("operationState")), "it is refused")
-    assert run.now["metadata"]["resourceVersion"] == done["metadata"]["resourceVersion"]
+    assert (run.now["spec"], run.now["status"]) == (done["spec"], done["status"])
     shop.wait("Healthy", shop.push(serving(iterations={"max": 2}), "put back"))
 
     ran = kubelet.jobs(shop.name)

@@ -218,8 +218,10 @@ def test_the_operator_comes_from_git_and_its_crd_stays(flux: Lab, repository: Ne
         conditions = flux.api.get(path).body.get("status", {}).get("conditions", ())
         return next((c for c in conditions if c["type"] == "Ready"), {"status": "", "message": ""})
 
-    until(lambda: ready()["status"] in {"True", "False"}, "Flux is done with it", 120)
-    assert ready()["status"] == "True", ready()
+    try:
+        until(lambda: ready()["status"] == "True", "the operator is applied", 120)
+    except TimeoutError as error:
+        raise AssertionError(f"{error}: {ready()}") from None
     assert commit in ready()["message"]
     deployment = flux.get("Deployment", "ippo-system", "ippo-operator").body
     [container] = deployment["spec"]["template"]["spec"]["containers"]
