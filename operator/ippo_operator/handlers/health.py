@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from ippo_operator.cluster import clock
+from ippo_operator.cluster.resources import RUNS
 from ippo_operator.handlers.metrics import CONTENT_TYPE, Metrics
 from ippo_operator.handlers.service import Service
 
@@ -71,7 +72,8 @@ class Health:
         if service.failed.done():
             return "a loop of the operator ended"
         missing = self._missing()
-        if not missing:
+        # Without the CRD alone, a restart brings nothing; the watches come by themselves once it is there.
+        if not set(missing) - {RUNS.plural}:
             self._whole_at = self._steady()
         elif self._steady() - self._whole_at > self._limits.stale:
             return _unwatched(missing)
