@@ -50,3 +50,26 @@ def test_without_a_server_everything_is_missing_and_it_stops_all_the_same(monkey
         assert set(watching.missing) == {"iterativepporuns", "jobs", "pods", "deployments"}
 
     asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+def test_kopf_keeps_little_and_copies_nothing() -> None:
+    made = settings([])
+    assert made.watching.chunk_size == 50
+    assert made.queueing.idle_timeout < 1
+    assert made.persistence.diffbase_storage.build(body={"spec": {"a": 1}}) == {}  # type: ignore[arg-type]
+    assert set(made.watching.field_selectors.values()) == {"status.phase!=Succeeded,status.phase!=Failed"}
+
+
+def event(kind: str, name: str = "MODIFIED", **status: Any) -> dict[str, Any]:
+    return {"type": name, "object": {"kind": kind, "metadata": {"name": "x"}, "status": status}}
+
+
+def test_a_job_that_is_over_or_gone_wakes_its_run_at_once_and_one_that_starts_does_not() -> None:
+    done = [{"type": "Complete", "status": "True"}]
+    nearly = [{"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Failed", "status": "False"}]
+    assert watches._decisive(event("Job", conditions=done))
+    assert watches._decisive(event("Job", "DELETED"))
+    assert watches._decisive(event("Deployment"))
+    assert not watches._decisive(event("Job", "ADDED"))
+    assert not watches._decisive(event("Job", active=1, conditions=nearly))
+    assert not watches._decisive(event("Pod", phase="Running"))
