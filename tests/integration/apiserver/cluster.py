@@ -28,7 +28,7 @@ _ROOM = {"cpu": "64", "memory": "256Gi", "pods": "500", "ephemeral-storage": "1T
 
 
 class Cluster(ControlPlane):
-    """As ControlPlane, with the scheduler and controllers of namespaces, garbage, Jobs, Deployments, quota and accounts.
+    """As ControlPlane, with the scheduler and controllers of namespaces, garbage, Jobs, Deployments, quotas, accounts.
 
     Service account admission is on. Pods that the scheduler binds do not run: see Kubelet.
     """
