@@ -26,6 +26,7 @@ Key: TypeAlias = tuple[str, str]
 CHILDREN = (JOBS, PODS, DEPLOYMENTS)
 _SETTLING = 0.5
 """Seconds. A Job and its pods change many times while they start; what it comes to is one pass."""
+_TOLD_BY = ("generation", "deletionTimestamp", "labels", "annotations", "ownerReferences")
 _OVER = {"Complete", "Failed"}
 _ALL = tuple(resource.plural for resource in (RUNS, *CHILDREN))
 _SILENCE = 90.0
@@ -142,6 +143,7 @@ class Watches:
     def _registry(self) -> kopf.OperatorRegistry:
         made = kopf.OperatorRegistry()
         tell = self._loop.call_soon_threadsafe
+        changes = _JobChanges()
 
         async def log_in(**_: Any) -> kopf.ConnectionInfo:
             return _connection(await self._login())
@@ -157,7 +159,7 @@ class Watches:
         async def child_event(event: Mapping[str, Any], **_: Any) -> None:
             metadata = event["object"]["metadata"]
             name = (metadata.get("labels") or {}).get(RUN)
-            if name:
+            if name and changes.matters(event):
                 delay = 0.0 if _decisive(event) else _SETTLING
                 tell(self._listener.child_changed, (metadata["namespace"], name), delay)
 
@@ -166,6 +168,28 @@ class Watches:
         for resource in CHILDREN:
             kopf.on.event(*_selector(resource), labels={RUN_UID: kopf.PRESENT}, registry=made)(child_event)
         return made
+
+
+class _JobChanges:
+    """Tells changes of a Job that a run could go on because of from those that only count its pods."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def matters(self, event: Mapping[str, Any]) -> bool:
+        """Whether anything else than the count of pods is new; always of other kinds than Jobs."""
+        child = event["object"]
+        if child.get("kind") != JOBS.kind:
+            return True
+        metadata = child["metadata"]
+        if event["type"] == "DELETED":
+            self._known.pop(metadata["uid"], None)
+            return True
+        told = [metadata.get(name) for name in _TOLD_BY]
+        facts = hash(repr((told, _decisive(event))))
+        news = self._known.get(metadata["uid"]) != facts
+        self._known[metadata["uid"]] = facts
+        return news
 
 
 def _decisive(event: Mapping[str, Any]) -> bool:

@@ -73,3 +73,26 @@ def test_a_job_that_is_over_or_gone_wakes_its_run_at_once_and_one_that_starts_do
     assert not watches._decisive(event("Job", "ADDED"))
     assert not watches._decisive(event("Job", active=1, conditions=nearly))
     assert not watches._decisive(event("Pod", phase="Running"))
+
+
+def test_a_job_that_only_counts_its_pods_wakes_nobody() -> None:
+    def job(name: str = "MODIFIED", generation: int = 1, **status: Any) -> dict[str, Any]:
+        metadata = {"name": "x", "uid": "u", "generation": generation, "labels": {"a": "b"}}
+        return {"type": name, "object": {"kind": "Job", "metadata": metadata, "status": status}}
+
+    changes = watches._JobChanges()
+    done = [{"type": "Complete", "status": "True"}]
+    told = [
+        job("ADDED"),
+        job(active=1),
+        job(active=1, ready=1),
+        job(generation=2, active=1),
+        job(generation=2, uncountedTerminatedPods={"succeeded": ["p"]}),
+        job(generation=2, conditions=done),
+        job(generation=2, conditions=done, succeeded=1),
+        job("DELETED", generation=2, conditions=done),
+    ]
+    assert [changes.matters(one) for one in told] == [True, False, False, True, False, True, False, True]
+    assert changes._known == {}
+    assert changes.matters(event("Pod", phase="Running"))
+    assert changes.matters(event("Deployment"))
