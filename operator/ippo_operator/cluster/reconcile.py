@@ -105,15 +105,21 @@ class Reconciler:
         observed = servers.observed if servers is not None else None
         made = self._plan(run, found.observed, observed)
         await self._forget(found, run, made)
+        before = run.status
         raw, run = await self._record(found.raw, run, made)
-        trouble = await self._create(found.uid, run, made)
-        for name in made.deletes:
-            if name in found.jobs:
-                await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
-        refused = await self._serve(run, made, servers)
+        try:
+            trouble = await self._create(found.uid, run, made)
+            for name in made.deletes:
+                if name in found.jobs:
+                    await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
+            refused = await self._serve(run, made, servers)
+        finally:  # last, so that no Job waits for them; but what the status says is told in any case
+            await self._tell(raw, before, made)
         if trouble is not None or refused is not None:
             seen = found.observed if trouble is None else (trouble,)
-            _, run = await self._record(raw, run, self._plan(run, seen, refused or observed))
+            told, before = self._plan(run, seen, refused or observed), run.status
+            raw, run = await self._record(raw, run, told)
+            await self._tell(raw, before, told)
             return Outcome(again=True, run=run)
         next_cleanup = await self._clean(found, run)
         look_again = servers.look_again if servers is not None else None
@@ -158,7 +164,7 @@ class Reconciler:
         return plan(run, observed, self._wall().astimezone(UTC), _store(run), servers)
 
     async def _record(self, raw: Manifest, run: IterativePPORun, made: Plan) -> tuple[Manifest, IterativePPORun]:
-        """Writes the status if it changed, and then tells; returns the run as it is on the server now.
+        """Writes the status if it changed; returns the run as it is on the server now.
 
         Raises:
             ConflictError: the run changed since it was read; nothing of the plan may be done.
@@ -175,11 +181,16 @@ class Reconciler:
         )
         log_context.bind(stage=made.status.stage, attempt=made.status.attempt)
         self._watcher(run, made.status)
+        return written, run.model_copy(update={"status": made.status})
+
+    async def _tell(self, written: Manifest, before: RunStatus | None, made: Plan) -> None:
+        """Events of a status that was written."""
+        if made.status == before:
+            return
         for event in made.events:
             _log.info("%s: %s", event.reason, event.message)
             if event.reason not in _LOGGED_ONLY:
                 await self._events.write(written, event)
-        return written, run.model_copy(update={"status": made.status})
 
     async def _create(self, uid: str, run: IterativePPORun, made: Plan) -> ObservedJob | None:
         """Creates what is due; returns what the planner has to know about it if that cannot be done."""
