@@ -12,12 +12,15 @@ PLAIN := deploy/ippo-operator.yaml
 HELM ?= $(shell command -v helm)
 RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --namespace ippo-system; }
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# In one process: they share a cluster. It pulls its images, or the lab loads what is built here.
+E2E := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -ra
+E2E_IMAGES = $(if $(or $(IPPO_E2E_KUBECONFIG),$(IPPO_E2E_ARCHIVES)),,build/images/.built)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format crds manifests docs bench constraints images clean
+.PHONY: help install demo test test-all e2e e2e-all lint format crds manifests docs bench constraints images clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## everything into .venv
 
@@ -34,11 +37,21 @@ demo: $(INSTALLED) ## a language model learns to sell, into runs/demo; ends with
 	$(BIN)/ippo run -f examples/sr-funnel.yaml --out runs/demo
 	@echo "Open runs/demo/report.html in a browser."
 
-test: $(INSTALLED) ## all tests but the slow ones
-	$(PYTEST) -m "not slow"
+test: $(INSTALLED) ## all tests but the slow ones and those in real pods
+	$(PYTEST) -m "not slow and not e2e"
 
-test-all: $(INSTALLED) ## all tests
-	$(PYTEST)
+test-all: $(INSTALLED) ## all tests but those in real pods
+	$(PYTEST) -m "not e2e"
+
+e2e: $(INSTALLED) $(E2E_IMAGES) ## the quickstart and what is quick, in real pods: IPPO_E2E_KUBECONFIG's cluster, or a lab
+	$(E2E) -m "e2e and not slow"
+
+e2e-all: $(INSTALLED) $(E2E_IMAGES) ## all tests in real pods
+	$(E2E) -m e2e
+
+build/images/.built: $(shell find operator trainer images -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
+	tests/e2e/images.sh
+	@touch $@
 
 lint: $(INSTALLED) ## style, types, layers
 	$(BIN)/ruff check .

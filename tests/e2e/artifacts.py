@@ -1,0 +1,61 @@
+"""What a run has published, in a bucket or in a folder, verified file by file."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from .place import Store
+
+MANIFEST = "/manifest.json"
+Files = dict[str, bytes]
+
+
+def client(store: Store) -> Any:
+    """An S3 client."""
+    return boto3.client(
+        "s3",
+        endpoint_url=store.local,
+        aws_access_key_id=store.access_key,
+        aws_secret_access_key=store.secret_key,
+        region_name="us-east-1",
+    )
+
+
+def in_bucket(store: Store, bucket: str, prefix: str) -> Files:
+    """All objects below a prefix, by the rest of their key."""
+    s3, files = client(store), {}
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for entry in page.get("Contents", []):
+            body = s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+            files[entry["Key"].removeprefix(prefix).lstrip("/")] = body
+    return files
+
+
+def in_folder(folder: Path) -> Files:
+    """All files below a folder, by their path in it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def digests(files: Files) -> dict[str, str]:
+    """SHA-256 of the manifest of every artifact, by folder; fails the test if a file is not what its manifest says."""
+    found = {}
+    for path, body in files.items():
+        if not path.endswith(MANIFEST):
+            continue
+        folder, digest = path.removesuffix(MANIFEST), hashlib.sha256(body).hexdigest()
+        assert digest.startswith(folder.rpartition("/")[2]), f"{path} has another digest than its folder"
+        for entry in json.loads(body)["files"]:
+            data = files[f"{folder}/{entry['path']}"]
+            assert len(data) == entry["size"], f"{folder}/{entry['path']}"
+            assert hashlib.sha256(data).hexdigest() == entry["sha256"], f"{folder}/{entry['path']}"
+        found[folder] = digest
+    assert found, "nothing is published"
+    return found
+
+
+def ledger(files: Files) -> list[dict[str, Any]]:
+    """A line per iteration."""
+    return [json.loads(line) for line in files["ledger.jsonl"].decode().splitlines()]

@@ -1,0 +1,119 @@
+"""A store that fails, and one that was tampered with."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from . import artifacts
+from .faulty_store import FaultyStore
+from .kube import condition, until
+from .place import GATEWAY
+from .runs import SECRET, Runs
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
+
+
+@pytest.fixture
+def faulty(runs: Runs) -> Iterator[FaultyStore]:
+    place = runs.kube.place
+    if place.lab is None:
+        pytest.skip("a proxy that pods reach needs a lab")
+    with FaultyStore(place.store.local, GATEWAY) as store:
+        yield store
+
+
+def test_down_for_a_minute_then_slow_then_every_fifth_request_fails(
+    runs: Runs, faulty: FaultyStore, undisturbed: artifacts.Files
+) -> None:
+    runs.create("patient", s3={"endpointUrl": faulty.endpoint})
+    runs.wait_stage("patient", "collect")
+    faulty.down = True
+    threading.Event().wait(60)
+    faulty.down = False
+    assert faulty.failed
+    faulty.every, faulty.delay = 5, 0.05
+    run = runs.wait("patient", "Succeeded")
+    published = runs.published("patient")
+    assert artifacts.digests(published) == artifacts.digests(undisturbed)
+    assert artifacts.ledger(published) == artifacts.ledger(undisturbed)
+    failed = run["status"].get("lastFailure")
+    assert failed is None or failed["kind"] == "TryAgain"
+
+
+def test_wrong_keys_then_the_right_ones(runs: Runs, undisturbed: artifacts.Files) -> None:
+    """Rotated: the Secret is mended, the run is told by a change of its retries."""
+    place = runs.kube.place.store
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rotated", "namespace": runs.namespace}}
+    wrong = place.credentials.replace(place.secret_key, "no-longer-valid")
+    runs.kube.apply(secret | {"stringData": {"credentials": wrong}})
+    runs.create("rotated", s3={"credentialsSecretName": "rotated"})
+    message = condition(runs.wait("rotated", "Stalled"), "Stalled")[2]
+    assert "credentials" in message or "permission" in message, message
+    assert "no-longer-valid" not in message
+    assert not runs.published("rotated")
+
+
+def test_a_bucket_that_is_missing(runs: Runs) -> None:
+    runs.create("lost", s3={"bucket": "no-such-bucket-anywhere"})
+    said = condition(runs.wait("lost", "Stalled"), "Stalled")
+    assert said[1] == "InvalidSpec"
+    assert "no-such-bucket-anywhere" in said[2]
+
+
+def test_an_artifact_that_was_altered_is_never_used(runs: Runs, bucket: str) -> None:
+    """The policy is altered while the candidate is made: neither the next stage nor a server takes it."""
+    runs.create("altered", queue={"localQueueName": "by-hand"})
+    [job] = until(lambda: _suspended(runs, "warm-start"), "the warm start waits")
+    _admit(runs, job)
+    [job] = until(lambda: _suspended(runs, "collect"), "collect waits", 900)
+    s3 = artifacts.client(runs.kube.place.store)
+    uid = runs.get("altered")["metadata"]["uid"]
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"altered/{uid}/iterations/0000/policy/")["Contents"]
+    [weights] = [entry["Key"] for entry in listed if entry["Key"].endswith(".safetensors")]
+    body = bytearray(s3.get_object(Bucket=bucket, Key=weights)["Body"].read())
+    body[-1] ^= 1
+    s3.put_object(Bucket=bucket, Key=weights, Body=bytes(body))
+    runs.patch("altered", serve={"engine": "Transformers", "progressDeadlineSeconds": 60})
+    _admit(runs, job)
+    run = runs.wait("altered", "Stalled")
+    stalled = condition(run, "Stalled")
+    assert stalled[1] == "InvalidData"
+    assert "damaged" in stalled[2]
+    assert ".safetensors" in stalled[2]
+    deployment = runs.kube.get("deployment", runs.namespace, "altered")
+    assert not deployment["status"].get("readyReplicas")
+
+
+def _suspended(runs: Runs, stage: str) -> list[str]:
+    jobs = runs.kube.list("jobs", runs.namespace, f"ippo.dev/run=altered,ippo.dev/stage={stage}")
+    return [job["metadata"]["name"] for job in jobs if job["spec"].get("suspend")]
+
+
+def _admit(runs: Runs, job: str) -> None:
+    patch = '{"spec": {"suspend": false}}'
+    runs.kube.kubectl("patch", "job", job, "-n", runs.namespace, "--type", "merge", "-p", patch)
+
+
+def test_an_image_without_our_entry_point(runs: Runs) -> None:
+    """The operator's image has no ippo-stage that could run."""
+    runs.create("other-image", pods={"common": {"image": runs.kube.place.operator_image}}, retries={"crashes": 0})
+    said = condition(runs.wait("other-image", "Stalled"), "Stalled")
+    assert "ippo-stage" in said[2], said
+
+
+def test_a_secret_that_is_missing_and_comes(runs: Runs, undisturbed: artifacts.Files) -> None:
+    runs.create("keyless", s3={"credentialsSecretName": "later"})
+    until(lambda: condition(runs.get("keyless"), "Reconciling")[1] == "PodNotStarted", "the run says what is missing")
+    assert "later" in condition(runs.get("keyless"), "Reconciling")[2]
+    found = runs.kube.get("secret", runs.namespace, SECRET)
+    runs.kube.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "later", "namespace": runs.namespace},
+            "data": found["data"],
+        }
+    )
+    runs.wait("keyless", "Succeeded")
+    assert artifacts.digests(runs.published("keyless")) == artifacts.digests(undisturbed)
