@@ -38,6 +38,12 @@ class Metadata(Model):
     """Set by the server."""
     deletion_timestamp: str | None = None
     """Set by the server."""
+    deletion_grace_period_seconds: int | None = None
+    """Set by the server."""
+    generate_name: str | None = None
+    """What the server made the name of, where it was asked to."""
+    self_link: str | None = None
+    """Set by older servers."""
     managed_fields: list[Any] = []
     """Set by the server."""
     owner_references: list[Any] = []

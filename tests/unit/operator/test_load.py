@@ -60,6 +60,9 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         "resourceVersion": "12",
         "creationTimestamp": "2026-01-31T12:00:00Z",
         "managedFields": [{"manager": "kubectl"}],
+        "generateName": "small-",
+        "selfLink": "/apis/ippo.dev/v1alpha1/namespaces/default/iterativepporuns/small",
+        "deletionGracePeriodSeconds": 0,
         "labels": {"a": "b"},
     }
     assert load_run(yaml.safe_dump(document)).status is None
