@@ -91,5 +91,7 @@ async def _delete(client: Client, namespace: str, job: Manifest, foreground: boo
 
 
 def refusal(error: ApiError) -> bool:
-    """Whether an error is about the object itself, so that repeating the request at once is of no use."""
-    return 400 <= error.status < 500 and error.status not in {404, 408, 409, 410, 429}
+    """Whether the run has to say so: the object itself is refused, or somebody's webhook, without which it is not
+    taken, does not answer. Repeating the request at once is of no use."""
+    unanswered = error.status == 500 and "calling webhook" in str(error)
+    return unanswered or (400 <= error.status < 500 and error.status not in {404, 408, 409, 410, 429})

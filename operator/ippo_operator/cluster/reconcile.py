@@ -20,16 +20,19 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.read import Snapshot
+from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.cluster.serving import Servers
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.cleanup import expired
 from ippo_operator.plan.planner import plan
-from ippo_operator.plan.stage_specs import s3_location
+from ippo_operator.plan.stage_specs import job_intent, s3_location
 from ippo_operator.plan.types import ObservedJob, ObservedServing, Plan, Waiting
 
 _LOGGED_ONLY = {"StageStarted", "RollingOut", "RolledOut"}
 """Jobs and Deployments tell of these themselves; writes are what a control plane has least of."""
+_SOON = 1.0
+"""Seconds."""
 _log = logging.getLogger("ippo.reconcile")
 
 
@@ -109,6 +112,7 @@ class Reconciler:
         raw, run = await self._record(found.raw, run, made)
         try:
             trouble = await self._create(found.uid, run, made)
+            await self._restore(found, run)
             for name in made.deletes:
                 if name in found.jobs:
                     await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
@@ -123,7 +127,9 @@ class Reconciler:
             return Outcome(again=True, run=run)
         next_cleanup = await self._clean(found, run)
         look_again = servers.look_again if servers is not None else None
-        again = _sooner(made.requeue_after, found.look_again, look_again, next_cleanup)
+        # No event tells that a Job which was never made is gone.
+        absent = None if all(name in found.jobs for name in made.deletes) else _SOON
+        again = _sooner(made.requeue_after, found.look_again, look_again, next_cleanup, absent)
         return Outcome(requeue_after=again, run=run, version=raw["metadata"]["resourceVersion"])
 
     async def _serve(self, run: IterativePPORun, made: Plan, servers: Servers | None) -> ObservedServing | None:
@@ -140,7 +146,9 @@ class Reconciler:
         except ApiError as error:
             if not children.refusal(error):
                 raise
-            text = f"the API server refuses the Deployment or the Service {run.metadata.name}: {error}"
+            text = (
+                f"the API server refuses the Deployment or the Service {run.metadata.name}: {with_remedy(str(error))}"
+            )
             return replace(servers.observed, blocked=Waiting(Reason.CHILD_REFUSED, text))
         return None
 
@@ -205,6 +213,18 @@ class Reconciler:
                     raise
                 return jobs.refused(intent.name, intent.spec.input_digest(), str(error))
         return None
+
+    async def _restore(self, found: Snapshot, run: IterativePPORun) -> None:
+        """Makes what a Job's pods wait for again, where somebody deleted it. The Job itself is never made twice."""
+        active = run.status.active if run.status is not None else None
+        waits = {job.waiting.reason for job in found.observed if job.waiting is not None}
+        if run.status is None or active is None or active.stopping or Reason.POD_NOT_STARTED not in waits:
+            return
+        *beside, _ = self._builder(run, job_intent(run, run.status, active.job_name, _store(run)))
+        try:
+            await children.create(self._client, found.uid, str(run.metadata.namespace), beside)
+        except ChildConflictError as error:
+            _log.warning("%s", error)
 
 
 def _store(run: IterativePPORun) -> StoreLocation:

@@ -17,6 +17,7 @@ _REMEDIES = (
     (r"violates PodSecurity", "Let the namespace's Pod Security level allow it, or change spec.pods."),
     (r"priority class|PriorityClass", "Create that PriorityClass, or correct priorityClassName of spec.pods."),
     (r"RuntimeClass|runtimeclass", "Create that RuntimeClass, or correct runtimeClassName of spec.pods."),
+    ("calling webhook", "Bring the service behind that webhook back, or have its configuration removed."),
     (
         r"ValidatingAdmissionPolicy|admission webhook",
         "Meet that policy with labels, annotations or resources of spec.pods, or have it changed.",

@@ -17,6 +17,7 @@ from ippo_operator.cluster.remedies import with_remedy
         ("failed quota: q: must specify limits.cpu for: stage", "resources of spec.pods"),
         ('violates PodSecurity "restricted:latest": seccompProfile', "Pod Security level"),
         ('no PriorityClass with name "high" was found', "priorityClassName"),
+        ('failed calling webhook "w.example": no endpoints', "Bring the service"),
         ('admission webhook "policy.example" denied the request: no', "Meet that policy"),
         ("ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", "Meet that policy"),
         ('User "system:serviceaccount:a:b" cannot create resource "jobs"', "Give that right"),
