@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
+_SLACK = 64
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,19 @@ class KeyedQueue(Generic[K]):
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
+        self._forget_outdated()
         self._changed.set()
 
-    def retry(self, key: K) -> float:
-        """Makes the key due after its back-off, which it returns."""
+    def _forget_outdated(self) -> None:
+        """Keys are made due in a week, taken today and made due in a week again: those entries would pile up."""
+        if len(self._heap) > 2 * len(self._due) + _SLACK:
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
+
+    def retry(self, key: K, at_least: float = 0.0) -> float:
+        """Makes the key due after its back-off, or so many seconds if that is longer; returns the wait."""
         self._failures[key] = self._failures.get(key, 0) + 1
-        wait = self.backoff.wait(self._failures[key])
+        wait = max(at_least, self.backoff.wait(self._failures[key]))
         self.add(key, wait)
         return wait
 

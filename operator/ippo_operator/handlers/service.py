@@ -22,6 +22,8 @@ Key: TypeAlias = tuple[str, str]
 """Namespace and name of a run."""
 _AHEAD = 30.0
 """Seconds. What a run goes on because of comes before all that became due so long ago, but starves nothing."""
+_LONGEST_REST = 120.0
+"""Seconds. A server may ask for so long a rest before it is asked about a run again."""
 _log = logging.getLogger("ippo.operator")
 
 
@@ -175,7 +177,8 @@ class Service:
         except (ApiError, UnreadableStatusError) as error:
             self._still(key, heard)
             self._metrics.failed(type(error).__name__)
-            _log.warning("tried again in %.1f s: %s", self.queue.retry(key), error)
+            asked = min(_LONGEST_REST, getattr(error, "retry_after", None) or 0.0)
+            _log.warning("tried again in %.1f s: %s", self.queue.retry(key, asked), error)
         except Exception:
             self._still(key, heard)
             self._metrics.failed("Bug")
@@ -219,7 +222,7 @@ class Service:
         """The slow resync: catches what no event told, such as a wall clock that was set."""
         while True:
             await asyncio.sleep(self.pace.resync * random.uniform(0.9, 1.1))  # noqa: S311
-            for key in await self._listed():
+            for key in {*await self._listed(), *self.sightings.known()}:  # also those whose end no watch told of
                 self.queue.add(key, random.uniform(0.0, min(30.0, self.pace.resync / 2)))  # noqa: S311
 
     async def _check_watches(self) -> None:

@@ -164,3 +164,28 @@ def test_a_taker_that_is_cancelled_ends_also_if_a_key_comes_at_that_moment() -> 
         assert taking.cancelled()
 
     run(scene())
+
+
+def test_keys_that_are_due_in_a_week_again_and_again_take_no_more_room() -> None:
+    async def scene() -> None:
+        clock = Clock()
+        queue: KeyedQueue[str] = KeyedQueue(clock=clock)
+        for _ in range(2000):  # a resync, and a Job that is kept for a week
+            clock.now += 300
+            for key in ("a", "b"):
+                queue.add(key)
+                assert await queue.take() == key
+                queue.add(key, 604_800)
+                queue.done(key)
+        assert len(queue._heap) < 100
+        clock.now += 604_800
+        assert {await queue.take(), await queue.take()} == {"a", "b"}
+        assert await nothing_is_due(queue)
+
+    run(scene())
+
+
+def test_a_server_that_asks_for_a_rest_gets_it() -> None:
+    queue: KeyedQueue[str] = KeyedQueue(backoff=Backoff(first=0.2, longest=60.0), clock=Clock())
+    assert queue.retry("a", 30.0) == 30.0
+    assert queue.retry("b") <= 0.2

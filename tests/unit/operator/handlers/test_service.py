@@ -165,6 +165,33 @@ def test_a_server_that_fails_is_asked_again() -> None:
     run(scene())
 
 
+def test_a_server_that_asks_for_a_rest_is_not_asked_about_the_run_before() -> None:
+    async def scene() -> None:
+        api = FakeApi()
+        busy = answer(429, "TooManyRequests", **{"Retry-After": "30"})
+        api.before = lambda _n, request: busy if "leases" not in request.path else None
+        async with Process(api) as process:
+            api.put("iterativepporuns", make_run())
+            await until(lambda: bool(process.service.queue._failures))
+            [due] = process.service.queue._due.values()
+            assert 25 < due - process.service.queue.clock() <= 30
+
+    run(scene())
+
+
+def test_a_run_whose_end_no_watch_told_of_is_forgotten_at_the_resync() -> None:
+    async def scene() -> None:
+        api = FakeApi()
+        async with Process(api, pace=Pace(workers=1, resync=0.1, check=3600), watched=False) as process:
+            process.hear("ADDED", api.put("iterativepporuns", make_run()))
+            await until(lambda: 'ippo_runs{phase="Running"} 1.0' in process.metrics.text().decode())
+            api.remove("iterativepporuns", "team", "small")
+            await until(lambda: 'ippo_runs{phase="Running"} 0.0' in process.metrics.text().decode())
+            assert process.service.sightings.known() == []
+
+    run(scene())
+
+
 def test_probes_tell_what_is_wrong() -> None:
     async def scene() -> None:
         api = FakeApi()
