@@ -12,6 +12,7 @@ import yaml
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
+# Conversations enough that Q's skill is clear on any CPU: sums round differently, and so do the policies that talk.
 SMALL: dict[str, Any] = {
     "apiVersion": "ippo.dev/v1alpha1",
     "kind": "IterativePPORun",
@@ -29,11 +30,11 @@ SMALL: dict[str, Any] = {
                     "name": "sr-funnel",
                     "options": {"horizon": 4, "tables": str(EXAMPLES / "easy-customers.json")},
                 },
-                "conversations": 2000,
+                "conversations": 4000,
                 "parallelism": 2,
             }
         },
-        "fitQ": {"epochs": 5, "batchSize": 16},
+        "fitQ": {"epochs": 3, "batchSize": 16},
         "improve": {"updates": 6, "criticWarmupUpdates": 2, "batchSize": 16},
         "evaluate": {"conversations": 200, "gate": {"onInconclusive": "Promote"}},
     },

@@ -16,6 +16,7 @@ def test_a_strangers_simulator_and_chat_log_run_through_the_loop(tmp_path: Path)
             "learningRate": "0.006",
         },
         collect={"simulate": {"environment": environment, "conversations": 1000, "parallelism": 2}},
+        fitQ={"epochs": 5, "batchSize": 16},
     )
     runs.finish(manifest, tmp_path / "out")
     status = runs.status(tmp_path / "out")

@@ -95,6 +95,16 @@ def test_reading_all_turns_is_reading_each(make_toy: Any, make_policy: Any) -> N
         assert torch.allclose(torch.tensor(v)[part.turns].float(), logits.v.sigmoid(), atol=1e-5)
 
 
+def test_a_part_of_one_turn_is_read_like_any_other(make_toy: Any, make_policy: Any) -> None:
+    model = new_q(make_policy(), 3)
+    examples = make_toy(4, turns=[1]).examples
+    alone = read_all(model, examples, 1, torch.device("cpu"))
+    together = read_all(model, examples, 1024, torch.device("cpu"))
+    for one, other in zip(alone, together, strict=True):
+        assert torch.allclose(torch.tensor(one), torch.tensor(other), atol=1e-6)
+        assert (one > 0).all()
+
+
 def test_weights_are_relative() -> None:
     targets = Targets.of([[Target(1.0, 2.0, 2.0), Target(0.0, 0.0, 0.0)], [Target(0.5, 4.0, 0.0)]])
     assert targets.weight.tolist() == [1.0, 0.0, 2.0]

@@ -44,6 +44,7 @@ def read_all(model: Any, examples: Sequence[Example], max_tokens: int, device: t
     with torch.no_grad():
         for part in make_parts(examples, range(len(examples)), offsets, max_tokens):
             logits = read_logits(model, part.packed.to(device))
-            q[part.turns] = logits.q.double().sigmoid().cpu().numpy()
-            v[part.turns] = logits.v.double().sigmoid().cpu().numpy()
+            turns = part.turns.numpy()  # numpy takes a tensor of one number for an index, not for a list of one
+            q[turns] = logits.q.double().sigmoid().cpu().numpy()
+            v[turns] = logits.v.double().sigmoid().cpu().numpy()
     return q, v
