@@ -173,9 +173,10 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         Reason.DISRUPTED: Explanation(
             "A stage was told to stop or its pod was lost: a drain, preemption, eviction, or a node that died.",
-            "Nothing to do: it goes on from its checkpoint at once. Many of them use up spec.retries.disruptions; "
-            "nodes that are not reclaimed, or a priorityClassName in spec.pods, help.",
-            ("lastFailure",),
+            "Nothing to do: it goes on from its checkpoint at once. If the message names a pod that does not end, "
+            "bring its node back or delete the node. Many of them use up spec.retries.disruptions; nodes that are not "
+            "reclaimed, or a priorityClassName in spec.pods, help.",
+            ("lastFailure", *_WORK),
             "Itself",
         ),
         Reason.BUDGET_EXHAUSTED: Explanation(

@@ -7,6 +7,7 @@ far as it parses; which stage and inputs a result is for is the planner's check.
 import json
 import math
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
@@ -21,6 +22,7 @@ Object: TypeAlias = Mapping[str, Any]
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _DISRUPTED = {"Evicted", "Preempting", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "UnexpectedAdmissionError"}
+_LATE = timedelta(seconds=60)
 _ADMISSION_FIRST = ("Unschedulable", "SchedulingGated")
 
 
@@ -124,6 +126,19 @@ def _waiting(pod: Object) -> Waiting | None:
             return Waiting(Reason.IMAGE_PULL_FAILED, short(text))
         if state.get("reason") in _CONFIG:
             return Waiting(Reason.POD_NOT_STARTED, short(f"{_name(pod)} cannot start: {with_remedy(told)}"))
+    return None
+
+
+def does_not_end(pods: Iterable[Object], now: datetime) -> Waiting | None:
+    """A pod that was told to stop and is there long after its grace period: only its node could say that it ended."""
+    for pod in pods:
+        due, phase = pod["metadata"].get("deletionTimestamp"), pod.get("status", {}).get("phase")
+        if due is None or phase in {"Succeeded", "Failed"} or now - datetime.fromisoformat(str(due)) < _LATE:
+            continue
+        node = pod.get("spec", {}).get("nodeName") or "its node"
+        told = f"{_name(pod)} should have ended at {due}, but {node} does not say that it has"
+        remedy = f"Bring the node back or, if it is gone for good, delete it: kubectl delete node {node}"
+        return Waiting(Reason.DISRUPTED, short(f"{told}. {remedy}"))
     return None
 
 

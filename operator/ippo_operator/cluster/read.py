@@ -16,8 +16,10 @@ from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.cluster import jobs
+from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import NotFoundError
+from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.resources import CORE_EVENTS, JOBS, PODS, RUNS
 from ippo_operator.manifests.identity import RUN_UID
 from ippo_operator.manifests.settings import settings_digest
@@ -122,11 +124,19 @@ async def _observe(client: Client, namespace: str, job: Manifest, now: datetime)
     uid = job["metadata"]["uid"]
     pods = await client.list(PODS, namespace, f"batch.kubernetes.io/controller-uid={uid}")
     if not jobs.not_started(job, pods):
-        return jobs.observe(job, pods), None
+        return _ending(jobs.observe(job, pods), pod_facts.owned_by(pods, uid), now)
     age = (now - _began(job, pods)).total_seconds()
     # A time in the future is that of another clock: it says nothing about how long this has been going on.
     troubles = await _troubles(client, namespace, job, pods) if not 0 <= age < _PATIENCE else []
     return jobs.observe(job, pods, troubles), min(_LONGEST, max(_PATIENCE, age / 2))
+
+
+def _ending(observed: ObservedJob, pods: list[Object], now: datetime) -> tuple[ObservedJob, float | None]:
+    """Of a job whose pods run: with a pod that does not end, which no event would tell."""
+    if observed.state != "Running" or not any("deletionTimestamp" in pod["metadata"] for pod in pods):
+        return observed, None
+    late = pod_facts.does_not_end(pods, now)
+    return (dataclasses.replace(observed, waiting=late) if late is not None else observed), _LONGEST
 
 
 def _began(job: Manifest, pods: list[Manifest]) -> datetime:

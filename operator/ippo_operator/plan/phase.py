@@ -64,14 +64,15 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
 
 
 def _with_active(spec: RunSpec, status: RunStatus) -> Phase:
+    waits = status.active.waits if status.active is not None else None
+    late = f": {waits.message}" if waits is not None and waits.reason == Reason.DISRUPTED else ""
     if status.active is not None and status.active.stopping and not spec.suspend:
-        text = f"{_where(status)} ends, and the next one starts with what the spec says now"
+        text = f"{_where(status)} ends, and the next one starts with what the spec says now{late}"
         return Phase("Running", Reason.STAGE_RUNNING, text)
     if status.active is not None and status.active.stopping:
-        return Phase("Suspending", Reason.SUSPENDING, f"{_where(status)} saves its checkpoint")
+        return Phase("Suspending", Reason.SUSPENDING, f"{_where(status)} saves its checkpoint{late}")
     if status.active is not None and status.active.overdue is not None:
         return Phase("Running", Reason.PENDING_DEADLINE_EXCEEDED, f"{status.active.overdue}; its job is being deleted")
-    waits = status.active.waits if status.active is not None else None
     if waits is not None:
         return Phase("Running", waits.reason, f"{_where(status)}: {waits.message}")
     return Phase("Running", Reason.STAGE_RUNNING, _where(status))

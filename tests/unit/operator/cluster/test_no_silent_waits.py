@@ -1,5 +1,7 @@
 """A run that does not get on says why, and goes on by itself: no event has to wake it that never comes."""
 
+from datetime import timedelta
+
 import pytest
 
 from .fake_api import FakeApi, answer
@@ -87,4 +89,25 @@ def test_a_stage_spec_that_somebody_deleted_before_its_pods_started_comes_back()
     operator.settle()
     assert stands(api, "Reconciling") == ("True", "PodNotStarted")
     assert api.objects["configmaps", "team", name]["data"] == before
+    assert len(attempts(api)) == 1
+
+
+def test_a_pod_that_does_not_end_because_its_node_is_gone_is_told() -> None:
+    api, operator, controller = begin()
+    operator.settle()
+    controller.step()
+    operator.settle()
+    [pod] = api.all("pods")
+    leaving = pod["metadata"] | {"deletionTimestamp": operator.now.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    api.edit("pods", "team", leaving["name"], metadata=leaving, spec={"nodeName": "gpu-7"})
+    assert operator.settle().requeue_after == 60
+    assert stands(api, "Reconciling") == ("True", "StageRunning")
+    operator.now += timedelta(seconds=60)
+    assert operator.settle().requeue_after == 60
+    assert stands(api, "Reconciling") == ("True", "Disrupted")
+    assert "kubectl delete node gpu-7" in condition(api, "Reconciling")["message"]
+    edit(api, suspend=True)
+    operator.settle()
+    assert stands(api, "Reconciling") == ("True", "Suspending")
+    assert "kubectl delete node gpu-7" in condition(api, "Reconciling")["message"]
     assert len(attempts(api)) == 1
