@@ -73,6 +73,9 @@ def promoted_row(status: RunStatus) -> Row:
     """The gate's latest answer."""
     decided = next((row for row in reversed(status.iterations) if row.decision is not None), None)
     if decided is None or decided.decision is None:
+        before = status.condition("Promoted")
+        if before is not None and status.completed_iterations:  # the history is shorter than that
+            return Row("Promoted", before.status, before.reason, before.message)
         return Row("Promoted", "Unknown", Reason.NO_DECISION_YET, "no candidate was evaluated so far")
     if decided.promoted is None:
         return Row("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(decided))

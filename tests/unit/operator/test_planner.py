@@ -433,6 +433,20 @@ def test_history_is_bounded_and_the_rest_goes_on() -> None:
     assert status(world).completed_iterations == 6
 
 
+def test_the_latest_answer_of_the_gate_outlives_the_history() -> None:
+    world = Cluster(make_run(iterations={"max": 2}, historyLimit=1))
+    world.drive(
+        lambda intent: (
+            JobFailure(65, "no positive outcome")
+            if (intent.spec.iteration, intent.spec.stage) == (2, "fit-q")
+            else good_result(intent.spec)
+        )
+    )
+    assert [row.iteration for row in status(world).iterations] == [2]
+    assert status(world).completed_iterations == 1
+    assert world.reason("Promoted") == "Promoted"
+
+
 def test_names_say_what_they_are() -> None:
     world = Cluster(make_run(iterations={"max": 1}))
     world.drive()
