@@ -25,7 +25,9 @@ class DeadlineError(Exception):
 
 _NO_ANSWER = (ConnectionError, HTTPClientError, IncompleteReadError, DeadlineError, urllib3.exceptions.HTTPError)
 _CREDENTIALS = "Check the credentials (spec.artifacts.s3.credentialsSecretName, or AWS_* in the environment)"
-_PASSING = {"ExpiredToken", "ExpiredTokenException", "RequestTimeTooSkewed"}
+# Keys that are rotated are unknown for a while: to the store, or to pods whose Secret is not the new one yet.
+_ROTATED = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
+_PASSING = _ROTATED | {"RequestTimeTooSkewed"}
 _REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 _ACTIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
 
