@@ -31,6 +31,19 @@ def flags_of_the_operator(capsys: pytest.CaptureFixture[str]) -> set[str]:
     return set(re.findall(r"--[a-z-]+", usage))
 
 
+def test_names_of_digits_stay_text() -> None:
+    sets = ("metrics.serviceMonitor.enabled=true", "podDisruptionBudget.enabled=true", "sampleRun.enabled=true")
+    text = render(
+        "--set-string=watchNamespaces={789},sampleRun.bucket=789,sampleRun.credentialsSecretName=789",
+        *(f"--set={one}" for one in sets),
+        namespace="456",
+        release="123",
+    )
+    found = [value for manifest in objects(text) for _, value in leaves(manifest)]
+    assert {"123", "456", "789"} <= {value for value in found if isinstance(value, str)}
+    assert not {123, 456, 789} & {value for value in found if isinstance(value, int)}
+
+
 def test_helm_lint_is_clean() -> None:
     for values in VARIANTS:
         done = helm("lint", "--strict", str(CHART), f"--values={values}")
