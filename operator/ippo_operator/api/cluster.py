@@ -16,8 +16,8 @@ class S3(S3Location):
     """The bucket's name. It must exist."""
     prefix: Annotated[str, Field(max_length=512)] = ""
     """Put before every key, e.g. teams/sales."""
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://\S+$", max_length=512)] | None = None
-    """For stores other than AWS, e.g. http://minio.storage:9000."""
+    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$", max_length=512)] | None = None
+    """For stores other than AWS, e.g. http://minio.storage:9000. Without credentials: they belong in the Secret."""
     region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]+$", max_length=64)] | None = None
     """The bucket's region, where the store has regions."""
     credentials_secret_name: ObjectName | None = None

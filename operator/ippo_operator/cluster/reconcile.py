@@ -6,9 +6,9 @@ anything builds on it. So whoever dies at any point leaves a status from which t
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC
+from datetime import UTC, datetime
 
 from ippo_trainer.contract.spec import StoreLocation
 
@@ -113,7 +113,7 @@ class Reconciler:
         try:
             trouble = await self._create(found.uid, run, made)
             await self._restore(found, run)
-            for name in made.deletes:
+            for name in (*made.deletes, *_strays(found, run)):
                 if name in found.jobs:
                     await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
             refused = await self._serve(run, made, servers)
@@ -225,6 +225,15 @@ class Reconciler:
             await children.create(self._client, found.uid, str(run.metadata.namespace), beside)
         except ChildConflictError as error:
             _log.warning("%s", error)
+
+
+def _strays(found: Snapshot, run: IterativePPORun) -> Iterator[str]:
+    """Jobs of earlier attempts that still run: a creation that seemed to have failed can arrive after all."""
+    active = run.status.active if run.status is not None else None
+    for name, job in found.jobs.items():
+        made_at = datetime.fromisoformat(str(job["metadata"]["creationTimestamp"]))
+        if not jobs.over(job) and (active is None or (name != active.job_name and made_at < active.created_at)):
+            yield name
 
 
 def _store(run: IterativePPORun) -> StoreLocation:

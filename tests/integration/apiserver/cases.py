@@ -135,6 +135,7 @@ BAD = [
     Bad("spec.artifacts.s3.bucket", "Bucket"),
     Bad("spec.artifacts.s3.bucket", "b"),
     Bad("spec.artifacts.s3.endpointUrl", "minio:9000"),
+    Bad("spec.artifacts.s3.endpointUrl", "https://user:password@minio:9000"),
     Bad("spec.artifacts.s3.credentialsSecretName", "My_Secret"),
     Bad("spec.queue", {}),
     Bad("spec.queue.localQueueName", "Team_A"),

@@ -111,3 +111,21 @@ def test_a_pod_that_does_not_end_because_its_node_is_gone_is_told() -> None:
     assert stands(api, "Reconciling") == ("True", "Suspending")
     assert "kubectl delete node gpu-7" in condition(api, "Reconciling")["message"]
     assert len(attempts(api)) == 1
+
+
+def test_a_job_that_arrives_after_its_attempt_was_given_up_is_stopped() -> None:
+    api, operator, controller = begin()
+    operator.settle()
+    [late] = api.all("jobs")
+    edit(api, suspend=True)
+    operator.settle()
+    controller.step()
+    operator.settle()
+    assert stands(api, "Suspended") == ("True", "Suspended")
+    api.put("jobs", late | {"status": {}})
+    operator.settle()
+    assert [job for job in api.all("jobs") if "deletionTimestamp" not in job["metadata"]] == []
+    edit(api, suspend=False)
+    operator.finish(controller)
+    assert stands(api, "Succeeded") == ("True", "Completed")
+    assert status_of(api)["budgets"]["disruptions"] == 0
