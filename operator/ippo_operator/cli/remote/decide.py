@@ -118,6 +118,8 @@ def _answer(found: View, iteration: int | None, approves: bool) -> Change:
     other = promotion.get(yes)
     if other is not None and other != number and other > _last_decided(found):
         said += f"; the one for iteration {other}, given before, is gone: spec.promotion.{yes} holds one"
+    if found.spec.get("suspend"):
+        said += f"; {found.name} is suspended, so that counts once it goes on: ippo resume {found.name}"
     question = "\n".join(_figures(waiting)) if here and waiting is not None else ""
     return Change({"promotion": patch}, f"spec.promotion.{yes}", said, question)
 

@@ -63,6 +63,17 @@ def test_the_same_answer_twice_writes_once(server: Server, ippo: Ippo) -> None:
     assert [method for method, _ in server.seen].count("PATCH") == 1
 
 
+def test_an_answer_to_a_suspended_run_says_when_it_counts(server: Server, ippo: Ippo) -> None:
+    operator = waiting(server)
+    ippo("suspend", "small")
+    operator.settle()
+    said = ippo("approve", "small")
+    assert said.out.splitlines()[-1].endswith("small is suspended, so that counts once it goes on: ippo resume small")
+    ippo("resume", "small")
+    operator.settle()
+    assert status_of(server.api)["iterations"][1]["promoted"] is True
+
+
 def test_answers_that_can_have_no_effect_are_refused(server: Server, ippo: Ippo) -> None:
     begin(server, **MANUAL)
     said = ippo("approve", "small")
