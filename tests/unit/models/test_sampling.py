@@ -115,7 +115,7 @@ def test_keys_samples_and_positions_have_streams_of_their_own(model):
     assert_same([rows[0]], [rows[1]])
     assert [r.ids for r in rows[0]] != [r.ids for r in rows[2]]
     assert len({tuple(r.ids) for r in rows[0]}) > 10
-    table = sampling._uniforms(np.arange(200, dtype=np.uint64), np.zeros(200, np.int64), 50)
+    table = sampling.uniforms(np.arange(200, dtype=np.uint64), np.zeros(200, np.int64), 50)
     assert abs(np.corrcoef(table[:, 0], table[:, 1])[0, 1]) < 0.25
     assert table.mean() == pytest.approx(0.5, abs=0.01)
     assert (table >= 0).all()
@@ -124,13 +124,13 @@ def test_keys_samples_and_positions_have_streams_of_their_own(model):
 
 def test_finished_rows_leave_the_batch(model, monkeypatch):
     rows = []
-    plain = sampling._forward
+    plain = sampling.forward
 
     def spy(decoder, cache, tokens, *rest, **more):
         rows.append(tokens.shape)
         return plain(decoder, cache, tokens, *rest, **more)
 
-    monkeypatch.setattr(sampling, "_forward", spy)
+    monkeypatch.setattr(sampling, "forward", spy)
     results = draw(model, mixed_prompts(200), max_new_tokens=30)
     steps = [shape[0] for shape in rows if shape[1] == 1]
     running = [sum(len(row[0].ids) > step + 1 for row in results) for step in range(len(steps))]
@@ -176,10 +176,10 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
 
 def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypatch):
     computed = []
-    plain = sampling._forward
+    plain = sampling.forward
     monkeypatch.setattr(
         sampling,
-        "_forward",
+        "forward",
         lambda decoder, cache, tokens, *rest, **more: (
             computed.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
         ),

@@ -261,10 +261,10 @@ def _run_trunks(part: list[_Trunk], cache: RaggedCache, first: int, request: _Re
         ids[row, : len(trunk.ids) - trunk.start] = trunk.ids[trunk.start :]
     width = max(len(trunk.ids) for trunk in part)
     cache.place(positions, first=first, width=width, plain=not sources)
-    return _forward(request.decoder, cache, torch.from_numpy(ids).to(device), positions, width)
+    return forward(request.decoder, cache, torch.from_numpy(ids).to(device), positions, width)
 
 
-def _forward(decoder: Any, cache: RaggedCache, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
+def forward(decoder: Any, cache: RaggedCache, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
     """Runs `tokens` (n, tokens) where the cache was told to place them; returns hidden states (n, tokens, D)."""
     seen = torch.arange(width, device=tokens.device) <= positions.unsqueeze(-1)
     mask = additive_mask(seen, next(decoder.parameters()).dtype)
@@ -293,7 +293,7 @@ class _Decode:
         self.sizes = np.zeros(len(self.owners), np.int64)
         self.ended = np.zeros(len(self.owners), bool)
         numbers = np.tile(np.arange(request.samples), len(owners))
-        self.uniforms = torch.from_numpy(_uniforms(request.keys[self.owners], numbers, shape[1])).to(self.device)
+        self.uniforms = torch.from_numpy(uniforms(request.keys[self.owners], numbers, shape[1])).to(self.device)
 
     def finish(self) -> None:
         """Decodes until every row has ended or is full."""
@@ -354,10 +354,10 @@ class _Decode:
         columns = torch.from_numpy(positions).to(self.device).unsqueeze(1)
         width = int(positions.max()) + 1
         self.cache.place(columns, first=0, width=width, plain=False)
-        self.states = _forward(self.request.decoder, self.cache, tokens, columns, width)[:, 0]
+        self.states = forward(self.request.decoder, self.cache, tokens, columns, width)[:, 0]
 
 
-def _uniforms(keys: NDArray[np.uint64], samples: NDArray[np.int64], steps: int) -> NDArray[np.float64]:
+def uniforms(keys: NDArray[np.uint64], samples: NDArray[np.int64], steps: int) -> NDArray[np.float64]:
     """(rows, steps) numbers in [0, 1), a hash of (key, sample, step): splitmix64 (Steele, Lea and Flood 2014)."""
     with np.errstate(over="ignore"):
         streams = _mix(_mix(keys) + (samples.astype(np.uint64) + np.uint64(1)) * _GOLDEN)

@@ -110,7 +110,7 @@ class Slots:
             ids[number, : len(prompt)] = prompt
         positions = torch.arange(size, device=self.device).expand(len(prompts), size)
         self._cache.place(positions, first=first, width=size, plain=True)
-        states = sampling._forward(
+        states = sampling.forward(
             self.model.get_decoder(), self._cache, torch.from_numpy(ids).to(self.device), positions, size
         )
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
@@ -154,7 +154,7 @@ class Slots:
         width = max(lengths) + 1
         self._cache.place(columns, first=0, width=width, plain=False)
         ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
-        self._states = sampling._forward(self.model.get_decoder(), self._cache, ids, columns, width)[:, 0]
+        self._states = sampling.forward(self.model.get_decoder(), self._cache, ids, columns, width)[:, 0]
 
     def _move(self, kept: list[bool]) -> list[int]:
         """Moves the rows that stay to the front, by exchanging as few as possible; returns where each came from."""
@@ -177,4 +177,4 @@ class Slots:
 
 def _row(owner: object, sample: int, wishes: Wishes, length: int) -> _Row:
     keys, numbers = np.array([wishes.seed], np.uint64), np.array([sample], np.int64)
-    return _Row(owner, sample, wishes, sampling._uniforms(keys, numbers, wishes.max_new_tokens)[0], length)
+    return _Row(owner, sample, wishes, sampling.uniforms(keys, numbers, wishes.max_new_tokens)[0], length)
