@@ -1,5 +1,6 @@
 """A run of a minute, in a namespace of its own, and the same run on this machine to compare it with."""
 
+import base64
 import json
 import os
 import subprocess
@@ -32,6 +33,12 @@ def small(**sections: Any) -> dict[str, Any]:
     return spec | sections
 
 
+def secret(namespace: str, name: str, credentials: str) -> Object:
+    """A Secret with an AWS credentials file. Not as stringData, which server-side apply does not change again."""
+    data = {"credentials": base64.b64encode(credentials.encode()).decode()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": namespace}, "data": data}
+
+
 @dataclass(frozen=True)
 class Runs:
     """Runs in one namespace.
@@ -51,15 +58,9 @@ class Runs:
     def prepare(self, **pod_security: str) -> None:
         """The namespace, the Secret with the store's keys, and the ConfigMap with the tables."""
         self.kube.namespace(self.namespace, **pod_security)
-        store = self.kube.place.store
         where = {"namespace": self.namespace}
         self.kube.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {"name": SECRET, **where},
-                "stringData": {"credentials": store.credentials},
-            },
+            secret(self.namespace, SECRET, self.kube.place.store.credentials),
             {
                 "apiVersion": "v1",
                 "kind": "ConfigMap",

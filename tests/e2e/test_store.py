@@ -9,7 +9,7 @@ from . import artifacts
 from .faulty_store import FaultyStore
 from .kube import condition, until
 from .place import GATEWAY
-from .runs import SECRET, Runs
+from .runs import Runs, secret
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -44,9 +44,8 @@ def test_down_for_a_minute_then_slow_then_every_fifth_request_fails(
 def test_keys_that_are_rotated(runs: Runs, undisturbed: artifacts.Files) -> None:
     """The Secret is behind for a while; the run says so without telling the keys, and goes on by itself."""
     store = runs.kube.place.store
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "rotated", "namespace": runs.namespace}}
     old = store.credentials.replace(store.secret_key, "no-longer-valid")
-    runs.kube.apply(secret | {"stringData": {"credentials": old}})
+    runs.kube.apply(secret(runs.namespace, "rotated", old))
     runs.create("rotated", s3={"credentialsSecretName": "rotated"})
     until(lambda: runs.get("rotated")["status"].get("lastFailure"), "the old keys are refused")
     run = runs.get("rotated")
@@ -54,7 +53,7 @@ def test_keys_that_are_rotated(runs: Runs, undisturbed: artifacts.Files) -> None
     assert (failure["kind"], failure["exitCode"]) == ("TryAgain", 75)
     assert "credentials" in failure["message"]
     assert "no-longer-valid" not in str(run["status"])
-    runs.kube.apply(secret | {"stringData": {"credentials": store.credentials}})
+    runs.kube.apply(secret(runs.namespace, "rotated", store.credentials))
     runs.wait("rotated", "Succeeded")
     assert artifacts.digests(runs.published("rotated")) == artifacts.digests(undisturbed)
 
@@ -111,14 +110,6 @@ def test_a_secret_that_is_missing_and_comes(runs: Runs, undisturbed: artifacts.F
     runs.create("keyless", s3={"credentialsSecretName": "later"})
     until(lambda: condition(runs.get("keyless"), "Reconciling")[1] == "PodNotStarted", "the run says what is missing")
     assert "later" in condition(runs.get("keyless"), "Reconciling")[2]
-    found = runs.kube.get("secret", runs.namespace, SECRET)
-    runs.kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "metadata": {"name": "later", "namespace": runs.namespace},
-            "data": found["data"],
-        }
-    )
+    runs.kube.apply(secret(runs.namespace, "later", runs.kube.place.store.credentials))
     runs.wait("keyless", "Succeeded")
     assert artifacts.digests(runs.published("keyless")) == artifacts.digests(undisturbed)
