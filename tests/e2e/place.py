@@ -21,6 +21,8 @@ NEEDED = (
 )
 GATEWAY = "10.244.0.1"
 """The lab's node as its pods see it."""
+FOREIGN_IMAGE = "lab.local/pause:1"
+"""An image on the lab's node that has nothing of ours in it."""
 
 
 class NoPlaceError(Exception):
