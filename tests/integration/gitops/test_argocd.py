@@ -38,7 +38,8 @@ class Team:
         spec = application["spec"]
         spec["source"]["repoURL"] = f"{self.lab.url}/{self.name}.git"
         spec["destination"]["namespace"] = self.name
-        del spec["syncPolicy"]["retry"]
+        # A refused sync is tried again once, not for minutes: no other one begins before that is over.
+        spec["syncPolicy"]["retry"] = {"limit": 1, "backoff": {"duration": "1s"}}
         self.lab.apply(application)
 
     def push(self, text: str | None, message: str = "a change", note: dict[str, Any] = NOTE) -> str:
@@ -139,6 +140,11 @@ def serving(**spec: Any) -> str:
     return manifest(serve={"engine": "Transformers"}, **spec)
 
 
+def work(run: dict[str, Any]) -> dict[str, Any]:
+    """What was done, as the status has it; whether its servers are ready at this moment is another matter."""
+    return {name: told for name, told in run["status"].items() if name not in {"serving", "conditions"}}
+
+
 def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team]) -> None:
     shop = team("argo-shop")
     run, kubelet = shop.run, shop.kubelet
@@ -161,7 +167,7 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     shop.wait("Healthy", shop.pushed("a commit that changes no manifest"))
     shop.sync()
     assert run.now["metadata"]["generation"] == done["metadata"]["generation"]
-    assert run.now["status"] == done["status"]
+    assert work(run.now) == work(done)
     assert (run.uid, kubelet.jobs(shop.name)) == (uid, ran)
 
     commit = shop.push(serving(iterations={"max": 2}), "one more iteration")
@@ -174,7 +180,7 @@ def test_a_run_in_git_from_its_start_to_a_second_life(team: Callable[[str], Team
     done = run.now
     shop.push(serving(iterations={"max": 2}, seed=9), "what is immutable")
     shop.until(lambda: "spec.seed: Forbidden: is immutable" in str(shop.status.get("operationState")), "it is refused")
-    assert (run.now["spec"], run.now["status"]) == (done["spec"], done["status"])
+    assert (run.now["spec"], work(run.now)) == (done["spec"], work(done))
     shop.wait("Healthy", shop.push(serving(iterations={"max": 2}), "put back"))
 
     ran = kubelet.jobs(shop.name)
