@@ -190,6 +190,7 @@ def test_a_stop_or_a_loss_of_one_ends_all_and_any_number_goes_on(
     assert_alike(outcome(small_world, small_world.result(spec), "resumed"), expected)
 
 
+@pytest.mark.slow  # the same on any number of processes: test_a_stop_or_a_loss_of_one_ends_all_and_any_number_goes_on
 def test_two_processes_of_a_pod_go_on_from_the_checkpoint_of_one(
     small_world: Any, launch: Callable[[StageSpec], Ranks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
