@@ -63,7 +63,7 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_loaded(tmp_path, monk
 def test_weights_beyond_the_gpus_are_refused(tmp_path):
     directory = model(tmp_path / "policy", [1 << 20, 1 << 10], "BF16")
     memory.check_fits_devices(directory, False, 2 << 30)
-    with pytest.raises(BadDataError, match="2048 MiB, this container's GPUs have 2047 MiB"):
+    with pytest.raises(BadDataError, match="2048 MiB of memory, this container's GPUs have 2047 MiB"):
         memory.check_fits_devices(directory, False, (2 << 30) - 1)
 
 

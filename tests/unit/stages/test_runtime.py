@@ -428,6 +428,18 @@ def test_an_unwritable_termination_log_is_only_a_warning(bench: Bench, capsys: p
     assert "cannot write the termination log" in capsys.readouterr().err
 
 
+def test_a_store_that_may_only_be_read_is_noticed_before_the_work(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BadSpecError("S3 answered 403 AccessDenied", "Check the credentials.")
+
+    monkeypatch.setattr(LocalStore, "put", refuse)
+    assert bench.run() == 64
+    assert bench.calls == 0
+    assert "403 AccessDenied" in bench.error()["message"]
+
+
 def test_a_checkpoint_that_cannot_be_cleared_does_not_undo_the_result(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -34,6 +34,18 @@ def test_save_load_replace_clear(store: Store, tmp_path: Path) -> None:
     assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "3") is None
 
 
+def test_the_probe_stays_until_all_is_cleared(store: Store, tmp_path: Path) -> None:
+    """Nothing is deleted that need not be: keys without the right to delete do for a stage that is not interrupted."""
+    checkpoint.check_writable(store, FOLDER)
+    checkpoint.check_writable(store, FOLDER)
+    assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "0") is None
+    assert len(list(store.list(FOLDER))) == 1
+    checkpoint.save(store, FOLDER, state(tmp_path, 1), 1, INPUTS)
+    assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "1") == 1
+    checkpoint.clear(store, FOLDER)
+    assert list(store.list(FOLDER)) == []
+
+
 def test_saving_the_same_step_again_keeps_it(store: Store, tmp_path: Path) -> None:
     for _ in range(2):
         checkpoint.save(store, FOLDER, state(tmp_path, 1), 1, INPUTS)

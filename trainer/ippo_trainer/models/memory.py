@@ -3,13 +3,18 @@
 import json
 import math
 import struct
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError
 
 # Of a process that has loaded torch and transformers, and nothing else yet.
 RUNTIME_BYTES = 450 << 20
+SERVING = "Raise spec.pods.serve.resources.limits.memory."
+"""What to do about a server's memory."""
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup v2, v1
+_WEIGHTS = "model.safetensors"
 _HEADER_LIMIT = 100 << 20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -21,10 +26,29 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/p
         text = _read(cgroup / name).strip()
         if text.isdecimal():
             found.append(int(text))
-    for line in _read(meminfo).splitlines():
-        if line.startswith("MemTotal:"):
-            found.append(int(line.split()[1]) << 10)
-    return min(found, default=None)
+    total = _field(meminfo, "MemTotal")
+    return min(found if total is None else [*found, total], default=None)
+
+
+def held(status: Path = Path("/proc/self/status")) -> int:
+    """Bytes that this process holds and the kernel cannot take back as it can files'; 0 where that is not known."""
+    return _field(status, "RssAnon") or 0
+
+
+def weight_files(names: Iterable[str]) -> list[str]:
+    """Those that transformers loads: one file, or its shards. Others may lie beside them, e.g. in Mistral's format."""
+    found = sorted(name for name in names if fnmatch(name, "model-*-of-*.safetensors") or name == _WEIGHTS)
+    return [_WEIGHTS] if _WEIGHTS in found else found
+
+
+def stored_bytes(sizes: Mapping[str, int]) -> int:
+    """Bytes of a model's weights as they are stored, from the sizes in bytes of its directory's files, by name."""
+    return sum(sizes[name] for name in weight_files(sizes))
+
+
+def loaded_bytes(directory: Path) -> int:
+    """Bytes of a model's weights in fp32, 0 without any. Raises BadDataError for a damaged file."""
+    return sum(_file_bytes(directory / name, True) for name in weight_files(path.name for path in directory.iterdir()))
 
 
 def weights_bytes(directory: Path, as_float32: bool) -> int:
@@ -48,27 +72,33 @@ def weights_bytes(directory: Path, as_float32: bool) -> int:
 def check_fits(directory: Path, as_float32: bool, limit: int | None, runtime: int = RUNTIME_BYTES) -> int:
     """Bytes of the weights, if they and `runtime` bytes fit below `limit` (None: not known); else BadDataError."""
     weights = weights_bytes(directory, as_float32)
-    check_room(weights + runtime, limit)
+    check_room("the model needs", weights + runtime, "this container has", limit, SERVING)
     return weights
 
 
-def check_room(need: int, limit: int | None) -> None:
-    """Raises BadDataError if a model needs more bytes than the container has (None: not known)."""
+def check_room(who: str, need: int, where: str, limit: int | None, remedy: str) -> None:
+    """Raises BadDataError if more memory is needed than there is.
+
+    Args:
+        who: needs it, with the verb: "the model needs".
+        need: bytes.
+        where: it would have to be, with the verb: "this container has".
+        limit: bytes that are there; None: not known.
+        remedy: of the error.
+    """
     if limit is not None and need > limit:
-        raise BadDataError(
-            f"the model needs {_mebibytes(need)} of memory, this container has {limit >> 20} MiB",
-            "Raise spec.pods.serve.resources.limits.memory.",
-        )
+        raise BadDataError(f"{who} {mebibytes(need)} of memory, {where} {limit >> 20} MiB", remedy)
 
 
 def check_fits_devices(directory: Path, as_float32: bool, total: int) -> None:
     """Raises BadDataError if the weights are larger than the memory of the GPUs, `total` bytes."""
-    weights = weights_bytes(directory, as_float32)
-    if weights > total:
-        raise BadDataError(
-            f"the model's weights take {_mebibytes(weights)}, this container's GPUs have {total >> 20} MiB",
-            "Ask for more or larger GPUs in spec.pods.serve.resources.",
-        )
+    remedy = "Ask for more or larger GPUs in spec.pods.serve.resources."
+    check_room("the model needs", weights_bytes(directory, as_float32), "this container's GPUs have", total, remedy)
+
+
+def mebibytes(count: int) -> str:
+    """Bytes in words, rounded up."""
+    return f"{math.ceil(count / (1 << 20))} MiB"
 
 
 def _file_bytes(path: Path, as_float32: bool) -> int:
@@ -81,11 +111,15 @@ def _file_bytes(path: Path, as_float32: bool) -> int:
         tensors = [entry for name, entry in header.items() if name != "__metadata__"]
         return sum(math.prod(t["shape"]) * (4 if as_float32 else _WIDTHS.get(t["dtype"], 1)) for t in tensors)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise BadDataError(f"{path} is damaged: {error}", "Fetch the policy again.") from error
+        raise BadDataError(f"{path} is damaged: {error}", "Fetch the model again.") from error
 
 
-def _mebibytes(count: int) -> str:
-    return f"{math.ceil(count / (1 << 20))} MiB"
+def _field(path: Path, name: str) -> int | None:
+    """Bytes that a line of a file in /proc tells."""
+    for line in _read(path).splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) << 10
+    return None
 
 
 def _read(path: Path) -> str:

@@ -19,12 +19,14 @@ from pydantic import JsonValue, ValidationError
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.layout import result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
+from ippo_trainer.models import memory, needs
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
 from ippo_trainer.stages.progress import Progress, progress
 from ippo_trainer.stages.workdir import work_directory
 from ippo_trainer.store import artifact, checkpoint, open_store
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
 from ippo_trainer.store.disk import FULL, disk_error
+from ippo_trainer.store.uri import fetch_directory
 
 _log = logging.getLogger(__name__)
 _FULL_TEXT = ("No space left on device", "Disk quota exceeded")
@@ -70,6 +72,7 @@ class StageContext:
 
     def __post_init__(self) -> None:
         self._inputs: dict[str, Path] = {}
+        self._fits = False
 
     @property
     def folder(self) -> str:
@@ -83,16 +86,46 @@ class StageContext:
         return f"{self.folder}/checkpoint"
 
     def input(self, name: str, kind: str) -> Path:
-        """The local directory of an input artifact, verified. Raises BadSpecError if the spec does not name it."""
+        """The local directory of an input artifact, verified.
+
+        Raises:
+            BadSpecError: the spec does not name it.
+            BadDataError: it is damaged or of another kind, or the stage's models need more memory than there is; then
+                none of them is downloaded.
+        """
         if name not in self.spec.inputs:
             raise BadSpecError(
                 f"stage spec: inputs.{name} is missing, {self.spec.stage} needs it", "Add its key and digest."
             )
         if name not in self._inputs:
             directory = self.work / "inputs" / name
+            if kind in needs.KINDS:
+                self._check_memory()
             artifact.fetch(self.store, self.spec.inputs[name], directory, kind)
             self._inputs[name] = directory
         return self._inputs[name]
+
+    def base(self) -> Path:
+        """The local directory of `policy.base`, `file://` or `s3://`.
+
+        Raises:
+            BadSpecError: a place that cannot be read.
+            BadDataError: there is nothing, or it needs more memory than there is. Before a download the sizes in S3
+                tell; that weights in half precision double is in their headers, so it is known before they are loaded.
+        """
+
+        def check(size: int) -> None:
+            needs.check(self.spec, {needs.BASE: size})
+
+        directory = fetch_directory(
+            self.spec.policy.base,
+            self.work / "base",
+            self.spec.store,
+            "policy.base",
+            lambda sizes: check(memory.stored_bytes(sizes)),
+        )
+        check(memory.loaded_bytes(directory))
+        return directory
 
     def publish(
         self, folder: str, directory: Path, kind: str, metadata: dict[str, JsonValue] | None = None
@@ -114,6 +147,14 @@ class StageContext:
     def load_checkpoint(self, directory: Path) -> int | None:
         """Writes the newest checkpoint into `directory` and returns its step; None if there is none to resume from."""
         return checkpoint.load(self.store, self.checkpoint_folder, self.spec.input_digest(), directory)
+
+    def _check_memory(self) -> None:
+        """Once, for all models that the stage holds: their manifests are read, and nothing else."""
+        if not self._fits:
+            refs = {name: self.spec.inputs[name] for name in needs.copies(self.spec) if name in self.spec.inputs}
+            manifests = {name: artifact.read_manifest(self.store, ref) for name, ref in refs.items()}
+            needs.check(self.spec, {name: memory.stored_bytes(found.sizes()) for name, found in manifests.items()})
+            self._fits = True
 
     def check_stop(self) -> None:
         """Raises StoppedError if SIGTERM or Ctrl-C came. Call it between units of work, after saving a checkpoint."""
@@ -191,6 +232,7 @@ def _run(
     with work_directory(work_dir) as work:
         ctx = StageContext(spec, store, work, shard, stop=stop)
         if done is None:
+            checkpoint.check_writable(store, ctx.checkpoint_folder)
             done = _publish_result(store, key, spec, _work(ctx))
         else:
             _log.info("%s is there already, nothing to do", store.describe(key))

@@ -25,7 +25,7 @@ from ippo_trainer.models.load import build_tiny, check_context, load_policy, sav
 from ippo_trainer.models.sampling import sample
 from ippo_trainer.sft.training import Hooks, Settings, train
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.store.uri import fetch_directory, fetch_file
+from ippo_trainer.store.uri import fetch_file
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import Row, training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -118,8 +118,7 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
         tokenizer: Any = build_tokenizer(_texts(conversations, system_prompt))
         model = build_tiny(policy.base, tokenizer, derive_seed(ctx.spec.seed, "warm-start", "weights"))
     else:
-        directory = fetch_directory(policy.base, ctx.work / "base", ctx.spec.store, "policy.base")
-        loaded = load_policy(directory)
+        loaded = load_policy(ctx.base())
         model, tokenizer = loaded.model, loaded.tokenizer
     check_context(model, policy.max_prompt_tokens, policy.max_new_tokens)
     return _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens))
@@ -176,9 +175,15 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
     def save(directory: Path, step: int) -> None:
         ctx.save_checkpoint(directory, step)
 
+    def load(directory: Path) -> int | None:
+        step = ctx.load_checkpoint(directory)
+        if step is not None:
+            ctx.log.info("resumed after %d updates", step)
+        return step
+
     hooks = Hooks(
         save=save,
-        load=ctx.load_checkpoint,
+        load=load,
         stopped=ctx.stop.is_set,
         on_steps=lambda total, done: ctx.progress(total, "warm start", "updates", initial=done),
     )

@@ -75,6 +75,10 @@ class Manifest(Model):
         """The bytes of `manifest.json`: canonical JSON."""
         return canonical_json(self.model_dump(mode="json", by_alias=True))
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file, by path."""
+        return {entry.path: entry.size for entry in self.files}
+
     def digest(self) -> str:
         """`sha256:<hex>` of those bytes: the artifact's digest."""
         return _digest(self.to_bytes())
@@ -199,7 +203,7 @@ def _entry(directory: Path, path: str) -> FileEntry:
 
 def _check_listing(store: Store, ref: ArtifactRef, manifest: Manifest) -> None:
     """Compares names and sizes before anything is downloaded. Files that the manifest does not name are never used."""
-    sizes = {entry.path: entry.size for entry in manifest.files}
+    sizes = manifest.sizes()
     wrong, extra = [], []
     for found in store.list(ref.key):
         path = found.key.removeprefix(f"{ref.key}/")

@@ -19,6 +19,7 @@ from ippo_trainer.store.base import NotFoundError, Store
 from ippo_trainer.store.parallel import for_each
 
 POINTER = "pointer.json"
+PROBE = "probe"
 KIND = "checkpoint"
 _log = logging.getLogger(__name__)
 
@@ -62,6 +63,16 @@ def load(store: Store, folder_key: str, input_digest: str, directory: Path) -> i
     return pointer.step
 
 
+def check_writable(store: Store, folder_key: str) -> None:
+    """Puts an object where checkpoints go: keys that may only read are noticed before the work, not after it.
+
+    Raises:
+        BadSpecError: the store refuses to be written.
+        TryAgainError: the store does not answer, or the disk is full.
+    """
+    store.put(f"{folder_key}/{PROBE}", b"This stage can write.\n")
+
+
 def clear(store: Store, folder_key: str) -> None:
     """Deletes all checkpoints of a stage that has ended; the pointer first, so that none is found half deleted."""
     store.delete(f"{folder_key}/{POINTER}")
@@ -85,8 +96,8 @@ def _pointer(store: Store, folder_key: str) -> Pointer | None:
 
 def _sweep(store: Store, folder_key: str, pointer: Pointer | None) -> None:
     keep = f"{pointer.artifact.key}/" if pointer else None
-    pointer_key = f"{folder_key}/{POINTER}"
-    stale = (found.key for found in store.list(folder_key) if found.key != pointer_key)
+    ours = {f"{folder_key}/{POINTER}", f"{folder_key}/{PROBE}"}
+    stale = (found.key for found in store.list(folder_key) if found.key not in ours)
     for_each(store.delete, (key for key in stale if keep is None or not key.startswith(keep)))
 
 

@@ -54,9 +54,8 @@ def fetch(store: str, key: str, digest: str, kind: str, directory: Path, fits_me
             shutil.rmtree(left)
     opened = open_store(location)
     if fits_memory:
-        entries = artifact.read_manifest(opened, ref).files
-        weights = sum(entry.size for entry in entries if entry.path.endswith(".safetensors"))
-        memory.check_room(weights + memory.RUNTIME_BYTES, memory.memory_limit())
+        need = memory.stored_bytes(artifact.read_manifest(opened, ref).sizes()) + memory.RUNTIME_BYTES
+        memory.check_room("the model needs", need, "this container has", memory.memory_limit(), memory.SERVING)
     artifact.fetch(opened, ref, directory, kind)
 
 

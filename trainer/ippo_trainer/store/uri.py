@@ -1,5 +1,6 @@
 """Files and directories that a user names by URI: `file://` where they are, `s3://` fetched into the work directory."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -41,10 +42,19 @@ def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -
     return target
 
 
-def fetch_directory(uri: str, directory: Path, location: StoreLocation, field: str) -> Path:
+def fetch_directory(
+    uri: str,
+    directory: Path,
+    location: StoreLocation,
+    field: str,
+    check: Callable[[Mapping[str, int]], None] = lambda _: None,
+) -> Path:
     """The local path of a directory; one in S3 is streamed into `directory`, file by file.
 
     Pickled weights are left where they are if the directory has safetensors. Arguments and errors as `fetch_file`.
+
+    Args:
+        check: gets the sizes in bytes of what is in S3, by path, before any of it is downloaded; may raise.
     """
     scheme, path = _split(uri, field)
     if scheme == "file":
@@ -55,11 +65,12 @@ def fetch_directory(uri: str, directory: Path, location: StoreLocation, field: s
             )
         return local
     store = _bucket(uri, path, location, field)
-    keys = [info.key for info in store.list("")]
-    if not keys:
+    sizes = {info.key: info.size for info in store.list("")}
+    if not sizes:
         raise BadDataError(f"{field}: there is nothing at {uri}", "Check bucket and prefix.")
-    safe = any(key.endswith(".safetensors") for key in keys)
-    for key in keys:
+    check(sizes)
+    safe = any(key.endswith(".safetensors") for key in sizes)
+    for key in sizes:
         if not (safe and key.endswith(_PICKLES)):
             target = directory / key
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,180 @@
+"""Whether there is memory for a stage's models: a lower bound by stage, and what is said where it is too little."""
+
+import json
+import struct
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from ippo_trainer.contract import params
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
+from ippo_trainer.models import memory, needs
+from ippo_trainer.models.load import new_q
+from transformers import LlamaConfig, LlamaForCausalLM
+
+MEBIBYTE = 1 << 20
+HELD = 300 * MEBIBYTE
+REF = ArtifactRef(key="iterations/0001/given/0123", digest="sha256:" + "0" * 64)
+
+
+def spec_of(stage: str, **sections: Any) -> StageSpec:
+    fields = {
+        "stage": stage,
+        "run": "shop",
+        "iteration": 1,
+        "seed": 7,
+        "discount": "0.95",
+        "store": StoreLocation(directory="/nowhere"),
+        "inputs": dict.fromkeys(("policy", "explorer", "candidate", "q", "previousQ", "data"), REF),
+        "policy": params.Policy(base="s3://models/big"),
+    }
+    return StageSpec(**{**fields, **sections})
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets how many bytes the container has; the process holds HELD of them."""
+    monkeypatch.setattr(memory, "held", lambda: HELD)
+    return lambda limit: monkeypatch.setattr(memory, "memory_limit", lambda: limit)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (spec_of("warm-start", warm_start=params.WarmStart()), {"base": 4}),
+        (spec_of("warm-start"), {"base": 1}),
+        (spec_of("collect", collect=params.Collect(exploration="0.1")), {"policy": 1}),
+        (spec_of("fit-q", fit_q=params.FitQ()), {"policy": 4}),
+        (spec_of("fit-q", fit_q=params.FitQ(lm_loss_weight="0")), {"policy": 2}),
+        (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ")), {"previousQ": 4}),
+        (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ"), inputs={"policy": REF}), {"policy": 4}),
+        (spec_of("improve"), {"policy": 5, "q": 3}),
+        (spec_of("evaluate"), {"policy": 1}),
+    ],
+)
+def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, int]) -> None:
+    assert needs.copies(spec) == expected
+
+
+def test_several_processes_hold_at_least_both_copies_before_they_divide_them() -> None:
+    assert needs.copies(spec_of("improve"), several=True) == {"policy": 1, "q": 1}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_q_has_at_least_half_of_its_policys_weights(tied: bool) -> None:
+    """Which is what fit-q without the auxiliary loss is sure to train, even where nearly all are in the vocabulary."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    policy = LlamaForCausalLM(LlamaConfig(vocab_size=1000, tie_word_embeddings=tied, **sizes))
+    weights, of_q = (sum(p.numel() for p in model.parameters()) for model in (policy, new_q(policy)))
+    assert of_q >= weights / 2
+
+
+FIELDS = {
+    "warm-start": "warmStart",
+    "collect": "collect",
+    "fit-q": "fitQ",
+    "improve": "improve",
+    "evaluate": "evaluate",
+}
+POLICY, Q = 100 * MEBIBYTE, 50 * MEBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("stage", "weights", "least"),
+    [
+        ("warm-start", {"base": POLICY}, HELD + 4 * POLICY),
+        ("collect", {"policy": POLICY}, POLICY),
+        ("fit-q", {"policy": POLICY}, HELD + 4 * POLICY),
+        ("improve", {"policy": POLICY, "q": Q}, HELD + 5 * POLICY + 3 * Q),
+        ("evaluate", {"policy": POLICY}, POLICY),
+    ],
+)
+def test_a_stage_is_refused_by_the_byte_and_told_what_to_raise(
+    room: Any, stage: str, weights: dict[str, int], least: int
+) -> None:
+    spec = spec_of(stage, warm_start=params.WarmStart())
+    room(least)
+    needs.check(spec, weights)
+    room(least - 1)
+    with pytest.raises(BadDataError) as caught:
+        needs.check(spec, weights)
+    error = caught.value
+    where = "policy.base s3://models/big" if stage == "warm-start" else "policy iterations/0001/given/0123"
+    assert f"no room for {where} (100 MiB)" in error.message
+    assert ("q iterations/0001/given/0123 (50 MiB)" in error.message) == (stage == "improve")
+    assert f"{stage} needs at least {least >> 20} MiB of memory" in error.message
+    assert f"this container or machine has {(least >> 20) - 1} MiB" in error.message
+    assert error.remedy.startswith(f"Raise spec.pods.{FIELDS[stage]}.resources.limits.memory, or where nothing limits")
+    assert "start a new run" in error.remedy
+
+
+def test_where_the_memory_is_not_known_nothing_is_refused(room: Any) -> None:
+    room(None)
+    needs.check(spec_of("improve"), {"policy": 1 << 50, "q": 1 << 50})
+
+
+def test_a_base_that_is_not_trained_counts_once(room: Any) -> None:
+    room(POLICY)
+    needs.check(spec_of("warm-start"), {"base": POLICY})
+    with pytest.raises(BadDataError, match="warm-start needs at least 101 MiB"):
+        needs.check(spec_of("warm-start"), {"base": POLICY + 1})
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One with 700 MiB."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    found = SimpleNamespace(total_memory=700 * MEBIBYTE)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: found)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_on_a_gpu_its_own_memory_counts_and_not_the_hosts(room: Any) -> None:
+    room(MEBIBYTE)
+    needs.check(spec_of("fit-q"), {"policy": 175 * MEBIBYTE})
+    with pytest.raises(BadDataError, match=r"at least 704 MiB of memory, this GPU has 700 MiB") as caught:
+        needs.check(spec_of("fit-q"), {"policy": 176 * MEBIBYTE})
+    assert "spec.pods.fitQ a larger GPU" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_that_is_not_used_does_not_count(room: Any) -> None:
+    room(MEBIBYTE)
+    for spec, name in ((spec_of("collect", device="cpu"), "policy"), (spec_of("warm-start"), "base")):
+        with pytest.raises(BadDataError, match="this container or machine has 1 MiB"):
+            needs.check(spec, {name: 2 * MEBIBYTE})
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["model.safetensors", "consolidated.safetensors", "model-00001-of-00001.safetensors"], ["model.safetensors"]),
+        (
+            ["model-00002-of-00002.safetensors", "model-00001-of-00002.safetensors", "consolidated.safetensors"],
+            ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
+        ),
+        (["original/model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"], []),
+    ],
+)
+def test_only_what_is_loaded_counts(names: list[str], expected: list[str]) -> None:
+    assert memory.weight_files(names) == expected
+    assert memory.stored_bytes(dict.fromkeys(names, 7)) == 7 * len(expected)
+
+
+def test_half_precision_doubles_in_memory(tmp_path: Path) -> None:
+    assert memory.loaded_bytes(tmp_path) == 0
+    for name in ("model.safetensors", "consolidated.safetensors"):
+        entry = {"dtype": "BF16", "shape": [10, 100], "data_offsets": [0, 2000]}
+        header = json.dumps({"w": entry}).encode()
+        (tmp_path / name).write_bytes(struct.pack("<Q", len(header)) + header + bytes(2000))
+    assert memory.loaded_bytes(tmp_path) == 4000
+
+
+def test_what_a_process_holds_is_what_it_wrote(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text("VmRSS:\t  900 kB\nRssAnon:\t     3 kB\nRssFile:\t  897 kB\n")
+    assert memory.held(tmp_path / "status") == 3 << 10
+    assert memory.held(tmp_path / "absent") == 0
