@@ -136,9 +136,10 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             "SpecChange",
         ),
         Reason.INVALID_DATA: Explanation(
-            "An input of a stage is wrong (exit code 65): chat logs, a base model, or an artifact with another "
-            "digest. Trying again would give the same.",
-            "Read the message: it names the file and line. Correct the data and start a new run.",
+            "An input of a stage is wrong (exit code 65): chat logs, a base model, an artifact with another digest, or "
+            "a model that needs more memory than there is. Trying again would give the same.",
+            "Read the message: it names the file and line, or how much memory is needed and the field that gives it. "
+            "Correct that and start a new run.",
             _FAILURE,
             "NewRun",
         ),
@@ -158,7 +159,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             "Itself",
         ),
         Reason.USER_CODE_FAILED: Explanation(
-            "A stage ended with an unknown exit code: a bug, an exception of an environment's code, or out of memory.",
+            "A stage ended with an unknown exit code: a bug, an exception of an environment's code, out of memory, "
+            "or it wrote more than workSize or its ephemeral-storage limit.",
             "`ippo logs NAME --previous` has its last words. It is tried again spec.retries.crashes times. Out of "
             "memory: raise resources.limits.memory of spec.pods, which may change while the run goes on.",
             ("lastFailure",),
@@ -172,7 +174,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             "Itself",
         ),
         Reason.DISRUPTED: Explanation(
-            "A stage was told to stop or its pod was lost: a drain, preemption, eviction, or a node that died.",
+            "A stage was told to stop or its pod was lost: a drain, preemption, eviction by a node that ran short, or "
+            "a node that died.",
             "Nothing to do: it goes on from its checkpoint at once. If the message names a pod that does not end, "
             "bring its node back or delete the node. Many of them use up spec.retries.disruptions; nodes that are not "
             "reclaimed, or a priorityClassName in spec.pods, help.",

@@ -21,7 +21,7 @@ from ippo_operator.plan.types import JobFailure, Waiting
 Object: TypeAlias = Mapping[str, Any]
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-_DISRUPTED = {"Evicted", "Preempting", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "UnexpectedAdmissionError"}
+_DISRUPTED = {"Preempting", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "UnexpectedAdmissionError"}
 _LATE = timedelta(seconds=60)
 _ADMISSION_FIRST = ("Unschedulable", "SchedulingGated")
 
@@ -72,6 +72,9 @@ def _ended_at(pod: Object) -> tuple[bool, str]:
 def _failure(pod: Object) -> JobFailure:
     status, terminated = pod.get("status", {}), _terminated(pod)
     target = _condition(status, "DisruptionTarget")
+    if target is None and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
+        told = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
+        return JobFailure(None, short(f"{_name(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods."))
     disrupted = target is not None or status.get("reason") in _DISRUPTED
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
         told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"

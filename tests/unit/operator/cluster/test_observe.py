@@ -83,7 +83,12 @@ def test_a_log_without_a_message_is_shown_from_its_end() -> None:
 @pytest.mark.parametrize(
     "status",
     [
-        {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."},
+        {
+            "phase": "Failed",
+            "reason": "Evicted",
+            "message": "The node was low on resource: memory.",
+            "conditions": [job_condition("DisruptionTarget", message="The node was low on resource: memory.")],
+        },
         {"phase": "Failed", "conditions": [job_condition("DisruptionTarget", message="preempted")]},
         {"phase": "Failed"},
     ],
@@ -93,6 +98,16 @@ def test_lost_pods_are_disruptions(status: Object) -> None:
     seen = jobs.observe(failed(), [pod(0, status)])
     assert seen.failure.disrupted
     assert seen.failure.exit_code is None
+
+
+@pytest.mark.parametrize("container", [{}, ended_status(137, "")], ids=["no container told", "killed"])
+def test_a_pod_that_outgrew_its_own_disk_is_no_disruption(container: Object) -> None:
+    """It would do so again, a hundred times; and nothing that it wrote by then says why."""
+    told = {"reason": "Evicted", "message": 'Usage of EmptyDir volume "ippo-work" exceeds the limit "64Mi". '}
+    seen = jobs.observe(failed(), [pod(0, {"phase": "Failed"} | container | told)])
+    assert not seen.failure.disrupted
+    assert seen.failure.exit_code is None
+    assert 'exceeds the limit "64Mi". Raise workSize' in seen.failure.message
 
 
 def test_a_wrong_spec_is_known_even_if_the_pod_was_disrupted_too() -> None:
