@@ -84,6 +84,22 @@ def test_every_answer_is_an_error_with_a_remedy(
         assert len(proxy.seen) <= QUICK.attempts or status == 301
 
 
+@pytest.mark.parametrize("code", ["", "404", "NotFound"])
+def test_an_address_where_no_store_is_takes_no_objects(faulty: S3Store, proxy: FaultProxy, code: str) -> None:
+    """Other web servers answer 404 to everything; a missing result is no news, a refused one is."""
+    proxy.faults = [Fault(status=404, code=code)]
+    for call in (lambda: faulty.put("k", b"x"), lambda: list(faulty.list(""))):
+        with pytest.raises(BadSpecError, match="404") as caught:
+            call()
+        assert "endpointUrl" in caught.value.remedy
+
+
+def test_an_upload_that_somebody_ended_is_tried_again(faulty: S3Store, proxy: FaultProxy) -> None:
+    proxy.faults = [Fault(status=404, code="NoSuchUpload")]
+    with pytest.raises(TryAgainError, match="NoSuchUpload"):
+        faulty.put("k", b"x")
+
+
 def test_not_found_and_precondition_failed(faulty: S3Store, proxy: FaultProxy, tmp_path: Path) -> None:
     proxy.faults = [Fault(status=404, code="NoSuchKey")]
     with pytest.raises(NotFoundError):

@@ -70,6 +70,10 @@ def _answer(error: ClientError, where: str, verb: str) -> StageError:
     said = f"cannot {verb} {where}: S3 answered {status}" + (f" {code}" if code not in ("", str(status)) else "")
     if code == "NoSuchBucket":
         return BadSpecError(said, "Create the bucket, or correct artifacts.s3.bucket.")
+    if code == "NoSuchUpload":
+        return TryAgainError(said, "Somebody ended the upload meanwhile; start the stage again.")
+    if status == 404 and verb in {"write", "list"}:  # what is missing there is no object
+        return BadSpecError(said, "Check artifacts.s3.endpointUrl: S3 itself would have said which bucket is missing.")
     if status == 404:
         return NotFoundError(f"{where} does not exist", "Check that the stage that makes it has ended.")
     if status == 412 and verb == "write":
