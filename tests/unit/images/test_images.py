@@ -66,7 +66,10 @@ def test_what_is_installed_is_pinned(path):
 @both
 def test_no_tool_of_the_build_is_shipped(path):
     last = shipped(path)
-    assert not any("pip" in value.split() or "apt" in value for name, value in last if name == "RUN")
+    [run] = [value for name, value in last if name == "RUN"]
+    assert "pip" not in run.split()
+    assert "apt" not in run
+    assert {"/usr/local/bin/pip*", "/usr/share/python-wheels"} <= set(run.split()), "not the base's own either"
     for name, value in last:
         if name == "COPY":
             assert re.fullmatch(r"--from=(dependencies|application) (/opt/ippo\S*) /opt/ippo\S*", value)
