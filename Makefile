@@ -13,11 +13,13 @@ HELM ?= $(shell command -v helm)
 RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --namespace ippo-system; }
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 # In one process: they share a cluster. It pulls its images, or the lab loads what is built here.
-E2E := OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/e2e -ra
+E2E := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=10
 E2E_IMAGES = $(if $(or $(IPPO_E2E_KUBECONFIG),$(IPPO_E2E_ARCHIVES)),,build/images/.built)
+E2E_IMAGES_ALL = $(E2E_IMAGES:.built=.all)
+IMAGE_SOURCES = $(shell find operator trainer images -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all e2e e2e-all lint format crds manifests docs bench constraints images clean
+.PHONY: help install demo test test-all quickstart e2e e2e-all lint format crds manifests docs bench constraints images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,15 +45,22 @@ test: $(INSTALLED) ## all tests but the slow ones and those in real pods
 test-all: $(INSTALLED) ## all tests but those in real pods
 	$(PYTEST) -m "not e2e"
 
+quickstart: $(INSTALLED) $(E2E_IMAGES) ## docs/quickstart.md in real pods; the first of the e2e tests
+	$(E2E) tests/e2e/test_quickstart.py
+
 e2e: $(INSTALLED) $(E2E_IMAGES) ## the quickstart and what is quick, in real pods: IPPO_E2E_KUBECONFIG's cluster, or a lab
-	$(E2E) -m "e2e and not slow"
+	$(E2E) tests/e2e -m "not slow"
 
-e2e-all: $(INSTALLED) $(E2E_IMAGES) ## all tests in real pods
-	$(E2E) -m e2e
+e2e-all: $(INSTALLED) $(E2E_IMAGES_ALL) ## all tests in real pods: hours
+	$(E2E) tests/e2e
 
-build/images/.built: $(shell find operator trainer images -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
+build/images/.built: $(IMAGE_SOURCES)
 	tests/e2e/images.sh
 	@touch $@
+
+build/images/.all: $(IMAGE_SOURCES) tests/e2e/previous
+	tests/e2e/images.sh all
+	@touch $@ build/images/.built
 
 lint: $(INSTALLED) ## style, types, layers
 	$(BIN)/ruff check .

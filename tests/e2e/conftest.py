@@ -15,6 +15,11 @@ from .place import NoPlaceError, Place, place
 from .runs import Runs, on_this_machine
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The quickstart comes first: where it fails, nothing else has to be looked at."""
+    items.sort(key=lambda item: item.path.name != "test_quickstart.py")
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Place]:
     try:

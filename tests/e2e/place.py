@@ -69,6 +69,24 @@ class Place:
         """PATH with helm and kubectl in it."""
         return os.pathsep.join([*([str(self.programs)] if self.programs else []), os.environ["PATH"]])
 
+    def image(self, variable: str, archive: Path, name: str) -> str:
+        """The name of an image that not all of these tests need.
+
+        Args:
+            variable: of the environment, with the name of an image that nodes have or can pull.
+            archive: a lab's node gets this one, unless the variable is there.
+            name: of the image in the archive.
+
+        Raises:
+            NoPlaceError: there is neither.
+        """
+        if variable in os.environ:
+            return os.environ[variable]
+        if self.lab is None or not archive.exists():
+            raise NoPlaceError(f"needs {variable}, or a lab and {archive}: make e2e-all builds it")
+        call(self.lab, "load", str(archive))
+        return name
+
 
 @contextmanager
 def place() -> Iterator[Place]:
@@ -133,11 +151,14 @@ def _in_lab(script: Path, kubeconfig: Path, exports: str) -> Place:
     local = words["AWS_ENDPOINT_URL"]
     inside = local.replace("127.0.0.1", GATEWAY)
     store = Store(inside, local, words["AWS_ACCESS_KEY_ID"], words["AWS_SECRET_ACCESS_KEY"])
-    version = next(
-        line.split('"')[1] for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version")
-    )
-    images = (f"ippo-operator:{version}", f"ippo-trainer:{version}-cpu")
+    images = (f"ippo-operator:{version()}", f"ippo-trainer:{version()}-cpu")
     return Place(kubeconfig, *images, store, Path(call(script, "bin").strip()), script)
+
+
+def version(project: Path = ROOT) -> str:
+    """Of a checkout of this project."""
+    text = (project / "pyproject.toml").read_text()
+    return next(line.split('"')[1] for line in text.splitlines() if line.startswith("version"))
 
 
 def call(script: Path, *arguments: str) -> str:
