@@ -70,7 +70,13 @@ class Runs:
         )
 
     def create(self, name: str, pods: dict[str, Any] | None = None, s3: Object | None = None, **sections: Any) -> None:
-        """A run.
+        """A run; see `manifest`."""
+        self.kube.apply(self.manifest(name, pods, s3, **sections))
+
+    def manifest(
+        self, name: str, pods: dict[str, Any] | None = None, s3: Object | None = None, **sections: Any
+    ) -> Object:
+        """A run as it is applied.
 
         Args:
             name: of the run.
@@ -85,14 +91,12 @@ class Runs:
         if self.prefix:
             place["prefix"] = self.prefix
         spec = small(artifacts={"s3": place | (s3 or {})}, pods=given | {"common": common}, **sections)
-        self.kube.apply(
-            {
-                "apiVersion": "ippo.dev/v1alpha1",
-                "kind": "IterativePPORun",
-                "metadata": {"name": name, "namespace": self.namespace},
-                "spec": spec,
-            }
-        )
+        return {
+            "apiVersion": "ippo.dev/v1alpha1",
+            "kind": "IterativePPORun",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": spec,
+        }
 
     def get(self, name: str) -> Object:
         """The run as it is."""
@@ -100,8 +104,7 @@ class Runs:
 
     def patch(self, name: str, **spec: Any) -> None:
         """Changes some of its spec."""
-        body = json.dumps({"spec": spec})
-        self.kube.kubectl("patch", "ippo", name, "-n", self.namespace, "--type", "merge", "-p", body)
+        self.kube.merge("ippo", self.namespace, name, {"spec": spec})
 
     def wait(self, name: str, kind: str, reason: str = "", seconds: float = 15 * MINUTES) -> Object:
         """The run, once that condition is True; fails at once if the run stalls meanwhile, and tells why."""
@@ -146,13 +149,13 @@ def _runs(pod: Object) -> bool:
     return bool(states) and all("running" in state["state"] for state in states)
 
 
-def on_this_machine(folder: Path) -> artifacts.Files:
+def on_this_machine(folder: Path, **sections: Any) -> artifacts.Files:
     """The same spec by `ippo run`; what it has published."""
     (folder / "tables").mkdir(parents=True)
     (folder / "tables" / _TABLES).write_text((EXAMPLES / _TABLES).read_text())
     work = folder / "work"
     work.mkdir()
-    manifest = {**SMALL, "spec": small()}
+    manifest = {**SMALL, "spec": small(**sections)}
     (work / "run.yaml").write_text(yaml.safe_dump(manifest))
     command = [sys.executable, "-m", "ippo_operator.cli.main", "run", "-f", "run.yaml", "--out", "out"]
     done = subprocess.run(

@@ -30,14 +30,24 @@ def test_a_roll_out_and_a_roll_back_fail_no_request(runs: Runs) -> None:
         load.more()
 
         image = runs.kube.place.trainer_image
-        broken = {"serve": {"image": f"{image}-broken", "imagePullPolicy": "Never"}}
-        runs.patch("serves", serve=SERVE, pods=broken)
-        run = runs.wait("serves", "Stalled", "RolledBack")
-        assert condition(run, "Succeeded")[0] == "True"
-        assert condition(run, "Ready")[0] == "False"
-        assert run["status"]["serving"]["active"] == active
+        rolled_back(runs, active, pods={"serve": {"image": f"{image}-broken", "imagePullPolicy": "Never"}})
+        load.more()
+        told = rolled_back(runs, active, pods={"serve": {"image": image, "imagePullPolicy": None}}, engine="VLLM")
+        assert "vLLM is not installed" in told, "servers that start and never get ready"
         load.more()
 
-        runs.patch("serves", pods={"serve": None})
+        runs.patch("serves", serve=SERVE, pods={"serve": None})
         until(lambda: condition(runs.get("serves"), "Ready")[0] == "True", "servers as the spec asks for", 300)
         assert load.errors() == []
+
+
+def rolled_back(runs: Runs, active: dict[str, Any], pods: dict[str, Any], **serve: Any) -> str:
+    """Changes the servers to some that do not work, and waits until the last good ones are back; what the run says."""
+    runs.patch("serves", serve=SERVE | serve, pods=pods)
+    generation = runs.get("serves")["metadata"]["generation"]
+    until(lambda: runs.get("serves")["status"]["observedGeneration"] == generation, "the operator has seen the change")
+    run = runs.wait("serves", "Stalled", "RolledBack")
+    assert condition(run, "Succeeded")[0] == "True"
+    assert condition(run, "Ready")[0] == "False"
+    assert run["status"]["serving"]["active"] == active
+    return condition(run, "Stalled")[2]

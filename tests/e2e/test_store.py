@@ -1,12 +1,14 @@
-"""A store that fails, and one that was tampered with."""
+"""A store that fails, one that refuses, one that is not there, and one that was tampered with."""
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from . import artifacts
 from .faulty_store import FaultyStore
+from .guarded_store import BUCKET, GuardedStore
 from .kube import condition, until
 from .place import FOREIGN_IMAGE, GATEWAY
 from .runs import Runs, secret
@@ -63,6 +65,46 @@ def test_a_bucket_that_is_missing(runs: Runs) -> None:
     said = condition(runs.wait("lost", "Stalled"), "Stalled")
     assert said[1] == "InvalidSpec"
     assert "no-such-bucket-anywhere" in said[2]
+
+
+def test_keys_that_may_only_read(runs: Runs, tmp_path: Path) -> None:
+    """Said before the first stage does anything."""
+    place = runs.kube.place
+    if place.programs is None:
+        pytest.skip("needs a lab, which has a store with users")
+    with GuardedStore(place.programs, tmp_path, GATEWAY) as store:
+        runs.kube.apply(secret(runs.namespace, "reader", store.reader.credentials))
+        where = {"bucket": BUCKET, "endpointUrl": store.reader.endpoint, "credentialsSecretName": "reader"}
+        runs.create("reads-only", s3=where)
+        run = runs.wait("reads-only", "Stalled")
+        said = condition(run, "Stalled")
+        assert said[1] == "InvalidSpec"
+        assert "403 AccessDenied" in said[2]
+        assert "credentialsSecretName" in said[2]
+        assert "s3:PutObject" in said[2]
+        assert store.reader.secret_key not in str(run)
+        assert run["status"]["attempt"] == 1
+        logs = runs.kube.kubectl("logs", "-n", runs.namespace, "-l", "ippo.dev/run=reads-only", "--tail", "-1")
+        assert "started" not in logs, "no work is done that cannot be kept"
+
+
+def test_an_endpoint_where_nobody_is(runs: Runs) -> None:
+    """It may be a store that is down, so it is tried again; not for ever."""
+    nowhere = f"http://no-such-store.{runs.namespace}:9000"
+    runs.create("nowhere", s3={"endpointUrl": nowhere}, retries={"tryAgain": 1, "backoffSeconds": 1})
+    run = runs.wait("nowhere", "Stalled")
+    said = condition(run, "Stalled")
+    assert said[1] == "BudgetExhausted"
+    assert "S3 did not answer" in said[2]
+    assert "endpointUrl" in said[2]
+    assert run["status"]["lastFailure"]["kind"] == "TryAgain"
+
+
+def test_an_endpoint_that_is_no_store(runs: Runs) -> None:
+    """Another server, for whose certificate nobody whom a stage trusts vouches."""
+    runs.create("no-store", s3={"endpointUrl": "https://kubernetes.default.svc"}, retries={"tryAgain": 0})
+    said = condition(runs.wait("no-store", "Stalled"), "Stalled")
+    assert "endpointUrl" in said[2]
 
 
 def test_an_artifact_that_was_altered_is_never_used(runs: Runs, bucket: str) -> None:
