@@ -73,6 +73,10 @@ class Kube:
         items: list[Object] = json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *chosen))["items"]
         return items
 
+    def merge(self, kind: str, namespace: str, name: str, patch: Object) -> None:
+        """A JSON merge patch."""
+        self.kubectl("patch", kind, name, "-n", namespace, "--type", "merge", "-p", json.dumps(patch))
+
     def namespace(self, name: str, **labels: str) -> None:
         """A namespace; labels with `_` for `-` are Pod Security's."""
         given = {f"pod-security.kubernetes.io/{key.replace('_', '-')}": value for key, value in labels.items()}

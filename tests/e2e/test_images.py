@@ -73,5 +73,7 @@ def test_the_trainers_image(kube: Kube, runs: Runs) -> None:
     found = ask(kube, runs.namespace, "trainer", kube.place.trainer_image)
     assert found["user"] == 65532
     assert found["writable"] == found["tools"] == []
-    assert set(found["modules"]) == {"torch", "ippo_operator", "ippo_trainer"}
+    assert set(found["modules"]) - {"setuptools"} == {"torch", "ippo_operator", "ippo_trainer"}, (
+        "torch needs setuptools"
+    )
     assert {"ippo-stage", "ippo-serve"} <= set(found["programs"])

@@ -18,10 +18,10 @@
 {{- default .Release.Namespace .Values.lease.namespace -}}
 {{- end }}
 
-{{- /* An image as given, or the release's own: (list $ "ippo-operator" .Values.image) */ -}}
+{{- /* An image as given, or the release's own, with its variant: (list $ "ippo-trainer" .Values.stageImage "-cpu") */ -}}
 {{- define "ippo.image" -}}
 {{- $root := index . 0 -}}
-{{- $own := printf "%s:%s" (index . 1) $root.Chart.AppVersion -}}
+{{- $own := printf "%s:%s%s" (index . 1) $root.Chart.AppVersion (index . 3) -}}
 {{- if $root.Values.registry -}}
 {{- $own = printf "%s/%s" (trimSuffix "/" $root.Values.registry) $own -}}
 {{- end -}}

@@ -53,7 +53,7 @@ def _own_keys(field: str) -> str:
 
 _SEGMENT = "[A-Za-z0-9][A-Za-z0-9._=-]{0,254}"
 _NOT_YOURS = "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set"
-_RESERVED = ", ".join(f"'{name}'" for name in pod_rules.RESERVED_ENV)
+_RESERVED = "|".join((f"{pod_rules.RESERVED_ENV_PREFIX}.*", *pod_rules.RESERVED_ENV))
 _FOLDERS = "|".join(pod_rules.RESERVED_FOLDERS)
 
 RULES: dict[type[Model], tuple[Rule, ...]] = {
@@ -106,7 +106,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
     EnvVar: (
         Rule(_exactly_one("value", "valueFrom"), "allowed is exactly one of value and valueFrom"),
         Rule(
-            f"!self.name.startsWith('{pod_rules.RESERVED_ENV_PREFIX}') && !(self.name in [{_RESERVED}])",
+            f"self.name == '{pod_rules.VLLM_ARGUMENTS}' || !self.name.matches('^({_RESERVED})$')",
             "this variable is set by the operator",
             ".name",
         ),

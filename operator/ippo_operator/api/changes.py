@@ -11,6 +11,7 @@ FREE = (
     "spec.promotion.reject",
     "spec.cleanup",
     "spec.pods",
+    "spec.retries.requested",
     "spec.queue",
     "spec.serve",
     "spec.serviceAccountName",

@@ -57,6 +57,10 @@ class Serve(Model):
     """Servers. Who scales the Deployment itself, an autoscaler say, keeps their number until this field changes."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8000
     """Where they listen, and the Service too."""
+    max_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
+    """Where answers are cut, whatever a request asks for; by default policy.maxNewTokens, as in training."""
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Requests that may wait at a server; more get 429. By default 256."""
     strategy: Literal["Surge", "Recreate"] = "Surge"
     """Surge starts a new server before it stops an old one, so no request is lost; it takes a spare GPU. Recreate stops
     first."""

@@ -56,6 +56,11 @@ _COLUMNS = (
 )
 
 
+def _priority(value: int) -> dict[str, int]:
+    """Without 0: the API server leaves it out, and Argo CD would call the CRD out of sync for ever."""
+    return {"priority": value} if value else {}
+
+
 def custom_resource_definition() -> dict[str, Any]:
     """The CRD as `kubectl apply` takes it."""
     version = {
@@ -65,7 +70,7 @@ def custom_resource_definition() -> dict[str, Any]:
         "schema": {"openAPIV3Schema": _root()},
         "subresources": {"status": {}},
         "additionalPrinterColumns": [
-            {"name": name, "type": kind, "jsonPath": path, "priority": priority, "description": text}
+            {"name": name, "type": kind, "jsonPath": path, **_priority(priority), "description": text}
             for name, kind, path, priority, text in _COLUMNS
         ],
     }

@@ -28,6 +28,8 @@ RESERVED_ENV = (
     "TOKENIZERS_PARALLELISM",
 )
 RESERVED_ENV_PREFIX = "IPPO_"
+VLLM_ARGUMENTS = "IPPO_VLLM_ARGS"
+"""The servers' only variable that is the user's."""
 RESERVED_FOLDERS = ("/ippo", "/tmp", "/dev")  # noqa: S108 - inside a pod, where it is an emptyDir of its own
 SOURCES = {
     "persistent_volume_claim": "persistentVolumeClaim",
@@ -83,7 +85,8 @@ def _unique(path: str, items: Sequence[Any]) -> Iterator[Problem]:
 
 
 def _variable(path: str, variable: EnvVar) -> Iterator[Problem]:
-    if variable.name.startswith(RESERVED_ENV_PREFIX) or variable.name in RESERVED_ENV:
+    prefixed = variable.name.startswith(RESERVED_ENV_PREFIX) and variable.name != VLLM_ARGUMENTS
+    if prefixed or variable.name in RESERVED_ENV:
         yield Problem(f"{path}.name", f"{variable.name} is set by the operator")
     if (variable.value is None) == (variable.value_from is None):
         yield Problem(path, "allowed is exactly one of value and valueFrom")

@@ -7,6 +7,7 @@ privilege, no host network and no service account token.
 from typing import Annotated, Literal
 
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.spec import StageName
 from pydantic import Field
 
 from ippo_operator.api.scheduling import Affinity, Spread, StringMap, Toleration
@@ -58,8 +59,8 @@ class EnvVar(Model):
     """An environment variable: value or valueFrom."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
-    """Not those that the operator sets: IPPO_…, JOB_COMPLETION_INDEX, AWS_SHARED_CREDENTIALS_FILE, HOME, TMPDIR, and
-    the threads of libraries, which the results depend on."""
+    """Not those that the operator sets: IPPO_… except IPPO_VLLM_ARGS, JOB_COMPLETION_INDEX,
+    AWS_SHARED_CREDENTIALS_FILE, HOME, TMPDIR, and the threads of libraries."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Its value. Not for secrets."""
     value_from: ValueFrom | None = None
@@ -185,6 +186,7 @@ class Pods(Model):
 
     A section adds to `common`: maps, env and volumes merge by key or name, everything else that it gives replaces.
     May change at any time; it counts from the next attempt of a stage on. To apply it now, suspend and resume the run.
+    A stage that stalled is tried again with what changed.
     """
 
     common: CommonPods = CommonPods()
@@ -201,3 +203,8 @@ class Pods(Model):
     """The evaluation."""
     serve: PodSettings = PodSettings()
     """The servers of the promoted policy."""
+
+    def of(self, stage: StageName) -> StagePods:
+        """A stage's own section."""
+        found: StagePods = getattr(self, stage.replace("-", "_"))
+        return found

@@ -131,7 +131,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             "The spec is wrong in a way that the schema could not catch, or a stage refused its part of it (exit "
             "code 64).",
             "Read the message: it names the field. A run that has not started goes on once the spec is corrected "
-            "(`ippo validate -f RUN.yaml` finds most of it); a stage that refused its spec is never tried again.",
+            "(`ippo validate -f RUN.yaml` finds most of it). A stage that refused its spec is tried again after "
+            "`ippo retry NAME`, for what is outside of the spec, such as a bucket; or when spec.pods changes.",
             ("Accepted", *_FAILURE),
             "SpecChange",
         ),
@@ -139,9 +140,9 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             "An input of a stage is wrong (exit code 65): chat logs, a base model, an artifact with another digest, or "
             "a model that needs more memory than there is. Trying again would give the same.",
             "Read the message: it names the file and line, or how much memory is needed and the field that gives it. "
-            "Correct that and start a new run.",
+            "More memory in spec.pods has it tried again by itself; after you corrected data, use `ippo retry NAME`.",
             _FAILURE,
-            "NewRun",
+            "SpecChange",
         ),
         Reason.Q_UNINFORMATIVE: Explanation(
             "Q tells no more about outcomes than a constant does; optimising it would only follow noise.",
@@ -184,17 +185,17 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         Reason.BUDGET_EXHAUSTED: Explanation(
             "A stage failed more often than spec.retries allows.",
-            "Mend what status.lastFailure names, then raise the budget that the message names; the run goes on with "
-            "the same stage.",
+            "Mend what status.lastFailure names. A change of spec.pods has the stage tried again by itself; else use "
+            "`ippo retry NAME`, or raise the budget that the message names. What is done stays done.",
             _END,
             "SpecChange",
         ),
         Reason.CHILD_CONFLICT: Explanation(
             "An object with the name of one of the run's Jobs or ConfigMaps exists, and is not this run's.",
-            "See whose it is (`kubectl describe`). This run does not touch it and never goes on: start it anew under "
+            "See whose it is (`kubectl describe`); this run does not touch it. `ippo retry NAME` goes on with a Job of "
             "another name.",
             ("serving", *_FAILURE),
-            "NewRun",
+            "SpecChange",
         ),
         Reason.WAITING_FOR_QUOTA: Explanation(
             "The stage's Job waits in its Kueue queue for quota.",

@@ -85,7 +85,7 @@ class CollectFrom(Model):
 
 
 class Retries(Model):
-    """How often one stage is tried again, by what went wrong. Wrong specs and wrong data are never tried again.
+    """How often one stage is tried again, by what went wrong; wrong specs and wrong data only when you ask for it.
 
     May be raised later: a run that stalled for an exhausted budget then goes on.
     """
@@ -97,6 +97,9 @@ class Retries(Model):
     """Any unknown exit code, and results that cannot be read."""
     disruptions: Annotated[int, Field(ge=0, le=1000)] = 100
     """Stages that were told to stop or whose process was lost. They cost only time; the bound ends endless loops."""
+    requested: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Change it, as `ippo retry` does, to have the stage that stalled tried once more after its cause was mended: a
+    bucket that was missing, a log that was wrong. A change of spec.pods does the same."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
     """Wait before the first repetition after exit code 75 or a crash; doubles each time, up to 10 minutes."""
 

@@ -123,6 +123,8 @@ class ActiveAttempt(Model):
     job_name: Annotated[str, Field(max_length=63)]
     input_digest: Digest
     created_at: Time
+    chance: Digest | None = None
+    """Of what spec.pods says of the stage and spec.retries.requested: a failure is final until one of them changes."""
     seen: bool = False
     """The job was observed; if it is missing from now on, it is lost."""
     stopping: bool = False
@@ -193,6 +195,8 @@ class LastFailure(Model):
     exit_code: int | None = None
     message: Message = ""
     time: Time
+    chance: Digest | None = None
+    """The attempt's. None: of an operator that did not know it."""
 
 
 class Budgets(Model):

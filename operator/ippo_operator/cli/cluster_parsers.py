@@ -52,6 +52,10 @@ stays served. With --wait, until nothing runs any more.
 _RESUME = """\
 Goes on where `ippo suspend` stopped: sets spec.suspend to false. With --wait, until the operator has taken it up.
 """
+_RETRY = """\
+Has the stage that stalled tried once more, after you mended what it failed of: a bucket that was missing, keys, a log.
+Raises spec.retries.requested by one. What is done stays done. With --wait, until the operator has taken it up.
+"""
 _REPORT = """\
 Writes the run's report: one HTML file that needs no network. Of a run in a cluster it reads the run's small result
 files from its bucket, with your own AWS credentials (environment, profile) or with those of the run's Secret.
@@ -81,7 +85,7 @@ examples:
 
 
 def add_cluster(commands: Commands) -> None:
-    """status, report, logs, approve, reject, suspend, resume, diff, explain."""
+    """status, report, logs, approve, reject, suspend, resume, retry, diff, explain."""
     _add_status(commands)
     _add_report(commands)
     _add_logs(commands)
@@ -151,6 +155,7 @@ def _add_switches(commands: Commands) -> None:
     for verb, summary, about in (
         ("suspend", "pause a run at its next checkpoint", _SUSPEND),
         ("resume", "go on with a run that was suspended", _RESUME),
+        ("retry", "try the stage that stalled once more", _RETRY),
     ):
         parser = add(commands, verb, "remote.decide", summary, about, f"example:\n  ippo {verb} sales --wait\n")
         parser.add_argument("--wait", action="store_true", help="until it is so")

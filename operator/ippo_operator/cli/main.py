@@ -37,6 +37,7 @@ examples:
     ippo logs NAME --follow
     ippo approve NAME
     ippo suspend NAME
+    ippo retry NAME
     ippo report NAME
     ippo explain NAME
 

@@ -75,7 +75,12 @@ def _failure(pod: Object) -> JobFailure:
     if target is None and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
         told = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
         return JobFailure(None, short(f"{_name(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods."))
+    if status.get("reason") == "DeadlineExceeded" and (terminated is None or terminated["exitCode"] != 0):
+        return JobFailure(None, f"{_name(pod)}: ran longer than activeDeadlineSeconds of spec.pods allows")
     disrupted = target is not None or status.get("reason") in _DISRUPTED
+    other = None if disrupted else _other_failure(pod)
+    if other is not None and (terminated is None or terminated["exitCode"] == 0):
+        return other
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
         told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
         return JobFailure(None, short(f"{_name(pod)}: {told}"), disrupted=True)
@@ -83,10 +88,19 @@ def _failure(pod: Object) -> JobFailure:
     told = said(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":
         told = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
-    elif status.get("reason") == "DeadlineExceeded":
-        told = "ran longer than activeDeadlineSeconds of spec.pods allows"
-        return JobFailure(None, f"{_name(pod)}: {told}")
     return JobFailure(code, short(told or f"exit code {code}; see the log of {_name(pod)}"), disrupted=disrupted)
+
+
+def _other_failure(pod: Object) -> JobFailure | None:
+    """How a container failed that somebody put beside the stage's, or before it: of a mesh, of a Secrets' agent."""
+    status = pod.get("status", {})
+    for found in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        ended = (found.get("state") or {}).get("terminated") or {}
+        if found.get("name") != CONTAINER and ended.get("exitCode"):
+            text = f"{_name(pod)}: the container {found.get('name')}, which is not the run's, ended with exit code"
+            told = said(ended.get("message")) or str(ended.get("reason") or "")
+            return JobFailure(None, short(f"{text} {ended['exitCode']}: {told}".rstrip(": ")))
+    return None
 
 
 def said(message: Any) -> str:

@@ -7,19 +7,12 @@ from ippo_trainer.contract.spec import StageName
 
 from ippo_operator.api.pods import Pods, PodSettings, Resources, StagePods
 
-_FIELDS: dict[StageName, str] = {
-    "warm-start": "warm_start",
-    "collect": "collect",
-    "fit-q": "fit_q",
-    "improve": "improve",
-    "evaluate": "evaluate",
-}
 _P = TypeVar("_P", bound=PodSettings)
 
 
 def for_stage(pods: Pods, stage: StageName) -> StagePods:
     """The settings of a stage's pods."""
-    return _merged(StagePods, pods.common, getattr(pods, _FIELDS[stage]))
+    return _merged(StagePods, pods.common, pods.of(stage))
 
 
 def for_servers(pods: Pods) -> PodSettings:

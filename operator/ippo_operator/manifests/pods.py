@@ -74,15 +74,16 @@ def container(
     image: str,
     command: list[str],
     mounts: list[VolumeMount],
+    credentials: bool = True,
 ) -> Container:
-    """A container with scratch space, credentials and what the settings name."""
+    """A container with scratch space, the bucket's credentials if it needs them, and what the settings name."""
     made: Container = {
         "name": name,
         "image": image,
         "command": command,
-        "env": _environment(run, settings),
+        "env": _environment(run, settings, credentials),
         "resources": _resources(settings),
-        "volumeMounts": [*_mounts(run, settings), *mounts],
+        "volumeMounts": [*_mounts(run, settings, credentials), *mounts],
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -129,9 +130,9 @@ def _place_all(spec: PodSpec, common: CommonPods, selector: dict[str, str]) -> N
         spec["imagePullSecrets"] = [{"name": name} for name in common.image_pull_secrets]
 
 
-def _environment(run: IterativePPORun, settings: PodSettings) -> list[dict[str, Any]]:
+def _environment(run: IterativePPORun, settings: PodSettings, credentials: bool) -> list[dict[str, Any]]:
     values = {"HOME": WORK, "TMPDIR": WORK, **_THREADS}
-    if _credentials(run) is not None:
+    if credentials and _credentials(run) is not None:
         values["AWS_SHARED_CREDENTIALS_FILE"] = f"{CREDENTIALS}/{CREDENTIALS_KEY}"
     own = [{"name": name, "value": value} for name, value in values.items()]
     return own + [_plain(variable) for variable in settings.env]
@@ -174,14 +175,14 @@ def _volume(volume: Volume) -> dict[str, Any]:
     return {"name": f"user-{volume.name}", **given}
 
 
-def _mounts(run: IterativePPORun, settings: PodSettings) -> list[VolumeMount]:
+def _mounts(run: IterativePPORun, settings: PodSettings, credentials: bool) -> list[VolumeMount]:
     mounts: list[VolumeMount] = [
         {"name": f"{_OWN}work", "mountPath": WORK},
         {"name": f"{_OWN}tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
     ]
     if settings.shared_memory is not None:
         mounts.append({"name": f"{_OWN}shm", "mountPath": "/dev/shm"})  # noqa: S108 - the pod's own
-    if _credentials(run) is not None:
+    if credentials and _credentials(run) is not None:
         mounts.append({"name": f"{_OWN}s3", "mountPath": CREDENTIALS, "readOnly": True})
     return mounts + [_mount(volume) for volume in settings.volumes]
 

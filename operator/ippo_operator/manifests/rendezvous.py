@@ -12,7 +12,7 @@ from ippo_operator.plan.types import JobIntent
 PORT = 29500
 GPU = "nvidia.com/gpu"
 SHARED_MEMORY = "1Gi"
-"""Of pods with several GPUs, whose processes exchange gradients there: the runtime's 64 MiB are too little."""
+"""Of pods with several GPUs, whose processes exchange tensors there: the runtime's 64 MiB are too little."""
 
 
 def nodes(run: IterativePPORun, intent: JobIntent) -> int:

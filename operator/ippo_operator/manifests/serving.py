@@ -17,6 +17,7 @@ from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_servers
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.pods import container, pod_template
+from ippo_operator.manifests.rendezvous import SHARED_MEMORY
 from ippo_operator.manifests.types import Container, Object, PodTemplate, VolumeMount
 
 SERVER = "server"
@@ -119,7 +120,7 @@ def _whole_template(
 def _template(
     run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
 ) -> PodTemplate:
-    settings = for_servers(run.spec.pods)
+    settings = _with_shared_memory(serve, for_servers(run.spec.pods))
     fetch, server = _fetch(run, policy, store, platform, settings), _server(run, serve, policy, platform, settings)
     if serve.engine == "Transformers":  # it holds all weights in the container's memory
         fetch["command"].append("--fits-memory")
@@ -130,6 +131,15 @@ def _template(
     template["spec"]["terminationGracePeriodSeconds"] = _GRACE_SECONDS
     template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | _about(policy)
     return template
+
+
+def _with_shared_memory(serve: Serve, settings: PodSettings) -> PodSettings:
+    """The settings, with room for vLLM's processes, one for each device, to exchange what they compute."""
+    devices = [str(amount) for name, amount in settings.resources.limits.items() if "/" in name]
+    several = any(amount.isdecimal() and int(amount) > 1 for amount in devices)
+    if serve.engine != "VLLM" or not several or settings.shared_memory is not None:
+        return settings
+    return settings.model_copy(update={"shared_memory": SHARED_MEMORY})
 
 
 def _fetch(
@@ -158,8 +168,12 @@ def _server(
     image = _image(run, serve, platform, settings)
     command = [*platform.serve_command, "--policy", f"{POLICY}/model", "--port", str(serve.port)]
     command += ["--engine", serve.engine, "--name", run.metadata.name]
+    command += ["--max-tokens", str(serve.max_tokens or run.spec.policy.max_new_tokens)]
+    if serve.max_waiting is not None:
+        command += ["--max-waiting", str(serve.max_waiting)]
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
-    made = container(run, platform, settings, SERVER, image, command, [mount])
+    # Whoever takes over a server that anybody may ask must not find the bucket's keys there.
+    made = container(run, platform, settings, SERVER, image, command, [mount], credentials=False)
     made["env"].append({"name": "IPPO_POLICY_DIGEST", "value": policy.artifact.digest})
     made["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
     start = max(1, serve.progress_deadline_seconds // _PROBE_SECONDS)

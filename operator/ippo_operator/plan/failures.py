@@ -2,7 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from ippo_operator.api.resource import Retries
+from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.spec import Digest, StageName
+
+from ippo_operator.api.resource import Retries, RunSpec
 from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, Reason, RunStatus
 from ippo_operator.plan.names import MAX_ATTEMPT
 from ippo_operator.plan.types import JobFailure
@@ -15,6 +18,9 @@ _BY_EXIT_CODE: dict[int, tuple[FailureKind, Reason]] = {
     143: ("Disruption", Reason.DISRUPTED),
 }
 _NEVER_AGAIN: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
+_AT_ONCE = 3
+"""So many disruptions of a stage bring no wait; more of them are no chance."""
+_UNLESS = "Tried again once spec.retries.requested or spec.pods changes."
 
 
 def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
@@ -25,6 +31,13 @@ def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
     if failure.disrupted:
         return "Disruption", Reason.DISRUPTED
     return known or ("Crash", Reason.USER_CODE_FAILED)
+
+
+def chance(spec: RunSpec, stage: StageName) -> Digest:
+    """Of what people can change to have a stage tried again, whatever it failed of."""
+    pods = (spec.pods.common, spec.pods.of(stage))
+    said = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in pods]
+    return digest_of({"pods": said, "requested": spec.retries.requested or 0})
 
 
 def record(
@@ -43,6 +56,7 @@ def record(
         exit_code=exit_code,
         message=message[:MAX_MESSAGE],
         time=now,
+        chance=status.active.chance,
     )
     return status.model_copy(update={"active": None, "last_failure": failure, "budgets": _spend(status.budgets, kind)})
 
@@ -66,30 +80,46 @@ def pending(status: RunStatus) -> LastFailure | None:
     return failure if (failure.iteration, failure.stage, failure.attempt) == at else None
 
 
-def final(status: RunStatus, retries: Retries) -> tuple[Reason, str] | None:
-    """Why the stage is never tried again, in a reason and a sentence; None if it may be."""
+def final(status: RunStatus, spec: RunSpec) -> tuple[Reason, str] | None:
+    """Why the stage is not tried again, in a reason and a sentence; None if it is."""
     failure = pending(status)
     if failure is None:
         return None
-    if failure.kind in _NEVER_AGAIN:
+    if failure.kind == "Uninformative":
         return failure.reason, failure.message
-    field, spent, limit = _account(status.budgets, retries, failure.kind)
+    if status.attempt >= MAX_ATTEMPT:
+        text = f"{failure.stage} was attempted {status.attempt} times. Last: {failure.message}"
+        return Reason.BUDGET_EXHAUSTED, text[:MAX_MESSAGE]
+    if _mended(failure, spec):
+        return None
+    if failure.kind in _NEVER_AGAIN:
+        room = MAX_MESSAGE - len(_UNLESS) - 2
+        return failure.reason, f"{failure.message[:room].rstrip('.')}. {_UNLESS}"
+    field, spent, limit = _account(status.budgets, spec.retries, failure.kind)
     if spent > limit:
         text = f"{failure.stage} of iteration {failure.iteration} failed {spent} times, spec.retries.{field} is {limit}"
-        return Reason.BUDGET_EXHAUSTED, f"{text}; raise it to go on. Last: {failure.message}"[:MAX_MESSAGE]
-    if status.attempt >= MAX_ATTEMPT:
-        return Reason.BUDGET_EXHAUSTED, f"{failure.stage} was attempted {status.attempt} times. Last: {failure.message}"
+        text += f"; raise it to go on, or change spec.pods. Last: {failure.message}"
+        return Reason.BUDGET_EXHAUSTED, text[:MAX_MESSAGE]
     return None
 
 
-def retry_at(status: RunStatus, retries: Retries) -> datetime | None:
+def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
     """When the next attempt is due after a failure; None if nothing has to be waited for."""
     failure = pending(status)
-    if failure is None or failure.kind == "Disruption":
+    if failure is None or _mended(failure, spec):
         return None
-    _, spent, _ = _account(status.budgets, retries, failure.kind)
-    seconds = min(MAX_BACKOFF, retries.backoff_seconds * 2 ** max(0, spent - 1))
+    _, spent, _ = _account(status.budgets, spec.retries, failure.kind)
+    if failure.kind == "Disruption":
+        spent -= _AT_ONCE
+        if spent <= 0:
+            return None
+    seconds = min(MAX_BACKOFF, spec.retries.backoff_seconds * 2 ** max(0, spent - 1))
     return failure.time + timedelta(seconds=seconds)
+
+
+def _mended(failure: LastFailure, spec: RunSpec) -> bool:
+    """Somebody changed what the attempt was made from, or asked for another one, since it began."""
+    return failure.chance is not None and failure.chance != chance(spec, failure.stage)
 
 
 def _account(budgets: Budgets, retries: Retries, kind: FailureKind) -> tuple[str, int, int]:

@@ -2,13 +2,12 @@
 
 from ippo_trainer.contract.spec import StageName
 
-from ippo_operator.api.pods import Pods, StagePods
+from ippo_operator.api.pods import Pods
 
 
 def pending_limit(pods: Pods, stage: StageName | None) -> int | None:
     """Seconds; None: for ever. A stage's own section comes before `common`."""
     if stage is None:
         return None
-    own: StagePods = getattr(pods, stage.replace("-", "_"))
-    limit = own.pending_deadline_seconds
+    limit = pods.of(stage).pending_deadline_seconds
     return pods.common.pending_deadline_seconds if limit is None else limit

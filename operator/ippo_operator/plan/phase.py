@@ -43,7 +43,7 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
     broken = rules.problems(spec)
     if broken:
         return Phase("Invalid", Reason.INVALID_SPEC, "; ".join(map(str, broken)))
-    failed = failures.final(status, spec.retries)
+    failed = failures.final(status, spec)
     if failed is not None:
         return Phase("Failed", *failed)
     if status.stage is None:
@@ -55,7 +55,7 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
     awaiting = approval.awaited(status)
     if awaiting is not None and approval.answer(spec, awaiting) is None:
         return Phase("Waiting", Reason.AWAITING_APPROVAL, approval.question(awaiting))
-    due = failures.retry_at(status, spec.retries)
+    due = failures.retry_at(status, spec)
     failure = failures.pending(status)
     # A failure far in the future is of a clock that was wrong; nobody waits for hours because of it.
     if failure is not None and due is not None and now < due <= now + 2 * (due - failure.time):

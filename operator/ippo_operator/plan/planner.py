@@ -227,12 +227,16 @@ class _Pass:
             self._update(iteration=self.status.iteration + 1, stage="collect", attempt=0, budgets=Budgets())
         attempt = self.status.attempt + 1
         metadata, stage = self.run.metadata, self.status.stage
-        name = job_name(metadata.name, metadata.uid, self.status.iteration, str(stage), attempt)
+        if stage is None:
+            raise ValueError("no stage is due")
+        name = job_name(metadata.name, metadata.uid, self.status.iteration, stage, attempt)
         self._update(attempt=attempt)
         intent = job_intent(self.run, self.status, name, self.store)
         self.creates.append(intent)
         digest = intent.spec.input_digest()
-        self._update(active=ActiveAttempt(job_name=name, input_digest=digest, created_at=self.world.now))
+        chance = failures.chance(self.run.spec, stage)
+        active = ActiveAttempt(job_name=name, input_digest=digest, created_at=self.world.now, chance=chance)
+        self._update(active=active)
         again = f", attempt {attempt}" if attempt > 1 else ""
         self._tell(Event("Normal", "StageStarted", f"{self._where()} starts{again}"))
 
@@ -255,7 +259,7 @@ class _Pass:
             progress=f"{self.status.completed_iterations}/{self.run.spec.iterations.max}",
         )
         self._tell_transition(before, stands)
-        due = failures.retry_at(self.status, self.run.spec.retries) if stands.name == "Waiting" else self.overdue_at
+        due = failures.retry_at(self.status, self.run.spec) if stands.name == "Waiting" else self.overdue_at
         wait = max(0.0, (due - now).total_seconds()) if due is not None else None
         waits = [seconds for seconds in (wait, served.requeue_after) if seconds is not None]
         return Plan(
@@ -279,5 +283,5 @@ class _Pass:
             event = Event("Warning" if kind == "Stalled" else "Normal", stands.reason, stands.message)
         elif stands.name == "Running" and was.is_true("Suspended"):
             event = Event("Normal", "Resumed", f"goes on with {stands.message}")
-        if event is not None and event not in self.events:
+        if event is not None and all(event.reason != told.reason for told in self.events):
             self._tell(event)

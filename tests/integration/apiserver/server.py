@@ -53,13 +53,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(holds: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def until(holds: Callable[[], bool], what: str, seconds: float = 30, every: float = 0.05) -> None:
     """Returns once it holds; raises TimeoutError otherwise."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
     while not holds():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s: {what}")
-        pause.wait(0.05)
+        pause.wait(every)
 
 
 @dataclass(frozen=True)

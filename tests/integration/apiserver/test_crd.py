@@ -130,6 +130,7 @@ FREE: dict[str, Any] = {
     "spec.promotion.reject": 2,
     "spec.cleanup": {"succeededSeconds": 1},
     "spec.pods": {"common": {"image": "other"}},
+    "spec.retries.requested": 1,
     "spec.queue": {"localQueueName": "q"},
     "spec.serve": {"replicas": 2},
     "spec.serviceAccountName": "x",

@@ -64,7 +64,9 @@ CASES: dict[str, Case] = {
         {"secretKeyRef": KEY, "configMapKeyRef": KEY}, {"configMapKeyRef": KEY}
     ),
     "allowed is exactly one of value and valueFrom": Case(VALUE | {"valueFrom": {"secretKeyRef": KEY}}, VALUE),
-    "this variable is set by the operator": Case(VALUE | {"name": "IPPO_X"}, VALUE | {"name": "MY_IPPO_X"}),
+    "this variable is set by the operator": Case(
+        VALUE | {"name": "IPPO_VLLM_ARGS_"}, VALUE | {"name": "IPPO_VLLM_ARGS"}
+    ),
     "without a key, operator must be Exists": Case({"value": "x"}, {"operator": "Exists"}),
     "operator Exists takes any value; leave value out": Case(
         {"key": "a", "operator": "Exists", "value": "x"}, {"key": "a", "operator": "Equal", "value": "x"}

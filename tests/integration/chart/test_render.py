@@ -93,10 +93,20 @@ def test_values_arrive_as_the_operators_options() -> None:
     assert (options.log_format, options.log_level) == ("text", "warning")
 
 
+def test_large_user_ids_of_a_file_of_values_arrive_whole(tmp_path: Path) -> None:
+    """Numbers of a YAML file are floats to a template; OpenShift's users have ten digits."""
+    values = tmp_path / "values.yaml"
+    values.write_text("user: 1000660000\nstageUser: 1000670000\n")
+    rendered = objects(render(f"--values={values}"))
+    assert parse(container(rendered)["args"], {}).platform.user == 1000670000
+    [deployment] = of_kind(rendered, "Deployment")
+    assert deployment["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 1000660000
+
+
 def test_the_default_options_are_the_operators_own() -> None:
     options = parse(container(objects(render()))["args"], {})
     bare = parse(["--image=x"], {})
-    assert options.platform.image.startswith("ippo-trainer:")
+    assert re.fullmatch(r"ippo-trainer:\d+\.\d+\.\d+-cpu", options.platform.image), "as images/build.sh calls it"
     assert options.platform.user == bare.platform.user
     assert (options.namespaces, options.workers, options.resync) == ((), bare.workers, bare.resync)
     assert (options.port, options.lease_name, options.lease_namespace) == (bare.port, bare.lease_name, "ops")
@@ -201,7 +211,7 @@ def test_notes_teach_a_command_that_is_a_valid_run() -> None:
     done = helm("install", "x", str(CHART), "--dry-run=client", "--namespace=ops")
     assert done.returncode == 0, done.stderr
     notes = done.stdout.split("NOTES:")[1]
-    run = yaml.safe_load(notes.split("<<RUN\n")[1].split("  RUN")[0].replace("MY-BUCKET", "my-bucket"))
+    run = yaml.safe_load(notes.split("<<RUN\n")[1].split("\nRUN\n")[0].replace("MY-BUCKET", "my-bucket"))
     assert parse_run(run).metadata.name == "first"
     assert "kubectl -n ops rollout status deployment/x" in notes
 

@@ -114,6 +114,16 @@ class Lab:
         """An object."""
         return self.api.get(self.path(kind, namespace, name))
 
+    def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """An object; None if it is not there."""
+        answer = self.get(kind, namespace, name)
+        return answer.body if answer.code == 200 else None
+
+    def merge(self, kind: str, namespace: str, name: str, patch: dict[str, Any]) -> None:
+        """A JSON merge patch."""
+        answer = self.api.merge(self.path(kind, namespace, name), patch)
+        assert answer.code == 200, answer.message
+
     def namespace(self, name: str) -> None:
         """A new namespace."""
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}

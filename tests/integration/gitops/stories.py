@@ -1,7 +1,5 @@
 """Manifests of these tests, and what is asked of a run again and again."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,19 +12,11 @@ from tests.unit.operator.worlds import good_result
 from .cluster import Lab
 from .kubelet import Ending
 
-EXAMPLES = Path(__file__).parents[3] / "examples" / "gitops"
-
 
 def manifest(annotations: dict[str, str] | None = None, **spec: Any) -> str:
     """A run of one iteration as it stands in Git, without a namespace."""
     metadata = {"name": "small"} | ({"annotations": annotations} if annotations else {})
     return yaml.safe_dump(RUN | {"metadata": metadata, "spec": RUN["spec"] | spec})
-
-
-def example(path: str, whole: bool = False) -> list[dict[str, Any]]:
-    """The documents of an example; the whole of it has the fields too that are written as comments."""
-    text = (EXAMPLES / path).read_text()
-    return list(yaml.safe_load_all(re.sub(r"(?m)^( *)#(?=[a-zA-Z-]|  )", r"\1", text) if whole else text))
 
 
 def until_stage(stage: str) -> Ending:

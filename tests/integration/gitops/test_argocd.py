@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.apiserver.server import until
 from tests.unit.gitops.customization import CONFIG_MAP
 
 from .argo import ArgoServer
 from .cluster import Lab
 from .kubelet import Kubelet
 from .repository import Repository
-from .stories import Run, example, fails_at, manifest, until_stage
+from .stories import Run, fails_at, manifest, until_stage
+from .tools import Application, example
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SYSTEM = "argocd"
@@ -23,11 +23,12 @@ NOTE: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"n
 """Something else in the repository: Argo CD does not prune an application empty by itself."""
 
 
-class Team:
+class Team(Application):
     """A namespace, its repository, and the Application that brings one into the other."""
 
     def __init__(self, lab: Lab, kubelet: Kubelet, repository: Repository, name: str) -> None:
-        self.lab, self.kubelet, self.repository, self.name = lab, kubelet, repository, name
+        super().__init__(lab, name, lambda: self.run.now)
+        self.lab, self.kubelet, self.repository = lab, kubelet, repository
         self.run = Run(lab, name)
         lab.namespace(name)
 
@@ -53,61 +54,6 @@ class Team:
         commit = self.repository.push(message)
         self.refresh()
         return commit
-
-    def refresh(self) -> None:
-        """Argo CD compares Git with the cluster now."""
-        note = {"metadata": {"annotations": {"argocd.argoproj.io/refresh": "normal"}}}
-        self.lab.api.merge(self.lab.path("Application", SYSTEM, self.name), note)
-
-    def sync(self) -> None:
-        """A sync by hand, as the button does it; returns when it is over."""
-        path = self.lab.path("Application", SYSTEM, self.name)
-        before = self.status.get("operationState", {}).get("finishedAt")
-        options = self.lab.api.get(path).body["spec"]["syncPolicy"]["syncOptions"]
-        sync = {"revision": "main", "prune": True, "syncOptions": options}
-        operation = {"initiatedBy": {"username": "tests"}, "sync": sync}
-        self.until(lambda: self.idle, "no other sync is under way")
-        assert self.lab.api.merge(path, {"operation": operation}).code == 200
-        self.until(lambda: self.idle and self.status["operationState"].get("finishedAt") != before, "the sync is over")
-        assert self.status["operationState"]["phase"] == "Succeeded"
-
-    @property
-    def idle(self) -> bool:
-        """No sync is under way."""
-        application = self.lab.get("Application", SYSTEM, self.name).body
-        state = application.get("status", {}).get("operationState", {})
-        return "operation" not in application and state.get("phase") != "Running"
-
-    @property
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.lab.get("Application", SYSTEM, self.name).body.get("status", {})
-        return found
-
-    @property
-    def health(self) -> str:
-        return str(self.status.get("health", {}).get("status"))
-
-    @property
-    def synced(self) -> tuple[str, str]:
-        """Whether the cluster is as Git says, and which commit that was found for."""
-        sync = self.status.get("sync", {})
-        return str(sync.get("status")), str(sync.get("revision"))
-
-    def wait(self, health: str, commit: str = "", seconds: float = 120) -> None:
-        """Until Argo CD says so, for a commit that is in the cluster."""
-
-        def holds() -> bool:
-            return self.health == health and (not commit or self.synced == ("Synced", commit))
-
-        self.until(holds, f"{health} {commit}", seconds)
-
-    def until(self, holds: Callable[[], bool], what: str, seconds: float = 120) -> None:
-        """Returns once it holds."""
-        try:
-            until(holds, what, seconds)
-        except TimeoutError as error:
-            told = {key: self.status.get(key) for key in ("health", "sync", "operationState", "conditions")}
-            raise AssertionError(f"{error}: {told}, {self.run.now}") from None
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from tests.integration.apiserver.server import RUNS, until
 from .cluster import Lab
 from .kubelet import Kubelet
 from .repository import Repository
-from .stories import Run, example, fails_at, manifest, until_stage
+from .stories import Run, fails_at, manifest, until_stage
+from .tools import Kustomization, example
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SYSTEM = "flux-system"
@@ -20,11 +21,12 @@ ROOT = Path(__file__).parents[3]
 NewRepository = Callable[[str], Repository]
 
 
-class Team:
+class Team(Kustomization):
     """A namespace, its repository, and the Kustomization that brings one into the other."""
 
     def __init__(self, lab: Lab, kubelet: Kubelet, repository: Repository, name: str) -> None:
-        self.lab, self.kubelet, self.repository, self.name = lab, kubelet, repository, name
+        super().__init__(lab, name, lambda: self.run.now)
+        self.lab, self.kubelet, self.repository = lab, kubelet, repository
         self.run = Run(lab, name)
         lab.namespace(name)
 
@@ -47,40 +49,6 @@ class Team:
         self.repository.write("runs/kustomization.yaml", yaml.safe_dump({"resources": ["small.yaml"] if text else []}))
         self.repository.write(path, text)
         return self.repository.push(message)
-
-    def ready(self) -> dict[str, Any]:
-        """The Kustomization's condition Ready."""
-        status = self.lab.get("Kustomization", SYSTEM, self.name).body.get("status", {})
-        return next((c for c in status.get("conditions", ()) if c["type"] == "Ready"), {"status": "", "message": ""})
-
-    def applied(self) -> str:
-        """The commit that was applied last and found healthy."""
-        status = self.lab.get("Kustomization", SYSTEM, self.name).body.get("status", {})
-        return str(status.get("lastAppliedRevision", "")).rpartition(":")[2]
-
-    def wait_ready(self, commit: str, seconds: float = 120) -> None:
-        """Until Flux says that this commit is applied and everything in it is healthy."""
-        self._wait(lambda: self.applied() == commit and self.ready()["status"] == "True", f"{commit} is Ready", seconds)
-
-    def wait_told(self, words: str, seconds: float = 120) -> None:
-        """Until Flux says this in its condition Ready, which is False."""
-        said = set()
-
-        def holds() -> bool:
-            ready = self.ready()
-            said.add((ready["status"], ready["message"]))
-            return ready["status"] == "False" and words in ready["message"]
-
-        try:
-            until(holds, words, seconds)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}: {said}") from None
-
-    def _wait(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
-        try:
-            until(holds, what, seconds)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}: {self.ready()}, {self.run.now}") from None
 
 
 @pytest.fixture
@@ -207,22 +175,13 @@ def test_the_example_run_stays_when_it_is_taken_out_of_git(team: Callable[[str],
 def test_the_operator_comes_from_git_and_its_crd_stays(flux: Lab, repository: NewRepository) -> None:
     source, kustomization = example("flux/operator.yaml")
     git = repository("iterative-ppo")
-    for path in sorted((ROOT / "deploy").glob("*.yaml")):
-        git.write(f"deploy/{path.name}", path.read_text())
+    for file in sorted((ROOT / "deploy").glob("*.yaml")):
+        git.write(f"deploy/{file.name}", file.read_text())
     commit = git.push("as in the repository")
     source["spec"] |= {"url": f"{flux.url}/iterative-ppo.git", "ref": {"branch": "main"}}
     flux.apply(source, kustomization)
     path = flux.path("Kustomization", SYSTEM, "ippo-operator")
-
-    def ready() -> dict[str, Any]:
-        conditions = flux.api.get(path).body.get("status", {}).get("conditions", ())
-        return next((c for c in conditions if c["type"] == "Ready"), {"status": "", "message": ""})
-
-    try:
-        until(lambda: ready()["status"] == "True", "the operator is applied", 120)
-    except TimeoutError as error:
-        raise AssertionError(f"{error}: {ready()}") from None
-    assert commit in ready()["message"]
+    Kustomization(flux, "ippo-operator").wait_ready(commit)
     deployment = flux.get("Deployment", "ippo-system", "ippo-operator").body
     [container] = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"].startswith("registry.example/team/ippo-operator:")

@@ -91,6 +91,13 @@ def test_greedy_answers_are_those_of_our_own_sampling(server, policy):
         assert answer["usage"]["completion_tokens"] == len(response.ids)
 
 
+def test_greedy_choices_are_equal_and_take_no_slot_for_ever(server):
+    alone = json.loads(ask(server, 1, temperature=0))["choices"][0]["message"]
+    for _ in range(3):
+        choices = json.loads(ask(server, 1, temperature=0, n=2))["choices"]
+        assert [choice["message"] for choice in choices] == [alone, alone]
+
+
 def test_seeds_repeat_and_streams_add_up(server):
     for seed in range(4):
         whole = json.loads(ask(server, seed, n=2))

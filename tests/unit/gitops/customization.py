@@ -15,7 +15,7 @@ KIND = "ippo.dev_IterativePPORun"
 _HEAD = """\
 # Made from the Lua files beside it; not to be edited. It adds two keys to Argo CD's ConfigMap and keeps all others:
 #
-#   kubectl apply --server-side --field-manager=ippo -f argocd-cm.yaml
+#   kubectl patch configmap argocd-cm --namespace argocd --patch-file argocd-cm.yaml
 """
 
 

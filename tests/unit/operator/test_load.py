@@ -214,6 +214,17 @@ def test_rules_between_fields(path: str, value: Any, line: str) -> None:
     assert complaints(yaml.safe_dump(changed(path, value))) == [line]
 
 
+def test_the_servers_arguments_of_vllm_are_the_users_and_no_other_variable_of_ours() -> None:
+    def env(name: str) -> dict[str, Any]:
+        return changed("spec.pods.serve.env", [{"name": name, "value": '{"max_num_seqs": 8}'}])
+
+    [variable] = parse_run(env("IPPO_VLLM_ARGS")).spec.pods.serve.env
+    assert variable.name == "IPPO_VLLM_ARGS"
+    for name in ("IPPO_VLLM_ARGS_", "IPPO_POLICY_DIGEST"):
+        with pytest.raises(ManifestError, match=f"{name} is set by the operator"):
+            parse_run(env(name))
+
+
 def test_other_kinds_and_several_documents() -> None:
     run, other = yaml.safe_dump(GOOD), "kind: ConfigMap\ndata: {a: b}\n"
     second = yaml.safe_dump(changed("metadata.name", "second"))

@@ -6,45 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from ippo_operator.api.status import RunStatus
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Decision
 
-from .worlds import Cluster, Outcome, changed, good_result, make_run
+from .worlds import Cluster, Outcome, changed, failing, good_result, make_run, status, until
 
 ONE_ROUND = [(1, "collect", 1), (1, "fit-q", 1), (1, "improve", 1), (1, "evaluate", 1)]
-
-
-def status(world: Cluster) -> RunStatus:
-    assert world.run.status is not None
-    return world.run.status
-
-
-def until(world: Cluster, iteration: int, stage: str) -> JobIntent:
-    """Lets all go well until that stage runs, and is seen to run."""
-    for _ in range(200):
-        world.step()
-        running = world.running()
-        assert running is not None
-        if (running.spec.iteration, running.spec.stage) == (iteration, stage):
-            world.step()
-            return running
-        world.end(running, good_result(running.spec))
-    raise AssertionError("never came")
-
-
-def failing(stage: str, failure: Outcome, times: int) -> Any:
-    """Outcomes: that stage fails so many times, all else goes well."""
-    left = [times]
-
-    def outcome(intent: JobIntent) -> Outcome:
-        if intent.spec.stage == stage and left[0]:
-            left[0] -= 1
-            return failure
-        return good_result(intent.spec)
-
-    return outcome
 
 
 def test_a_run_goes_through_all_stages_in_order() -> None:
@@ -126,14 +94,15 @@ def test_jobs_that_vanish_after_they_were_recorded_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(("code", "reason"), [(64, "InvalidSpec"), (65, "InvalidData")])
-def test_a_wrong_spec_or_wrong_data_is_never_tried_again(code: int, reason: str) -> None:
+def test_a_wrong_spec_or_wrong_data_is_not_tried_again_by_itself(code: int, reason: str) -> None:
     world = Cluster(make_run())
     world.drive(failing("fit-q", JobFailure(code, "the log has no positive outcome"), 1))
     assert world.stages()[-1] == (1, "fit-q", 1)
     assert world.reason("Stalled") == reason
     stalled = status(world).condition("Stalled")
     assert stalled is not None
-    assert stalled.message == "iteration 1 fit-q: the log has no positive outcome"
+    told = "iteration 1 fit-q: the log has no positive outcome"
+    assert stalled.message == f"{told}. Tried again once spec.retries.requested or spec.pods changes."
     assert world.events.count(reason) == 1
     failure = status(world).last_failure
     assert failure is not None
@@ -204,6 +173,21 @@ def test_repetitions_wait_longer_and_longer() -> None:
         world.now += timedelta(seconds=1)
         world.step()
     assert waits == [100, 200, 400, 600, 600]
+
+
+def test_disruptions_that_do_not_end_are_spread_out() -> None:
+    world = Cluster(make_run(retries={"disruptions": 9, "backoffSeconds": 100}))
+    waits = []
+    for _ in range(6):
+        running = world.running() or (world.step() and world.running())
+        assert running is not None
+        world.end(running, JobFailure(143))
+        made = world.step()
+        waits.append(made.requeue_after)
+        world.now += timedelta(seconds=made.requeue_after or 0)
+        if not made.creates:
+            world.step()
+    assert waits == [None, None, None, 100, 200, 400]
 
 
 def test_suspend_stops_the_stage_and_resume_takes_a_new_attempt() -> None:

@@ -203,3 +203,34 @@ class Cluster:
     def stages(self) -> list[tuple[int, str, int]]:
         """Every job ever created."""
         return [(i.spec.iteration, i.spec.stage, i.spec.attempt) for i in self.created]
+
+
+def status(world: Cluster) -> RunStatus:
+    assert world.run.status is not None
+    return world.run.status
+
+
+def until(world: Cluster, iteration: int, stage: str) -> JobIntent:
+    """Lets all go well until that stage runs, and is seen to run."""
+    for _ in range(200):
+        world.step()
+        running = world.running()
+        assert running is not None
+        if (running.spec.iteration, running.spec.stage) == (iteration, stage):
+            world.step()
+            return running
+        world.end(running, good_result(running.spec))
+    raise AssertionError("never came")
+
+
+def failing(stage: str, failure: Outcome, times: int) -> Any:
+    """Outcomes: that stage fails so many times, all else goes well."""
+    left = [times]
+
+    def outcome(intent: JobIntent) -> Outcome:
+        if intent.spec.stage == stage and left[0]:
+            left[0] -= 1
+            return failure
+        return good_result(intent.spec)
+
+    return outcome

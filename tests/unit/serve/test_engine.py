@@ -199,3 +199,12 @@ def test_sequences_of_many_lengths_do_not_disturb_each_other(policy, renderer):
         found = together(slots, entries[:2], entries[2:])
         for owner, prompt, mine in entries:
             assert found[owner] == alone(prompt, mine)
+
+
+def test_a_draw_that_is_no_number_ends_no_engine(policy, renderer):
+    """In fp32 this temperature is 0; requests are not let through with it."""
+    with torch.inference_mode():
+        slots = Slots(policy.model, 1, 64, renderer.stop_ids, 0)
+        slots.join([("a", [5, 6], Wishes(1, 2, 1e-46, 1.0, 7))])
+        [drawn] = slots.step()
+    assert 0 <= drawn.token < policy.model.config.vocab_size

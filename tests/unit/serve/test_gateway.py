@@ -1,8 +1,10 @@
 import asyncio
 import json
+import threading
 
 import pytest
 from ippo_trainer.data.logs import read_log
+from ippo_trainer.data.schema import Turn
 from ippo_trainer.models.sampling import sample
 
 from tests.unit.serve.chat import DIGEST, MAX_NEW, SYSTEM, ask, ask_streamed, assistant, run, user
@@ -177,6 +179,83 @@ def test_max_tokens_cuts_an_answer(serving, policy, renderer):
     run(check())
 
 
+def test_an_answer_is_cut_at_the_servers_limit_whatever_is_asked(serving, policy, renderer):
+    async def check():
+        async with serving() as (client, _):
+            for seed in range(6):
+                value = await ask(client, TULIPS, seed=seed, max_tokens=100_000)
+                [(text, response)] = sampled(policy, renderer, [], TULIPS[0]["content"], seed)
+                [choice] = value["choices"]
+                assert choice["message"]["content"] == text
+                assert value["usage"]["completion_tokens"] == len(response.ids) <= MAX_NEW
+                assert choice["finish_reason"] == ("stop" if response.ended else "length")
+                cut.add(choice["finish_reason"])
+
+    cut = set()
+    run(check())
+    assert "length" in cut
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 5e-324, 9e-6])
+def test_temperatures_that_are_nothing_in_fp32_are_greedy(serving, temperature):
+    async def check():
+        async with serving() as (client, _):
+            greedy = await ask(client, TULIPS, temperature=0, seed=1)
+            assert (await ask(client, TULIPS, temperature=temperature, seed=2))["choices"] == greedy["choices"]
+            assert (await client.get("/healthz")).status == 200
+
+    run(check())
+
+
+@pytest.mark.parametrize(
+    "nothing", [assistant(""), assistant(None), assistant(" \n"), assistant([]), {"role": "assistant"}]
+)
+def test_an_abstention_that_a_client_kept_is_left_out(serving, renderer, nothing):
+    """Ordinary clients append what they got; the customer, who got no answer, has spoken on."""
+    messages = [user("hello"), nothing, user("what do red"), assistant("ten for you"), user("hello"), nothing]
+    history = [Turn("hello\nwhat do red", "ten for you", "accepted", "ten for you")]
+    expected = renderer.prompt(history, "hello\nand tulips").ids
+    seen = []
+
+    async def check():
+        async with serving() as (client, gateway):
+            engine = gateway.loaded.engine
+            generate = engine.generate
+            engine.generate = lambda prompt, wishes: seen.append(list(prompt)) or generate(prompt, wishes)
+            await ask(client, [*messages, user("and tulips")])
+
+    run(check())
+    assert seen == [expected]
+
+
+def test_while_a_long_conversation_is_read_probes_and_answers_go_on(serving, renderer, monkeypatch):
+    make, reading, go_on, at_once = renderer.prompt, threading.Event(), threading.Event(), []
+
+    def slow(history, message):
+        at_once.append(1)
+        assert len(at_once) == 1  # the tokenizer reads one text at a time
+        reading.set()
+        assert go_on.wait(30)
+        at_once.pop()
+        return make(history, message)
+
+    async def check():
+        async with serving() as (client, _):
+            body = {"messages": TULIPS, "stream": True}
+            async with client.post("/v1/chat/completions", json=body) as response:
+                assert response.status == 200
+                monkeypatch.setattr(renderer, "prompt", slow)
+                waiting = [asyncio.create_task(ask(client, TULIPS)) for _ in range(3)]
+                assert await asyncio.to_thread(reading.wait, 30)
+                assert (await client.get("/healthz")).status == 200
+                assert "[DONE]" in await response.text()
+                assert not any(request.done() for request in waiting)
+                go_on.set()
+                await asyncio.gather(*waiting)
+
+    run(check())
+
+
 def test_models_names_the_digest_and_the_run(serving):
     async def check():
         async with serving() as (client, _):
@@ -213,11 +292,15 @@ REFUSED = [
     ({}, 400, "messages", "messages"),
     ({"messages": [user("")]}, 400, "messages", "content is empty"),
     ({"messages": [user("hi"), assistant("yes")]}, 400, "messages", "last message"),
+    ({"messages": [user("hi"), assistant(""), assistant("yes")]}, 400, "messages", "last message"),
+    ({"messages": [user("hi"), assistant("", suggestion="yes"), user("hi")]}, 400, "messages", "[1].content is empty"),
+    ({"messages": [user("hi"), assistant(None, reaction="edited"), user("hi")]}, 400, "messages", "[1].content is"),
+    ({"messages": [user("hi"), assistant(""), user(" ")]}, 400, "messages", "messages[2].content is empty"),
+    ({"messages": [user("hi"), assistant("", tool_calls=[{}]), user("hi")]}, 400, "messages", "calls a tool"),
     ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages", "role"),
     ({"messages": [{"role": "system", "content": "Be rude."}, user("hi")]}, 400, "messages", "Leave it out"),
     ({"messages": [user("tulips " * 200)]}, 400, "messages", "policy.maxPromptTokens"),
     ({"messages": [user([{"type": "image_url", "image_url": {}}])]}, 400, "messages", "no text"),
-    ({"messages": [user("hi")], "max_tokens": MAX_NEW + 1}, 400, "max_tokens", "at most 12"),
     ({"messages": [user("hi")], "max_tokens": 0}, 400, "max_tokens", "greater"),
     ({"messages": [user("hi")], "temperature": 3}, 400, "temperature", "less than"),
     ({"messages": [user("hi")], "top_p": 0}, 400, "top_p", "greater"),

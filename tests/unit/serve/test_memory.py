@@ -3,12 +3,12 @@ import struct
 
 import pytest
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models import memory
+from ippo_trainer.models import memory, packing
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.serve import loading
 from ippo_trainer.serve.settings import Settings, response_room
 
-from tests.unit.serve.chat import DIGEST
+from tests.unit.serve.chat import DIGEST, MAX_PROMPT
 
 
 def model(directory, shape, dtype):
@@ -84,3 +84,16 @@ def test_a_response_gets_the_room_behind_the_prompt(positions, expected):
 def test_without_room_for_a_response_a_policy_is_refused():
     with pytest.raises(BadDataError, match="no room for a response"):
         response_room(96, 96, 32)
+
+
+@pytest.mark.parametrize(("window", "expected"), [(None, 500), (200, 200 - MAX_PROMPT), (MAX_PROMPT + 600, 500)])
+def test_responses_stay_within_the_sliding_window(policy_directory, monkeypatch, window, expected):
+    monkeypatch.setattr(packing, "sliding_window", lambda decoder: window)
+    engine = loading.load(Settings(policy_directory, "Transformers", 500, 4, DIGEST, "demo")).engine
+    assert engine.max_new_tokens == expected
+
+
+def test_a_window_as_long_as_a_prompt_leaves_no_room(policy_directory, monkeypatch):
+    monkeypatch.setattr(packing, "sliding_window", lambda decoder: MAX_PROMPT)
+    with pytest.raises(BadDataError, match="no room for a response"):
+        loading.load(Settings(policy_directory, "Transformers", 500, 4, DIGEST, "demo"))

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 from boto3.s3.transfer import TransferConfig
+from botocore.exceptions import NoCredentialsError
 from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.spec import S3Location
 from ippo_trainer.store import s3
 from ippo_trainer.store.artifact import fetch, publish
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
 from ippo_trainer.store.s3 import Patience, S3Store
+from ippo_trainer.store.s3_errors import explain
 
 from .conftest import ACCESS, BUCKET, QUICK, SECRET, Fault, FaultProxy, s3_store
 
@@ -261,3 +263,17 @@ def test_a_malformed_bucket_is_a_wrong_spec(credentials: None, moto: str) -> Non
 def test_a_missing_bucket_is_a_wrong_spec(credentials: None, moto: str) -> None:
     with pytest.raises(BadSpecError, match="NoSuchBucket"):
         s3_store(moto, bucket="there-is-none").put("k", b"")
+
+
+def test_a_credentials_file_that_this_user_may_not_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """boto3 passes over it in silence. Root may read everything, so the answer of the system is made up here."""
+    path = tmp_path / "credentials"
+    path.write_text("")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(path))
+    assert "no complete S3 credentials" in explain(NoCredentialsError(), "s3://b/k").message
+    monkeypatch.setattr("os.access", lambda *_: False)
+    error = explain(NoCredentialsError(), "s3://b/k")
+    assert f"may not read {path}" in error.message
+    assert "stageUser" in error.remedy

@@ -278,3 +278,69 @@ def test_a_literal_abstention_is_no_abstention() -> None:
         render = renderer(kind())
         assert render.decode(render.response(ABSTAIN)) == (ABSTAIN, True)
         assert render.response(ABSTAIN) != render.response(None)
+
+
+def kept_by_trying_each(render: Renderer, history: list[Turn], message: str) -> int | None:
+    """How many turns fit, found by one after another; None if not even the message does."""
+    lengths = [render._length(history, message, kept) for kept in range(len(history) + 1)]
+    fitting = [kept for kept, length in enumerate(lengths) if length <= render.max_prompt_tokens]
+    assert fitting == list(range(len(fitting)))  # a longer history makes a longer prompt
+    return fitting[-1] if fitting else None
+
+
+@pytest.mark.parametrize("kind", ALL)
+@settings(max_examples=150, deadline=None)
+@given(
+    history=st.lists(ACTION, max_size=12).map(lambda rows: [turn(*row) for row in rows]),
+    message=MESSAGE,
+    limit=st.integers(16, 400),
+)
+def test_as_many_turns_are_kept_as_fit(kind: Any, history: list[Turn], message: str, limit: int) -> None:
+    render = renderer(kind(), limit=limit)
+    expected = kept_by_trying_each(render, history, message)
+    if expected is None:
+        with pytest.raises(BadDataError, match="newest customer message"):
+            render.prompt(history, message)
+    else:
+        assert render.prompt(history, message).dropped_turns == len(history) - expected
+
+
+class Counting:
+    """A tokenizer that counts the characters that it reads."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.characters = tokenizer, 0
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        self.characters += len(text)
+        return self.tokenizer(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+def test_what_cannot_fit_is_not_read_to_its_end() -> None:
+    """A megabyte takes seconds, and everybody else waits for them."""
+    render = renderer(kinds.chatml(), limit=64)
+    render.tokenizer = counting = Counting(kinds.chatml())
+    huge = "hello flowers " * 100_000
+    with pytest.raises(BadDataError, match="newest customer message makes a prompt of at least"):
+        render.prompt([], huge)
+    for long in (turn(huge, "red"), turn("red", huge), turn("red", "red", "edited", huge)):
+        assert render.prompt([turn(huge[1:], "red"), long, turn("red", "ten")], "hello").dropped_turns == 2
+    assert counting.characters < len(huge) / 20
+
+
+def test_long_words_that_fit_are_not_taken_for_what_cannot() -> None:
+    word = "rose" * 16
+    render = renderer(kinds.build_tokenizer([f"{word} {word}"] * 3), limit=40)
+    message = " ".join([word] * 30)
+    assert len(message) > 2 * 16 * 40
+    assert len(render.prompt([turn("hello", "red")], message).ids) <= 40
+
+
+def test_a_thousand_turns_are_fitted_with_a_few_tries() -> None:
+    render = renderer(kinds.tiny(), limit=1024)
+    prompt = render.prompt([turn(f"hello {i}", "red please") for i in range(1000)], "hello")
+    assert 0 < prompt.dropped_turns < 1000
+    assert render._skeleton.cache_info().misses <= 12

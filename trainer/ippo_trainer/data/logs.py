@@ -18,7 +18,7 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,13 +56,16 @@ def read_log(path: Path) -> list[Conversation]:
     return conversations
 
 
-def read_state(messages: list[Any]) -> tuple[list[Turn], str]:
+def read_state(messages: Mapping[int, Any]) -> tuple[list[Turn], str]:
     """A conversation that waits for a suggestion, read as a log's messages are: its turns and the newest message.
+
+    Args:
+        messages: in order, by the numbers that errors name.
 
     Raises:
         BadDataError: as `read_log` does of messages; or the last message is not the customer's.
     """
-    checked = [_message(f"messages[{i}]", message) for i, message in enumerate(messages)]
+    checked = [_message(f"messages[{i}]", message) for i, message in messages.items()]
     count = next((n for n, m in enumerate(reversed(checked)) if m["side"] != "customer"), len(checked))
     if not count:
         raise BadDataError("the last message is not the customer's", "End with the message to answer (role user).")

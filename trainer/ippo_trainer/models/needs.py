@@ -59,13 +59,13 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
     pods = f"spec.pods.{StageSpec.model_fields[spec.stage.replace('-', '_')].alias}"
     if _on_gpu(spec):
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-        remedy = f"Give {pods} a larger GPU, or choose a smaller policy.base, and start a new run."
+        remedy = f"Give {pods} a larger GPU, or choose a smaller policy.base in a new run."
         memory.check_room(who, need, "this GPU has", total, remedy)
     elif need:
         need += memory.held() if _trains(spec) else 0
         remedy = (
-            f"Raise {pods}.resources.limits.memory, or where nothing limits it take a machine with more memory, "
-            "and start a new run."
+            f"Raise {pods}.resources.limits.memory; where nothing limits it, take a machine with more memory or a "
+            "smaller policy.base."
         )
         memory.check_room(who, need, "this container or machine has", memory.memory_limit(), remedy)
 

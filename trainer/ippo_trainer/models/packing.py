@@ -276,16 +276,22 @@ def hidden_states(decoder: Any, packed: PackedBatch) -> Tensor:
     return states.reshape(-1, states.shape[-1])
 
 
+def sliding_window(decoder: Any) -> int | None:
+    """Tokens that the decoder's sliding-window layers see; None if it has none."""
+    config = decoder.config
+    kinds = getattr(config, "layer_types", None)
+    slides = kinds is None or "sliding_attention" in kinds
+    window = getattr(config, "sliding_window", None) if slides else None
+    return window if isinstance(window, int) else None
+
+
 def check_window(decoder: Any, longest: int) -> None:
     """Raises BadDataError if the decoder has sliding-window layers and `longest` tokens exceed the window.
 
     Our masks have no window; within it there is no difference.
     """
-    config = decoder.config
-    kinds = getattr(config, "layer_types", None)
-    slides = kinds is None or "sliding_attention" in kinds
-    window = getattr(config, "sliding_window", None) if slides else None
-    if isinstance(window, int) and longest > window:
+    window = sliding_window(decoder)
+    if window is not None and longest > window:
         raise BadDataError(
             f"a sequence of {longest} tokens is longer than the model's sliding attention window of {window}",
             "Lower policy.maxPromptTokens below the window, or use a model with full attention.",

@@ -5,13 +5,14 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 
 from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.serve import answers
-from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, Wishes
+from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, RefusedError, Wishes
 from ippo_trainer.serve.errors import ApiError
 from ippo_trainer.serve.metrics import Metrics
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
@@ -44,12 +45,15 @@ class Gateway:
         self._idle = asyncio.Event()
         self._idle.set()
         self._created = int(time.time())
+        # Long conversations take a while to read. One thread: the tokenizer's settings change from text to text.
+        self._prompts = ThreadPoolExecutor(1, "prompts")
         self.metrics = Metrics(digest, name, lambda: self.loaded.engine.waiting() if self.loaded else 0)
 
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
         app.on_response_prepare.append(self._close_when_draining)
+        app.on_cleanup.append(self._end_prompts)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics)
@@ -67,6 +71,9 @@ class Gateway:
             # The headers are made already.
             response.headers["Connection"] = "close"
             response.force_close()
+
+    async def _end_prompts(self, _: web.Application) -> None:
+        self._prompts.shutdown(wait=False, cancel_futures=True)
 
     async def _healthz(self, _: web.Request) -> web.Response:
         failure = self.loaded.engine.failure() if self.loaded else None
@@ -118,7 +125,8 @@ class Gateway:
         ask = parse(body)
         self._check_model(ask.model)
         wishes = ask.wishes(loaded.engine.max_new_tokens, loaded.engine.max_samples)
-        prompt = _prompt(loaded.renderer, ask)
+        loop = asyncio.get_running_loop()
+        prompt = await loop.run_in_executor(self._prompts, _prompt, loaded.renderer, ask)
         streams = [TextStream(loaded.renderer, ask.stops) for _ in range(wishes.samples)]
         head = answers.Head(
             f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), ask.model or self.digest, prompt.dropped_turns
@@ -154,6 +162,8 @@ class Gateway:
                         return
         except BusyError as error:
             raise ApiError(429, "too many requests wait already; try again, or add replicas") from error
+        except RefusedError as error:
+            raise ApiError(400, f"the engine refuses this request: {' '.join(str(error).split())}") from error
         except EngineDiedError as error:
             raise ApiError(503, f"the engine failed: {error}", code="engine_failed") from error
 

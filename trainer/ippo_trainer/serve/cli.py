@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=512,
         metavar="N",
-        help="most tokens of a response, and what a request gets that asks for no number (default: %(default)s)",
+        help="where responses are cut, whatever a request asks for (default: %(default)s)",
     )
     parser.add_argument(
         "--max-waiting",

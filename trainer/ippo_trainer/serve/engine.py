@@ -34,6 +34,10 @@ class BusyError(Exception):
     """So many requests wait already that this one would wait too long."""
 
 
+class RefusedError(Exception):
+    """The engine cannot do what this request asks for; others it can."""
+
+
 class EngineDiedError(Exception):
     """The engine failed; no request will be answered any more."""
 
@@ -42,7 +46,7 @@ class Engine(Protocol):
     """Generates responses. All methods are called from the event loop's thread, `load` excepted."""
 
     max_new_tokens: int
-    """The most that a request may ask for."""
+    """Where a response is cut, whatever a request asks for."""
     max_samples: int
 
     def start(self) -> None:
@@ -53,7 +57,7 @@ class Engine(Protocol):
         """The pieces of all samples, each sample's in order. Closing the iterator gives the request up.
 
         Raises:
-            BusyError: at the first piece.
+            BusyError, RefusedError: at the first piece.
             EngineDiedError: at any.
         """
         ...

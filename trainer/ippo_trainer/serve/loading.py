@@ -49,7 +49,7 @@ def _load_transformers(settings: Settings) -> Loaded:
     import torch
 
     from ippo_trainer.models.load import load_policy
-    from ippo_trainer.models.packing import check_window
+    from ippo_trainer.models.packing import sliding_window
     from ippo_trainer.serve.transformers_engine import TransformersEngine
     from ippo_trainer.text.render import Renderer
 
@@ -59,12 +59,15 @@ def _load_transformers(settings: Settings) -> Loaded:
     policy = load_policy(settings.policy, device)
     renderer = Renderer.load(settings.policy, policy.tokenizer)
     config = policy.model.config
-    positions = getattr(config, "max_position_embeddings", None)
+    bounds = (getattr(config, "max_position_embeddings", None), sliding_window(policy.model.get_decoder()))
+    positions = min((bound for bound in bounds if bound is not None), default=None)
     room = response_room(positions, renderer.max_prompt_tokens, settings.max_new_tokens)
-    check_window(policy.model.get_decoder(), renderer.max_prompt_tokens + room)
     spare = _MAX_CACHE_BYTES if limit is None else int(_CACHE_SHARE * (limit - weights - memory.RUNTIME_BYTES))
     rows = _rows(config, renderer.max_prompt_tokens + room, min(spare, _MAX_CACHE_BYTES))
-    _log.info("loaded the policy: %d MiB of weights on %s, %d sequences at once", weights >> 20, device, rows)
+    _log.info(
+        "loaded the policy: %d MiB of weights on %s, %d sequences at once, responses of at most %d tokens",
+        *(weights >> 20, device, rows, room),
+    )
     engine: Engine = TransformersEngine(
         policy.model,
         renderer.max_prompt_tokens,

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.logs import read_state
+from ippo_trainer.data.logs import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import Turn
 from ippo_trainer.serve.engine import Wishes
 from ippo_trainer.serve.errors import ApiError
 
 _SEEDS = 2**63
+_COLDEST = 1e-5
+"""Lower temperatures are no numbers to fp32's softmax; they take the likeliest token, as 0 does."""
 _SYSTEM = ("system", "developer")
 
 
@@ -72,19 +74,16 @@ class ChatRequest(BaseModel):
         return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
 
     def wishes(self, max_new_tokens: int, max_samples: int) -> Wishes:
-        """How to sample, within the engine's bounds. Raises ApiError beyond them."""
-        asked = self.max_completion_tokens or self.max_tokens
-        if asked is not None and asked > max_new_tokens:
-            raise ApiError(
-                400, f"max_tokens is {asked}, this server answers with at most {max_new_tokens}", "max_tokens"
-            )
+        """How to sample, within the engine's bounds: longer answers are cut there. Raises ApiError for more samples."""
+        tokens = min(self.max_completion_tokens or self.max_tokens or max_new_tokens, max_new_tokens)
         samples = self.n or 1
         if samples > max_samples:
             raise ApiError(400, f"n is {samples}, this server makes at most {max_samples} choices at once", "n")
         seed = secrets.randbelow(_SEEDS) if self.seed is None else self.seed % _SEEDS
         temperature = 1.0 if self.temperature is None else self.temperature
+        temperature = temperature if temperature >= _COLDEST else 0.0
         top_p = 1.0 if self.top_p is None else self.top_p
-        return Wishes(samples, asked or max_new_tokens, temperature, top_p, seed)
+        return Wishes(samples, tokens, temperature, top_p, seed)
 
 
 def parse(body: bytes) -> ChatRequest:
@@ -111,7 +110,8 @@ def state_of(messages: list[dict[str, Any]], system_prompt: str) -> tuple[list[T
 
     Args:
         messages: of the request. An assistant message may also say, as in a log, what was suggested and what became
-            of it (`suggestion`, `reaction`).
+            of it (`suggestion`, `reaction`). One that says nothing, as clients keep an abstention, is left out: the
+            customer speaks on.
         system_prompt: what the policy was trained with. It stands in every prompt by itself; another is refused.
 
     Raises:
@@ -127,9 +127,17 @@ def state_of(messages: list[dict[str, Any]], system_prompt: str) -> tuple[list[T
                 "messages",
             )
     try:
-        return read_state([message for message in plain if message.get("role") not in _SYSTEM])
+        return read_state({number: message for number, message in enumerate(plain) if not _is_left_out(message)})
     except BadDataError as error:
         raise ApiError(400, str(error), "messages") from error
+
+
+def _is_left_out(message: dict[str, Any]) -> bool:
+    """Whether it is a system prompt, or what the business did not send."""
+    role, content = message.get("role"), message.get("content")
+    empty = content is None or (isinstance(content, str) and not content.strip())
+    unsent = role in BUSINESS_ROLES and empty and not message.keys() & {"suggestion", "reaction"}
+    return unsent or role in _SYSTEM
 
 
 def _plain(number: int, message: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ class Settings:
     Args:
         policy: directory of a policy artifact.
         engine: what generates.
-        max_new_tokens: of one response.
+        max_new_tokens: of one response; longer ones are cut.
         max_waiting: requests that may wait for the engine.
         digest: of the policy.
         name: of the run.
@@ -38,11 +38,17 @@ class Loaded:
 
 
 def response_room(positions: int | None, max_prompt_tokens: int, max_new_tokens: int) -> int:
-    """Tokens that a response may have behind a full prompt. Raises BadDataError if there is no room for any."""
+    """Tokens that a response may have behind a full prompt. Raises BadDataError if there is no room for any.
+
+    Args:
+        positions: tokens that the model can see; None if there is no bound.
+        max_prompt_tokens: of a full prompt.
+        max_new_tokens: asked for.
+    """
     room = max_new_tokens if positions is None else min(max_new_tokens, positions - max_prompt_tokens)
     if room < 1:
         raise BadDataError(
-            f"the model has {positions} positions, a prompt may take {max_prompt_tokens}: no room for a response",
+            f"the model sees {positions} tokens, a prompt may take {max_prompt_tokens}: no room for a response",
             "Train with a lower policy.maxPromptTokens.",
         )
     return room

@@ -126,6 +126,7 @@ class Slots:
         uniforms = [row.uniforms[row.drawn] for row in self._rows]
         levels = torch.tensor(uniforms, device=self.device, dtype=torch.double) * heights[:, -1]
         sampled = torch.searchsorted(heights, levels.unsqueeze(-1), right=True)[:, 0]
+        sampled.clamp_(max=heights.shape[-1] - 1)  # beyond it are levels that are no number
         cold = torch.tensor([row.wishes.temperature == 0 for row in self._rows], device=self.device)
         tokens: list[int] = torch.where(cold, greedy, sampled).tolist()
         return tokens

@@ -9,7 +9,7 @@ from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.models import memory
-from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, Wishes
+from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, RefusedError, Wishes
 from ippo_trainer.serve.settings import Loaded, Settings, response_room
 
 ARGUMENTS = "IPPO_VLLM_ARGS"
@@ -47,21 +47,28 @@ class VllmEngine:
     async def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
         """As `Engine`."""
         from vllm import TokensPrompt
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if self.waiting() >= self._max_waiting:
             raise BusyError
+        asked = self._sampling(wishes)
+        # vLLM makes one greedy response; more of them would be the same.
+        copies = wishes.samples if wishes.temperature == 0 else 1
+        pieces = self._llm.generate(TokensPrompt(prompt_token_ids=list(prompt)), asked, uuid.uuid4().hex)
         self._open += 1
-        pieces = self._llm.generate(
-            TokensPrompt(prompt_token_ids=list(prompt)), self._sampling(wishes), uuid.uuid4().hex
-        )
         try:
             async for output in pieces:
                 for each in output.outputs:
                     finish: Any = each.finish_reason
                     if finish not in (None, "stop", "length"):
                         raise EngineDiedError(f"vLLM ended a response with {finish}")
-                    yield Piece(each.index, list(each.token_ids), finish)
+                    for copy in range(copies):
+                        yield Piece(each.index + copy, list(each.token_ids), finish)
+        except VLLMClientError as error:
+            raise RefusedError(str(error)) from error
+        except GracefulHTTPError as error:  # a limit that IPPO_VLLM_ARGS sets
+            raise BusyError from error
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineDiedError(f"{type(error).__name__}: {error}") from error
         finally:
@@ -82,18 +89,22 @@ class VllmEngine:
 
     def _sampling(self, wishes: Wishes) -> Any:
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
-        return SamplingParams(
-            n=wishes.samples,
-            max_tokens=wishes.max_new_tokens,
-            temperature=wishes.temperature,
-            top_p=wishes.top_p,
-            seed=wishes.seed,
-            stop_token_ids=sorted(self._stop_ids),
-            detokenize=False,
-            output_kind=RequestOutputKind.DELTA,
-        )
+        try:
+            return SamplingParams(
+                n=wishes.samples if wishes.temperature else 1,
+                max_tokens=wishes.max_new_tokens,
+                temperature=wishes.temperature,
+                top_p=wishes.top_p,
+                seed=wishes.seed,
+                stop_token_ids=sorted(self._stop_ids),
+                detokenize=False,
+                output_kind=RequestOutputKind.DELTA,
+            )
+        except VLLMClientError as error:
+            raise RefusedError(str(error)) from error
 
 
 def load_vllm(settings: Settings) -> Loaded:

@@ -1,5 +1,8 @@
 """What an error of S3 means for a stage: its exit code, what went wrong in words, and the remedy."""
 
+import os
+from pathlib import Path
+
 import urllib3
 from botocore.exceptions import (
     BotoCoreError,
@@ -39,6 +42,11 @@ def explain(error: BaseException, where: str, verb: str = "use") -> StageError:
     """
     if isinstance(error, ClientError):
         return _answer(error, where, verb)
+    if isinstance(error, NoCredentialsError) and (unreadable := _unreadable_credentials()):
+        return BadSpecError(
+            f"cannot {verb} {where}: user {os.getuid()} may not read {unreadable}",
+            "Have pods run with a group that may: the chart's stageUser sets it; without it the platform has to.",
+        )
     if isinstance(error, (NoCredentialsError, PartialCredentialsError)):
         return BadSpecError(f"cannot {verb} {where}: no complete S3 credentials", f"{_CREDENTIALS}.")
     if isinstance(error, (CredentialRetrievalError, TokenRetrievalError)):
@@ -62,6 +70,12 @@ def explain(error: BaseException, where: str, verb: str = "use") -> StageError:
     if isinstance(error, BotoCoreError):
         return BadSpecError(f"cannot {verb} {where}: {type(error).__name__}", "Check artifacts.s3 and AWS_* settings.")
     return TryAgainError(f"cannot {verb} {where}: {type(error).__name__}", "The stage can be started again.")
+
+
+def _unreadable_credentials() -> str:
+    """The credentials file that boto3 was pointed to and passed over; empty if that is not what is wrong."""
+    path = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "")
+    return path if path and Path(path).exists() and not os.access(path, os.R_OK) else ""
 
 
 def _answer(error: ClientError, where: str, verb: str) -> StageError:

@@ -9,6 +9,7 @@ chat template allows it the prompt of turn t is a prefix of the prompt of turn t
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,6 +31,10 @@ _SLOT = re.compile("\ue000(\\d+)\ue001")
 # Templates may print the date of today (Llama 3) or open a thinking block (Qwen 3); a state must not depend on the day.
 _TEMPLATE_OPTIONS = {"date_string": "1 Jan 2025", "enable_thinking": False}
 _CACHED_TEXTS = 65536
+# A longer text than so many characters for each token of the longest prompt hardly ever fits into one.
+_CHARACTERS = 16
+# A word that is cut in two may have so many more tokens than it had.
+_CUT_WORD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Renderer:
         self.max_prompt_tokens = max_prompt_tokens
         self._plain = lru_cache(_CACHED_TEXTS)(self._encode_plain)
         self._skeleton = lru_cache(1024)(self._make_skeleton)
+        self._template = lru_cache(1024)(self._encode_template)  # most pieces of a long chat are equal
         added = tokenizer.added_tokens_decoder
         self._control = {index for index, token in added.items() if token.special} | set(tokenizer.all_special_ids)
         # Added tokens that are not special (tool tags, for example) still match inside plain text; white space may.
@@ -155,20 +161,29 @@ class Renderer:
         return [*contents, self._user(previous, customer_message)]
 
     def _fitting(self, history: Sequence[Turn], customer_message: str) -> int:
-        """How many of the newest turns of the history fit into the prompt."""
-        if self._length(history, customer_message, len(history)) <= self.max_prompt_tokens:
-            return len(history)
+        """How many of the newest turns of the history fit into the prompt: the more, the longer it is."""
+        limit = self.max_prompt_tokens
+        most = self._most(history, customer_message)
+        if most == len(history) and self._length(history, customer_message, most) <= limit:
+            return most
         bare = self._length(history, customer_message, 0)
-        if bare > self.max_prompt_tokens:
+        if bare > limit:
             raise BadDataError(
-                f"the newest customer message makes a prompt of {bare} tokens, "
-                f"more than policy.maxPromptTokens = {self.max_prompt_tokens}",
+                f"the newest customer message makes a prompt of at least {bare} tokens, "
+                f"more than policy.maxPromptTokens = {limit}",
                 "Raise policy.maxPromptTokens, shorten policy.systemPrompt or leave the conversation out.",
             )
-        kept = 0
-        while self._length(history, customer_message, kept + 1) <= self.max_prompt_tokens:
-            kept += 1
-        return kept
+        return bisect_right(range(1, most + 1), limit, key=lambda kept: self._length(history, customer_message, kept))
+
+    def _most(self, history: Sequence[Turn], customer_message: str) -> int:
+        """A bound of the turns that fit, from what is said alone; what is older than these is not looked at."""
+        total, following = 0, customer_message
+        for kept, turn in enumerate(reversed(history)):
+            total += len(self._user(turn, following)) + len(self._assistant(turn.suggestion))
+            if total > self.max_prompt_tokens:
+                return kept
+            following = turn.customer_message
+        return len(history)
 
     def _length(self, history: Sequence[Turn], customer_message: str, kept: int) -> int:
         contents = self._contents(history[len(history) - kept :], customer_message)
@@ -177,11 +192,22 @@ class Renderer:
     def _user(self, previous: Turn | None, customer_message: str) -> tuple[int, ...]:
         text = escape(customer_message)
         if previous is None:
-            return self._plain(text)
-        return self._markers[REACTION_MARKERS[previous.reaction]] + self._plain(_sent_note(previous) + text)
+            return self._bounded(text)
+        return self._markers[REACTION_MARKERS[previous.reaction]] + self._bounded(_sent_note(previous) + text)
 
     def _assistant(self, suggestion: str | None) -> tuple[int, ...]:
-        return self._markers[ABSTAIN] if suggestion is None else self._plain(escape(suggestion))
+        return self._markers[ABSTAIN] if suggestion is None else self._bounded(escape(suggestion))
+
+    def _bounded(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text. One that fits into no prompt is not read to its end, as that may take seconds; what comes
+        back then is too long as well."""
+        size = _CHARACTERS * self.max_prompt_tokens
+        while size < len(text):
+            beginning = self._plain(text[:size])
+            if len(beginning) > 2 * self.max_prompt_tokens + _CUT_WORD:
+                return beginning
+            size *= 4
+        return self._plain(text)
 
     def _make_skeleton(self, turns: int) -> tuple[tuple[int, ...], ...]:
         """The template's own tokens around the messages of a history of `turns` turns."""
@@ -192,7 +218,7 @@ class Renderer:
         for slot in range(system + 1, len(pieces) - 1, 2):
             if pieces[slot].rstrip() == pieces[-1].rstrip():
                 pieces[slot] = pieces[-1]
-        return tuple(self._encode_template(text) for text in pieces)
+        return tuple(self._template(text) for text in pieces)
 
     def _pieces(self, slots: int, generation: bool) -> list[str]:
         """What the template writes before, between and after the slots of as many messages."""

@@ -1,4 +1,4 @@
-"""`ippo approve`, `reject`, `suspend` and `resume`: small changes of the spec, guarded by the version that was read."""
+"""`ippo approve`, `reject`, `suspend`, `resume`, `retry`: small changes of the spec, guarded by the version read."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from ippo_operator.cli.remote.owners import warning
 from ippo_operator.cli.remote.view import View, now, view
 from ippo_operator.cluster.errors import ConflictError, NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
-from ippo_operator.plan import approval
+from ippo_operator.plan import approval, failures
 
 ATTEMPTS = 5
 INTERVAL = 1.0
@@ -80,6 +80,18 @@ def _resume(found: View, _: Namespace) -> Change:
     if not found.spec.get("suspend"):
         return Change({}, "spec.suspend", f"{found.name} is not suspended")
     return Change({"suspend": False}, "spec.suspend", f"{found.name} goes on")
+
+
+def _retry(found: View, _: Namespace) -> Change:
+    """Asks for one more attempt of the stage that stalled."""
+    failure = failures.pending(found.status)
+    if failure is None or not found.status.is_true("Stalled"):
+        raise CommandError(f"{found.name} has no stage that stalled ({found.phase}: {found.message(now())})")
+    if failure.kind == "Uninformative":
+        raise CommandError(f"another attempt would come to the same: {failure.message}")
+    asked = int((found.spec.get("retries") or {}).get("requested") or 0) + 1
+    said = f"{failure.stage} of iteration {failure.iteration} of {found.name} is tried again"
+    return Change({"retries": {"requested": asked}}, "spec.retries.requested", said)
 
 
 def _approve(found: View, arguments: Namespace) -> Change:
@@ -178,10 +190,15 @@ def _goes_on(found: View) -> bool:
     return found.seen and found.phase not in {"Suspended", "Suspending"} and found.reason != Reason.SUSPENDED
 
 
+def _tries(found: View) -> bool:
+    return found.seen and found.well
+
+
 _ASKED: dict[str, Callable[[View, Namespace], Change]] = {
     "suspend": _suspend,
     "resume": _resume,
+    "retry": _retry,
     "approve": _approve,
     "reject": _reject,
 }
-_SETTLED = {"suspend": _rests, "resume": _goes_on}
+_SETTLED = {"suspend": _rests, "resume": _goes_on, "retry": _tries}

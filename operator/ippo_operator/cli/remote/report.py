@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 
 SECRET_KEY = "credentials"  # noqa: S105 the name of a key
 _ELSEWHERE = "if it has another address from here, give that with --endpoint-url (kubectl port-forward makes one)."
-_OTHER_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
+_OTHER_CREDENTIALS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+)
 
 
 def command(arguments: Namespace) -> int:
@@ -139,7 +147,8 @@ def _credentials(content: bytes) -> Iterator[None]:
         path.write_bytes(content)
         for name in _OTHER_CREDENTIALS:
             os.environ.pop(name, None)
-        os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(path)
+        # A profile of the user's configuration that names a role or SSO would win over the file's keys.
+        os.environ |= {"AWS_SHARED_CREDENTIALS_FILE": str(path), "AWS_CONFIG_FILE": os.devnull}
         try:
             yield
         finally:

@@ -1,11 +1,13 @@
-"""`ippo approve`, `reject`, `suspend` and `resume`."""
+"""`ippo approve`, `reject`, `suspend`, `resume` and `retry`."""
 
 from typing import Any
 
 import pytest
+from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from ..cluster.fake_api import Object, answer
 from ..cluster.toy_cluster import ToyController, ToyOperator, status_of, the_run
+from ..worlds import good_result
 from .conftest import Ippo
 from .server import Server
 from .test_cluster_status import begin
@@ -114,6 +116,26 @@ def test_suspend_and_resume(server: Server, ippo: Ippo) -> None:
     operator.finish(ToyController(server.api))
     assert ippo("resume", "small", "--wait").out.splitlines()[-1] == "small: Succeeded"
     assert "there is nothing to suspend" in ippo("suspend", "small").err
+
+
+def damaged(spec: StageSpec) -> StageResult | tuple[int, str]:
+    """Ends fit-q with 65, and all else well."""
+    return (65, "the log is damaged") if spec.stage == "fit-q" else good_result(spec)
+
+
+def test_retry_asks_for_one_more_attempt_of_the_stage_that_stalled(server: Server, ippo: Ippo) -> None:
+    operator = begin(server)
+    assert "small has no stage that stalled (" in ippo("retry", "small").err
+    operator.finish(ToyController(server.api, damaged))
+    assert ippo("status", "small").out.startswith("small: Failed")
+    assert ippo("retry", "small").out == "fit-q of iteration 1 of small is tried again\n"
+    assert the_run(server.api)["spec"]["retries"]["requested"] == 1
+    operator.finish(ToyController(server.api, damaged))
+    assert ippo("retry", "small").code == 0
+    assert the_run(server.api)["spec"]["retries"]["requested"] == 2
+    operator.finish(ToyController(server.api))
+    assert ippo("status", "small").out.startswith("small: Succeeded")
+    assert "has no stage that stalled" in ippo("retry", "small").err
 
 
 def test_a_run_that_changed_meanwhile_is_read_again(server: Server, ippo: Ippo) -> None:

@@ -72,6 +72,9 @@ def test_with_the_runs_credentials(
     data = {"credentials": base64.b64encode(content).decode()}
     server.api.edit("secrets", "team", "keys", data=data)
     monkeypatch.setenv("AWS_PROFILE", "not-there")
+    monkeypatch.setenv("AWS_DEFAULT_PROFILE", "not-there")
+    (tmp_path / "config").write_text("[default]\nrole_arn = arn:aws:iam::1:role/x\nsource_profile = gone\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     before = dict(os.environ)
     said = ippo("report", "small", "--credentials-from-secret")
     assert said.code == 0, said.err

@@ -110,6 +110,38 @@ def test_a_pod_that_outgrew_its_own_disk_is_no_disruption(container: Object) -> 
     assert 'exceeds the limit "64Mi". Raise workSize' in seen.failure.message
 
 
+def beside(name: str, code: int, kind: str = "initContainerStatuses", message: str = "") -> Object:
+    """The status of a container that somebody else put into the pod."""
+    ended = {"terminated": {"exitCode": code, "reason": "Error", "message": message}}
+    return {"phase": "Failed", kind: [{"name": name, "state": ended}]}
+
+
+def test_a_container_that_fails_before_the_stage_is_named() -> None:
+    seen = jobs.observe(failed(), [pod(0, beside("vault-agent-init", 2, message="no token"))])
+    assert not seen.failure.disrupted
+    assert "vault-agent-init, which is not the run's, ended with exit code 2: no token" in seen.failure.message
+
+
+def test_a_container_that_fails_after_the_stage_is_named() -> None:
+    done = ended_status(0, "{}")
+    sidecar = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+    status = done | {"phase": "Failed", "containerStatuses": [*done["containerStatuses"], sidecar]}
+    seen = jobs.observe(failed(), [pod(0, status)])
+    assert seen.failure.message.endswith("istio-proxy, which is not the run's, ended with exit code 137: OOMKilled")
+    assert not seen.failure.disrupted
+
+
+def test_a_drained_node_fails_injected_containers_too() -> None:
+    status = beside("istio-init", 143) | {"conditions": [job_condition("DisruptionTarget")]}
+    assert jobs.observe(failed(), [pod(0, status)]).failure.disrupted
+
+
+def test_a_deadline_that_passes_while_the_image_is_pulled_is_no_disruption() -> None:
+    seen = jobs.observe(failed(), [pod(0, {"phase": "Failed", "reason": "DeadlineExceeded"})])
+    assert not seen.failure.disrupted
+    assert "activeDeadlineSeconds" in seen.failure.message
+
+
 def test_a_wrong_spec_is_known_even_if_the_pod_was_disrupted_too() -> None:
     status = ended_status(64, "") | {"conditions": [job_condition("DisruptionTarget")]}
     seen = jobs.observe(failed(), [pod(0, status)])

@@ -334,7 +334,7 @@ def test_without_an_image_of_servers_the_run_says_so() -> None:
     assert stands(api, "Ready") == ("True", "Completed")
     [server] = deployment(api)["spec"]["template"]["spec"]["containers"]
     assert server["image"] == "stages:test"
-    assert server["command"][-4:] == ["--engine", "Transformers", "--name", "small"]
+    assert server["command"][-6:] == ["--engine", "Transformers", "--name", "small", "--max-tokens", "16"]
 
 
 def test_a_deployment_that_the_server_refuses_is_told_once_and_heals() -> None:

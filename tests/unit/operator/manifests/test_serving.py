@@ -94,3 +94,50 @@ def test_the_service_leads_to_the_servers() -> None:
 
 def test_the_same_policy_is_the_same_deployment() -> None:
     assert json.dumps(deployment(pods=RICH)) == json.dumps(deployment(pods=RICH))
+
+
+def options(serve: Serve, **spec: Any) -> dict[str, str]:
+    """What the server's command says, by option."""
+    [server] = deployment(serve, **spec)["spec"]["template"]["spec"]["containers"]
+    start = server["command"].index("--policy")
+    return dict(zip(server["command"][start::2], server["command"][start + 1 :: 2], strict=True))
+
+
+def test_answers_are_cut_where_they_were_in_training_or_where_the_run_says() -> None:
+    trained = {"base": "tiny:d32-l1", "maxNewTokens": 700}
+    assert options(Serve(), policy=trained)["--max-tokens"] == "700"
+    assert options(Serve(max_tokens=2048), policy=trained)["--max-tokens"] == "2048"
+    assert "--max-waiting" not in options(Serve())
+    assert options(Serve(max_waiting=9))["--max-waiting"] == "9"
+
+
+def test_only_who_fetches_gets_the_buckets_credentials() -> None:
+    s3 = {"bucket": "ippo", "credentialsSecretName": "keys-of-s3"}
+    pod = deployment(artifacts={"s3": s3}, pods=RICH)["spec"]["template"]["spec"]
+    assert "ippo-s3" in {volume["name"] for volume in pod["volumes"]}
+    for container, has in ((pod["initContainers"][0], True), (pod["containers"][0], False)):
+        assert ("ippo-s3" in {mount["name"] for mount in container["volumeMounts"]}) == has
+        assert ("AWS_SHARED_CREDENTIALS_FILE" in {variable["name"] for variable in container["env"]}) == has
+        assert "user-logs" in {mount["name"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize(
+    ("engine", "limits", "own", "size"),
+    [
+        ("VLLM", {"nvidia.com/gpu": 4}, None, "1Gi"),
+        ("VLLM", {"amd.com/gpu": "2"}, None, "1Gi"),
+        ("VLLM", {"nvidia.com/gpu": 4}, "8Gi", "8Gi"),
+        ("VLLM", {"nvidia.com/gpu": 1, "cpu": 4}, None, None),
+        ("VLLM", {}, "2Gi", "2Gi"),
+        ("Transformers", {"nvidia.com/gpu": 4}, None, None),
+    ],
+)
+def test_processes_of_several_gpus_get_shared_memory(
+    engine: Any, limits: Any, own: str | None, size: str | None
+) -> None:
+    pods = {"serve": {"resources": {"limits": limits}} | ({} if own is None else {"sharedMemory": own})}
+    pod = deployment(Serve(engine=engine), pods=pods)["spec"]["template"]["spec"]
+    found = [volume["emptyDir"] for volume in pod["volumes"] if volume["name"] == "ippo-shm"]
+    assert found == ([] if size is None else [{"medium": "Memory", "sizeLimit": size}])
+    mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert ("/dev/shm" in mounts) == (size is not None)
