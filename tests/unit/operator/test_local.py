@@ -157,6 +157,16 @@ def test_failures_are_tried_again_or_not_by_their_exit_code(tmp_path: Path) -> N
     assert calls(folder.path)[-1] == "1 fit-q 1 None"
 
 
+def test_a_stage_that_stalled_is_tried_again_when_the_manifest_asks(tmp_path: Path) -> None:
+    """After a log was corrected, say; the same command alone changes nothing."""
+    run = small("fit-q=65")
+    for _ in range(2):
+        drive(tmp_path / "out", run)
+        assert "1 fit-q 2 None" not in calls(tmp_path / "out")
+    drive(tmp_path / "out", small("fit-q=65", retries={"backoffSeconds": 0, "requested": 1}))
+    assert "1 fit-q 2 None" in calls(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("behaviour", "said"),
     [
