@@ -33,7 +33,7 @@ def test_a_roll_out_and_a_roll_back_fail_no_request(runs: Runs) -> None:
         rolled_back(runs, active, pods={"serve": {"image": f"{image}-broken", "imagePullPolicy": "Never"}})
         load.more()
         told = rolled_back(runs, active, pods={"serve": {"image": image, "imagePullPolicy": None}}, engine="VLLM")
-        assert "vLLM is not installed" in told, "servers that start and never get ready"
+        assert "Raise spec.pods.serve.resources.limits.memory" in told, "servers that start and never get ready"
         load.more()
 
         runs.patch("serves", serve=SERVE, pods={"serve": None})
