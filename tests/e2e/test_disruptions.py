@@ -55,7 +55,10 @@ def at_work(runs: Runs, name: str, stage: str) -> str:
 def resumed(runs: Runs, name: str, stage: str) -> bool:
     """Whether one of the stage's pods says that it went on from a checkpoint."""
     chosen = f"ippo.dev/run={name},ippo.dev/stage={stage}"
-    return "resumed after" in runs.kube.kubectl("logs", "-n", runs.namespace, "-l", chosen, "--tail", "-1")
+    # Fails while one of them is only being made.
+    return (
+        "resumed after" in runs.kube.call("kubectl", "logs", "-n", runs.namespace, "-l", chosen, "--tail", "-1").stdout
+    )
 
 
 def everywhere(runs: Runs, name: str, happen: Callable[[str, str], None]) -> None:
