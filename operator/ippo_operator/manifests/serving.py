@@ -134,10 +134,8 @@ def _template(
 
 
 def _with_shared_memory(serve: Serve, settings: PodSettings) -> PodSettings:
-    """The settings, with room for vLLM's processes, one for each device, to exchange what they compute."""
-    devices = [str(amount) for name, amount in settings.resources.limits.items() if "/" in name]
-    several = any(amount.isdecimal() and int(amount) > 1 for amount in devices)
-    if serve.engine != "VLLM" or not several or settings.shared_memory is not None:
+    """With a /dev/shm in which vLLM's processes exchange what they make; the runtime's 64 MiB are too few for any."""
+    if serve.engine != "VLLM" or settings.shared_memory is not None:
         return settings
     return settings.model_copy(update={"shared_memory": SHARED_MEMORY})
 
