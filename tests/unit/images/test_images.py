@@ -187,3 +187,12 @@ def test_make_images_says_what_is_wrong(tmp_path, settings, words):
     ended, _ = build(tmp_path, **settings)
     assert ended.returncode == 1
     assert words in ended.stderr
+
+
+@pytest.mark.parametrize("build", ["cpu", "cuda"])
+def test_no_version_is_given_twice(build):
+    """pip installs nothing where two constraints contradict each other: torch's two builds have files of their own."""
+    files = [ROOT / "constraints.txt", *(IMAGES / "trainer" / f"constraints-{name}.txt" for name in ("vllm", build))]
+    lines = [line for path in files for line in path.read_text().splitlines() if "==" in line]
+    names = [re.sub(r"[-_.]+", "-", line.split("==")[0]).lower() for line in lines]
+    assert {name for name in names if names.count(name) > 1} <= {"numpy"}, "the Containerfile takes numpy's first out"
