@@ -66,13 +66,14 @@ def test_what_is_installed_is_pinned(path):
 @both
 def test_no_tool_of_the_build_is_shipped(path):
     last = shipped(path)
-    run, *compiler = [value for name, value in last if name == "RUN"]
+    run, *libraries = [value for name, value in last if name == "RUN"]
     assert "pip" not in run.split()
     assert "apt" not in run
     assert {"/usr/local/bin/pip*", "/usr/share/python-wheels"} <= set(run.split()), "not the base's own either"
-    for value in compiler:  # Triton cannot start on a GPU without one
-        assert value.startswith('if [ "${VARIANT}" = cuda-vllm ]')
-        assert " gcc libc6-dev " in value
+    for value in libraries:  # Triton cannot start on a GPU without a compiler, vLLM on a CPU without libnuma
+        assert re.search(r'cuda-vllm\) +packages="gcc libc6-dev"', value)
+        assert "cpu-vllm) packages=libnuma1 ;;" in value
+        assert "*) exit 0 ;;" in value
     for name, value in last:
         if name == "COPY":
             assert re.fullmatch(r"--from=(dependencies|application) (/opt/ippo\S*) /opt/ippo\S*", value)
