@@ -11,7 +11,8 @@ from .place import ARCHIVES, NoPlaceError, version
 from .runs import Runs
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(2400)]
-RESOURCES = {"requests": {"cpu": "200m", "memory": "3Gi"}, "limits": {"memory": "7Gi"}}
+RESOURCES = {"requests": {"cpu": "200m", "memory": "3Gi"}, "limits": {"cpu": "1", "memory": "7Gi"}}
+"""One CPU: vLLM under load takes all that there are, and the stages of the run would wait."""
 
 
 @pytest.fixture(scope="module")
