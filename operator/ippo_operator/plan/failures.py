@@ -19,7 +19,7 @@ _BY_EXIT_CODE: dict[int, tuple[FailureKind, Reason]] = {
 }
 _NEVER_AGAIN: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
 _AT_ONCE = 3
-"""So many disruptions of a stage bring no wait; more of them are no chance."""
+"""So many disruptions of a stage bring no wait; more of them hardly end by themselves."""
 _UNLESS = "Tried again once spec.retries.requested or spec.pods changes."
 
 

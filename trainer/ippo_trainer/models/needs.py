@@ -3,7 +3,7 @@
 What is trained is there four times: weights, gradients and the two moments of Adam, all in fp32. Weights that are only
 read stay mapped from their files: the kernel drops some and reads them again, for every token if it must. So a stage
 that trains nothing is refused only where one model alone is larger than the memory. Too small a need is better than
-too large a one: a stage that is refused has failed for good.
+too large a one: a stage that is refused waits for somebody to mend it.
 """
 
 from collections.abc import Mapping
