@@ -107,7 +107,7 @@ class _Pass:
         if job is None:
             self._missing(active)
         elif job.input_digest != active.input_digest:
-            text = f"{job.name} was made from other inputs than this run's; delete it, then start a new run"
+            text = f"{job.name} was made from other inputs than this run's; it is left alone"
             self._fail("Conflict", Reason.CHILD_CONFLICT, None, text)
         elif job.state in {"Running", "Refused"}:
             self._runs(active, job)
