@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
+import aiohttp
+
 from ippo_operator.cluster import log_context
 
 LogFormat = Literal["json", "text"]
@@ -16,6 +18,18 @@ class _Context(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         record.context = dict(log_context.bound())
+        return True
+
+
+class _NoPlaceInKopf(logging.Filter):
+    """What the API server or the network said no with is in the message; where in kopf it came up helps nobody."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        while error is not None and not isinstance(error, aiohttp.ClientError):
+            error = error.__cause__
+        if error is not None:
+            record.exc_info = record.exc_text = None
         return True
 
 
@@ -50,11 +64,16 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def configure(form: LogFormat, level: str) -> None:
-    """Sends all logs to stderr. kopf's and aiohttp's own only from warnings up, unless the level is debug."""
+    """Sends all logs to stderr.
+
+    kopf's and aiohttp's own only from warnings up, and no tracebacks of what the API server answered, unless the
+    level is debug.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     handler.addFilter(_Context())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level.upper() != "DEBUG":
+        handler.addFilter(_NoPlaceInKopf())
         for name in ("kopf", "aiohttp", "asyncio", "kubernetes"):
             logging.getLogger(name).setLevel(logging.WARNING)

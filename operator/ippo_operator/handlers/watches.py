@@ -106,8 +106,8 @@ class Watches:
         while not self._stop.is_set():
             try:
                 asyncio.run(self._once())
-            except Exception:
-                _log.exception("the watches ended; they are started again")
+            except Exception as error:  # of kopf: a CRD that was removed between two requests, for one
+                _log.exception("the watches ended and are started again: %s", error)
                 self._stop.wait(self._patience)
 
     async def _once(self) -> None:

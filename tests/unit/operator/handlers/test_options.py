@@ -6,10 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import aiohttp
 import pytest
 from ippo_operator.cluster import log_context
 from ippo_operator.handlers import logs
 from ippo_operator.handlers.options import parse
+from kopf._cogs.clients.errors import APINotFoundError
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 
 def test_flags_come_before_the_environment() -> None:
@@ -88,3 +92,24 @@ def test_lines_name_run_stage_and_attempt(capsys: pytest.CaptureFixture[str]) ->
     logs.configure("text", "info")
     logging.getLogger("ippo.test").info("fine")
     assert "run=small stage=collect attempt=2 fine" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("_own_logging")
+@pytest.mark.parametrize("level", ["info", "debug"])
+def test_what_the_server_answered_has_no_traceback_unless_asked(level: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """As kopf's watcher ends when the CRD is removed between two of its requests."""
+    logs.configure("json", level)
+    url = URL("https://cluster/apis/ippo.dev")
+    response = aiohttp.ClientResponseError(
+        aiohttp.RequestInfo(url, "GET", CIMultiDictProxy(CIMultiDict()), url), (), status=404
+    )
+    try:
+        try:
+            raise response
+        except aiohttp.ClientResponseError as error:
+            raise APINotFoundError("404 page not found", status=404, headers={}) from error
+    except APINotFoundError as error:
+        logging.getLogger("kopf._core").exception(f"Watcher has failed: {error}")
+    told = json.loads(capsys.readouterr().err)
+    assert told["message"] == "Watcher has failed: 404 page not found"
+    assert ("traceback" in told) == (level == "debug")
