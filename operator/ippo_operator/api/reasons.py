@@ -255,16 +255,17 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         Reason.ROLLED_BACK: Explanation(
             "The promoted policy's servers did not get ready in time; the policy before it is served again.",
-            "Look why they did not start (`kubectl describe deployment NAME`, and its pods), then change spec.serve "
-            "or spec.pods.serve: that is a new try. The next promotion is one too.",
+            "Look why they did not start (`kubectl describe deployment NAME`, and its pods). A change of spec.serve or "
+            "spec.pods.serve is a new try, and so is `ippo retry NAME`, for what is outside of the spec, such as a "
+            "quota; the next promotion is one too.",
             _ROLLOUT,
             "SpecChange",
         ),
         Reason.ROLLOUT_TIMED_OUT: Explanation(
             "The servers did not get ready in time, and there is nothing to go back to, or spec.serve.onFailure is "
-            "Hold.",
+            "Hold; or those of the policy before are gone too.",
             "The servers are left as they are, for a look: `kubectl describe deployment NAME`. They are taken as "
-            "soon as they get ready; a change of spec.serve or spec.pods.serve is a new try.",
+            "soon as they get ready; a change of spec.serve or spec.pods.serve, or `ippo retry NAME`, is a new try.",
             _ROLLOUT,
             "OnceMended",
         ),

@@ -98,8 +98,8 @@ class Retries(Model):
     disruptions: Annotated[int, Field(ge=0, le=1000)] = 100
     """Stages that were told to stop or whose process was lost. They cost only time; the bound ends endless loops."""
     requested: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Change it, as `ippo retry` does, to have the stage that stalled tried once more after its cause was mended: a
-    bucket that was missing, a log that was wrong. A change of spec.pods does the same."""
+    """Change it, as `ippo retry` does, to have the stage that stalled, or the roll-out that failed, tried once more
+    after its cause was mended: a bucket that was missing, a log that was wrong. A change of spec.pods does the same."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
     """Wait before the first repetition after exit code 75 or a crash; doubles each time, up to 10 minutes."""
 

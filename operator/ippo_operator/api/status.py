@@ -228,6 +228,8 @@ class FailedRollout(ServedPolicy):
     reason: Reason
     message: Message = ""
     time: Time
+    chance: Digest | None = None
+    """Of what people can change to have them tried again. None: of an operator that did not know it."""
 
 
 class ServingStatus(Model):

@@ -53,7 +53,8 @@ _RESUME = """\
 Goes on where `ippo suspend` stopped: sets spec.suspend to false. With --wait, until the operator has taken it up.
 """
 _RETRY = """\
-Has the stage that stalled tried once more, after you mended what it failed of: a bucket that was missing, keys, a log.
+Has the stage that stalled, or the roll-out that failed, tried once more, after you mended what it failed of: a bucket
+that was missing, keys, a log, a quota.
 Raises spec.retries.requested by one. What is done stays done. With --wait, until the operator has taken it up.
 """
 _REPORT = """\
@@ -155,7 +156,7 @@ def _add_switches(commands: Commands) -> None:
     for verb, summary, about in (
         ("suspend", "pause a run at its next checkpoint", _SUSPEND),
         ("resume", "go on with a run that was suspended", _RESUME),
-        ("retry", "try the stage that stalled once more", _RETRY),
+        ("retry", "try the stage that stalled, or the roll-out that failed, once more", _RETRY),
     ):
         parser = add(commands, verb, "remote.decide", summary, about, f"example:\n  ippo {verb} sales --wait\n")
         parser.add_argument("--wait", action="store_true", help="until it is so")

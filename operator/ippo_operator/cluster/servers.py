@@ -35,6 +35,7 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
         template=settings,
         fresh=status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
         and "deletionTimestamp" not in deployment["metadata"],
+        paused=bool(spec.get("paused")),
         replicas=spec.get("replicas", 1),
         total=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
@@ -80,8 +81,10 @@ def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:
     if refused.get("status") == "True":
         told = " ".join(str(refused.get("message") or refused.get("reason")).split())
         return Waiting(Reason.POD_REFUSED, f"no pod of a server can be created: {told}")
+    name = deployment["metadata"]["name"]
+    if "deletionTimestamp" in deployment["metadata"]:
+        return Waiting(Reason.SERVER_FAILED, f"Deployment {name} is being deleted; a new one is made once it is gone")
     if deployment["spec"].get("paused"):
-        name = deployment["metadata"]["name"]
         return Waiting(Reason.SERVER_FAILED, f"Deployment {name} is paused; kubectl rollout resume deployment/{name}")
     return None
 

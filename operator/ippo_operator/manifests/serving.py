@@ -25,6 +25,8 @@ FETCH = "fetch"
 POLICY = "/ippo/policy"
 PORT = "http"
 _PROBE_SECONDS = 5
+_START_PROBES = 120
+"""Until the program answers at all; it does while it loads. Not the deadline: a change of that replaces no server."""
 _DRAIN_SECONDS = 5
 _GRACE_SECONDS = 60
 _OLD_REVISIONS = 10
@@ -174,8 +176,7 @@ def _server(
     made = container(run, platform, settings, SERVER, image, command, [mount], credentials=False)
     made["env"].append({"name": "IPPO_POLICY_DIGEST", "value": policy.artifact.digest})
     made["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
-    start = max(1, serve.progress_deadline_seconds // _PROBE_SECONDS)
-    made["startupProbe"] = _probe("/healthz", start)
+    made["startupProbe"] = _probe("/healthz", _START_PROBES)
     made["readinessProbe"] = _probe("/readyz", 2)
     made["livenessProbe"] = _probe("/healthz", 6)
     # Requests still arrive until every node knows that this server goes away.

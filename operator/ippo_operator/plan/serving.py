@@ -2,12 +2,15 @@
 
 The current policy is served, from the warm start on: what collects is what answers. Every pass compares what should be
 with what is, whatever the rest of the run does, so a Deployment that somebody deletes comes back. A roll-out that does
-not get ready in time is undone, and its policy is not tried again with the same settings.
+not get ready in time is undone, and its policy is not tried again until somebody changes what could help.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+
+from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.spec import Digest
 
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.resource import RunSpec
@@ -52,7 +55,13 @@ def plan_serving(spec: RunSpec, status: RunStatus, seen: ObservedServing, now: d
     wanted = ServedPolicy(
         iteration=status.policy.iteration, digest=artifact.digest, key=artifact.key, settings=seen.settings
     )
-    return _Rollout(spec.serve, status.serving or ServingStatus(), wanted, seen, now).plan()
+    return _Rollout(spec.serve, _chance(spec), status.serving or ServingStatus(), wanted, seen, now).plan()
+
+
+def _chance(spec: RunSpec) -> Digest:
+    """Of what people can change, besides the servers' pods, to have a failed roll-out tried again."""
+    serve = spec.serve.model_dump(mode="json", by_alias=True, exclude_none=True) if spec.serve is not None else None
+    return digest_of({"serve": serve, "requested": spec.retries.requested or 0})
 
 
 def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
@@ -61,10 +70,10 @@ def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
         return None
     if serving.blocked is not None:
         return serving.blocked.reason, serving.blocked.message
-    if serving.failed is not None:
-        return serving.failed.reason, serving.failed.message
     if serving.waits is not None and serving.waits.reason == Reason.ROLLOUT_TIMED_OUT:
         return serving.waits.reason, serving.waits.message
+    if serving.failed is not None:
+        return serving.failed.reason, serving.failed.message
     return None
 
 
@@ -79,9 +88,16 @@ class _Rollout:
     """One pass; `serving` is what it has come to so far."""
 
     def __init__(
-        self, serve: Serve, before: ServingStatus, wanted: ServedPolicy, seen: ObservedServing, now: datetime
+        self,
+        serve: Serve,
+        chance: Digest,
+        before: ServingStatus,
+        wanted: ServedPolicy,
+        seen: ObservedServing,
+        now: datetime,
     ) -> None:
         self.serve = serve
+        self.chance = chance
         self.before = before
         self.serving = before
         self.wanted = wanted
@@ -120,11 +136,13 @@ class _Rollout:
 
     def _aim(self) -> None:
         failed = self.before.failed if self.wanted.same(self.before.failed) else None
+        again = failed is not None and failed.chance not in {None, self.chance}
+        failed = None if again else failed
         target = self.wanted
         if failed is not None and not failed.same(self.before.target):
             target = self._way_back(failed) or self.wanted
         self._update(failed=failed)
-        if not target.same(self.before.target):
+        if again or not target.same(self.before.target):
             self._go_for(target)
         elif self.before.target is not None and self.before.target.iteration != target.iteration:
             self._update(target=target)
@@ -164,10 +182,13 @@ class _Rollout:
             return None
         since = self.serving.since or self.now
         self._update(since=since, waits=self._waits())
-        due = self._due(since, target)
-        if due > self.now and not (self._on(target) and self.seen.exceeded):
+        due, counts = self._due(since, target), self._on(target) and not self.seen.paused
+        if due > self.now and not (counts and self._given_up(since)):
             return (due - self.now).total_seconds()
-        return self._late(target)
+        if counts:
+            return self._late(target)
+        self._update(since=self.now)  # nobody has tried yet
+        return float(self.serve.progress_deadline_seconds)
 
     def _on(self, target: ServedPolicy) -> bool:
         """Whether what the Deployment says is about the target."""
@@ -175,6 +196,10 @@ class _Rollout:
 
     def _is(self, target: ServedPolicy) -> bool:
         return (self.seen.policy, self.seen.template) == (target.digest, target.settings)
+
+    def _given_up(self, since: datetime) -> bool:
+        """Whether the Deployment says that it took too long, and not of an earlier roll-out to the same servers."""
+        return self.seen.exceeded and self.seen.progressed_at is not None and self.seen.progressed_at >= since
 
     def _ready(self, target: ServedPolicy) -> bool:
         """New servers are ready when all of them are and the old ones are gone; later on, one of them is enough."""
@@ -210,17 +235,18 @@ class _Rollout:
 
     def _late(self, target: ServedPolicy) -> float | None:
         failed = self.serving.failed
-        if failed is None and target.same(self.serving.active):
+        if target.same(self.serving.active) or not (failed is None or target.same(failed)):
             self._never_came_back(target)
             return None
         back = self._way_back(target) if self.serve.on_failure == "Rollback" else None
-        if failed is not None and (back is None or not target.same(failed)):
+        if failed is not None and back is None:
             return None  # told before
         reason = Reason.ROLLED_BACK if back is not None else Reason.ROLLOUT_TIMED_OUT
         text = f"the servers of iteration {target.iteration}'s policy were not ready within {self._deadline()}"
         text += f" ({self._cause()}). " if self._cause() else ". "
         text += self._what_now(back)
-        failed = FailedRollout(**dict(target), reason=reason, message=text[:MAX_MESSAGE], time=self.now)
+        said = text[:MAX_MESSAGE]
+        failed = FailedRollout(**dict(target), reason=reason, message=said, time=self.now, chance=self.chance)
         self._update(failed=failed)
         self._tell(reason, failed.message)
         if back is not None:
@@ -231,7 +257,8 @@ class _Rollout:
         if self.serving.waits is not None and self.serving.waits.reason == Reason.ROLLOUT_TIMED_OUT:
             return
         cause = f": {self._cause()}" if self._cause() else ""
-        text = f"no server of iteration {target.iteration}'s policy has been ready for {self._deadline()}{cause}"
+        some = f"only {self.seen.available} of {self.seen.replicas} servers" if self.seen.available else "no server"
+        text = f"{some} of iteration {target.iteration}'s policy got ready within {self._deadline()}{cause}"
         self._update(waits=Waits(reason=Reason.ROLLOUT_TIMED_OUT, message=text[:MAX_MESSAGE]))
         self._tell(Reason.ROLLOUT_TIMED_OUT, text[:MAX_MESSAGE])
 
@@ -242,9 +269,10 @@ class _Rollout:
         return self.serving.waits.message.rstrip(". ") if self.serving.waits is not None else ""
 
     def _what_now(self, back: ServedPolicy | None) -> str:
-        again = "It is tried again when spec.serve or spec.pods changes; the next promotion is tried in any case."
+        again = "It is tried again when spec.serve or spec.pods.serve changes, or with ippo retry; "
+        again += "the next promotion is tried in any case."
         if back is not None:
-            return f"The policy of iteration {back.iteration} is served again. {again}"
+            return f"The policy of iteration {back.iteration} is rolled out again. {again}"
         if self.serve.on_failure == "Hold":
             return f"They are left as they are, as spec.serve.onFailure says. {again}"
         return f"There is nothing to go back to. {again}"

@@ -69,6 +69,8 @@ class ObservedServing:
     """The settings of that pod template."""
     fresh: bool = False
     """Whether the Deployment's status is about its newest spec."""
+    paused: bool = False
+    """Whether somebody paused the Deployment."""
     replicas: int = 0
     """Servers wanted."""
     total: int = 0

@@ -1,7 +1,9 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_trainer.serve.text_stream import TextStream
+from ippo_trainer.serve.text_stream import TextStream, _certain
 from ippo_trainer.text.render import Renderer
 
 from tests.unit.text import tokenizers_for_tests
@@ -57,3 +59,29 @@ def test_an_abstention_sends_no_text(plain):
 def test_text_is_sent_as_it_comes(plain):
     parts, _ = streamed(plain, plain.response("hello red flowers please"))
     assert sum(bool(part) for part in parts) >= 3
+
+
+OLD = re.compile(r"(?:\s|\ufffd)*(?:\\*(?:\[[a-z]{0,8})?)?(?:\s|\ufffd)*$")
+"""As an oracle: cubic in a run of white space."""
+
+
+@settings(deadline=None, max_examples=1000)
+@given(st.text(st.sampled_from("ab[]\\ \n\ufffd\x85\x1cA"), max_size=24))
+def test_what_is_certain_is_what_no_later_token_can_change(text):
+    found = OLD.search(text)
+    assert _certain(text) == (0 if "[abstain]".startswith(text.strip()) else found.start())
+
+
+def test_a_long_run_of_white_space_holds_nobody_up():
+    assert _certain("hello" + "\n" * 30_000 + "x") == 30_006
+    assert _certain("hello" + "\n" * 30_000) == 5
+
+
+def test_every_token_is_decoded_a_few_times_however_long_the_answer(plain, monkeypatch):
+    ids = plain.response("hello red flowers é please " * 60)
+    decoded = []
+    real = plain.text
+    monkeypatch.setattr(plain, "text", lambda ids: decoded.append(len(ids)) or real(ids))
+    parts, stream = streamed(plain, ids)
+    assert "".join(parts) == stream.text == plain.decode(ids)[0]
+    assert sum(decoded) < 8 * len(ids)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.text import render
 from ippo_trainer.text.markers import ABSTAIN, MARKERS, escape, unescape
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows
@@ -344,3 +345,15 @@ def test_a_thousand_turns_are_fitted_with_a_few_tries() -> None:
     prompt = render.prompt([turn(f"hello {i}", "red please") for i in range(1000)], "hello")
     assert 0 < prompt.dropped_turns < 1000
     assert render._skeleton.cache_info().misses <= 12
+
+
+def test_texts_of_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(render, "_CACHED_SIZE", 1000)
+    renderer = Renderer(kinds.tiny(), "be kind", 64)
+    fresh = [Renderer(kinds.tiny(), "be kind", 64).prompt([], f"hello {n}").ids for n in range(300)]
+    assert [renderer.prompt([], f"hello {n}").ids for n in range(300)] == fresh
+    for number in range(50):
+        with pytest.raises(BadDataError):
+            renderer.prompt([], f"🌷{number}" * 400)
+    kept = renderer._plain._known
+    assert sum(len(text) + len(ids) for text, ids in kept.items()) <= 1000 or len(kept) == 1

@@ -1,13 +1,17 @@
 """Turns a response's tokens into text as they come; the parts add up to what `Renderer.decode` says of all of them."""
 
 import re
+import sys
 from collections.abc import Sequence
 
-from ippo_trainer.text.markers import ABSTAIN
+from ippo_trainer.text.markers import ABSTAIN, unescape
 from ippo_trainer.text.render import Renderer
 
-# What later tokens may still change: half a character, white space before the end, the beginning of an escaped marker.
-_UNSETTLED = re.compile(r"(?:\s|\ufffd)*(?:\\*(?:\[[a-z]{0,8})?)?(?:\s|\ufffd)*$")
+_HALF = "\ufffd"
+"""A character of which not all tokens have come."""
+_LOOSE = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1)))) + _HALF
+_MARKER_BEGINS = re.compile(r"\[[a-z]{0,8}\Z")
+_MARKER_SIZE = 9
 
 
 class TextStream:
@@ -21,6 +25,7 @@ class TextStream:
     def __init__(self, renderer: Renderer, stops: Sequence[str] = ()) -> None:
         self._renderer, self._stops = renderer, stops
         self._ids: list[int] = []
+        self._spelt, self._context, self._read = "", 0, 0
         self._sent = 0
         self.text = ""
         """All of it, once it is over."""
@@ -37,7 +42,7 @@ class TextStream:
     def push(self, ids: Sequence[int], last: bool) -> str:
         """Takes the next tokens and returns the text that is certain by now and was not returned before."""
         self._ids += ids
-        suggestion, _ = self._renderer.decode(self._ids)
+        suggestion = self._renderer.decode(self._ids)[0] if last else unescape(self._spell())
         text = suggestion or ""
         certain = len(text) if last else _certain(text)
         cut = self._cut(text[:certain])
@@ -50,6 +55,15 @@ class TextStream:
         part = text[self._sent : certain]
         self._sent = max(self._sent, certain)
         return part
+
+    def _spell(self) -> str:
+        """What the tokens spell so far. Only the newest are decoded, behind a few before them: how a token is spelt
+        may depend on whether it is the first."""
+        before = self._renderer.text(self._ids[self._context : self._read])
+        spelt = self._spelt + self._renderer.text(self._ids[self._context :])[len(before) :]
+        if not spelt.endswith(_HALF):
+            self._spelt, self._context, self._read = spelt, self._read, len(self._ids)
+        return spelt
 
     def _cut(self, text: str) -> int | None:
         """Where the stop text begins that was complete first."""
@@ -64,8 +78,10 @@ class TextStream:
 
 
 def _certain(text: str) -> int:
-    """How many characters stay as they are, whatever tokens come."""
+    """How many characters stay as they are, whatever tokens come: not half a character, white space before the end, the
+    beginning of an escaped marker."""
     if ABSTAIN.startswith(text.strip()):
         return 0
-    found = _UNSETTLED.search(text)
-    return found.start() if found else len(text)
+    text = text.rstrip(_LOOSE)
+    begins = _MARKER_BEGINS.search(text, max(0, len(text) - _MARKER_SIZE))
+    return len((text[: begins.start()] if begins else text).rstrip("\\").rstrip(_LOOSE))

@@ -10,7 +10,7 @@ chat template allows it the prompt of turn t is a prefix of the prompt of turn t
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -30,7 +30,8 @@ VERSION = 1
 _SLOT = re.compile("\ue000(\\d+)\ue001")
 # Templates may print the date of today (Llama 3) or open a thinking block (Qwen 3); a state must not depend on the day.
 _TEMPLATE_OPTIONS = {"date_string": "1 Jan 2025", "enable_thinking": False}
-_CACHED_TEXTS = 65536
+# Strangers choose the texts that a server is asked about, so what is kept of them has a bound, about 60 MB.
+_CACHED_SIZE = 2**21
 # A longer text than so many characters for each token of the longest prompt hardly ever fits into one.
 _CHARACTERS = 16
 # A word that is cut in two may have so many more tokens than it had.
@@ -44,6 +45,26 @@ class Prompt:
     ids: list[int]
     dropped_turns: int
     """Oldest turns that did not fit."""
+
+
+class _Texts:
+    """Tokens of the texts that were met lately."""
+
+    def __init__(self, encode: Callable[[str], tuple[int, ...]]) -> None:
+        self._encode = encode
+        self._known: dict[str, tuple[int, ...]] = {}
+        self._size = 0
+
+    def __call__(self, text: str) -> tuple[int, ...]:
+        """Its tokens."""
+        ids = self._known.get(text)
+        if ids is None:
+            ids = self._encode(text)
+            self._size += len(ids) + len(text)
+            if self._size > _CACHED_SIZE:
+                self._known, self._size = {}, len(ids) + len(text)
+            self._known[text] = ids
+        return ids
 
 
 class Renderer:
@@ -63,7 +84,7 @@ class Renderer:
         self.tokenizer: Any = tokenizer
         self.system_prompt = system_prompt
         self.max_prompt_tokens = max_prompt_tokens
-        self._plain = lru_cache(_CACHED_TEXTS)(self._encode_plain)
+        self._plain = _Texts(self._encode_plain)
         self._skeleton = lru_cache(1024)(self._make_skeleton)
         self._template = lru_cache(1024)(self._encode_template)  # most pieces of a long chat are equal
         added = tokenizer.added_tokens_decoder
@@ -127,8 +148,13 @@ class Renderer:
         content, space = list(ids[:stop]), list(self._ending[:-1])
         if stop is not None and space and content[-len(space) :] == space:
             content = content[: -len(space)]
-        text = self.tokenizer.decode(content, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = self.text(content)
         return (None if text.strip() == ABSTAIN else unescape(text)), stop is not None
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What tokens spell; markers and their escapes as they are."""
+        spelt = self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return str(spelt)
 
     def save(self, directory: Path) -> None:
         """Writes `prompt.json` beside a policy."""

@@ -83,14 +83,16 @@ def _resume(found: View, _: Namespace) -> Change:
 
 
 def _retry(found: View, _: Namespace) -> Change:
-    """Asks for one more attempt of the stage that stalled."""
-    failure = failures.pending(found.status)
-    if failure is None or not found.status.is_true("Stalled"):
+    """Asks for one more attempt of the stage that stalled, and of a roll-out that failed."""
+    failure = failures.pending(found.status) if found.status.is_true("Stalled") else None
+    rollout = found.status.serving.failed if found.status.serving is not None else None
+    if failure is None and rollout is None:
         raise CommandError(f"{found.name} has no stage that stalled ({found.phase}: {found.message(now())})")
-    if failure.kind == "Uninformative":
+    if failure is not None and failure.kind == "Uninformative" and rollout is None:
         raise CommandError(f"another attempt would come to the same: {failure.message}")
     asked = int((found.spec.get("retries") or {}).get("requested") or 0) + 1
-    said = f"{failure.stage} of iteration {failure.iteration} of {found.name} is tried again"
+    what = f"{failure.stage} of iteration {failure.iteration}" if failure is not None else "the roll-out"
+    said = f"{what} of {found.name} is tried again"
     return Change({"retries": {"requested": asked}}, "spec.retries.requested", said)
 
 

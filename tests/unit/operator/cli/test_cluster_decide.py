@@ -138,6 +138,19 @@ def test_retry_asks_for_one_more_attempt_of_the_stage_that_stalled(server: Serve
     assert "has no stage that stalled" in ippo("retry", "small").err
 
 
+def test_retry_asks_for_one_more_roll_out(server: Server, ippo: Ippo) -> None:
+    operator = begin(server, serve={"progressDeadlineSeconds": 600})
+    controller = ToyController(server.api, serves=lambda _: False)
+    operator.finish(controller)
+    assert "or with ippo retry" in ippo("status", "small").out
+    controller.serves = lambda _: True
+    operator.settle()
+    assert ippo("retry", "small").out == "the roll-out of small is tried again\n"
+    operator.finish(controller)
+    assert "or with ippo retry" not in ippo("status", "small").out
+    assert "has no stage that stalled" in ippo("retry", "small").err
+
+
 def test_a_run_that_changed_meanwhile_is_read_again(server: Server, ippo: Ippo) -> None:
     begin(server)
 

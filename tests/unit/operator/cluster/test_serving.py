@@ -244,7 +244,7 @@ def test_the_deployment_controller_knows_first_that_a_roll_out_failed() -> None:
         controller.step()
     assert stands(api, "Reconciling") == ("True", "RollingOut")
     generation = deployment(api)["metadata"]["generation"]
-    stale = deployment_status(generation - 1, updated=1, total=2, available=1, exceeded=True)
+    stale = deployment_status(generation - 1, updated=1, total=2, available=1, exceeded=operator.now.isoformat())
     api.edit("deployments", "team", "small", status=stale)
     operator.settle()
     assert stands(api, "Reconciling") == ("True", "RollingOut")  # what it says is about the roll-out before

@@ -121,10 +121,14 @@ def roll_out(api: FakeApi, deployment: Object, serves: Callable[[Object], bool])
     return True
 
 
-def deployment_status(generation: int, updated: int, total: int, available: int, exceeded: bool = False) -> Object:
-    """Of a Deployment with so many servers of the newest template, of any, and of those that are ready."""
+def deployment_status(generation: int, updated: int, total: int, available: int, exceeded: str = "") -> Object:
+    """Of a Deployment with so many servers of the newest template, of any, and of those that are ready.
+
+    `exceeded` is the time at which its controller gave up.
+    """
     reason = "ProgressDeadlineExceeded" if exceeded else "ReplicaSetUpdated"
     progressing = {"type": "Progressing", "status": "False" if exceeded else "True", "reason": reason}
+    progressing |= {"lastUpdateTime": exceeded} if exceeded else {}
     return {
         "observedGeneration": generation,
         "replicas": total,
