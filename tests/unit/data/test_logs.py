@@ -123,6 +123,7 @@ GOOD = chat(("user", "hi"), ("agent", "yes"), conversation_id="good")
         (chat(("user", None)), r"line 2: messages\[0\].content is missing.*text"),
         (chat(("user", 5)), r"line 2: messages\[0\].content is 5"),
         (chat(("user", "\ud800")), r"line 2: messages\[0\].content holds half a surrogate"),
+        (chat(messages="\ud83d"), r'line 2: messages is "\\ud83d"'),
         (chat({"role": "agent", "content": "a", "suggestion": "b"}), r"line 2: messages\[0\].reaction is missing"),
         (chat({"role": "agent", "content": "a", "reaction": "liked"}), r'line 2: messages\[0\].reaction is "liked"'),
         (chat({"role": "agent", "content": "a", "suggestion": 1}), r"line 2: messages\[0\].suggestion is 1"),

@@ -5,10 +5,20 @@ import torch
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.models import load
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, Cohere2Config, GPT2Config, PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Cohere2Config,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    GPT2Config,
+    PreTrainedTokenizerFast,
+)
 
-WORDS = ["<pad>", "<|end|>", "<s>", "a", "b", "c", "d", "e"]
+from tests.unit.text import tokenizers_for_tests
+
+WORDS = ["<pad>", "<|end|>", "<s>", "a", "b", "c", "d", "e", "abstain", "accepted", "edited", "rejected"]
 
 
 @pytest.fixture
@@ -28,6 +38,11 @@ class Prompt:
 def save(directory, tokenizer, base="tiny:d16-l1", model=None):
     load.save_policy(directory, model or load.build_tiny(base, tokenizer, 5), tokenizer, Prompt())
     return directory
+
+
+def change(file, **fields):
+    content = json.loads(file.read_text()) if file.exists() else {}
+    file.write_text(json.dumps(content | fields))
 
 
 def test_tiny_is_what_its_name_says(tokenizer):
@@ -146,9 +161,8 @@ def test_nan_weights_are_refused(tmp_path, tokenizer):
 
 def test_remote_code_is_never_run(tmp_path, tokenizer):
     save(tmp_path, tokenizer)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    auto_map = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    change(tmp_path / "config.json", model_type="mine", auto_map=auto_map)
     (tmp_path / "evil.py").write_text("raise SystemExit('remote code ran')")
     with pytest.raises(BadDataError, match=r"remote code|trust_remote_code"):
         load.load_policy(tmp_path)
@@ -168,8 +182,89 @@ def test_a_tokenizer_must_end_and_chat(tmp_path, tokenizer, lacking):
 def test_a_tokenizer_larger_than_its_model_is_refused(tmp_path, tokenizer):
     model = load.build_tiny("tiny:d16-l1", tokenizer, 5)
     tokenizer.add_tokens(["f"])
-    with pytest.raises(BadDataError, match="has 9 tokens, its model 8"):
+    with pytest.raises(BadDataError, match="has 13 tokens, its model 12"):
         load.load_policy(save(tmp_path, tokenizer, model=model))
+
+
+@pytest.mark.parametrize("kind", ["Qwen2Tokenizer", "LlamaTokenizer", "GemmaTokenizer", "GPT2Tokenizer"])
+def test_a_tokenizer_without_its_vocabulary_is_refused(tmp_path, tokenizer, kind):
+    """transformers makes one that reads every text as nothing, or as the unknown token."""
+    save(tmp_path, tokenizer)
+    (tmp_path / "tokenizer.json").unlink()
+    change(tmp_path / "tokenizer_config.json", tokenizer_class=kind)
+    with pytest.raises(BadDataError, match=r"Put tokenizer\.json"):
+        load.load_policy(tmp_path)
+
+
+def test_a_tokenizer_of_an_unknown_format_is_refused(tmp_path, tokenizer):
+    save(tmp_path, tokenizer)
+    change(tmp_path / "tokenizer.json", model={"type": "OfTomorrow"})
+    with pytest.raises(BadDataError, match=r"Put tokenizer\.json"):
+        load.load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("normalizer", [normalizers.Lowercase(), normalizers.Prepend(" ")])
+def test_a_tokenizer_may_change_case_and_spaces(tmp_path, tokenizer, normalizer, monkeypatch):
+    monkeypatch.setattr(load, "_SPELLED", load._SPELLED.title())
+    spelled = [*WORDS, *(word.title() for word in WORDS[3:])]
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(spelled)}, unk_token="<pad>"))
+    inner.normalizer, inner.pre_tokenizer = normalizer, pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>", pad_token="<pad>")
+    made.chat_template = tokenizer.chat_template
+    load.load_policy(save(tmp_path, made))
+
+
+@pytest.mark.parametrize("tokenizer_of", [tokenizers_for_tests.chatml, tokenizers_for_tests.sentencepiece])
+def test_tokenizers_of_the_usual_kinds_are_taken(tmp_path, tokenizer_of):
+    tokenizer_of().save_pretrained(tmp_path)
+    assert load.load_tokenizer(tmp_path).get_vocab() == tokenizer_of().get_vocab()
+
+
+def test_a_base_whose_generation_settings_contradict_each_other_can_be_saved(tmp_path, tokenizer):
+    """Otherwise transformers says so after the training, on every attempt."""
+    first = save(tmp_path / "base", tokenizer)
+    change(first / "generation_config.json", do_sample=False, temperature=0.6, top_p=0.9)
+    policy = load.load_policy(first)
+    second = save(tmp_path / "policy", policy.tokenizer, model=policy.model)
+    kept = json.loads((second / "generation_config.json").read_text())
+    assert (kept["do_sample"], kept["temperature"], kept["top_p"]) == (True, 0.6, 0.9)
+
+
+def test_a_base_that_could_not_be_saved_is_refused_before_the_training(tmp_path, tokenizer):
+    change(save(tmp_path, tokenizer) / "generation_config.json", length_penalty=2.0)
+    with pytest.raises(BadDataError, match=r"length_penalty.*generation_config\.json"):
+        load.load_policy(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "compressed-tensors", "fp8", "tomorrows"])
+def test_quantized_weights_are_refused(tmp_path, tokenizer, method):
+    change(save(tmp_path, tokenizer) / "config.json", quantization_config={"quant_method": method})
+    with pytest.raises(BadDataError, match=f"quantized.*{method}.*Choose the base"):
+        load.load_policy(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"attn_implementation": "flash_attention_2"}, "Remove attn_implementation"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"num_attention_heads": 0}, "cannot be loaded"),
+    ],
+)
+def test_a_config_that_transformers_chokes_on_is_bad_data(tmp_path, tokenizer, fields, words):
+    change(save(tmp_path, tokenizer) / "config.json", **fields)
+    with pytest.raises(BadDataError, match=words):
+        load.load_policy(tmp_path)
+
+
+def test_a_model_of_text_and_images_is_refused(tmp_path, tokenizer):
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = Gemma3Config(
+        text_config={**small, "vocab_size": 64, "num_key_value_heads": 1, "head_dim": 32},
+        vision_config={**small, "image_size": 28, "patch_size": 14},
+    )
+    with pytest.raises(BadDataError, match="text-only"):
+        load.load_policy(save(tmp_path, tokenizer, model=Gemma3ForConditionalGeneration(config)))
 
 
 def test_padding_is_told_from_the_end(tmp_path, tokenizer):

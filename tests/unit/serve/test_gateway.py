@@ -3,6 +3,7 @@ import json
 import threading
 
 import pytest
+from aiohttp import ClientError, web
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.schema import Turn
 from ippo_trainer.models.sampling import sample
@@ -357,12 +358,47 @@ def test_a_body_that_is_no_request_is_refused(serving, body, status):
     run(check())
 
 
+def test_a_body_that_is_not_as_it_says_is_refused(serving, caplog):
+    async def check():
+        headers = {"Content-Encoding": "gzip"}
+        async with serving() as (client, _):
+            async with client.post("/v1/chat/completions", data=b"{}", headers=headers) as response:
+                error = (await response.json())["error"]
+                assert (response.status, error["type"]) == (400, "invalid_request_error")
+                assert "Content-Encoding" in error["message"]
+            text = await (await client.get("/metrics")).text()
+        assert 'ippo_serve_requests_total{status="400"} 1.0' in text
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+    run(check())
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure_of_the_server(serving, monkeypatch):
+    async def gone(*_):
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    async def check():
+        async with serving() as (client, gateway):
+            monkeypatch.setattr(web.StreamResponse, "write", gone)
+            with pytest.raises(ClientError):
+                await ask_streamed(client, TULIPS)
+            await gateway.idle()
+            return gateway.metrics.render().decode()
+
+    assert 'ippo_serve_requests_total{status="499"} 1.0' in run(check())
+
+
 def test_unknown_paths_and_methods_get_json_errors(serving):
     async def check():
         async with serving() as (client, _):
-            for method, path, status in (("GET", "/v1/nothing", 404), ("GET", "/v1/chat/completions", 405)):
+            for method, path, status, kind in (
+                ("GET", "/v1/nothing", 404, "not_found_error"),
+                ("GET", "/v1/chat/completions", 405, "invalid_request_error"),
+            ):
                 async with client.request(method, path) as response:
                     assert response.status == status
-                    assert path in (await response.json())["error"]["message"]
+                    error = (await response.json())["error"]
+                    assert path in error["message"]
+                    assert error["type"] == kind
 
     run(check())

@@ -199,6 +199,16 @@ def test_exit_codes(bench: Bench, capsys: pytest.CaptureFixture, error: BaseExce
     assert bench.store.info(RESULT) is None
 
 
+@pytest.mark.parametrize(("error", "code"), [(BadDataError("no \ud83d"), 65), (ValueError("no \ud83d"), 1)])
+def test_half_a_character_in_a_message_does_not_hide_the_failure(bench: Bench, error: Exception, code: int) -> None:
+    def fail(ctx: StageContext) -> StageResult:
+        raise error
+
+    bench.work(fail)
+    assert bench.run() == code
+    assert bench.error()["message"].endswith("no \\ud83d")
+
+
 def test_a_full_disk_below_a_librarys_own_error(bench: Bench) -> None:
     def fail(ctx: StageContext) -> StageResult:
         try:

@@ -4,10 +4,13 @@ import logging
 from pathlib import Path
 
 import pytest
-from ippo_trainer.contract.errors import TryAgainError
+from ippo_trainer.contract.errors import BadSpecError, TryAgainError
 from ippo_trainer.store import checkpoint
 from ippo_trainer.store.base import Store
 from ippo_trainer.store.local import LocalStore
+from ippo_trainer.store.s3 import S3Store
+
+from .conftest import Fault, FaultProxy
 
 FOLDER = "iterations/0001/policy/checkpoint"
 INPUTS, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
@@ -34,16 +37,24 @@ def test_save_load_replace_clear(store: Store, tmp_path: Path) -> None:
     assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "3") is None
 
 
-def test_the_probe_stays_until_all_is_cleared(store: Store, tmp_path: Path) -> None:
-    """Nothing is deleted that need not be: keys without the right to delete do for a stage that is not interrupted."""
+def test_the_probe_leaves_nothing_and_touches_no_checkpoint(store: Store, tmp_path: Path) -> None:
     checkpoint.check_writable(store, FOLDER)
-    checkpoint.check_writable(store, FOLDER)
-    assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "0") is None
-    assert len(list(store.list(FOLDER))) == 1
-    checkpoint.save(store, FOLDER, state(tmp_path, 1), 1, INPUTS)
-    assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "1") == 1
-    checkpoint.clear(store, FOLDER)
     assert list(store.list(FOLDER)) == []
+    checkpoint.save(store, FOLDER, state(tmp_path, 1), 1, INPUTS)
+    checkpoint.check_writable(store, FOLDER)
+    assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "1") == 1
+    store.put(f"{FOLDER}/{checkpoint.PROBE}", b"left by a kill")
+    assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "2") == 1
+    assert not any(found.key.endswith(checkpoint.PROBE) for found in store.list(FOLDER))
+
+
+@pytest.mark.parametrize(("method", "right"), [("PUT", "s3:PutObject"), ("DELETE", "s3:DeleteObject")])
+def test_a_right_that_is_missing_is_named_before_the_work(
+    faulty: S3Store, proxy: FaultProxy, method: str, right: str
+) -> None:
+    proxy.faults = [Fault(method=method, status=403, code="AccessDenied")]
+    with pytest.raises(BadSpecError, match=f"403 AccessDenied.*{right}"):
+        checkpoint.check_writable(faulty, FOLDER)
 
 
 def test_saving_the_same_step_again_keeps_it(store: Store, tmp_path: Path) -> None:

@@ -45,6 +45,11 @@ def _calls(store: S3Store, tmp_path: Path) -> list:
         (403, "SignatureDoesNotMatch", TryAgainError, "credentials"),
         (403, "RequestTimeTooSkewed", TryAgainError, "clock"),
         (400, "ExpiredToken", TryAgainError, "credentials"),
+        (400, "Throttling", TryAgainError, "busy"),
+        (400, "RequestTimeout", TryAgainError, "busy"),
+        (400, "IncompleteBody", TryAgainError, "busy"),
+        (400, "IDPCommunicationError", TryAgainError, "busy"),
+        (403, "RequestThrottled", TryAgainError, "busy"),
         (404, "NoSuchBucket", BadSpecError, "Create the bucket"),
         (409, "OperationAborted", TryAgainError, "Another writer"),
         (429, "TooManyRequests", TryAgainError, "busy"),
@@ -229,6 +234,26 @@ def test_a_transfer_that_drips_has_a_deadline(
         slow.put("k", tmp_path / "source")
     with pytest.raises(TryAgainError, match="DeadlineError"):
         slow.download("k", tmp_path / "target")
+
+
+def test_every_upload_carries_its_md5(
+    real_s3: str, credentials: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Buckets with a default retention refuse others. The server compares it with what it gets."""
+    monkeypatch.setattr(s3, "_TRANSFER", TransferConfig(multipart_threshold=5 << 20, multipart_chunksize=5 << 20))
+    store, sent = s3_store(real_s3), []
+    store._client.meta.events.register("before-send.s3", lambda request, **_: sent.append(request))
+    for name, body in (("small", BODY), ("large", BODY * 240)):
+        (tmp_path / name).write_bytes(body)
+        store.put(name, tmp_path / name)
+        assert store.read(name) == body
+    store.put("bytes", BODY, if_absent=True)
+    uploads = [request for request in sent if request.method == "PUT"]
+    assert len(uploads) == 4, "one has two parts"
+    assert all(request.headers["Content-MD5"] for request in uploads)
+    monkeypatch.setattr(s3, "calculate_md5", lambda body: "A" * 22 + "==")
+    with pytest.raises(TryAgainError, match="BadDigest"):
+        store.put("bytes", BODY)
 
 
 def test_redirects_that_name_no_region(faulty: S3Store, proxy: FaultProxy) -> None:

@@ -31,6 +31,18 @@ def test_places_that_cannot_be_read_are_wrong_specs(uri: str, tmp_path: Path) ->
             fetch(uri, tmp_path, LOCAL, "policy.base")
 
 
+@pytest.mark.parametrize("name", ["_log.jsonl", "größe.jsonl", "2026-01-01T00:00:00+02:00.jsonl", ".."])
+def test_an_odd_name_of_an_object_is_named_with_its_field(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadSpecError, match=r"^warmStart\.conversations .*Rename it: letters, digits"):
+        fetch_file(f"s3://a-bucket/logs/{name}", tmp_path, LOCAL, "warmStart.conversations")
+
+
+def test_a_folder_in_s3_may_not_be_too_long(tmp_path: Path) -> None:
+    for fetch in (fetch_file, fetch_directory):
+        with pytest.raises(BadSpecError, match=r"^policy\.base .*At most 512"):
+            fetch(f"s3://a-bucket/{'a' * 600}/model", tmp_path, LOCAL, "policy.base")
+
+
 @pytest.fixture
 def bucket(moto: str, credentials: None) -> tuple[S3Store, StoreLocation]:
     """A store with a prefix of its own, and the location of the run's store at the same endpoint."""

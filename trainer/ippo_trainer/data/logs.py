@@ -217,4 +217,7 @@ def _is_text(text: str) -> bool:
 
 
 def _show(value: Any) -> str:
-    return "missing" if value is None else json.dumps(value, ensure_ascii=False)[:80]
+    if value is None:
+        return "missing"
+    text = json.dumps(value, ensure_ascii=False)
+    return (text if _is_text(text) else json.dumps(value))[:80]

@@ -2,13 +2,13 @@
 
 import copy
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
 from ippo_trainer.models.packing import Group, hidden_states, pack
 
 _TINY = re.compile(r"tiny:d(?P<width>[1-9]\d{0,3})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
@@ -28,6 +28,9 @@ _TINY = re.compile(r"tiny:d(?P<width>[1-9]\d{0,3})-l(?P<layers>[1-9]\d?)(-h(?P<h
 _HEAD_WIDTH = 32
 _TINY_POSITIONS = 4096
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_ATTENTIONS = (None, "eager", "sdpa")
+# What prompts tell a policy in plain words (text/markers.py), so every tokenizer has to spell it.
+_SPELLED = "abstain accepted edited rejected"
 
 
 class SavesItself(Protocol):
@@ -95,18 +98,26 @@ def load_policy(directory: Path, device: torch.device | str = "cpu") -> LoadedPo
     with this trunk pools where it should.
 
     Raises:
-        BadDataError: no safetensors, weights missing or damaged, an architecture that needs its own code, no EOS token
-            or chat template, or logits that are not a linear map of the hidden states (soft-caps, logit scales).
+        BadDataError: no safetensors, weights missing, damaged or quantized, an architecture that needs its own code,
+            no EOS token or chat template, an empty tokenizer, or logits that are not a linear map of the hidden states
+            (soft-caps, logit scales).
     """
     model = _load(AutoModelForCausalLM, directory)
     tokenizer = load_tokenizer(directory)
-    if len(tokenizer) > model.config.vocab_size:
+    size = getattr(model.config, "vocab_size", None)
+    if size is None:
         raise BadDataError(
-            f"the tokenizer in {directory.name} has {len(tokenizer)} tokens, its model {model.config.vocab_size}",
+            f"the model in {directory.name} ({type(model).__name__}) is not for text alone",
+            "Choose a text-only model, for example of the Llama or Qwen families.",
+        )
+    if len(tokenizer) > size:
+        raise BadDataError(
+            f"the tokenizer in {directory.name} has {len(tokenizer)} tokens, its model {size}",
             "Use the tokenizer that the model was trained with.",
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    verify(model, directory.name)
+    _guard(directory, lambda: verify(model, directory.name))
+    _check_saves(directory, model)
     return LoadedPolicy(model.to(device), tokenizer, directory)
 
 
@@ -213,9 +224,10 @@ def load_tokenizer(directory: Path) -> Any:
     """A policy's tokenizer, with a padding token of its own; BadDataError if it lacks what a chat needs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        spelled = _letters(tokenizer.decode(tokenizer.encode(_SPELLED, add_special_tokens=False)))
+    except Exception as error:  # whatever is wrong with the files, transformers says it by any exception
         raise BadDataError(
-            f"no tokenizer can be loaded from {directory.name}: {_first_line(error)}",
+            f"no tokenizer can be loaded from {directory.name}: {_one_line(error)}",
             "Put tokenizer.json and tokenizer_config.json beside the weights.",
         ) from error
     for value, what, file in (
@@ -227,8 +239,18 @@ def load_tokenizer(directory: Path) -> Any:
                 f"the tokenizer in {directory.name} has no {what}",
                 f"Set {file} in tokenizer_config.json, or choose an instruction-tuned base.",
             )
+    if spelled != _letters(_SPELLED):  # without its vocabulary's file transformers makes an empty tokenizer
+        raise BadDataError(
+            f"the tokenizer in {directory.name} reads {_SPELLED!r} as {spelled!r}: it lacks its vocabulary",
+            "Put tokenizer.json of the base beside the weights.",
+        )
     _separate_padding(tokenizer)
     return tokenizer
+
+
+def _letters(text: str) -> str:
+    """What comes back from any tokenizer that knows ASCII: some add spaces or marks of them, some lower the case."""
+    return "".join(filter(str.isalpha, text)).casefold()
 
 
 def _separate_padding(tokenizer: Any) -> None:
@@ -252,6 +274,7 @@ def _load(factory: Any, directory: Path) -> Any:
     disable_progress_bar()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     config = _guard(directory, lambda: AutoConfig.from_pretrained(directory, **local))
+    _check_config(directory, config)
     _without_dropout(config)
     model, report = _guard(
         directory,
@@ -271,10 +294,51 @@ def _load(factory: Any, directory: Path) -> Any:
 def _guard(directory: Path, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (StageError, MemoryError):
+        raise
+    except Exception as error:  # transformers tells of files that it cannot use by any exception
         raise BadDataError(
-            f"the model in {directory.name} cannot be loaded: {_first_line(error)}",
-            "It must be a complete transformers directory, of an architecture that needs no remote code.",
+            f"the model in {directory.name} cannot be loaded: {_one_line(error)}",
+            "It must be a complete transformers directory, of a text model that needs no remote code.",
+        ) from error
+
+
+def _check_config(directory: Path, config: Any) -> None:
+    quantized = getattr(config, "quantization_config", None)
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise BadDataError(
+            f"the model in {directory.name} is quantized (quantization_config{f': {method}' if method else ''}), and "
+            "such weights cannot be trained",
+            "Choose the base from which it was made, or save it dequantized.",
+        )
+    attention = getattr(config, "_attn_implementation", None)
+    if attention not in _ATTENTIONS:
+        raise BadDataError(
+            f"config.json in {directory.name} asks for attn_implementation {attention!r}, which is not used here",
+            "Remove attn_implementation from config.json.",
+        )
+
+
+def _check_saves(directory: Path, model: Any) -> None:
+    """Makes sure that what is trained can be saved: transformers checks some settings only then.
+
+    A generation_config.json with a temperature or top_p beside `do_sample: false`, which is common, counts as one that
+    samples: that is what its figures are for, and here everything samples with its own settings.
+    """
+    generation = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            generation.save_pretrained(place)
+            model.config.save_pretrained(place)
+    except ValueError as error:
+        raise BadDataError(
+            f"the model in {directory.name} could not be saved again: {_one_line(error)}",
+            "Correct config.json and generation_config.json; the latter may be deleted.",
         ) from error
 
 
@@ -285,5 +349,6 @@ def _without_dropout(config: Any) -> None:
             setattr(config, name, 0.0)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+def _one_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

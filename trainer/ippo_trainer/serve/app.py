@@ -108,6 +108,8 @@ class Gateway:
         except ApiError as error:
             status = error.status
             raise
+        except ConnectionError:
+            raise
         except Exception:
             status = 500
             raise
@@ -120,7 +122,10 @@ class Gateway:
                 self._idle.set()
 
     async def _answer(self, request: web.Request, started: float) -> web.StreamResponse:
-        body = await request.read()
+        try:
+            body = await request.read()
+        except web.RequestPayloadError as error:
+            raise ApiError(400, "the body is not what Content-Encoding or Transfer-Encoding says") from error
         loaded = self._taking()
         ask = parse(body)
         self._check_model(ask.model)
@@ -247,7 +252,12 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         _log.exception("a request failed")
         failure = ApiError(500, "this server failed to answer; its log says why")
     headers = {"Retry-After": "1"} if failure.status in (429, 503) else {}
-    return web.json_response(failure.body(), status=failure.status, headers=headers)
+    response = web.json_response(failure.body(), status=failure.status, headers=headers)
+    if request.content.exception() is not None:
+        # The end of a broken body is not known, so nothing more can be read here; aiohttp would log that as a bug.
+        response.force_close()
+        request.content.feed_eof()
+    return response
 
 
 def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:

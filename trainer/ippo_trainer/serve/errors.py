@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_TYPES = {404: "not_found_error", 413: "invalid_request_error", 429: "rate_limit_error", 400: "invalid_request_error"}
+_TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "model_not_found", 413: "request_too_large", 429: "too_many_requests", 503: "not_ready"}
 
 
@@ -22,5 +22,5 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, Any]:
         """The JSON that the client gets."""
-        kind = _TYPES.get(self.status, "server_error")
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
 
 from ippo_trainer.contract.digests import canonical_json, derive_seed
@@ -27,6 +26,7 @@ from ippo_trainer.environments.protocol import Environment, ExactScorer
 from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, rollout
 from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.load import check_context, load_policy
+from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.artifact import fetch
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
@@ -138,19 +138,13 @@ def _agent(ctx: StageContext, settings: Collect) -> Agent:
 
 
 def _policy_agent(ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour) -> PolicyAgent:
-    loaded = load_policy(ctx.input(name, "policy"), _device(ctx.spec.device))
+    device = device_of(ctx.spec)
+    loaded = load_policy(ctx.input(name, "policy"), device)
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     new_tokens = ctx.spec.policy.max_new_tokens
     check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)
     digest = ctx.spec.inputs[name].digest
     return PolicyAgent(loaded.model, renderer, digest, new_tokens, float(settings.temperature), behaviour)
-
-
-def _device(name: str) -> torch.device:
-    available = torch.cuda.is_available()
-    if name == "cuda" and not available:
-        raise BadSpecError("device is cuda, but there is no CUDA device here", "Use auto or cpu, or another node.")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def _part(total: int, index: int, count: int) -> range:

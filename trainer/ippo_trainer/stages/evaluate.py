@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
@@ -28,6 +26,7 @@ from ippo_trainer.evaluation.predicted import PredictedLift, Sampling, predicted
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.qfit.targets import before_outcome
+from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
@@ -99,7 +98,7 @@ def _temperature(ctx: StageContext) -> float:
 
 
 def _players(ctx: StageContext) -> dict[str, _Player]:
-    device = torch.device("cuda" if ctx.spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_of(ctx.spec)
     players = {}
     for role, name in _ROLES.items():
         policy = load_policy(ctx.input(name, "policy"), device)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from ippo_trainer.contract import params
@@ -27,6 +26,7 @@ from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.report import CONFIDENCE, Calibration, advantage_correlation, assess, mean_return
 from ippo_trainer.qfit.targets import before_outcome, explored_share, monte_carlo_targets
 from ippo_trainer.qfit.trainer import FitSettings
+from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
 
@@ -48,14 +48,14 @@ def run(ctx: StageContext) -> StageResult:
     """Fits Q, publishes it with its calibration, and says whether it is informative.
 
     Raises:
-        BadSpecError: no `fitQ` section, or an input that is not named.
+        BadSpecError: no `fitQ` section, an input that is not named, or a device that is not there.
         BadDataError: nothing can be learnt from the data; the message says why.
         StoppedError: told to stop; the next attempt resumes.
     """
     fit_q = ctx.spec.fit_q
     if fit_q is None:
         raise BadSpecError("stage spec: fitQ is missing", "Add the section.")
-    device = torch.device("cuda" if ctx.spec.device != "cpu" and torch.cuda.is_available() else "cpu")
+    device = device_of(ctx.spec)
     policy = load_policy(ctx.input("policy", "policy"), device)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     data = _read(ctx, fit_q)

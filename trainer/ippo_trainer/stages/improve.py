@@ -34,6 +34,7 @@ from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
 from ippo_trainer.ppo.trainer import Improvement, frozen_copy
 from ippo_trainer.qfit.targets import before_outcome
+from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.progress import Progress
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
@@ -110,12 +111,9 @@ def _improve(
 
 def _device(ctx: StageContext) -> torch.device:
     """Each process of a pod has a GPU of its own."""
-    if ctx.spec.device == "cuda" and not torch.cuda.is_available():
-        raise BadSpecError("device is cuda, but there is no CUDA device here", "Use auto or cpu, or another node.")
-    if ctx.spec.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
+    device = device_of(ctx.spec)
     local = os.environ.get("LOCAL_RANK") if torch.distributed.is_torchelastic_launched() else None
-    return torch.device("cuda") if local is None else torch.device("cuda", int(local))
+    return device if local is None or device.type == "cpu" else torch.device(device.type, int(local))
 
 
 def _load(ctx: StageContext, device: torch.device) -> _Models:

@@ -105,7 +105,11 @@ def logging_to_stderr(redact: Redactor) -> Iterator[None]:
 
 
 def error_message(reason: str, message: str) -> bytes:
-    """`{"error": {"reason", "message"}}` in at most 3 KiB: a longer message is cut."""
+    """`{"error": {"reason", "message"}}` in at most 3 KiB: a longer message is cut.
+
+    Messages quote what users and libraries wrote; half a surrogate pair, which has no UTF-8, is escaped.
+    """
+    message = message.encode("utf-8", "backslashreplace").decode()
     length = len(message)
     while True:
         shown = message if length >= len(message) else message[:length] + "…"

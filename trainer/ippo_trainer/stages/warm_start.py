@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import WarmStart
@@ -24,6 +22,7 @@ from ippo_trainer.environments.protocol import Environment
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
 from ippo_trainer.models.sampling import sample
 from ippo_trainer.sft.training import Hooks, Settings, train
+from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.uri import fetch_file
 from ippo_trainer.text.render import Renderer
@@ -46,7 +45,8 @@ def run(ctx: StageContext) -> StageResult:
     """Trains and publishes the first policy.
 
     Raises:
-        BadSpecError: no or two sources of conversations, a base or environment that cannot be what it should.
+        BadSpecError: no or two sources of conversations, a base or environment that cannot be what it should,
+            or a device that is not there.
         BadDataError: a log or base model that is wrong, or a loss that is no longer finite.
         StoppedError: told to stop; a checkpoint is saved.
     """
@@ -54,6 +54,8 @@ def run(ctx: StageContext) -> StageResult:
     environment = load_environment(spec.environment) if spec.environment else None
     system_prompt = spec.policy.system_prompt or (getattr(environment, "system_prompt", "") if environment else "")
     settings = spec.warm_start
+    if settings:
+        device_of(spec)  # before the base is downloaded
     conversations = _conversations(ctx, settings, environment) if settings else []
     base = _base(ctx, conversations, system_prompt)
     losses: list[float] = []
@@ -192,7 +194,7 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
         learning_rate=float(settings.learning_rate),
         batch_size=settings.batch_size,
         seed=derive_seed(ctx.spec.seed, "warm-start", "order"),
-        device=_device(ctx.spec.device),
+        device=device_of(ctx.spec),
     )
     outcome = train(base.model, base.tokenizer, rows, training, ctx.work / "sft", hooks)
     if not outcome.finished:
@@ -221,12 +223,6 @@ def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) 
             *(100 * share, ctx.spec.policy.max_new_tokens),
         )
     return share
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _curve(losses: list[float]) -> list[dict[str, float]]:

@@ -64,13 +64,16 @@ def load(store: Store, folder_key: str, input_digest: str, directory: Path) -> i
 
 
 def check_writable(store: Store, folder_key: str) -> None:
-    """Puts an object where checkpoints go: keys that may only read are noticed before the work, not after it.
+    """Puts an object where checkpoints go, and deletes it: a right that is missing is noticed before the work.
+
+    Without the right to delete, the second checkpoint could not take the place of the first.
 
     Raises:
-        BadSpecError: the store refuses to be written.
+        BadSpecError: the store refuses to be written, or to delete.
         TryAgainError: the store does not answer, or the disk is full.
     """
     store.put(f"{folder_key}/{PROBE}", b"This stage can write.\n")
+    store.delete(f"{folder_key}/{PROBE}")
 
 
 def clear(store: Store, folder_key: str) -> None:
@@ -96,8 +99,8 @@ def _pointer(store: Store, folder_key: str) -> Pointer | None:
 
 def _sweep(store: Store, folder_key: str, pointer: Pointer | None) -> None:
     keep = f"{pointer.artifact.key}/" if pointer else None
-    ours = {f"{folder_key}/{POINTER}", f"{folder_key}/{PROBE}"}
-    stale = (found.key for found in store.list(folder_key) if found.key not in ours)
+    pointer_key = f"{folder_key}/{POINTER}"
+    stale = (found.key for found in store.list(folder_key) if found.key != pointer_key)
     for_each(store.delete, (key for key in stale if keep is None or not key.startswith(keep)))
 
 

@@ -27,6 +27,7 @@ from botocore.exceptions import (
     ReadTimeoutError,
     ResponseStreamingError,
 )
+from botocore.utils import calculate_md5
 
 from ippo_trainer.contract.digests import PIECE
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
@@ -67,6 +68,8 @@ class S3Store:
             self._client = _client(location, patience)
         except (BotoCoreError, ValueError) as error:
             raise explain(error, f"s3://{self.bucket}") from error
+        for operation in ("PutObject", "UploadPart"):
+            self._client.meta.events.register(f"before-parameter-build.s3.{operation}", _add_md5)
         self._client.meta.events.register("before-send.s3", self._check_deadline)
         # botocore sleeps for what the handler returns; the stubs know only handlers without a result.
         self._client.meta.events.register("needs-retry.s3", cast(Callable[..., None], self._retry_conflict))
@@ -220,6 +223,14 @@ class S3Store:
         return _pause(attempts)
 
 
+def _add_md5(params: dict[str, Any], **_: Any) -> None:
+    """Adds Content-MD5 to an upload: buckets with a default retention (Object Lock) refuse one without a checksum.
+
+    Unlike the newer checksums, every S3 service knows it.
+    """
+    params["ContentMD5"] = calculate_md5(params["Body"])
+
+
 def _pause(attempt: int) -> float:
     """Seconds to wait after the attempt of that number: exponential back-off with jitter, at most 6 s."""
     return random.uniform(0.05, 0.1) * 2.0 ** min(attempt, 6)  # noqa: S311
@@ -244,7 +255,7 @@ def _client(location: S3Location, patience: Patience) -> "S3Client":
         retries={"mode": "standard", "total_max_attempts": patience.attempts},
         max_pool_connections=32,
         # Servers other than Amazon's often have no wildcard DNS, and do not know the newer trailing checksums.
-        # Nothing is lost: TLS or the signature covers an upload, and readers verify SHA-256.
+        # Nothing is lost: uploads carry MD5, and readers verify SHA-256.
         s3={"addressing_style": "path" if own_server else "auto"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

@@ -31,7 +31,26 @@ _CREDENTIALS = "Check the credentials (spec.artifacts.s3.credentialsSecretName, 
 # Keys that are rotated are unknown for a while: to the store, or to pods whose Secret is not the new one yet.
 _ROTATED = {"ExpiredToken", "ExpiredTokenException", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch"}
 _PASSING = _ROTATED | {"RequestTimeTooSkewed"}
+# They pass by themselves, whatever their status: many are 400, and some come from STS, which gives out the keys.
+_BUSY = {
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "ThrottledException",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "RequestLimitExceeded",
+    "TooManyRequestsException",
+    "BandwidthLimitExceeded",
+    "PriorRequestNotComplete",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "IncompleteBody",
+    "BadDigest",
+    "IDPCommunicationError",
+}
 _REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
+_BUSY_REMEDY = "The service is busy or broken, or full; the stage can be started again."
 _ACTIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
 
 
@@ -94,6 +113,8 @@ def _answer(error: ClientError, where: str, verb: str) -> StageError:
         return AlreadyExistsError(f"{where} exists already")
     if status in (409, 412):
         return TryAgainError(said, "Another writer changed it meanwhile; start the stage again.")
+    if code in _BUSY:
+        return TryAgainError(said, _BUSY_REMEDY)
     if code in _PASSING:
         return TryAgainError(said, f"{_CREDENTIALS}, and the clock of this machine.")
     if code in _REGION or status == 301:
@@ -106,6 +127,6 @@ def _answer(error: ClientError, where: str, verb: str) -> StageError:
         )
     if status in (405, 501):
         return BadSpecError(said, "This S3 service lacks an operation that is needed (conditional put: If-None-Match).")
-    if status == 429 or status >= 500 or code == "SlowDown":
-        return TryAgainError(said, "The service is busy or broken, or full; the stage can be started again.")
+    if status == 429 or status >= 500:
+        return TryAgainError(said, _BUSY_REMEDY)
     return BadSpecError(said, "Check artifacts.s3 and what the S3 service says about this code.")

@@ -5,11 +5,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.layout import check_key
 from ippo_trainer.contract.spec import S3Location, StoreLocation
 from ippo_trainer.store import open_store
 from ippo_trainer.store.base import NotFoundError, Store
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_LONGEST = 512
+"""Characters of an S3Location's prefix."""
 
 
 def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -> Path:
@@ -32,6 +35,13 @@ def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -
             raise BadDataError(f"{field}: there is no file {local}", "Give a path that exists where the stage runs.")
         return local
     parent, _, name = path.rpartition("/")
+    try:
+        check_key(name)
+    except BadSpecError as error:
+        raise BadSpecError(
+            f"{field} {uri!r}: objects of the name {name!r} are not read",
+            "Rename it: letters, digits, '.', '_', '=' and '-' only, the first a letter or digit.",
+        ) from error
     store = _bucket(uri, parent, location, field)
     target = directory / name
     directory.mkdir(parents=True, exist_ok=True)
@@ -92,6 +102,8 @@ def _bucket(uri: str, path: str, location: StoreLocation, field: str) -> Store:
     bucket, _, prefix = path.partition("/")
     if len(bucket) < 3 or len(bucket) > 63:
         raise BadSpecError(f"{field} {uri!r} names no bucket and key", "Write s3://bucket/key.")
+    if len(prefix) > _LONGEST:
+        raise BadSpecError(f"{field} lies in a folder of {len(prefix)} characters", f"At most {_LONGEST} are allowed.")
     own = location.s3
     s3 = S3Location(
         bucket=bucket,
