@@ -29,8 +29,6 @@ _HEAD_WIDTH = 32
 _TINY_POSITIONS = 4096
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _ATTENTIONS = (None, "eager", "sdpa")
-# What prompts tell a policy in plain words (text/markers.py), so every tokenizer has to spell it.
-_SPELLED = "abstain accepted edited rejected"
 
 
 class SavesItself(Protocol):
@@ -224,7 +222,7 @@ def load_tokenizer(directory: Path) -> Any:
     """A policy's tokenizer, with a padding token of its own; BadDataError if it lacks what a chat needs."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-        spelled = _letters(tokenizer.decode(tokenizer.encode(_SPELLED, add_special_tokens=False)))
+        words = set(tokenizer.get_vocab()) - {token.content for token in tokenizer.added_tokens_decoder.values()}
     except Exception as error:  # whatever is wrong with the files, transformers says it by any exception
         raise BadDataError(
             f"no tokenizer can be loaded from {directory.name}: {_one_line(error)}",
@@ -239,18 +237,13 @@ def load_tokenizer(directory: Path) -> Any:
                 f"the tokenizer in {directory.name} has no {what}",
                 f"Set {file} in tokenizer_config.json, or choose an instruction-tuned base.",
             )
-    if spelled != _letters(_SPELLED):  # without its vocabulary's file transformers makes an empty tokenizer
+    if len(words) < 2:  # where its file is missing, transformers makes a vocabulary of at most an end token
         raise BadDataError(
-            f"the tokenizer in {directory.name} reads {_SPELLED!r} as {spelled!r}: it lacks its vocabulary",
+            f"the tokenizer in {directory.name} knows special tokens only: it lacks its vocabulary",
             "Put tokenizer.json of the base beside the weights.",
         )
     _separate_padding(tokenizer)
     return tokenizer
-
-
-def _letters(text: str) -> str:
-    """What comes back from any tokenizer that knows ASCII: some add spaces or marks of them, some lower the case."""
-    return "".join(filter(str.isalpha, text)).casefold()
 
 
 def _separate_padding(tokenizer: Any) -> None:

@@ -19,6 +19,7 @@ import boto3
 import urllib3
 from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
+from botocore.compat import MD5_AVAILABLE
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -226,9 +227,10 @@ class S3Store:
 def _add_md5(params: dict[str, Any], **_: Any) -> None:
     """Adds Content-MD5 to an upload: buckets with a default retention (Object Lock) refuse one without a checksum.
 
-    Unlike the newer checksums, every S3 service knows it.
+    Unlike the newer checksums, every S3 service knows it. Pythons that keep to FIPS do not.
     """
-    params["ContentMD5"] = calculate_md5(params["Body"])
+    if MD5_AVAILABLE:
+        params["ContentMD5"] = calculate_md5(params["Body"])
 
 
 def _pause(attempt: int) -> float:
