@@ -79,18 +79,21 @@ def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = 
     name, digest = str(job["metadata"]["name"]), digest_of_child(job)
     own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
     if _is(job, "Complete"):
-        return _succeeded(name, digest, own)
+        return _succeeded(job, digest, own)
     if _is(job, "Failed"):
         return ObservedJob(name, digest, "Failed", failure=_failure(job, own))
     waiting = _waiting(job, own, list(troubles))
     return ObservedJob(name, digest, "Running", waiting=waiting, pending_since=_pending_since(job, own))
 
 
-def _succeeded(name: str, digest: str, pods: list[Object]) -> ObservedJob:
-    if not pods:
-        text = f"{name} is done, but its pods are gone, and what they said with them; a new attempt reads it again"
+def _succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
+    name, results = str(job["metadata"]["name"]), pod_facts.results(pods)
+    # Of several pods only one names the artifact: the others' words are no result where it went with its node.
+    left = sum(pod.get("status", {}).get("phase") != "Failed" for pod in pods)
+    if left < int(job["spec"].get("completions") or 1) and not any(result.artifacts for result in results):
+        text = f"{name} is done, but pods of it are gone, and what they said with them; a new attempt reads it again"
         return ObservedJob(name, digest, "Failed", failure=JobFailure(message=text, disrupted=True))
-    return ObservedJob(name, digest, "Succeeded", pod_facts.results(pods))
+    return ObservedJob(name, digest, "Succeeded", results)
 
 
 def _failure(job: Object, pods: list[Object]) -> JobFailure:

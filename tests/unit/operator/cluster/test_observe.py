@@ -7,6 +7,7 @@ import pytest
 from ippo_operator.api.status import Reason
 from ippo_operator.cluster import jobs
 from ippo_operator.manifests.identity import INPUT_DIGEST
+from ippo_trainer.contract.spec import ArtifactRef, Shard, StageResult
 
 from .fake_api import Object
 from .toy_cluster import ended_status, job_condition, pod_of
@@ -156,10 +157,29 @@ def test_the_policys_words_stand_in_for_a_pod_that_is_gone() -> None:
     assert (seen.failure.exit_code, seen.failure.disrupted) == (None, True)
 
 
+def shard(index: int, **artifacts: ArtifactRef) -> Object:
+    """The status of a shard of collect that ended well; the one that joined them all names the artifact."""
+    part = Shard(index=index, count=2, complete=bool(artifacts))
+    result = StageResult(stage="collect", iteration=1, input_digest=DIGEST, artifacts=artifacts, shard=part)
+    return ended_status(0, result.to_message().decode())
+
+
+def test_a_result_that_went_with_its_pod_is_a_loss_and_not_the_stages_fault() -> None:
+    seen = jobs.observe(job(job_condition("Complete")), [pod(0, shard(0))])
+    assert (seen.state, seen.failure.disrupted) == ("Failed", True)
+    assert "pods of it are gone" in seen.failure.message
+
+
+def test_the_pod_that_joined_the_shards_is_enough() -> None:
+    joined = shard(1, data=ArtifactRef(key="iterations/0001/collect/data", digest=DIGEST))
+    seen = jobs.observe(job(job_condition("Complete")), [pod(1, joined)])
+    assert (seen.state, [sorted(result.artifacts) for result in seen.results]) == ("Succeeded", [["data"]])
+
+
 def test_only_readable_results_of_own_pods_count() -> None:
     stranger = pod(1, ended_status(0, "{}"))
     stranger["metadata"]["ownerReferences"][0]["uid"] = "other"
-    seen = jobs.observe(job(job_condition("Complete")), [pod(0, ended_status(0, "rubbish")), stranger])
+    seen = jobs.observe(job(job_condition("Complete"), completions=1), [pod(0, ended_status(0, "rubbish")), stranger])
     assert (seen.state, seen.results) == ("Succeeded", ())
 
 
