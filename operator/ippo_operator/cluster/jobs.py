@@ -97,7 +97,8 @@ def _succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
 
 
 def _failure(job: Object, pods: list[Object]) -> JobFailure:
-    found = pod_facts.first_failure(pods)
+    policy = job["spec"].get("podFailurePolicy") or {}
+    found = pod_facts.first_failure(pods, any(rule.get("action") == "Ignore" for rule in policy.get("rules") or ()))
     if found is not None:
         return found
     failed = _conditions(job)["Failed"]

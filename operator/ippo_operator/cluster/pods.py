@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ippo_operator.api.status import MAX_MESSAGE, Reason
 from ippo_operator.cluster.remedies import with_remedy
-from ippo_operator.manifests.jobs import CONTAINER
+from ippo_operator.manifests.jobs import CONTAINER, NEVER_AGAIN
 from ippo_operator.plan.types import JobFailure, Waiting
 
 Object: TypeAlias = Mapping[str, Any]
@@ -54,12 +54,27 @@ def _result(terminated: Object) -> StageResult | None:
     return result if all(map(math.isfinite, result.metrics.values())) else None
 
 
-def first_failure(pods: Iterable[Object]) -> JobFailure | None:
-    """How the pod that failed first ended: the others' ends only follow from it. None where no pod tells."""
+def first_failure(pods: Iterable[Object], replaced: bool = False) -> JobFailure | None:
+    """How the pod that failed first ended: the others' ends only follow from it. None where no pod tells.
+
+    Args:
+        pods: of one Job.
+        replaced: whether the Job replaces pods that were disrupted. The kubelet leaves those that it evicts behind;
+            what ended the Job, hours later maybe, is then how another pod ended.
+    """
     failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
+    if replaced:
+        failed = [pod for pod in failed if not _ignored(pod)] or failed
     if not failed:
         return None
     return _failure(min(failed, key=_ended_at))
+
+
+def _ignored(pod: Object) -> bool:
+    """Whether the Job's policy passes over the pod: disrupted, and no exit code says that it would fail again."""
+    terminated = _terminated(pod)
+    final = terminated is not None and terminated["exitCode"] in NEVER_AGAIN
+    return _condition(pod.get("status", {}), "DisruptionTarget") is not None and not final
 
 
 def _ended_at(pod: Object) -> tuple[bool, str]:

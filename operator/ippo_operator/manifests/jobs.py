@@ -25,7 +25,8 @@ CONTAINER = "stage"
 SPEC = "/ippo/spec"
 SPEC_FILE = "spec.json"
 GRACE_SECONDS = 60
-_FOREVER_WRONG = [BadSpecError.exit_code, BadDataError.exit_code]
+NEVER_AGAIN = [BadSpecError.exit_code, BadDataError.exit_code]
+"""Exit codes that end the Job even if the pod was disrupted."""
 
 
 def stage_config_map(run: IterativePPORun, intent: JobIntent) -> Object:
@@ -75,7 +76,7 @@ def _metadata(run: IterativePPORun, intent: JobIntent) -> Any:
 
 
 def _rules(replaceable: bool) -> list[dict[str, Any]]:
-    never_again = {"containerName": CONTAINER, "operator": "In", "values": _FOREVER_WRONG}
+    never_again = {"containerName": CONTAINER, "operator": "In", "values": NEVER_AGAIN}
     disrupted = [{"type": "DisruptionTarget", "status": "True"}]
     rules: list[dict[str, Any]] = [{"action": "FailJob", "onExitCodes": never_again}]
     return [*rules, {"action": "Ignore", "onPodConditions": disrupted}] if replaceable else rules

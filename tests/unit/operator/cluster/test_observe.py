@@ -69,6 +69,34 @@ def test_the_pod_that_failed_first_tells_why() -> None:
     assert not seen.failure.disrupted
 
 
+REPLACES: Object = {"rules": [{"action": "FailJob"}, {"action": "Ignore"}]}
+EVICTED: Object = {"reason": "Evicted", "conditions": [job_condition("DisruptionTarget", message="no memory left")]}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (ended_status(137, "", "OOMKilled", "2026-01-31T20:00:00Z"), "limits.memory"),
+        (ended_status(65, '{"error": {"message": "row 3"}}', finished="2026-01-31T20:00:00Z"), "row 3"),
+        (ended_status(65, '{"error": {"message": "row 3"}}', finished="2026-01-31T20:00:00Z") | EVICTED, "row 3"),
+    ],
+    ids=["out of memory", "wrong data", "wrong data, disrupted too"],
+)
+def test_an_evicted_pod_that_was_replaced_does_not_hide_how_its_successor_failed(status: Object, words: str) -> None:
+    pods = [pod(0, ended_status(137, "") | EVICTED), pod(1, status)]
+    ended = job(job_condition("Failed"), podFailurePolicy=REPLACES)
+    seen = jobs.observe(ended, pods)
+    assert words in seen.failure.message
+    # Its Job tells the other shards to stop.
+    stopped = pod(2, ended_status(143, "", finished="2026-01-31T20:00:05Z"))
+    assert jobs.observe(ended, [stopped, *pods]).failure == seen.failure
+
+
+def test_an_evicted_pod_tells_why_where_no_other_failed() -> None:
+    ended = job(job_condition("Failed"), podFailurePolicy=REPLACES)
+    assert jobs.observe(ended, [pod(0, ended_status(137, "") | EVICTED)]).failure.disrupted
+
+
 def test_out_of_memory_names_the_remedy() -> None:
     seen = jobs.observe(failed(), [pod(0, ended_status(137, "", reason="OOMKilled"))])
     assert seen.failure.exit_code == 137
