@@ -14,6 +14,7 @@ CREDENTIALS = "/ippo/s3"
 CREDENTIALS_KEY = "credentials"
 _GROUP_READABLE = 0o440
 _OWN = "ippo-"  # volumes of the operator; users' have another prefix
+_NOTHING = (None, (), "")
 
 # As the local runner sets them: sums must not depend on the machine, and threads that wait must not spin.
 _THREADS = {
@@ -196,13 +197,12 @@ def _mount(volume: Volume) -> VolumeMount:
     return mount
 
 
-def _plain(model: Model) -> dict[str, Any]:
-    """As JSON, without what was not given: Kubernetes has its own defaults."""
-    plain: dict[str, Any] = _without_empty(model.model_dump(mode="json", by_alias=True, exclude_none=True))
-    return plain
-
-
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_empty(child) for key, child in value.items() if child not in ([], "")}
-    return [_without_empty(child) for child in value] if isinstance(value, list) else value
+def _plain(value: Any) -> Any:
+    """As JSON, without what was not given: Kubernetes has its own defaults. An empty text that was given stays: a
+    selector without it would select everything."""
+    if isinstance(value, Model):
+        fields = [(field, getattr(value, name)) for name, field in type(value).model_fields.items()]
+        return {
+            field.alias: _plain(given) for field, given in fields if given not in _NOTHING or given != field.default
+        }
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -115,6 +115,27 @@ def test_a_pod_has_a_process_for_each_gpu() -> None:
     assert container(stage_job(one, intent(one), PLATFORM))["command"][0] == "ippo-stage"
 
 
+def test_empty_values_of_labels_and_variables_stay() -> None:
+    """A selector without its label would select every pod of the namespace."""
+    term = {"labelSelector": {"matchLabels": {"exclusive": ""}}, "topologyKey": "kubernetes.io/hostname"}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    common = {
+        "affinity": {"podAffinity": required, "podAntiAffinity": required},
+        "nodeSelector": {"gpu": ""},
+        "tolerations": [{"key": "gpu", "value": ""}],
+        "env": [{"name": "EMPTY", "value": ""}],
+        "volumes": [{"name": "cache", "mountPath": "/cache", "emptyDir": {}}],
+    }
+    run = cluster_run(pods={"common": common})
+    made = stage_job(run, intent(run), PLATFORM)
+    spec = pod(made)
+    assert spec["affinity"] == {"podAffinity": required, "podAntiAffinity": required}
+    assert spec["nodeSelector"] == {"gpu": ""}
+    assert spec["tolerations"] == [{"key": "gpu", "operator": "Equal", "value": ""}]
+    assert variables(made)["EMPTY"] == ""
+    assert {"name": "user-cache", "emptyDir": {}} in spec["volumes"], "what was not given is left to Kubernetes"
+
+
 def test_only_improve_is_divided() -> None:
     pods = {"improve": {"nodes": 3}, "common": {"resources": {"limits": {"nvidia.com/gpu": 4}}}}
     run = cluster_run(pods=pods)
