@@ -25,7 +25,8 @@ class S3Location(Model):
     """A bucket and prefix. Credentials come from the environment or from mounted files, never from here."""
 
     bucket: Annotated[str, Field(min_length=3, max_length=63)]
-    prefix: Annotated[str, Field(max_length=512)] = ""
+    prefix: Annotated[str, Field(max_length=1024)] = ""
+    """At most as long as a key may be: the run's name and UID come after what a manifest gives."""
     endpoint_url: Annotated[str, Field(max_length=512)] | None = None
     region: Annotated[str, Field(max_length=64)] | None = None
 

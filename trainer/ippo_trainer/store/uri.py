@@ -12,7 +12,7 @@ from ippo_trainer.store.base import NotFoundError, Store
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LONGEST = 512
-"""Characters of an S3Location's prefix."""
+"""Characters, as in artifacts.s3.prefix."""
 
 
 def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -> Path:

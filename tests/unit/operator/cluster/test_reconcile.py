@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from .fake_api import FakeApi
-from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, status_of
+from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, spec_of, status_of
 
 
 def test_a_run_is_carried_to_its_end() -> None:
@@ -26,3 +26,14 @@ def test_a_pass_writes_the_status_then_acts_then_tells() -> None:
         if write == ("POST", "jobs"):
             assert writes[number - 2 : number] == [("PUT", "status"), ("POST", "configmaps")]
     assert (("POST", "jobs"), ("POST", "events")) in pairwise(writes)
+
+
+def test_the_longest_prefix_that_a_manifest_may_have_leaves_room_for_the_run() -> None:
+    prefix = "/".join(["a" * 63] * 8)
+    api = FakeApi()
+    api.put("iterativepporuns", make_run(artifacts={"s3": {"bucket": "artifacts", "prefix": f"{prefix}b"}}))
+    ToyOperator(api).settle()
+    [job] = attempts(api)
+    store = spec_of(api, job).store.s3
+    assert store is not None
+    assert store.prefix.startswith(f"{prefix}b/small/")
