@@ -51,6 +51,10 @@ def _own_keys(field: str) -> str:
     return f"!has(self.{field}) || self.{field}.all(key, size(key) <= 317 && !key.matches('{owners}'))"
 
 
+def no_hub(what: str) -> str:
+    return f"no stage can read hf://; download the {what} and give file:// or s3://"
+
+
 _SEGMENT = "[A-Za-z0-9][A-Za-z0-9._=-]{0,254}"
 _NOT_YOURS = "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set"
 _RESERVED = "|".join((f"{pod_rules.RESERVED_ENV_PREFIX}.*", *pod_rules.RESERVED_ENV))
@@ -70,11 +74,13 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             ".artifacts",
         ),
     ),
+    params.Policy: (Rule("!self.base.startsWith('hf:')", no_hub("model"), ".base"),),
     params.WarmStart: (
         Rule(
             _exactly_one("conversations", "demonstrations"),
             "allowed is exactly one of conversations and demonstrations",
         ),
+        Rule("!has(self.conversations) || !self.conversations.startsWith('hf:')", no_hub("log"), ".conversations"),
     ),
     Simulate: (Rule("self.parallelism <= self.conversations", "allowed is at most conversations", ".parallelism"),),
     params.FitQ: (

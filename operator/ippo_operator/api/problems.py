@@ -24,8 +24,8 @@ _PATTERNS = {
     r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$": (
         "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit"
     ),
-    r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$": "tiny:d64-l2, or a file://, s3:// or hf:// address",
-    r"^(file|s3|hf)://\S+$": "a file://, s3:// or hf:// address",
+    r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$": "tiny:d64-l2, or a file:// or s3:// address",
+    r"^(file|s3|hf)://\S+$": "a file:// or s3:// address",
     r"^https?://\S+$": "an http:// or https:// address",
     r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$": "a bucket's name: 3 to 63 lower-case letters, digits, dots and '-'",
     r"^[a-zA-Z0-9-]+$": "letters, digits and '-'",

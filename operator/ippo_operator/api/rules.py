@@ -32,6 +32,16 @@ def _tiny_needs_words(spec: RunSpec) -> list[Problem]:
     return [Problem("spec.warmStart", text)]
 
 
+def _addresses_can_be_read(spec: RunSpec) -> list[Problem]:
+    """hf:// is in the schema since the first release; stages reach nothing but the store."""
+    log = spec.warm_start.conversations if spec.warm_start is not None else None
+    given = (("spec.policy.base", spec.policy.base, "model"), ("spec.warmStart.conversations", log or "", "log"))
+    text = "which no stage can read; download the {} and give file:// or s3://"
+    return [
+        Problem(path, f"given {shown(uri)}, {text.format(what)}") for path, uri, what in given if uri.startswith("hf:")
+    ]
+
+
 def _discount_is_positive(spec: RunSpec) -> list[Problem]:
     if float(spec.discount) > 0:
         return []
@@ -75,6 +85,7 @@ def _approved_or_rejected(spec: RunSpec) -> list[Problem]:
 _RULES: tuple[Callable[[RunSpec], list[Problem]], ...] = (
     _warm_start_has_one_source,
     _tiny_needs_words,
+    _addresses_can_be_read,
     _discount_is_positive,
     _every_shard_has_work,
     _holdout_leaves_both_sides,

@@ -59,6 +59,7 @@ TAKEN = "the operator provides this folder; take another one"
 SEGMENTS = "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot"
 NOT_YOURS = "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set"
 ONE_SOURCE = "allowed is exactly one of conversations and demonstrations"
+NO_HUB = "no stage can read hf://; download the {} and give file:// or s3://"
 POSITIVE = 'allowed is above "0": at 0 no later outcome counts'
 BETWEEN = 'allowed is above "0" and below "1": some train, others measure'
 NEEDS_WORDS = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
@@ -68,6 +69,8 @@ BAD = [
     Bad("spec.warmStart", {"demonstrations": 10, "conversations": "file:///log.jsonl"}, ONE_SOURCE),
     Bad("spec.warmStart", {}, ONE_SOURCE),
     Bad("spec.warmStart", ..., NEEDS_WORDS),
+    Bad("spec.policy.base", "hf://a/b", NO_HUB.format("model")),
+    Bad("spec.warmStart", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
     Bad("spec.discount", "0.0", POSITIVE),
     Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
     Bad("spec.fitQ.holdout", "0", BETWEEN),

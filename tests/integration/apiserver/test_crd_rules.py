@@ -45,8 +45,10 @@ SPEC = GOOD["spec"]
 CASES: dict[str, Case] = {
     "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations": Case(
         {key: value for key, value in SPEC.items() if key != "warmStart"},
-        {key: value for key, value in SPEC.items() if key != "warmStart"} | {"policy": {"base": "hf://a/b"}},
+        {key: value for key, value in SPEC.items() if key != "warmStart"} | {"policy": {"base": "s3://a/b"}},
     ),
+    cel.no_hub("model"): Case({"base": "hf://a/b"}, {"base": "file:///hf:/b"}),
+    cel.no_hub("log"): Case({"conversations": "hf://a/b"}, {"conversations": "s3://hf:/b"}),
     'allowed is above "0": at 0 no later outcome counts': Case(SPEC | {"discount": "0.0"}, SPEC | {"discount": "0.01"}),
     "is missing; pods keep nothing, so a run in a cluster needs an S3 bucket: artifacts.s3.bucket": Case(
         {key: value for key, value in SPEC.items() if key != "artifacts"}, SPEC

@@ -126,7 +126,7 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         (
             "spec.policy.base",
             "gpt2",
-            'spec.policy.base: given "gpt2", allowed is tiny:d64-l2, or a file://, s3:// or hf:// address',
+            'spec.policy.base: given "gpt2", allowed is tiny:d64-l2, or a file:// or s3:// address',
         ),
         ("apiVersion", "ippo.dev/v1", 'apiVersion: given "ippo.dev/v1", allowed is ippo.dev/v1alpha1'),
         (
@@ -190,6 +190,17 @@ def test_all_problems_are_told_at_once() -> None:
             ...,
             "spec.warmStart: is missing; a tiny: base learns its words from warmStart.conversations or "
             "warmStart.demonstrations",
+        ),
+        (
+            "spec.policy.base",
+            "hf://a/b",
+            'spec.policy.base: given "hf://a/b", which no stage can read; download the model and give file:// or s3://',
+        ),
+        (
+            "spec.warmStart",
+            {"conversations": "hf://a/b"},
+            'spec.warmStart.conversations: given "hf://a/b", which no stage can read; download the log and give '
+            "file:// or s3://",
         ),
         ("spec.discount", "0.0", 'spec.discount: given "0.0", allowed is above "0": at 0 no later outcome counts'),
         (

@@ -14,6 +14,7 @@ Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=24)]
 Share = Annotated[str, Field(pattern=r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$", max_length=16)]
 Positive = Annotated[str, Field(pattern=r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]{1,12})?)$", max_length=24)]
 Text = Annotated[str, Field(max_length=4096)]
+# hf:// is refused by rules, with a sentence: no stage can reach the hub. The patterns are those of the first release.
 Uri = Annotated[str, Field(pattern=r"^(file|s3|hf)://\S+$", max_length=1024)]
 
 
