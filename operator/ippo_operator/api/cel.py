@@ -4,7 +4,7 @@ So a run that breaks a rule is refused by `kubectl apply` itself, without a webh
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
@@ -171,12 +171,17 @@ def _changes(path: str, model: type[Model]) -> list[Rule]:
         elif any(other.startswith(f"{at}.") for other in (*changes.FREE, *changes.RISING)):
             rules += _changes(at, _model_of(field.annotation))
         else:
-            same = f"has(self.{at}) == has(oldSelf.{at}) && (!has(self.{at}) || self.{at} == oldSelf.{at})"
+            same = f"self.{at} == oldSelf.{at}"
+            if not field.is_required():
+                same = f"has(self.{at}) == has(oldSelf.{at}) && (!has(self.{at}) || {same})"
             rules.append(Rule(f"!({STARTED}) || ({same})", IMMUTABLE, f".{at}", forbidden=True))
     return rules
 
 
 def _model_of(annotation: Any) -> type[Model]:
-    if isinstance(annotation, type) and issubclass(annotation, Model):
-        return annotation
+    """The section's model. One that may be left out, as artifacts, is looked into all the same: a run that started has
+    it, by a rule of its own."""
+    for option in get_args(annotation) or (annotation,):
+        if isinstance(option, type) and issubclass(option, Model):
+            return option
     raise TypeError(f"{annotation} is no section")

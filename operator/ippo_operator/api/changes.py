@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ippo_operator.api.cluster import S3
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import RunSpec
 
@@ -15,6 +16,7 @@ FREE = (
     "spec.queue",
     "spec.serve",
     "spec.serviceAccountName",
+    *(f"spec.artifacts.s3.{field}" for field in S3.ADDRESS),
 )
 """How a run is run, not what it computes."""
 RISING = (

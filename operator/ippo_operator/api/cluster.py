@@ -1,6 +1,6 @@
 """Sections of a run's spec that only a cluster reads: queue, serving, promotion by hand, cleanup."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import S3Location
@@ -11,6 +11,9 @@ from ippo_operator.api.pods import LABEL, ObjectName
 
 class S3(S3Location):
     """A bucket; the run keeps its artifacts below prefix/<run>/<uid>."""
+
+    ADDRESS: ClassVar = ("endpointUrl", "region", "credentialsSecretName")
+    """How the bucket is reached and as whom. A store may move with what it holds, so these may change."""
 
     bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63)]
     """The bucket's name. It must exist."""

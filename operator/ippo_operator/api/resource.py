@@ -6,7 +6,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
 from pydantic import Field
 
-from ippo_operator.api.cluster import Artifacts, Cleanup, Promotion, Queue, Serve
+from ippo_operator.api.cluster import S3, Artifacts, Cleanup, Promotion, Queue, Serve
 from ippo_operator.api.pods import ObjectName, Pods
 from ippo_operator.api.status import RunStatus
 
@@ -99,7 +99,8 @@ class Retries(Model):
     """Stages that were told to stop or whose process was lost. They cost only time; the bound ends endless loops."""
     requested: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Change it, as `ippo retry` does, to have the stage that stalled, or the roll-out that failed, tried once more
-    after its cause was mended: a bucket that was missing, a log that was wrong. A change of spec.pods does the same."""
+    after its cause was mended: a bucket that was missing, a log that was wrong. A change of spec.pods or artifacts.s3
+    does the same."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
     """Wait before the first repetition after exit code 75 or a crash; doubles each time, up to 10 minutes."""
 
@@ -108,7 +109,7 @@ class RunSpec(Model):
     """What to compute is immutable once the run started; how it runs may change.
 
     These may change: suspend, iterations.max and retries (both may only rise), promotion.approve and reject, cleanup,
-    pods, queue, serve and serviceAccountName.
+    pods, queue, serve, serviceAccountName, and artifacts.s3 but its bucket and prefix.
     """
 
     suspend: bool = False
@@ -154,6 +155,11 @@ class RunSpec(Model):
     """When Jobs of ended stages are deleted. In a cluster only."""
     history_limit: Annotated[int, Field(ge=1, le=20)] = 20
     """Iterations kept in the status. The ledger among the artifacts keeps all."""
+
+    def store_address(self) -> dict[str, str]:
+        """What may change of where artifacts are; nothing where a local run keeps them in its folder."""
+        given = self.artifacts.s3.model_dump(mode="json", by_alias=True, exclude_none=True) if self.artifacts else {}
+        return {field: given[field] for field in S3.ADDRESS if field in given}
 
 
 class IterativePPORun(Model):

@@ -32,7 +32,7 @@ def stage_objects(platform: Platform) -> Builder:
 
 
 async def create(client: Client, run_uid: str, namespace: str, objects: Sequence[Manifest]) -> None:
-    """Creates what is not there; an object of ours that is there is left as it is.
+    """Creates what is not there; an object of ours that is there is left as it is, but for the address of the store.
 
     Raises:
         ChildConflictError: a name is taken by an object that is not ours, or was made from other inputs.
@@ -48,6 +48,9 @@ async def create(client: Client, run_uid: str, namespace: str, objects: Sequence
                 raise ConflictError(f"{resource.kind} {name} went away while it was adopted", 409) from None
             if not _same(found, manifest, run_uid):
                 raise ChildConflictError(f"{resource.kind} {name} exists and is not this run's") from None
+            if found.get("data") != manifest.get("data"):  # a stage spec; its Job could not be made so far
+                await client.delete(resource, namespace, name, str(found["metadata"]["uid"]))
+                await client.create(resource, namespace, manifest)
 
 
 def _same(found: Manifest, manifest: Manifest, run_uid: str) -> bool:

@@ -1,7 +1,7 @@
 """A Job and its pods as the planner sees them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +9,7 @@ from ippo_operator.api.status import Reason
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.remedies import with_remedy
-from ippo_operator.manifests.identity import INPUT_DIGEST, SETTINGS_DIGEST
+from ippo_operator.manifests.identity import INPUT_DIGEST
 from ippo_operator.plan.cleanup import EndedJob
 from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
 
@@ -63,9 +63,10 @@ def refused(name: str, digest: str, told: str) -> ObservedJob:
     return ObservedJob(name, digest, "Refused", waiting=Waiting(Reason.CHILD_REFUSED, text))
 
 
-def outdated(job: Object, settings: str) -> bool:
-    """Whether the Job was made with other settings of its pods; one that does not say with which is not."""
-    return bool((job["metadata"].get("annotations") or {}).get(SETTINGS_DIGEST, settings) != settings)
+def outdated(job: Object, settings: Mapping[str, str]) -> bool:
+    """Whether the Job was made with other settings than these annotations; what it does not say is no difference."""
+    found = job["metadata"].get("annotations") or {}
+    return any(found.get(name, digest) != digest for name, digest in settings.items())
 
 
 def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = ()) -> ObservedJob:

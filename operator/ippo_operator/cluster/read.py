@@ -22,7 +22,7 @@ from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.resources import CORE_EVENTS, JOBS, PODS, RUNS
 from ippo_operator.manifests.identity import RUN_UID
-from ippo_operator.manifests.settings import settings_digest
+from ippo_operator.manifests.settings import settings_annotations
 from ippo_operator.plan.types import ObservedJob
 
 _PATIENCE, _LONGEST = 4.0, 60.0
@@ -95,7 +95,7 @@ async def snapshot(client: Client, namespace: str, name: str, now: datetime) -> 
     owned[active] = found
     observed, look_again = await _observe(client, namespace, found, now)
     if run.status is not None and run.status.stage is not None:
-        stale = jobs.outdated(found, settings_digest(run, run.status.stage))
+        stale = jobs.outdated(found, settings_annotations(run, run.status.stage))
         observed = dataclasses.replace(observed, outdated=stale)
     return Snapshot(raw, run, "", owned, (observed,), look_again)
 

@@ -17,7 +17,7 @@ from ippo_operator.manifests import identity, rendezvous
 from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.pods import WORK, container, pod_template
-from ippo_operator.manifests.settings import settings_digest
+from ippo_operator.manifests.settings import settings_annotations
 from ippo_operator.manifests.types import Object, PodTemplate, VolumeMount
 from ippo_operator.plan.types import JobIntent
 
@@ -70,8 +70,7 @@ def stage_service(run: IterativePPORun, intent: JobIntent) -> Object | None:
 
 
 def _metadata(run: IterativePPORun, intent: JobIntent) -> Any:
-    settings = settings_digest(run, intent.spec.stage)
-    annotations = {identity.INPUT_DIGEST: intent.spec.input_digest(), identity.SETTINGS_DIGEST: settings}
+    annotations = {identity.INPUT_DIGEST: intent.spec.input_digest()} | settings_annotations(run, intent.spec.stage)
     return identity.metadata(run, intent.name, identity.stage_labels(run, intent.spec), annotations)
 
 

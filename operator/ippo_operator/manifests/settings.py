@@ -1,14 +1,21 @@
-"""What the spec says about a stage's pods apart from what they compute; it may change while a run goes on."""
+"""All that makes the Job of a stage another one without making its result another one; it may change in mid-run."""
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageName
 
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_stage
 
 
-def settings_digest(run: IterativePPORun, stage: StageName) -> str:
-    """Of all that makes the Job of a stage another one without making its result another one."""
+def settings_annotations(run: IterativePPORun, stage: StageName) -> dict[str, str]:
+    """What a Job says about the settings that it was made with: two, as Jobs of operators before have but the first."""
+    address = digest_of(run.spec.store_address())
+    return {identity.SETTINGS_DIGEST: _settings_digest(run, stage), identity.STORE_DIGEST: address}
+
+
+def _settings_digest(run: IterativePPORun, stage: StageName) -> str:
+    """Of its pods, their queue and their account."""
     settings = for_stage(run.spec.pods, stage).model_dump(mode="json", by_alias=True, exclude_none=True)
     queue = run.spec.queue.model_dump(mode="json", by_alias=True, exclude_none=True) if run.spec.queue else {}
     return digest_of({"pods": settings, "queue": queue, "serviceAccountName": run.spec.service_account_name or ""})

@@ -1,6 +1,7 @@
 """What kind of failure it is, which budget it spends, and whether another attempt is due."""
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Digest, StageName
@@ -20,7 +21,7 @@ _BY_EXIT_CODE: dict[int, tuple[FailureKind, Reason]] = {
 _NEVER_AGAIN: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
 _AT_ONCE = 3
 """So many disruptions of a stage bring no wait; more of them hardly end by themselves."""
-_UNLESS = "Tried again once spec.retries.requested or spec.pods changes."
+_UNLESS = "Tried again once spec.retries.requested, spec.pods or the address in spec.artifacts.s3 changes."
 
 
 def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
@@ -35,9 +36,13 @@ def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
 
 def chance(spec: RunSpec, stage: StageName) -> Digest:
     """Of what people can change to have a stage tried again, whatever it failed of."""
+    return digest_of(_changeable(spec, stage) | {"store": spec.store_address()})
+
+
+def _changeable(spec: RunSpec, stage: StageName) -> dict[str, Any]:
     pods = (spec.pods.common, spec.pods.of(stage))
     said = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in pods]
-    return digest_of({"pods": said, "requested": spec.retries.requested or 0})
+    return {"pods": said, "requested": spec.retries.requested or 0}
 
 
 def record(
@@ -119,7 +124,9 @@ def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
 
 def _mended(failure: LastFailure, spec: RunSpec) -> bool:
     """Somebody changed what the attempt was made from, or asked for another one, since it began."""
-    return failure.chance is not None and failure.chance != chance(spec, failure.stage)
+    # Operators before this one left the store's address out: theirs is no reason to try everything again.
+    unchanged = (None, chance(spec, failure.stage), digest_of(_changeable(spec, failure.stage)))
+    return failure.chance not in unchanged
 
 
 def _account(budgets: Budgets, retries: Retries, kind: FailureKind) -> tuple[str, int, int]:

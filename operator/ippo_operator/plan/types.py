@@ -44,7 +44,7 @@ class ObservedJob:
     failure: JobFailure = JobFailure()
     """Where it failed."""
     outdated: bool = False
-    """Made with other settings of pods, queue or service account than the spec has now."""
+    """Made with other settings of pods, queue, service account or store than the spec has now."""
     waiting: Waiting | None = None
     """Set where it waits for quota, a node, an image or a Secret."""
     pending_since: datetime | None = None

@@ -110,7 +110,8 @@ CHANGES: dict[str, Any] = {
     "spec.policy": {"base": "tiny:d64-l2"},
     "spec.warmStart": {"epochs": 1},
     "spec.collect": {"simulate": {"environment": {"name": "sr-funnel", "options": {"horizon": 4}}}},
-    "spec.artifacts": {"s3": {"bucket": "other"}},
+    "spec.artifacts.s3.bucket": "other",
+    "spec.artifacts.s3.prefix": "elsewhere",
     "spec.fitQ": {"epochs": 1},
     "spec.improve": {"updates": 1},
     "spec.evaluate": {"gate": {"metric": "Success"}},
@@ -134,6 +135,9 @@ FREE: dict[str, Any] = {
     "spec.queue": {"localQueueName": "q"},
     "spec.serve": {"replicas": 2},
     "spec.serviceAccountName": "x",
+    "spec.artifacts.s3.endpointUrl": "http://new:9000",
+    "spec.artifacts.s3.region": "eu-central-1",
+    "spec.artifacts.s3.credentialsSecretName": "new",
 }
 
 

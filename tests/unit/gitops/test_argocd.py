@@ -34,7 +34,8 @@ SAID = {
         "0/1 iterations done: collect of iteration 1, attempt 1; spec.pods.serve.image is missing"
     ),
     "approved, unseen": "waits for the operator to see the latest change of the spec",
-    "its data is wrong": "iteration 1 fit-q: no outcome. Tried again once spec.retries.requested or spec.pods changes.",
+    "its data is wrong": "iteration 1 fit-q: no outcome. Tried again once spec.retries.requested, spec.pods or the "
+    "address in spec.artifacts.s3 changes.",
     "its spec cannot be read, and nobody looked before": "spec.device is tpu",
     "all iterations are done": "1 of 1 iterations are done",
     "deleted at work": "the run is being deleted",

@@ -2,10 +2,12 @@
 
 import pytest
 from ippo_operator.plan.types import JobFailure
+from ippo_trainer.contract.digests import digest_of
 
 from .worlds import Cluster, changed, failing, good_result, make_run, status, until
 
 NONE = {"crashes": 0, "tryAgain": 0, "disruptions": 0}
+STORE = {"bucket": "abc", "endpointUrl": "http://old:9000"}
 
 
 @pytest.mark.parametrize("failure", [JobFailure(64), JobFailure(65), JobFailure(75), JobFailure(1), JobFailure(143)])
@@ -15,13 +17,16 @@ NONE = {"crashes": 0, "tryAgain": 0, "disruptions": 0}
         {"retries": NONE | {"requested": 1}},
         {"pods": {"fitQ": {"resources": {"limits": {"memory": "64Gi"}}}}, "retries": NONE},
         {"pods": {"common": {"image": "mended"}}, "retries": NONE},
+        {"artifacts": {"s3": STORE | {"endpointUrl": "http://new:9000"}}, "retries": NONE},
+        {"artifacts": {"s3": STORE | {"region": "eu-central-1"}}, "retries": NONE},
+        {"artifacts": {"s3": STORE | {"credentialsSecretName": "new"}}, "retries": NONE},
     ],
-    ids=["asked for", "the stage's pods", "all pods"],
+    ids=["asked for", "the stage's pods", "all pods", "endpoint", "region", "credentials"],
 )
 def test_a_stage_that_stalled_is_tried_once_more_whenever_somebody_mends_or_asks(
     failure: JobFailure, change: dict[str, object]
 ) -> None:
-    world = Cluster(make_run(retries=NONE, iterations={"max": 1}))
+    world = Cluster(make_run(retries=NONE, iterations={"max": 1}, artifacts={"s3": STORE}))
     world.drive(failing("fit-q", failure, 2))
     assert world.stages()[-1] == (1, "fit-q", 1)
     assert world.plan().status.is_true("Stalled")
@@ -72,3 +77,18 @@ def test_a_failure_that_an_older_operator_recorded_stays_final() -> None:
     older = status(world).model_copy(update={"last_failure": failure.model_copy(update={"chance": None})})
     world.run = changed(world.run.model_copy(update={"status": older}), pods={"common": {"image": "mended"}})
     assert world.plan().creates == ()
+
+
+def test_a_failure_of_an_operator_that_left_the_store_out_is_no_reason_to_try_again() -> None:
+    world = Cluster(make_run(artifacts={"s3": STORE}))
+    world.drive(failing("collect", JobFailure(65), 1))
+    failure = status(world).last_failure
+    assert failure is not None
+    sections = (world.run.spec.pods.common, world.run.spec.pods.collect)
+    pods = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in sections]
+    before = digest_of({"pods": pods, "requested": 0})
+    older = status(world).model_copy(update={"last_failure": failure.model_copy(update={"chance": before})})
+    world.run = world.run.model_copy(update={"status": older})
+    assert world.plan().creates == ()
+    world.run = changed(world.run, pods={"common": {"image": "mended"}})
+    assert [intent.spec.attempt for intent in world.plan().creates] == [2]

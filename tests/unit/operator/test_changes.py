@@ -7,6 +7,8 @@ from ippo_operator.api import changes
 
 from .worlds import make_run
 
+MOVED = {"endpointUrl": "http://new:9000", "region": "eu-central-1", "credentialsSecretName": "new"}
+
 
 def lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [str(problem) for problem in changes.problems(make_run(**before).spec, make_run(**after).spec)]
@@ -20,6 +22,8 @@ def lines(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
         ({"suspend": True}, {}),
         ({"iterations": {"max": 2}}, {"iterations": {"max": 3}}),
         ({}, {"retries": {"crashes": 9, "tryAgain": 9, "disruptions": 900}}),
+        ({"artifacts": {"s3": {"bucket": "abc"}}}, {"artifacts": {"s3": {"bucket": "abc"} | MOVED}}),
+        ({"artifacts": {"s3": {"bucket": "abc"} | MOVED}}, {"artifacts": {"s3": {"bucket": "abc"}}}),
     ],
 )
 def test_allowed(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -45,6 +49,18 @@ def test_allowed(before: dict[str, Any], after: dict[str, Any]) -> None:
             {"warmStart": {"conversations": "file:///log.jsonl"}},
             'spec.warmStart.conversations: given "file:///log.jsonl", but the run started with nothing and this '
             "field is immutable since; put it back or start a new run",
+        ),
+        (
+            {"artifacts": {"s3": {"bucket": "abc"}}},
+            {"artifacts": {"s3": {"bucket": "abc", "prefix": "elsewhere"}}},
+            'spec.artifacts.s3.prefix: given "elsewhere", but the run started with "" and this field is immutable '
+            "since; put it back or start a new run",
+        ),
+        (
+            {},
+            {"artifacts": {"s3": {"bucket": "abc"}}},
+            'spec.artifacts.s3.bucket: given "abc", but the run started with nothing and this field is immutable '
+            "since; put it back or start a new run",
         ),
     ],
 )

@@ -102,7 +102,10 @@ def test_a_wrong_spec_or_wrong_data_is_not_tried_again_by_itself(code: int, reas
     stalled = status(world).condition("Stalled")
     assert stalled is not None
     told = "iteration 1 fit-q: the log has no positive outcome"
-    assert stalled.message == f"{told}. Tried again once spec.retries.requested or spec.pods changes."
+    assert (
+        stalled.message
+        == f"{told}. Tried again once spec.retries.requested, spec.pods or the address in spec.artifacts.s3 changes."
+    )
     assert world.events.count(reason) == 1
     failure = status(world).last_failure
     assert failure is not None

@@ -102,7 +102,7 @@ def _answer(error: ClientError, where: str, verb: str) -> StageError:
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = f"cannot {verb} {where}: S3 answered {status}" + (f" {code}" if code not in ("", str(status)) else "")
     if code == "NoSuchBucket":
-        return BadSpecError(said, "Create the bucket, or correct artifacts.s3.bucket.")
+        return BadSpecError(said, "Create the bucket, or start a new run with another one.")
     if code == "NoSuchUpload":
         return TryAgainError(said, "Somebody ended the upload meanwhile; start the stage again.")
     if status == 404 and verb in {"write", "list"}:  # what is missing there is no object

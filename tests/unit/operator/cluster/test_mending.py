@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from ..worlds import good_result
-from .fake_api import FakeApi, Object
+from .fake_api import FakeApi, Object, answer
 from .toy_cluster import (
     ToyController,
     ToyOperator,
@@ -49,8 +49,10 @@ def edit(api: FakeApi, **spec: Any) -> None:
         {"pods": {"warmStart": {"image": "right"}}},
         {"serviceAccountName": "trainer"},
         {"queue": {"localQueueName": "gpus"}},
+        {"artifacts": {"s3": {"bucket": "artifacts", "credentialsSecretName": "right"}}},
+        {"artifacts": {"s3": {"bucket": "artifacts", "endpointUrl": "http://right:9000"}}},
     ],
-    ids=["pods", "its own pods", "service account", "queue"],
+    ids=["pods", "its own pods", "service account", "queue", "credentials", "endpoint"],
 )
 def test_what_is_corrected_in_the_spec_is_tried_at_no_cost(change: Object) -> None:
     api, operator, controller = waiting_for_an_image(retries={"crashes": 0, "tryAgain": 0, "disruptions": 0})
@@ -108,3 +110,29 @@ def test_a_stage_that_ended_well_while_it_was_told_to_stop_is_done() -> None:
     api.edit("jobs", "team", job["metadata"]["name"], status={"conditions": [job_condition("Complete")]})
     operator.settle()
     assert status_of(api)["startPolicy"]
+
+
+def test_a_job_of_an_operator_that_left_the_store_out_is_not_stopped_by_an_upgrade() -> None:
+    api, operator, _ = waiting_for_an_image()
+    [job] = api.all("jobs")
+    del job["metadata"]["annotations"]["ippo.dev/store-digest"]
+    operator.settle()
+    assert "deletionTimestamp" not in api.all("jobs")[0]["metadata"]
+
+
+def test_a_stage_spec_whose_job_was_refused_gets_the_address_that_the_store_has_now() -> None:
+    api = FakeApi()
+    api.put("iterativepporuns", make_run())
+    operator = ToyOperator(api)
+    no_quota = answer(403, "Forbidden", "exceeded quota: team-quota")
+    api.before = lambda _n, request: no_quota if request.method == "POST" and "/jobs" in request.path else None
+    operator.reconcile()
+    [stage] = api.all("configmaps")
+    assert api.all("jobs") == []
+    edit(api, artifacts={"s3": {"bucket": "artifacts", "endpointUrl": "http://right:9000"}})
+    api.before = lambda _n, _request: None
+    operator.settle()
+    [name] = attempts(api)
+    store = spec_of(api, name).store.s3
+    assert store is not None
+    assert (stage["metadata"]["name"], store.endpoint_url) == (name, "http://right:9000")
