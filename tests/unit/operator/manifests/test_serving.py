@@ -50,6 +50,16 @@ def test_another_policy_is_another_template_for_the_same_pods() -> None:
     assert second["spec"]["template"]["metadata"]["annotations"][identity.POLICY_DIGEST] == "sha256:" + "b" * 64
 
 
+def test_a_store_that_moved_is_another_template_for_the_same_pods() -> None:
+    first, second = (
+        deployment(artifacts={"s3": {"bucket": "ippo", "endpointUrl": f"http://{host}:9000"}})
+        for host in ("old", "new")
+    )
+    settings, other = (made["spec"]["template"]["metadata"]["annotations"] for made in (first, second))
+    assert settings[identity.SETTINGS_DIGEST] != other[identity.SETTINGS_DIGEST]
+    assert first["spec"]["selector"] == second["spec"]["selector"]
+
+
 def test_surge_keeps_serving_and_recreate_needs_no_spare_gpu() -> None:
     surge = deployment(Serve(strategy="Surge"))["spec"]["strategy"]
     assert surge == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
