@@ -132,7 +132,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             "code 64).",
             "Read the message: it names the field. A run that has not started goes on once the spec is corrected "
             "(`ippo validate -f RUN.yaml` finds most of it). A stage that refused its spec is tried again after "
-            "`ippo retry NAME`, for what is outside of the spec, such as a bucket; or when spec.pods changes.",
+            "`ippo retry NAME`, for what is outside of the spec, such as a bucket; or when spec.pods or the "
+            "address in spec.artifacts.s3 changes.",
             ("Accepted", *_FAILURE),
             "SpecChange",
         ),
