@@ -124,7 +124,7 @@ class ActiveAttempt(Model):
     input_digest: Digest
     created_at: Time
     chance: Digest | None = None
-    """Of spec.pods for the stage, the store's address and spec.retries.requested: failures are final until they change."""
+    """Of spec.pods, the store's address and spec.retries.requested: a failure is final until one of them changes."""
     seen: bool = False
     """The job was observed; if it is missing from now on, it is lost."""
     stopping: bool = False
