@@ -129,7 +129,8 @@ class StandIn:
         if not new and not works:
             total = before["replicas"]
         # A generation that was not seen yet has its servers started; they are ready at the next look, or never.
-        status = deployment_status(metadata["generation"], wanted, total, available, exceeded=not new and not works)
+        gave_up = "" if new or works else _now()
+        status = deployment_status(metadata["generation"], wanted, total, available, exceeded=gave_up)
         status["readyReplicas"] = available
         if any(before.get(name, 0) != value for name, value in status.items() if name != "conditions") or (
             _reasons(before) != _reasons(status)

@@ -53,7 +53,8 @@ class Recorded(Cluster):
             return ObservedServing(found.settings, blocked=self.blocked)
         if found.available:
             return found
-        return dataclasses.replace(found, trouble=self.trouble, exceeded=self.late)
+        gave_up_at = self.now if self.late else None
+        return dataclasses.replace(found, trouble=self.trouble, exceeded=self.late, progressed_at=gave_up_at)
 
     def step(self, die_after: int = 9) -> Any:
         made = super().step(die_after)
