@@ -19,7 +19,7 @@ from ippo_operator.api.problems import ManifestError
 from ippo_operator.cli.errors import OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
 from ippo_operator.cli.remote.view import View, view
-from ippo_operator.cli.report import errors
+from ippo_operator.cli.report_errors import report_errors
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
 from ippo_operator.plan.stage_specs import s3_location
@@ -66,7 +66,7 @@ def _location(raw: Object, endpoint: str | None) -> StoreLocation:
 
 def _write(found: View, location: StoreLocation, output: Path) -> int:
     try:
-        with errors(output):
+        with report_errors(output):
             from ippo_trainer.report import write_report
             from ippo_trainer.stages.progress import progress
             from ippo_trainer.store import open_store

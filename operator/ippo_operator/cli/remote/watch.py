@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TextIO
 
 from ippo_operator.cli.errors import FAILED, CommandError
-from ippo_operator.cli.remote import status
 from ippo_operator.cli.remote.connect import find
+from ippo_operator.cli.remote.one_run import lines, progress
 from ippo_operator.cli.remote.view import View, now, view
 from ippo_operator.cluster.errors import NotFoundError, UnavailableError
 from ippo_operator.cluster.remote.runs import Runs
@@ -129,8 +129,8 @@ class Screen(Silent):
         at = (found.status.iteration, found.status.stage, found.status.attempt)
         if at != self._at or self._clock() - self._asked >= PROGRESS_INTERVAL:
             self._at, self._asked = at, self._clock()
-            self._progress = status.progress(runs, found)
-        self._draw(status.lines(found, self._progress))
+            self._progress = progress(runs, found)
+        self._draw(lines(found, self._progress))
 
     def trouble(self, text: str) -> None:
         self._draw([text])
@@ -142,5 +142,5 @@ class Screen(Silent):
         self._out.flush()
 
     def close(self, found: View) -> None:
-        self._out.write("\n".join(status.lines(found)) + "\n")
+        self._out.write("\n".join(lines(found)) + "\n")
         self._out.flush()
