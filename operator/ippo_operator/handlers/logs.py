@@ -21,7 +21,7 @@ class _Context(logging.Filter):
         return True
 
 
-class _NoPlaceInKopf(logging.Filter):
+class _AnswersWithoutTraceback(logging.Filter):
     """What the API server or the network said no with is in the message; where in kopf it came up helps nobody."""
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -74,6 +74,6 @@ def configure(form: LogFormat, level: str) -> None:
     handler.addFilter(_Context())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level.upper() != "DEBUG":
-        handler.addFilter(_NoPlaceInKopf())
+        handler.addFilter(_AnswersWithoutTraceback())
         for name in ("kopf", "aiohttp", "asyncio", "kubernetes"):
             logging.getLogger(name).setLevel(logging.WARNING)

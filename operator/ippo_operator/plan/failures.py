@@ -1,7 +1,6 @@
 """What kind of failure it is, which budget it spends, and whether another attempt is due."""
 
 from datetime import datetime, timedelta
-from typing import Any
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Digest, StageName
@@ -36,13 +35,9 @@ def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
 
 def chance(spec: RunSpec, stage: StageName) -> Digest:
     """Of what people can change to have a stage tried again, whatever it failed of."""
-    return digest_of(_changeable(spec, stage) | {"store": spec.store_address()})
-
-
-def _changeable(spec: RunSpec, stage: StageName) -> dict[str, Any]:
     pods = (spec.pods.common, spec.pods.of(stage))
     said = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in pods]
-    return {"pods": said, "requested": spec.retries.requested or 0}
+    return digest_of({"pods": said, "requested": spec.retries.requested or 0, "store": spec.store_address()})
 
 
 def record(
@@ -124,9 +119,7 @@ def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
 
 def _mended(failure: LastFailure, spec: RunSpec) -> bool:
     """Somebody changed what the attempt was made from, or asked for another one, since it began."""
-    # Operators before this one left the store's address out: theirs is no reason to try everything again.
-    unchanged = (None, chance(spec, failure.stage), digest_of(_changeable(spec, failure.stage)))
-    return failure.chance not in unchanged
+    return failure.chance not in {None, chance(spec, failure.stage)}
 
 
 def _account(budgets: Budgets, retries: Retries, kind: FailureKind) -> tuple[str, int, int]:

@@ -151,7 +151,9 @@ def test_an_api_server_that_restarts(cluster: Cluster, namespace: str, kubelet: 
     path = begin(cluster.api, namespace, iterations={"max": 2})
     under_way(cluster.api, path)
     cluster.restart("kube-apiserver")
-    await_end(cluster.api, path, operator)
+    status = await_end(cluster.api, path, operator)
+    assert status["completedIterations"] == 2
+    assert status["budgets"] == {"tryAgain": 0, "crashes": 0, "disruptions": 0}
     each_once(cluster.api, namespace, "small", 9)
     until(lambda: report(operator)[0] == 200, "the operator is ready again", 90)
 

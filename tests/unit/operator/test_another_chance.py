@@ -2,7 +2,6 @@
 
 import pytest
 from ippo_operator.plan.types import JobFailure
-from ippo_trainer.contract.digests import digest_of
 
 from .worlds import Cluster, changed, failing, good_result, make_run, status, until
 
@@ -77,18 +76,3 @@ def test_a_failure_that_an_older_operator_recorded_stays_final() -> None:
     older = status(world).model_copy(update={"last_failure": failure.model_copy(update={"chance": None})})
     world.run = changed(world.run.model_copy(update={"status": older}), pods={"common": {"image": "mended"}})
     assert world.plan().creates == ()
-
-
-def test_a_failure_of_an_operator_that_left_the_store_out_is_no_reason_to_try_again() -> None:
-    world = Cluster(make_run(artifacts={"s3": STORE}))
-    world.drive(failing("collect", JobFailure(65), 1))
-    failure = status(world).last_failure
-    assert failure is not None
-    sections = (world.run.spec.pods.common, world.run.spec.pods.collect)
-    pods = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in sections]
-    before = digest_of({"pods": pods, "requested": 0})
-    older = status(world).model_copy(update={"last_failure": failure.model_copy(update={"chance": before})})
-    world.run = world.run.model_copy(update={"status": older})
-    assert world.plan().creates == ()
-    world.run = changed(world.run, pods={"common": {"image": "mended"}})
-    assert [intent.spec.attempt for intent in world.plan().creates] == [2]

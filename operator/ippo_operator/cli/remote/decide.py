@@ -88,8 +88,10 @@ def _retry(found: View, _: Namespace) -> Change:
     rollout = found.status.serving.failed if found.status.serving is not None else None
     if failure is None and rollout is None:
         raise CommandError(f"{found.name} has no stage that stalled ({found.phase}: {found.message(now())})")
-    if failure is not None and failure.kind == "Uninformative" and rollout is None:
-        raise CommandError(f"another attempt would come to the same: {failure.message}")
+    if failure is not None and failure.kind == "Uninformative":
+        if rollout is None:
+            raise CommandError(f"another attempt would come to the same: {failure.message}")
+        failure = None
     asked = int((found.spec.get("retries") or {}).get("requested") or 0) + 1
     what = f"{failure.stage} of iteration {failure.iteration}" if failure is not None else "the roll-out"
     said = f"{what} of {found.name} is tried again"

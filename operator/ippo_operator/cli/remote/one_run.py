@@ -13,7 +13,7 @@ from ippo_operator.local.watch import Progress, joined
 from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
 from ippo_operator.plan.figures import span_in_words
 
-BAR = 24
+_BAR = 24
 _TAIL = 20
 _SHARDS = 8
 """Logs of at most so many pods are read for the progress of a stage; its shards get on alike."""
@@ -123,5 +123,5 @@ def _failure(found: View, failure: LastFailure | None, at: datetime) -> list[str
 
 
 def _bar(share: float) -> str:
-    filled = round(min(1.0, share) * BAR)
-    return "█" * filled + "░" * (BAR - filled)
+    filled = round(min(1.0, share) * _BAR)
+    return "█" * filled + "░" * (_BAR - filled)
