@@ -47,8 +47,8 @@ def _exactly_one(*fields: str) -> str:
 
 
 def _own_keys(field: str) -> str:
-    owners = r"^([a-z0-9.-]*\\.)?(ippo\\.dev|kueue\\.x-k8s\\.io|kubernetes\\.io|k8s\\.io)/"
-    return f"!has(self.{field}) || self.{field}.all(key, size(key) <= 317 && !key.matches('{owners}'))"
+    own = f"key.matches('{pod_rules.OWN_KEYS}') && !key.startsWith('{pod_rules.TOPOLOGY_KEYS}')"
+    return f"!has(self.{field}) || self.{field}.all(key, size(key) <= 317 && !({own}))"
 
 
 def no_hub(what: str) -> str:
@@ -56,9 +56,7 @@ def no_hub(what: str) -> str:
 
 
 _SEGMENT = "[A-Za-z0-9][A-Za-z0-9._=-]{0,254}"
-_NOT_YOURS = "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set"
 _RESERVED = "|".join((f"{pod_rules.RESERVED_ENV_PREFIX}.*", *pod_rules.RESERVED_ENV))
-_FOLDERS = "|".join(pod_rules.RESERVED_FOLDERS)
 
 RULES: dict[type[Model], tuple[Rule, ...]] = {
     RunSpec: (
@@ -127,7 +125,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             f"allowed is exactly one of {', '.join(pod_rules.SOURCES.values())}",
         ),
         Rule(
-            f"!self.mountPath.matches('^(/|({_FOLDERS})(/.*)?)$')",
+            f"!self.mountPath.matches('{pod_rules.PROVIDED_MOUNT}')",
             "the operator provides this folder; take another one",
             ".mountPath",
         ),
@@ -138,8 +136,8 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         ),
     ),
     PodSettings: (
-        Rule(_own_keys("labels"), _NOT_YOURS, ".labels"),
-        Rule(_own_keys("annotations"), _NOT_YOURS, ".annotations"),
+        Rule(_own_keys("labels"), pod_rules.NOT_YOURS, ".labels"),
+        Rule(_own_keys("annotations"), pod_rules.NOT_YOURS, ".annotations"),
     ),
 }
 """By model; a rule of a model counts for the models that derive from it."""

@@ -1,5 +1,6 @@
 """Rules between the fields of spec.pods."""
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -30,7 +31,21 @@ RESERVED_ENV = (
 RESERVED_ENV_PREFIX = "IPPO_"
 VLLM_ARGUMENTS = "IPPO_VLLM_ARGS"
 """The servers' only variable that is the user's."""
-RESERVED_FOLDERS = ("/ippo", "/tmp", "/dev")  # noqa: S108 - inside a pod, where it is an emptyDir of its own
+RESERVED_FOLDERS = ("ippo", "tmp", "dev")
+PROVIDED_MOUNT = rf"^/([.]?/)*([.]?$|({'|'.join(RESERVED_FOLDERS)})(/|$))"
+"""Mount paths that are taken, in any spelling: `//ippo` and `/./ippo/` are `/ippo`. For Python and CEL alike."""
+OWN_KEYS = (
+    r"^(([a-z0-9.-]*[.])?ippo[.]dev|kueue[.]x-k8s[.]io|batch[.]kubernetes[.]io|"
+    r"(container[.])?(apparmor|seccomp)[.]security[.](alpha|beta)[.]kubernetes[.]io)/|^app[.]kubernetes[.]io/component$"
+)
+"""Labels and annotations by which pods are found, or that the Job controller, spec.queue or the operator's security
+settings decide on. For Python and CEL alike."""
+TOPOLOGY_KEYS = "kueue.x-k8s.io/podset-"
+"""What Kueue reads from pod templates and nobody else writes: topology and slices."""
+NOT_YOURS = (
+    "ippo.dev/…, kueue.x-k8s.io/… but podset-…, batch.kubernetes.io/…, app.kubernetes.io/component and security "
+    "profiles are not yours to set"
+)
 SOURCES = {
     "persistent_volume_claim": "persistentVolumeClaim",
     "secret": "secret",
@@ -58,22 +73,12 @@ def _section(path: str, pods: PodSettings) -> Iterator[Problem]:
     for index, volume in enumerate(pods.volumes):
         yield from _volume(f"{path}.volumes[{index}]", volume)
     for name, labels in (("labels", pods.labels), ("annotations", pods.annotations)):
-        yield from (
-            Problem(
-                f"{path}.{name}",
-                f"given {shown(key)}, which is not yours to set; keys with ippo.dev, kueue.x-k8s.io, "
-                "kubernetes.io and k8s.io are others'",
-            )
-            for key in labels
-            if is_reserved_label(key)
-        )
+        yield from (Problem(f"{path}.{name}", f"given {shown(key)}; {NOT_YOURS}") for key in labels if is_own_key(key))
 
 
-def is_reserved_label(key: str) -> bool:
-    """Whether the operator, Kueue or Kubernetes gives this label or annotation its meaning."""
-    domain, slash, _ = key.partition("/")
-    owners = ("ippo.dev", "kueue.x-k8s.io", "kubernetes.io", "k8s.io")
-    return bool(slash) and any(domain == owner or domain.endswith(f".{owner}") for owner in owners)
+def is_own_key(key: str) -> bool:
+    """Whether the value of this label or annotation is not the user's."""
+    return re.match(OWN_KEYS, key) is not None and not key.startswith(TOPOLOGY_KEYS)
 
 
 def _unique(path: str, items: Sequence[Any]) -> Iterator[Problem]:
@@ -109,7 +114,7 @@ def _volume(path: str, volume: Volume) -> Iterator[Problem]:
             path, f"given {' and '.join(given) or 'none'}, allowed is exactly one of {', '.join(SOURCES.values())}"
         )
     mount = volume.mount_path
-    if mount == "/" or any(mount == folder or mount.startswith(f"{folder}/") for folder in RESERVED_FOLDERS):
+    if re.match(PROVIDED_MOUNT, mount):
         yield Problem(f"{path}.mountPath", f"given {shown(mount)}, which the operator provides; take another folder")
     if ".." in mount.split("/") or ".." in volume.sub_path.split("/") or volume.sub_path.startswith("/"):
         yield Problem(path, "allowed are a mountPath and a relative subPath without ..")

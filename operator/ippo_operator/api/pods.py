@@ -136,13 +136,15 @@ class PodSettings(Model):
     volumes: Annotated[tuple[Volume, ...], Field(max_length=16, json_schema_extra=BY_NAME)] = ()
     """Files."""
     labels: StringMap = {}
-    """More labels for pods; none of ippo.dev/… or kueue.x-k8s.io/…."""
+    """More labels for pods, of gang schedulers too; app.kubernetes.io/name, instance and managed-by replace ours."""
     annotations: Annotated[dict[str, Annotated[str, Field(max_length=1024)]], Field(max_length=32)] = {}
-    """Annotations for pods."""
+    """Annotations for pods, e.g. cluster-autoscaler.kubernetes.io/safe-to-evict."""
     runtime_class_name: ObjectName | None = None
     """RuntimeClass, e.g. nvidia or gvisor."""
     priority_class_name: ObjectName | None = None
     """PriorityClass of the pods. For the order in a queue, see queue.priorityClassName."""
+    scheduler_name: ObjectName | None = None
+    """Who binds pods to nodes; by default Kubernetes' own scheduler."""
     shared_memory: Size | None = None
     """Size of /dev/shm, e.g. 8Gi; by default the runtime's 64 MiB. It counts towards the memory limit."""
     work_size: Size | None = None

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from ippo_trainer.contract.params import Model
 
+from ippo_operator.api.pod_rules import is_own_key
 from ippo_operator.api.pods import CommonPods, PodSettings, Volume
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.manifests.platform import Platform
@@ -41,7 +42,7 @@ def pod_template(
         run: whose pod it is.
         platform: the operator's defaults.
         settings: merged from the run's spec.
-        labels: the operator's own; they win over the user's.
+        labels: the operator's own. Those that nobody is found by give way to the user's.
         selector: labels that the pods of this Job or Deployment share and no others have, to spread them.
         containers: those that run first, one by one, and those that stay.
         volumes: beyond scratch space, credentials and what the settings name.
@@ -61,7 +62,8 @@ def pod_template(
         spec["serviceAccountName"] = run.spec.service_account_name
     _place(spec, settings)
     _place_all(spec, run.spec.pods.common, selector)
-    metadata: Metadata = {"labels": settings.labels | labels}
+    own = {key: value for key, value in labels.items() if is_own_key(key)}
+    metadata: Metadata = {"labels": labels | settings.labels | own}
     if settings.annotations:
         metadata["annotations"] = dict(settings.annotations)
     return {"metadata": metadata, "spec": spec}
@@ -116,6 +118,8 @@ def _place(spec: PodSpec, settings: PodSettings) -> None:
         spec["tolerations"] = [_plain(toleration) for toleration in settings.tolerations]
     if settings.runtime_class_name is not None:
         spec["runtimeClassName"] = settings.runtime_class_name
+    if settings.scheduler_name is not None:
+        spec["schedulerName"] = settings.scheduler_name
     if settings.priority_class_name is not None:
         spec["priorityClassName"] = settings.priority_class_name
 

@@ -63,6 +63,7 @@ class PodSpec(TypedDict, total=False):
     topologySpreadConstraints: list[dict[str, Any]]
     runtimeClassName: str
     priorityClassName: str
+    schedulerName: str
     subdomain: str
     initContainers: list[Container]
     containers: list[Container]

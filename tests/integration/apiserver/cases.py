@@ -3,6 +3,8 @@
 import copy
 from typing import Any, NamedTuple
 
+from ippo_operator.api.pod_rules import NOT_YOURS
+
 GOOD: dict[str, Any] = {
     "apiVersion": "ippo.dev/v1alpha1",
     "kind": "IterativePPORun",
@@ -15,6 +17,36 @@ GOOD: dict[str, Any] = {
         "artifacts": {"s3": {"bucket": "bucket"}},
     },
 }
+
+
+SPELLINGS = ("//", "/.", "/./", "//ippo", "/./ippo", "/ippo/", "/ippo//work", "/ippo/.", "/.//./tmp", "/dev/./shm")
+"""Of folders that the operator provides."""
+CLIMBING = ("/data/../ippo", "/work/../..", "/..", "/work/..", "/../ippo", "//..//ippo")
+FREE_PATHS = ("/work/.", "/data/", "//data", "/./data", "/.ippo", "/...", "/ippos", "/a/ippo", "/tmp.d", "/..a", "/a..")
+OWN_KEYS = (
+    "ippo.dev/run-uid",
+    "a.ippo.dev/b",
+    "app.kubernetes.io/component",
+    "batch.kubernetes.io/job-name",
+    "kueue.x-k8s.io/queue-name",
+    "container.apparmor.security.beta.kubernetes.io/stage",
+)
+FREE_KEYS = (
+    "team",
+    "example.com/x",
+    "ippo.development/x",
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/component-of",
+    "cluster-autoscaler.kubernetes.io/safe-to-evict",
+    "scheduling.x-k8s.io/pod-group",
+    "pod-group.scheduling.sigs.k8s.io/name",
+    "scheduling.k8s.io/group-name",
+    "controller.kubernetes.io/pod-deletion-cost",
+    "karpenter.sh/do-not-disrupt",
+    "kueue.x-k8s.io/podset-required-topology",
+)
+"""Of autoscalers, gang schedulers and people; as labels and as annotations."""
 
 
 class Bad(NamedTuple):
@@ -57,7 +89,6 @@ FILES = "allowed is exactly one of persistentVolumeClaim, secret, configMap, emp
 RELATIVE = "allowed are a mountPath and a relative subPath without .."
 TAKEN = "the operator provides this folder; take another one"
 SEGMENTS = "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot"
-NOT_YOURS = "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set"
 ONE_SOURCE = "allowed is exactly one of conversations and demonstrations"
 NO_HUB = "no stage can read hf://; download the {} and give file:// or s3://"
 POSITIVE = 'allowed is above "0": at 0 no later outcome counts'
@@ -96,11 +127,13 @@ BAD = [
     Bad(f"{POD}.volumes", volume(mountPath="/ippo"), TAKEN),
     Bad(f"{POD}.volumes", volume(mountPath="/ippo/work"), TAKEN),
     Bad(f"{POD}.volumes", volume(mountPath="/dev/shm"), TAKEN),
-    Bad(f"{POD}.volumes", volume(mountPath="/data/../ippo"), RELATIVE),
+    *(Bad(f"{POD}.volumes", volume(mountPath=path), TAKEN) for path in SPELLINGS),
+    *(Bad(f"{POD}.volumes", volume(mountPath=path), RELATIVE) for path in CLIMBING),
     Bad(f"{POD}.volumes", volume(subPath="../x"), RELATIVE),
     Bad(f"{POD}.volumes", volume(subPath="/x"), RELATIVE),
     Bad(f"{POD}.labels", {"ippo.dev/run": "other"}, NOT_YOURS),
-    Bad(f"{POD}.annotations", {"x.kubernetes.io/y": "1"}, NOT_YOURS),
+    *(Bad(f"{POD}.labels", {key: "x"}, NOT_YOURS) for key in OWN_KEYS),
+    *(Bad(f"{POD}.annotations", {key: "x"}, NOT_YOURS) for key in OWN_KEYS),
     Bad(f"{POD}.tolerations", [{"value": "x"}], "without a key, operator must be Exists"),
     Bad(
         f"{POD}.tolerations",
@@ -217,7 +250,10 @@ WELL: list[tuple[str, Any]] = [
     ),
     (f"{POD}.tolerations", [{"operator": "Exists"}, {"key": "gpu", "value": "yes", "effect": "NoSchedule"}]),
     (f"{POD}.resources", {"requests": {"cpu": "500m", "memory": "1.5Gi"}, "limits": {"nvidia.com/gpu": 1}}),
-    (f"{POD}.labels", {"team": "a", "example.com/x": "y"}),
+    *((f"{POD}.volumes", volume(mountPath=path)) for path in FREE_PATHS),
+    (f"{POD}.labels", dict.fromkeys(FREE_KEYS, "x")),
+    (f"{POD}.annotations", dict.fromkeys(FREE_KEYS, "x")),
+    (f"{POD}.schedulerName", "volcano"),
     (f"{POD}.sharedMemory", "8Gi"),
     (f"{POD}.activeDeadlineSeconds", 3600),
 ]

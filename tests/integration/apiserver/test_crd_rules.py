@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from ippo_operator.api import cel
+from ippo_operator.api import cel, pod_rules
 from ippo_operator.api.crd import custom_resource_definition
 
 from .cases import GOOD
@@ -77,14 +77,14 @@ CASES: dict[str, Case] = {
         DIRECTORY | {"configMap": {"name": "c"}}, DIRECTORY
     ),
     "the operator provides this folder; take another one": Case(
-        DIRECTORY | {"mountPath": "/ippo/x"}, DIRECTORY | {"mountPath": "/ippos"}
+        DIRECTORY | {"mountPath": "//ippo/./x"}, DIRECTORY | {"mountPath": "/ippos"}
     ),
     "allowed are a mountPath and a relative subPath without ..": Case(
         DIRECTORY | {"subPath": "a/../b"}, DIRECTORY | {"subPath": "a..b"}
     ),
-    "keys with ippo.dev, kueue.x-k8s.io, kubernetes.io and k8s.io are not yours to set": Case(
-        {"labels": {"kueue.x-k8s.io/queue-name": "q"}, "annotations": {"a.k8s.io/b": "c"}},
-        {"labels": {"notippo.dev/x": "q"}, "annotations": {"team": "c"}},
+    pod_rules.NOT_YOURS: Case(
+        {"labels": {"kueue.x-k8s.io/queue-name": "q"}, "annotations": {"a.ippo.dev/b": "c"}},
+        {"labels": {"notippo.dev/x": "q"}, "annotations": {"kueue.x-k8s.io/podset-required-topology": "c"}},
     ),
 }
 NAME = "metadata.name: allowed are a lower-case letter, then letters, digits and '-' up to 63"

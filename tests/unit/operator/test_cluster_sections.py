@@ -50,8 +50,8 @@ def lines(**spec: Any) -> list[str]:
         ),
         (
             {"labels": {"kueue.x-k8s.io/queue-name": "q"}},
-            f'{POD}.labels: given "kueue.x-k8s.io/queue-name", which is not yours to set; keys with ippo.dev, '
-            "kueue.x-k8s.io, kubernetes.io and k8s.io are others'",
+            f'{POD}.labels: given "kueue.x-k8s.io/queue-name"; ippo.dev/…, kueue.x-k8s.io/… but podset-…, '
+            "batch.kubernetes.io/…, app.kubernetes.io/component and security profiles are not yours to set",
         ),
         (
             {"tolerations": [{"value": "x"}]},

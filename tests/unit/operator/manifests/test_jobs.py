@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
+from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.names import job_name
 from ippo_trainer.contract.spec import StageSpec
@@ -134,6 +135,26 @@ def test_empty_values_of_labels_and_variables_stay() -> None:
     assert spec["tolerations"] == [{"key": "gpu", "operator": "Equal", "value": ""}]
     assert variables(made)["EMPTY"] == ""
     assert {"name": "user-cache", "emptyDir": {}} in spec["volumes"], "what was not given is left to Kubernetes"
+
+
+def test_gang_schedulers_and_autoscalers_find_what_they_read_and_the_operators_keys_stay() -> None:
+    labels = {"scheduling.x-k8s.io/pod-group": "g", "app.kubernetes.io/name": "mine", "app.kubernetes.io/part-of": "p"}
+    annotations = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "scheduling.k8s.io/group-name": "g"}
+    run = cluster_run(
+        pods={
+            "common": {"labels": labels, "annotations": annotations, "schedulerName": "volcano"},
+            "collect": {"schedulerName": "yunikorn"},
+        }
+    )
+    job = stage_job(run, intent(run), PLATFORM)
+    found = job["spec"]["template"]["metadata"]
+    assert labels.items() <= found["labels"].items()
+    assert annotations.items() <= found["annotations"].items()
+    assert found["labels"][identity.RUN_UID] == run.metadata.uid
+    assert found["labels"][identity.COMPONENT] == "stage"
+    assert job["metadata"]["labels"]["app.kubernetes.io/name"] == "iterative-ppo"
+    assert pod(job)["schedulerName"] == "volcano"
+    assert for_stage(run.spec.pods, "collect").scheduler_name == "yunikorn"
 
 
 def test_only_improve_is_divided() -> None:
