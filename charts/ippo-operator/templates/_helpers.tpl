@@ -22,8 +22,8 @@
 {{- define "ippo.image" -}}
 {{- $root := index . 0 -}}
 {{- $own := printf "%s:%s%s" (index . 1) $root.Chart.AppVersion (index . 3) -}}
-{{- if $root.Values.registry -}}
-{{- $own = printf "%s/%s" (trimSuffix "/" $root.Values.registry) $own -}}
+{{- with default (($root.Values.global).imageRegistry) $root.Values.registry -}}
+{{- $own = printf "%s/%s" (trimSuffix "/" .) $own -}}
 {{- end -}}
 {{- default $own (index . 2) -}}
 {{- end }}

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from tests.lab import unpack
 
 TOKEN = "tests-only"
-USERS = {"token-of-ada": "ada", "token-of-bob": "bob"}
+USERS = {f"token-of-{name}": name for name in ("ada", "bob", "cleo")}
 """Tokens of people without any rights of their own."""
 RUNS = "/apis/ippo.dev/v1alpha1/namespaces/{}/iterativepporuns"
 _AUDIT = {

@@ -16,8 +16,13 @@ ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "ippo-operator"
 VARIANTS = sorted((Path(__file__).parent / "values").glob("*.yaml"))
 Manifest = dict[str, Any]
+USER_ROLES = ("ippo-view", "ippo-edit", "ippo-approve")
+"""ClusterRoles of people, not of the operator."""
 
-_CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"}
+_CLUSTER_WIDE = {
+    *("ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition", "Namespace"),
+    *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+}
 
 
 def find(program: str) -> str | None:
@@ -75,7 +80,8 @@ def path(manifest: Manifest) -> str:
     version, kind, metadata = manifest["apiVersion"], manifest["kind"], manifest["metadata"]
     root = f"/apis/{version}" if "/" in version else f"/api/{version}"
     scope = "" if kind in _CLUSTER_WIDE else f"/namespaces/{metadata['namespace']}"
-    return f"{root}{scope}/{kind.lower()}s/{metadata['name']}"
+    plural = f"{kind[:-1].lower()}ies" if kind.endswith("y") else f"{kind.lower()}s"
+    return f"{root}{scope}/{plural}/{metadata['name']}"
 
 
 def apply(api: Api, manifest: Manifest, dry_run: bool = False) -> Answer:

@@ -1,14 +1,19 @@
 """Every variant on a real API server: each object is accepted as it is, twice, and the pods are restricted."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ippo_operator.api.cluster import Serve
+from ippo_operator.manifests.jobs import stage_job
+from ippo_operator.manifests.serving import serving_deployment
 
 from tests.integration.apiserver.server import RUNS, Api, until
+from tests.unit.operator.manifests.objects import PLATFORM, POLICY, cluster_run, intent, location
 
 from .conftest import make_namespace
 from .helm import ROOT, VARIANTS, Manifest, apply, need, objects, of_kind, path, render
@@ -142,6 +147,25 @@ def test_the_operators_pod_is_restricted(admin: Api, values: Path) -> None:
     assert answer.code == 201, answer.message
     [container] = template["spec"]["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_the_network_policies_of_the_security_page_select_the_pods_of_runs(admin: Api, clean: list[Manifest]) -> None:
+    page = (ROOT / "docs" / "security.md").read_text()
+    [block] = [code for code in re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S) if "NetworkPolicy" in code]
+    policies = objects(block)
+    for policy in policies:
+        policy["metadata"]["namespace"] = make_namespace(admin, "ops")
+    put(admin, policies, clean, dry_run=True)
+    run = cluster_run(serve={})
+    server = serving_deployment(run, Serve(), POLICY, location(run), PLATFORM)["spec"]["template"]
+    stage = stage_job(run, intent(run), PLATFORM)["spec"]["template"]
+    selectors = [policy["spec"]["podSelector"]["matchLabels"].items() for policy in policies]
+    assert [selector <= stage["metadata"]["labels"].items() for selector in selectors] == [True, False]
+    assert [selector <= server["metadata"]["labels"].items() for selector in selectors] == [True, True]
+    [peer] = policies[0]["spec"]["ingress"][0]["from"]
+    assert peer["podSelector"]["matchLabels"].items() <= stage["metadata"]["labels"].items()
+    [port] = policies[1]["spec"]["ingress"][0]["ports"]
+    assert port["port"] in {port["name"] for port in server["spec"]["containers"][0]["ports"]}
 
 
 def test_kubectl_applies_the_plain_manifests(admin: Api, kubeconfig: Path, clean: list[Manifest]) -> None:

@@ -11,7 +11,7 @@ from tests.integration.apiserver.server import RUNS, Api, until
 from tests.unit.operator.cluster.toy_cluster import make_run
 
 from .conftest import make_namespace
-from .helm import CHART, helm
+from .helm import CHART, USER_ROLES, helm
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/iterativepporuns.ippo.dev"
 PLACE = RUNS.format("default")
@@ -88,7 +88,7 @@ def test_without_the_crd_nothing_cluster_wide_is_made(admin: Api, kubeconfig: Pa
         names = [
             item["metadata"]["name"] for item in admin.get(f"/apis/rbac.authorization.k8s.io/v1/{kind}").body["items"]
         ]
-        assert not {"ippo-operator", "ippo-view", "ippo-edit"} & set(names)
+        assert not {"ippo-operator", *USER_ROLES} & set(names)
     assert admin.get("/apis/rbac.authorization.k8s.io/v1/namespaces/team-a/roles/ippo-operator").code == 200
 
 

@@ -9,7 +9,7 @@ from ippo_operator.plan.names import job_name
 from tests.integration.apiserver.server import Api, ControlPlane, until
 from tests.integration.apiserver.stand_in import StandIn
 
-from .helm import Manifest, apply, of_kind
+from .helm import USER_ROLES, Manifest, apply, of_kind
 from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, condition, create, wait_for
 from .rights import granted
 
@@ -90,7 +90,7 @@ def test_nothing_is_forbidden_and_every_right_is_used(installed: Installed) -> N
     roles = [
         role
         for role in of_kind(installed.objects, "ClusterRole") + of_kind(installed.objects, "Role")
-        if not role["metadata"]["name"].startswith(("ippo-view", "ippo-edit"))
+        if role["metadata"]["name"] not in USER_ROLES
     ]
     assert sorted(granted(roles)) == sorted(installed.audit.used())
 

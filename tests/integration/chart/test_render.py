@@ -147,6 +147,8 @@ def _at(values: Any, path: str, otherwise: Any) -> Any:
         (["--set=stageUser=root"], "stageUser"),
         (["--set=user=0"], "user"),
         (["--set=port=80"], "port"),
+        (['--set-json=approval={"restrict":"yes"}'], "approval/restrict"),
+        (["--set-json=networkPolicy.apiServerPorts=[]"], "networkPolicy/apiServerPorts"),
         (["--set=image=two words"], "image"),
         (["--set=strategy.type=Recreate,strategy.rollingUpdate.maxSurge=1"], "rollingUpdate"),
         (["--set=podDisruptionBudget.maxUnavailable=0"], "maxUnavailable"),
@@ -161,6 +163,35 @@ def test_a_wrong_value_is_refused_by_name(flags: list[str], words: str) -> None:
     done = helm("template", "x", str(CHART), *flags)
     assert done.returncode != 0
     assert words in done.stderr.replace(".", "/").replace("'", "") or words in done.stderr
+
+
+RELEASED = sorted((Path(__file__).parent / "released").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("values", RELEASED, ids=lambda path: path.stem)
+def test_all_values_of_an_earlier_release_are_taken(values: Path) -> None:
+    """What an upgrade with --reuse-values sends. A value that has gone stays in the schema, marked as deprecated."""
+    assert of_kind(objects(render(f"--values={values}")), "Deployment")
+
+
+def test_every_release_before_this_one_left_its_values() -> None:
+    [major, minor, _] = map(int, yaml.safe_load((CHART / "Chart.yaml").read_text())["version"].split("."))
+    assert {f"{major}.{earlier}.0" for earlier in range(1, minor)} <= {values.stem for values in RELEASED}
+
+
+def test_the_network_policy_lets_the_operators_own_port_in_and_the_api_server_out() -> None:
+    manifests = objects(render(variant("available"), "--set=port=9090"))
+    [policy] = of_kind(manifests, "NetworkPolicy")
+    [deployment] = of_kind(manifests, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+    [incoming] = policy["spec"]["ingress"]
+    ports = {port["name"] for port in container(manifests)["ports"]}
+    assert {port["port"] for port in incoming["ports"]} == ports
+    assert [peer for peer in incoming["from"] if "namespaceSelector" in peer]
+    outgoing = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert outgoing == {53, 443, 6443, 16443, 3128}
+    assert of_kind(objects(render()), "NetworkPolicy") == []
 
 
 def test_every_object_has_the_labels_and_no_two_have_the_same_name() -> None:

@@ -20,19 +20,53 @@ from .helm import CHART, Manifest, apply, objects, render
 from .installed import CLUSTER_WIDE, Installed, condition, wait_for
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
-ADA, BOB = "token-of-ada", "token-of-bob"
+ADA, BOB, CLEO = "token-of-ada", "token-of-bob", "token-of-cleo"
 READABLE = ("/api/v1/{}/secrets", "/api/v1/{}/configmaps", "/api/v1/{}/pods", "/apis/batch/v1/{}/jobs")
 
 
 @pytest.fixture(scope="module")
 def installed(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """ada has `edit` and bob has `view`, in the first namespace only."""
+    """ada has `edit`, bob has `view` and cleo has `ippo-approve`, in the first namespace only."""
     made = Installed(plane, tmp_path_factory.mktemp("users"), "users", CLUSTER_WIDE)
     for user, role in (("bob", "view"), ("ada", "edit")):  # edit takes view in
         aggregate(plane.api, role)
         bind(plane.api, made.namespaces[0], user, role)
+    bind(plane.api, made.namespaces[0], "cleo", "ippo-approve")
+    until(lambda: refuses(plane.user(ADA), made.namespaces[0]), "the admission policy is in force")
     yield made
     made.remove()
+
+
+ANSWERS = (
+    {"approve": 1},
+    {"reject": 1},
+    {"approve": 2, "reject": 1},
+)
+
+
+def refuses(user: Api, place: str) -> bool:
+    """Whether a run that brings its answer with it is refused."""
+    answered = make_run(promotion={"mode": "Manual", "approve": 1}) | {"metadata": {"name": "answered"}}
+    return user.create(f"{RUNS.format(place)}?dryRun=All", answered).code == 403
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_an_answer_is_a_right_of_its_own(installed: Installed, plane: ControlPlane, answer: dict[str, int]) -> None:
+    """Whoever may change a run may change all but its answers, in whatever way they come or go."""
+    ada, cleo, place = plane.user(ADA), plane.user(CLEO), installed.namespaces[0]
+    manual = make_run(promotion={"mode": "Manual"}, suspend=True) | {"metadata": {"name": "asked"}}
+    done(ada.create(RUNS.format(place), manual))
+    run = f"{RUNS.format(place)}/asked"
+    assert ada.merge(run, {"spec": {"promotion": answer}}).code == 403
+    full = done(ada.get(run)).body
+    full["spec"]["promotion"] |= answer
+    assert ada.request("PUT", run, full).code == 403
+    done(cleo.merge(run, {"spec": {"promotion": answer}}))
+    done(ada.merge(run, {"spec": {"promotion": answer, "historyLimit": 7}}))  # said again, as from Git
+    assert ada.merge(run, {"spec": {"promotion": dict.fromkeys(answer)}}).code == 403
+    assert ada.merge(run, {"spec": {"promotion": None}}).code == 403
+    assert cleo.create(RUNS.format(place), make_run() | {"metadata": {"name": "hers"}}).code == 403
+    done(ada.delete(run))
 
 
 def aggregate(api: Api, name: str) -> None:
@@ -74,7 +108,9 @@ def test_an_editor_takes_a_run_through_its_whole_life(installed: Installed, plan
         wait_for(installed, run, "Suspended")
         done(ada.merge(run, {"spec": {"suspend": False}}))
         until(lambda: condition(ada, run, "Promoted")[1] == "AwaitingApproval", "a decision is asked for", 60)
-        done(ada.merge(run, {"spec": {"promotion": {"approve": 1}}}))
+        refused = ada.merge(run, {"spec": {"promotion": {"approve": 1}}})
+        assert (refused.code, "ClusterRole ippo-approve" in refused.message) == (403, True), refused.body
+        done(plane.user(CLEO).merge(run, {"spec": {"promotion": {"approve": 1}}}))
         wait_for(installed, run, "Succeeded")
         pods = done(ada.get(f"/api/v1/namespaces/{place}/pods")).body["items"]
         assert pods
