@@ -11,6 +11,7 @@ from pydantic import Field, PlainSerializer
 MAX_MESSAGE = 1024
 MAX_HISTORY = 20
 MAX_METRICS = 32  # as many as a StageResult has
+MAX_ITERATION_WARNINGS = 8
 
 ConditionType = Literal["Accepted", "Reconciling", "Stalled", "Suspended", "Queued", "Succeeded", "Promoted", "Ready"]
 FailureKind = Literal["Spec", "Data", "TryAgain", "Crash", "Disruption", "Uninformative", "Conflict"]
@@ -152,6 +153,8 @@ class IterationStatus(Model):
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=4)] = ()
     metrics: Metrics = {}
     """Of its evaluation. Names that end in Current are of the policy before it."""
+    warnings: Annotated[tuple[Message, ...], Field(max_length=MAX_ITERATION_WARNINGS)] = ()
+    """What its stages found worth a warning, though their results stand."""
     decision: Decision | None = None
     """The gate's answer in words."""
     promoted: bool | None = None

@@ -10,7 +10,7 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.place import is_folder
-from ippo_operator.cli.tables import iterations_json, iterations_table, plain
+from ippo_operator.cli.tables import iterations_json, iterations_table, plain, warning_lines, warnings
 from ippo_operator.local.folder import FolderError, RunFolder
 from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.phase import Phase, phase
@@ -51,6 +51,7 @@ def as_json(run: IterativePPORun, status: RunStatus, stands: Phase, active: bool
         "stage": status.stage,
         "attempt": status.attempt,
         "iterations": iterations_json(status.iterations),
+        "warnings": warnings(status.iterations),
         "best": plain(status.best),
         "lastFailure": plain(status.last_failure),
     }
@@ -78,6 +79,7 @@ def _lines(run: IterativePPORun, status: RunStatus, stands: Phase, folder: RunFo
         lines.append(f"  logs: {job}")
     table = iterations_table(status.iterations)
     lines += ["", *table] if table else []
+    lines += warning_lines(status.iterations)
     if status.last_failure is not None:
         failure = status.last_failure
         lines += ["", f"last failure: {failure.stage} of iteration {failure.iteration}, attempt {failure.attempt}"]

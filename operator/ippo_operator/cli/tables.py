@@ -21,8 +21,7 @@ _COLUMNS = (
     ("promoted", 8),
     ("policy", 12),
 )
-
-
+_SHOWN_WARNINGS = 6
 _PROMOTED = {True: "yes", False: "no", None: "asks you"}
 
 
@@ -35,6 +34,19 @@ def iterations_table(iterations: Iterable[IterationStatus]) -> list[str]:
 def iterations_json(iterations: Iterable[IterationStatus]) -> list[dict[str, Any]]:
     """The same for programs. `policyDigest` and `exact` are of the policy deployed afterwards."""
     return [_row(row) for row in iterations if row.iteration > 0]
+
+
+def warnings(iterations: Iterable[IterationStatus]) -> list[str]:
+    """What the stages warned of, newest iteration first."""
+    newest = sorted(iterations, key=lambda row: row.iteration, reverse=True)
+    return [f"iteration {row.iteration} {text}" for row in newest for text in row.warnings]
+
+
+def warning_lines(iterations: Iterable[IterationStatus]) -> list[str]:
+    """The same for people: as many as one reads, below an empty line."""
+    texts = warnings(iterations)
+    more = [f"  and {len(texts) - _SHOWN_WARNINGS} more: --json has them all"] if len(texts) > _SHOWN_WARNINGS else []
+    return ["", "warnings:", *(f"  {text}" for text in texts[:_SHOWN_WARNINGS]), *more] if texts else []
 
 
 def plain(model: Any) -> Any:

@@ -158,6 +158,8 @@ class _Pass:
         words = figures_in_words(result) if result.informative is not False else ""
         text = f"{where} done in {span_in_words(seconds)}" + (f": {words}" if words else "")
         self._tell(Event("Normal", "StageCompleted", text))
+        for warning in result.warnings or ():
+            self._tell(Event("Warning", "StageWarning", f"{where}: {warning}"))
         if result.decision is not None:
             self._tell_decision(before.iteration, result.decision)
         if result.informative is False:

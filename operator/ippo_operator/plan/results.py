@@ -6,6 +6,7 @@ from ippo_trainer.contract.spec import ArtifactRef, StageName, StageResult
 
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import (
+    MAX_ITERATION_WARNINGS,
     Best,
     Budgets,
     DeployedPolicy,
@@ -54,7 +55,9 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
     done = StageStatus(
         stage=stage, attempts=status.attempt, started_at=active.created_at, finished_at=now, artifact=artifact
     )
-    iteration = iteration.model_copy(update={"stages": (*iteration.stages, done)})
+    warnings = (*iteration.warnings, *(f"{stage}: {text}" for text in result.warnings or ()))
+    update = {"stages": (*iteration.stages, done), "warnings": warnings[:MAX_ITERATION_WARNINGS]}
+    iteration = iteration.model_copy(update=update)
     status = _with_iteration(status, iteration, spec.history_limit).model_copy(update={"active": None})
     if stage == "warm-start":
         status = status.model_copy(

@@ -104,7 +104,9 @@ class Event:
     """Something worth telling, once the status that says the same is written."""
 
     type: Literal["Normal", "Warning"]
-    reason: Reason | Literal["StageStarted", "StageCompleted", "IterationStarted", "Resumed", "RolledOut"]
+    reason: (
+        Reason | Literal["StageStarted", "StageCompleted", "StageWarning", "IterationStarted", "Resumed", "RolledOut"]
+    )
     message: str
 
 

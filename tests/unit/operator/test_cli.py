@@ -284,3 +284,19 @@ def test_words_for_figures_and_spans() -> None:
     assert figures_in_words(good_result(evaluated, metrics=EVALUATED)) == (
         "success 28.0%, value 0.2214, 65.3% of the optimum"
     )
+
+
+def test_warnings_of_stages_are_in_the_status_newest_first_and_bounded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warned(intent: JobIntent) -> Outcome:
+        return good_result(intent.spec, warnings=(f"92 % of {intent.spec.iteration} unended",))
+
+    finished(tmp_path / "run", warned)
+    out = call(capsys, "status", str(tmp_path / "run"))[1]
+    lines = out[out.index("warnings:") :].splitlines()
+    assert lines[1] == "  iteration 2 collect: 92 % of 2 unended"
+    assert lines[7:8] == ["  and 3 more: --json has them all"]
+    told = json.loads(call(capsys, "status", str(tmp_path / "run"), "--json")[1])["warnings"]
+    assert len(told) == 9
+    assert told[-1] == "iteration 0 warm-start: 92 % of 0 unended"

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from ippo_operator.api.status import MAX_ITERATION_WARNINGS
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Decision
@@ -452,4 +453,20 @@ def test_a_spec_that_breaks_a_rule_is_not_accepted_and_heals() -> None:
     assert status(world).condition("Accepted").status == "False"  # type: ignore[union-attr]
     world.run = world.run.model_copy(update={"spec": run.spec})
     world.drive()
+    assert world.reason("Ready") == "Completed"
+
+
+def warned(intent: JobIntent) -> Outcome:
+    """Every stage warns of more than an iteration has room for."""
+    return good_result(intent.spec, warnings=tuple(f"{intent.spec.stage} warns {n}" for n in range(6)))
+
+
+def test_warnings_of_stages_reach_events_and_the_status_which_has_a_bound() -> None:
+    world = Cluster(make_run(iterations={"max": 1}))
+    world.drive(warned)
+    start, first = status(world).iterations
+    assert start.warnings == tuple(f"warm-start: warm-start warns {n}" for n in range(6))
+    assert len(first.warnings) == MAX_ITERATION_WARNINGS
+    assert first.warnings[0] == "collect: collect warns 0"
+    assert world.events.count("StageWarning") == 5 * 6
     assert world.reason("Ready") == "Completed"

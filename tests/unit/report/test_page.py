@@ -230,3 +230,13 @@ def test_half_characters_do_not_stop_the_report(tmp_path: Path) -> None:
     made.store.put("snapshot.json", b'{"metadata": {"name": "half \\ud83d"}}')
     write_report(made.store, tmp_path / "report.html")
     assert "half ?" in (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_warnings_of_the_stages_are_on_the_first_screen(tmp_path: Path) -> None:
+    run = synthetic.Run(tmp_path)
+    run.snapshot()
+    run.put(1, "collect", "data", {"turns.txt": "turns"}, {}, warnings=(f"92 % unended {EVIL}",))
+    page = Page(render(gather(run.store)))
+    assert f"Cycle 1, collect: 92 % unended {EVIL}" in page.text
+    assert page.text.index(f"Cycle 1, collect: 92 % unended {EVIL}") < page.text.index("Progress, cycle by cycle")
+    assert "script" not in page.tags

@@ -545,3 +545,15 @@ def test_log_lines_are_plain_with_the_time(bench: Bench, capsys: pytest.CaptureF
     lines = capsys.readouterr().err.splitlines()
     assert any(line.endswith("Z INFO half done") and line[4] == "-" and line[10] == "T" for line in lines)
     assert logging.getLogger().handlers == [h for h in logging.getLogger().handlers if "ippo" not in type(h).__module__]
+
+
+def test_a_warning_of_a_stage_is_in_its_result_also_when_it_is_read_again(bench: Bench) -> None:
+    def warned(ctx: StageContext) -> StageResult:
+        ctx.warn("3 conversations were dropped")
+        return fit(ctx)
+
+    bench.work(warned)
+    for _ in range(2):
+        assert bench.run() == 0
+        assert json.loads(bench.log.read_text())["warnings"] == ["3 conversations were dropped"]
+    assert bench.calls == 1

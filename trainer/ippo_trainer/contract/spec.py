@@ -1,5 +1,6 @@
 """The frozen inputs of one attempt of a stage (`StageSpec`), and what it hands back (`StageResult`)."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -12,6 +13,9 @@ StageName = Literal["warm-start", "collect", "fit-q", "improve", "evaluate"]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 MAX_RESULT_BYTES = 3072
+MAX_WARNING = 300  # characters
+MAX_WARNINGS = 6
+Warnings = Annotated[tuple[Annotated[str, Field(max_length=MAX_WARNING)], ...], Field(max_length=MAX_WARNINGS)]
 
 
 class ArtifactRef(Model):
@@ -114,10 +118,27 @@ class StageResult(Model):
     decision: Decision | None = None
     informative: bool | None = None
     message: Annotated[str, Field(max_length=512)] = ""
+    warnings: Warnings | None = None
+    """What a user ought to know of a result that stands; None where there is nothing, as release 0.2 has no such field."""
+
+    def with_warnings(self, texts: Iterable[str]) -> Self:
+        """The result with as many of these warnings, each said once, as there is room for; the log has them all."""
+        result = self
+        for text in dict.fromkeys(texts):
+            shown = text if len(text) <= MAX_WARNING else f"{text[: MAX_WARNING - 1]}…"
+            warnings = (*(result.warnings or ()), shown)
+            more = result.model_copy(update={"warnings": warnings})
+            if len(warnings) > MAX_WARNINGS or len(more._body()) > MAX_RESULT_BYTES:
+                break
+            result = more
+        return result
 
     def to_message(self) -> bytes:
         """Canonical JSON for the termination message; raises ValueError beyond 3 KiB."""
-        body = canonical_json(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+        body = self._body()
         if len(body) > MAX_RESULT_BYTES:
             raise ValueError(f"a stage result has {len(body)} bytes, more than {MAX_RESULT_BYTES}")
         return body
+
+    def _body(self) -> bytes:
+        return canonical_json(self.model_dump(mode="json", by_alias=True, exclude_none=True))

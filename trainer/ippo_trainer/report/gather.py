@@ -109,6 +109,7 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         artifacts=_artifacts(reader, results),
         metrics={stage: dict(result.metrics) for stage, result in results.items()},
         messages={stage: result.message for stage, result in results.items() if result.message},
+        warnings=[f"{stage}: {text}" for stage, result in results.items() for text in result.warnings or ()],
         calibration=reader.read(fit_q, "q", "calibration.json", Calibration),
         informative=fit_q.informative if fit_q else None,
         training=reader.read(results.get("improve") or results.get("warm-start"), "policy", "training.json", Training),

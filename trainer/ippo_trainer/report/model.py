@@ -251,6 +251,8 @@ class Cycle:
     """The few figures of each stage's result, by stage name."""
     messages: dict[str, str] = field(default_factory=dict)
     """What each stage said of its result, by stage name."""
+    warnings: list[str] = field(default_factory=list)
+    """What its stages found worth a warning though their results stand, each after the stage's name."""
     calibration: Calibration | None = None
     informative: bool | None = None
     training: Training | None = None

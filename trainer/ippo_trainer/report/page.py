@@ -50,6 +50,7 @@ def render(run: RunReport) -> str:
         subline=words.subline(run),
         state=words.state(run),
         tiles=views.tiles(run),
+        warnings=views.warnings(run),
         progress=views.progress(run),
         ladder=views.ladder(run),
         verdicts=views.verdicts(run),

@@ -53,6 +53,16 @@ class Pair:
     after: Transcript
 
 
+def warnings(run: RunReport) -> list[tuple[str, str]]:
+    """(cycle, warning) of all stages, the newest cycle first."""
+    rows = sorted(run.cycles, key=lambda cycle: cycle.iteration, reverse=True)
+    return [
+        (f"Cycle {cycle.iteration}" if cycle.iteration else "Warm start", text)
+        for cycle in rows
+        for text in cycle.warnings
+    ]
+
+
 def tiles(run: RunReport) -> list[Tile]:
     """Success, value, share of the optimum, acceptance: before and after."""
     before, after = run.before, run.after

@@ -73,6 +73,8 @@ class StageContext:
     def __post_init__(self) -> None:
         self._inputs: dict[str, Path] = {}
         self._fits = False
+        self.warnings: list[str] = []
+        """Of `warn`, for the result."""
 
     @property
     def folder(self) -> str:
@@ -139,6 +141,12 @@ class StageContext:
         return StageResult(
             stage=self.spec.stage, iteration=self.spec.iteration, input_digest=self.spec.input_digest(), **fields
         )
+
+    def warn(self, text: str) -> None:
+        """Logs something that a user ought to know although the stage goes on, and puts it into the result: it reaches
+        the status, the terminal and the report. Most important first: a result holds few."""
+        self.log.warning("%s", text)
+        self.warnings.append(text)
 
     def save_checkpoint(self, directory: Path, step: int) -> None:
         """Makes the files of `directory` this stage's checkpoint at `step`."""
@@ -269,7 +277,7 @@ def _work(ctx: StageContext) -> StageResult:
     for name, value in result.metrics.items():
         if not math.isfinite(value):
             raise BadDataError(f"metric {name} of {result.stage} is {value}", "It diverged: try a lower learning rate.")
-    return result
+    return result.with_warnings(ctx.warnings)
 
 
 def _peak_memory() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from ippo_operator.api.reasons import EXPLANATIONS
 from ippo_operator.api.status import LastFailure, ServedPolicy
 from ippo_operator.cli.remote.view import View, now
-from ippo_operator.cli.tables import iterations_json, iterations_table, plain
+from ippo_operator.cli.tables import iterations_json, iterations_table, plain, warning_lines, warnings
 from ippo_operator.cluster.errors import ApiError, InvalidError
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_operator.local.watch import Progress, joined
@@ -35,6 +35,7 @@ def as_json(found: View) -> dict[str, Any]:
         "attempt": status.attempt,
         "active": plain(status.active),
         "iterations": iterations_json(status.iterations),
+        "warnings": warnings(status.iterations),
         "best": plain(status.best),
         "serving": plain(status.serving),
         "lastFailure": plain(status.last_failure),
@@ -70,6 +71,7 @@ def lines(found: View, stage: Progress | str | None = None) -> list[str]:
     text += _remedy(found)
     table = iterations_table(status.iterations)
     text += ["", *table] if table else []
+    text += warning_lines(status.iterations)
     text += _serving(found, at)
     return text + _failure(found, status.last_failure, at)
 
