@@ -119,7 +119,7 @@ class StageResult(Model):
     informative: bool | None = None
     message: Annotated[str, Field(max_length=512)] = ""
     warnings: Warnings | None = None
-    """What a user ought to know of a result that stands; None where there is nothing, as release 0.2 has no such field."""
+    """What a user ought to know of a result that stands. None where there is nothing: 0.2 has no such field."""
 
     def with_warnings(self, texts: Iterable[str]) -> Self:
         """The result with as many of these warnings, each said once, as there is room for; the log has them all."""
