@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from ippo_trainer.contract import params
+from ippo_trainer.contract.lines import printable
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -201,7 +202,7 @@ def shown(value: Any) -> str:
         return "a section of fields"
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    text = json.dumps(value, ensure_ascii=False)
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 

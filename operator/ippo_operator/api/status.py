@@ -4,11 +4,13 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
+from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest, StageName
-from pydantic import Field, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 MAX_MESSAGE = 1024
+"""Bytes of UTF-8, as events count them."""
 MAX_HISTORY = 20
 MAX_METRICS = 32  # as many as a StageResult has
 MAX_ITERATION_WARNINGS = 8
@@ -23,8 +25,19 @@ def to_rfc3339(moment: datetime) -> str:
 
 
 Time = Annotated[datetime, Field(strict=False), PlainSerializer(to_rfc3339, return_type=str, when_used="json")]
-Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
-Metrics = Annotated[dict[Annotated[str, Field(max_length=63)], float], Field(max_length=MAX_METRICS)]
+
+
+def short(text: str) -> str:
+    """A message as a status or an event may hold it: one printable line of at most MAX_MESSAGE bytes."""
+    return one_line(text, MAX_MESSAGE)
+
+
+def _message(value: object) -> object:
+    return short(value) if isinstance(value, str) else value
+
+
+Message = Annotated[str, BeforeValidator(_message), Field(max_length=MAX_MESSAGE)]
+Metrics = Annotated[dict[Annotated[Line, Field(max_length=63)], float], Field(max_length=MAX_METRICS)]
 
 
 class Reason(StrEnum):
@@ -121,7 +134,7 @@ class Condition(Model):
 class ActiveAttempt(Model):
     """The intent: written before the job is created, so that a lost job is never a job that was never made."""
 
-    job_name: Annotated[str, Field(max_length=63)]
+    job_name: Annotated[Line, Field(max_length=63)]
     input_digest: Digest
     created_at: Time
     chance: Digest | None = None
@@ -192,7 +205,7 @@ class LastFailure(Model):
     iteration: int
     stage: StageName
     attempt: int
-    job_name: Annotated[str, Field(max_length=63)]
+    job_name: Annotated[Line, Field(max_length=63)]
     kind: FailureKind
     reason: Reason
     exit_code: int | None = None
@@ -216,7 +229,7 @@ class ServedPolicy(Model):
     iteration: int
     """The iteration that made it."""
     digest: Digest
-    key: Annotated[str, Field(max_length=900)]
+    key: Annotated[Line, Field(max_length=900)]
     settings: Digest
     """Of all else in the servers' pod template."""
 
@@ -263,7 +276,7 @@ class RunStatus(Model):
     """The stage that runs or comes next; none before the warm start and between two iterations."""
     attempt: int = 0
     """The latest attempt of that stage; 0 before the first."""
-    progress: Annotated[str, Field(max_length=16)] = ""
+    progress: Annotated[Line, Field(max_length=16)] = ""
     """Completed iterations of spec.iterations.max."""
     active: ActiveAttempt | None = None
     """The attempt that runs or is about to."""

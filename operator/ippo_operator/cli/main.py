@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ippo_trainer.contract.lines import printable
+
 from ippo_operator.cli.cluster_parsers import add_cluster
 from ippo_operator.cli.errors import INTERRUPTED, CommandError
 from ippo_operator.cli.parsers import Parser, add_local
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
         sys.stdout.flush()
         return code
     except CommandError as error:
-        print(error, file=sys.stderr)
+        print("\n".join(map(printable, str(error).split("\n"))), file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -2,6 +2,11 @@
 
 from collections.abc import Mapping
 
+from ippo_trainer.contract.lines import one_line
+
+MAX_TOLD = 4096
+"""Bytes of what a server, or a webhook behind it, says."""
+
 
 class ApiError(Exception):
     """The API server refused a request, or could not be reached.
@@ -67,7 +72,7 @@ def from_response(status: int, headers: Mapping[str, str], body: object) -> ApiE
     """The error of a response that is no success. `body` is a metav1.Status where the server wrote one."""
     told = body if isinstance(body, dict) else {}
     reason = str(told.get("reason") or "")
-    message = " ".join(str(told.get("message") or f"HTTP {status}").split())
+    message = one_line(str(told.get("message") or f"HTTP {status}"), MAX_TOLD)
     if status == 409 and reason == "AlreadyExists":
         return AlreadyExistsError(message, status, reason)
     kind = _BY_STATUS.get(status)

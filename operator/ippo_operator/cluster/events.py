@@ -10,7 +10,6 @@ from ippo_operator.cluster.resources import EVENTS
 from ippo_operator.plan.types import Event
 
 CONTROLLER = "ippo.dev/operator"
-MAX_NOTE = 1024
 _log = logging.getLogger("ippo.events")
 
 
@@ -55,7 +54,7 @@ class EventWriter:
             "type": event.type,
             "reason": str(event.reason),
             "action": "Reconcile",
-            "note": event.message[:MAX_NOTE],
+            "note": event.message,
             "reportingController": CONTROLLER,
             "reportingInstance": self._instance,
             "regarding": {

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from ippo_operator.api.status import MAX_MESSAGE, Reason, to_rfc3339
+from ippo_operator.api.status import Reason, short, to_rfc3339
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ConflictError, NotFoundError
 from ippo_operator.cluster.resources import RUNS
@@ -44,7 +44,7 @@ def _condition(
         "type": kind,
         "status": truth,
         "reason": str(Reason.INVALID_SPEC),
-        "message": problem[:MAX_MESSAGE],
+        "message": short(problem),
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if same and before is not None else to_rfc3339(now),
     }

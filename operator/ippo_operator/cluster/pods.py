@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+from ippo_trainer.contract.lines import cut
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
 
-from ippo_operator.api.status import MAX_MESSAGE, Reason
+from ippo_operator.api.status import Reason
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.jobs import CONTAINER, NEVER_AGAIN
 from ippo_operator.plan.types import JobFailure, Waiting
@@ -23,6 +24,8 @@ _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _DISRUPTED = {"Preempting", "Terminated", "NodeLost", "NodeShutdown", "Shutdown", "UnexpectedAdmissionError"}
 _LATE = timedelta(seconds=60)
+_ROOM = 600
+"""Bytes of a message that others wrote, so that the remedy after it is not cut off."""
 _ADMISSION_FIRST = ("Unschedulable", "SchedulingGated")
 
 
@@ -89,7 +92,7 @@ def _failure(pod: Object) -> JobFailure:
     target = _condition(status, "DisruptionTarget")
     if target is None and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
         told = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
-        return JobFailure(None, short(f"{_name(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods."))
+        return JobFailure(None, f"{_name(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods.")
     if status.get("reason") == "DeadlineExceeded" and (terminated is None or terminated["exitCode"] != 0):
         return JobFailure(None, f"{_name(pod)}: ran longer than activeDeadlineSeconds of spec.pods allows")
     disrupted = target is not None or status.get("reason") in _DISRUPTED
@@ -98,12 +101,12 @@ def _failure(pod: Object) -> JobFailure:
         return other
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
         told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
-        return JobFailure(None, short(f"{_name(pod)}: {told}"), disrupted=True)
+        return JobFailure(None, f"{_name(pod)}: {told}", disrupted=True)
     code = int(terminated["exitCode"])
     told = said(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":
         told = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
-    return JobFailure(code, short(told or f"exit code {code}; see the log of {_name(pod)}"), disrupted=disrupted)
+    return JobFailure(code, told or f"exit code {code}; see the log of {_name(pod)}", disrupted=disrupted)
 
 
 def _other_failure(pod: Object) -> JobFailure | None:
@@ -114,7 +117,7 @@ def _other_failure(pod: Object) -> JobFailure | None:
         if found.get("name") != CONTAINER and ended.get("exitCode"):
             text = f"{_name(pod)}: the container {found.get('name')}, which is not the run's, ended with exit code"
             told = said(ended.get("message")) or str(ended.get("reason") or "")
-            return JobFailure(None, short(f"{text} {ended['exitCode']}: {told}".rstrip(": ")))
+            return JobFailure(None, f"{text} {ended['exitCode']}: {told}".rstrip(": "))
     return None
 
 
@@ -123,11 +126,10 @@ def said(message: Any) -> str:
     if not isinstance(message, str):
         return ""
     try:
-        told = json.loads(message)
-        words = told["error"]["message"]
+        words = json.loads(message)["error"]["message"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        words = message[-400:]
-    return " ".join(str(words).split())
+        words = None
+    return words if isinstance(words, str) else message[-400:]
 
 
 def waiting(pods: Iterable[Object]) -> Waiting | None:
@@ -145,19 +147,19 @@ def _waiting(pod: Object) -> Waiting | None:
         return None
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
-        told = " ".join(str(scheduled.get("message") or scheduled["reason"]).split())
+        told = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
         remedy = "Add such nodes, free them, or change resources, nodeSelector or tolerations of spec.pods."
-        return Waiting(Reason.UNSCHEDULABLE, short(f"no node takes {_name(pod)}: {told} {remedy}"))
+        return Waiting(Reason.UNSCHEDULABLE, f"no node takes {_name(pod)}: {told} {remedy}")
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         state = (container.get("state") or {}).get("waiting") or {}
-        told = " ".join(str(state.get("message") or state.get("reason") or "").split())
+        told = cut(str(state.get("message") or state.get("reason") or ""), _ROOM)
         if state.get("reason") in _IMAGE:
             remedy = "Correct image or imagePullSecrets of spec.pods."
             text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
-            return Waiting(Reason.IMAGE_PULL_FAILED, short(text))
+            return Waiting(Reason.IMAGE_PULL_FAILED, text)
         if state.get("reason") in _CONFIG:
-            return Waiting(Reason.POD_NOT_STARTED, short(f"{_name(pod)} cannot start: {with_remedy(told)}"))
+            return Waiting(Reason.POD_NOT_STARTED, f"{_name(pod)} cannot start: {with_remedy(told)}")
     return None
 
 
@@ -170,7 +172,7 @@ def does_not_end(pods: Iterable[Object], now: datetime) -> Waiting | None:
         node = pod.get("spec", {}).get("nodeName") or "its node"
         told = f"{_name(pod)} should have ended at {due}, but {node} does not say that it has"
         remedy = f"Bring the node back or, if it is gone for good, delete it: kubectl delete node {node}"
-        return Waiting(Reason.DISRUPTED, short(f"{told}. {remedy}"))
+        return Waiting(Reason.DISRUPTED, f"{told}. {remedy}")
     return None
 
 
@@ -192,8 +194,3 @@ def _condition(status: Object, kind: str) -> Object | None:
 
 def _name(pod: Object) -> str:
     return f"pod {pod['metadata']['name']}"
-
-
-def short(text: str) -> str:
-    """At most as long as a message may be."""
-    return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"

@@ -111,7 +111,9 @@ def _parse(raw: Manifest) -> tuple[IterativePPORun | None, str]:
     if not status:
         return run, ""
     try:
-        read = RunStatus.model_validate_json(json.dumps(status), by_alias=True, by_name=False)
+        read = RunStatus.model_validate_json(
+            json.dumps(status, ensure_ascii=False).encode(errors="replace"), by_alias=True, by_name=False
+        )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))

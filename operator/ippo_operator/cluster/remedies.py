@@ -2,6 +2,8 @@
 
 import re
 
+from ippo_trainer.contract.lines import one_line
+
 from ippo_operator.api.status import MAX_MESSAGE
 
 _ROOM = MAX_MESSAGE - 300
@@ -28,7 +30,6 @@ _REMEDIES = (
 
 def with_remedy(told: str) -> str:
     """A refusal on one line, followed by what to do where that is known; at most as long as a message may be."""
-    said = " ".join(told.split())
-    said = said if len(said) <= _ROOM else said[: _ROOM - 1] + "…"
+    said = one_line(told, _ROOM)
     found = next((remedy for words, remedy in _REMEDIES if re.search(words, told)), "")
     return f"{said.rstrip('.')}. {found}" if found else said

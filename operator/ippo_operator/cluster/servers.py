@@ -98,7 +98,7 @@ def _failing(pods: Iterable[Object]) -> Waiting | None:
             if ended is not None:
                 said = pod_facts.said(ended.get("message")) or f"exit code {ended.get('exitCode')}"
                 where = f"{container.get('name')} of pod {pod['metadata']['name']}"
-                return Waiting(Reason.SERVER_FAILED, pod_facts.short(f"{where} failed: {said}"))
+                return Waiting(Reason.SERVER_FAILED, f"{where} failed: {said}")
     return None
 
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import aiohttp
+from ippo_trainer.contract.lines import one_line, printable
 
 from ippo_operator.cluster import log_context
 
@@ -41,7 +42,7 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": one_line(record.getMessage()),
             **getattr(record, "context", {}),
         }
         if record.exc_info:
@@ -55,8 +56,12 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         context = getattr(record, "context", {})
         about = " ".join(f"{key}={value}" for key, value in context.items() if value is not None)
-        text = f"{_time(record)} {record.levelname:<7} {about + ' ' if about else ''}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{_time(record)} {record.levelname:<7} {about + ' ' if about else ''}{one_line(record.getMessage())}"
+        if not record.exc_info:
+            return text
+        # Set off, so that no line of an error's own words reads as one of ours.
+        told = self.formatException(record.exc_info).split("\n")
+        return "\n".join([text, *(f"    {printable(line)}" for line in told)])
 
 
 def _time(record: logging.LogRecord) -> str:

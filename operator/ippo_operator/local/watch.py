@@ -6,8 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ippo_trainer.contract.lines import one_line
+
 _TAIL = 8192
-_LINE = re.compile(r"INFO (?P<what>[^:]+): (?P<done>\d+)/(?P<total>\d+) (?P<rest>.*)")
+_LONGEST = 1024
+"""Characters of a line; one about progress is much shorter."""
+_LINE = re.compile(r"INFO (?P<what>[^:]+): (?P<done>[0-9]{1,15})/(?P<total>[0-9]{1,15}) (?P<rest>.*)")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ def _tail(path: Path) -> list[str]:
 
 def _last(lines: list[str]) -> Progress | None:
     for line in reversed(lines):
-        match = _LINE.search(line)
+        match = _LINE.search(line[:_LONGEST])
         if match:
-            return Progress(match["what"], int(match["done"]), int(match["total"]), match["rest"])
+            what, rest = one_line(match["what"]), one_line(match["rest"])
+            return Progress(what, int(match["done"]), int(match["total"]), rest)
     return None

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import MAX_MESSAGE, Condition, ConditionType, Reason, RunStatus
+from ippo_operator.api.status import Condition, ConditionType, Reason, RunStatus
 from ippo_operator.plan import approval, serving
 from ippo_operator.plan.phase import Phase
 
@@ -34,7 +34,7 @@ def _condition(row: Row, generation: int, status: RunStatus, now: datetime) -> C
         type=kind,
         status=truth,
         reason=reason,
-        message=message[:MAX_MESSAGE],
+        message=message,
         observed_generation=generation,
         last_transition_time=since,
     )

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.lines import cut
 from ippo_trainer.contract.spec import Digest, StageName
 
 from ippo_operator.api.resource import Retries, RunSpec
@@ -54,7 +55,7 @@ def record(
         kind=kind,
         reason=reason,
         exit_code=exit_code,
-        message=message[:MAX_MESSAGE],
+        message=message,
         time=now,
         chance=status.active.chance,
     )
@@ -89,17 +90,17 @@ def final(status: RunStatus, spec: RunSpec) -> tuple[Reason, str] | None:
         return failure.reason, failure.message
     if status.attempt >= MAX_ATTEMPT:
         text = f"{failure.stage} was attempted {status.attempt} times. Last: {failure.message}"
-        return Reason.BUDGET_EXHAUSTED, text[:MAX_MESSAGE]
+        return Reason.BUDGET_EXHAUSTED, text
     if _mended(failure, spec):
         return None
     if failure.kind in _NEVER_AGAIN:
-        room = MAX_MESSAGE - len(_UNLESS) - 2
-        return failure.reason, f"{failure.message[:room].rstrip('.')}. {_UNLESS}"
+        said = cut(failure.message, MAX_MESSAGE - len(_UNLESS) - 2)
+        return failure.reason, f"{said.rstrip('.')}. {_UNLESS}"
     field, spent, limit = _account(status.budgets, spec.retries, failure.kind)
     if spent > limit:
         text = f"{failure.stage} of iteration {failure.iteration} failed {spent} times, spec.retries.{field} is {limit}"
         text += f"; raise it to go on, or change spec.pods. Last: {failure.message}"
-        return Reason.BUDGET_EXHAUSTED, text[:MAX_MESSAGE]
+        return Reason.BUDGET_EXHAUSTED, text
     return None
 
 

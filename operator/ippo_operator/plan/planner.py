@@ -10,7 +10,6 @@ from ippo_trainer.contract.spec import Decision, StoreLocation
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import (
-    MAX_MESSAGE,
     ActiveAttempt,
     Budgets,
     ConditionType,
@@ -18,6 +17,7 @@ from ippo_operator.api.status import (
     Reason,
     RunStatus,
     Waits,
+    short,
 )
 from ippo_operator.plan import approval, failures, results
 from ippo_operator.plan.conditions import conditions, promoted_row
@@ -117,7 +117,7 @@ class _Pass:
             self._failed(active, job)
 
     def _runs(self, active: ActiveAttempt, job: ObservedJob) -> None:
-        waits = Waits(reason=job.waiting.reason, message=job.waiting.message[:MAX_MESSAGE]) if job.waiting else None
+        waits = Waits(reason=job.waiting.reason, message=job.waiting.message) if job.waiting else None
         if waits is not None and waits != active.waits and waits.reason != Reason.WAITING_FOR_QUOTA:
             self._tell(Event("Warning", waits.reason, f"{self._where()}: {waits.message}"))
         seen = active.seen or job.state == "Running"
@@ -137,7 +137,7 @@ class _Pass:
             return None
         self.overdue_at = None
         cause = f": {job.waiting.message}" if job.waiting is not None else ""
-        return f"{self._where()} waited longer than pendingDeadlineSeconds of spec.pods, {limit} s{cause}"[:MAX_MESSAGE]
+        return short(f"{self._where()} waited longer than pendingDeadlineSeconds of spec.pods, {limit} s{cause}")
 
     def _missing(self, active: ActiveAttempt) -> None:
         if active.stopping:

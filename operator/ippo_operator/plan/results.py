@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from ippo_trainer.contract.errors import BadSpecError
+from ippo_trainer.contract.layout import check_key
 from ippo_trainer.contract.spec import ArtifactRef, StageName, StageResult
 
 from ippo_operator.api.resource import RunSpec
@@ -38,6 +40,10 @@ def find_result(status: RunStatus, job: ObservedJob) -> StageResult | str:
     if not whole:
         return f"{job.name} ended well but none of its results names the {PRODUCES[stage]} artifact"
     result = whole[0]
+    try:
+        check_key(result.artifacts[PRODUCES[stage]].key)
+    except BadSpecError as error:
+        return f"{job.name} ended well but its {error}"
     if stage == "fit-q" and result.informative is None:
         return f"{job.name} ended well but does not say whether Q is informative"
     if stage == "evaluate" and result.decision is None:

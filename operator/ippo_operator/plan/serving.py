@@ -15,7 +15,6 @@ from ippo_trainer.contract.spec import Digest
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import (
-    MAX_MESSAGE,
     FailedRollout,
     Reason,
     RunStatus,
@@ -129,7 +128,7 @@ class _Rollout:
 
     def _block(self, why: Waiting) -> None:
         """Time in which nothing can be rolled out does not count."""
-        blocked = Waits(reason=why.reason, message=why.message[:MAX_MESSAGE])
+        blocked = Waits(reason=why.reason, message=why.message)
         if self.before.blocked != blocked:
             self._tell(blocked.reason, blocked.message)
         self._update(blocked=blocked, since=None, waits=None)
@@ -226,7 +225,7 @@ class _Rollout:
         if before is not None and before.reason in {found.reason, Reason.ROLLOUT_TIMED_OUT}:
             return before
         self._tell(found.reason, found.message)
-        return Waits(reason=found.reason, message=found.message[:MAX_MESSAGE])
+        return Waits(reason=found.reason, message=found.message)
 
     def _due(self, since: datetime, target: ServedPolicy) -> datetime:
         """Every server that gets on gives the others the whole time again, as in a Deployment."""
@@ -245,8 +244,7 @@ class _Rollout:
         text = f"the servers of iteration {target.iteration}'s policy were not ready within {self._deadline()}"
         text += f" ({self._cause()}). " if self._cause() else ". "
         text += self._what_now(back)
-        said = text[:MAX_MESSAGE]
-        failed = FailedRollout(**dict(target), reason=reason, message=said, time=self.now, chance=self.chance)
+        failed = FailedRollout(**dict(target), reason=reason, message=text, time=self.now, chance=self.chance)
         self._update(failed=failed)
         self._tell(reason, failed.message)
         if back is not None:
@@ -259,8 +257,8 @@ class _Rollout:
         cause = f": {self._cause()}" if self._cause() else ""
         some = f"only {self.seen.available} of {self.seen.replicas} servers" if self.seen.available else "no server"
         text = f"{some} of iteration {target.iteration}'s policy got ready within {self._deadline()}{cause}"
-        self._update(waits=Waits(reason=Reason.ROLLOUT_TIMED_OUT, message=text[:MAX_MESSAGE]))
-        self._tell(Reason.ROLLOUT_TIMED_OUT, text[:MAX_MESSAGE])
+        self._update(waits=Waits(reason=Reason.ROLLOUT_TIMED_OUT, message=text))
+        self._tell(Reason.ROLLOUT_TIMED_OUT, text)
 
     def _deadline(self) -> str:
         return f"spec.serve.progressDeadlineSeconds, {self.serve.progress_deadline_seconds} s"

@@ -1,4 +1,4 @@
-"""What the planner sees and what it asks for."""
+"""What the planner sees and what it asks for. Messages quote what others wrote; here they become one printable line."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -6,11 +6,20 @@ from typing import Literal
 
 from ippo_trainer.contract.spec import Digest, StageResult, StageSpec
 
-from ippo_operator.api.status import Reason, RunStatus, ServedPolicy
+from ippo_operator.api.status import Reason, RunStatus, ServedPolicy, short
+
+
+class _Told:
+    """Has a message that quotes others."""
+
+    message: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", short(self.message))
 
 
 @dataclass(frozen=True)
-class JobFailure:
+class JobFailure(_Told):
     """How a job failed."""
 
     exit_code: int | None = None
@@ -22,7 +31,7 @@ class JobFailure:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class Waiting(_Told):
     """Why a job that is not over does not run yet."""
 
     reason: Reason
@@ -100,7 +109,7 @@ class JobIntent:
 
 
 @dataclass(frozen=True)
-class Event:
+class Event(_Told):
     """Something worth telling, once the status that says the same is written."""
 
     type: Literal["Normal", "Warning"]

@@ -55,7 +55,8 @@ def test_the_status_of_a_thousand_iterations_with_the_largest_results_and_server
     assert status is not None
     assert 10 <= len(status.iterations) <= MAX_HISTORY
     assert status.iterations[-1].decision is not None
-    told = tuple(condition.model_copy(update={"message": "ü" * MAX_MESSAGE}) for condition in status.conditions[:5])
+    longest = {"message": "ü" * (MAX_MESSAGE // 2)}
+    told = tuple(condition.model_copy(update=longest) for condition in status.conditions[:5])
     changes = {"completed_iterations": 1000, "iteration": 1000, "progress": "1000/1000"}
     whole = status.model_copy(
         update=changes | {"conditions": told + status.conditions[5:], "serving": largest_serving()}

@@ -7,15 +7,16 @@ from pydantic import Field, model_validator
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import canonical_json, digest_of
+from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
 
 StageName = Literal["warm-start", "collect", "fit-q", "improve", "evaluate"]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 MAX_RESULT_BYTES = 3072
-MAX_WARNING = 300  # characters
+MAX_WARNING = 300  # bytes
 MAX_WARNINGS = 6
-Warnings = Annotated[tuple[Annotated[str, Field(max_length=MAX_WARNING)], ...], Field(max_length=MAX_WARNINGS)]
+Warnings = Annotated[tuple[Annotated[Line, Field(max_length=MAX_WARNING)], ...], Field(max_length=MAX_WARNINGS)]
 
 
 class ArtifactRef(Model):
@@ -90,7 +91,7 @@ class Decision(Model):
     """The gate's answer on a candidate."""
 
     outcome: Literal["Promote", "Reject", "Inconclusive"]
-    reason: Annotated[str, Field(max_length=512)]
+    reason: Annotated[Line, Field(max_length=512)]
 
 
 class Shard(Model):
@@ -113,11 +114,11 @@ class StageResult(Model):
     iteration: int
     input_digest: Digest
     artifacts: dict[str, ArtifactRef] = {}
-    metrics: Annotated[dict[Annotated[str, Field(max_length=63)], float], Field(max_length=32)] = {}
+    metrics: Annotated[dict[Annotated[Line, Field(max_length=63)], float], Field(max_length=32)] = {}
     shard: Shard | None = None
     decision: Decision | None = None
     informative: bool | None = None
-    message: Annotated[str, Field(max_length=512)] = ""
+    message: Annotated[Line, Field(max_length=512)] = ""
     warnings: Warnings | None = None
     """What a user ought to know of a result that stands. None where there is nothing: 0.2 has no such field."""
 
@@ -125,8 +126,7 @@ class StageResult(Model):
         """The result with as many of these warnings, each said once, as there is room for; the log has them all."""
         result = self
         for text in dict.fromkeys(texts):
-            shown = text if len(text) <= MAX_WARNING else f"{text[: MAX_WARNING - 1]}…"
-            warnings = (*(result.warnings or ()), shown)
+            warnings = (*(result.warnings or ()), one_line(text, MAX_WARNING))
             more = result.model_copy(update={"warnings": warnings})
             if len(warnings) > MAX_WARNINGS or len(more._body()) > MAX_RESULT_BYTES:
                 break

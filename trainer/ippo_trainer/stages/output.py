@@ -8,10 +8,12 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from ippo_trainer.contract.digests import canonical_json
+from ippo_trainer.contract.lines import printable
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES
 
 _SECRET_NAME = re.compile(
@@ -63,7 +65,7 @@ def _values_of(path: Path) -> set[str]:
 
 
 class _Formatter(logging.Formatter):
-    """`2026-01-31T12:00:00Z INFO text`, secrets masked, tracebacks included."""
+    """`2026-01-31T12:00:00Z INFO text`, secrets masked. Tracebacks are set off: no quoted text forges a line."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -71,6 +73,12 @@ class _Formatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
         return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).split("\n"))
 
     def format(self, record: logging.LogRecord) -> str:
         return self._redact(super().format(record))

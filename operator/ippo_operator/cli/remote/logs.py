@@ -6,6 +6,8 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ippo_trainer.contract.lines import printable
+
 from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
 from ippo_operator.cli.remote.view import View, now, view
@@ -60,7 +62,7 @@ def _once(runs: Runs, found: View, arguments: Namespace) -> int:
     _say(f"{wanted}, pod {pod['metadata']['name']}{_others(mine)}")
     try:
         for line in runs.log(pod, tail=arguments.tail):
-            print(line)
+            print(printable(line))
     except InvalidError as error:
         text = f"pod {pod['metadata']['name']} has no log: {error}. The run: {found.message(now())}"
         raise CommandError(text, TRY_AGAIN) from None
@@ -146,7 +148,7 @@ def _shard(pods: list[Object], shard: int | None) -> Object | None:
 def _index(pod: Object) -> int:
     metadata = pod["metadata"]
     told = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX)
-    return int(told or 0)
+    return int(told) if told is not None and told.isdecimal() else 0
 
 
 def _others(pods: list[Object]) -> str:
@@ -251,7 +253,7 @@ class Follower:
         try:
             for number, line in enumerate(self._runs.log(pod, tail=tail, follow=True)):
                 if number >= skip:
-                    print(line, flush=True)
+                    print(printable(line), flush=True)
                     self._printed[uid] = self._printed.get(uid, 0) + 1
         except InvalidError as error:
             self._tell(f"pod {name} has no log: {error}")
@@ -269,4 +271,4 @@ class Follower:
 
 def _say(text: str) -> None:
     """On standard error: standard output is the log alone."""
-    print(f"--- {text}", file=sys.stderr, flush=True)
+    print(f"--- {printable(text)}", file=sys.stderr, flush=True)

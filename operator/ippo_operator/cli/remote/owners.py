@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ippo_trainer.contract.lines import one_line
+
 from ippo_operator.cluster.remote.runs import MANAGER, Object
 
 _APPLIERS = ("argocd", "kustomize-controller", "helm", "flux", "kubectl-client-side-apply")
@@ -17,7 +19,7 @@ def owners(run: Object, path: str) -> list[str]:
     """
     found = []
     for entry in run["metadata"].get("managedFields") or ():
-        manager = str(entry.get("manager"))
+        manager = one_line(str(entry.get("manager")))
         comes_again = entry.get("operation") == "Apply" or manager.startswith(_APPLIERS)
         if manager != MANAGER and not entry.get("subresource") and comes_again and _has(entry.get("fieldsV1"), path):
             found.append(manager)

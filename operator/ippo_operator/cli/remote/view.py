@@ -112,7 +112,7 @@ def view(raw: Object) -> View:
     Raises:
         CommandError: the status means something else than this version knows.
     """
-    status = json.loads(json.dumps(raw.get("status") or {}))
+    status = json.loads(json.dumps(raw.get("status") or {}, ensure_ascii=False).encode(errors="replace"))
     for _ in range(_PRUNED):
         try:
             return View(raw, RunStatus.model_validate_json(json.dumps(status), by_alias=True, by_name=False))
