@@ -125,8 +125,9 @@ class StageResult(Model):
     def with_warnings(self, texts: Iterable[str]) -> Self:
         """The result with as many of these warnings, each said once, as there is room for; the log has them all."""
         result = self
-        for text in dict.fromkeys(texts):
-            warnings = (*(result.warnings or ()), one_line(text, MAX_WARNING))
+        lines = (one_line(text, MAX_WARNING) for text in texts)
+        for line in filter(None, dict.fromkeys(lines)):
+            warnings = (*(result.warnings or ()), line)
             more = result.model_copy(update={"warnings": warnings})
             if len(warnings) > MAX_WARNINGS or len(more._body()) > MAX_RESULT_BYTES:
                 break
