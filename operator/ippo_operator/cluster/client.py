@@ -25,6 +25,8 @@ class RetryPolicy:
     """Also of what a server asks for: beyond it the request fails, and the run's queue waits instead."""
     timeout: float = 15.0
     """Of one request, in seconds."""
+    unanswered: bool = True
+    """Also what got no answer; a user would rather know."""
 
 
 class Client:
@@ -55,7 +57,7 @@ class Client:
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The object; None if there is none."""
         try:
-            found: Manifest = await self._send(Request("GET", resource.path(namespace, name)))
+            found: Manifest = await self.send(Request("GET", resource.path(namespace, name)))
         except NotFoundError:
             return None
         return found
@@ -80,7 +82,7 @@ class Client:
 
     async def _pages(self, path: str, query: dict[str, str], accept: str) -> AsyncIterator[Manifest]:
         while True:
-            page = await self._send(Request("GET", path, query, accept=accept))
+            page = await self.send(Request("GET", path, query, accept=accept))
             for item in page.get("items") or ():
                 yield item
             following = page.get("metadata", {}).get("continue")
@@ -90,14 +92,14 @@ class Client:
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Raises AlreadyExistsError also where an earlier attempt of this very call succeeded without an answer."""
-        made: Manifest = await self._send(Request("POST", resource.path(namespace), body=manifest))
+        made: Manifest = await self.send(Request("POST", resource.path(namespace), body=manifest))
         return made
 
     async def replace(
         self, resource: Resource, namespace: str, name: str, manifest: Manifest, subresource: str | None = None
     ) -> Manifest:
         """PUT; raises ConflictError unless the manifest's resourceVersion is the newest."""
-        made: Manifest = await self._send(Request("PUT", resource.path(namespace, name, subresource), body=manifest))
+        made: Manifest = await self.send(Request("PUT", resource.path(namespace, name, subresource), body=manifest))
         return made
 
     async def apply(
@@ -107,7 +109,7 @@ class Client:
         query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(namespace, name)
         request = Request("PATCH", path, query, manifest, content_type="application/apply-patch+yaml")
-        made: Manifest = await self._send(request)
+        made: Manifest = await self.send(request)
         return made
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str, foreground: bool = False) -> None:
@@ -124,11 +126,11 @@ class Client:
             "preconditions": {"uid": uid},
         }
         try:
-            await self._send(Request("DELETE", resource.path(namespace, name), body=body))
+            await self.send(Request("DELETE", resource.path(namespace, name), body=body))
         except NotFoundError:
             return
 
-    async def _send(self, request: Request) -> Any:
+    async def send(self, request: Request) -> Any:
         """The body of a successful answer. Raises an ApiError of the refusal, FencedError before a write."""
         delay = self._retries.first_delay
         for left in reversed(range(self._retries.attempts)):
@@ -139,7 +141,8 @@ class Client:
             except UnavailableError as error:
                 self._told(error)
                 wait = error.retry_after if error.retry_after is not None else delay * (1 + random.random())  # noqa: S311
-                if not left or wait > self._retries.longest_delay:
+                lost = error.status == 0 and not self._retries.unanswered
+                if not left or lost or wait > self._retries.longest_delay:
                     raise
             await self._sleep(wait)
             delay *= 2

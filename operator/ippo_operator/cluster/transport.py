@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+from urllib.parse import urlencode
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,12 @@ class Request:
     body: Any = None
     content_type: str = "application/json"
     accept: str = "application/json"
+
+    @property
+    def target(self) -> str:
+        """Path and query."""
+        query = {name: value for name, value in self.query.items() if value}
+        return f"{self.path}?{urlencode(query)}" if query else self.path
 
     @property
     def writes(self) -> bool:

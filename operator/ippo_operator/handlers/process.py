@@ -9,9 +9,11 @@ from typing import Any
 
 import aiohttp.web
 
-from ippo_operator.cluster import connection
+from ippo_operator.cluster.access import kubeconfig
+from ippo_operator.cluster.access.files import KubeconfigError
+from ippo_operator.cluster.access.kubeconfig import Flags
 from ippo_operator.cluster.client import Client, RetryPolicy
-from ippo_operator.cluster.connection import KubernetesTransport, NoClusterError
+from ippo_operator.cluster.connection import KubernetesTransport
 from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.handlers import logs
@@ -32,7 +34,7 @@ def run(options: Options) -> int:
     gc.freeze()  # what was imported stays for ever: half a million objects that need no looking at
     try:
         return asyncio.run(_run(options))
-    except NoClusterError as error:
+    except KubeconfigError as error:
         print(f"ippo-operator: {error}", file=sys.stderr)
         return CANNOT_START
     except OSError as error:
@@ -41,11 +43,13 @@ def run(options: Options) -> int:
 
 
 async def _run(options: Options) -> int:
-    configuration = await connection.load(options.context)
+    flags = Flags(context=options.context)
+    login = kubeconfig.load(flags)
     metrics = Metrics()
-    async with KubernetesTransport(configuration, context=options.context) as transport:
+    async with KubernetesTransport(login, lambda: kubeconfig.load(flags)) as transport:
+        await transport.connection()
         service = _service(options, CountingTransport(transport, metrics), metrics)
-        watching = Watches(service, lambda: connection.credentials(configuration), options.namespaces)
+        watching = Watches(service, lambda: kubeconfig.load(flags), options.namespaces)
         ask(metrics, service, watching)
         probes = await _serve(options.port, Health(service, lambda: watching.missing), metrics)
         service.start()

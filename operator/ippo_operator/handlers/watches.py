@@ -12,16 +12,17 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import kopf
 
-from ippo_operator.cluster.connection import Credentials
+from ippo_operator.cluster.access.kubeconfig import Login
+from ippo_operator.cluster.access.plugins import Credentials
+from ippo_operator.cluster.connection import connect
 from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, Resource
 from ippo_operator.manifests.identity import RUN, RUN_UID
 
-Login: TypeAlias = Callable[[], Awaitable[Credentials]]
 Key: TypeAlias = tuple[str, str]
 CHILDREN = (JOBS, PODS, DEPLOYMENTS)
 _SETTLING = 0.5
@@ -70,13 +71,13 @@ class Watches:
 
     Args:
         listener: is told.
-        login: gives the credentials as they are now.
+        load: gives the login as it is now.
         namespaces: to watch; none for all.
     """
 
-    def __init__(self, listener: Listener, login: Login, namespaces: Sequence[str]) -> None:
+    def __init__(self, listener: Listener, load: Callable[[], Login], namespaces: Sequence[str]) -> None:
         self._listener = listener
-        self._login = login
+        self._load = load
         self._namespaces = tuple(namespaces)
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
@@ -145,9 +146,6 @@ class Watches:
         tell = self._loop.call_soon_threadsafe
         changes = _JobChanges()
 
-        async def log_in(**_: Any) -> kopf.ConnectionInfo:
-            return _connection(await self._login())
-
         async def run_event(event: Mapping[str, Any], **_: Any) -> None:
             metadata = event["object"]["metadata"]
             key = (metadata["namespace"], metadata["name"])
@@ -163,11 +161,36 @@ class Watches:
                 delay = 0.0 if _decisive(event) else _SETTLING
                 tell(self._listener.child_changed, (metadata["namespace"], name), delay)
 
-        kopf.on.login(registry=made)(log_in)
+        kopf.on.login(registry=made)(LogIn(self._load).log_in)
         kopf.on.event(*_selector(RUNS), registry=made)(run_event)
         for resource in CHILDREN:
             kopf.on.event(*_selector(resource), labels={RUN_UID: kopf.PRESENT}, registry=made)(child_event)
         return made
+
+
+class LogIn:
+    """kopf's login: a session of the operator's own kind, and another one only with other credentials.
+
+    kopf asks again when the API server answers 401. With what was refused already it would ask for ever.
+    """
+
+    def __init__(self, load: Callable[[], Login]) -> None:
+        self._load = load
+        self._last: tuple[Login, Credentials] | None = None
+
+    async def log_in(self, **_: Any) -> kopf.AiohttpSession:
+        """Raises kopf.PermanentError, which ends kopf, if there is nothing new to log in with."""
+        connection = await connect(self._load(), connections=0)
+        shown = (connection.login, connection.credentials)
+        if shown == self._last:
+            await connection.session.close()
+            raise kopf.PermanentError("the API server refuses the credentials, and there are no others")
+        self._last = shown
+        return kopf.AiohttpSession(
+            server=connection.login.server,
+            aiohttp_session=connection.session,
+            expiration=connection.credentials.expires,
+        )
 
 
 class _JobChanges:
@@ -245,15 +268,3 @@ def _watcher(resource: Resource, namespace: str | None) -> str:
 
 def _selector(resource: Resource) -> tuple[str, str, str]:
     return resource.group, resource.version, resource.plural
-
-
-def _connection(credentials: Credentials) -> kopf.ConnectionInfo:
-    return kopf.ConnectionInfo(
-        server=credentials.server,
-        ca_path=credentials.ca_path,
-        insecure=credentials.insecure,
-        certificate_path=credentials.certificate_path,
-        private_key_path=credentials.private_key_path,
-        scheme="Bearer" if credentials.token else None,
-        token=credentials.token,
-    )

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ippo_operator.cli.errors import BAD_INPUT, TRY_AGAIN, CommandError
+from ippo_operator.cluster.access.files import KubeconfigError
+from ippo_operator.cluster.access.kubeconfig import Flags
 from ippo_operator.cluster.errors import ApiError, ConflictError, ForbiddenError, NotFoundError, UnavailableError
-from ippo_operator.cluster.remote import kubeconfig
-from ippo_operator.cluster.remote.http import Http
-from ippo_operator.cluster.remote.kubeconfig import KubeconfigError
+from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.remote.runs import Object, Runs
 
 RUN_NAME = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -21,15 +21,13 @@ _SHOWN = 8
 def cluster(arguments: Namespace) -> Iterator[Runs]:
     """The runs of the cluster that the command line names. What goes wrong inside is a CommandError of one line."""
     try:
-        runs = Runs(Http(kubeconfig.load(arguments.kubeconfig, arguments.context, arguments.namespace)))
+        with Calls(Flags.of(arguments)) as calls:
+            try:
+                yield Runs(calls)
+            except ApiError as error:
+                raise explained(error, calls.login.namespace) from None
     except KubeconfigError as error:
         raise CommandError(str(error)) from None
-    try:
-        yield runs
-    except KubeconfigError as error:
-        raise CommandError(str(error)) from None
-    except ApiError as error:
-        raise explained(error, runs.namespace) from None
 
 
 def find(runs: Runs, name: str) -> Object:
@@ -50,7 +48,7 @@ def check_installed(runs: Runs) -> None:
 
 def _no_kind(runs: Runs) -> str:
     return (
-        f"{runs.http.login.server} knows no IterativePPORuns: install the operator's chart, or choose another cluster "
+        f"{runs.calls.login.server} knows no IterativePPORuns: install the operator's chart, or choose another cluster "
         "with --context"
     )
 

@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from ippo_operator.cluster.errors import NotFoundError
-from ippo_operator.cluster.remote.http import Call, Http
+from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.resources import PODS, RUNS, Resource
+from ippo_operator.cluster.transport import Request
 from ippo_operator.manifests.identity import COMPONENT, RUN_UID
 from ippo_operator.manifests.jobs import CONTAINER
 
 Object: TypeAlias = dict[str, Any]
 MANAGER = "ippo"
 PAGE = 200
+_TEXT = "application/json, */*"
 _MERGE = "application/merge-patch+json"
 _SECRETS = Resource("", "v1", "secrets", "Secret")
 _ANY = f"/apis/{RUNS.group}/{RUNS.version}"
@@ -20,17 +22,17 @@ _ANY = f"/apis/{RUNS.group}/{RUNS.version}"
 class Runs:
     """The runs that a user can see."""
 
-    def __init__(self, http: Http) -> None:
-        self.http = http
+    def __init__(self, calls: Calls) -> None:
+        self.calls = calls
 
     @property
     def namespace(self) -> str:
         """The user's: of the command line, or of the context."""
-        return self.http.login.namespace
+        return self.calls.login.namespace
 
     def get(self, name: str) -> Object:
         """The run. Raises NotFoundError if there is none."""
-        found: Object = self.http.request(Call("GET", RUNS.path(self.namespace, name), {}))
+        found: Object = self.calls.request(Request("GET", RUNS.path(self.namespace, name)))
         return found
 
     def all(self, everywhere: bool = False) -> list[Object]:
@@ -42,7 +44,7 @@ class Runs:
     def installed(self) -> bool:
         """Whether the API server knows runs at all."""
         try:
-            self.http.request(Call("GET", _ANY, {}))
+            self.calls.request(Request("GET", _ANY))
         except NotFoundError:
             return False
         return True
@@ -55,13 +57,13 @@ class Runs:
         """
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
         path = RUNS.path(self.namespace, name)
-        made: Object = self.http.request(Call("PATCH", path, query, patch, _MERGE))
+        made: Object = self.calls.request(Request("PATCH", path, query, patch, content_type=_MERGE))
         return made
 
     def create(self, manifest: Object, dry: bool) -> Object:
         """POST."""
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
-        made: Object = self.http.request(Call("POST", RUNS.path(self.namespace), query, manifest))
+        made: Object = self.calls.request(Request("POST", RUNS.path(self.namespace), query, manifest))
         return made
 
     def pods(self, run: Object, labels: dict[str, str]) -> list[Object]:
@@ -83,18 +85,18 @@ class Runs:
             "follow": "true" if follow else "",
             "tailLines": "" if tail is None else str(tail),
         }
-        call = Call("GET", PODS.path(metadata["namespace"], metadata["name"], "log"), query)
-        return self.http.lines(call)
+        call = Request("GET", PODS.path(metadata["namespace"], metadata["name"], "log"), query, accept=_TEXT)
+        return self.calls.lines(call)
 
     def secret(self, namespace: str, name: str) -> Object:
         """A Secret."""
-        found: Object = self.http.request(Call("GET", _SECRETS.path(namespace, name), {}))
+        found: Object = self.calls.request(Request("GET", _SECRETS.path(namespace, name)))
         return found
 
     def _items(self, path: str, query: dict[str, str]) -> Iterator[Object]:
         query = {"limit": str(PAGE), **query}
         while True:
-            page = self.http.request(Call("GET", path, query))
+            page = self.calls.request(Request("GET", path, query))
             yield from page.get("items") or ()
             following = (page.get("metadata") or {}).get("continue")
             if not following:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import pytest
 from ippo_operator.cli.main import main
+from ippo_operator.cluster.remote.calls import Calls
+from ippo_operator.cluster.remote.runs import Runs
 
 from .server import Server
 
@@ -28,6 +30,13 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path)))
         monkeypatch.chdir(tmp_path)
         yield running
+
+
+@pytest.fixture
+def runs(server: Server) -> Iterator[Runs]:
+    """What the server's user sees; retries at once."""
+    with Calls(sleep=lambda _: None) as calls:
+        yield Runs(calls)
 
 
 @pytest.fixture

@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ippo_operator.cluster.access import files
+from ippo_operator.cluster.access.kubeconfig import load
 
 from ..cluster.fake_api import Object, answer
 from .conftest import Ippo
 from .server import Server, kubeconfig
 from .test_cluster_status import begin
 
+V1BETA1 = {"apiVersion": "client.authentication.k8s.io/v1beta1"}
 VERBS = [["status"], ["logs"], ["approve"], ["reject"], ["suspend"], ["resume"], ["report"], ["explain"]]
 
 
@@ -100,13 +103,13 @@ def test_no_kubeconfig(ippo: Ippo, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         (kubeconfig("http://x", {"auth-provider": {"name": "gcp"}}), "the auth-provider gcp is not supported"),
         (kubeconfig("http://x", {"client-key-data": "%"}), "client-key-data is not base64"),
         (kubeconfig("http://x", {"client-key": "gone.pem"}), "cannot read client-key"),
-        (kubeconfig("http://x", {"tokenFile": "gone"}), "cannot read the token file"),
+        (kubeconfig("https://x", {"tokenFile": "gone"}), "cannot read the token file"),
         (
-            kubeconfig("http://x", {"exec": {"command": "no-such-plugin", "installHint": "Get it."}}),
+            kubeconfig("https://x", {"exec": V1BETA1 | {"command": "no-such-plugin", "installHint": "Get it."}}),
             "installed. Get it.",
         ),
-        (kubeconfig("http://x", {"exec": {"command": "false"}}), "ended with exit code 1; log in again"),
-        (kubeconfig("http://x", {"exec": {"command": "true"}}), "printed no token and no certificate"),
+        (kubeconfig("https://x", {"exec": V1BETA1 | {"command": "false"}}), "ended with exit code 1; log in again"),
+        (kubeconfig("https://x", {"exec": V1BETA1 | {"command": "true"}}), "printed no token and no certificate"),
         (kubeconfig("http://x", {}, **{"proxy-url": "socks5://y"}), "the proxy socks5://y is not supported"),
         (kubeconfig("https://x", {}, **{"certificate-authority-data": "eA=="}), "is no PEM certificate"),
     ],
@@ -150,10 +153,11 @@ def test_a_credential_plugin_is_asked_once_and_again_when_its_token_ran_out(
     plugin.write_text(
         '#!/bin/sh\necho x >> "$LOG"\ntest -n "$KUBERNETES_EXEC_INFO" || exit 3\n'
         'if [ "$(wc -l < "$LOG")" -eq 1 ]; then token=old; else token=let-me-in; fi\n'
-        'echo "{\\"kind\\": \\"ExecCredential\\", \\"status\\": {\\"token\\": \\"$token\\"}}"\n'
+        'echo "{\\"apiVersion\\": \\"client.authentication.k8s.io/v1beta1\\", \\"kind\\": \\"ExecCredential\\", '
+        '\\"status\\": {\\"token\\": \\"$token\\"}}"\n'
     )
     plugin.chmod(0o700)
-    user = {"exec": {"command": "./plugin", "env": [{"name": "LOG", "value": str(tmp_path / "log")}]}}
+    user = {"exec": V1BETA1 | {"command": "./plugin", "env": [{"name": "LOG", "value": str(tmp_path / "log")}]}}
     (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig(server.url, user)))
     assert ippo("status", "small").code == 0
     assert (tmp_path / "log").read_text() == "x\nx\n"
@@ -162,14 +166,12 @@ def test_a_credential_plugin_is_asked_once_and_again_when_its_token_ran_out(
 def test_in_a_pod_its_service_account_counts(
     server: Server, ippo: Ippo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from ippo_operator.cluster.remote import kubeconfig as module
-
     monkeypatch.delenv("KUBECONFIG")
     monkeypatch.setenv("HOME", str(tmp_path / "nobody"))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "fd00::1")
-    monkeypatch.setattr(module, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(files, "SERVICE_ACCOUNT", tmp_path)
     (tmp_path / "token").write_text("t")
     (tmp_path / "namespace").write_text("team\n")
-    login = module.load()
+    login = load()
     assert (login.server, login.namespace) == ("https://[fd00::1]:443", "team")
     assert "let-me-in" not in repr(login)

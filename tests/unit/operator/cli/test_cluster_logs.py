@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from ippo_operator.cli.remote.logs import Follower
+from ippo_operator.cluster.remote.runs import Runs
 from ippo_operator.cluster.transport import Response
 
 from ..cluster.fake_api import answer
 from ..cluster.toy_cluster import ToyController, ToyOperator
 from .conftest import Ippo
 from .server import Server, no_log
-from .test_cluster_status import begin, crash, finish, runs
+from .test_cluster_status import begin, crash, finish
 
 
 def written(pod: str, query: dict[str, str]) -> Iterator[bytes]:
@@ -124,14 +125,16 @@ def test_options_that_do_not_go_together(server: Server, ippo: Ippo, arguments: 
     assert ippo("logs", "small", *arguments).code == 64
 
 
-def test_follow_goes_from_stage_to_stage_until_the_run_ends(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_goes_from_stage_to_stage_until_the_run_ends(
+    server: Server, capsys: pytest.CaptureFixture[str], runs: Runs
+) -> None:
     operator, controller = running(server)
 
     def go_on(_: float = 0) -> None:
         operator.settle()
         controller.step()
 
-    code = Follower(runs(), "small", sleep=go_on).follow()
+    code = Follower(runs, "small", sleep=go_on).follow()
     captured = capsys.readouterr()
     begun = [line.split()[0] for line in captured.out.splitlines() if line.endswith("begins")]
     assert code == 0
@@ -146,7 +149,9 @@ def test_follow_goes_from_stage_to_stage_until_the_run_ends(server: Server, caps
     assert captured.err.splitlines()[-1] == "--- small: Succeeded: 1 of 1 iterations are done"
 
 
-def test_follow_prints_no_line_twice_when_a_stream_breaks(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_prints_no_line_twice_when_a_stream_breaks(
+    server: Server, capsys: pytest.CaptureFixture[str], runs: Runs
+) -> None:
     operator, controller = running(server)
     calls = []
 
@@ -161,18 +166,18 @@ def test_follow_prints_no_line_twice_when_a_stream_breaks(server: Server, capsys
             operator.finish(controller)
             server.log = lambda pod, query: iter([b"one\n", b"two\n"]) if "warm" in pod or "0000" in pod else iter(())
 
-    Follower(runs(), "small", sleep=go_on).follow()
+    Follower(runs, "small", sleep=go_on).follow()
     assert capsys.readouterr().out.splitlines().count("one") == 1
 
 
-def test_follow_ends_with_1_when_the_run_stalls(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_ends_with_1_when_the_run_stalls(server: Server, capsys: pytest.CaptureFixture[str], runs: Runs) -> None:
     finish(server, crash, retries={"crashes": 0})
     server.log = written
-    assert Follower(runs(), "small", sleep=lambda _: None).follow() == 1
+    assert Follower(runs, "small", sleep=lambda _: None).follow() == 1
     assert "fit-q of iteration 1" in capsys.readouterr().err
 
 
-def test_follow_says_why_it_waits_once(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_follow_says_why_it_waits_once(server: Server, capsys: pytest.CaptureFixture[str], runs: Runs) -> None:
     operator, controller = running(server)
     server.api.all("pods")[0]["status"] = {"phase": "Pending"}
     waits = iter(range(3))
@@ -181,7 +186,7 @@ def test_follow_says_why_it_waits_once(server: Server, capsys: pytest.CaptureFix
         if next(waits, None) is None:
             operator.finish(controller)
 
-    Follower(runs(), "small", sleep=go_on).follow()
+    Follower(runs, "small", sleep=go_on).follow()
     assert capsys.readouterr().err.count("has not started") == 1
 
 

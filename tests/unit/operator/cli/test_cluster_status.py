@@ -8,8 +8,6 @@ import pytest
 from ippo_operator.api.status import to_rfc3339
 from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.remote.watch import Screen, follow
-from ippo_operator.cluster.remote import kubeconfig
-from ippo_operator.cluster.remote.http import Http
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
@@ -203,7 +201,7 @@ def test_one_run_of_another_version_does_not_hide_the_others(server: Server, ipp
     assert "small   Succeeded" in said.out
 
 
-def test_watch_writes_a_line_per_change_until_the_end(server: Server, ippo: Ippo) -> None:
+def test_watch_writes_a_line_per_change_until_the_end(server: Server, ippo: Ippo, runs: Runs) -> None:
     operator = begin(server)
     controller = ToyController(server.api)
     out = io.StringIO()
@@ -212,7 +210,7 @@ def test_watch_writes_a_line_per_change_until_the_end(server: Server, ippo: Ippo
         operator.settle()
         controller.step()
 
-    last = follow(runs(), "small", out=out, sleep=pass_by)
+    last = follow(runs, "small", out=out, sleep=pass_by)
     said = [line.split(" ", 1)[1] for line in out.getvalue().splitlines()]
     assert last.phase == "Succeeded"
     assert said[0] == "Pending, 0: no operator has looked at the run yet"
@@ -221,16 +219,16 @@ def test_watch_writes_a_line_per_change_until_the_end(server: Server, ippo: Ippo
     assert len(said) == len(set(said))
 
 
-def test_watch_redraws_a_terminal_and_leaves_the_end_there(server: Server) -> None:
+def test_watch_redraws_a_terminal_and_leaves_the_end_there(server: Server, runs: Runs) -> None:
     finish(server)
     out = Terminal()
-    follow(runs(), "small", out=out, sleep=lambda _: None)
+    follow(runs, "small", out=out, sleep=lambda _: None)
     assert out.getvalue().startswith("\x1b[?1049h")
     _, after = out.getvalue().split("\x1b[?1049l")
     assert after.startswith("small: Succeeded")
 
 
-def test_watch_outlasts_an_api_server_that_is_gone_for_a_while(server: Server) -> None:
+def test_watch_outlasts_an_api_server_that_is_gone_for_a_while(server: Server, runs: Runs) -> None:
     operator = begin(server)
     controller = ToyController(server.api)
     out = io.StringIO()
@@ -243,14 +241,14 @@ def test_watch_outlasts_an_api_server_that_is_gone_for_a_while(server: Server) -
         operator.settle()
         controller.step()
 
-    assert follow(runs(), "small", out=out, sleep=pass_by).phase == "Succeeded"
+    assert follow(runs, "small", out=out, sleep=pass_by).phase == "Succeeded"
     assert out.getvalue().count("etcd is away; still trying") == 1
 
 
-def test_watch_ends_when_the_run_is_deleted(server: Server) -> None:
+def test_watch_ends_when_the_run_is_deleted(server: Server, runs: Runs) -> None:
     begin(server)
     with pytest.raises(CommandError, match="was deleted") as caught:
-        follow(runs(), "small", quiet=True, sleep=lambda _: server.api.remove("iterativepporuns", "team", "small"))
+        follow(runs, "small", quiet=True, sleep=lambda _: server.api.remove("iterativepporuns", "team", "small"))
     assert caught.value.code == 1
 
 
@@ -260,7 +258,3 @@ def test_a_screen_never_draws_more_than_the_terminal_has(server: Server, monkeyp
     out = Terminal()
     Screen(out).trouble("x" * 100)
     assert out.getvalue() == "\x1b[H\x1b[J" + "x" * 19
-
-
-def runs() -> Runs:
-    return Runs(Http(kubeconfig.load(), sleep=lambda _: None))

@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from ippo_operator.cluster.connection import Credentials
+from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.handlers import watches
 from ippo_operator.handlers.watches import Watches, settings
 
@@ -22,8 +22,8 @@ class Deaf:
         raise AssertionError
 
 
-async def nowhere() -> Credentials:
-    return Credentials("https://127.0.0.1:1", None, True, None, None, "token")
+def nowhere() -> Login:
+    return Login("https://127.0.0.1:1")
 
 
 def test_children_are_selected_by_the_server_and_nothing_is_posted() -> None:

@@ -1,0 +1,152 @@
+"""A TLS server that says who asked it how, and an HTTP proxy that leads every name to it."""
+
+import base64
+import contextlib
+import json
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .authority import Pair
+
+
+class _Served:
+    """Serves in a thread. Use as a context manager."""
+
+    port: int
+
+    def _server(self) -> ThreadingHTTPServer:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._running = self._server()
+        self._running.daemon_threads = True
+        self.port = self._running.server_port
+        self._thread = threading.Thread(target=self._running.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._running.shutdown()
+        self._running.server_close()
+        self._thread.join()
+
+
+class _QuietServer(ThreadingHTTPServer):
+    """Says nothing of clients that break off a handshake."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        return
+
+
+class _Quiet(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        return
+
+    def reply(self, status: int, body: Any, **headers: str) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(data))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+
+@dataclass
+class ApiServer(_Served):
+    """Answers with what it was shown: the certificate's user, authorization, impersonation and the name asked for."""
+
+    folder: Path
+    certificate: Pair
+    clients: bytes
+    """The authorities of clients, PEM."""
+    refused: Callable[[str], bool] = lambda _authorization: False
+    """Which authorization it does not take any more."""
+    names: list[str | None] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+
+    def _server(self) -> ThreadingHTTPServer:
+        outer = self
+
+        class Handler(_Quiet):
+            def do_GET(self) -> None:
+                authorization = self.headers.get("Authorization", "")
+                outer.shown.append(authorization)
+                if outer.refused(authorization):
+                    self.reply(401, {"kind": "Status", "code": 401, "message": "Unauthorized"})
+                    return
+                if self.path == "/elsewhere":
+                    self.reply(302, {}, Location=f"https://localhost:{outer.port}/")
+                    return
+                certificate = self.connection.getpeercert() or {}  # type: ignore[attr-defined]
+                names = dict(pair[0] for pair in certificate.get("subject", ()))
+                impersonation = [(n, v) for n, v in self.headers.items() if n.lower().startswith("impersonate-")]
+                answer = {
+                    "user": names.get("commonName", ""),
+                    "authorization": authorization,
+                    "impersonation": sorted(map(list, impersonation)),
+                    "path": self.path,
+                    "encoding": self.headers.get("Accept-Encoding", ""),
+                }
+                self.reply(200, answer)
+
+        (self.folder / "server.pem").write_bytes(self.certificate.certificate + self.certificate.key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.folder / "server.pem")
+        context.load_verify_locations(cadata=self.clients.decode())
+        context.verify_mode = ssl.CERT_OPTIONAL
+        context.sni_callback = lambda _socket, name, _context: self.names.append(name)
+        server = _QuietServer(("127.0.0.1", 0), Handler)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        return server
+
+
+@dataclass
+class Proxy(_Served):
+    """Takes CONNECT for any name, and connects with one server."""
+
+    target: int
+    """The server's port on this machine."""
+    password: str = ""
+    """`user:password` that it wants, if any."""
+    asked: list[str] = field(default_factory=list)
+    """`host:port` of every tunnel that it opened."""
+
+    def _server(self) -> ThreadingHTTPServer:
+        outer = self
+
+        class Handler(_Quiet):
+            def do_CONNECT(self) -> None:
+                wanted = "Basic " + base64.b64encode(outer.password.encode()).decode()
+                if outer.password and self.headers.get("Proxy-Authorization") != wanted:
+                    self.reply(407, {}, **{"Proxy-Authenticate": "Basic"})
+                    return
+                outer.asked.append(self.path)
+                self.send_response(200)
+                self.end_headers()
+                with socket.create_connection(("127.0.0.1", outer.target)) as server:
+                    back = threading.Thread(target=_copy, args=(server, self.connection), daemon=True)
+                    back.start()
+                    _copy(self.connection, server)
+                    back.join()
+                self.close_connection = True
+
+        return _QuietServer(("127.0.0.1", 0), Handler)
+
+
+def _copy(source: socket.socket, to: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65_536):
+            to.sendall(data)
+    with contextlib.suppress(OSError):
+        to.shutdown(socket.SHUT_WR)
