@@ -68,7 +68,8 @@ def test_the_page_quotes_the_errors_as_they_are(tmp_path: Path) -> None:
             ('talk["random"].random() <', "1 / 0 <"),
         ]
     ):
-        broken = tmp_path / f"broken_{number}.py"
+        broken = tmp_path / str(number) / EXAMPLE.name
+        broken.parent.mkdir()
         broken.write_text(EXAMPLE.read_text().replace(right, wrong))
         environment = load(Environment(name=f"{broken}:TeaShop"))
         environment.reset([1, 2])

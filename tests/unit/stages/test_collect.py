@@ -1,10 +1,6 @@
 """The stage collect as the operator runs it: shards, the join, kills and what goes wrong."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,67 +151,6 @@ def test_a_shard_that_died_after_its_note_only_joins(small_world: Any, monkeypat
     small_world.store.delete(key)
     monkeypatch.setattr(collect, "_collect", None)
     assert shard(small_world, spec) == expected
-
-
-def test_told_to_stop_it_saves_what_it_has_and_resumes_bit_equal(
-    small_world: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    spec = spec_of(small_world)
-    expected = shard(small_world, spec)
-    delete_results(small_world)
-    held = collect._hold
-    batches: list[int] = []
-
-    def interrupted(ctx: StageContext, environment: Any, agent: Any, numbers: range, done: Any) -> Any:
-        batches.append(numbers.start)
-        if len(batches) == 2:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return held(ctx, environment, agent, numbers, done)
-
-    monkeypatch.setattr(collect, "_hold", interrupted)
-    code, message = run_shard(small_world, spec)
-    assert code == 143
-    assert "resumes" in message["error"]["message"]
-    assert shard(small_world, spec) == expected
-    assert batches == [0, 16, 32]
-    assert not list(small_world.store.list("iterations/0001/collect/shards/00000/checkpoint"))
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from ippo_trainer.stages import collect
-from ippo_trainer.stages.runtime import run_stage
-collect.SAVE_SECONDS = 0.0
-collect._SAVING_SHARE = float("inf")
-save = collect._save
-def save_and_die(ctx, state):
-    save(ctx, state)
-    if state.batches == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-collect._save = save_and_die
-sys.exit(run_stage(Path(sys.argv[1]), None, None, Path(sys.argv[2])))
-"""
-
-
-def test_killed_it_resumes_from_its_checkpoint_bit_equal(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = spec_of(small_world)
-    expected = shard(small_world, spec)
-    delete_results(small_world)
-    path = small_world.folder / "spec.json"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(path), str(small_world.folder)], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    starts: list[int] = []
-    held = collect._hold
-    monkeypatch.setattr(
-        collect,
-        "_hold",
-        lambda ctx, env, agent, numbers, done: (
-            starts.append(numbers.start) or held(ctx, env, agent, numbers, done)  # type: ignore[func-returns-value]
-        ),
-    )
-    assert shard(small_world, spec) == expected
-    assert starts == [32]
 
 
 def test_exploration_is_tagged_and_traced_to_the_explorer(small_world: Any) -> None:

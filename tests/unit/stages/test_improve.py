@@ -14,7 +14,7 @@ from ippo_trainer.data.splits import split
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.ppo.rollout import Sampler
 from ippo_trainer.ppo.trainer import Improvement
-from ippo_trainer.stages import improve
+from ippo_trainer.stages import pace
 from ippo_trainer.stages.runtime import StopFlag
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
 from ippo_trainer.store.local import LocalStore
@@ -131,7 +131,7 @@ def _killed(world: Any, spec: StageSpec, at_put: int) -> None:
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         return
-    improve.SAVE_SECONDS, improve.SAVING_SHARE = 0.0, float("inf")
+    pace.SAVE_SECONDS, pace.SAVING_SHARE = 0.0, float("inf")
     put, puts = LocalStore.put, 0
 
     def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:

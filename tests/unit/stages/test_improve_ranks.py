@@ -27,9 +27,9 @@ HOOK = """
 import os, signal, time
 if os.environ.get("RANK"):
     from ippo_trainer.ppo.trainer import Improvement
-    from ippo_trainer.stages import improve
+    from ippo_trainer.stages import pace
     from ippo_trainer.stages.runtime import StopFlag
-    improve.SAVE_SECONDS, improve.SAVING_SHARE = 0.0, float("inf")
+    pace.SAVE_SECONDS, pace.SAVING_SHARE = 0.0, float("inf")
     run, handle, told = Improvement.run, StopFlag.handle, []
 
     def stop_the_pod():

@@ -9,7 +9,9 @@ from ippo_trainer.environments.protocol import (
     ExactTurn,
     History,
     LadderRow,
+    Resumable,
     Step,
+    TryAgain,
 )
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "ExactTurn",
     "History",
     "LadderRow",
+    "Resumable",
     "Step",
+    "TryAgain",
     "load",
 ]

@@ -1,5 +1,6 @@
 """Holds an environment, which may be anybody's code, to the protocol."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ippo_trainer.contract.errors import BadDataError, StageError
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.environments.failures import failure, short
 from ippo_trainer.environments.protocol import (
     REACTIONS,
     Demonstrator,
@@ -17,6 +19,7 @@ from ippo_trainer.environments.protocol import (
     History,
     IntentPolicy,
     LadderRow,
+    Resumable,
     Step,
 )
 
@@ -37,11 +40,6 @@ def checked(inner: Any, name: str) -> "CheckedEnvironment":
     return _CheckedScorer(inner, name) if exact else CheckedEnvironment(inner, name)
 
 
-def short(error: BaseException) -> str:
-    """An exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
-
-
 def is_unicode(text: str) -> bool:
     """Whether the text can be written: half of a surrogate pair, which a str can hold, has no UTF-8."""
     try:
@@ -49,6 +47,12 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def file_of(inner: Any) -> str:
+    """The file that holds a class, or an object's class; empty where there is none."""
+    kind = inner if isinstance(inner, type) else type(inner)
+    return getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
 
 
 def _is_text(value: Any) -> bool:
@@ -59,10 +63,8 @@ def _read(inner: Any, name: str, attribute: str, default: Any) -> Any:
     """An attribute, which may be a property that raises."""
     try:
         return getattr(inner, attribute, default)
-    except StageError:
-        raise
     except (Exception, SystemExit) as error:
-        raise BadDataError(f"environment {name}.{attribute} raised {short(error)}") from error
+        raise failure(f"environment {name}.{attribute} raised", error, file_of(inner)) from error
 
 
 class CheckedEnvironment:
@@ -86,6 +88,8 @@ class CheckedEnvironment:
         self.system_prompt: str = prompt
         self._open = 0
         self._turn = 0
+        if isinstance(inner, Resumable):
+            self.resume = self._resume
 
     def reset(self, seeds: Sequence[int]) -> list[str]:
         """As `Environment.reset`; every first message must be a text."""
@@ -113,16 +117,19 @@ class CheckedEnvironment:
             )
         return steps
 
+    def _resume(self, seeds: Sequence[int], conversations: "Sequence[Conversation]", messages: Sequence[str]) -> None:
+        """As `Resumable.resume`; all conversations have had equally many turns."""
+        self._call("resume", list(seeds), list(conversations), list(messages))
+        self._open, self._turn = len(seeds), len(conversations[0].turns) if conversations else 0
+
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return getattr(self._inner, method)(*arguments)
-        except StageError:
-            raise
         except (Exception, SystemExit) as error:  # sys.exit(0) in a simulator is no success of the stage
-            self._fail(method, f"raised {short(error)}", "", error)
+            raise failure(f"environment {self._name}.{method} raised", error, file_of(self._inner)) from error
 
-    def _fail(self, method: str, what: str, remedy: str, cause: BaseException | None = None) -> NoReturn:
-        raise BadDataError(f"environment {self._name}.{method} {what}", remedy) from cause
+    def _fail(self, method: str, what: str, remedy: str) -> NoReturn:
+        raise BadDataError(f"environment {self._name}.{method} {what}", remedy)
 
     def _check_list(self, method: str, value: Any, length: int) -> None:
         if isinstance(value, str) or not isinstance(value, Sequence):

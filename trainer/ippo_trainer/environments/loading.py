@@ -9,8 +9,9 @@ from pathlib import Path
 from types import ModuleType
 
 from ippo_trainer.contract import params
-from ippo_trainer.contract.errors import BadSpecError, StageError
-from ippo_trainer.environments.checked import CheckedEnvironment, checked, short
+from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
+from ippo_trainer.environments.checked import CheckedEnvironment, checked, file_of
+from ippo_trainer.environments.failures import failure
 
 BUILT_IN = {
     "sr-funnel": "ippo_trainer.environments.funnel.environment:Funnel",
@@ -34,8 +35,8 @@ def load(spec: params.Environment) -> CheckedEnvironment:
     except StageError:
         raise
     except (Exception, SystemExit) as error:
-        message = f"environment {spec.name}: {factory.__name__}(...) raised {short(error)}"
-        raise BadSpecError(message, "Check environment.options.") from error
+        what = f"environment {spec.name}: {factory.__name__}(...) raised"
+        raise _bad_spec(what, error, file_of(factory), "Check environment.options.") from error
     return checked(inner, factory.__name__)
 
 
@@ -49,11 +50,19 @@ def _find(name: str) -> type:
     except StageError:
         raise
     except (Exception, SystemExit) as error:
-        raise BadSpecError(f"environment.name {name!r}: importing {place} failed: {short(error)}", _HOW) from error
+        raise _bad_spec(
+            f"environment.name {name!r}: importing {place} failed:", error, str(Path(place).resolve()), _HOW
+        ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         raise BadSpecError(f"environment.name {name!r}: {place} has no class {class_name!r}", _HOW)
     return found
+
+
+def _bad_spec(what: str, error: BaseException, file: str, remedy: str) -> StageError:
+    """Before anything was held, an error of the code counts as one of the spec."""
+    found = failure(what, error, file)
+    return found if isinstance(found, TryAgainError) else BadSpecError(found.message, remedy)
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -62,6 +62,28 @@ class Environment(Protocol):
         ...
 
 
+class TryAgain(Exception):  # noqa: N818 - what it asks for
+    """What an environment may raise when it cannot answer now but may later: a busy service, a model that loads.
+
+    The stage keeps what it has and is tried again. A class of that name of your own does as well.
+    """
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """An environment that can go on with conversations that were held before, maybe by another process."""
+
+    def resume(self, seeds: Sequence[int], conversations: Sequence["Conversation"], messages: Sequence[str]) -> None:
+        """As `reset`, with conversations under way.
+
+        Args:
+            seeds: as they were given to `reset`.
+            conversations: by seed, the turns so far.
+            messages: by seed, the customer message that waits for an answer.
+        """
+        ...
+
+
 @runtime_checkable
 class Demonstrator(Protocol):
     """An environment with a scripted policy of its own, to make a first log from."""

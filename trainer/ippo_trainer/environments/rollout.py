@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Behaviour, Conversation, Turn
-from ippo_trainer.environments.protocol import Environment, Step
+from ippo_trainer.environments.protocol import Environment, Resumable, Step
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.sampling import sample
 from ippo_trainer.text.render import Renderer
@@ -142,12 +142,28 @@ class Rollout:
     """Suggestions that had not ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """A batch between two turns, to go on from later.
+
+    Args:
+        conversations: all of the batch, in order, with their turns so far.
+        waiting: by slot, the newest customer message of those that are open.
+    """
+
+    conversations: list[Conversation]
+    waiting: dict[int, str]
+
+
 def rollout(
     environment: Environment,
     seeds: Sequence[int],
     ids: Sequence[str],
     agent: Agent,
     done: Callable[[int], object] = lambda count: None,
+    *,
+    after_turn: Callable[[Unfinished], object] = lambda unfinished: None,
+    resumed: Unfinished | None = None,
 ) -> Rollout:
     """Holds one conversation per seed, all at once, to their ends.
 
@@ -159,26 +175,30 @@ def rollout(
         ids: of the conversations.
         agent: suggests the replies.
         done: is told how many more conversations are over.
+        after_turn: gets the batch after every turn that does not end it; may save it, or raise.
+        resumed: what `after_turn` got in an attempt that was cut off. What it holds is not asked of the environment
+            again, but for open conversations of an environment that is not `Resumable`: they start anew. The agent
+            makes all its suggestions again, since a batch of other conversations would be rounded otherwise.
     """
     conversations = [Conversation(name) for name in ids]
-    messages = environment.reset(seeds)
+    customers = _Customers(environment, seeds, resumed)
     open_ = [
         State(slot, seed, conversations[slot].turns, message)
-        for slot, (seed, message) in enumerate(zip(seeds, messages, strict=True))
+        for slot, (seed, message) in enumerate(zip(seeds, customers.start(), strict=True))
     ]
     dropped = truncated = 0
     for turn in range(environment.max_turns):
         suggestions = agent(open_)
-        steps = environment.step([suggestion.text for suggestion in suggestions])
+        answers = customers.answer(turn, open_, suggestions)
         still: list[State] = []
-        for state, suggestion, step in zip(open_, suggestions, steps, strict=True):
+        for state, suggestion, answer in zip(open_, suggestions, answers, strict=True):
             conversation = conversations[state.slot]
-            conversation.turns.append(_turn(turn, state, suggestion, step))
-            conversation.outcome, conversation.censored = step.outcome, step.censored
+            conversation.turns.append(answer.turn)
+            conversation.outcome, conversation.censored = answer.outcome, answer.censored
             dropped += suggestion.dropped_turns
             truncated += suggestion.truncated
-            if step.customer_message is not None:
-                still.append(State(state.slot, state.seed, conversation.turns, step.customer_message))
+            if answer.message is not None:
+                still.append(State(state.slot, state.seed, conversation.turns, answer.message))
         over = len(open_) - len(still)
         if turn + 1 == environment.max_turns:
             over += len(still)
@@ -186,7 +206,81 @@ def rollout(
         open_ = still
         if not open_:
             break
+        if turn + 1 < environment.max_turns:
+            after_turn(customers.unfinished(conversations, open_))
     return Rollout(conversations, dropped, truncated)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What came of one turn of one conversation; `message` is None where it is over."""
+
+    turn: Turn
+    message: str | None
+    outcome: bool
+    censored: bool
+
+
+class _Customers:
+    """The customers and the business of one batch: the log of an earlier attempt, then the environment."""
+
+    def __init__(self, environment: Environment, seeds: Sequence[int], resumed: Unfinished | None) -> None:
+        self._environment, self._seeds = environment, seeds
+        self._waiting = resumed.waiting if resumed is not None else {}
+        self._log = dict(enumerate(resumed.conversations)) if resumed is not None else {}
+        if not isinstance(environment, Resumable):
+            self._log = {slot: found for slot, found in self._log.items() if slot not in self._waiting}
+
+    def start(self) -> list[str]:
+        """The first messages, by slot."""
+        fresh = [slot for slot in range(len(self._seeds)) if slot not in self._log]
+        first = {slot: found.turns[0].customer_message for slot, found in self._log.items()}
+        if fresh:
+            messages = self._environment.reset([self._seeds[slot] for slot in fresh])
+            first |= dict(zip(fresh, messages, strict=True))
+        elif self._waiting and isinstance(self._environment, Resumable):
+            slots = sorted(self._waiting)
+            self._environment.resume(
+                [self._seeds[slot] for slot in slots],
+                [self._log[slot] for slot in slots],
+                [self._waiting[slot] for slot in slots],
+            )
+        return [first[slot] for slot in range(len(self._seeds))]
+
+    def answer(self, turn: int, states: Sequence[State], suggestions: Sequence[Suggestion]) -> list[_Answer]:
+        """What comes of a suggestion in each of the open conversations."""
+        logged = [state.slot in self._log and turn < len(self._log[state.slot].turns) for state in states]
+        asked = [suggestion.text for suggestion, known in zip(suggestions, logged, strict=True) if not known]
+        steps = iter(self._environment.step(asked) if asked else ())
+        return [
+            self._logged(turn, state.slot) if known else _answer(turn, state, suggestion, next(steps))
+            for state, suggestion, known in zip(states, suggestions, logged, strict=True)
+        ]
+
+    def unfinished(self, conversations: Sequence[Conversation], states: Sequence[State]) -> Unfinished:
+        """The batch as it is now; where the log knows more of a conversation, as the log has it."""
+        waiting = {state.slot: state.customer_message for state in states}
+        copies = []
+        for slot, held in enumerate(conversations):
+            logged = self._log.get(slot)
+            if logged is None or len(logged.turns) <= len(held.turns):
+                copies.append(Conversation(held.id, list(held.turns), held.outcome, held.censored))
+                continue
+            copies.append(logged)
+            waiting.pop(slot)
+            if slot in self._waiting:
+                waiting[slot] = self._waiting[slot]
+        return Unfinished(copies, waiting)
+
+    def _logged(self, number: int, slot: int) -> _Answer:
+        found = self._log[slot]
+        if number + 1 < len(found.turns):
+            return _Answer(found.turns[number], found.turns[number + 1].customer_message, False, False)
+        return _Answer(found.turns[number], self._waiting.get(slot), found.outcome, found.censored)
+
+
+def _answer(number: int, state: State, suggestion: Suggestion, step: Step) -> _Answer:
+    return _Answer(_turn(number, state, suggestion, step), step.customer_message, step.outcome, step.censored)
 
 
 def _turn(number: int, state: State, suggestion: Suggestion, step: Step) -> Turn:

@@ -7,7 +7,7 @@ least one sees all; if two do, both publish the same bytes.
 """
 
 import json
-import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,18 +23,16 @@ from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments import load as load_environment
 from ippo_trainer.environments.protocol import Environment, ExactScorer
-from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, rollout
+from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, Unfinished, rollout
 from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.load import check_context, load_policy
 from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.artifact import fetch
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
 from ippo_trainer.text.render import Renderer
 
-SAVE_SECONDS = 30.0
-# A checkpoint holds all that the shard has collected: saving may take this share of the time.
-_SAVING_SHARE = 0.05
 _COUNTS = "counts.json"
 NOTE = "turns.json"
 SHARD_KIND = "turns-shard"
@@ -57,6 +55,8 @@ class _Progress:
     directory: Path
     batches: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    unfinished: Unfinished | None = None
+    """The next batch, as far as an earlier attempt held it."""
 
     def add(self, counts: dict[str, int]) -> None:
         self.counts = {name: self.counts.get(name, 0) + count for name, count in counts.items()}
@@ -83,7 +83,9 @@ def run(ctx: StageContext) -> StageResult:
     index = ctx.shard_index or 0
     note = _read_note(ctx, index)
     if note is None:
-        note = _write_note(ctx, index, *_collect(ctx, settings, index))
+        collected = _collect(ctx, settings, index)
+        with ctx.stop.deferred():
+            note = _write_note(ctx, index, *collected)
     notes = [note if other == index else _read_note(ctx, other) for other in range(settings.parallelism)]
     complete = [found for found in notes if found is not None]
     shard = Shard(index=index, count=settings.parallelism, complete=len(complete) == settings.parallelism)
@@ -105,24 +107,19 @@ def _collect(ctx: StageContext, settings: Collect, index: int) -> tuple[Path, di
     numbers = _part(settings.conversations, index, settings.parallelism)
     batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
     state = _resume(ctx)
-    saved, cost = time.monotonic(), 0.0
+    keeper = Keeper(ctx, lambda unfinished: _save(ctx, state, unfinished))
     held = sum(map(len, batches[: state.batches]))
-    with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as shown:
+    with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as shown, keeper.holding():
         while state.batches < len(batches):
-            made = _hold(ctx, environment, agent, batches[state.batches], shown.update)
-            name = f"turns-{index:05d}-{state.batches:05d}.parquet"
-            write_turns(state.directory / name, made.conversations)
-            state.add(_count(made, environment))
+            batch = batches[state.batches]
+            made = _hold(ctx, environment, agent, batch, shown.update, keeper.note, state.unfinished)
+            with ctx.stop.deferred():
+                state.unfinished = keeper.unfinished = None
+                write_turns(state.directory / f"turns-{index:05d}-{state.batches:05d}.parquet", made.conversations)
+                state.add(_count(made, environment))
             shown.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
-            if state.batches == len(batches):
-                break
-            due = time.monotonic() - saved > max(SAVE_SECONDS, cost / _SAVING_SHARE)
-            if ctx.stop.is_set() or due:
-                started = time.monotonic()
-                _save(ctx, state)
-                saved = time.monotonic()
-                cost = saved - started
-                ctx.check_stop()
+            if state.batches < len(batches):
+                keeper.note(None)
     return state.directory, state.counts
 
 
@@ -152,11 +149,19 @@ def _part(total: int, index: int, count: int) -> range:
     return range(total * index // count, total * (index + 1) // count)
 
 
-def _hold(ctx: StageContext, environment: Environment, agent: Agent, numbers: range, done: Any) -> Rollout:
+def _hold(
+    ctx: StageContext,
+    environment: Environment,
+    agent: Agent,
+    numbers: range,
+    done: Any,
+    after_turn: Callable[[Unfinished], None],
+    resumed: Unfinished | None,
+) -> Rollout:
     iteration = ctx.spec.iteration
     seeds = [derive_seed(ctx.spec.seed, "conversation", iteration, number) for number in numbers]
     ids = [f"i{iteration:04d}-{number:06d}" for number in numbers]
-    return rollout(environment, seeds, ids, agent, done)
+    return rollout(environment, seeds, ids, agent, done, after_turn=after_turn, resumed=resumed)
 
 
 def _count(made: Rollout, environment: Environment) -> dict[str, int]:
@@ -211,14 +216,18 @@ def _resume(ctx: StageContext) -> _Progress:
         file = state.directory / _COUNTS
         state.batches, state.counts = step, json.loads(file.read_bytes())
         file.unlink()
-        ctx.log.info("resumed after %d conversations", state.counts["conversations"])
+        state.unfinished = read_unfinished(state.directory)
+        over = len(state.unfinished.conversations) - len(state.unfinished.waiting) if state.unfinished else 0
+        ctx.log.info("resumed after %d conversations", state.counts.get("conversations", 0) + over)
     return state
 
 
-def _save(ctx: StageContext, state: _Progress) -> None:
+def _save(ctx: StageContext, state: _Progress, unfinished: Unfinished | None) -> None:
     file = state.directory / _COUNTS
     file.write_bytes(canonical_json(state.counts))
+    write_unfinished(state.directory, unfinished)
     ctx.save_checkpoint(state.directory, state.batches)
+    write_unfinished(state.directory, None)
     file.unlink()
 
 

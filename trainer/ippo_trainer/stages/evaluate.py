@@ -1,7 +1,6 @@
 """The stage evaluate: candidate and current policy on the same seeds, and the gate's decision."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from ippo_trainer.data.splits import split
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
 from ippo_trainer.environments import load as load_environment
-from ippo_trainer.environments.rollout import PolicyAgent, rollout
+from ippo_trainer.environments.rollout import PolicyAgent, Unfinished, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
@@ -27,12 +26,12 @@ from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.qfit.targets import before_outcome
 from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
 
 _ROLES = {"candidate": "candidate", "current": "policy"}
-_SAVE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -114,10 +113,10 @@ def _hold(
     ctx: StageContext, environment: Environment, players: dict[str, _Player], seeds: Sequence[int]
 ) -> dict[str, list[Conversation]]:
     """The conversations of both policies, one per seed; resumes from the checkpoint."""
-    held: dict[str, list[Conversation]] = _resume(ctx)
+    held, unfinished = _resume(ctx)
+    keeper = Keeper(ctx, lambda under_way: _save(ctx, held, under_way))
     done = sum(map(len, held.values()))
-    saved = time.monotonic()
-    with ctx.progress(2 * len(seeds), "evaluating", "conversations", initial=done) as bar:
+    with ctx.progress(2 * len(seeds), "evaluating", "conversations", initial=done) as bar, keeper.holding():
         for role, player in players.items():
             agent = PolicyAgent(
                 player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
@@ -126,31 +125,32 @@ def _hold(
                 start = len(held[role])
                 batch = seeds[start : start + _collect(ctx).batch_size]
                 ids = [f"evaluation-{start + index:07d}" for index in range(len(batch))]
-                held[role] += rollout(environment, batch, ids, agent, bar.update).conversations
-                if ctx.stop.is_set() or time.monotonic() - saved > _SAVE_SECONDS:
-                    _save(ctx, held)
-                    saved = time.monotonic()
-                ctx.check_stop()
+                made = rollout(environment, batch, ids, agent, bar.update, after_turn=keeper.note, resumed=unfinished)
+                with ctx.stop.deferred():
+                    unfinished = keeper.unfinished = None
+                    held[role] += made.conversations
+                keeper.note(None)
     return held
 
 
-def _save(ctx: StageContext, held: dict[str, list[Conversation]]) -> None:
+def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: Unfinished | None) -> None:
     directory = ctx.work / "checkpoint"
     directory.mkdir(exist_ok=True)
     for role, conversations in held.items():
         if conversations:
             write_turns(directory / f"{role}.parquet", conversations)
+    write_unfinished(directory, unfinished)
     ctx.save_checkpoint(directory, sum(map(len, held.values())))
 
 
-def _resume(ctx: StageContext) -> dict[str, list[Conversation]]:
+def _resume(ctx: StageContext) -> tuple[dict[str, list[Conversation]], Unfinished | None]:
     directory = ctx.work / "resume"
     if ctx.load_checkpoint(directory) is None:
-        return {role: [] for role in _ROLES}
+        return {role: [] for role in _ROLES}, None
     files = {role: directory / f"{role}.parquet" for role in _ROLES}
     held = {role: read_turns([path]) if path.exists() else [] for role, path in files.items()}
     ctx.log.info("resumed after %d conversations", sum(map(len, held.values())))
-    return held
+    return held, read_unfinished(directory)
 
 
 def _find(

@@ -1,7 +1,6 @@
 """The stage fit-q: from logged conversations to Q(s, a), with an honest account of what it knows."""
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,11 @@ from ippo_trainer.qfit.report import CONFIDENCE, Calibration, advantage_correlat
 from ippo_trainer.qfit.targets import before_outcome, explored_share, monte_carlo_targets
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.pace import Pace
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
 
 MIN_CONVERSATIONS = 10
-_SAVE_SECONDS = 300.0
 _MORE_DATA = "Collect more conversations (collect.conversations), or let the policy explore (collect.exploration)."
 
 
@@ -175,7 +174,7 @@ def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, trai
 
 
 def _train(ctx: StageContext, procedure: Procedure) -> None:
-    """Resumes from the checkpoint, if there is one, and trains to the end, saving after epochs and every 5 minutes."""
+    """Resumes from the checkpoint, if there is one, and trains to the end, saving after epochs and now and then."""
     if _resume(ctx, procedure):
         ctx.log.info("resumed after %d updates", procedure.updates)
     total = procedure.updates_per_phase * len(procedure.phases)
@@ -185,16 +184,16 @@ def _train(ctx: StageContext, procedure: Procedure) -> None:
 
 
 def _after_update(ctx: StageContext, procedure: Procedure, bar: Any) -> Callable[[], None]:
-    saved, shown = time.monotonic(), procedure.updates
+    pace, shown = Pace(), procedure.updates
 
     def after_update() -> None:
-        nonlocal saved, shown
+        nonlocal shown
         position = procedure.fit.position
         bar.update(procedure.updates - shown, **_figures(procedure))
         shown = procedure.updates
-        if position.batch == 0 or ctx.stop.is_set() or time.monotonic() - saved > _SAVE_SECONDS:
-            _save(ctx, procedure)
-            saved = time.monotonic()
+        if position.batch == 0 or ctx.stop.is_set() or pace.due():
+            with pace.saving():
+                _save(ctx, procedure)
         ctx.check_stop()
 
     return after_update

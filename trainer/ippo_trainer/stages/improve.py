@@ -8,8 +8,8 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,15 +35,13 @@ from ippo_trainer.ppo.settings import Settings
 from ippo_trainer.ppo.trainer import Improvement, frozen_copy
 from ippo_trainer.qfit.targets import before_outcome
 from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.pace import Pace
 from ippo_trainer.stages.progress import Progress
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
 
 REPORT_BATCHES = 4
 """Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
-SAVE_SECONDS = 20.0
-SAVING_SHARE = 0.05
-"""Of the time that saving may take; a large model is saved less often."""
 _ACTIVATION_BYTES = 1 << 29
 _DECODER_FLOATS = 34  # activations kept per token, layer and unit of width (Korthikanti et al., arXiv 2205.05198)
 _MIN_TOKENS, _MAX_TOKENS = 512, 4096
@@ -79,7 +77,9 @@ def run(ctx: StageContext) -> StageResult:
     with joined(device) as world:
         if not world.first:  # one voice is enough
             logging.getLogger("ippo_trainer").setLevel(logging.WARNING)
-        return _improve(ctx, ctx.spec.improve, make_operator, device, world)
+        # Processes that work together stop together, between two updates: one alone would leave the others waiting.
+        with ctx.stop.deferred() if world.size > 1 else nullcontext():
+            return _improve(ctx, ctx.spec.improve, make_operator, device, world)
 
 
 def _improve(
@@ -230,22 +230,20 @@ def _train(ctx: StageContext, improvement: Improvement) -> None:
 
 
 def _after_step(ctx: StageContext, improvement: Improvement, bar: Any) -> Callable[[], None]:
-    saved, wait, shown = time.monotonic(), SAVE_SECONDS, improvement.steps
+    pace, shown = Pace(), improvement.steps
     world = improvement.world
 
     def after_step() -> None:
-        nonlocal saved, wait, shown
+        nonlocal shown
         position = improvement.position
         figures = {name: position.curves[-1][name] for name in ("kl", "q_mean")} if position.curves else {}
         bar.update(improvement.steps - shown, **figures)
         shown = improvement.steps
-        start = time.monotonic()
         if world.any(ctx.stop.is_set()):
             ctx.stop.signal = ctx.stop.signal or "the stop of another process"
-        if ctx.stop.is_set() or world.agreed(start - saved > wait):
-            _save(ctx, improvement)
-            saved = time.monotonic()
-            wait = max(SAVE_SECONDS, (saved - start) / SAVING_SHARE)
+        if ctx.stop.is_set() or world.agreed(pace.due()):
+            with pace.saving():
+                _save(ctx, improvement)
         ctx.check_stop()
 
     return after_step

@@ -4,24 +4,20 @@ import importlib
 import logging
 import math
 import resource
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from pydantic import JsonValue, ValidationError
 
-from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
+from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.layout import result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 from ippo_trainer.models import memory, needs
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
 from ippo_trainer.stages.progress import Progress, progress
+from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
 from ippo_trainer.store import artifact, checkpoint, open_store
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
@@ -36,26 +32,6 @@ class ProgressFactory(Protocol):
     """Makes a progress display; `progress.progress` is one."""
 
     def __call__(self, items: Any, description: str, unit: str = ..., *, initial: int = ...) -> Progress[Any]: ...
-
-
-class StopFlag:
-    """Set by SIGTERM or Ctrl-C: the stage saves a checkpoint when it can and ends."""
-
-    def __init__(self) -> None:
-        self.signal = ""
-
-    def is_set(self) -> bool:
-        """Whether the stage was told to stop."""
-        return bool(self.signal)
-
-    def handle(self, number: int, _: FrameType | None) -> None:
-        """The signal handler. A second Ctrl-C does not wait for the next checkpoint."""
-        name = signal.Signals(number).name
-        if self.signal == name == "SIGINT":
-            raise StoppedError(
-                "stopped at once by a second Ctrl-C", "The same command resumes from the last checkpoint."
-            )
-        self.signal = name
 
 
 @dataclass
@@ -134,7 +110,8 @@ class StageContext:
     ) -> ArtifactRef:
         """Publishes `directory` as an artifact below `folder`, with the digests of this stage's inputs."""
         inputs = {name: ref.digest for name, ref in self.spec.inputs.items()}
-        return artifact.publish(self.store, folder, directory, kind, inputs, metadata)
+        with self.stop.deferred():
+            return artifact.publish(self.store, folder, directory, kind, inputs, metadata)
 
     def result(self, **fields: Any) -> StageResult:
         """A StageResult with this stage's name, iteration and input digest, and the given fields."""
@@ -150,7 +127,8 @@ class StageContext:
 
     def save_checkpoint(self, directory: Path, step: int) -> None:
         """Makes the files of `directory` this stage's checkpoint at `step`."""
-        checkpoint.save(self.store, self.checkpoint_folder, directory, step, self.spec.input_digest())
+        with self.stop.deferred():
+            checkpoint.save(self.store, self.checkpoint_folder, directory, step, self.spec.input_digest())
 
     def load_checkpoint(self, directory: Path) -> int | None:
         """Writes the newest checkpoint into `directory` and returns its step; None if there is none to resume from."""
@@ -166,8 +144,7 @@ class StageContext:
 
     def check_stop(self) -> None:
         """Raises StoppedError if SIGTERM or Ctrl-C came. Call it between units of work, after saving a checkpoint."""
-        if self.stop.is_set():
-            raise StoppedError(f"stopped by {self.stop.signal}", "The same command resumes from the last checkpoint.")
+        self.stop.check()
 
 
 def run_stage(
@@ -193,7 +170,7 @@ def run_stage(
     stop = StopFlag()
     with logging_to_stderr(redact):
         try:
-            with _signals(stop):
+            with stop.listening():
                 body = _run(spec_path, shard_index, work_dir, stop, stage).to_message()
         except (Exception, SystemExit) as error:
             failure = _expected(error)
@@ -270,7 +247,8 @@ def _work(ctx: StageContext) -> StageResult:
     _make_deterministic(ctx.spec)
     ctx.check_stop()
     _log.info("%s, iteration %d, attempt %d: started", ctx.spec.stage, ctx.spec.iteration, ctx.spec.attempt)
-    result: StageResult = module.run(ctx)
+    with ctx.stop.interrupting():
+        result: StageResult = module.run(ctx)
     _log.info("%s: peak memory %.1f GB", ctx.spec.stage, _peak_memory() / 1e9)
     if (result.stage, result.input_digest) != (ctx.spec.stage, ctx.spec.input_digest()):
         raise RuntimeError(f"the stage's result is of {result.stage} {result.input_digest}")
@@ -349,17 +327,3 @@ def _expected(error: BaseException) -> StageError | None:
             return TryAgainError("the disk that holds the working directory is full", "Give it a larger volume.")
         cause = cause.__cause__ or cause.__context__
     return None
-
-
-@contextmanager
-def _signals(stop: StopFlag) -> Iterator[None]:
-    """SIGTERM and Ctrl-C set the flag. Only a main thread can have handlers; elsewhere the caller's remain."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
