@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,28 @@ def test_the_report_is_there_and_needs_no_network(finished: tuple[Path, str]) ->
     html = (out / "report.html").read_text()
     assert "<script src" not in html
     assert "stylesheet" not in html
+
+
+def test_its_policy_answers_and_is_cut_where_the_run_cuts(finished: tuple[Path, str]) -> None:
+    out, _ = finished
+    command = [sys.executable, "-m", "ippo_operator.cli.main", "serve", str(out), "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        port = next(line.split()[-1] for line in process.stderr if "listening on port" in line)
+        assert any("ready: policy" in line for line in iter(process.stderr.readline, ""))
+        body = {"model": "tiny-smoke", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4096}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            told = json.load(answer)
+        process.terminate()
+        process.stderr.read()
+    assert process.returncode == 0
+    longest = json.loads((out / "run.json").read_text())["spec"]["policy"]["maxNewTokens"]
+    assert 0 < told["usage"]["completion_tokens"] <= longest
 
 
 def test_a_run_that_is_done_ends_at_once(finished: tuple[Path, str]) -> None:

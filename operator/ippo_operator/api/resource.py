@@ -15,6 +15,7 @@ KIND = "IterativePPORun"
 
 RunName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
 Labels = Annotated[dict[str, str], Field(max_length=64)]
+MAX_REQUESTED = 1000
 
 
 class Metadata(Model):
@@ -97,7 +98,7 @@ class Retries(Model):
     """Any unknown exit code, and results that cannot be read."""
     disruptions: Annotated[int, Field(ge=0, le=1000)] = 100
     """Stages that were told to stop or whose process was lost. They cost only time; the bound ends endless loops."""
-    requested: Annotated[int, Field(ge=0, le=1000)] | None = None
+    requested: Annotated[int, Field(ge=0, le=MAX_REQUESTED)] | None = None
     """Change it, as `ippo retry` does, to have the stage that stalled, or the roll-out that failed, tried once more
     after its cause was mended: a bucket that was missing, a log that was wrong. A change of spec.pods or artifacts.s3
     does the same."""

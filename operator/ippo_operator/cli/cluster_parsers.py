@@ -2,7 +2,7 @@
 
 import argparse
 
-from ippo_operator.cli.parsers import Commands, add, add_manifest
+from ippo_operator.cli.parsers import Commands, add, add_manifest, at_least
 
 _STAGES = ("warm-start", "collect", "fit-q", "improve", "evaluate")
 _STATUS = """\
@@ -24,7 +24,7 @@ _LOGS = """\
 The log of the stage that runs, or ran last. With --follow it goes on to each following stage until the run ends.
 What is said about the log goes to standard error, so that standard output is the log alone.
 
-Logs are those of the pods: they go with them, after spec.cleanup.
+Logs are those of the pods: they go with them, after spec.cleanup. Those of a run in a folder stay there.
 """
 _LOGS_EXAMPLES = """\
 examples:
@@ -32,6 +32,7 @@ examples:
   ippo logs sales --previous                   of the attempt that failed last
   ippo logs sales --stage fit-q --iteration 2
   ippo logs sales --stage collect --shard 3    of one of several pods
+  ippo logs runs/demo -f                       a run on this machine
 """
 _APPROVE = """\
 Lets the candidate that waits become the current policy: sets spec.promotion.approve. Prints the figures first. Only for
@@ -56,6 +57,8 @@ _RETRY = """\
 Has the stage that stalled, or the roll-out that failed, tried once more, after you mended what it failed of: a bucket
 that was missing, keys, a log, a quota.
 Raises spec.retries.requested by one. What is done stays done. With --wait, until the operator has taken it up.
+
+A run in a folder goes on from there at once, as with `ippo run`.
 """
 _REPORT = """\
 Writes the run's report: one HTML file that needs no network. Of a run in a cluster it reads the run's small result
@@ -105,8 +108,11 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="NAME", help="of the run")
+def _add_run_name(parser: argparse.ArgumentParser, folders: bool = False) -> None:
+    if folders:
+        parser.add_argument("run", metavar="NAME|DIR", help="a run in a cluster, or a run's folder")
+    else:
+        parser.add_argument("run", metavar="NAME", help="of the run")
     _add_place(parser)
 
 
@@ -132,15 +138,17 @@ def _add_report(commands: Commands) -> None:
 
 
 def _add_logs(commands: Commands) -> None:
-    parser = add(commands, "logs", "remote.logs", "the log of the stage that runs", _LOGS, _LOGS_EXAMPLES)
+    parser = add(commands, "logs", "logs", "the log of the stage that runs", _LOGS, _LOGS_EXAMPLES)
     parser.add_argument("-f", "--follow", action="store_true", help="stay, also over stages, until the run ends")
     parser.add_argument("--stage", choices=_STAGES, help="by default, the one that runs or ran last")
-    parser.add_argument("--iteration", type=_number, metavar="I", help="by default, the latest with that stage")
-    parser.add_argument("--attempt", type=_number, metavar="N", help="by default, the latest")
-    parser.add_argument("--shard", type=_number, metavar="K", help="of stages with several pods (default: the first)")
+    parser.add_argument("--iteration", type=at_least(0), metavar="I", help="by default, the latest with that stage")
+    parser.add_argument("--attempt", type=at_least(0), metavar="N", help="by default, the latest")
+    parser.add_argument(
+        "--shard", type=at_least(0), metavar="K", help="of stages with several pods (default: the first)"
+    )
     parser.add_argument("--previous", action="store_true", help="of the attempt that failed last")
-    parser.add_argument("--tail", type=_number, metavar="N", help="only the last N lines")
-    _add_run_name(parser)
+    parser.add_argument("--tail", type=at_least(0), metavar="N", help="only the last N lines")
+    _add_run_name(parser, folders=True)
 
 
 def _add_answers(commands: Commands) -> None:
@@ -149,7 +157,9 @@ def _add_answers(commands: Commands) -> None:
         examples = f"examples:\n  ippo {verb} sales\n  ippo {verb} sales 3\n"
         parser = add(commands, verb, "remote.decide", summary, about, examples)
         _add_run_name(parser)
-        parser.add_argument("iteration", nargs="?", type=_number, metavar="ITERATION", help="by default, what waits")
+        parser.add_argument(
+            "iteration", nargs="?", type=at_least(0), metavar="ITERATION", help="by default, what waits"
+        )
 
 
 def _add_switches(commands: Commands) -> None:
@@ -158,12 +168,19 @@ def _add_switches(commands: Commands) -> None:
         ("resume", "go on with a run that was suspended", _RESUME),
         ("retry", "try the stage that stalled, or the roll-out that failed, once more", _RETRY),
     ):
-        parser = add(commands, verb, "remote.decide", summary, about, f"example:\n  ippo {verb} sales --wait\n")
+        examples = f"examples:\n  ippo {verb} sales --wait\n"
+        local = verb == "retry"
+        module, examples = ("retry", f"{examples}  ippo retry runs/demo\n") if local else ("remote.decide", examples)
+        parser = add(commands, verb, module, summary, about, examples)
         parser.add_argument("--wait", action="store_true", help="until it is so")
         parser.add_argument(
-            "--timeout", type=_number, default=600, metavar="S", help="seconds of --wait; exit code 75 (default: 600)"
+            "--timeout",
+            type=at_least(0),
+            default=600,
+            metavar="S",
+            help="seconds of --wait; exit code 75 (default: 600)",
         )
-        _add_run_name(parser)
+        _add_run_name(parser, folders=local)
 
 
 def _add_diff(commands: Commands) -> None:
@@ -178,13 +195,3 @@ def _add_explain(commands: Commands) -> None:
     parser = add(commands, "explain", "remote.explain", summary, _EXPLAIN, _EXPLAIN_EXAMPLES)
     parser.add_argument("topic", nargs="?", metavar="REASON|NAME", help="a reason, or a run in a cluster")
     _add_place(parser)
-
-
-def _number(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"given {text}, allowed is a whole number of at least 0")
-    return value

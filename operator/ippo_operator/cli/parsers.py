@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import NoReturn, TypeAlias
 
 from ippo_operator.cli.errors import BAD_INPUT
@@ -12,6 +13,15 @@ every stage, artifacts, and a report at the end.
 
 Ctrl-C saves a checkpoint and stops; the same command resumes, also after a crash or a power cut. A run that is done
 goes on if spec.iterations.max is raised. Other parts of the spec cannot change once the run has started.
+"""
+_SERVE = """\
+An OpenAI-compatible server with the current policy of a run, until Ctrl-C. Prompts are made as in training, and
+responses are cut where the run cuts them.
+
+  curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"messages": [{"role": "user", "content": "hello"}]}'
+
+In a cluster, spec.serve does this for each promoted policy.
 """
 _EXACT = """\
 Solves an environment exactly and prints the value (discounted) and the success of reference policies: the optimum, the
@@ -41,8 +51,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_local(commands: Commands) -> None:
-    """run, validate, exact."""
+    """run, serve, validate, exact."""
     _add_run(commands)
+    _add_serve(commands)
     _add_validate(commands)
     _add_exact(commands)
 
@@ -83,6 +94,25 @@ def _add_run(commands: Commands) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; made if it is not there")
 
 
+def _add_serve(commands: Commands) -> None:
+    examples = "examples:\n  ippo serve runs/demo\n  ippo serve runs/demo --iteration 2 --port 8001\n"
+    parser = add(commands, "serve", "serve", "talk to the policy of a run on this machine", _SERVE, examples)
+    parser.add_argument("run", metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--iteration",
+        type=at_least(0),
+        metavar="I",
+        help="the policy that it made, promoted or not; 0 is the warm start",
+    )
+    parser.add_argument("--port", type=at_least(0), default=8000, metavar="N", help="where to listen (default: 8000)")
+    parser.add_argument(
+        "--engine", choices=("Transformers", "VLLM"), default="Transformers", help="(default: Transformers)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=at_least(1), metavar="N", help="of a response (default: the run's policy.maxNewTokens)"
+    )
+
+
 def _add_validate(commands: Commands) -> None:
     parser = add(commands, "validate", "validate", "check a manifest: one line per problem")
     add_manifest(parser)
@@ -102,11 +132,15 @@ def _add_exact(commands: Commands) -> None:
     parser.add_argument("--tables", metavar="FILE", help="other probabilities for sr-funnel, JSON")
     parser.add_argument("--policy", metavar="PATH", help="folder of a policy artifact, to be scored too")
     parser.add_argument(
-        "--conversations", type=_count, default=10_000, metavar="N", help="that it holds for that (default: 10000)"
+        "--conversations", type=at_least(2), default=10_000, metavar="N", help="that it holds for that (default: 10000)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of these conversations (default: 0)")
     parser.add_argument(
-        "--max-new-tokens", type=_count, default=16, metavar="N", help="of a suggestion, as the run's (default: 16)"
+        "--max-new-tokens",
+        type=at_least(2),
+        default=16,
+        metavar="N",
+        help="of a suggestion, as the run's (default: 16)",
     )
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -127,11 +161,16 @@ def _share(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 2:
-        raise argparse.ArgumentTypeError(f"given {text}, allowed is a whole number of at least 2")
-    return value
+def at_least(lowest: int) -> Callable[[str], int]:
+    """An argument that is a whole number of at least so much."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"given {text}, allowed is a whole number of at least {lowest}")
+        return value
+
+    return number

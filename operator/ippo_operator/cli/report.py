@@ -1,12 +1,22 @@
 """`ippo report`: the run as one HTML file, of a folder or of a cluster."""
 
 from argparse import Namespace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import RunStatus
 from ippo_operator.cli.errors import CommandError
+from ippo_operator.cli.folder_logs import last_lines
 from ippo_operator.cli.place import is_folder
 from ippo_operator.cli.report_errors import report_errors
+from ippo_operator.cli.standing import standing
 from ippo_operator.local.folder import RunFolder
+from ippo_operator.plan.phase import phase
+
+SHOWN_LINES = 20
+"""Of the log of the stage that failed."""
 
 
 def command(arguments: Namespace) -> int:
@@ -28,9 +38,20 @@ def write_report_of(folder: RunFolder, output: Path) -> Path:
     with report_errors(output):
         run = folder.read()
         location = folder.store(run)
+        told = standing_of(folder, run)
         from ippo_trainer.report import write_report
         from ippo_trainer.store import open_store
 
         manifest = run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
-        write_report(open_store(location), output, manifest)
+        write_report(open_store(location), output, manifest, told)
     return output
+
+
+def standing_of(folder: RunFolder, run: IterativePPORun) -> dict[str, Any] | None:
+    """What the report says first; None of a run that goes on or has ended well."""
+    status = run.status or RunStatus()
+    stands = phase(run.spec, status, datetime.now(UTC))
+    state = "Failed" if stands.ended and stands.name != "Succeeded" else stands.name
+    failure = status.last_failure
+    log = last_lines(folder, failure, SHOWN_LINES) if failure is not None else []
+    return standing(str(folder.path), state, stands.reason, stands.message, failure, log)

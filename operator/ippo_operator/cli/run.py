@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ippo_operator.api.problems import ManifestError
+from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import LastFailure
 from ippo_operator.cli import errors
 from ippo_operator.cli.console import Console
@@ -22,9 +23,18 @@ _NEEDED = ("torch", "transformers", "trl", "pyarrow", "numpy")
 
 def command(arguments: Namespace) -> int:
     """Begins or resumes a run and stays with it until it is at rest."""
-    manifest = read_manifest(arguments.file, arguments.name)
+    return drive(RunFolder(Path(arguments.out)), read_manifest(arguments.file, arguments.name), arguments.file)
+
+
+def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
+    """Stays with a run until it is at rest, and writes its report.
+
+    Args:
+        folder: of the run.
+        manifest: what it should be.
+        source: where the manifest is from, for errors.
+    """
     check_trainer()
-    folder = RunFolder(Path(arguments.out))
     console = Console()
     try:
         with folder.lock(), Signals() as signals:
@@ -33,7 +43,7 @@ def command(arguments: Namespace) -> int:
             console.close()
             return _end(folder, console, stands, signals)
     except ManifestError as error:
-        raise CommandError(explain(arguments.file, error)) from None
+        raise CommandError(explain(source, error)) from None
     except BusyError as error:
         raise CommandError(str(error), errors.TRY_AGAIN) from None
     except FolderError as error:

@@ -14,9 +14,10 @@ from pydantic import BaseModel, ValidationError
 
 from ippo_operator.api import changes
 from ippo_operator.api.problems import ManifestError, Problem
-from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.resource import MAX_REQUESTED, IterativePPORun, RunSpec
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.files import write_json
+from ippo_operator.plan import failures
 from ippo_operator.plan.stage_specs import s3_location
 
 _Read = TypeVar("_Read", bound=BaseModel)
@@ -107,10 +108,11 @@ class RunFolder:
         problems = changes.problems(run.spec, manifest.spec)
         if problems:
             raise ManifestError(problems)
-        if run.spec == manifest.spec:
+        spec = _asking_again(run, manifest.spec)
+        if run.spec == spec:
             return run
         metadata = run.metadata.model_copy(update={"generation": run.metadata.generation + 1})
-        return self._write(run.model_copy(update={"metadata": metadata, "spec": manifest.spec}))
+        return self._write(run.model_copy(update={"metadata": metadata, "spec": spec}))
 
     def _write(self, run: IterativePPORun) -> IterativePPORun:
         write_json(self._run_file, run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True))
@@ -146,3 +148,20 @@ class RunFolder:
         if run.spec.artifacts is not None:
             return StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
         return StoreLocation(directory=str((self.path / "artifacts").resolve()))
+
+
+def _asking_again(run: IterativePPORun, spec: RunSpec) -> RunSpec:
+    """The spec, with one more attempt asked for if a stage stalled: whoever starts the run again has mended the cause.
+
+    In a cluster that takes a change of the spec, since nobody starts anything there.
+    """
+    requested = max(run.spec.retries.requested or 0, spec.retries.requested or 0)
+    asked = _with_requested(spec, requested)
+    if run.status is not None and failures.can_be_asked_again(run.status, asked):
+        return _with_requested(spec, min(requested + 1, MAX_REQUESTED))
+    return asked
+
+
+def _with_requested(spec: RunSpec, requested: int) -> RunSpec:
+    retries = spec.retries.model_copy(update={"requested": requested or None})
+    return spec.model_copy(update={"retries": retries})

@@ -104,6 +104,12 @@ def final(status: RunStatus, spec: RunSpec) -> tuple[Reason, str] | None:
     return None
 
 
+def can_be_asked_again(status: RunStatus, spec: RunSpec) -> bool:
+    """Whether the stage stalled, and another attempt may come to something else."""
+    failure = pending(status)
+    return failure is not None and failure.kind != "Uninformative" and final(status, spec) is not None
+
+
 def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
     """When the next attempt is due after a failure; None if nothing has to be waited for."""
     failure = pending(status)

@@ -1,7 +1,8 @@
 """A stand-in for the trainer's stages that the local runner's tests start: it behaves as the spec asks.
 
 `policy.system_prompt` is a list of rules `stage[@iteration]=behaviour` separated by blanks: an exit code, `hang` (until
-SIGTERM), `stubborn` (ignores SIGTERM), `kill`, `print` or `silent`; with `-once` in the first attempt only.
+SIGTERM), `stubborn` (ignores SIGTERM), `kill`, `print` or `silent`; with `-once` in the first attempt only. All is
+well once there is a file `mended` in the store.
 """
 
 import json
@@ -24,6 +25,8 @@ def run_stage(spec_path: Path, shard: int | None, termination: Path, work: Path)
     store.mkdir(parents=True, exist_ok=True)
     with (store / "calls.txt").open("a") as calls:
         calls.write(f"{spec.iteration} {spec.stage} {spec.attempt} {shard}\n")
+    if (store / "mended").exists():
+        behaviour = "ok"
     if behaviour == "hang":
         _hang(store)
         return 143

@@ -13,7 +13,7 @@ from ippo_operator.cli.errors import BAD_DATA
 from ippo_operator.cli.main import main
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.plan.figures import figures_in_words, span_in_words
-from ippo_operator.plan.types import Event, JobFailure, JobIntent
+from ippo_operator.plan.types import Event, JobIntent
 
 from .worlds import Cluster, Outcome, good_result, make_run
 
@@ -137,15 +137,22 @@ def test_run_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert err.splitlines()[-1].endswith("put it back or start a new run")
 
 
+def uninformative(intent: JobIntent) -> Outcome:
+    """Another attempt would come to the same."""
+    return good_result(intent.spec, **({"informative": False} if intent.spec.stage == "fit-q" else {}))
+
+
 def test_a_run_that_stalled_says_why_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
-    folder = finished(out, lambda intent: JobFailure(BAD_DATA, "turns.parquet was altered"))
+    folder = finished(out, uninformative)
     manifest = folder.read().model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(manifest))
     code, _, err = call(capsys, "run", "-f", str(path), "--out", str(out))
     assert code == BAD_DATA
-    assert "! InvalidData: iteration 0 warm-start: turns.parquet was altered" in err
+    assert "! QUninformative: Q tells no more than a constant" in err
+    code, _, err = call(capsys, "retry", str(out))
+    assert (code, err.partition(":")[0]) == (64, "another attempt would come to the same")
 
 
 def test_status_as_json_has_the_promised_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

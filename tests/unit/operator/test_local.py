@@ -157,14 +157,28 @@ def test_failures_are_tried_again_or_not_by_their_exit_code(tmp_path: Path) -> N
     assert calls(folder.path)[-1] == "1 fit-q 1 None"
 
 
-def test_a_stage_that_stalled_is_tried_again_when_the_manifest_asks(tmp_path: Path) -> None:
-    """After a log was corrected, say; the same command alone changes nothing."""
-    run = small("fit-q=65")
-    for _ in range(2):
-        drive(tmp_path / "out", run)
-        assert "1 fit-q 2 None" not in calls(tmp_path / "out")
-    drive(tmp_path / "out", small("fit-q=65", retries={"backoffSeconds": 0, "requested": 1}))
-    assert "1 fit-q 2 None" in calls(tmp_path / "out")
+@pytest.mark.parametrize("behaviour", ["64", "65", "75", "1", "silent", "kill"])
+def test_the_same_command_tries_a_stage_that_stalled_once_more(tmp_path: Path, behaviour: str) -> None:
+    """Whoever starts it again has mended the cause, such as a log; whatever the stage had failed of."""
+    run = small(f"fit-q={behaviour}", retries={"backoffSeconds": 0, "crashes": 0, "tryAgain": 0})
+    for attempt in range(1, 4):
+        stands, _, _ = drive(tmp_path / "out", run)
+        assert stands is not None
+        assert stands.name == "Failed"
+        assert [line for line in calls(tmp_path / "out") if "fit-q" in line][-1] == f"1 fit-q {attempt} None"
+    (tmp_path / "out" / "artifacts" / "mended").touch()
+    stands, _, _ = drive(tmp_path / "out", run)
+    assert stands is not None
+    assert stands.name == "Succeeded"
+    assert calls(tmp_path / "out").count("1 collect 1 0") == 1
+
+
+def test_the_manifest_may_ask_for_another_attempt_too(tmp_path: Path) -> None:
+    drive(tmp_path / "out", small("fit-q=65"))
+    drive(tmp_path / "out", small("fit-q=65", retries={"backoffSeconds": 0, "requested": 5}))
+    assert calls(tmp_path / "out")[-1] == "1 fit-q 2 None"
+    drive(tmp_path / "out", small("fit-q=65", retries={"backoffSeconds": 0, "requested": 5}))
+    assert calls(tmp_path / "out")[-1] == "1 fit-q 3 None"
 
 
 @pytest.mark.parametrize(

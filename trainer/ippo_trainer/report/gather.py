@@ -10,7 +10,16 @@ from pydantic import BaseModel, ValidationError
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.layout import LEDGER, SNAPSHOT, result_key
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageName, StageResult
-from ippo_trainer.report.model import Artifact, Calibration, Cycle, Evaluation, RunReport, Training, Transcripts
+from ippo_trainer.report.model import (
+    Artifact,
+    Calibration,
+    Cycle,
+    Evaluation,
+    RunReport,
+    Standing,
+    Training,
+    Transcripts,
+)
 from ippo_trainer.store.artifact import Manifest, read_manifest
 from ippo_trainer.store.base import NotFoundError, Store
 from ippo_trainer.store.parallel import WORKERS, for_each
@@ -24,7 +33,7 @@ TRANSCRIPT_CYCLES = 3
 _T = TypeVar("_T", bound=BaseModel)
 
 
-def gather(store: Store, manifest: dict[str, Any] | None = None) -> RunReport:
+def gather(store: Store, manifest: dict[str, Any] | None = None, standing: dict[str, Any] | None = None) -> RunReport:
     """Walks the ledger, the stages' results and the artifacts that they name.
 
     What is damaged or malformed is left out and named in `RunReport.problems`; what is not there yet is None.
@@ -32,6 +41,7 @@ def gather(store: Store, manifest: dict[str, Any] | None = None) -> RunReport:
     Args:
         store: the run's artifact store.
         manifest: the run (`metadata`, `spec`) as JSON, for a store without a snapshot.json.
+        standing: of a run that does not go on by itself, the fields of `Standing`.
 
     Raises:
         TryAgainError: the store does not answer.
@@ -42,7 +52,8 @@ def gather(store: Store, manifest: dict[str, Any] | None = None) -> RunReport:
     ledger = _ledger(store, problems)
     cycles = _cycles(store, ledger, problems)
     name = settings.get("run") or settings.get("name") or _metadata_name(settings) or "Iterative PPO"
-    return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems)
+    stands = None if standing is None else Standing.model_validate(standing)
+    return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems, stands)
 
 
 def _settings(store: Store, problems: list[str]) -> dict[str, Any]:

@@ -261,6 +261,22 @@ class Cycle:
     decision: Decision | None = None
 
 
+class Standing(Read):
+    """Where a run stands that does not go on by itself, as whoever carries it out says. Its text is untrusted."""
+
+    state: str
+    """Failed, Waiting, Suspended, …"""
+    reason: str
+    message: str
+    remedy: str = ""
+    stage: str = ""
+    """The attempt that failed."""
+    log_command: str = ""
+    """Prints its whole log."""
+    log: list[str] = []
+    """The last lines of its log."""
+
+
 @dataclass(frozen=True)
 class RunReport:
     """Everything the page shows."""
@@ -271,6 +287,8 @@ class RunReport:
     cycles: list[Cycle]
     problems: list[str] = field(default_factory=list)
     """What could not be read, in words; the page shows it at the top."""
+    standing: Standing | None = None
+    """None of a run that goes on or has ended well."""
 
     def setting(self, *path: str) -> Any:
         """A field of the run's settings, e.g. `setting("improve", "klTarget")`; None where it is not set."""

@@ -17,18 +17,21 @@ from ippo_trainer.report.model import RunReport
 from ippo_trainer.store.base import Store
 
 
-def write_report(store: Store, output: Path, manifest: dict[str, Any] | None = None) -> None:
+def write_report(
+    store: Store, output: Path, manifest: dict[str, Any] | None = None, standing: dict[str, Any] | None = None
+) -> None:
     """Writes the report of a run to `output`, atomically: readers see the old file or the new one.
 
     Args:
         store: the run's artifact store; what is in it so far is shown.
         output: the HTML file; its folder is made if needed.
         manifest: the run (`metadata`, `spec`) as JSON, for a store without a snapshot.json.
+        standing: of a run that does not go on by itself, the fields of `Standing`.
 
     Raises:
         TryAgainError: the store does not answer.
     """
-    page = render(gather(store, manifest))
+    page = render(gather(store, manifest, standing))
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}")
     try:

@@ -95,9 +95,9 @@ def headline(run: RunReport) -> str:
     before, after = run.before, run.after
     stopped = stopped_by_q(run)
     if before is None or after is None:
-        return (
-            f"Stopped in cycle {stopped.iteration}: Q had nothing to teach." if stopped else "Nothing to compare yet."
-        )
+        if stopped:
+            return f"Stopped in cycle {stopped.iteration}: Q had nothing to teach."
+        return "The run failed before there was anything to compare." if _failed(run) else "Nothing to compare yet."
     if not run.any_promoted:
         return f"No candidate has replaced the starting policy: {percent(before.best_success.estimate)} succeed."
     start, end = percent(before.best_success.estimate), percent(after.best_success.estimate)
@@ -115,6 +115,8 @@ def subline(run: RunReport) -> str:
             "A Q that predicts no better than the average outcome must not be optimised. More conversations per cycle, "
             "more epochs or a better start would help."
             if stopped_by_q(run)
+            else "It goes on from where it stopped once the cause is mended."
+            if _failed(run)
             else "No candidate has been evaluated; this page fills as the cycles end."
         )
     kept, cycles = sum(map(run.promoted, run.evaluated)), count(len(run.evaluated), "cycle")
@@ -138,6 +140,10 @@ def stopped_by_q(run: RunReport) -> Cycle | None:
     return last if last and last.informative is False and last.evaluation is None else None
 
 
+def _failed(run: RunReport) -> bool:
+    return run.standing is not None and run.standing.state == "Failed"
+
+
 def state(run: RunReport) -> str:
     """Where the run stands: how many cycles ended, what the open one did."""
     total = f" of {run.planned_cycles}" if run.planned_cycles else ""
@@ -147,7 +153,8 @@ def state(run: RunReport) -> str:
     if open_cycle is not None:
         did = [words for stage, words in STAGE_NAMES.items() if stage in open_cycle.artifacts]
         so_far = f"so far it {listed(did)}" if did else "it has published nothing yet"
-        return f"Cycle {open_cycle.iteration}{total} is under way: {so_far}."
+        doing = f"failed: before that it {listed(did)}" if did and _failed(run) else "failed" if _failed(run) else None
+        return f"Cycle {open_cycle.iteration}{total} {doing or f'is under way: {so_far}'}."
     if stopped := stopped_by_q(run):
         return f"Cycle {stopped.iteration}{total} stopped before its improvement: Q was not informative."
     if not run.trained:

@@ -4,48 +4,24 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ippo_trainer.contract.lines import printable
 
+from ippo_operator.cli.attempts import ORDER, Attempt, check, latest, recorded, wanted
 from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
 from ippo_operator.cli.remote.view import View, now, view
 from ippo_operator.cluster.errors import InvalidError, NotFoundError, UnavailableError
 from ippo_operator.cluster.remote.runs import Object, Runs
 from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
-from ippo_operator.plan.stage_specs import STAGES
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 INTERVAL = 1.0
-_ORDER = ("warm-start", *STAGES)
-
-
-@dataclass(frozen=True, order=True)
-class Attempt:
-    """Of a stage; in the order of the run."""
-
-    iteration: int
-    place: int
-    """Of the stage in its iteration."""
-    attempt: int
-
-    @property
-    def stage(self) -> str:
-        """Its name."""
-        return _ORDER[self.place]
-
-    def __str__(self) -> str:
-        return f"{self.stage} of iteration {self.iteration}, attempt {self.attempt}"
 
 
 def command(arguments: Namespace) -> int:
     """Prints the log."""
-    chosen = (arguments.stage, arguments.iteration, arguments.attempt)
-    if arguments.previous and any(part is not None for part in chosen):
-        raise CommandError("--previous is the attempt that failed last; leave out --stage, --iteration and --attempt")
-    if arguments.follow and (arguments.previous or any(part is not None for part in chosen)):
-        raise CommandError("--follow goes with the run; leave out --previous, --stage, --iteration and --attempt")
+    check(arguments)
     with cluster(arguments) as runs:
         if arguments.follow:
             return Follower(runs, arguments.run, arguments.shard, arguments.tail).follow()
@@ -54,12 +30,12 @@ def command(arguments: Namespace) -> int:
 
 def _once(runs: Runs, found: View, arguments: Namespace) -> int:
     pods = _stage_pods(runs, found)
-    wanted = _wanted(found, pods, arguments)
-    mine = [pod for pod in pods if _attempt(pod) == wanted]
+    attempt = wanted(found.status, map(_attempt, pods), arguments, found.message(now()))
+    mine = [pod for pod in pods if _attempt(pod) == attempt]
     pod = _shard(mine, arguments.shard)
     if pod is None:
-        raise CommandError(_no_pod(found, wanted, mine, arguments.shard), TRY_AGAIN)
-    _say(f"{wanted}, pod {pod['metadata']['name']}{_others(mine)}")
+        raise CommandError(_no_pod(found, attempt, mine, arguments.shard), TRY_AGAIN)
+    _say(f"{attempt}, pod {pod['metadata']['name']}{_others(mine)}")
     try:
         for line in runs.log(pod, tail=arguments.tail):
             print(printable(line))
@@ -69,68 +45,18 @@ def _once(runs: Runs, found: View, arguments: Namespace) -> int:
     return OK
 
 
-def _wanted(found: View, pods: list[Object], arguments: Namespace) -> Attempt:
-    """The attempt that the command line means. Raises CommandError if there is none."""
-    if arguments.previous:
-        failure = found.status.last_failure
-        if failure is None:
-            raise CommandError(f"no attempt of {found.name} has failed")
-        return Attempt(failure.iteration, _ORDER.index(failure.stage), failure.attempt)
-    if arguments.stage is None and arguments.iteration is None and arguments.attempt is None:
-        return _latest(found)
-    known = {_attempt(pod) for pod in pods} | _recorded(found)
-    fitting = [
-        one
-        for one in known
-        if arguments.stage in {None, one.stage}
-        and arguments.iteration in {None, one.iteration}
-        and arguments.attempt in {None, one.attempt}
-    ]
-    if not fitting:
-        raise CommandError(f"{found.name} has run no such stage; it is at {_where(found)}")
-    return max(fitting)
-
-
-def _latest(found: View) -> Attempt:
-    status = found.status
-    if status.stage is not None and status.attempt > 0:
-        return Attempt(status.iteration, _ORDER.index(status.stage), status.attempt)
-    recorded = _recorded(found)
-    if not recorded:
-        raise CommandError(f"{found.name} has run no stage yet: {found.message(now())}", TRY_AGAIN)
-    return max(recorded)
-
-
-def _recorded(found: View) -> set[Attempt]:
-    """Of the status: the attempts that completed a stage, and the current one."""
-    status = found.status
-    done = {
-        Attempt(row.iteration, _ORDER.index(stage.stage), stage.attempts)
-        for row in status.iterations
-        for stage in row.stages
-    }
-    if status.stage is not None and status.attempt > 0:
-        done.add(Attempt(status.iteration, _ORDER.index(status.stage), status.attempt))
-    return done
-
-
-def _where(found: View) -> str:
-    recorded = _recorded(found)
-    return str(max(recorded)) if recorded else "its beginning"
-
-
 def _stage_pods(runs: Runs, found: View) -> list[Object]:
     """The pods of the run's stages. Anybody can put labels on a pod: those without the right ones are left out."""
     return [pod for pod in runs.pods(found.raw, {}) if _is_stage(pod["metadata"].get("labels") or {})]
 
 
 def _is_stage(labels: dict[str, str]) -> bool:
-    return labels.get(STAGE) in _ORDER and all(labels.get(name, "").isdecimal() for name in (ITERATION, ATTEMPT))
+    return labels.get(STAGE) in ORDER and all(labels.get(name, "").isdecimal() for name in (ITERATION, ATTEMPT))
 
 
 def _attempt(pod: Object) -> Attempt:
     labels = pod["metadata"].get("labels") or {}
-    return Attempt(int(labels[ITERATION]), _ORDER.index(labels[STAGE]), int(labels[ATTEMPT]))
+    return Attempt(int(labels[ITERATION]), ORDER.index(labels[STAGE]), int(labels[ATTEMPT]))
 
 
 def _shard(pods: list[Object], shard: int | None) -> Object | None:
@@ -156,13 +82,13 @@ def _others(pods: list[Object]) -> str:
     return f" (others: --shard {', '.join(map(str, shards[1:]))})" if len(shards) > 1 else ""
 
 
-def _no_pod(found: View, wanted: Attempt, pods: list[Object], shard: int | None) -> str:
+def _no_pod(found: View, attempt: Attempt, pods: list[Object], shard: int | None) -> str:
     if pods:
-        return f"{wanted} has no shard {shard}; there are {', '.join(str(i) for i in sorted(set(map(_index, pods))))}"
-    if found.status.active is not None and wanted == _latest(found):
-        return f"{wanted} has no pod yet: {found.message(now())}"
+        return f"{attempt} has no shard {shard}; there are {', '.join(str(i) for i in sorted(set(map(_index, pods))))}"
+    if found.status.active is not None and attempt == latest(found.status, found.name, found.message(now())):
+        return f"{attempt} has no pod yet: {found.message(now())}"
     return (
-        f"the pods of {wanted} are gone, and their logs with them: spec.cleanup says how long Jobs that are over stay"
+        f"the pods of {attempt} are gone, and their logs with them: spec.cleanup says how long Jobs that are over stay"
     )
 
 
@@ -218,11 +144,10 @@ class Follower:
 
     def _advance(self, found: View) -> bool:
         """Reads one more log; False if there is none that is new."""
-        if not _recorded(found):
+        if not recorded(found.status):
             self._tell(f"no stage has run yet: {found.message(now())}")
             return False
-        latest = _latest(found)
-        self._first = self._first or latest
+        self._first = self._first or latest(found.status, found.name, found.message(now()))
         pods = [pod for pod in _stage_pods(self._runs, found) if self._due(pod, self._first)]
         if not pods:
             self._tell(f"waiting: {found.message(now())}")

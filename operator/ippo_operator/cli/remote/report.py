@@ -18,8 +18,9 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.cli.errors import OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
-from ippo_operator.cli.remote.view import View, view
+from ippo_operator.cli.remote.view import View, now, view
 from ippo_operator.cli.report_errors import report_errors
+from ippo_operator.cli.standing import standing
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
 from ippo_operator.plan.stage_specs import s3_location
@@ -76,7 +77,8 @@ def _write(found: View, location: StoreLocation, output: Path) -> int:
             with bar:
                 metadata = {"name": found.name, "namespace": found.namespace}
                 counted = Counted(open_store(location), bar, total)
-                write_report(cast("Store", counted), output, {"metadata": metadata, "spec": found.spec})
+                told = standing(found.name, found.phase, found.reason, found.message(now()), found.status.last_failure)
+                write_report(cast("Store", counted), output, {"metadata": metadata, "spec": found.spec}, told)
     except CommandError as error:
         unreachable = error.code == TRY_AGAIN and location.s3 is not None and location.s3.endpoint_url
         hint = f" {location.s3.endpoint_url} is where pods find it; {_ELSEWHERE}" if unreachable and location.s3 else ""
