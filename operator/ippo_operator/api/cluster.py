@@ -10,7 +10,7 @@ from ippo_operator.api.pods import LABEL, ObjectName
 
 
 class S3(S3Location):
-    """A bucket; the run keeps its artifacts below prefix/<run>/<uid>."""
+    """A bucket; the run keeps its artifacts in the folder below prefix that status.artifacts names."""
 
     ADDRESS: ClassVar = ("endpointUrl", "region", "credentialsSecretName")
     """How the bucket is reached and as whom. A store may move with what it holds, so these may change."""

@@ -198,6 +198,13 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             ("serving", *_FAILURE),
             "SpecChange",
         ),
+        Reason.ARTIFACTS_IN_USE: Explanation(
+            "The run was restored with a status whose folder of artifacts is another run's.",
+            "Delete the run that is one too many; the other one goes on by itself within a minute. "
+            "docs/disaster-recovery.md says how runs are restored.",
+            ("Accepted", "Reconciling", "Stalled", "Ready"),
+            "Itself",
+        ),
         Reason.WAITING_FOR_QUOTA: Explanation(
             "The stage's Job waits in its Kueue queue for quota.",
             "Nothing, if the queue moves. `kubectl describe localqueue` shows what it waits for; a queue of that "

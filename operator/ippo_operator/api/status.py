@@ -70,9 +70,9 @@ class Reason(StrEnum):
     GATE_INCONCLUSIVE = "GateInconclusive"
     """The gate could not tell, and the spec says to keep the policy before it."""
     INVALID_SPEC = "InvalidSpec"
-    """The spec is wrong. Never tried again."""
+    """The spec is wrong. Tried again only when spec.retries.requested, spec.pods or the store's address changes."""
     INVALID_DATA = "InvalidData"
-    """An input of a stage is wrong. Never tried again."""
+    """An input of a stage is wrong. Tried again only when one of the same changes."""
     Q_UNINFORMATIVE = "QUninformative"
     """Q tells no more than a constant; it is not optimised."""
     TRY_AGAIN = "TryAgain"
@@ -87,6 +87,8 @@ class Reason(StrEnum):
     """A stage failed more often than spec.retries allows."""
     CHILD_CONFLICT = "ChildConflict"
     """A child's name is taken by an object that is not this run's, or was made from other inputs."""
+    ARTIFACTS_IN_USE = "ArtifactsInUse"
+    """The status, of a backup, names a folder of artifacts that is another run's."""
     WAITING_FOR_QUOTA = "WaitingForQuota"
     """The stage's job waits in its queue."""
     UNSCHEDULABLE = "Unschedulable"
@@ -265,6 +267,15 @@ class ServingStatus(Model):
     """The latest policy could not be rolled out; none once it is, or once another one is tried."""
 
 
+class ArtifactsStatus(Model):
+    """Where the run's artifacts are."""
+
+    folder: Annotated[Line, Field(max_length=128)]
+    """Below spec.artifacts.s3.prefix. A run restored from a backup keeps it."""
+    owner: Annotated[Line, Field(max_length=64)]
+    """UID of the run that writes there. Another UID than the run's own: it was restored, and takes over."""
+
+
 class RunStatus(Model):
     """How far a run is."""
 
@@ -295,6 +306,8 @@ class RunStatus(Model):
     budgets: Budgets = Budgets()
     serving: ServingStatus | None = None
     """Of spec.serve, once there is a policy."""
+    artifacts: ArtifactsStatus | None = None
+    """Where they are. None: of an operator that did not write it down."""
 
     def condition(self, kind: ConditionType) -> Condition | None:
         """The condition of that type."""

@@ -1,4 +1,4 @@
-"""Runs whose spec cannot be used although the API server took it: the conditions say so, all else stays as it was."""
+"""Runs that cannot be worked on although the API server took them: the conditions say so, all else stays as it was."""
 
 from datetime import datetime
 from typing import Any
@@ -11,14 +11,16 @@ from ippo_operator.cluster.resources import RUNS
 _TRUTH = {"Accepted": "False", "Reconciling": "False", "Stalled": "True", "Ready": "False"}
 
 
-async def report(client: Client, raw: Manifest, problem: str, now: datetime) -> bool:
+async def report(
+    client: Client, raw: Manifest, problem: str, now: datetime, reason: Reason = Reason.INVALID_SPEC
+) -> bool:
     """Writes the conditions if they do not say so yet. False if the run changed meanwhile.
 
     The run heals by itself: once the spec is mended, a pass rewrites all conditions.
     """
     metadata = raw["metadata"]
     before = raw.get("status") or {}
-    status = before | {"conditions": _conditions(before, metadata["generation"], problem, now)}
+    status = before | {"conditions": _conditions(before, metadata["generation"], problem, now, reason)}
     status["observedGeneration"] = metadata["generation"]
     if status == before:
         return True
@@ -29,21 +31,23 @@ async def report(client: Client, raw: Manifest, problem: str, now: datetime) -> 
     return True
 
 
-def _conditions(status: Manifest, generation: int, problem: str, now: datetime) -> list[dict[str, Any]]:
+def _conditions(status: Manifest, generation: int, problem: str, now: datetime, reason: Reason) -> list[dict[str, Any]]:
     """Those that the problem decides, before all others as they were."""
     old = {condition["type"]: condition for condition in status.get("conditions") or ()}
-    made = {kind: _condition(kind, truth, old.get(kind), generation, problem, now) for kind, truth in _TRUTH.items()}
+    made = {
+        kind: _condition(kind, truth, old.get(kind), generation, problem, now, reason) for kind, truth in _TRUTH.items()
+    }
     return list((old | made).values())
 
 
 def _condition(
-    kind: str, truth: str, before: dict[str, Any] | None, generation: int, problem: str, now: datetime
+    kind: str, truth: str, before: dict[str, Any] | None, generation: int, problem: str, now: datetime, reason: Reason
 ) -> dict[str, Any]:
     same = before is not None and before.get("status") == truth
     return {
         "type": kind,
         "status": truth,
-        "reason": str(Reason.INVALID_SPEC),
+        "reason": str(reason),
         "message": short(problem),
         "observedGeneration": generation,
         "lastTransitionTime": before["lastTransitionTime"] if same and before is not None else to_rfc3339(now),

@@ -6,7 +6,7 @@ anything builds on it. So whoever dies at any point leaves a status from which t
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -14,7 +14,7 @@ from ippo_trainer.contract.spec import StoreLocation
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import Reason, RunStatus
-from ippo_operator.cluster import children, clock, invalid, jobs, log_context, read, serving
+from ippo_operator.cluster import children, clock, folders, invalid, jobs, log_context, read, serving
 from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
@@ -65,6 +65,7 @@ class Reconciler:
         instance: of this process, for events.
         wall: the time.
         watcher: is told what changed.
+        namespaces: that this operator sees; none for all.
     """
 
     def __init__(
@@ -74,12 +75,14 @@ class Reconciler:
         instance: str,
         wall: clock.Wall = clock.wall,
         watcher: Watcher = lambda _run, _status: None,
+        namespaces: Sequence[str] = (),
     ) -> None:
         self._client = client
         self._platform = platform
         self._builder = stage_objects(platform)
         self._wall = wall
         self._watcher = watcher
+        self._namespaces = namespaces
         self._events = EventWriter(client, instance, wall)
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -97,6 +100,10 @@ class Reconciler:
             return Outcome()
         if found.run is None:
             return Outcome(again=not await invalid.report(self._client, found.raw, found.problem, self._wall()))
+        taken = await folders.problem(self._client, self._namespaces, found.raw, found.run)
+        if taken is not None:
+            told = await invalid.report(self._client, found.raw, taken, self._wall(), Reason.ARTIFACTS_IN_USE)
+            return Outcome(again=not told, requeue_after=folders.LOOK_AGAIN)
         try:
             return await self._act(found, found.run)
         except (ConflictError, NotFoundError) as error:

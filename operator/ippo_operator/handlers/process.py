@@ -87,7 +87,9 @@ def _service(options: Options, transport: CountingTransport, metrics: Metrics) -
     unfenced = Client(transport, retries=impatient)
     lease = Lease(unfenced, options.lease_namespace, options.lease_name, options.identity, times)
     client = Client(transport, lease.check)
-    reconciler = Reconciler(client, options.platform, options.identity, watcher=metrics.status_written)
+    reconciler = Reconciler(
+        client, options.platform, options.identity, watcher=metrics.status_written, namespaces=options.namespaces
+    )
     pace = Pace(workers=options.workers, resync=options.resync)
     return Service(client, reconciler, lease, metrics, options.namespaces, pace)
 

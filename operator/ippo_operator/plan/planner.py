@@ -19,7 +19,7 @@ from ippo_operator.api.status import (
     Waits,
     short,
 )
-from ippo_operator.plan import approval, failures, results
+from ippo_operator.plan import approval, failures, folders, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.names import job_name
@@ -78,6 +78,9 @@ class _Pass:
         self.overdue_at: datetime | None = None
 
     def plan(self) -> Plan:
+        self.status = folders.claimed(self.run, self.status)
+        if folders.restored(self.run):
+            self._tell(Event("Normal", "Restored", f"goes on with the artifacts in {folders.folder(self.run)}"))
         if self.status.active is not None:
             self._look_at(self.status.active)
         if self.status.active is not None:

@@ -5,6 +5,7 @@ from ippo_trainer.contract.spec import ArtifactRef, S3Location, StageName, Stage
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import IterationStatus, RunStatus
+from ippo_operator.plan.folders import folder
 from ippo_operator.plan.types import JobIntent
 
 STAGES: tuple[StageName, ...] = ("collect", "fit-q", "improve", "evaluate")
@@ -83,7 +84,6 @@ def _made(status: RunStatus, stage: StageName) -> ArtifactRef:
 
 
 def s3_location(run: IterativePPORun, s3: S3Location) -> S3Location:
-    """The run's own prefix: `<prefix>/<run>/<uid>`. Which credentials open it is no stage's business."""
-    parts = [s3.prefix.strip("/"), run.metadata.name, run.metadata.uid]
-    prefix = "/".join(filter(None, parts))
+    """The run's own folder below the prefix. Which credentials open it is no stage's business."""
+    prefix = "/".join(filter(None, [s3.prefix.strip("/"), folder(run)]))
     return S3Location(bucket=s3.bucket, prefix=prefix, endpoint_url=s3.endpoint_url, region=s3.region)

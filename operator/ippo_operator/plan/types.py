@@ -114,7 +114,10 @@ class Event(_Told):
 
     type: Literal["Normal", "Warning"]
     reason: (
-        Reason | Literal["StageStarted", "StageCompleted", "StageWarning", "IterationStarted", "Resumed", "RolledOut"]
+        Reason
+        | Literal[
+            "StageStarted", "StageCompleted", "StageWarning", "IterationStarted", "Resumed", "Restored", "RolledOut"
+        ]
     )
     message: str
 

@@ -123,6 +123,13 @@ STATES: tuple[State, ...] = (
         "suspend",
     ),
     State(
+        "its artifacts are another run's",
+        lambda: worlds.reported(seen(begun()), "another run's", Reason.ARTIFACTS_IN_USE),
+        "Failed",
+        "Degraded",
+        "suspend",
+    ),
+    State(
         "its spec cannot be read, and nobody looked before",
         lambda: worlds.unreadable(_fresh()),
         "Failed",

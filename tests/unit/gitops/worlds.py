@@ -238,6 +238,11 @@ def broken() -> Recorded:
 
 def unreadable(world: Recorded) -> Object:
     """The run with a spec that this version of the operator cannot read, after a pass over it."""
+    return reported(world, "spec.device is tpu", Reason.INVALID_SPEC)
+
+
+def reported(world: Recorded, problem: str, reason: Reason) -> Object:
+    """The run after a pass that could not work on it."""
     api = FakeApi()
     raw = world.now_shown
     raw["metadata"]["generation"] += 1
@@ -245,7 +250,7 @@ def unreadable(world: Recorded) -> Object:
     api.objects["iterativepporuns", "team", "small"] = stored
     stored["metadata"] |= {"resourceVersion": "1"}
     client = Client(api, lambda: None)
-    assert asyncio.run(invalid.report(client, json.loads(json.dumps(stored)), "spec.device is tpu", START))
+    assert asyncio.run(invalid.report(client, json.loads(json.dumps(stored)), problem, START, reason))
     return api.objects["iterativepporuns", "team", "small"]
 
 

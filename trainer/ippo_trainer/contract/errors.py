@@ -22,14 +22,14 @@ class StageError(Exception):
 
 
 class BadSpecError(StageError):
-    """The stage spec or the run manifest is wrong; never retried."""
+    """The stage spec or the run manifest is wrong; not tried again by itself."""
 
     exit_code = 64
     reason = "InvalidSpec"
 
 
 class BadDataError(StageError):
-    """An input artifact, log or model is wrong; never retried."""
+    """An input artifact, log or model is wrong; not tried again by itself."""
 
     exit_code = 65
     reason = "InvalidData"

@@ -1,4 +1,4 @@
-"""Where things are in the artifact store. Keys are relative to `<prefix>/<run>/<uid>/`."""
+"""Where things are in the artifact store. Keys are relative to the run's own folder."""
 
 import re
 

@@ -34,6 +34,7 @@ def as_json(found: View) -> dict[str, Any]:
         "stage": status.stage,
         "attempt": status.attempt,
         "active": plain(status.active),
+        "artifacts": plain(status.artifacts),
         "iterations": iterations_json(status.iterations),
         "warnings": warnings(status.iterations),
         "best": plain(status.best),

@@ -23,6 +23,7 @@ from ippo_operator.cli.report_errors import report_errors
 from ippo_operator.cli.standing import standing
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
+from ippo_operator.plan import folders
 from ippo_operator.plan.stage_specs import s3_location
 
 if TYPE_CHECKING:
@@ -61,7 +62,12 @@ def _location(raw: Object, endpoint: str | None) -> StoreLocation:
         raise CommandError(f"the run's spec cannot be used: {'; '.join(map(str, error.problems))}") from None
     if run.spec.artifacts is None:
         raise CommandError(f"{run.metadata.name} has no spec.artifacts, so it has published nothing")
-    s3 = s3_location(run, run.spec.artifacts.s3)
+    named = run.spec.artifacts.s3
+    run = run.model_copy(update={"status": view(raw).status})
+    wrong = folders.problem(run)
+    if wrong is not None:
+        raise CommandError(wrong)
+    s3 = s3_location(run, named)
     return StoreLocation(s3=s3.model_copy(update={"endpoint_url": endpoint}) if endpoint else s3)
 
 

@@ -1,0 +1,70 @@
+"""Whether a restored run may go on in the folder that its status names: no two runs that are there share one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.resources import RUNS
+from ippo_operator.plan import folders
+
+LOOK_AGAIN = 60.0
+"""Seconds: no event of this run tells that the other one is gone."""
+
+
+async def problem(client: Client, namespaces: Sequence[str], raw: Manifest, run: IterativePPORun) -> str | None:
+    """Why the run may not use its folder; None where it may, as all that were never restored.
+
+    Of several restored from one backup the first that was made goes on. A folder has its run's name in it, so only
+    namesakes in other namespaces are asked for.
+
+    Args:
+        client: reads.
+        namespaces: that this operator sees; none for all.
+        raw: the run as the server has it.
+        run: the same.
+
+    Raises:
+        ApiError: the API server refused, or could not be reached.
+    """
+    wrong = folders.problem(run)
+    if wrong is not None or not folders.restored(run):
+        return wrong
+    wanted = _place(raw)
+    everywhere: tuple[str | None, ...] = (None,)
+    for namespace in tuple(namespaces) or everywhere:
+        for other in await client.list(RUNS, namespace, fields=f"metadata.name={run.metadata.name}"):
+            if _place(other) == wanted and _before(other, raw):
+                where = other["metadata"]["namespace"]
+                return (
+                    f"the artifacts in {wanted[-1]} are those of the run {run.metadata.name} in namespace {where} too, "
+                    "and no two runs may write there. Delete one of the two; this one goes on once the other is gone"
+                )
+    return None
+
+
+def _place(raw: Manifest) -> tuple[str, ...]:
+    s3 = _section(raw, "spec", "artifacts", "s3")
+    own = f"{raw['metadata']['name']}/{raw['metadata']['uid']}"
+    found = _section(raw, "status", "artifacts").get("folder") or own
+    return str(s3.get("bucket")), str(s3.get("prefix") or "").strip("/"), str(found)
+
+
+def _before(other: Manifest, raw: Manifest) -> bool:
+    """Whether the folder is rather the other one's: it writes there already, or was made first."""
+    metadata = other["metadata"]
+    if metadata["uid"] == raw["metadata"]["uid"]:
+        return False
+    writes = _section(other, "status", "artifacts").get("owner") in {None, metadata["uid"]}
+    return writes or _age(other) < _age(raw)
+
+
+def _age(raw: Manifest) -> tuple[str, str]:
+    return str(raw["metadata"]["creationTimestamp"]), str(raw["metadata"]["uid"])
+
+
+def _section(raw: Manifest, *path: str) -> dict[str, Any]:
+    found: Any = raw
+    for name in path:
+        found = (found or {}).get(name)
+    return found if isinstance(found, dict) else {}
