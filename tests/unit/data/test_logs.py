@@ -156,10 +156,10 @@ def test_files_that_are_no_logs(tmp_path: Path) -> None:
         read_log(tmp_path / "latin.jsonl")
     body = gzip.compress("\n".join(json.dumps(chat(("user", f"{i}"), conversation_id=i)) for i in range(999)).encode())
     (tmp_path / "cut.jsonl.gz").write_bytes(body[: len(body) // 2])
-    with pytest.raises(BadDataError, match=r"cut.jsonl.gz is damaged"):
+    with pytest.raises(BadDataError, match=r"cut.jsonl.gz, line .* the file is damaged"):
         read_log(tmp_path / "cut.jsonl.gz")
     (tmp_path / "plain.jsonl.gz").write_text("{}")
-    with pytest.raises(BadDataError, match=r"plain.jsonl.gz is damaged"):
+    with pytest.raises(BadDataError, match=r"plain.jsonl.gz, line 0 is the last before the file is damaged"):
         read_log(tmp_path / "plain.jsonl.gz")
 
 
@@ -170,3 +170,84 @@ def test_turn_parquet_is_a_log_too(tmp_path: Path) -> None:
     write_turns(tmp_path / "none.parquet", [])
     with pytest.raises(BadDataError, match=r"no conversations .* none.parquet"):
         read_log(tmp_path / "none.parquet")
+
+
+def test_all_problems_come_in_one_bounded_answer_with_counts_and_first_lines(tmp_path: Path) -> None:
+    robots = [chat(("robot", "x"), ("user", ""), conversation_id=f"r{n}") for n in range(50)]
+    others = [chat(("user", n), outcome=f"o{n}", conversation_id=f"o{n}") for n in range(2000)]
+    with pytest.raises(BadDataError) as caught:
+        read_log(write(tmp_path / "bad.jsonl", GOOD, *robots, "{", *others))
+    text = caught.value.message
+    assert "bad.jsonl has 4101 problems" in text
+    assert 'line 2: messages[0].role is "robot" (50 times; also line 3, 4, 5). Use one of' in text
+    assert "line 2: messages[1].content is empty (50 times" in text
+    assert "line 53: messages[0].content is 0 (2000 times; also line 54" in text
+    assert len(text) < 2000
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            {"role": "agent", "content": "a", "sugestion": "b"},
+            r"unknown field messages\[1\].sugestion\. Rename .*suggestion",
+        ),
+        ({"role": "agent", "content": "a", "Suggestion": None}, r"messages\[1\].Suggestion.*suggestion"),
+        ({"role": "agent", "content": "a", "reactions": "edited"}, r"messages\[1\].reactions.*reaction"),
+    ],
+)
+def test_a_field_with_a_slip_of_the_pen_is_not_passed_over(line: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match=words):
+        read_log(write(tmp_path / "bad.jsonl", GOOD, chat(("user", "x"), line)))
+    near = {**chat(("user", "x"), ("agent", "y")), "conversationId": 1, "outcom": True}
+    del near["conversation_id"], near["outcome"]
+    with pytest.raises(BadDataError, match=r"(?s)3 problems.*unknown field"):
+        read_log(write(tmp_path / "bad.jsonl", GOOD, near))
+
+
+def test_fields_of_other_tools_are_none_of_our_business(tmp_path: Path) -> None:
+    line = {**chat({"role": "user", "content": "x", "name": "Ann", "time": 3}, ("agent", "y")), "metadata": {"id": 1}}
+    assert len(read_log(write(tmp_path / "a.jsonl", line))) == 1
+
+
+GOOD_LINE = json.dumps(GOOD).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (json.dumps(GOOD).encode("utf-16"), "line 1 is not UTF-8 but looks like UTF-16"),
+        (json.dumps(GOOD).encode("utf-16-le"), "looks like UTF-16"),
+        (json.dumps(GOOD).encode("utf-32"), "looks like UTF-16 or UTF-32"),
+        (GOOD_LINE + b"\n\xff\n{\n", r"2 problems.*line 2 is not UTF-8.*line 3 is not JSON"),
+        (GOOD_LINE[:-1] + b', "outcome": false}', r'line 1 has the field "outcome" twice'),
+        (b'{"conversation_id": "a", "messages": [{"role": "user", "role": "agent"}]}', r'the field "role" twice'),
+        (b'{"conversation_id": ' + b"9" * 5000 + b"}", "line 1 is not JSON"),
+        (b'{"conversation_id": "a", "outcome": 1e999, "messages": []}', "outcome is Infinity"),
+        (b'{"conversation_id": "a", "outcome": Infinity, "messages": []}', "line 1 holds Infinity"),
+        (b'{"conversation_id": "a", "outcome": -Infinity}', "line 1 holds -Infinity"),
+        (b"[" * 100_000, "line 1 is not JSON"),
+        (b'{"conversation_id": "a", "messages": ' + b"[" * 900 + b"]" * 900 + b"}", r"messages\[0\] is"),
+        (b'{"conversation_id": "\\ud800", "messages": []}', r'conversation_id is "\\ud800"'),
+        (b'{"conversation_id": "a", "messages": [], "\\ud800utcome": true}', r"unknown field .*outcome"),
+        (b'{"conversation_id": true, "messages": []}', "conversation_id is true"),
+        (b'{"conversation_id": 1.5, "messages": []}', "conversation_id is 1.5"),
+        (
+            GOOD_LINE + b"\n" + GOOD_LINE + b"\n" + GOOD_LINE,
+            r"2 problems.*conversation_id 'good' comes a second time \(2",
+        ),
+        (b'{"conversation_id": "a", "x": "' + b"x" * (17 << 20) + b'"}\n{', r"2 problems.*line 1 is longer.*line 2"),
+    ],
+)
+def test_strange_json_lines(body: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_bytes(body)
+    with pytest.raises(BadDataError, match=words) as caught:
+        read_log(tmp_path / "bad.jsonl")
+    assert len(str(caught.value)) < 2000
+    str(caught.value).encode()
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_fine(tmp_path: Path) -> None:
+    other = chat(("user", "x"), ("agent", "y"), conversation_id=7)
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD_LINE + b"\r\n\r\n" + json.dumps(other).encode() + b"\r\n")
+    assert [found.id for found in read_log(tmp_path / "a.jsonl")] == ["good", "7"]

@@ -13,22 +13,27 @@ abstained. What the policy could not have answered is left out and counted in th
 customer message, customer messages after the last reply, conversations without a reply.
 """
 
+import codecs
 import gzip
 import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import REACTIONS, Conversation, Reaction, Turn
+from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.data.turns import iter_turns
 
 CUSTOMER_ROLES = ("user", "customer")
 BUSINESS_ROLES = ("assistant", "agent", "business")
 _FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "content"}], "outcome"}.'
+_CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome")
+_MESSAGE_FIELDS = ("role", "content", "suggestion", "reaction")
 _MAX_LINE = 16 * 1024 * 1024
 
 log = logging.getLogger(__name__)
@@ -39,8 +44,8 @@ def read_log(path: Path) -> list[Conversation]:
 
     Raises:
         BadDataError: names file and line (or row and column) and the remedy: no such file, unknown format, damaged
-            archive, not JSON, NaN, missing or mistyped field, empty message, unknown role, an id twice, no
-            conversation with a customer message and a reply to it.
+            archive, not JSON, NaN, missing, misspelt or mistyped field, a field twice, empty message, unknown role, an
+            id twice, no conversation with a customer message and a reply to it. Several problems come in one error.
     """
     if not path.is_file():
         raise BadDataError(f"there is no log {path}", "Check warmStart.conversations.")
@@ -76,67 +81,125 @@ def _read_jsonl(path: Path) -> list[Conversation]:
     left_out: Counter[str] = Counter()
     lines_of: dict[str, int] = {}
     conversations = []
-    for number, text in _lines(path):
-        where = f"{path.name}, line {number}"
-        conversation = _conversation(where, _parse(where, text), left_out)
-        if conversation.id in lines_of:
-            remedy = f"The first is on line {lines_of[conversation.id]}; write each conversation on one line."
-            raise BadDataError(f"{where}: conversation_id {conversation.id!r} comes a second time", remedy)
-        lines_of[conversation.id] = number
-        if conversation.turns:
-            conversations.append(conversation)
-        else:
-            left_out["conversations without a reply"] += 1
+    problems = Problems(path.name)
+    for number, data in _lines(path, problems):
+        line = _Line(path.name, number, problems)
+        with problems.collecting():
+            conversation = line.conversation(line.parse(data), left_out)
+            if conversation is None:
+                continue
+            first = lines_of.setdefault(conversation.id, number)
+            if first != number:
+                what = f": conversation_id {conversation.id!r:.100} comes a second time"
+                line.fail(what, f"The first is on line {first}; write each conversation on one line.")
+            if conversation.turns:
+                conversations.append(conversation)
+            else:
+                left_out["conversations without a reply"] += 1
+    problems.check()
     for what, count in sorted(left_out.items()):
         log.warning("%s: left out %d %s", path.name, count, what)
     return conversations
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
     """Numbered lines that are not blank, in constant memory."""
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             while data := file.readline(_MAX_LINE + 1):
                 number += 1
+                if number == 1:
+                    _check_encoding(path.name, data)
+                    data = data.removeprefix(codecs.BOM_UTF8)
                 if len(data) > _MAX_LINE:
-                    raise BadDataError(f"{path.name}, line {number} is longer than 16 MiB", _FORMAT)
-                text = data.decode("utf-8-sig" if number == 1 else "utf-8")
-                if text.strip():
-                    yield number, text
-    except UnicodeDecodeError as error:
-        raise BadDataError(f"{path.name}, line {number} is not UTF-8", "Save the log as UTF-8.") from error
+                    problems.add(ProblemError(path.name, f"line {number}", " is longer than 16 MiB", _FORMAT))
+                    while data and not data.endswith(b"\n"):
+                        data = file.readline(_MAX_LINE)
+                elif data.strip():
+                    yield number, data
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadDataError(
-            f"{path.name} is damaged after line {number}: {error}", "Compress the log with gzip again."
-        ) from error
+        what = f" is the last before the file is damaged: {error}"
+        problems.add(ProblemError(path.name, f"line {number}", what, "Compress the log with gzip again."))
 
 
-def _parse(where: str, text: str) -> dict[str, Any]:
-    def refuse(constant: str) -> NoReturn:
-        raise BadDataError(f"{where} holds {constant}", "Write null, or leave the field out.")
-
-    try:
-        value = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadDataError(f"{where} is not JSON: {error}", _FORMAT) from error
-    if not isinstance(value, dict):
-        raise BadDataError(f"{where} is no JSON object", _FORMAT)
-    return value
+def _check_encoding(name: str, data: bytes) -> None:
+    """UTF-16 and UTF-32 would be a problem on every line."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
+        raise BadDataError(f"{name}, line 1 is not UTF-8 but looks like UTF-16 or UTF-32", "Save the log as UTF-8.")
 
 
-def _conversation(where: str, value: dict[str, Any], left_out: Counter[str]) -> Conversation:
-    identifier = value.get("conversation_id")
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
-        raise BadDataError(f"{where}: conversation_id is {_show(identifier)}", "Give each conversation a unique text.")
-    outcome = value.get("outcome")
-    if outcome is not None and not isinstance(outcome, bool):
-        raise BadDataError(f"{where}: outcome is {_show(outcome)}", "Use true, false, or null while it is open.")
-    messages = value.get("messages")
-    if not isinstance(messages, list):
-        raise BadDataError(f"{where}: messages is {_show(messages)}", _FORMAT)
-    turns = _turns([_message(f"{where}: messages[{i}]", message) for i, message in enumerate(messages)], left_out)
-    return Conversation(str(identifier), turns, bool(outcome), censored=outcome is None)
+class _Line:
+    """One line of a log, which is one conversation."""
+
+    def __init__(self, file: str, number: int, problems: Problems) -> None:
+        self._file, self._place, self._problems = file, f"line {number}", problems
+
+    def fail(self, what: str, remedy: str) -> NoReturn:
+        """Raises a ProblemError of this line."""
+        raise ProblemError(self._file, self._place, what, remedy)
+
+    def parse(self, data: bytes) -> dict[str, Any]:
+        """The line's JSON object."""
+
+        def refuse(constant: str) -> NoReturn:
+            self.fail(f" holds {constant}", "Write null, or leave the field out.")
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            fields = dict(pairs)
+            if len(fields) < len(pairs):
+                twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+                self.fail(f" has the field {_show(twice)} twice in one object", "Keep one of them.")
+            return fields
+
+        try:
+            value = json.loads(data.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
+        except UnicodeDecodeError:
+            self.fail(" is not UTF-8", "Save the log as UTF-8.")
+        except (ValueError, RecursionError) as error:
+            self.fail(f" is not JSON: {error}", _FORMAT)
+        if not isinstance(value, dict):
+            self.fail(" is no JSON object", _FORMAT)
+        return value
+
+    def conversation(self, value: dict[str, Any], left_out: Counter[str]) -> Conversation | None:
+        """The conversation, or None where something is wrong with it; all of that is collected."""
+        before = self._problems.total
+        with self._problems.collecting():
+            identifier = self._identifier(value)
+        outcome = value.get("outcome")
+        if outcome is not None and not isinstance(outcome, bool):
+            self._note(f": outcome is {_show(outcome)}", "Use true, false, or null while it is open.")
+        self._check_names(value, "", _CONVERSATION_FIELDS)
+        messages = value.get("messages")
+        if not isinstance(messages, list):
+            self._note(f": messages is {_show(messages)}", _FORMAT)
+            return None
+        checked = []
+        for index, message in enumerate(messages):
+            try:
+                checked.append(_message(f"messages[{index}]", message))
+            except BadDataError as error:
+                self._note(f": {error.message}", error.remedy)
+            if isinstance(message, dict):
+                self._check_names(message, f"messages[{index}].", _MESSAGE_FIELDS)
+        if self._problems.total > before:
+            return None
+        return Conversation(identifier, _turns(checked, left_out), bool(outcome), censored=outcome is None)
+
+    def _identifier(self, value: dict[str, Any]) -> str:
+        identifier = value.get("conversation_id")
+        named = isinstance(identifier, str | int) and not isinstance(identifier, bool)
+        if not named or identifier == "" or not _is_text(str(identifier)):
+            self.fail(f": conversation_id is {_show(identifier)}", "Give each conversation a unique text.")
+        return str(identifier)
+
+    def _check_names(self, value: dict[str, Any], prefix: str, known: Collection[str]) -> None:
+        for name, meant in misspelt(value, known).items():
+            self._note(f": unknown field {prefix}{_plain(name)}", f"Rename it to {meant}, or leave it out.")
+
+    def _note(self, what: str, remedy: str) -> None:
+        self._problems.add(ProblemError(self._file, self._place, what, remedy))
 
 
 def _message(where: str, value: Any) -> dict[str, Any]:
@@ -219,5 +282,12 @@ def _is_text(text: str) -> bool:
 def _show(value: Any) -> str:
     if value is None:
         return "missing"
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "nested too deeply"
     return (text if _is_text(text) else json.dumps(value))[:80]
+
+
+def _plain(name: str) -> str:
+    return _show(name)[1:-1]

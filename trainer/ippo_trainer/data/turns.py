@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.columns import Column
+from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import (
     BEHAVIOURS,
     REACTIONS,
@@ -18,6 +21,7 @@ from ippo_trainer.data.schema import (
     Conversation,
     Turn,
 )
+from ippo_trainer.data.spelling import misspelt
 
 _ROWS_PER_GROUP = 16384
 _MICROSECONDS = 1_000_000
@@ -84,16 +88,20 @@ def iter_turns(paths: Path | Sequence[Path], imported: bool = False) -> Iterator
 
     Args:
         paths: files; a conversation does not go on from one file to the next.
-        imported: a stranger's file: it may lack the version and the columns that have a natural default.
+        imported: a stranger's file: it may lack the version and the columns that have a natural default, and all its
+            problems are told at once, at the end.
     """
     seen: set[str] = set()
     for path in [paths] if isinstance(paths, Path) else paths:
-        yield from _read_file(path, seen, imported)
+        problems = Problems(path.name) if imported else None
+        yield from _read_file(path, seen, problems)
+        if problems is not None:
+            problems.check()
 
 
-def _read_file(path: Path, seen: set[str], imported: bool) -> Iterator[Conversation]:
-    current: Conversation | None = None
-    first = number = 0
+def _read_file(path: Path, seen: set[str], problems: Problems | None) -> Iterator[Conversation]:
+    collecting = problems.collecting if problems is not None else nullcontext
+    reader = _Rows(path.name, seen)
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
@@ -101,22 +109,73 @@ def _read_file(path: Path, seen: set[str], imported: bool) -> Iterator[Conversat
         problem = "does not exist" if missing else f"is no readable Parquet file: {_line(error)}"
         raise BadDataError(f"{path.name} {problem}", "Check the path." if missing else _HOW) from error
     with file:
-        _check_schema(path, file.schema_arrow, imported)
+        _check_schema(path.name, file.schema_arrow, problems)
         columns = [name for name in SCHEMA.names if name in file.schema_arrow.names]
         for batch in _batches(path, file, columns):
-            for row in _to_records(path, batch, number):
-                if current is None or row["conversation_id"] != current.id:
-                    if current is not None:
-                        _check_conversation(current, seen, path.name, first)
-                        yield current
-                    current = Conversation(row["conversation_id"], [], row["final_outcome"], row["censored"])
-                    first = number
-                _check_row(path, number, row, current)
-                current.turns.append(_to_turn(row))
-                number += 1
-    if current is not None:
-        _check_conversation(current, seen, path.name, first)
-        yield current
+            records: list[dict[str, Any]] = []
+            with collecting():
+                records = _to_records(path.name, batch, reader.number, problems)
+            if not records:
+                reader.skip(batch.num_rows)
+            for row in records:
+                with collecting():
+                    before = reader.take(row)
+                    if before is not None:
+                        yield before
+    with collecting():
+        last = reader.end()
+        if last is not None:
+            yield last
+
+
+class _Rows:
+    """Makes conversations of rows, one after another."""
+
+    def __init__(self, name: str, seen: set[str]) -> None:
+        self._name, self._seen = name, seen
+        self._current: Conversation | None = None
+        self._first = 0
+        self._bad = False
+        self.number = 0
+        """Of the next row."""
+
+    def skip(self, rows: int) -> None:
+        """Rows that cannot be read."""
+        self._current, self._bad = None, True
+        self.number += rows
+
+    def take(self, row: dict[str, Any]) -> Conversation | None:
+        """Takes the next row; returns the conversation before it if the row begins another one.
+
+        Raises ProblemError for either, once per conversation.
+        """
+        number = self.number
+        self.number += 1
+        before: Conversation | None = None
+        problem: BadDataError | None = None
+        if self._current is None or row["conversation_id"] != self._current.id:
+            try:
+                before = self.end()
+            except BadDataError as error:
+                problem = error
+            self._current = Conversation(row["conversation_id"], [], row["final_outcome"], row["censored"])
+            self._first, self._bad = number, False
+        if not self._bad:
+            self._bad = True
+            _check_row(self._name, number, row, self._current)
+            self._bad = False
+        self._current.turns.append(_to_turn(row))
+        if problem is not None:
+            raise problem
+        return before
+
+    def end(self) -> Conversation | None:
+        """The conversation that no more rows belong to, if it is a good one."""
+        current, self._current = self._current, None
+        if current is None or self._bad:
+            return None
+        _check_conversation(current, self._seen, self._name, self._first)
+        return current
 
 
 def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -126,65 +185,64 @@ def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[p
         raise BadDataError(f"{path.name} is damaged: {_line(error)}", "Fetch or make the file again.") from error
 
 
-def _check_schema(path: Path, schema: pa.Schema, imported: bool) -> None:
+def _check_schema(name: str, schema: pa.Schema, problems: Problems | None) -> None:
+    imported = problems is not None
     version = (schema.metadata or {}).get(VERSION_KEY)
     if version != str(SCHEMA_VERSION).encode() and not (imported and version is None):
         found = "no schema version" if version is None else f"schema version {version.decode(errors='replace')}"
-        raise BadDataError(f"{path.name} has {found}, this release reads {SCHEMA_VERSION}", _HOW)
-    for name in SCHEMA.names:
-        if name not in schema.names and not (imported and name in _DEFAULTS):
-            raise BadDataError(f"{path.name} has no column {name!r}", _HOW)
+        raise BadDataError(f"{name} has {found}, this release reads {SCHEMA_VERSION}", _HOW)
+    wrong = Problems(name)
+    for column in SCHEMA.names:
+        if schema.names.count(column) > 1:
+            wrong.add(BadDataError(f"{name} has column {column!r} {schema.names.count(column)} times", "Keep one."))
+        if column not in schema.names and not (imported and column in _DEFAULTS):
+            wrong.add(BadDataError(f"{name} has no column {column!r}", _HOW))
+    for column, meant in misspelt(schema.names, SCHEMA.names).items():
+        wrong.add(BadDataError(f"{name} has a column {column!r}", f"Rename it to {meant!r}, or leave it out."))
+    wrong.check()
 
 
-def _to_records(path: Path, batch: pa.RecordBatch, number: int) -> list[dict[str, Any]]:
+def _to_records(name: str, batch: pa.RecordBatch, number: int, problems: Problems | None) -> list[dict[str, Any]]:
     """Rows as plain Python values, checked for type and null; timestamps as microseconds."""
     columns: dict[str, list[Any]] = {}
+    collecting = problems.collecting if problems is not None else nullcontext
     for field in SCHEMA:
         if field.name not in batch.schema.names:
             columns[field.name] = [_DEFAULTS[field.name]] * batch.num_rows
             continue
-        values = batch.column(field.name)
-        try:
-            if pa.types.is_string(field.type) and (
-                pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-            ):
-                raise pa.ArrowTypeError(f"holds numbers ({values.type}), not texts")  # a cast would spell NaN "nan"
-            if values.type != field.type:
-                values = values.cast(field.type)
-            columns[field.name] = (values.cast(pa.int64()) if pa.types.is_timestamp(field.type) else values).to_pylist()
-        except pa.ArrowException as error:
-            rows = f"rows {number} to {number + batch.num_rows - 1}"
-            raise BadDataError(f"{path.name}, {rows}, column {field.name!r}: {_line(error)}", _HOW) from error
-        if not field.nullable and values.null_count:
-            row = number + columns[field.name].index(None)
-            raise BadDataError(
-                f"{path.name}, row {row}, column {field.name!r} is null", "Fill it or leave the row out."
-            )
+        with collecting():
+            columns[field.name] = Column(name, number, field, batch.column(field.name)).to_python()
+    if len(columns) < len(SCHEMA.names):
+        return []
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _check_row(path: Path, number: int, row: dict[str, Any], conversation: Conversation) -> None:
+def _check_row(name: str, number: int, row: dict[str, Any], conversation: Conversation) -> None:
     """What only the file's row can show: order, and conversation columns that change within one."""
     if row["turn"] != len(conversation.turns):
-        raise BadDataError(
-            f"{path.name}, row {number}, column 'turn' is {row['turn']} where {len(conversation.turns)} was expected "
-            f"in conversation {conversation.id!r}",
+        raise ProblemError(
+            name,
+            f"row {number}",
+            f", column 'turn' is {row['turn']} where {len(conversation.turns)} was expected "
+            f"in conversation {conversation.id!r:.100}",
             "Sort the rows by conversation_id and turn; turns count from 0 without gaps.",
         )
     for column, value in (("final_outcome", conversation.outcome), ("censored", conversation.censored)):
         if row[column] != value:
-            raise BadDataError(
-                f"{path.name}, row {number}, column {column!r} changes within conversation {conversation.id!r}",
+            raise ProblemError(
+                name,
+                f"row {number}",
+                f", column {column!r} changes within conversation {conversation.id!r:.100}",
                 "It belongs to the conversation: repeat it on each of its rows.",
             )
 
 
 def _check_conversation(conversation: Conversation, seen: set[str], name: str, first_row: int) -> None:
-    """Raises BadDataError that names file, row and column unless the conversation is a valid one, not seen before."""
+    """Raises a ProblemError that names file, row and column unless the conversation is a valid one, not seen before."""
 
     def fail(index: int, column: str, problem: str, remedy: str) -> None:
-        where = f"{name}, row {first_row + index}, column {column!r}"
-        raise BadDataError(f"{where} (conversation {conversation.id!r}, turn {index}) {problem}", remedy)
+        what = f", column {column!r} (conversation {conversation.id!r:.100}, turn {index}) {problem}"
+        raise ProblemError(name, f"row {first_row + index}", what, remedy)
 
     if not conversation.id:
         fail(0, "conversation_id", "is empty", "Give every conversation an id of its own.")

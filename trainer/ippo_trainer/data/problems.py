@@ -1,0 +1,96 @@
+"""All that is wrong with a log, in one bounded answer: each kind of problem with a count and its first places."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ippo_trainer.contract.errors import BadDataError
+
+MAX_KINDS = 5
+"""Kinds of problems that an answer spells out."""
+_MAX_PLACES = 4
+_KINDS_KEPT = 1000
+_MAX_TEXT = 200
+# What differs between two problems of one kind: numbers, and the names of conversations.
+_VARYING = re.compile(r"\d+|(?<=conversation )'[^']*'|(?<=conversation_id )'[^']*'")
+
+
+class ProblemError(BadDataError):
+    """One problem of a log.
+
+    Args:
+        file: its name.
+        place: `line 3`, or `row 7`.
+        what: what is wrong there, with the field; begins with a colon, a comma or a space.
+        remedy: what the reader can do about it.
+        count: how many places have it, the first of which is named.
+    """
+
+    def __init__(self, file: str, place: str, what: str, remedy: str = "", count: int = 1) -> None:
+        self.place, self.what, self.count = place, what, count
+        super().__init__(f"{file}, {place}{what}", remedy)
+
+
+class Problems:
+    """Collects the problems of a file. Its memory is bounded, however many there are."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+        self._first: dict[str, BadDataError] = {}
+        self._places: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+        self._others = 0
+
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return sum(self._counts.values()) + self._others
+
+    def add(self, problem: BadDataError) -> None:
+        """Takes one; those that differ only in places and numbers are of one kind."""
+        what = problem.what if isinstance(problem, ProblemError) else problem.message
+        kind = _VARYING.sub("#", what)
+        count = problem.count if isinstance(problem, ProblemError) else 1
+        if kind not in self._first and len(self._first) == _KINDS_KEPT:
+            self._others += count
+            return
+        self._first.setdefault(kind, problem)
+        self._counts[kind] = self._counts.get(kind, 0) + count
+        places = self._places.setdefault(kind, [])
+        if isinstance(problem, ProblemError) and len(places) < _MAX_PLACES and problem.place not in places:
+            places.append(problem.place)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """What is wrong inside is added and not raised."""
+        try:
+            yield
+        except BadDataError as problem:
+            self.add(problem)
+
+    def check(self) -> None:
+        """Raises what there is: one problem as it is, several in one BadDataError."""
+        if not self._counts:
+            return
+        total = self.total
+        kinds = sorted(self._first, key=lambda kind: -self._counts[kind])
+        if total == 1:
+            raise self._first[kinds[0]]
+        said = [self._say(kind) for kind in kinds[:MAX_KINDS]]
+        rest = total - sum(self._counts[kind] for kind in kinds[:MAX_KINDS])
+        if rest:
+            said.append(f"And {rest} of other kinds.")
+        raise BadDataError(f"{self._file} has {total} problems. {' '.join(said)}", "Mend them all, then start again.")
+
+    def _say(self, kind: str) -> str:
+        first, count, places = self._first[kind], self._counts[kind], self._places[kind]
+        if not isinstance(first, ProblemError):
+            return f"{_short(first.message)}. {_short(first.remedy)}".strip()
+        unit = places[0].split()[0]
+        more = ", ".join(place.removeprefix(f"{unit} ") for place in places[1:])
+        also = f" ({count} times{f'; also {unit} {more}' if more else ''})" if count > 1 else ""
+        return f"{first.place}{_short(first.what)}{also}. {_short(first.remedy)}".strip()
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
