@@ -10,6 +10,7 @@ from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import LastFailure
 from ippo_operator.cli import errors
+from ippo_operator.cli.checks import findings
 from ippo_operator.cli.console import Console
 from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.manifests import explain, read_manifest
@@ -38,6 +39,9 @@ def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
     console = Console()
     try:
         with folder.lock(), Signals() as signals:
+            if not folder.begun:
+                for finding in findings(manifest):
+                    console.line(f"! {finding.text}")
             console.line(f"{manifest.metadata.name} in {folder.path}; loading the stages takes some seconds")
             stands = Runner(folder, console, signals).run(manifest)
             console.close()

@@ -1,14 +1,23 @@
-"""`ippo validate`: says what is wrong with a manifest, or that nothing is."""
+"""`ippo validate`: says what is wrong with a manifest and with what it names, or that nothing is."""
 
+import sys
 from argparse import Namespace
 
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.cli.checks import findings
+from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.manifests import read_manifest
 
 
 def command(arguments: Namespace) -> int:
     """Checks a manifest; one line per problem."""
     run = read_manifest(arguments.file, arguments.name)
+    told = findings(run)
+    wrong = [f"{arguments.file}: {finding.text}" for finding in told if finding.wrong]
+    if wrong:
+        raise CommandError("\n".join(wrong))
+    for finding in told:
+        print(f"note: {finding.text}", file=sys.stderr)
     print(f"{arguments.file}: {run.metadata.name} is valid: {_summary(run)}")
     return 0
 

@@ -68,6 +68,11 @@ class RunFolder:
             file.flush()
             yield
 
+    @property
+    def begun(self) -> bool:
+        """Whether it holds a run."""
+        return self._run_file.exists()
+
     def busy(self) -> bool:
         """Whether a runner is at work. Raises FolderError if that cannot be found out."""
         try:
@@ -87,7 +92,7 @@ class RunFolder:
         if not self.path.is_dir():
             raise FolderError(f"{self.path} is a file; give a folder with --out")
         foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _OURS)
-        if foreign and not self._run_file.exists():
+        if foreign and not self.begun:
             raise FolderError(f"{self.path} is not empty and holds no run ({foreign[0]}, …); give another --out")
 
     def begin(self, manifest: IterativePPORun) -> IterativePPORun:
@@ -96,7 +101,7 @@ class RunFolder:
         Raises:
             ManifestError: the manifest changes what is immutable.
         """
-        run = self.read() if self._run_file.exists() else None
+        run = self.read() if self.begun else None
         if run is None:
             metadata = manifest.metadata.model_copy(update={"uid": str(uuid.uuid4()), "generation": 1})
             return self._write(manifest.model_copy(update={"metadata": metadata}))
@@ -120,7 +125,7 @@ class RunFolder:
 
     def read(self) -> IterativePPORun:
         """The run and its status. Raises FolderError if there is none, it was damaged, or it cannot be read."""
-        if not self._run_file.exists():
+        if not self.begun:
             raise FolderError(f"{self.path} holds no run; start one with: ippo run -f RUN.yaml --out {self.path}")
         run = self._parse(self._run_file, IterativePPORun)
         if not self._status_file.exists():

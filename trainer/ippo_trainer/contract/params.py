@@ -18,6 +18,13 @@ Text = Annotated[str, Field(max_length=4096)]
 Uri = Annotated[str, Field(pattern=r"^(file|s3|hf)://\S+$", max_length=1024)]
 
 
+BUILT_IN_ENVIRONMENTS = {
+    "sr-funnel": "ippo_trainer.environments.funnel.environment:Funnel",
+    "double-t-maze": "ippo_trainer.environments.maze.environment:Maze",
+}
+"""Names of environments -> module:Class."""
+
+
 class Model(BaseModel):
     """camelCase in JSON, snake_case in Python, unknown fields refused, immutable."""
 

@@ -1,6 +1,6 @@
 """Simulated conversations: the protocol, the loader, and two environments that are solved exactly."""
 
-from ippo_trainer.environments.loading import BUILT_IN, load
+from ippo_trainer.environments.loading import load
 from ippo_trainer.environments.protocol import (
     Demonstrator,
     Environment,
@@ -15,7 +15,6 @@ from ippo_trainer.environments.protocol import (
 )
 
 __all__ = [
-    "BUILT_IN",
     "Demonstrator",
     "Environment",
     "ExactScore",

@@ -10,14 +10,11 @@ from types import ModuleType
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
+from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
 from ippo_trainer.environments.checked import CheckedEnvironment, checked, file_of
 from ippo_trainer.environments.failures import failure
 
-BUILT_IN = {
-    "sr-funnel": "ippo_trainer.environments.funnel.environment:Funnel",
-    "double-t-maze": "ippo_trainer.environments.maze.environment:Maze",
-}
-_HOW = f"Use one of {', '.join(BUILT_IN)}, or your own as module:Class or path/to/file.py:Class."
+_HOW = f"Use one of {', '.join(BUILT_IN_ENVIRONMENTS)}, or your own as module:Class or path/to/file.py:Class."
 
 
 def load(spec: params.Environment) -> CheckedEnvironment:
@@ -41,7 +38,7 @@ def load(spec: params.Environment) -> CheckedEnvironment:
 
 
 def _find(name: str) -> type:
-    target = BUILT_IN.get(name, name)
+    target = BUILT_IN_ENVIRONMENTS.get(name, name)
     place, separator, class_name = target.rpartition(":")
     if not separator or not place or not class_name:
         raise BadSpecError(f"environment.name {name!r} is not known", _HOW)

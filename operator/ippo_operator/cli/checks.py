@@ -1,0 +1,137 @@
+"""What `ippo validate` sees beyond the manifest itself: files, models and classes that are not there, odd settings.
+
+Nothing is imported that the manifest names, and no user's code runs: sources are read, as text.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+from urllib.parse import unquote
+
+from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
+
+from ippo_operator.api.resource import IterativePPORun
+
+_FILE = "file://"
+_MAX_SOURCE = 1 << 22
+_PRETRAINED = (
+    ("warmStart", "learningRate", 2e-4, "0.00001 to 0.00005"),
+    ("fitQ", "learningRate", 2e-4, "0.00001 to 0.00005"),
+    ("improve", "learningRate", 5e-5, "0.000001 to 0.000005"),
+    ("improve", "criticLearningRate", 5e-4, "0.00001 to 0.00005"),
+)
+"""Section, field, what a pretrained base hardly ever survives, and what suits it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user ought to know before the run starts."""
+
+    text: str
+    """Begins with the field."""
+    wrong: bool
+    """The run would fail here; otherwise it only looks odd, or is for another machine to judge."""
+
+
+def findings(run: IterativePPORun) -> list[Finding]:
+    """What the manifest names and this machine lacks, and settings that do not fit each other."""
+    # With a bucket the run may be meant for a cluster, whose images have other files than this machine.
+    elsewhere = run.spec.artifacts is not None
+    suffix = " on this machine; in a cluster it has to be in the stages' image or volume" if elsewhere else ""
+    missing = [Finding(f"{text}{suffix}", not elsewhere) for text in (*_files(run), *_environment(run))]
+    return [*missing, *(Finding(text, False) for text in _rates(run))]
+
+
+def _files(run: IterativePPORun) -> Iterator[str]:
+    base, log = run.spec.policy.base, run.spec.warm_start and run.spec.warm_start.conversations
+    if base.startswith(_FILE):
+        yield from _model(_path(base))
+    if log and log.startswith(_FILE) and not _path(log).is_file():
+        yield f"spec.warmStart.conversations: there is no file {_path(log)}"
+
+
+def _model(directory: Path) -> Iterator[str]:
+    where = "spec.policy.base"
+    if not directory.is_dir():
+        yield f"{where}: there is no folder {directory}"
+        return
+    if not (directory / "config.json").is_file():
+        yield f"{where}: {directory} has no config.json, so it is no transformers model"
+    if not any(directory.glob("*.safetensors")):
+        yield f"{where}: {directory} has no weights as safetensors"
+    if not (directory / "tokenizer.json").is_file():
+        yield f"{where}: {directory} has no tokenizer.json"
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix(_FILE)))
+
+
+def _environment(run: IterativePPORun) -> Iterator[str]:
+    name = run.spec.collect.simulate.environment.name
+    if name in BUILT_IN_ENVIRONMENTS:
+        return
+    where = "spec.collect.simulate.environment.name"
+    place, _, class_name = name.rpartition(":")
+    if not place or not class_name.isidentifier():
+        known = ", ".join(BUILT_IN_ENVIRONMENTS)
+        yield f"{where}: given {name}, allowed is {known}, module:Class or path/to/file.py:Class"
+        return
+    source = Path(place) if place.endswith(".py") else _source(place)
+    if source is None or not source.is_file():
+        what = f"file {place}" if place.endswith(".py") else f"module {place}"
+        yield f"{where}: there is no {what}"
+        return
+    if source.suffix != ".py" or source.stat().st_size > _MAX_SOURCE:
+        return  # compiled, or too large to be read for this
+    try:
+        tree = ast.parse(source.read_bytes())
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+        yield f"{where}: {source}{line}: {getattr(error, 'msg', error)}"
+        return
+    if not _defines(tree, class_name):
+        classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+        yield f"{where}: {source} has no class {class_name}; it has {', '.join(classes[:8]) or 'none'}"
+
+
+def _source(module: str) -> Path | None:
+    """The file of a module, found as an import would, without importing its packages."""
+    path: list[str] | None = [*sys.path, str(Path.cwd())]
+    origin = None
+    for part in module.split("."):
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            return None
+        origin, path = spec.origin, list(spec.submodule_search_locations or [])
+    return None if origin is None else Path(origin)
+
+
+def _defines(tree: ast.Module, name: str) -> bool:
+    """Whether the module may have the name: defined, assigned or imported, in whatever branch."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.ClassDef(name=defined) | ast.FunctionDef(name=defined):
+                names = {defined}
+            case ast.Name(id=assigned, ctx=ast.Store()):
+                names = {assigned}
+            case ast.Import(names=aliases) | ast.ImportFrom(names=aliases):
+                names = {alias.asname or alias.name for alias in aliases}
+            case _:
+                continue
+        if names & {name, "__getattr__", "*"}:
+            return True
+    return False
+
+
+def _rates(run: IterativePPORun) -> Iterator[str]:
+    if run.spec.policy.base.startswith("tiny:"):
+        return
+    spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    for section, field, most, better in _PRETRAINED:
+        rate = (spec.get(section) or {}).get(field)
+        if rate is not None and float(rate) > most:
+            yield f"spec.{section}.{field}: {rate} suits tiny models; a pretrained base wants {better}"

@@ -1,0 +1,136 @@
+"""`ippo validate` beyond the manifest: what is not there on this machine, and settings that do not fit the base."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ippo_operator.cli.main import main
+
+SPEC: dict[str, Any] = {
+    "iterations": {"max": 1},
+    "policy": {"base": "tiny:d64-l2"},
+    "collect": {"simulate": {"environment": {"name": "sr-funnel"}}},
+    "warmStart": {"demonstrations": 100},
+}
+NAME = "spec.collect.simulate.environment.name"
+
+
+def validate(folder: Path, capsys: pytest.CaptureFixture[str], **spec: Any) -> tuple[int, str, list[str]]:
+    path = folder / "run.yaml"
+    whole = {"apiVersion": "ippo.dev/v1alpha1", "kind": "IterativePPORun", "metadata": {"name": "shop"}}
+    path.write_text(yaml.safe_dump(whole | {"spec": SPEC | spec}))
+    code = main(["validate", "-f", str(path)])
+    captured = capsys.readouterr()
+    return code, captured.out, [line.removeprefix(f"{path}: ") for line in captured.err.splitlines()]
+
+
+def environment(name: str) -> dict[str, Any]:
+    return {"simulate": {"environment": {"name": name}}}
+
+
+def model(folder: Path, *files: str) -> str:
+    for file in files:
+        (folder / file).touch()
+    return f"file://{folder}"
+
+
+SOURCES = {
+    "Shop": "class Shop: ...",
+    "Made": "Made = type('Made', (), {})",
+    "Brought": "from somewhere import Brought",
+    "Other": "try:\n    from fast import Other\nexcept ImportError:\n    class Other: ...",
+    "Any": "from somewhere import *",
+    "Lazy": "def __getattr__(name): ...",
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_class_that_may_be_there_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Without importing anything: the sources would all fail."""
+    file = tmp_path / "mine.py"
+    file.write_text(f"{SOURCES[name]}\nraise SystemExit('imported')\n")
+    code, out, err = validate(tmp_path, capsys, collect=environment(f"{file}:{name}"))
+    assert (code, err) == (0, [])
+    assert "is valid" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "said"),
+    [
+        ("{}/none.py:Shop", None, "there is no file"),
+        ("no_such_module.shop:Shop", None, "there is no module no_such_module.shop"),
+        ("json.nothing:Shop", None, "there is no module json.nothing"),
+        ("shop", None, "given shop, allowed is sr-funnel, double-t-maze, module:Class or path/to/file.py:Class"),
+        ("{}/mine.py:Shop", "class Shops: ...\nclass Other: ...", "mine.py has no class Shop; it has Shops, Other"),
+        ("{}/mine.py:Shop", "class Shop(:", "mine.py, line 1: invalid syntax"),
+        ("{}/mine.py:Shop", "\0", "mine.py"),
+        ("json.decoder:Shop", None, "decoder.py has no class Shop; it has JSONDecodeError, JSONDecoder"),
+    ],
+)
+def test_a_class_that_is_not_there_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, source: str | None, said: str
+) -> None:
+    if source is not None:
+        (tmp_path / "mine.py").write_text(source)
+    code, out, err = validate(tmp_path, capsys, collect=environment(name.format(tmp_path)))
+    assert (code, out, len(err)) == (64, "", 1)
+    assert err[0].startswith(f"{NAME}: ")
+    assert said in err[0]
+
+
+def test_modules_are_found_beside_the_manifest_and_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shops").mkdir()
+    (tmp_path / "shops" / "tea.py").write_text("class Tea: ...")
+    monkeypatch.chdir(tmp_path)
+    assert validate(tmp_path, capsys, collect=environment("shops.tea:Tea"))[0] == 0
+    assert validate(tmp_path, capsys, collect=environment("json.decoder:JSONDecoder"))[0] == 0
+
+
+def test_a_log_and_a_model_that_are_not_there_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = validate(
+        tmp_path,
+        capsys,
+        policy={"base": f"file://{tmp_path}/none"},
+        warmStart={"conversations": f"file://{tmp_path}/log.jsonl", "learningRate": "0.00002"},
+    )
+    assert code == 64
+    assert err == [
+        f"spec.policy.base: there is no folder {tmp_path}/none",
+        f"spec.warmStart.conversations: there is no file {tmp_path}/log.jsonl",
+    ]
+    (tmp_path / "half").mkdir()
+    code, _, err = validate(tmp_path, capsys, policy={"base": model(tmp_path / "half", "config.json", "model.bin")})
+    assert code == 64
+    assert [line.partition(" has no ")[2] for line in err] == ["weights as safetensors", "tokenizer.json"]
+
+
+def test_with_a_bucket_what_is_not_here_may_be_in_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bucket = {"s3": {"bucket": "models"}}
+    code, out, err = validate(tmp_path, capsys, collect=environment("/app/mine.py:Shop"), artifacts=bucket)
+    assert code == 0
+    assert "is valid" in out
+    assert err == [
+        f"note: {NAME}: there is no file /app/mine.py on this machine; "
+        "in a cluster it has to be in the stages' image or volume"
+    ]
+
+
+def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = {"base": model(tmp_path, "config.json", "model.safetensors", "tokenizer.json")}
+    code, _, err = validate(tmp_path, capsys, policy=base)
+    assert code == 0
+    assert [line.split(": ")[1] for line in err] == [
+        "spec.warmStart.learningRate",
+        "spec.fitQ.learningRate",
+        "spec.improve.learningRate",
+        "spec.improve.criticLearningRate",
+    ]
+    gentle = {"learningRate": "0.00002"}
+    sections = {"warmStart": {"demonstrations": 9, **gentle}, "fitQ": gentle}
+    improve = {"learningRate": "0.000002", "criticLearningRate": "0.00002"}
+    assert validate(tmp_path, capsys, policy=base, improve=improve, **sections)[2] == []
