@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.text import render
+from ippo_trainer.text import codec
 from ippo_trainer.text.markers import ABSTAIN, MARKERS, escape, unescape
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows
@@ -46,6 +47,7 @@ def turn(message: str, suggestion: str | None, reaction: Any = "accepted", sent:
     )
 
 
+@lru_cache(512)
 def renderer(tokenizer: Any, prompt: str = "", limit: int = 4096) -> Renderer:
     return Renderer(tokenizer, prompt, limit)
 
@@ -312,9 +314,9 @@ class Counting:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.characters = tokenizer, 0
 
-    def __call__(self, text: str, **options: Any) -> Any:
+    def encode(self, text: str, **options: Any) -> Any:
         self.characters += len(text)
-        return self.tokenizer(text, **options)
+        return self.tokenizer.encode(text, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.tokenizer, name)
@@ -322,14 +324,15 @@ class Counting:
 
 def test_what_cannot_fit_is_not_read_to_its_end() -> None:
     """A megabyte takes seconds, and everybody else waits for them."""
-    render = renderer(kinds.chatml(), limit=64)
-    render.tokenizer = counting = Counting(kinds.chatml())
+    render = Renderer(kinds.chatml(), "", 64)
+    stretches = render._codec._stretches
+    stretches._tokenizer = counting = Counting(stretches._tokenizer)
     huge = "hello flowers " * 100_000
     with pytest.raises(BadDataError, match="newest customer message makes a prompt of at least"):
         render.prompt([], huge)
     for long in (turn(huge, "red"), turn("red", huge), turn("red", "red", "edited", huge)):
         assert render.prompt([turn(huge[1:], "red"), long, turn("red", "ten")], "hello").dropped_turns == 2
-    assert counting.characters < len(huge) / 20
+    assert 0 < counting.characters < len(huge) / 20
 
 
 def test_long_words_that_fit_are_not_taken_for_what_cannot() -> None:
@@ -341,19 +344,19 @@ def test_long_words_that_fit_are_not_taken_for_what_cannot() -> None:
 
 
 def test_a_thousand_turns_are_fitted_with_a_few_tries() -> None:
-    render = renderer(kinds.tiny(), limit=1024)
+    render = Renderer(kinds.tiny(), "", 1024)
     prompt = render.prompt([turn(f"hello {i}", "red please") for i in range(1000)], "hello")
     assert 0 < prompt.dropped_turns < 1000
     assert render._skeleton.cache_info().misses <= 12
 
 
 def test_texts_of_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "_CACHED_SIZE", 1000)
+    monkeypatch.setattr(codec, "_CACHED_SIZE", 1000)
     renderer = Renderer(kinds.tiny(), "be kind", 64)
-    fresh = [Renderer(kinds.tiny(), "be kind", 64).prompt([], f"hello {n}").ids for n in range(300)]
-    assert [renderer.prompt([], f"hello {n}").ids for n in range(300)] == fresh
+    fresh = [Renderer(kinds.tiny(), "be kind", 64).prompt([], f"hello {n}").ids for n in range(0, 300, 30)]
+    assert [renderer.prompt([], f"hello {n}").ids for n in range(300)][::30] == fresh
     for number in range(50):
         with pytest.raises(BadDataError):
             renderer.prompt([], f"🌷{number}" * 400)
-    kept = renderer._plain._known
+    kept = renderer._codec._stretches.known
     assert sum(len(text) + len(ids) for text, ids in kept.items()) <= 1000 or len(kept) == 1

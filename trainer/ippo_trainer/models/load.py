@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
 from ippo_trainer.models.packing import Group, hidden_states, pack
+from ippo_trainer.text import ends
 
 _TINY = re.compile(r"tiny:d(?P<width>[1-9]\d{0,3})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
 # vLLM's attention kernels start at 32 dimensions per head.
@@ -219,7 +220,10 @@ def verify(model: Any, name: str) -> None:
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """A policy's tokenizer, with a padding token of its own; BadDataError if it lacks what a chat needs."""
+    """A policy's tokenizer, with a padding token of its own, that knows what ends a suggestion by the model's files.
+
+    BadDataError if it lacks what a chat needs.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         words = set(tokenizer.get_vocab()) - {token.content for token in tokenizer.added_tokens_decoder.values()}
@@ -242,16 +246,20 @@ def load_tokenizer(directory: Path) -> Any:
             f"the tokenizer in {directory.name} knows special tokens only: it lacks its vocabulary",
             "Put tokenizer.json of the base beside the weights.",
         )
+    ends.attach(tokenizer, directory)
     _separate_padding(tokenizer)
     return tokenizer
 
 
 def _separate_padding(tokenizer: Any) -> None:
-    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+    """Makes sure that padding is nothing that ends a suggestion: a stock Q model reads its score before the padding."""
+    stops = ends.of(tokenizer)
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in stops:
         return
-    others = [token for token in tokenizer.all_special_tokens if token != tokenizer.eos_token]
+    others = [token for token in tokenizer.all_special_tokens if tokenizer.convert_tokens_to_ids(token) not in stops]
+    unused = [token for token in others if token not in str(tokenizer.chat_template)]
     preferred = [token for token in (tokenizer.unk_token, tokenizer.bos_token) if token in others]
-    tokenizer.pad_token = (preferred + others + [tokenizer.eos_token])[0]
+    tokenizer.pad_token = (preferred + unused + others + [tokenizer.eos_token])[0]
 
 
 def _load(factory: Any, directory: Path) -> Any:

@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from ippo_trainer.text.markers import ABSTAIN, unescape
+from ippo_trainer.text.markers import ABSTAIN
 from ippo_trainer.text.render import Renderer
 
 _HALF = "\ufffd"
@@ -42,7 +42,7 @@ class TextStream:
     def push(self, ids: Sequence[int], last: bool) -> str:
         """Takes the next tokens and returns the text that is certain by now and was not returned before."""
         self._ids += ids
-        suggestion = self._renderer.decode(self._ids)[0] if last else unescape(self._spell())
+        suggestion = self._renderer.decode(self._ids)[0] if last else self._renderer.begun(self._spell())
         text = suggestion or ""
         certain = len(text) if last else _certain(text)
         cut = self._cut(text[:certain])

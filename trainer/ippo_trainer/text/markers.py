@@ -9,8 +9,9 @@ REJECTED = "[rejected]"
 MARKERS = (ABSTAIN, ACCEPTED, EDITED, REJECTED)
 REACTION_MARKERS = {"accepted": ACCEPTED, "edited": EDITED, "rejected": REJECTED}
 
-_LITERAL = re.compile(r"(\\*)(\[(?:abstain|accepted|edited|rejected)\])")
-_ESCAPED = re.compile(r"\\(\\*\[(?:abstain|accepted|edited|rejected)\])")
+# Neither looks at more than one backslash: a run of them would be read again from each of its members.
+_LITERAL = re.compile(r"\[(?:abstain|accepted|edited|rejected)\]")
+_ESCAPED = re.compile(r"\\(\[(?:abstain|accepted|edited|rejected)\])")
 
 
 def escape(text: str) -> str:
@@ -18,7 +19,7 @@ def escape(text: str) -> str:
 
     A pretrained tokenizer spells our markers as plain text, so without this a customer could write them.
     """
-    return _LITERAL.sub(r"\\\1\2", text)
+    return _LITERAL.sub(r"\\\g<0>", text)
 
 
 def unescape(text: str) -> str:
