@@ -2,6 +2,7 @@
 
 import argparse
 
+from ippo_operator.cli.cluster_flags import add_flags
 from ippo_operator.cli.parsers import Commands, add, add_manifest, at_least
 
 _STAGES = ("warm-start", "collect", "fit-q", "improve", "evaluate")
@@ -100,12 +101,8 @@ def add_cluster(commands: Commands) -> None:
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("cluster")
-    group.add_argument("-n", "--namespace", metavar="NS", help="by default, the context's")
-    group.add_argument("--context", metavar="C", help="of the kubeconfig; by default, its current one")
-    group.add_argument(
-        "--kubeconfig", metavar="FILE", help="by default $KUBECONFIG, ~/.kube/config, or the pod's account"
-    )
+    add_flags(parser)
+    parser.set_defaults(in_cluster=True)
 
 
 def _add_run_name(parser: argparse.ArgumentParser, folders: bool = False) -> None:
@@ -119,7 +116,13 @@ def _add_run_name(parser: argparse.ArgumentParser, folders: bool = False) -> Non
 def _add_status(commands: Commands) -> None:
     parser = add(commands, "status", "status", "where a run is, or all runs", _STATUS, _STATUS_EXAMPLES)
     parser.add_argument("run", nargs="?", metavar="NAME|DIR", help="a run in a cluster, or a run's folder")
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help="list the runs of all namespaces")
+    parser.add_argument(
+        "-A",
+        "--all-namespaces",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="list the runs of all namespaces",
+    )
     parser.add_argument("-w", "--watch", action="store_true", help="live, until the run ends")
     parser.add_argument("--json", action="store_true", help="for programs")
     _add_place(parser)

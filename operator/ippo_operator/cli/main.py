@@ -5,13 +5,17 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from ippo_trainer.contract.lines import printable
 
+from ippo_operator.cli.cluster_flags import add_flags, given
 from ippo_operator.cli.cluster_parsers import add_cluster
 from ippo_operator.cli.errors import INTERRUPTED, CommandError
 from ippo_operator.cli.parsers import Parser, add_local
 
+COMPLETE = "__complete"
+"""Followed by the words of an unfinished command line; as in commands that cobra makes."""
 _ABOUT = """\
 Iterative PPO: turn a chat agent's outcomes into a better agent, again and again.
 
@@ -32,7 +36,7 @@ examples:
     ippo report runs/demo
     ippo exact --env sr-funnel
 
-  in a cluster (also as `kubectl ippo`; -n, --context and --kubeconfig as for kubectl):
+  in a cluster (also as `kubectl ippo -n team status`; flags before or after the verb):
     ippo diff -f RUN.yaml
     kubectl apply -f RUN.yaml
     ippo status NAME --watch
@@ -55,7 +59,14 @@ exit codes:
 
 def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
     """Runs the command and returns its exit code."""
-    arguments = _parser(program).parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == [COMPLETE]:
+        from ippo_operator.cli import complete
+
+        return complete.main(words[1:])
+    parser = make_parser(program)
+    arguments = parser.parse_args(words)
+    _check_flags(parser, arguments)
     try:
         module = importlib.import_module(arguments.module)
         code: int = module.command(arguments)
@@ -71,19 +82,51 @@ def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
         return 0
 
 
+def kubectl_complete() -> int:
+    """What kubectl asks for the completion of `kubectl ippo`: a program of the name kubectl_complete-ippo."""
+    return main([COMPLETE, *sys.argv[1:]])
+
+
 def kubectl() -> int:
     """The same as `kubectl ippo`: kubectl finds its plugins by name, kubectl-ippo."""
     return main(program="kubectl ippo")
 
 
-def _parser(program: str) -> argparse.ArgumentParser:
+def make_parser(program: str) -> Parser:
+    """All verbs. kubectl's flags stand before a verb or after it."""
     parser = Parser(
-        prog=program, description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program,
+        usage="%(prog)s [FLAGS] COMMAND ...",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    add_flags(parser, before_the_verb=True)
+    parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
     add_local(commands)
     add_cluster(commands)
     return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from ippo_operator.cli.version import line
+
+        print(line())
+        parser.exit()
+
+
+def _check_flags(parser: Parser, arguments: argparse.Namespace) -> None:
+    """Ends with 64 where a flag that stands before the verb means nothing to it."""
+    flags = [] if arguments.in_cluster else given(arguments)
+    if arguments.all_namespaces and arguments.command != "status":
+        flags.append("-A")
+    if flags:
+        parser.error(f"{flags[0]} means nothing to {arguments.command}; leave it out")
 
 
 if __name__ == "__main__":

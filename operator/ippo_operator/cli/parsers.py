@@ -38,6 +38,20 @@ examples:
 """
 
 
+_COMPLETION = """\
+Prints a script with which a shell completes commands, options, and names of runs, namespaces and contexts.
+
+`kubectl ippo` is completed by kubectl's own completion, which asks kubectl_complete-ippo; it is installed with ippo.
+"""
+_COMPLETION_EXAMPLES = """\
+examples:
+  source <(ippo completion bash)                                    in ~/.bashrc
+  source <(ippo completion zsh)                                     in ~/.zshrc, after compinit
+  ippo completion fish > ~/.config/fish/completions/ippo.fish
+"""
+SHELLS = ("bash", "zsh", "fish")
+
+
 class Parser(argparse.ArgumentParser):
     """Ends with 64 on a wrong command line."""
 
@@ -51,11 +65,13 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_local(commands: Commands) -> None:
-    """run, serve, validate, exact."""
+    """run, serve, validate, exact, completion, version."""
     _add_run(commands)
     _add_serve(commands)
     _add_validate(commands)
     _add_exact(commands)
+    _add_completion(commands)
+    add(commands, "version", "version", "the version of this command; as ippo --version")
 
 
 def add(
@@ -69,7 +85,7 @@ def add(
         epilog=examples,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(module=f"ippo_operator.cli.{module}")
+    parser.set_defaults(module=f"ippo_operator.cli.{module}", in_cluster=False)
     return parser
 
 
@@ -116,6 +132,12 @@ def _add_serve(commands: Commands) -> None:
 def _add_validate(commands: Commands) -> None:
     parser = add(commands, "validate", "validate", "check a manifest: one line per problem")
     add_manifest(parser)
+
+
+def _add_completion(commands: Commands) -> None:
+    summary = "complete commands in your shell"
+    parser = add(commands, "completion", "completion", summary, _COMPLETION, _COMPLETION_EXAMPLES)
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
 
 
 def _add_exact(commands: Commands) -> None:

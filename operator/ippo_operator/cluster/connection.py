@@ -107,14 +107,15 @@ class _Identity:
 
 
 def _tls(login: Login, credentials: Credentials) -> ssl.SSLContext:
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if login.ca:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         certificates = b"\n".join(_CERTIFICATES.findall(login.ca)).decode("ascii", "replace")
         try:
             context.load_verify_locations(cadata=certificates)
         except (ssl.SSLError, ValueError):
             raise KubeconfigError("the kubeconfig's certificate-authority is no PEM certificate") from None
+    elif login.server.startswith("https:") and not login.insecure:
+        context.load_default_certs()  # takes a while
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # many clusters' own authorities lack the key usage extension
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # an authority between may be all that is trusted
     if login.insecure:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ippo_operator.api.reasons import EXPLANATIONS, RECOVERY
 from ippo_operator.api.status import Reason
+from ippo_operator.cli.cluster_flags import given
 from ippo_operator.cli.errors import OK, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
 from ippo_operator.cli.remote.view import View, now, view
@@ -21,8 +22,7 @@ def command(arguments: Namespace) -> int:
         return OK
     known = {reason.lower(): reason for reason in Reason}
     reason = known.get(topic.lower())
-    about_run = arguments.namespace or arguments.context or arguments.kubeconfig
-    if reason is not None and not about_run:
+    if reason is not None and not given(arguments):
         print("\n".join(_reason(reason)))
         return OK
     if topic[:1].isupper():

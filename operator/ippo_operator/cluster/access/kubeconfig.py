@@ -110,6 +110,12 @@ def load(flags: Flags | None = None) -> Login:
     return _login(config, flags, where)
 
 
+def names(section: str, flags: Flags) -> list[str]:
+    """Of the `contexts`, `clusters` or `users` there are. Raises KubeconfigError for a file that is no kubeconfig."""
+    present = [place for place in files.places(flags.kubeconfig) if place.exists()]
+    return sorted(files.merged(present)[section])
+
+
 def _login(config: dict[str, Any], flags: Flags, where: str) -> Login:
     context = _context(config, flags, where)
     cluster_name, user_name = flags.cluster or context.cluster, flags.user or context.user

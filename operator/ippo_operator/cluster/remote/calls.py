@@ -22,12 +22,18 @@ class Calls:
     Args:
         flags: of the command line.
         sleep: waits so many seconds.
+        patience: with a server that does not answer.
 
     Raises:
         KubeconfigError: there is no login.
     """
 
-    def __init__(self, flags: Flags | None = None, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        flags: Flags | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+        patience: RetryPolicy = _PATIENCE,
+    ) -> None:
         self.login = load(flags)
         self._loop = asyncio.Runner()
         self._transport = KubernetesTransport(self.login, lambda: load(flags), AGENT)
@@ -35,7 +41,7 @@ class Calls:
         async def pause(seconds: float) -> None:
             await asyncio.to_thread(sleep, seconds)
 
-        self._client = Client(self._transport, retries=_PATIENCE, sleep=pause)
+        self._client = Client(self._transport, retries=patience, sleep=pause)
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ MANAGER = "ippo"
 PAGE = 200
 _TEXT = "application/json, */*"
 _MERGE = "application/merge-patch+json"
+_NAMESPACES = "/api/v1/namespaces"
 _SECRETS = Resource("", "v1", "secrets", "Secret")
 _ANY = f"/apis/{RUNS.group}/{RUNS.version}"
 
@@ -40,6 +41,10 @@ class Runs:
         place = None if everywhere else self.namespace
         items = self._items(RUNS.path(place), {})
         return sorted(items, key=lambda item: (item["metadata"]["namespace"], item["metadata"]["name"]))
+
+    def namespaces(self) -> list[str]:
+        """The names of all namespaces."""
+        return [str(item["metadata"]["name"]) for item in self._items(_NAMESPACES, {})]
 
     def installed(self) -> bool:
         """Whether the API server knows runs at all."""

@@ -37,6 +37,8 @@ class Server:
     instead: Callable[[str, str], Response | None] = lambda _method, _path: None
     """Answers in the server's place."""
     agents: set[str] = field(default_factory=set)
+    impersonation: set[tuple[str, str]] = field(default_factory=set)
+    """Headers."""
 
     def __enter__(self) -> Self:
         outer = self
@@ -74,6 +76,7 @@ class Server:
         query = dict(parse_qsl(parts.query))
         self.seen.append((handler.command, handler.path))
         self.agents.add(handler.headers.get("User-Agent", ""))
+        self.impersonation |= {item for item in handler.headers.items() if item[0].startswith("Impersonate-")}
         if handler.headers.get("Authorization") != f"Bearer {self.token}":
             return self._reply(handler, answer(401, "Unauthorized"))
         instead = self.instead(handler.command, handler.path)

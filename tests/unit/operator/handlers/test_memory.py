@@ -6,6 +6,7 @@ import sys
 
 SCRIPT = """
 import asyncio, json, sys
+sys.modules["kubernetes"] = None  # kopf loads it where it is installed; the image of the operator has none
 from ippo_operator.handlers import process
 from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.connection import connect
@@ -14,7 +15,8 @@ async def make():
     await connection.session.close()
 asyncio.run(make())
 memory = int(open('/proc/self/statm').read().split()[1]) * 4 / 1024 if sys.platform == 'linux' else 0
-print(json.dumps({"modules": sorted({name.split(".")[0] for name in sys.modules}), "memory": memory}))
+modules = {name.split(".")[0] for name, module in sys.modules.items() if module}
+print(json.dumps({"modules": sorted(modules), "memory": memory}))
 """
 
 
