@@ -32,7 +32,7 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
         run=run.metadata.name,
         iteration=status.iteration,
         attempt=status.attempt,
-        seed=spec.seed,  # a stage derives its own streams; evaluate meets the same customers in every iteration
+        seed=spec.seed,  # a stage derives its own streams from it
         threads=max(1, spec.threads // (shards or 1)),
         device=spec.device,
         discount=spec.discount,

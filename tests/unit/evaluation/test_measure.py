@@ -2,8 +2,9 @@
 
 import pytest
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.evaluation.measure import lift, measure, outcomes, values
+from ippo_trainer.evaluation.measure import lift, lift_bounds, measure, outcomes, values
 from ippo_trainer.evaluation.transcripts import transcripts
+from ippo_trainer.stats.intervals import paired_difference
 
 
 def talk(reactions: str, outcome: bool = False, censored: bool = False, tokens: int = 3) -> Conversation:
@@ -37,11 +38,33 @@ def test_a_policy_that_only_abstains_has_no_acceptance() -> None:
     assert got.to_json()["acceptance"] is got.to_json()["rejected"] is None
 
 
-def test_lift_is_paired_and_leaves_censored_pairs_out() -> None:
+def test_lift_is_paired_and_weights_for_censored_conversations() -> None:
     candidate = [talk("a", True), talk("aa", True), talk("a"), talk("a", censored=True)]
     current = [talk("a"), talk("a", True), talk("a"), talk("a", True)]
-    assert lift(candidate, current, "Success", 0.9, 0.95).estimate == pytest.approx(1 / 3)
-    assert lift(candidate, current, "Value", 0.9, 0.95).estimate == pytest.approx((1.0 - 0.1) / 3)
+    assert lift(candidate, current, "Success", 0.9, 0.95).estimate == pytest.approx(2 / 3 - 2 / 4)
+    assert lift(candidate, current, "Value", 0.9, 0.95).estimate == pytest.approx(1.9 / 3 - 2 / 4)
+    whole = lift(candidate[:3], current[:3], "Success", 0.9, 0.95)
+    assert whole == paired_difference([1, 1, 0], [0, 1, 0], 0.95)
+    first, second = measure(candidate, 0.9, 0.95), measure(current, 0.9, 0.95)
+    assert lift_bounds(first, second, "Success").to_json() == {"low": 0.0, "high": 0.25}
+    assert lift_bounds(first, second, "Value").high == pytest.approx((1.0 + 0.9 + 1.0 - 2.0) / 4)
+
+
+def test_what_was_never_displayed_was_neither_accepted_nor_rejected() -> None:
+    both = [talk("aar"), talk("rr")]
+    both[0].turns[0].displayed = False
+    both[1].turns[1].displayed = False
+    got = measure(both, 0.9, 0.95)
+    assert got.acceptance is not None
+    assert got.acceptance.estimate == pytest.approx(1 / 3)
+    assert got.abstention.estimate == 0.0
+
+
+def test_reactions_in_censored_conversations_count() -> None:
+    got = measure([talk("a"), talk("r"), talk("rrr", censored=True)], 0.9, 0.95)
+    assert got.acceptance is not None
+    assert got.acceptance.estimate == pytest.approx(1 / 5)
+    assert (got.conversations, got.censored) == (2, 1)
 
 
 def test_values_are_the_first_turns_returns() -> None:

@@ -113,3 +113,12 @@ def test_both_targets_have_the_value_of_pi_i_as_their_expectation() -> None:
 def test_explored_share() -> None:
     assert explored_share([conversation(".x..", True), conversation("x...", False)]) == 0.25
     assert explored_share([]) == 0.0
+
+
+def test_an_unseen_suggestion_teaches_v_and_not_q() -> None:
+    """It had no effect, so the return is one of the state; the turns before went through what really happened."""
+    logged = conversation("...", True)
+    logged.turns[1].displayed = False
+    for targets in (monte_carlo_targets(logged, 0.9, 0.0), lambda_targets(logged, 0.9, 0.5, [0.1] * 3)):
+        assert [target.weight for target in targets] == [1.0, 0.0, 1.0]
+        assert [target.value_weight for target in targets] == [1.0, 1.0, 1.0]

@@ -121,7 +121,7 @@ class Run:
             "brier": 0.061,
             "brier_constant": 0.066,
             "skill": {"estimate": skill, "low": skill - 0.03, "high": skill + 0.03},
-            "eps_q": 0.018,
+            "miscalibration": {"estimate": 0.018, "low": 0.004, "high": 0.031},
             "calibration": [
                 {
                     "turn": t,

@@ -38,9 +38,14 @@ class SmallWorld:
     def __post_init__(self) -> None:
         self.location = StoreLocation(directory=str(self.folder / "store"))
         self.store = open_store(self.location)
+        self.policy: ArtifactRef | None = None
 
     def put_data(self, conversations: Sequence[Conversation], name: str = "data") -> ArtifactRef:
-        """Publishes conversations as collect does."""
+        """Publishes conversations as collect does: turns of nobody in particular become the first policy's own."""
+        for turn in (turn for found in conversations for turn in found.turns):
+            if self.policy is not None and not turn.policy_digest:
+                turn.policy_digest = self.policy.digest
+                turn.behaviour = "policy" if turn.behaviour == "log" else turn.behaviour
         directory = self.folder / name
         directory.mkdir()
         write_turns(directory / "turns.parquet", conversations)
@@ -58,7 +63,9 @@ class SmallWorld:
         model = build_tiny("tiny:d16-l1-h2", tokenizer, seed)
         directory = self.folder / name
         save_policy(directory, model, tokenizer, Renderer(tokenizer, load(FUNNEL).system_prompt, 256))
-        return publish(self.store, f"given/{name}", directory, "policy")
+        policy = publish(self.store, f"given/{name}", directory, "policy")
+        self.policy = self.policy or policy
+        return policy
 
     def put_q(self, policy: ArtifactRef, seed: int = 0) -> ArtifactRef:
         """Publishes an untrained Q model of a policy, with the part of its account that others read."""
@@ -66,7 +73,7 @@ class SmallWorld:
         fetch(self.store, policy, source, "policy")
         loaded = load_policy(source)
         save_policy(directory, new_q(loaded.model, seed), loaded.tokenizer, Renderer.load(source, loaded.tokenizer))
-        account = {"eps_q": 0.01, "split": {"holdout": "0.5", "seed": 3}}
+        account = {"split": {"holdout": "0.5", "seed": 3}}
         (directory / "calibration.json").write_text(json.dumps(account))
         return publish(self.store, "given/q", directory, "q")
 

@@ -44,7 +44,12 @@ def test_it_publishes_a_q_with_an_account_of_what_it_knows(small_world: Any, tmp
     assert metrics["skillLow"] <= metrics["skill"] <= metrics["skillHigh"]
     assert metrics["skill"] == pytest.approx(1 - metrics["logLoss"] / metrics["logLossConstant"], abs=1e-5)
     assert result.informative == (metrics["skillLow"] > 0)
-    assert -1 <= metrics["advantageCorrelation"] <= 1
+    for name in ("advantageCorrelation", "advantageCorrelationAllIntents"):
+        assert -1 <= metrics[name] <= 1
+    assert 0 < metrics["qError"] < 1
+    assert metrics["miscalibrationLow"] <= metrics["miscalibration"] <= metrics["miscalibrationHigh"]
+    assert metrics["successAtLeast"] <= metrics["positives"] / 150 <= metrics["successAtMost"]
+    assert "1 of 150 conversations are censored" in result.message
     assert "held-out conversations" in result.message
     folder = tmp_path / "fetched"
     manifest = fetch(small_world.store, result.artifacts["q"], folder, "q")
@@ -55,7 +60,9 @@ def test_it_publishes_a_q_with_an_account_of_what_it_knows(small_world: Any, tmp
     assert [row["turn"] for row in calibration["calibration"]] == sorted(
         {row["turn"] for row in calibration["calibration"]}
     )
-    assert calibration["skill"].keys() == {"estimate", "low", "high"}
+    assert calibration["skill"].keys() == calibration["miscalibration"].keys() == {"estimate", "low", "high"}
+    assert calibration["exact"]["every"]["error"] == pytest.approx(metrics["qErrorAllIntents"])
+    assert calibration["censoring"]["successBounds"]["low"] == pytest.approx(metrics["successAtLeast"])
     assert (folder / "prompt.json").exists()
 
 
@@ -217,6 +224,26 @@ def test_exploring_turns_are_counted_and_a_refit_runs(small_world: Any, caplog: 
     )
     assert result.metrics["epochs"] == 2
     assert "turns that nothing explored after" in caplog.text
+
+
+def test_another_policys_conversations_are_left_out_and_told(
+    small_world: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = buying(small_world, 60)
+    for found in data[40:]:
+        for turn in found.turns:
+            turn.policy_digest = "sha256:" + "0" * 64
+    result = small_world.result(spec_of(small_world, data))
+    assert result.metrics["conversations"] == 40
+    assert "20 of 60 conversations were held by another policy and are left out" in caplog.text
+
+
+def test_data_of_another_policy_alone_is_refused(small_world: Any) -> None:
+    spec = spec_of(small_world, buying(small_world, 40))
+    other = spec.model_copy(update={"inputs": {**spec.inputs, "policy": small_world.put_policy(1, "other")}})
+    code, message = small_world.run(other)
+    assert code == 65
+    assert "none of the 40 conversations was held by the policy" in message["error"]["message"]
 
 
 def test_manifest_traces_the_data(small_world: Any) -> None:

@@ -1,4 +1,4 @@
-"""Log-loss, Brier, skill, calibration and eps_Q on data whose truth is known."""
+"""Log-loss, Brier, skill and calibration on data whose truth is known."""
 
 import math
 
@@ -11,8 +11,8 @@ from ippo_trainer.stats.scores import (
     brier_losses,
     calibration_error,
     calibration_rows,
-    eps_q,
     log_losses,
+    miscalibration,
     quantile_bins,
     skill,
     weighted_mean,
@@ -112,17 +112,56 @@ def test_quantile_bins_are_even_and_keep_equal_predictions_together() -> None:
 
 
 @pytest.mark.parametrize("error", [0.0, 0.08, -0.05])
-def test_calibration_error_and_eps_q_find_a_constant_error(error: float) -> None:
+def test_calibration_error_and_miscalibration_find_a_constant_error(error: float) -> None:
     data = _world(4, 20_000, error=error)
+    got = miscalibration(data)
     assert calibration_error(data) == pytest.approx(abs(error), abs=0.012)
-    assert eps_q(data) == pytest.approx(abs(error), abs=0.012)
+    assert got.estimate == pytest.approx(abs(error), abs=0.012)
+    assert got.low <= abs(error) <= got.high
+    assert (got.low == 0.0) == (error == 0.0)
 
 
-def test_eps_q_takes_its_own_noise_out() -> None:
-    small = [eps_q(_world(seed, 120)) for seed in range(30)]
+def test_miscalibration_takes_its_own_noise_out() -> None:
+    small = [miscalibration(_world(seed, 120)).estimate for seed in range(30)]
     raw = [calibration_error(_world(seed, 120)) for seed in range(30)]
     assert np.median(small) < 0.5 * np.median(raw)
 
 
-def test_eps_q_of_a_single_conversation_is_zero() -> None:
-    assert eps_q(_world(5, 1)) == 0.0
+@pytest.mark.parametrize(("conversations", "error"), [(150, 0.0), (600, 0.0), (150, 0.05), (600, 0.05)])
+def test_miscalibrations_interval_covers(conversations: int, error: float) -> None:
+    lows, highs = np.array(
+        [
+            (got.low, got.high)
+            for seed in range(80)
+            for got in [miscalibration(_world(1000 + seed, conversations, error=error))]
+        ]
+    ).T
+    assert (lows > error + 1e-12).mean() <= 0.07
+    assert (highs < error).mean() <= 0.05
+
+
+def test_errors_that_cancel_within_a_cell_do_not_show_and_the_lower_end_stays_below_them() -> None:
+    rng = np.random.default_rng(6)
+    data = _world(6, 5000)
+    hidden = rng.choice([-0.05, 0.05], len(data.predicted))
+    got = miscalibration(
+        Predictions(
+            (data.predicted + hidden).clip(0.001, 0.999), data.observed, data.turns, data.clusters, data.weights
+        )
+    )
+    assert got.low < got.estimate < 0.05
+
+
+def test_miscalibration_of_a_single_conversation_says_nothing() -> None:
+    got = miscalibration(_world(5, 1))
+    assert (got.estimate, got.low, got.high) == (0.0, 0.0, 0.0)
+
+
+def test_miscalibration_is_of_the_weights_and_repeats_to_the_bit() -> None:
+    data = _world(7, 400)
+    first = data.turns == 0
+    wrong = Predictions(
+        np.where(first, data.predicted, 0.99), data.observed, data.turns, data.clusters, first.astype(float)
+    )
+    assert miscalibration(wrong) == miscalibration(data.keep(first))
+    assert miscalibration(data) == miscalibration(data)

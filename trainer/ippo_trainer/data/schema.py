@@ -3,8 +3,8 @@
 One row is one turn: the newest customer message, what the agent suggested, and what the business did with it.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, get_args
 
 import pyarrow as pa
 
@@ -31,7 +31,7 @@ class Turn:
     outcome: bool = False
     """Whether the outcome had already come before this suggestion."""
     displayed: bool = True
-    """Whether the business saw the suggestion."""
+    """Whether the business saw the suggestion. One that it did not see changed nothing: see `as_shown`."""
     policy_digest: str = ""
     """Digest of the policy that made the suggestion; empty where unknown."""
     behaviour: Behaviour = "policy"
@@ -44,6 +44,12 @@ class Turn:
     """Seconds since 1970 UTC when the customer message came. Simulators use simulated time, so that bytes repeat."""
     ended_at: float = 0.0
     """Seconds since 1970 UTC when the business sent its message."""
+
+    def as_shown(self) -> Self:
+        """The turn as the business met it: a suggestion that was never displayed is an abstention."""
+        if self.displayed:
+            return self
+        return replace(self, suggestion=None, reaction="rejected", token_ids=None, sampler_logprobs=None)
 
 
 @dataclass(slots=True)

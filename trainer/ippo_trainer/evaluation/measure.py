@@ -1,33 +1,38 @@
 """What conversations say about the policy that held them, with intervals by conversation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ippo_trainer.data.censoring import Bounds, Censoring, outcome_bounds
 from ippo_trainer.data.returns import monte_carlo_returns
-from ippo_trainer.data.schema import Conversation
-from ippo_trainer.stats.intervals import (
-    Floats,
-    Interval,
-    mean_share_interval,
-    paired_difference,
-    ratio_interval,
-    share_interval,
-)
+from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.stats.intervals import Floats, Interval, ratio_interval, share_interval, weighted_difference
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A policy's figures. Shares of suggestions leave abstentions out; None where there was nothing to count."""
+    """A policy's figures. Shares of suggestions leave abstentions out; None where there was nothing to count.
+
+    Success and value weight the conversations with a known end by turn (`data.censoring`); the rest counts every turn.
+    """
 
     conversations: int
     """With a known outcome."""
+    censored: int
+    """Without one."""
+    unseen: float
+    """See `Censoring`: what the weights cannot make up for."""
     success: Interval
     """Share of conversations with the outcome."""
     value: Interval
     """Mean discounted outcome per conversation."""
+    success_bounds: Bounds
+    """Of the share among all, whatever became of the censored ones."""
+    value_bounds: Bounds
+    """Of the mean discounted outcome."""
     acceptance: Interval | None
     """Share of suggestions that the business accepted verbatim or edited."""
     edited: float | None
@@ -41,8 +46,12 @@ class Measurement:
         """The figures as they are kept in `metrics.json`."""
         return {
             "conversations": self.conversations,
+            "censored": self.censored,
+            "unseen": self.unseen,
             "success": self.success.to_json(),
             "value": self.value.to_json(),
+            "successBounds": self.success_bounds.to_json(),
+            "valueBounds": self.value_bounds.to_json(),
             "acceptance": self.acceptance.to_json() if self.acceptance else None,
             "edited": self.edited,
             "rejected": 1.0 - self.acceptance.estimate if self.acceptance else None,
@@ -57,26 +66,38 @@ def outcomes(conversations: Sequence[Conversation]) -> Floats:
 
 
 def values(conversations: Sequence[Conversation], discount: float) -> Floats:
-    """(n,) discounted outcome from the start of each conversation; 0 for one without a turn."""
-    return np.array([(monte_carlo_returns(found, discount) or [0.0])[0] for found in conversations])
+    """(n,) discounted outcome from the start of each conversation; 0 for one without a turn, or without a known end."""
+    return np.array(
+        [0.0 if found.censored else (monte_carlo_returns(found, discount) or [0.0])[0] for found in conversations]
+    )
 
 
 def measure(conversations: Sequence[Conversation], discount: float, confidence: float) -> Measurement:
-    """Measures conversations with known outcomes.
+    """Measures conversations of one policy.
 
     Args:
-        conversations: at least two, none censored.
+        conversations: at least two with a known end.
         discount: per turn.
         confidence: two-sided level of the intervals.
     """
     turns = np.array([len(found.turns) for found in conversations], np.float64)
-    made = np.array([sum(turn.suggestion is not None for turn in found.turns) for found in conversations], np.float64)
+    made = _count(conversations, lambda turn: turn.suggestion is not None)
+    shown = _count(conversations, _shown)
+    censoring = Censoring.of(conversations)
+    weights = censoring.weights(conversations)
+    known = np.flatnonzero(weights)
     return Measurement(
-        conversations=len(conversations),
-        success=mean_share_interval(outcomes(conversations), confidence),
-        value=mean_share_interval(values(conversations, discount), confidence),
-        acceptance=share_interval(made - _reacted(conversations, "rejected"), made, confidence) if made.any() else None,
-        edited=float(_reacted(conversations, "edited").sum() / made.sum()) if made.any() else None,
+        conversations=len(known),
+        censored=len(conversations) - len(known),
+        unseen=censoring.unseen,
+        success=share_interval((weights * outcomes(conversations))[known], weights[known], confidence),
+        value=share_interval((weights * values(conversations, discount))[known], weights[known], confidence),
+        success_bounds=outcome_bounds(conversations),
+        value_bounds=outcome_bounds(conversations, discount),
+        acceptance=share_interval(shown - _reacted(conversations, "rejected"), shown, confidence)
+        if shown.any()
+        else None,
+        edited=float(_reacted(conversations, "edited").sum() / shown.sum()) if shown.any() else None,
         abstention=share_interval(turns - made, turns, confidence),
         length=_length(conversations, confidence),
     )
@@ -88,26 +109,37 @@ def lift(
     """Candidate minus current policy over pairs of conversations with the same seed.
 
     Args:
-        candidate, current: in the same order of seeds; a pair with a censored conversation is left out.
+        candidate, current: in the same order of seeds; of either, censored conversations are made up for by weights.
         metric: `Value` or `Success`.
         discount: per turn.
         confidence: two-sided level.
     """
-    pairs = [(a, b) for a, b in zip(candidate, current, strict=True) if not (a.censored or b.censored)]
-    sides = [[pair[0] for pair in pairs], [pair[1] for pair in pairs]]
+    sides = (candidate, current)
     first, second = (values(side, discount) if metric == "Value" else outcomes(side) for side in sides)
-    return paired_difference(first, second, confidence)
+    first_weights, second_weights = (Censoring.of(side).weights(side) for side in sides)
+    return weighted_difference(first, second, first_weights, second_weights, confidence)
+
+
+def lift_bounds(candidate: Measurement, current: Measurement, metric: str) -> Bounds:
+    """The least and the most that the lift over these customers can be, whatever became of the censored ones."""
+    if metric == "Value":
+        return candidate.value_bounds.less(current.value_bounds)
+    return candidate.success_bounds.less(current.success_bounds)
+
+
+def _shown(turn: Turn) -> bool:
+    """Whether there was a suggestion that the business could react to."""
+    return turn.as_shown().suggestion is not None
+
+
+def _count(conversations: Sequence[Conversation], wanted: Callable[[Turn], bool]) -> Floats:
+    """(n,) turns of each conversation for which `wanted` holds."""
+    return np.array([sum(map(wanted, found.turns)) for found in conversations], np.float64)
 
 
 def _reacted(conversations: Sequence[Conversation], reaction: str) -> Floats:
     """(n,) suggestions of each conversation that met this reaction."""
-    return np.array(
-        [
-            sum(turn.suggestion is not None and turn.reaction == reaction for turn in found.turns)
-            for found in conversations
-        ],
-        np.float64,
-    )
+    return _count(conversations, lambda turn: _shown(turn) and turn.reaction == reaction)
 
 
 def _length(conversations: Sequence[Conversation], confidence: float) -> Interval | None:

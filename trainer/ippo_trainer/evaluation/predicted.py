@@ -1,6 +1,7 @@
-"""What Q expects of the candidate: Theorem 2's lower bound on the improvement, from logged states alone.
+"""What Q expects of the candidate, from logged states alone.
 
-It is reported beside the measured lift, so that a Q that promises more than it keeps is seen; it decides nothing.
+It is reported beside the measured lift, so that a Q that promises more than it keeps is seen; it decides nothing. It is
+no bound: the error of Q is in it, and the states are those that the current policy met.
 """
 
 from collections.abc import Sequence
@@ -21,19 +22,6 @@ MAX_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class PredictedLift:
-    """Mean over conversations of sum_t discount^t (E_candidate Q - E_current Q)(s_t), over states that were logged."""
-
-    lift: Interval
-    slack: float
-    """2 eps_Q summed over the discounted turns: what the error of Q may take away."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As it is kept in `metrics.json`."""
-        return {"lift": self.lift.to_json(), "slack": self.slack}
-
-
-@dataclass(frozen=True, slots=True)
 class Sampling:
     """How suggestions are drawn; see `models.sampling.sample`."""
 
@@ -50,10 +38,11 @@ def predicted_lift(
     renderer: Any,
     sampling: Sampling,
     discount: float,
-    eps_q: float,
     confidence: float,
-) -> PredictedLift:
-    """Samples one suggestion of each policy in every logged state and compares their Q.
+) -> Interval:
+    """Mean over conversations of sum_t discount^t (E_candidate Q - E_current Q)(s_t).
+
+    One suggestion of each policy is sampled in every logged state.
 
     Args:
         q: the Q model of the current policy.
@@ -62,7 +51,6 @@ def predicted_lift(
         renderer: of all three models.
         sampling: common random numbers for both policies.
         discount: per turn.
-        eps_q: error of Q per turn; see `stats.scores.eps_q`.
         confidence: two-sided level.
     """
     prompts = [
@@ -75,8 +63,7 @@ def predicted_lift(
     discounts = np.concatenate([discount ** np.arange(length) for length in lengths])
     readings = [_mean_q(q, model, prompts, renderer, sampling) for model in (candidate, current)]
     gains = cluster_sums(discounts * (readings[0] - readings[1]), clusters)
-    lift = ratio_interval(gains, np.ones_like(gains), confidence)
-    return PredictedLift(lift, 2.0 * eps_q * float(discounts.sum()) / len(lengths))
+    return ratio_interval(gains, np.ones_like(gains), confidence)
 
 
 def _mean_q(q: Any, model: Any, prompts: list[list[int]], renderer: Any, sampling: Sampling) -> Any:

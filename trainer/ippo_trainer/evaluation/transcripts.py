@@ -15,9 +15,10 @@ def transcripts(
 ) -> dict[str, list[dict[str, Any]]]:
     """The content of `transcripts.json`: the same eight seeds for both policies.
 
-    The first four customers are always there: they are the same in every iteration, so that the first policy can be
-    read beside the last one. Then up to two pairs that the candidate alone won, and one each that the current policy
-    alone won and that both won, so that rare outcomes can be read. They illustrate, they do not represent.
+    The first four customers are always there: `evaluate` puts those first that are the same in every iteration, so that
+    the first policy can be read beside the last one. Then up to two pairs that the candidate alone won, and one each
+    that the current policy alone won and that both won, so that rare outcomes can be read. They illustrate, they do not
+    represent.
     """
     chosen = list(range(min(ALWAYS, len(seeds))))
     room = dict(_PER_KIND)

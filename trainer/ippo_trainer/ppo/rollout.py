@@ -40,8 +40,6 @@ class LoggedStates:
     def __init__(self, conversations: Sequence[Conversation], renderer: Any) -> None:
         self._conversations = [found for found in conversations if found.turns and not found.turns[0].outcome]
         self._renderer = renderer
-        self.shortened: set[str] = set()
-        """Conversations rendered so far with old turns dropped to fit the context."""
         self.of = lru_cache(_CACHED_CONVERSATIONS)(self._render)
 
     def __len__(self) -> int:
@@ -51,10 +49,18 @@ class LoggedStates:
         """The states of conversation `number`, by turn. BadDataError for a message too long for the context."""
         conversation = self._conversations[number]
         return tuple(
-            State(conversation.id, index, self._renderer.prompt(conversation.turns[:index], turn.customer_message).ids)
+            State(conversation.id, index, self._prompt(conversation, index).ids)
             for index, turn in enumerate(conversation.turns)
             if not turn.outcome
         )
+
+    def _prompt(self, conversation: Conversation, index: int) -> Any:
+        return self._renderer.prompt(conversation.turns[:index], conversation.turns[index].customer_message)
+
+    def count_shortened(self) -> int:
+        """Conversations of which some prompt lost old turns to fit the context. The last prompt is the longest one."""
+        lasts = ((found, sum(not turn.outcome for turn in found.turns) - 1) for found in self._conversations)
+        return sum(self._prompt(found, last).dropped_turns > 0 for found, last in lasts)
 
 
 class BatchStream:

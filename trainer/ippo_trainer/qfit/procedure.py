@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.data.censoring import UNCENSORED, Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
@@ -42,6 +43,7 @@ class Procedure:
         held: what stops early.
         discount: per turn.
         trace_lambda: 1 for Monte Carlo alone.
+        censoring: of the log that both parts are from.
     """
 
     def __init__(
@@ -53,10 +55,11 @@ class Procedure:
         held: Part,
         discount: float,
         trace_lambda: float,
+        censoring: Censoring = UNCENSORED,
     ) -> None:
         self.model, self.lm_head, self.settings = model, lm_head, settings
         self.train, self.held = train, held
-        self.discount, self.trace_lambda = discount, trace_lambda
+        self.discount, self.trace_lambda, self.censoring = discount, trace_lambda, censoring
         self.explore_share = explored_share([*train.conversations, *held.conversations])
         self.phases = PHASES[: 1 if trace_lambda == 1.0 else 2]
         self.phase = 0
@@ -111,12 +114,21 @@ class Procedure:
     def _targets(self, part: Part, name: str) -> Targets:
         if self.phase == 0:
             return Targets.of(
-                [monte_carlo_targets(found, self.discount, self.explore_share) for found in part.conversations]
+                [
+                    monte_carlo_targets(found, self.discount, self.explore_share, self.censoring)
+                    for found in part.conversations
+                ]
             )
         offsets, values = turn_offsets(part.examples), self._values[name].tolist()
         return Targets.of(
             [
-                lambda_targets(found, self.discount, self.trace_lambda, values[offsets[index] : offsets[index + 1]])
+                lambda_targets(
+                    found,
+                    self.discount,
+                    self.trace_lambda,
+                    values[offsets[index] : offsets[index + 1]],
+                    self.censoring,
+                )
                 for index, found in enumerate(part.conversations)
             ]
         )

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from ippo_trainer.data.censoring import UNCENSORED, Censoring
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.environments.protocol import ExactScorer
-from ippo_trainer.qfit.targets import explored, monte_carlo_targets
+from ippo_trainer.qfit.targets import monte_carlo_targets
 from ippo_trainer.stats.intervals import Floats, Interval
 from ippo_trainer.stats.scores import (
     CalibrationRow,
@@ -16,8 +16,8 @@ from ippo_trainer.stats.scores import (
     brier_losses,
     calibration_error,
     calibration_rows,
-    eps_q,
     log_losses,
+    miscalibration,
     quantile_bins,
     skill,
     weighted_mean,
@@ -41,7 +41,8 @@ class Calibration:
     action_skill: Interval
     """Against the model's own V of the same state: what knowing the suggestion adds."""
     calibration_error: float
-    eps_q: float
+    miscalibration: Interval
+    """At most the root mean square error of Q, see `stats.scores`; its lower end bounds that from below."""
     by_turn: dict[int, CalibrationRow]
     by_bin: dict[int, CalibrationRow]
 
@@ -60,7 +61,7 @@ class Calibration:
             "skill": self.skill.to_json(),
             "action_skill": self.action_skill.to_json(),
             "calibration_error": self.calibration_error,
-            "eps_q": self.eps_q,
+            "miscalibration": self.miscalibration.to_json(),
             "calibration": [{"turn": turn, **row.to_json()} for turn, row in self.by_turn.items()],
             "bins": [row.to_json() for row in self.by_bin.values()],
             "curves": list(curves),
@@ -78,19 +79,30 @@ class Calibration:
             "skillHigh": self.skill.high,
             "actionSkill": self.action_skill.estimate,
             "calibrationError": self.calibration_error,
-            "epsQ": self.eps_q,
+            "miscalibration": self.miscalibration.estimate,
+            "miscalibrationLow": self.miscalibration.low,
+            "miscalibrationHigh": self.miscalibration.high,
         }
 
 
-def mean_return(conversations: Sequence[Conversation], discount: float, explore_share: float) -> float:
+def mean_return(
+    conversations: Sequence[Conversation], discount: float, explore_share: float, censoring: Censoring = UNCENSORED
+) -> float:
     """The constant predictor: mean Monte Carlo return per turn, by the weights of `monte_carlo_targets`."""
-    targets = [target for found in conversations for target in monte_carlo_targets(found, discount, explore_share)]
+    rows = [monte_carlo_targets(found, discount, explore_share, censoring) for found in conversations]
+    targets = [target for row in rows for target in row]
     weight = sum(target.weight for target in targets)
     return sum(target.value * target.weight for target in targets) / weight if weight else 0.0
 
 
 def assess(
-    conversations: Sequence[Conversation], q: Floats, v: Floats, constant: float, discount: float, explore_share: float
+    conversations: Sequence[Conversation],
+    q: Floats,
+    v: Floats,
+    constant: float,
+    discount: float,
+    explore_share: float,
+    censoring: Censoring = UNCENSORED,
 ) -> Calibration:
     """Compares predictions with the Monte Carlo returns of clean tails.
 
@@ -99,9 +111,9 @@ def assess(
         q, v: (n,) predictions for every turn, in order.
         constant: prediction of the constant predictor, from the training conversations.
         discount: per turn.
-        explore_share: see `monte_carlo_targets`.
+        explore_share, censoring: see `monte_carlo_targets`.
     """
-    targets = [monte_carlo_targets(found, discount, explore_share) for found in conversations]
+    targets = [monte_carlo_targets(found, discount, explore_share, censoring) for found in conversations]
     flat = [target for row in targets for target in row]
     data = Predictions(
         predicted=q,
@@ -119,44 +131,7 @@ def assess(
         skill=skill(data, flat_constant, CONFIDENCE),
         action_skill=skill(data, v, CONFIDENCE),
         calibration_error=calibration_error(data, BINS),
-        eps_q=eps_q(data),
+        miscalibration=miscalibration(data),
         by_turn=calibration_rows(data, data.turns),
         by_bin=calibration_rows(data, quantile_bins(q, BINS)),
     )
-
-
-def advantage_correlation(
-    environment: ExactScorer,
-    train: Sequence[Conversation],
-    held: Sequence[Conversation],
-    q: Floats,
-    v: Floats,
-    discount: float,
-) -> float | None:
-    """Correlation over held-out turns of Q - V with the exact advantages of the logged policy; None if undefined.
-
-    Conversations in which anything explored are left out: the exact values are those of the intents that are shown.
-
-    Args:
-        environment: solves itself exactly.
-        train: with `held`, show the policy's intents.
-        held: whose turns are compared.
-        q, v: (n,) predictions for every turn of `held`, in order.
-        discount: per turn.
-    """
-    clean = [not any(map(explored, found.turns)) for found in held]
-    shown = [found for found, kept in zip(held, clean, strict=True) if kept]
-    others = [found for found in train if not any(map(explored, found.turns))]
-    if len(shown) < 2:
-        return None
-    exact = [turn for turns in environment.exact_q([*shown, *others], discount)[: len(shown)] for turn in turns]
-    mask = np.repeat(clean, [len(found.turns) for found in held])
-    pairs = [
-        (turn.q_policy[turn.intent] - turn.v_policy, guess)
-        for turn, guess in zip(exact, (q - v)[mask], strict=True)
-        if turn.intent in turn.q_policy
-    ]
-    table = np.array(pairs)
-    if len(table) < 2 or not (table.std(axis=0) > 0).all():
-        return None
-    return float(np.corrcoef(table.T)[0, 1])

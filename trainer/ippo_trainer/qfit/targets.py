@@ -7,15 +7,17 @@ below stay those of pi_i:
 * Monte Carlo keeps the turns with a clean tail, i.e. without a later exploring turn, and weights them by the inverse
   probability of that. Weights matter: short tails are clean more often, and they are short because the customer left.
 * Lambda-returns cut the trace in front of an exploring turn and put the model's V of that state in its place.
+
+Both are weighted by the inverse probability of not having been censored before the end, for the same reason. A
+suggestion that the business never saw had no effect: its return is one of the state, for V, and none of the suggestion.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import takewhile
+from dataclasses import dataclass
 
-from ippo_trainer.data.schema import Conversation, Turn
-
-EXPLORE = "explore"
+from ippo_trainer.data.censoring import UNCENSORED, Censoring
+from ippo_trainer.data.own import explored
+from ippo_trainer.data.schema import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +27,9 @@ class Target:
     value: float
     """In [0, 1]."""
     weight: float
-    """Of Q's loss; 0 leaves the turn out."""
+    """Of Q's loss; 0 leaves the turn out, as where the suggestion was never displayed."""
     value_weight: float
     """Of V's loss: 0 where the action is not pi_i's own, else `weight`."""
-
-
-def before_outcome(conversation: Conversation) -> Conversation:
-    """The conversation without the turns that came after its outcome: they are past the end of the problem."""
-    kept = list(takewhile(lambda turn: not turn.outcome, conversation.turns))
-    return conversation if len(kept) == len(conversation.turns) else replace(conversation, turns=kept)
-
-
-def explored(turn: Turn) -> bool:
-    """Whether the suggestion came from the exploring policy instead of pi_i."""
-    return turn.behaviour == EXPLORE
 
 
 def explored_share(conversations: Sequence[Conversation]) -> float:
@@ -47,29 +38,39 @@ def explored_share(conversations: Sequence[Conversation]) -> float:
     return sum(map(explored, turns)) / len(turns) if turns else 0.0
 
 
-def monte_carlo_targets(conversation: Conversation, discount: float, explore_share: float) -> list[Target]:
+def monte_carlo_targets(
+    conversation: Conversation, discount: float, explore_share: float, censoring: Censoring = UNCENSORED
+) -> list[Target]:
     """Discounted returns of the turns with a clean tail, weighted so that their expectation is Q of pi_i.
 
-    G_i = discount^(n - i) if the outcome comes, else 0, for last turn n; weight (1 - explore_share)^-(n - i).
+    G_i = discount^(n - i) if the outcome comes, else 0, for last turn n; weight (1 - explore_share)^-(n - i), times
+    the inverse probability that nothing cut the conversation off from turn i to n.
 
     Args:
         conversation: not censored.
         discount: per turn.
         explore_share: probability of exploring at a turn, below 1.
+        censoring: of the log that the conversation is from.
     """
     targets: list[Target] = []
-    value, weight = float(conversation.outcome), 1.0
-    for turn in reversed(conversation.turns):
-        targets.append(Target(value, weight, 0.0 if explored(turn) else weight))
+    value, weight, count = float(conversation.outcome), 1.0, len(conversation.turns)
+    for index in reversed(range(count)):
+        turn, whole = conversation.turns[index], weight * censoring.weight(count, index)
+        targets.append(Target(value, whole if turn.displayed else 0.0, 0.0 if explored(turn) else whole))
         weight = 0.0 if explored(turn) else weight / (1.0 - explore_share)
         value *= discount
     return targets[::-1]
 
 
 def lambda_targets(
-    conversation: Conversation, discount: float, trace_lambda: float, values: Sequence[float]
+    conversation: Conversation,
+    discount: float,
+    trace_lambda: float,
+    values: Sequence[float],
+    censoring: Censoring = UNCENSORED,
 ) -> list[Target]:
-    """Lambda-returns of every turn, cut in front of exploring turns; every weight is 1.
+    """Lambda-returns of every turn, cut in front of exploring turns; weights as in `monte_carlo_targets`, exploration
+    left out.
 
     G_n = outcome; G_i = discount * ((1 - l) V(s_{i+1}) + l G_{i+1}); l = trace_lambda, or 0 if turn i + 1 explored
     (Sutton and Barto, 2nd ed., 12.8, with the per-decision trace of an off-policy turn set to 0).
@@ -79,12 +80,13 @@ def lambda_targets(
         discount: per turn.
         trace_lambda: 1 keeps returns whole between exploring turns, 0 is one-step TD.
         values: V(s_i) of every turn, in [0, 1].
+        censoring: of the log that the conversation is from.
     """
     targets: list[Target] = []
-    value = float(conversation.outcome)
-    for index in reversed(range(len(conversation.turns))):
-        turn = conversation.turns[index]
-        targets.append(Target(value, 1.0, 0.0 if explored(turn) else 1.0))
+    value, count = float(conversation.outcome), len(conversation.turns)
+    for index in reversed(range(count)):
+        turn, weight = conversation.turns[index], censoring.weight(count, index)
+        targets.append(Target(value, weight if turn.displayed else 0.0, 0.0 if explored(turn) else weight))
         trace = 0.0 if explored(turn) else trace_lambda
         value = discount * ((1.0 - trace) * values[index] + trace * value)
     return targets[::-1]

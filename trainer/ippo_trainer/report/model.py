@@ -40,6 +40,13 @@ class Estimate(Read):
     high: float | None = None
 
 
+class Bounds(Read):
+    """The least and the most that a mean over all conversations can be, whatever became of the censored ones."""
+
+    low: float
+    high: float
+
+
 class LossRow(Read):
     """Value lost against the optimum at one turn (counted from 0) or one stage, in units of value."""
 
@@ -90,6 +97,11 @@ class PolicyScore(Read):
     conversations: int = 0
     success: Estimate
     value: Estimate
+    censored: int = 0
+    unseen: float = 0.0
+    """Share whose ends nobody could see, which the weights do not make up for."""
+    success_bounds: Bounds | None = None
+    value_bounds: Bounds | None = None
     acceptance: Estimate | None = None
     edited: Estimate | None = None
     rejected: Estimate | None = None
@@ -199,6 +211,29 @@ class Bin(Read):
     turn: int | None = None
 
 
+class Likeness(Read):
+    """How like the exact Q the fitted one is."""
+
+    error: float
+    correlation: float | None = None
+
+
+class ExactComparison(Read):
+    """The fitted Q beside the exact one: on what was suggested, and on every intent."""
+
+    made: Likeness
+    every: Likeness
+
+
+class CensoredLog(Read):
+    """How many logged conversations were still open, and what success may be whatever became of them."""
+
+    conversations: int
+    censored: int
+    unseen: float = 0.0
+    success_bounds: Bounds | None = None
+
+
 class Calibration(Read):
     """q/calibration.json: how good the fitted Q is on held-out conversations."""
 
@@ -211,15 +246,18 @@ class Calibration(Read):
     action_skill: Estimate | None = None
     """Against the model's own value of the state: what knowing the suggestion adds."""
     calibration_error: float | None = None
-    eps_q: float | None = None
+    miscalibration: Estimate | None = Field(default=None, validation_alias=AliasChoices("miscalibration", "eps_q"))
+    """Until release 0.2 it was called `eps_q`, and had no interval."""
+    exact: ExactComparison | None = None
+    censoring: CensoredLog | None = None
     calibration: list[Bin] = []
     bins: list[Bin] = []
     curves: Curves = []
 
-    @field_validator("eps_q", mode="before")
+    @field_validator("miscalibration", mode="before")
     @classmethod
-    def _estimate_of(cls, value: object) -> object:
-        return value.get("estimate") if isinstance(value, dict) else value
+    def _plain_number(cls, value: object) -> object:
+        return {"estimate": value} if isinstance(value, int | float) else value
 
 
 class Training(Read):
@@ -338,10 +376,16 @@ class RunReport:
         return cycle.decision is not None and cycle.decision.outcome == "Promote"
 
     def deployed(self, cycle: Cycle) -> PolicyScore | None:
-        """The score of the policy in service after the cycle, as measured in the cycle's evaluation."""
+        """The score of the policy in service after the cycle.
+
+        As the next cycle measured it on customers of its own, if there is one: the cycle's own figures helped to choose
+        the policy, so they flatter it.
+        """
         if cycle.evaluation is None:
             return None
-        return cycle.evaluation.candidate if self.promoted(cycle) else cycle.evaluation.current
+        own = cycle.evaluation.candidate if self.promoted(cycle) else cycle.evaluation.current
+        later = next((other.evaluation for other in self.evaluated if other.iteration > cycle.iteration), None)
+        return later.current if later is not None and own.digest and later.current.digest == own.digest else own
 
     @property
     def any_promoted(self) -> bool:

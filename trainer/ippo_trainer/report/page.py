@@ -66,6 +66,7 @@ def render(run: RunReport) -> str:
         max_turns=views.MAX_TURNS,
         q_words=_q_words(run),
         q_table=training_views.q_table(run),
+        open_conversations=training_views.open_conversations(run),
         q_figures=training_views.q_figures(run),
         old_fits=training_views.old_fits(run),
         warm_start=training_views.warm_start_figure(run),

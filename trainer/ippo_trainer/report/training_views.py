@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from ippo_trainer.report import words
 from ippo_trainer.report.charts import Axes, Level, Point, Series, line_chart, number_tick, reliability
-from ippo_trainer.report.model import Bin, Calibration, Cycle, RunReport
+from ippo_trainer.report.model import Bin, Calibration, Cycle, Likeness, RunReport
 from ippo_trainer.report.parts import NARROW, Figure, Table, small_figure
 from ippo_trainer.report.svg import evenly, integer_ticks, thin
 
@@ -70,8 +70,9 @@ def q_table(run: RunReport) -> Table | None:
             "log-loss",
             "Brier",
             "error",
-            "ε of Q",
-            "like exact Q",
+            "miscalibration",
+            "like exact Q: as suggested",
+            "any intent",
         ],
         [_q_row(cycle, cycle.calibration) for cycle in fitted if cycle.calibration is not None],
     )
@@ -86,9 +87,34 @@ def _q_row(cycle: Cycle, fit: Calibration) -> list[str]:
         f"{words.number(fit.log_loss, 4)} / {words.number(fit.log_loss_constant, 4)}",
         f"{words.number(fit.brier, 4)} / {words.number(fit.brier_constant, 4)}",
         words.number(fit.calibration_error, 4),
-        words.number(fit.eps_q, 4),
-        words.number(cycle.metrics.get("fit-q", {}).get("advantageCorrelation"), 2),
+        words.interval(fit.miscalibration, digits=4),
+        _likeness(fit.exact.made if fit.exact else None, cycle.metrics.get("fit-q", {}).get("advantageCorrelation")),
+        _likeness(fit.exact.every if fit.exact else None, None),
     ]
+
+
+def _likeness(likeness: Likeness | None, correlation: float | None) -> str:
+    """Correlation of advantages and error; release 0.2 knew a correlation only."""
+    if likeness is None:
+        return words.number(correlation, 2)
+    return f"{words.number(likeness.correlation, 2)}, error {words.number(likeness.error, 3)}"
+
+
+def open_conversations(run: RunReport) -> str:
+    """What the censored conversations of the newest log may hide; empty where there are none."""
+    logs = [(cycle.iteration, cycle.calibration.censoring) for cycle in run.trained if cycle.calibration]
+    iteration, log = logs[-1] if logs else (0, None)
+    if log is None or log.success_bounds is None:
+        return ""
+    low, high = words.percent(log.success_bounds.low), words.percent(log.success_bounds.high)
+    text = (
+        f"In cycle {iteration} {log.censored:,} of {log.conversations:,} logged conversations were still open. "
+        "Finished ones stand in for them, weighted by turn; "
+        f"whatever became of them, success is between {low} and {high}."
+    )
+    if log.unseen:
+        text += f" An estimated {words.percent(log.unseen)} end where nobody could see it: Q is one of the others."
+    return text
 
 
 def q_figures(run: RunReport) -> list[Figure]:

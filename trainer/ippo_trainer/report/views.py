@@ -73,7 +73,7 @@ def tiles(run: RunReport) -> list[Tile]:
             "Success",
             words.percent(before.best_success.estimate),
             words.percent(after.best_success.estimate),
-            _ci(after.best_success, True),
+            _ci(after.best_success, True) + _ci_before(before.best_success),
         ),
         Tile(
             "Value",
@@ -107,6 +107,11 @@ def _ci(estimate: Estimate, as_percent: bool) -> str:
     return f"interval {show(estimate.low)} to {show(estimate.high)}"
 
 
+def _ci_before(estimate: Estimate) -> str:
+    """Of the first policy: other customers, so its own interval counts too."""
+    return f"; before: {text}" if (text := _ci(estimate, True)) else ""
+
+
 def _value_note(score: PolicyScore) -> str:
     if score.exact is None:
         return _ci(score.value, False)
@@ -126,6 +131,8 @@ def progress(run: RunReport) -> list[Figure]:
         if exact
         else "Discounted outcome per conversation, from the evaluation's rollouts."
     )
+    if not exact:
+        text += " Every cycle meets customers of its own, and measures the policy that the cycle before it chose."
     return [
         _trajectory(run, "Success", text, lambda s: s.best_success, lambda r: r.success, percent=True),
         _trajectory(run, "Value", value_text, lambda s: s.best_value, lambda r: r.value, percent=False),
@@ -234,6 +241,12 @@ def _verdict(run: RunReport, cycle: Cycle) -> Verdict:
         if cycle.evaluation.predicted is not None:
             facts.append(f"Q expected {words.interval(cycle.evaluation.predicted.lift)}")
         facts.append(f"success {words.interval(candidate.success, True)}")
+        if candidate.censored and candidate.success_bounds is not None:
+            bounds = candidate.success_bounds
+            facts.append(
+                f"{candidate.censored:,} conversations censored: success between {words.percent(bounds.low)} and "
+                f"{words.percent(bounds.high)}, whatever became of them"
+            )
         if candidate.kl is not None:
             facts.append(f"KL {words.number(candidate.kl.estimate, 2)} nats per suggestion")
         if candidate.acceptance is not None:

@@ -1,4 +1,9 @@
-"""The stage evaluate: candidate and current policy on the same seeds, and the gate's decision."""
+"""The stage evaluate: candidate and current policy on the same seeds, and the gate's decision.
+
+Every iteration meets customers of its own. Nothing of an earlier evaluation is used again, not even the conversations
+of the policy that is current in both: they took part in the decision that made or kept it current, so given that
+decision their mean is too high, and a second verdict on the same customers is no second evidence.
+"""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +15,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import Decision, StageResult
-from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.splits import split
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
 from ippo_trainer.environments import load as load_environment
@@ -20,18 +23,21 @@ from ippo_trainer.environments.rollout import PolicyAgent, Unfinished, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
-from ippo_trainer.evaluation.measure import Measurement, lift, measure
-from ippo_trainer.evaluation.predicted import PredictedLift, Sampling, predicted_lift
+from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, measure
+from ippo_trainer.evaluation.predicted import Sampling, predicted_lift
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
-from ippo_trainer.qfit.targets import before_outcome
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
+from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
 
 _ROLES = {"candidate": "candidate", "current": "policy"}
+READINGS = 4
+"""Customers that are the same in every iteration, so that people can read the first policy beside the last; no figure
+comes from them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class _Findings:
     truncated: dict[str, float]
     lift: Interval
     kl: Interval | None
-    predicted: PredictedLift | None
+    predicted: Interval | None
     decision: Decision
 
 
@@ -73,10 +79,14 @@ def run(ctx: StageContext) -> StageResult:
         raise BadSpecError(f"stage spec: {missing} is missing", "Add the section.")
     environment = load_environment(ctx.spec.environment)
     players = _players(ctx)
-    seeds = [derive_seed(ctx.spec.seed, "evaluation", index) for index in range(section.conversations)]
-    held = _hold(ctx, environment, players, seeds)
-    findings = _find(ctx, section, environment, players, held)
-    ref = ctx.publish(ctx.folder, _write(ctx, section, environment, held, seeds, findings), "evaluation")
+    customers = _customers(ctx, section)
+    held = _hold(ctx, environment, players, customers)
+    measured = {role: conversations[READINGS:] for role, conversations in held.items()}
+    findings = _find(ctx, section, environment, players, measured)
+    directory = _write(ctx, section, environment, measured, findings)
+    spoken = transcripts(held["candidate"], held["current"], [seed for _, seed in customers])
+    _write_json(directory / "transcripts.json", spoken)
+    ref = ctx.publish(ctx.folder, directory, "evaluation")
     metrics = _metrics(findings)
     _record(ctx, metrics, findings.decision)
     return ctx.result(
@@ -109,23 +119,31 @@ def _players(ctx: StageContext) -> dict[str, _Player]:
     return players
 
 
+def _customers(ctx: StageContext, section: params.Evaluate) -> list[tuple[str, int]]:
+    """(id of the conversation, seed): those that are only read, then the iteration's own."""
+    seed, iteration = ctx.spec.seed, ctx.spec.iteration
+    readings = [(f"reading-{index:07d}", derive_seed(seed, "reading", index)) for index in range(READINGS)]
+    return readings + [
+        (f"evaluation-i{iteration:04d}-{index:07d}", derive_seed(seed, "evaluation", iteration, index))
+        for index in range(section.conversations)
+    ]
+
+
 def _hold(
-    ctx: StageContext, environment: Environment, players: dict[str, _Player], seeds: Sequence[int]
+    ctx: StageContext, environment: Environment, players: dict[str, _Player], customers: Sequence[tuple[str, int]]
 ) -> dict[str, list[Conversation]]:
-    """The conversations of both policies, one per seed; resumes from the checkpoint."""
-    held, unfinished = _resume(ctx)
+    """The conversations of both policies, one per customer; resumes from the checkpoint."""
+    held, unfinished = _resume(ctx, players, customers)
     keeper = Keeper(ctx, lambda under_way: _save(ctx, held, under_way))
-    done = sum(map(len, held.values()))
-    with ctx.progress(2 * len(seeds), "evaluating", "conversations", initial=done) as bar, keeper.holding():
+    done, batch_size = sum(map(len, held.values())), _collect(ctx).batch_size
+    with ctx.progress(2 * len(customers), "evaluating", "conversations", initial=done) as bar, keeper.holding():
         for role, player in players.items():
             agent = PolicyAgent(
                 player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
             )
-            while len(held[role]) < len(seeds):
-                start = len(held[role])
-                batch = seeds[start : start + _collect(ctx).batch_size]
-                ids = [f"evaluation-{start + index:07d}" for index in range(len(batch))]
-                made = rollout(environment, batch, ids, agent, bar.update, after_turn=keeper.note, resumed=unfinished)
+            while len(held[role]) < len(customers):
+                ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
+                made = rollout(environment, seeds, ids, agent, bar.update, after_turn=keeper.note, resumed=unfinished)
                 with ctx.stop.deferred():
                     unfinished = keeper.unfinished = None
                     held[role] += made.conversations
@@ -143,12 +161,22 @@ def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: Un
     ctx.save_checkpoint(directory, sum(map(len, held.values())))
 
 
-def _resume(ctx: StageContext) -> tuple[dict[str, list[Conversation]], Unfinished | None]:
+def _resume(
+    ctx: StageContext, players: dict[str, _Player], customers: Sequence[tuple[str, int]]
+) -> tuple[dict[str, list[Conversation]], Unfinished | None]:
+    """The checkpoint's conversations, if they are these policies' with these customers: release 0.2 chose others."""
+    nothing: dict[str, list[Conversation]] = {role: [] for role in _ROLES}
     directory = ctx.work / "resume"
     if ctx.load_checkpoint(directory) is None:
-        return {role: [] for role in _ROLES}, None
+        return nothing, None
     files = {role: directory / f"{role}.parquet" for role in _ROLES}
     held = {role: read_turns([path]) if path.exists() else [] for role, path in files.items()}
+    for role, conversations in held.items():
+        wanted = [name for name, _ in customers[: len(conversations)]]
+        speakers = {turn.policy_digest for found in conversations for turn in found.turns}
+        if [found.id for found in conversations] != wanted or speakers - {players[role].digest}:
+            ctx.log.warning("the checkpoint holds conversations with other customers: evaluating from the start")
+            return nothing, None
     ctx.log.info("resumed after %d conversations", sum(map(len, held.values())))
     return held, read_unfinished(directory)
 
@@ -168,8 +196,7 @@ def _find(
             f"{pairs} of {section.conversations} pairs of evaluation conversations have a known outcome, 2 are needed",
             "Let the environment censor fewer conversations, or set evaluate.conversations higher.",
         )
-    known = {role: uncensored(conversations) for role, conversations in held.items()}
-    measured = {role: measure(conversations, discount, confidence) for role, conversations in known.items()}
+    measured = {role: measure(conversations, discount, confidence) for role, conversations in held.items()}
     change = lift(held["candidate"], held["current"], gate.metric, discount, confidence)
     candidate, current = players["candidate"], players["current"]
     kl = kl_per_suggestion(
@@ -185,11 +212,11 @@ def _find(
         lift=change,
         acceptance=acceptance.estimate if acceptance else None,
         kl=kl.estimate if kl else None,
-        evidence=f"{pairs} pairs of conversations on the same seeds",
+        evidence=_evidence(measured, section),
     )
     return _Findings(
         measured=measured,
-        exact={role: _exact(environment, conversations, discount) for role, conversations in known.items()},
+        exact={role: _exact(environment, conversations, discount) for role, conversations in held.items()},
         truncated={role: _truncated(conversations, players[role].renderer) for role, conversations in held.items()},
         lift=change,
         kl=kl,
@@ -198,8 +225,21 @@ def _find(
     )
 
 
+def _evidence(measured: dict[str, Measurement], section: params.Evaluate) -> str:
+    """What the lift was measured on; with censored conversations also what it may be at worst and at best."""
+    text = f"{section.conversations} pairs of conversations on the same seeds"
+    censored = sum(figures.censored for figures in measured.values())
+    if not censored:
+        return text
+    bounds = lift_bounds(measured["candidate"], measured["current"], section.gate.metric)
+    whatever = f"whatever became of them, {bounds.low:+.4f} to {bounds.high:+.4f}"
+    return f"{text}, {censored} conversations censored and weighted for: {whatever}"
+
+
 def _exact(environment: Environment, conversations: Sequence[Conversation], discount: float) -> ExactScore | None:
-    return environment.score(conversations, discount) if isinstance(environment, ExactScorer) else None
+    """None also where a conversation is censored: the rest would not be a sample of the policy."""
+    whole = not any(found.censored for found in conversations)
+    return environment.score(conversations, discount) if whole and isinstance(environment, ExactScorer) else None
 
 
 def _truncated(conversations: Sequence[Conversation], renderer: Renderer) -> float:
@@ -210,26 +250,23 @@ def _truncated(conversations: Sequence[Conversation], renderer: Renderer) -> flo
 
 def _predicted(
     ctx: StageContext, section: params.Evaluate, players: dict[str, _Player], confidence: float
-) -> PredictedLift | None:
+) -> Interval | None:
     """What Q expects on the logged conversations that it was not trained on; None where these are fewer than two."""
     directory = ctx.input("q", "q")
     calibration = json.loads((directory / "calibration.json").read_text("utf-8"))
-    logged = read_turns(sorted(ctx.input("data", "data").rglob("*.parquet")))
-    known = {found.id: found for found in map(before_outcome, uncensored(logged)) if found.turns}
     separation = calibration["split"]
-    names = split(list(known), float(separation["holdout"]), separation["seed"])[1][: section.conversations]
-    if len(names) < 2:
+    held = split_finished(read_logged(ctx), float(separation["holdout"]), separation["seed"])[1]
+    if len(held) < 2:
         return None
     candidate, current = players["candidate"], players["current"]
     return predicted_lift(
         load_q(directory, next(candidate.policy.model.parameters()).device),
         candidate.policy.model,
         current.policy.model,
-        [known[name] for name in names],
+        held[: section.conversations],
         current.renderer,
         Sampling(ctx.spec.policy.max_new_tokens, _temperature(ctx), derive_seed(ctx.spec.seed, "predicted-lift")),
         float(ctx.spec.discount),
-        calibration["eps_q"],
         confidence,
     )
 
@@ -239,7 +276,6 @@ def _write(
     section: params.Evaluate,
     environment: Environment,
     held: dict[str, list[Conversation]],
-    seeds: Sequence[int],
     findings: _Findings,
 ) -> Path:
     directory = ctx.work / "evaluation"
@@ -254,17 +290,18 @@ def _write(
             "kl": findings.kl.to_json() if findings.kl and role == "candidate" else None,
             "exact": exact.to_json() if exact else None,
         }
+    candidate, current = (findings.measured[role] for role in _ROLES)
     ladder = environment.ladder(float(ctx.spec.discount)) if isinstance(environment, ExactScorer) else []
     content |= {
         "metric": section.gate.metric,
         "confidence": float(section.gate.confidence),
         "lift": findings.lift.to_json(),
-        "predicted": findings.predicted.to_json() if findings.predicted else None,
+        "liftBounds": lift_bounds(candidate, current, section.gate.metric).to_json(),
+        "predicted": {"lift": findings.predicted.to_json()} if findings.predicted else None,
         "decision": findings.decision.model_dump(),
         "references": [{"name": row.name, "value": row.value, "success": row.success} for row in ladder],
     }
     _write_json(directory / "metrics.json", content)
-    _write_json(directory / "transcripts.json", transcripts(held["candidate"], held["current"], seeds))
     write_turns(directory / "turns.parquet", held["candidate"])
     return directory
 
@@ -299,10 +336,14 @@ def _metrics(findings: _Findings) -> dict[str, float]:
         "exactStandardErrorCurrent": exact_current.standard_error if exact_current else None,
         "exactSuccessCurrent": exact_current.success if exact_current else None,
         "exactShareOfOptimumCurrent": exact_current.share_of_optimum if exact_current else None,
-        "predictedLift": predicted.lift.estimate if predicted else None,
-        "predictedLiftLow": predicted.lift.low if predicted else None,
-        "predictedSlack": predicted.slack if predicted else None,
+        "predictedLift": predicted.estimate if predicted else None,
+        "predictedLiftLow": predicted.low if predicted else None,
     }
+    if candidate.censored or current.censored:
+        for name, figure in (("", candidate), ("Current", current)):
+            figures[f"censored{name}"] = float(figure.censored)
+            figures[f"successAtLeast{name}"] = figure.success_bounds.low
+            figures[f"successAtMost{name}"] = figure.success_bounds.high
     return {name: value for name, value in figures.items() if value is not None}
 
 

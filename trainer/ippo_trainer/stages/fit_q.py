@@ -12,20 +12,20 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import StageResult
-from ippo_trainer.data.returns import uncensored
+from ippo_trainer.data.censoring import Censoring, outcome_bounds
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.splits import split
-from ippo_trainer.data.turns import read_turns
 from ippo_trainer.environments import ExactScorer
 from ippo_trainer.environments import load as load_environment
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q, new_q, save_policy
+from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.procedure import Part, Procedure, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.report import CONFIDENCE, Calibration, advantage_correlation, assess, mean_return
-from ippo_trainer.qfit.targets import before_outcome, explored_share, monte_carlo_targets
+from ippo_trainer.qfit.report import CONFIDENCE, Calibration, assess, mean_return
+from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.logged import finished, read_logged, split_finished
 from ippo_trainer.stages.pace import Pace
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
@@ -36,11 +36,17 @@ _MORE_DATA = "Collect more conversations (collect.conversations), or let the pol
 
 @dataclass(frozen=True, slots=True)
 class _Data:
-    """Conversations that can be learnt from, split by conversation."""
+    """The policy's conversations; those that can be learnt from are split by conversation."""
 
+    everything: list[Conversation]
     train: list[Conversation]
     held: list[Conversation]
-    censored: int
+    censoring: Censoring
+
+    @property
+    def censored(self) -> int:
+        """Conversations whose end is not known."""
+        return sum(found.censored for found in self.everything)
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -60,17 +66,21 @@ def run(ctx: StageContext) -> StageResult:
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data, explored_share(data.train + data.held))
     train, held = (_render(ctx, part, renderer) for part in (data.train, data.held))
-    procedure = _procedure(ctx, fit_q, policy, train, held)
+    procedure = _procedure(ctx, fit_q, policy, (train, held), data.censoring)
     _train(ctx, procedure)
     q, v = read_all(procedure.model, held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
-    constant = mean_return(data.train, procedure.discount, share)
-    calibration = assess(data.held, q, v, constant, procedure.discount, share)
-    metrics = calibration.metrics() | _counts(data, procedure)
-    correlation = _exact_correlation(ctx, data, q, v)
-    if correlation is not None:
-        metrics["advantageCorrelation"] = correlation
-    ref = ctx.publish(ctx.folder, _write(ctx, fit_q, procedure, calibration, policy, renderer), "q")
+    constant = mean_return(data.train, procedure.discount, share, data.censoring)
+    calibration = assess(data.held, q, v, constant, procedure.discount, share, data.censoring)
+    comparison = _comparison(ctx, data, procedure, renderer)
+    metrics = calibration.metrics() | _counts(data, procedure) | (comparison.metrics() if comparison else {})
+    account = calibration.to_json(procedure.curves) | {
+        "exact": comparison.to_json() if comparison else None,
+        "censoring": _censoring_account(data),
+        # Whoever uses this Q must keep its hands off the same conversations.
+        "split": {"holdout": fit_q.holdout, "seed": holdout_seed(ctx.spec.seed)},
+    }
+    ref = ctx.publish(ctx.folder, _write(ctx, procedure.model, account, policy, renderer), "q")
     return ctx.result(
         artifacts={"q": ref},
         metrics=metrics,
@@ -81,23 +91,37 @@ def run(ctx: StageContext) -> StageResult:
 
 def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
     """Reads the turns, leaves out what has no return, and splits. Raises BadDataError where nothing can be learnt."""
-    directory = ctx.input("data", "data")
-    everything = read_turns(sorted(directory.rglob("*.parquet")))
-    known = [found for found in map(before_outcome, uncensored(everything)) if found.turns]
-    censored = sum(found.censored for found in everything)
-    if censored:
-        ctx.log.info("%d of %d conversations are censored and left out", censored, len(everything))
-    if everything and censored == len(everything):
+    everything = read_logged(ctx)
+    if all(found.censored for found in everything):
         raise BadDataError(
-            f"all {censored} conversations are censored: none has a known outcome", "Wait until conversations end."
+            f"all {len(everything)} conversations are censored: none has a known outcome",
+            "Wait until conversations end.",
         )
-    if len(known) < MIN_CONVERSATIONS:
-        raise BadDataError(f"{len(known)} finished conversations are fewer than {MIN_CONVERSATIONS}", _MORE_DATA)
-    train_ids, held_ids = split([found.id for found in known], float(fit_q.holdout), holdout_seed(ctx.spec.seed))
-    by_id = {found.id: found for found in known}
-    data = _Data([by_id[key] for key in train_ids], [by_id[key] for key in held_ids], censored)
+    count = len(finished(everything))
+    if count < MIN_CONVERSATIONS:
+        raise BadDataError(f"{count} finished conversations are fewer than {MIN_CONVERSATIONS}", _MORE_DATA)
+    sides = split_finished(everything, float(fit_q.holdout), holdout_seed(ctx.spec.seed))
+    data = _Data(everything, *sides, Censoring.of(everything))
     _check(data, float(ctx.spec.discount))
+    _report_censoring(ctx, data)
     return data
+
+
+def _report_censoring(ctx: StageContext, data: _Data) -> None:
+    """Says what the open conversations may hide."""
+    if not data.censored:
+        return
+    bounds = outcome_bounds(data.everything)
+    ctx.warn(
+        f"{data.censored} of {len(data.everything)} conversations are censored: finished ones stand in for them, "
+        "weighted by turn as if being cut off had nothing to do with the end; "
+        f"whatever became of them, success is between {bounds.low:.2%} and {bounds.high:.2%}"
+    )
+    if data.censoring.unseen:
+        ctx.warn(
+            "nobody saw the end of conversations that go on longer than the longest finished ones, an estimated "
+            f"{data.censoring.unseen:.1%} of all: no weight makes up for them, and Q is one of the others"
+        )
 
 
 def holdout_seed(seed: int) -> int:
@@ -130,7 +154,8 @@ def _report_exploration(ctx: StageContext, data: _Data, share: float) -> None:
         raise BadDataError(
             "every turn explored: no return belongs to the current policy", "Set collect.exploration below 1."
         )
-    weights = [t.weight for found in data.train for t in monte_carlo_targets(found, float(ctx.spec.discount), share)]
+    discount = float(ctx.spec.discount)
+    weights = [t.weight for found in data.train for t in monte_carlo_targets(found, discount, share, data.censoring)]
     clean = sum(weight > 0 for weight in weights)
     ctx.log.info(
         "%.1f%% of the turns explored: Monte Carlo uses the %d of %d training turns that nothing explored after, "
@@ -149,7 +174,9 @@ def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: 
     return Part(conversations, examples)
 
 
-def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, train: Part, held: Part) -> Procedure:
+def _procedure(
+    ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, parts: tuple[Part, Part], censoring: Censoring
+) -> Procedure:
     seed = derive_seed(ctx.spec.seed, "fit-q", ctx.spec.iteration)
     device = next(policy.model.parameters()).device
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
@@ -170,7 +197,8 @@ def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, trai
         seed=seed,
     )
     head = language_head(policy.model, model) if settings.lm_loss_weight > 0 else None
-    return Procedure(model, head, settings, train, held, float(ctx.spec.discount), float(fit_q.trace_lambda))
+    discount, trace_lambda = float(ctx.spec.discount), float(fit_q.trace_lambda)
+    return Procedure(model, head, settings, *parts, discount, trace_lambda, censoring)
 
 
 def _train(ctx: StageContext, procedure: Procedure) -> None:
@@ -233,32 +261,43 @@ def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
         "positives": float(sum(found.outcome for found in conversations)),
         "exploredShare": procedure.explore_share,
         "epochs": float(len(procedure.curves)),
+    } | _success_bounds(data)
+
+
+def _success_bounds(data: _Data) -> dict[str, float]:
+    """Of the log, whatever became of its open conversations; nothing where there are none."""
+    bounds = outcome_bounds(data.everything)
+    return {"successAtLeast": bounds.low, "successAtMost": bounds.high} if data.censored else {}
+
+
+def _comparison(ctx: StageContext, data: _Data, procedure: Procedure, renderer: Renderer) -> Comparison | None:
+    """Against the exact Q; None where the environment does not know it."""
+    environment = load_environment(ctx.spec.environment) if ctx.spec.environment else None
+    if not isinstance(environment, ExactScorer):
+        return None
+    states = exact_states(environment, data.train, data.held, float(ctx.spec.discount))
+    if states is None:
+        return None
+    readings = read_intents(procedure.model, renderer, environment, states, procedure.settings.max_tokens)
+    return compare(environment, states, *readings)
+
+
+def _censoring_account(data: _Data) -> dict[str, Any] | None:
+    """What the open conversations may hide; None where there are none."""
+    if not data.censored:
+        return None
+    return {
+        "conversations": len(data.everything),
+        "censored": data.censored,
+        "unseen": data.censoring.unseen,
+        "successBounds": outcome_bounds(data.everything).to_json(),
     }
 
 
-def _exact_correlation(ctx: StageContext, data: _Data, q: Any, v: Any) -> float | None:
-    if ctx.spec.environment is None:
-        return None
-    environment = load_environment(ctx.spec.environment)
-    if not isinstance(environment, ExactScorer):
-        return None
-    return advantage_correlation(environment, data.train, data.held, q, v, float(ctx.spec.discount))
-
-
-def _write(
-    ctx: StageContext,
-    section: params.FitQ,
-    procedure: Procedure,
-    calibration: Calibration,
-    policy: LoadedPolicy,
-    renderer: Renderer,
-) -> Path:
+def _write(ctx: StageContext, model: Any, account: dict[str, Any], policy: LoadedPolicy, renderer: Renderer) -> Path:
     directory = ctx.work / "q"
-    save_policy(directory, procedure.model, policy.tokenizer, renderer)
-    # Whoever uses this Q must keep its hands off the same conversations.
-    separation = {"holdout": section.holdout, "seed": holdout_seed(ctx.spec.seed)}
-    content = {**calibration.to_json(procedure.curves), "split": separation}
-    (directory / "calibration.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
+    save_policy(directory, model, policy.tokenizer, renderer)
+    (directory / "calibration.json").write_text(json.dumps(account, indent=1, allow_nan=False) + "\n", "utf-8")
     return directory
 
 
@@ -266,6 +305,8 @@ def _message(calibration: Calibration, data: _Data) -> str:
     skill = calibration.skill
     figures = f"skill {skill.estimate:.2%} ({CONFIDENCE:.0%} interval {skill.low:.2%} to {skill.high:.2%})"
     where = f"on {len(data.held)} held-out conversations, {sum(found.outcome for found in data.held)} with the outcome"
+    if data.censored:
+        where += f"; {data.censored} of {len(data.everything)} conversations are censored and weighted for"
     if calibration.informative:
         return f"Q tells more than a constant: {figures} {where}."
     return f"Q does not tell more than a constant, so it must not be optimised: {figures} {where}. {_MORE_DATA}"

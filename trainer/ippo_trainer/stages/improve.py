@@ -21,10 +21,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
-from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.splits import split
-from ippo_trainer.data.turns import read_turns
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
 from ippo_trainer.ppo.distributed import World, joined
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
@@ -33,8 +30,8 @@ from ippo_trainer.ppo.persist import load_module, save_module
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
 from ippo_trainer.ppo.trainer import Improvement, frozen_copy
-from ippo_trainer.qfit.targets import before_outcome
 from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.pace import Pace
 from ippo_trainer.stages.progress import Progress
 from ippo_trainer.stages.runtime import StageContext
@@ -58,7 +55,6 @@ class _Models:
 class _Data:
     train: LoggedStates
     held: LoggedStates
-    eps_q: float
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -88,20 +84,15 @@ def _improve(
     """What `run` says, by all the processes together; each returns the same."""
     models = _load(ctx, device)
     data = _read(ctx, models.renderer)
+    if world.first:
+        _report_shortened(ctx, data)
     settings = _settings(ctx, section, models.policy.model)
     sampler = _sampler(models, settings, world)
     probe, report = _held_out(sampler, data.held, settings)
     improvement = _improvement(ctx, models, (sampler, data.train, probe), settings, make_operator)
     _train(ctx, improvement)
     candidate = report.measure(improvement.policy, improvement.reference)
-    gain = _gain(candidate, report.measure(improvement.reference, None), data.eps_q)
-    for states in (data.train, data.held):
-        if states.shortened:
-            ctx.log.warning(
-                "%d conversations are longer than the context of %d tokens: their oldest turns were dropped",
-                len(states.shortened),
-                models.renderer.max_prompt_tokens,
-            )
+    gain = _gain(candidate, report.measure(improvement.reference, None))
     return ctx.result(
         artifacts={"policy": _publish(ctx, models, improvement, gain)},
         metrics=gain | _metrics(improvement, data),
@@ -131,10 +122,10 @@ def _load(ctx: StageContext, device: torch.device) -> _Models:
 
 def _read(ctx: StageContext, renderer: Renderer) -> _Data:
     """The logged states, split as fit-q split them. Censored conversations have states like any other."""
-    conversations = read_turns(sorted(ctx.input("data", "data").rglob("*.parquet")))
+    conversations = read_logged(ctx)
     calibration = _calibration(ctx.input("q", "q"))
-    known = [found.id for found in map(before_outcome, uncensored(conversations)) if found.turns]
-    held = set(split(known, float(calibration["split"]["holdout"]), calibration["split"]["seed"])[1])
+    separation = calibration["split"]
+    held = {found.id for found in split_finished(conversations, float(separation["holdout"]), separation["seed"])[1]}
     sides: tuple[list[Conversation], list[Conversation]] = ([], [])
     for conversation in conversations:
         sides[conversation.id in held].append(conversation)
@@ -144,20 +135,29 @@ def _read(ctx: StageContext, renderer: Renderer) -> _Data:
             f"{len(train)} training and {len(held_out)} held-out conversations: at least 1 and 2 are needed",
             "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
         )
-    return _Data(train, held_out, float(calibration["eps_q"]))
+    return _Data(train, held_out)
 
 
 def _calibration(q: Path) -> dict[str, Any]:
     path = q / "calibration.json"
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        float(content["split"]["holdout"]), int(content["split"]["seed"]), float(content["eps_q"])
+        float(content["split"]["holdout"]), int(content["split"]["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadDataError(
             f"calibration.json of Q does not say how its data were split ({type(error).__name__}: {error})",
             "Pass the artifact of a fit-q stage.",
         ) from error
     return content
+
+
+def _report_shortened(ctx: StageContext, data: _Data) -> None:
+    shortened = data.train.count_shortened() + data.held.count_shortened()
+    if shortened:
+        ctx.warn(
+            f"{shortened} of {len(data.train) + len(data.held)} conversations are longer than policy.maxPromptTokens: "
+            "their later prompts lose the oldest turns"
+        )
 
 
 def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
@@ -258,8 +258,8 @@ def _save(ctx: StageContext, improvement: Improvement) -> None:
         ctx.save_checkpoint(directory, improvement.steps)
 
 
-def _gain(candidate: Measurement, current: Measurement, eps_q: float) -> dict[str, float]:
-    """Theorem 2's quantities. E[Q^pi] rose by at least the lift less 2 eps_Q, were eps_Q a bound in every state."""
+def _gain(candidate: Measurement, current: Measurement) -> dict[str, float]:
+    """What Theorem 2 asks of this stage: the change of E[Q] and the KL. The error of Q is fit-q's to report."""
     lift, kl = candidate.lift_over(current), candidate.mean_kl()
     states, responses = candidate.states.sum(), candidate.responses.sum()
     return {
@@ -267,8 +267,6 @@ def _gain(candidate: Measurement, current: Measurement, eps_q: float) -> dict[st
         "heldOutQLiftLow": lift.low,
         "heldOutQLiftHigh": lift.high,
         "heldOutQ": float(candidate.q.sum() / states),
-        "epsQ": eps_q,
-        "guaranteedLift": lift.low - 2.0 * eps_q,
         "kl": kl.estimate,
         "klLow": kl.low,
         "klHigh": kl.high,

@@ -150,7 +150,7 @@ def _rows(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> 
             cut.append(conversation.id)
         if result.longest_response > policy.max_new_tokens:
             long.append(conversation.id)
-        longest = max(len(row.ids) for row in result.rows)
+        longest = max((len(row.ids) for row in result.rows), default=0)
         if positions is not None and longest > positions:
             raise BadDataError(
                 f"conversation {conversation.id!r} holds a suggestion that makes {longest} tokens with its prompt, "
@@ -158,6 +158,7 @@ def _rows(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> 
                 "Leave it out of the log, or lower policy.maxPromptTokens.",
             )
         rows += result.rows
+    _report_unseen(ctx, conversations)
     if cut:
         ctx.log.warning(
             "%d of %d conversations are longer than policy.maxPromptTokens = %d tokens (first: %r): "
@@ -171,6 +172,19 @@ def _rows(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> 
             *(len(long), len(conversations), policy.max_new_tokens, long[0]),
         )
     return rows
+
+
+def _report_unseen(ctx: StageContext, conversations: list[Conversation]) -> None:
+    """Says how many suggestions nobody saw. Raises BadDataError where nothing else is there to imitate."""
+    turns = [turn for conversation in conversations for turn in conversation.turns]
+    unseen = sum(not turn.displayed for turn in turns)
+    if unseen == len(turns):
+        raise BadDataError(
+            f"none of the {len(turns)} suggestions was displayed: there is nothing to imitate",
+            "Set the column 'displayed' to what the business saw.",
+        )
+    if unseen:
+        ctx.warn(f"{unseen} of {len(turns)} suggestions were never displayed: they are not imitated")
 
 
 def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> list[float]:

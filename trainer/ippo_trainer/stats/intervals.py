@@ -86,6 +86,43 @@ def paired_difference(candidate: ArrayLike, current: ArrayLike, confidence: floa
     return Interval(float(differences.mean()), centre - half, centre + half)
 
 
+def weighted_difference(
+    candidate: ArrayLike,
+    current: ArrayLike,
+    candidate_weights: ArrayLike,
+    current_weights: ArrayLike,
+    confidence: float = 0.95,
+) -> Interval:
+    """Difference of two weighted means over pairs (n,) of values in [0, 1], where either of a pair may be missing.
+
+    Without missing values it is `paired_difference`. Else the variance is that of the linearised difference by pair, so
+    that what the two sides of a pair share still cancels, with the same pseudo-pairs; weights count as known.
+
+    Args:
+        candidate, current: values; those with weight 0 do not matter.
+        candidate_weights, current_weights: (n,) inverse probability of being observed; 0 where it is missing.
+        confidence: two-sided level.
+
+    Raises:
+        ValueError: fewer than two pairs, or a side without any value.
+    """
+    values = [np.asarray(side, np.float64) for side in (candidate, current)]
+    weights = [np.asarray(side, np.float64) for side in (candidate_weights, current_weights)]
+    if all((side == 1.0).all() for side in weights):
+        return paired_difference(values[0], values[1], confidence)
+    count = len(values[0])
+    if count < 2 or not all(side.sum() > 0.0 for side in weights):
+        raise ValueError(f"{count} pairs, of which a side has no value, are too few for an interval")
+    means = [float(np.dot(v, w) / w.sum()) for v, w in zip(values, weights, strict=True)]
+    terms = [w * (v - m) / w.mean() for v, w, m in zip(values, weights, means, strict=True)]
+    estimate = means[0] - means[1]
+    adjusted = count + 2.0
+    centre = estimate * count / adjusted
+    variance = (float(np.square(terms[0] - terms[1] + estimate).sum()) + 1.0) / adjusted - centre * centre
+    half = two_sided_quantile(confidence, count - 1) * math.sqrt(max(0.0, variance) / adjusted)
+    return Interval(estimate, centre - half, centre + half)
+
+
 def _linearised(numerators: ArrayLike, denominators: ArrayLike) -> tuple[float, float, int]:
     above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
     count, total = len(below), float(below.sum())

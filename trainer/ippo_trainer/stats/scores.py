@@ -5,6 +5,7 @@ Arrays are (n,), one entry per turn; `clusters` numbers the conversation of each
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from ippo_trainer.stats.intervals import Floats, Interval, cluster_sums, ratio_i
 
 Ints = NDArray[np.int64]
 CLIP = 1e-7
+_CELL = 50
+_DRAWS = 4096
+_BISECTIONS = 25
 
 
 @dataclass(frozen=True)
@@ -117,32 +121,98 @@ def calibration_error(data: Predictions, bins: int = 10) -> float:
     return error / total
 
 
-def eps_q(data: Predictions, bins_per_turn: int = 5) -> float:
-    """A lower bound of Q's root mean square error: the calibration error within (turn, bin of prediction) cells.
+def miscalibration(data: Predictions, confidence: float = 0.95, bins_per_turn: int = 5) -> Interval:
+    """Root mean square, over cells of turn and prediction, of the gap between mean prediction and mean outcome.
 
-    The squared gap of each cell is freed of its sampling noise (the cell's clustered variance), as in Kumar, Liang and
-    Ma, Verified Uncertainty Calibration (2019). Errors that cancel within a cell stay invisible: Theorem 2's sup-norm
-    eps_Q cannot be seen from data.
+    It is of the expected gaps, and so at most the root mean square error of Q over these turns (Jensen): errors that
+    cancel within a cell do not show, and no data show Theorem 2's eps_Q, the largest error of all. So the *lower* end
+    bounds an error of Q from below, at `confidence` or more; neither the estimate nor the upper end bounds anything.
+
+    The estimate is freed of its sampling noise (Kumar, Liang and Ma, Verified Uncertainty Calibration, 2019). The
+    interval inverts the law of the observed gaps, Gaussian with the clustered covariance, at the worst direction of the
+    true ones.
+
+    Returns:
+        All three 0 where no cell has two conversations.
     """
-    total, squares = float(data.weights.sum()), 0.0
-    for turn in np.unique(data.turns):
-        part = data.keep((data.turns == turn) & (data.weights > 0))
-        if len(part.weights) == 0:
+    cells = _cells(data, bins_per_turn)
+    gaps, covariance = _gaps(data, cells)
+    if not len(gaps):
+        return Interval(0.0, 0.0, 0.0)
+    observed = float(np.square(gaps).sum())
+    spectrum = np.linalg.eigvalsh(covariance)[::-1].clip(0.0)
+    estimate = math.sqrt(max(0.0, observed - float(spectrum.sum())))
+    low, high = _norm_interval(observed, spectrum, confidence)
+    return Interval(estimate, min(low, estimate), max(high, estimate))
+
+
+def _cells(data: Predictions, bins_per_turn: int) -> Ints:
+    """(n,) number of each turn's cell, -1 for turns without weight.
+
+    A cell has _CELL conversations or so, or the Gaussian law would not hold: early turns are cut by prediction, late
+    ones, which few conversations reach, come together.
+    """
+    cells, count = np.full(len(data.turns), -1), 0
+    weighted = data.weights > 0
+    pending = np.zeros(len(data.turns), bool)
+    depths = np.unique(data.turns[weighted])
+    left = {int(depth): int((weighted & (data.turns > depth)).sum()) for depth in depths}
+    for depth in depths:
+        pending |= weighted & (data.turns == depth)
+        size = int(pending.sum())
+        if left[int(depth)] and (size < _CELL or left[int(depth)] < _CELL):
             continue
-        groups = quantile_bins(part.predicted, bins_per_turn)
-        for group in np.unique(groups):
-            cell = part.keep(groups == group)
-            squares += float(cell.weights.sum()) / total * _squared_gap(cell)
-    return math.sqrt(max(0.0, squares))
+        groups = quantile_bins(data.predicted[pending], max(1, min(bins_per_turn, size // _CELL)))
+        cells[pending] = count + groups
+        count += bins_per_turn
+        pending[:] = False
+    numbered = np.unique(cells[weighted], return_inverse=True)[1] if weighted.any() else cells[weighted]
+    cells[weighted] = numbered
+    return cells.astype(np.int64)
 
 
-def _squared_gap(cell: Predictions) -> float:
-    """(mean prediction - mean outcome)^2 less its sampling variance; 0 where one conversation gives no variance."""
-    gaps = cluster_sums((cell.predicted - cell.observed) * cell.weights, cell.clusters)
-    weights = cluster_sums(cell.weights, cell.clusters)
-    if len(gaps) < 2:
+def _gaps(data: Predictions, cells: Ints) -> tuple[Floats, Floats]:
+    """(C,) gaps of the cells, each times the root of its share of the weight, and their (C, C) clustered covariance."""
+    used = cells >= 0
+    clusters = np.unique(data.clusters[used], return_inverse=True)[1]
+    count = int(clusters.max(initial=-1)) + 1
+    if count < 2:
+        return np.zeros(0), np.zeros((0, 0))
+    shape = (count, int(cells.max()) + 1)
+    sums, weights = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (clusters, cells[used]), ((data.predicted - data.observed) * data.weights)[used])
+    np.add.at(weights, (clusters, cells[used]), data.weights[used])
+    total = weights.sum(0)
+    gaps = sums.sum(0) / total
+    scale = np.sqrt(total / total.sum())
+    residuals = (sums - gaps * weights) / total * scale
+    return gaps * scale, residuals.T @ residuals * count / (count - 1)
+
+
+def _norm_interval(observed: float, spectrum: Floats, confidence: float) -> tuple[float, float]:
+    """Confidence interval of |m| from x = |m + e|^2 = `observed`, where e is Gaussian with this spectrum.
+
+    m is put along the direction of the largest variance, where x varies most. The law of x is drawn, with fixed random
+    numbers: a run repeats to the bit.
+    """
+    draws = np.random.Generator(np.random.Philox(0)).standard_normal((_DRAWS, len(spectrum))) * np.sqrt(spectrum)
+    noise, along = np.square(draws).sum(1), draws[:, 0]
+
+    def law(norm: float, level: float) -> float:
+        return float(np.quantile(noise + 2.0 * norm * along + norm * norm, level))
+
+    tail = (1.0 - confidence) / 2.0
+    most = math.sqrt(observed) + math.sqrt(float(noise.max()))
+    low = _root(lambda norm: law(norm, 1.0 - tail) - observed, most)
+    return low, _root(lambda norm: law(norm, tail) - observed, most)
+
+
+def _root(rising: Callable[[float], float], most: float) -> float:
+    """Where a function that rises from 0 to `most` changes its sign; 0 where it is positive throughout."""
+    if rising(0.0) >= 0.0:
         return 0.0
-    gap = float(gaps.sum() / weights.sum())
-    count = len(gaps)
-    variance = float(np.square(gaps - gap * weights).sum()) * count / (count - 1) / float(weights.sum()) ** 2
-    return gap * gap - variance
+    low, high = 0.0, most
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if rising(middle) < 0.0 else (low, middle)
+    return (low + high) / 2.0

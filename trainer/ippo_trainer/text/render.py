@@ -94,7 +94,7 @@ class Renderer:
     def messages(self, history: Sequence[Turn], customer_message: str) -> list[dict[str, str]]:
         """The state as chat messages, untruncated, for tools that apply the chat template themselves."""
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        messages, previous = list(system), None
+        messages, previous, history = list(system), None, _shown(history)
         for turn in history:
             messages.append({"role": "user", "content": _user_text(previous, turn.customer_message)})
             suggestion = ABSTAIN if turn.suggestion is None else escape(turn.suggestion)
@@ -115,6 +115,7 @@ class Renderer:
         """
         if not customer_message.strip():
             raise BadDataError("the customer message is empty", "A state needs a message to answer.")
+        history = _shown(history)
         kept, ids = self._fitting(history, customer_message)
         return Prompt(ids, len(history) - kept)
 
@@ -313,6 +314,11 @@ def _trimmed(content: Sequence[Part], trim: Trim) -> list[Part]:
 def _form(text: str) -> str:
     """What the forms of a text that a tokenizer may choose from have in common."""
     return unicodedata.normalize("NFKC", text).casefold()
+
+
+def _shown(history: Sequence[Turn]) -> list[Turn]:
+    """The turns as the business met them: what it never saw is no suggestion, and has no reaction."""
+    return [turn.as_shown() for turn in history]
 
 
 def _sent_note(previous: Turn) -> str:

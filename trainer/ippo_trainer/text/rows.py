@@ -31,13 +31,16 @@ def training_rows(renderer: Renderer, conversation: Conversation) -> Rows:
     """The prompts and suggestions of a conversation, in one row as long as each prompt extends what came before.
 
     A prompt that lost its oldest turns, or a chat template that rewrites the history, begins a new row. Every
-    suggestion is masked exactly once, after exactly the prompt that the policy will see.
+    suggestion is masked exactly once, after exactly the prompt that the policy will see. One that was never displayed
+    is left out: nobody vouched for it.
 
     Raises:
         BadDataError: a message does not fit into a prompt; names the conversation and the turn.
     """
     result = Rows([], 0, 0)
     for index, turn in enumerate(conversation.turns):
+        if not turn.displayed:
+            continue
         try:
             prompt = renderer.prompt(conversation.turns[:index], turn.customer_message)
             response = renderer.response(turn.suggestion)

@@ -33,7 +33,7 @@ def trace(problem: Problem, conversations: Sequence[Conversation]) -> Trace:
             )
         state = 0
         for turn, record in enumerate(conversation.turns):
-            label = suggestion_label(record.suggestion)
+            label = suggestion_label(record.as_shown().suggestion)
             rows.append((index, turn, state, min(label, ABSTAIN), label))
             if turn + 1 < len(conversation.turns):
                 answer = conversation.turns[turn + 1].customer_message

@@ -100,7 +100,7 @@ class Maze(ExactlySolved):
                 if cell is None:
                     what = f"customer message {record.customer_message!r:.80} is not of this environment"
                     raise BadDataError(f"conversation {conversation.id}, turn {turn}: {what}")
-                label = _label(record.suggestion)
+                label = _label(record.as_shown().suggestion)
                 rows.append((index, turn, cell, min(label, ABSTAIN), label))
         return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
 

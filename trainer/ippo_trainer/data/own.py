@@ -1,0 +1,54 @@
+"""Which part of the logged conversations is the policy's own: returns and states of others say nothing about it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+from ippo_trainer.data.schema import Conversation, Turn
+
+
+@dataclass(frozen=True, slots=True)
+class OwnPart:
+    """Conversations that a policy held, or began to hold, and what is left out of the log."""
+
+    conversations: list[Conversation]
+    others: int
+    """Conversations that somebody else began."""
+    handed_over: int
+    """Conversations that the policy began and somebody else went on with: censored where they changed hands."""
+
+
+def before_outcome(conversation: Conversation) -> Conversation:
+    """The conversation without the turns that came after its outcome: they are past the end of the problem."""
+    kept = list(takewhile(lambda turn: not turn.outcome, conversation.turns))
+    return conversation if len(kept) == len(conversation.turns) else replace(conversation, turns=kept)
+
+
+def explored(turn: Turn) -> bool:
+    """Whether the suggestion came from the exploring policy instead of pi_i."""
+    return turn.behaviour == "explore"
+
+
+def own_part(conversations: Sequence[Conversation], digest: str) -> OwnPart:
+    """What the policy `digest` held of each conversation, up to the outcome; exploring turns count as its own.
+
+    What follows after somebody else's turn is unknown of this policy, so a conversation is censored in front of it: it
+    is no failure, and the states before are real. Turns whose policy is not known are somebody else's.
+    """
+    kept: list[Conversation] = []
+    others = handed_over = 0
+    for found in map(before_outcome, conversations):
+        own = list(takewhile(lambda turn: _is_own(turn, digest), found.turns))
+        if len(own) == len(found.turns):
+            kept.append(found)
+        elif own:
+            handed_over += 1
+            kept.append(replace(found, turns=own, outcome=False, censored=True))
+        else:
+            others += 1
+    return OwnPart(kept, others, handed_over)
+
+
+def _is_own(turn: Turn, digest: str) -> bool:
+    # The explorer has a digest of its own; what matters is that the run's coin chose it.
+    return explored(turn) or (turn.behaviour == "policy" and turn.policy_digest == digest)
