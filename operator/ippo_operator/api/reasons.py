@@ -284,6 +284,14 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             ("serving",),
             "OnceMended",
         ),
+        Reason.NOT_REACHED: Explanation(
+            "Servers are available, but the run's Service has no endpoint, so requests reach none of them.",
+            "Look at `kubectl describe service NAME` and `kubectl get endpointslices -l "
+            "kubernetes.io/service-name=NAME`: its selector and ports are put back by the operator; endpoints are "
+            "made by the cluster's EndpointSlice controller.",
+            ("serving",),
+            "OnceMended",
+        ),
         Reason.NO_SERVER_IMAGE: Explanation(
             "spec.serve.engine is VLLM, and neither spec.pods.serve.image nor the operator names an image with it.",
             "Set spec.pods.serve.image or the chart's serveImage; or set spec.serve.engine to Transformers, which "

@@ -111,6 +111,8 @@ class Reason(StrEnum):
     """The servers did not get ready in time, and there is nothing to go back to, or spec.serve.onFailure is Hold."""
     SERVER_FAILED = "ServerFailed"
     """A server ends again and again, or cannot fetch its policy."""
+    NOT_REACHED = "NotReached"
+    """The Service has no endpoint, so requests reach none of the servers."""
     NO_SERVER_IMAGE = "NoServerImage"
     """spec.serve.engine is VLLM, and neither spec.pods.serve.image nor the operator names an image with it."""
 
@@ -259,6 +261,8 @@ class ServingStatus(Model):
     """What the Deployment is asked to serve."""
     since: Time | None = None
     """Since when the target's servers are waited for; none while they are ready."""
+    verdict: Time | None = None
+    """When the Deployment controller gave up on the servers before: that word is not about the target."""
     waits: Waits | None = None
     """What keeps them from getting ready, as far as it is known."""
     blocked: Waits | None = None

@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.errors import NotFoundError, UnavailableError, from_response
 from ippo_operator.cluster.resources import Resource
 from ippo_operator.cluster.transport import Request, Transport
@@ -38,6 +39,7 @@ class Client:
         retries: of one request.
         sleep: waits so many seconds.
         told: called with each error that is retried, for metrics.
+        clock: learns the API server's time from its answers.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Client:
         retries: RetryPolicy | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         told: Callable[[UnavailableError], None] = lambda _: None,
+        clock: ServerClock | None = None,
     ) -> None:
         self._transport = transport
         self._fence = fence
         self._retries = retries or RetryPolicy()
         self._sleep = sleep
         self._told = told
+        self.clock = clock or ServerClock()
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The object; None if there is none."""
@@ -112,6 +116,18 @@ class Client:
         made: Manifest = await self.send(request)
         return made
 
+    async def patch(
+        self, resource: Resource, found: Manifest, operations: Sequence[dict[str, Any]], manager: str
+    ) -> Manifest:
+        """A JSON Patch (RFC 6902) of the object as it was found; raises ConflictError if it changed since."""
+        metadata = found["metadata"]
+        same = {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
+        path = resource.path(metadata["namespace"], metadata["name"])
+        content = "application/json-patch+json"
+        request = Request("PATCH", path, {"fieldManager": manager}, [same, *operations], content_type=content)
+        made: Manifest = await self._send(request)
+        return made
+
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str, foreground: bool = False) -> None:
         """Deletes the object with that UID; one that is gone is fine.
 
@@ -150,6 +166,7 @@ class Client:
 
     async def _once(self, request: Request) -> Any:
         response = await self._transport.send(request, self._retries.timeout)
+        self.clock.heard(response.headers.get("Date"))
         if 200 <= response.status < 300:
             return response.body
         raise from_response(response.status, response.headers, response.body)

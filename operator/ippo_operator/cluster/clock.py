@@ -1,8 +1,9 @@
-"""The two clocks: wall time for what people read, and one that never stops or jumps for deadlines."""
+"""The clocks: wall time for what people read, the API server's for what it dates, and one that never stops or jumps."""
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
 Wall: TypeAlias = Callable[[], datetime]
@@ -17,3 +18,40 @@ def wall() -> datetime:
 def steady() -> float:
     """Seconds that go on while the process, or the whole machine, is paused; a paused lease holder has to notice."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+_JITTER = timedelta(seconds=2)
+"""The API server tells whole seconds, and an answer takes a while."""
+
+
+class ServerClock:
+    """What time it is by the API server's clock: the only one that its objects' times can be compared with.
+
+    Our own may be hours off, be set meanwhile, or differ from that of the operator before.
+
+    Args:
+        steady: measures the time since the last answer.
+        own: the time as long as no answer has told any.
+    """
+
+    def __init__(self, steady: Steady = steady, own: Wall = wall) -> None:
+        self._steady = steady
+        self._own = own
+        self._told: tuple[datetime, float] | None = None
+
+    def heard(self, date: str | None) -> None:
+        """Takes note of an answer's Date header."""
+        try:
+            told = parsedate_to_datetime(date or "")
+        except ValueError:
+            return
+        told = told if told.tzinfo is not None else told.replace(tzinfo=UTC)
+        if self._told is None or told > self() or self() - told > _JITTER:
+            self._told = told, self._steady()
+
+    def __call__(self) -> datetime:
+        """Now, with a zone."""
+        if self._told is None:
+            return self._own()
+        told, at = self._told
+        return told + timedelta(seconds=self._steady() - at)

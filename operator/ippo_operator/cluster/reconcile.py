@@ -19,15 +19,17 @@ from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
 from ippo_operator.cluster.events import EventWriter
+from ippo_operator.cluster.mending import Patience
 from ippo_operator.cluster.read import Snapshot
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.cluster.serving import Servers
+from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.cleanup import expired
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import job_intent, s3_location
-from ippo_operator.plan.types import ObservedJob, ObservedServing, Plan, Waiting
+from ippo_operator.plan.types import Event, ObservedJob, ObservedServing, Plan, Waiting
 
 _LOGGED_ONLY = {"StageStarted", "RollingOut", "RolledOut"}
 """Jobs and Deployments tell of these themselves; writes are what a control plane has least of."""
@@ -63,9 +65,10 @@ class Reconciler:
         client: fenced; every write goes through it.
         platform: what the operator was installed with.
         instance: of this process, for events.
-        wall: the time.
+        wall: the time; by default the API server's, which dates all that it is compared with.
         watcher: is told what changed.
         namespaces: that this operator sees; none for all.
+        steady: seconds that go on.
     """
 
     def __init__(
@@ -73,17 +76,20 @@ class Reconciler:
         client: Client,
         platform: Platform,
         instance: str,
-        wall: clock.Wall = clock.wall,
+        wall: clock.Wall | None = None,
         watcher: Watcher = lambda _run, _status: None,
         namespaces: Sequence[str] = (),
+        steady: clock.Steady = clock.steady,
     ) -> None:
         self._client = client
         self._platform = platform
         self._builder = stage_objects(platform)
-        self._wall = wall
+        self._wall = wall or client.clock
         self._watcher = watcher
         self._namespaces = namespaces
-        self._events = EventWriter(client, instance, wall)
+        self._events = EventWriter(client, instance, self._wall)
+        self._stopwatch = Stopwatch(steady)
+        self._patience = Patience(steady)
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
         """One pass.
@@ -95,6 +101,7 @@ class Reconciler:
         """
         found = await read.snapshot(self._client, namespace, name, self._wall())
         if found is None:
+            self._stopwatch.forget((namespace, name))
             return Outcome(exists=False)
         if found.being_deleted:
             return Outcome()
@@ -111,9 +118,11 @@ class Reconciler:
             return Outcome(again=True)
 
     async def _act(self, found: Snapshot, run: IterativePPORun) -> Outcome:
-        servers = await serving.read(self._client, run, _store(run), self._platform)
+        servers = await serving.read(self._client, run, _store(run), self._platform, self._stopwatch)
         observed = servers.observed if servers is not None else None
         made = self._plan(run, found.observed, observed)
+        if observed is not None:
+            self._stopwatch.look(serving.key_of(run), made.status.serving, observed)
         await self._forget(found, run, made)
         before = run.status
         raw, run = await self._record(found.raw, run, made)
@@ -123,7 +132,7 @@ class Reconciler:
             for name in (*made.deletes, *_strays(found, run)):
                 if name in found.jobs:
                     await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
-            refused = await self._serve(run, made, servers)
+            refused, rest = await self._serve(raw, run, made, servers)
         finally:  # last, so that no Job waits for them; but what the status says is told in any case
             await self._tell(raw, before, made)
         if trouble is not None or refused is not None:
@@ -136,28 +145,35 @@ class Reconciler:
         look_again = servers.look_again if servers is not None else None
         # No event tells that a Job which was never made is gone.
         absent = None if all(name in found.jobs for name in made.deletes) else _SOON
-        again = _sooner(made.requeue_after, found.look_again, look_again, next_cleanup, absent)
+        again = _sooner(made.requeue_after, found.look_again, look_again, next_cleanup, absent, rest)
         return Outcome(requeue_after=again, run=run, version=raw["metadata"]["resourceVersion"])
 
-    async def _serve(self, run: IterativePPORun, made: Plan, servers: Servers | None) -> ObservedServing | None:
+    async def _serve(
+        self, raw: Manifest, run: IterativePPORun, made: Plan, servers: Servers | None
+    ) -> tuple[ObservedServing | None, float | None]:
         """Makes the Deployment and the Service what they should be; returns what the planner has to know if the API
-        server refuses that."""
+        server refuses that, and the seconds after which they may be put right again."""
         if servers is None:
-            return None
+            return None, None
         if made.unserve:
             await serving.remove(self._client, run, servers)
         if made.serve is None:
-            return None
+            return None, None
         try:
-            await serving.carry_out(self._client, run, made.serve, _store(run), self._platform, servers)
+            carried = await serving.carry_out(
+                self._client, run, made.serve, _store(run), self._platform, servers, self._patience
+            )
         except ApiError as error:
             if not children.refusal(error):
                 raise
             text = (
                 f"the API server refuses the Deployment or the Service {run.metadata.name}: {with_remedy(str(error))}"
             )
-            return replace(servers.observed, blocked=Waiting(Reason.CHILD_REFUSED, text))
-        return None
+            return replace(servers.observed, blocked=Waiting(Reason.CHILD_REFUSED, text)), None
+        for text in carried.told:
+            _log.warning("%s", text)
+            await self._events.write(raw, Event("Warning", "PutBack", text))
+        return None, carried.wait
 
     async def _forget(self, found: Snapshot, run: IterativePPORun, made: Plan) -> None:
         """Deletes the stage spec of an attempt whose Job is gone, before the status forgets its name."""

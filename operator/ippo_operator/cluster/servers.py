@@ -12,6 +12,7 @@ from ippo_operator.api.status import Reason
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.manifests import identity
+from ippo_operator.manifests.additions import MANAGER
 from ippo_operator.manifests.types import PodTemplate
 from ippo_operator.plan.types import ObservedServing, Waiting
 
@@ -28,21 +29,33 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
     spec, status = deployment["spec"], deployment.get("status") or {}
     policy, settings = _identity(spec["template"]) or (None, None)
     progressing = _condition(status, "Progressing")
-    told = progressing.get("lastUpdateTime")
+    told = _time(progressing.get("lastUpdateTime"))
+    gave_up = progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
+    applied = _applied_at(deployment["metadata"])
     return replace(
         so_far,
         policy=policy,
         template=settings,
         fresh=status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
         and "deletionTimestamp" not in deployment["metadata"],
-        paused=bool(spec.get("paused")),
         replicas=spec.get("replicas", 1),
         total=status.get("replicas", 0),
         updated=status.get("updatedReplicas", 0),
         available=status.get("availableReplicas", 0),
-        exceeded=progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded",
-        progressed_at=datetime.fromisoformat(str(told)) if told else None,
+        exceeded=gave_up and not (told is not None and applied is not None and told < applied),
+        progressed_at=told,
     )
+
+
+def _applied_at(metadata: Object) -> datetime | None:
+    """When what we apply changed last: a verdict from before, which stays for a moment, is about other servers."""
+    entries = metadata.get("managedFields") or ()
+    ours = (entry for entry in entries if entry.get("manager") == MANAGER and entry.get("operation") == "Apply")
+    return max((moment for entry in ours if (moment := _time(entry.get("time"))) is not None), default=None)
+
+
+def _time(text: Any) -> datetime | None:
+    return datetime.fromisoformat(str(text)) if text else None
 
 
 def _identity(template: Object) -> tuple[Digest, Digest] | None:
@@ -53,9 +66,12 @@ def _identity(template: Object) -> tuple[Digest, Digest] | None:
 
 
 def templates(holders: Iterable[Object]) -> dict[tuple[Digest, Digest], PodTemplate]:
-    """The pod templates of Deployments or ReplicaSets, as they were applied, by what they are made of."""
+    """The pod templates of Deployments or ReplicaSets, as they were applied, by what they are made of.
+
+    Of several the oldest counts: what somebody writes into the Deployment makes another one with the same annotations.
+    """
     made: dict[tuple[Digest, Digest], PodTemplate] = {}
-    for holder in holders:
+    for holder in sorted(holders, key=lambda holder: str(holder["metadata"]["creationTimestamp"]), reverse=True):
         template: Any = copy.deepcopy(dict(holder["spec"]["template"]))
         found = _identity(template)
         if found is not None:
@@ -84,8 +100,6 @@ def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:
     name = deployment["metadata"]["name"]
     if "deletionTimestamp" in deployment["metadata"]:
         return Waiting(Reason.SERVER_FAILED, f"Deployment {name} is being deleted; a new one is made once it is gone")
-    if deployment["spec"].get("paused"):
-        return Waiting(Reason.SERVER_FAILED, f"Deployment {name} is paused; kubectl rollout resume deployment/{name}")
     return None
 
 

@@ -10,13 +10,15 @@ from ippo_operator.api.cluster import Serve
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import DeployedPolicy, Reason, ServedPolicy
 from ippo_operator.cluster import pods as pod_facts
-from ippo_operator.cluster import servers
+from ippo_operator.cluster import reach, servers
+from ippo_operator.cluster.children import refusal
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import ConflictError
-from ippo_operator.cluster.resources import DEPLOYMENTS, PODS, REPLICA_SETS, SERVICES, Resource, resource_of
+from ippo_operator.cluster.errors import ApiError, ConflictError
+from ippo_operator.cluster.mending import Patience, Repair, mend, repair
+from ippo_operator.cluster.resources import DEPLOYMENTS, PODS, REPLICA_SETS, SERVICES, Resource
+from ippo_operator.cluster.stopwatch import Key, Stopwatch
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.manifests.same import holds
 from ippo_operator.manifests.serving import (
     SERVER,
     NoServerImageError,
@@ -27,9 +29,9 @@ from ippo_operator.manifests.serving import (
 from ippo_operator.manifests.types import PodTemplate
 from ippo_operator.plan.types import ObservedServing, Waiting
 
-MANAGER = "ippo-operator"
 LOOK_AGAIN = 60.0
-"""Seconds: no event tells that a name is free again."""
+"""Seconds: no event tells that a name is free again, nor that a Service reaches its servers."""
+_SOON = 2.0
 _NO_SETTINGS: Digest = "sha256:" + "0" * 64
 
 
@@ -49,10 +51,19 @@ class Servers:
     def look_again(self) -> float | None:
         """Seconds after which to look again because no event would tell."""
         blocked = self.observed.blocked
-        return LOOK_AGAIN if blocked is not None and blocked.reason == Reason.CHILD_CONFLICT else None
+        if blocked is not None and blocked.reason == Reason.CHILD_CONFLICT:
+            return LOOK_AGAIN
+        return min(LOOK_AGAIN, max(_SOON, self.observed.watched / 4)) if self.observed.unreached is not None else None
 
 
-async def read(client: Client, run: IterativePPORun, store: StoreLocation, platform: Platform) -> Servers | None:
+def key_of(run: IterativePPORun) -> Key:
+    """How a run is told from others in memory."""
+    return str(run.metadata.namespace), run.metadata.name
+
+
+async def read(
+    client: Client, run: IterativePPORun, store: StoreLocation, platform: Platform, stopwatch: Stopwatch
+) -> Servers | None:
     """The run's Deployment and Service as they are now; None for a run that neither serves nor has to stop serving.
 
     Raises:
@@ -74,7 +85,9 @@ async def read(client: Client, run: IterativePPORun, store: StoreLocation, platf
     if conflict is not None:
         blocked = Waiting(Reason.CHILD_CONFLICT, conflict)
     found = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service)
-    return await _looked_at(client, run, serve, store, platform, found)
+    found = await _looked_at(client, run, serve, store, platform, found)
+    watched = stopwatch.seconds(key_of(run), before, found.observed)
+    return replace(found, observed=replace(found.observed, watched=watched))
 
 
 def _foreign(found: Manifest | None, run: IterativePPORun) -> str:
@@ -101,25 +114,41 @@ async def _looked_at(
     if found.deployment is None:
         return found
     observed = servers.observe(found.deployment, found.observed)
+    if observed.available:
+        unreached = await reach.unreached(client, run.metadata.name, found.service, observed.available)
+        observed = replace(observed, unreached=unreached)
     status = run.status.serving if run.status is not None else None
     templates = servers.templates([found.deployment])
     if status is None or status.failed is not None or status.since is not None or not observed.available:
         namespace = str(run.metadata.namespace)
         labels = f"{identity.RUN_UID}={run.metadata.uid},{identity.COMPONENT}={SERVER}"
         sets = pod_facts.owned_by(await client.list(REPLICA_SETS, namespace, labels), _uid(found.deployment))
-        templates = servers.templates(sets) | templates
+        templates |= servers.templates(sets)  # as applied, where somebody edits the Deployment now
         pods = await client.list(PODS, namespace, labels)
         own = [pod for replica_set in sets for pod in pod_facts.owned_by(pods, _uid(replica_set))]
         observed = replace(observed, trouble=servers.trouble(found.deployment, own))
     observed = replace(observed, restorable=frozenset(templates))
     found = replace(found, observed=observed, templates=templates)
     target = status.target if status is not None else None
-    asked = target is not None and not _different(run, serve, target, store, platform, found)
+    asked = target is not None and not _repairs(run, serve, target, store, platform, found)
     return replace(found, observed=replace(observed, as_asked=asked))
 
 
 def _uid(item: Mapping[str, Any]) -> str:
     return str(item["metadata"]["uid"])
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What was put right.
+
+    Args:
+        told: what others had changed, one line for each object.
+        wait: seconds until an object may be put right again that somebody changes again and again.
+    """
+
+    told: tuple[str, ...] = ()
+    wait: float | None = None
 
 
 async def carry_out(
@@ -129,8 +158,9 @@ async def carry_out(
     store: StoreLocation,
     platform: Platform,
     found: Servers,
-) -> None:
-    """Applies what differs from what is there.
+    patience: Patience,
+) -> Carried:
+    """Puts right what is not as it should be; what is refused of one object does not hold up the other.
 
     Raises:
         ApiError: the API server refused, or could not be reached.
@@ -138,9 +168,26 @@ async def carry_out(
     """
     if run.spec.serve is None:
         raise ValueError("the run does not serve")
-    for manifest in _different(run, run.spec.serve, target, store, platform, found):
-        metadata = manifest["metadata"]
-        await client.apply(resource_of(manifest), metadata["namespace"], metadata["name"], manifest, MANAGER)
+    told, waits = [], []
+    refused: ApiError | None = None
+    for made in _repairs(run, run.spec.serve, target, store, platform, found):
+        left = patience.left(made)
+        if left:
+            waits.append(left)
+            continue
+        try:
+            await mend(client, made)
+        except ApiError as error:
+            if not refusal(error):
+                raise
+            refused = refused or error
+            continue
+        patience.mended(made)
+        if made.foreign:
+            told.append(str(made))
+    if refused is not None:
+        raise refused
+    return Carried(tuple(told), min(waits, default=None))
 
 
 async def remove(client: Client, run: IterativePPORun, found: Servers) -> None:
@@ -155,34 +202,23 @@ async def remove(client: Client, run: IterativePPORun, found: Servers) -> None:
             continue  # another object has the name by now; ours is gone
 
 
-def _different(
+def _repairs(
     run: IterativePPORun,
     serve: Serve,
     target: ServedPolicy,
     store: StoreLocation,
     platform: Platform,
     found: Servers,
-) -> list[Manifest]:
-    """What has to be applied; nothing while an object of that name is on its way out."""
+) -> list[Repair]:
+    """What is wrong; nothing while an object of that name is on its way out."""
     template = _template(target, found)
     if template is None and target.settings != found.observed.settings:
         return []  # these servers are not known any more; the next pass goes for others
     policy = DeployedPolicy(iteration=target.iteration, artifact=ArtifactRef(key=target.key, digest=target.digest))
     deployment = serving_deployment(run, serve, policy, store, platform, template)
-    _leave_replicas(deployment, serve, found.deployment)
+    leave_replicas(deployment, serve, found.deployment)
     pairs = ((deployment, found.deployment), (serving_service(run, serve), found.service))
-    return [_for(there, wanted) for wanted, there in pairs if _due(wanted, there)]
-
-
-def _due(wanted: Manifest, there: Manifest | None) -> bool:
-    return there is None or ("deletionTimestamp" not in there["metadata"] and not holds(wanted, there))
-
-
-def _for(there: Manifest | None, wanted: Manifest) -> Manifest:
-    """With the UID of the object that is meant: one that took its name is refused."""
-    if there is None:
-        return wanted
-    return wanted | {"metadata": wanted["metadata"] | {"uid": _uid(there)}}
+    return [made for wanted, there in pairs if (made := repair(wanted, there)) is not None]
 
 
 def _template(target: ServedPolicy, found: Servers) -> PodTemplate | None:
@@ -192,7 +228,7 @@ def _template(target: ServedPolicy, found: Servers) -> PodTemplate | None:
     return found.templates.get((target.digest, target.settings))
 
 
-def _leave_replicas(wanted: Manifest, serve: Serve, there: Manifest | None) -> None:
+def leave_replicas(wanted: Manifest, serve: Serve, there: Manifest | None) -> None:
     """A number that changed since ours was applied is somebody else's, until spec.serve.replicas changes."""
     if there is None:
         return

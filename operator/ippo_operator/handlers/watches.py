@@ -20,11 +20,11 @@ import kopf
 from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.access.plugins import Credentials
 from ippo_operator.cluster.connection import connect
-from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, Resource
+from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Resource
 from ippo_operator.manifests.identity import RUN, RUN_UID
 
 Key: TypeAlias = tuple[str, str]
-CHILDREN = (JOBS, PODS, DEPLOYMENTS)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
 _SETTLING = 0.5
 """Seconds. A Job and its pods change many times while they start; what it comes to is one pass."""
 _TOLD_BY = ("generation", "deletionTimestamp", "labels", "annotations", "ownerReferences")
@@ -216,7 +216,7 @@ class _JobChanges:
 
 
 def _decisive(event: Mapping[str, Any]) -> bool:
-    """Whether the run goes on because of this: a Job that is over or gone, any change of a Deployment."""
+    """Whether the run goes on because of this: a Job that is over or gone, any change of a Deployment or a Service."""
     child = event["object"]
     kind = str(child.get("kind"))
     if kind != JOBS.kind:

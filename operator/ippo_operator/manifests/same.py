@@ -10,6 +10,7 @@ from typing import Any
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 _DECIMAL = {"m": -1, "": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 _BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+_FALSE_WITHOUT = {"readOnly"}
 _KEY = "name"
 """What entries of a list are told apart by; other lists are compared entry by entry."""
 
@@ -24,8 +25,10 @@ def holds(wanted: Any, found: Any) -> bool:
 
 
 def _has(found: dict[str, Any], key: str, wanted: Any) -> bool:
-    """The server leaves out what is empty."""
-    return holds(wanted, found[key]) if key in found else wanted in ("", [], {}, None)
+    """The server leaves out what is empty. Without most booleans it means true, so they are not: they stay there."""
+    if key in found:
+        return holds(wanted, found[key])
+    return wanted in ("", [], {}, None) if wanted is not False else key in _FALSE_WITHOUT
 
 
 def _entries(wanted: list[Any], found: list[Any]) -> bool:

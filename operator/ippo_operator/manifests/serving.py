@@ -29,6 +29,12 @@ _START_PROBES = 120
 """Until the program answers at all; it does while it loads. Not the deadline: a change of that replaces no server."""
 _DRAIN_SECONDS = 5
 _GRACE_SECONDS = 60
+OTHERS_FIELDS = {
+    "Deployment": ("metadata", "spec.replicas", "spec.template.metadata"),
+    "Service": ("metadata", "spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy"),
+}
+"""What others may write into the two objects, with all below, unless it is what we apply; all else is taken out again.
+An autoscaler's number, labels and annotations (those of a restart and of meshes too), the cluster's addresses."""
 _OLD_REVISIONS = 10
 """So that the last servers that got ready can still be found after a few others were tried."""
 

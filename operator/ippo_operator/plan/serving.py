@@ -24,6 +24,10 @@ from ippo_operator.api.status import (
 )
 from ippo_operator.plan.types import Event, ObservedServing, Waiting
 
+_AHEAD = timedelta(minutes=5)
+_LAG = 10.0
+"""Seconds in which the cluster has made a Service's endpoints; saying that there are none would be noise."""
+
 
 @dataclass(frozen=True)
 class ServingPlan:
@@ -102,6 +106,7 @@ class _Rollout:
         self.wanted = wanted
         self.seen = seen
         self.now = now
+        self.watched = seen.watched
         self.events: list[Event] = []
 
     def plan(self) -> ServingPlan:
@@ -135,7 +140,8 @@ class _Rollout:
 
     def _aim(self) -> None:
         failed = self.before.failed if self.wanted.same(self.before.failed) else None
-        again = failed is not None and failed.chance not in {None, self.chance}
+        # A verdict of the future is that of a clock that was wrong.
+        again = failed is not None and (failed.chance not in {None, self.chance} or failed.time > self.now + _AHEAD)
         failed = None if again else failed
         target = self.wanted
         if failed is not None and not failed.same(self.before.target):
@@ -143,13 +149,15 @@ class _Rollout:
         self._update(failed=failed)
         if again or not target.same(self.before.target):
             self._go_for(target)
+            text = f"the policy of iteration {target.iteration} is rolled out"
+            self.events.append(Event("Normal", Reason.ROLLING_OUT, text))
         elif self.before.target is not None and self.before.target.iteration != target.iteration:
             self._update(target=target)
 
     def _go_for(self, target: ServedPolicy) -> None:
-        self._update(target=target, since=self.now, waits=None)
-        text = f"the policy of iteration {target.iteration} is rolled out"
-        self.events.append(Event("Normal", Reason.ROLLING_OUT, text))
+        verdict = self.seen.progressed_at if self.seen.exceeded else None
+        self._update(target=target, since=self.now, verdict=verdict, waits=None)
+        self.watched = 0.0
 
     def _way_back(self, failed: ServedPolicy) -> ServedPolicy | None:
         """The last servers that got ready, as they were or at least with that policy."""
@@ -179,12 +187,11 @@ class _Rollout:
         if self._ready(target):
             self._arrive(target)
             return None
-        since = self.serving.since or self.now
-        self._update(since=since, waits=self._waits())
-        due, counts = self._due(since, target), self._on(target) and not self.seen.paused
-        if due > self.now and not (counts and self._given_up(since)):
-            return (due - self.now).total_seconds()
-        if counts:
+        self._update(since=self.serving.since or self.now, waits=self._waits(target))
+        left, on = self.serve.progress_deadline_seconds - self.watched, self._on(target)
+        if left > 0 and not (on and self._given_up()):
+            return left
+        if on:
             return self._late(target)
         self._update(since=self.now)  # nobody has tried yet
         return float(self.serve.progress_deadline_seconds)
@@ -196,12 +203,17 @@ class _Rollout:
     def _is(self, target: ServedPolicy) -> bool:
         return (self.seen.policy, self.seen.template) == (target.digest, target.settings)
 
-    def _given_up(self, since: datetime) -> bool:
-        """Whether the Deployment says that it took too long, and not of an earlier roll-out to the same servers."""
-        return self.seen.exceeded and self.seen.progressed_at is not None and self.seen.progressed_at >= since
+    def _given_up(self) -> bool:
+        """Whether the Deployment says that it took too long, and not of the servers before these."""
+        told = self.seen.progressed_at
+        return self.seen.exceeded and told is not None and told != self.serving.verdict
 
     def _ready(self, target: ServedPolicy) -> bool:
-        """New servers are ready when all of them are and the old ones are gone; later on, one of them is enough."""
+        """Whether requests get to servers of the target."""
+        return self._up(target) and (self.seen.unreached is None or self.seen.replicas == 0)
+
+    def _up(self, target: ServedPolicy) -> bool:
+        """New servers are up when all of them are and the old ones are gone; later on, one of them is enough."""
         seen = self.seen
         if target.same(self.serving.active) and self.serving.since is None:
             return self._is(target) and (seen.available > 0 or seen.replicas == 0)
@@ -215,11 +227,14 @@ class _Rollout:
             text = f"the policy of iteration {target.iteration} is served"
             self.events.append(Event("Normal", "RolledOut", text))
         over = target.same(self.serving.failed)
-        self._update(active=target, since=None, waits=None, failed=None if over else self.serving.failed)
+        failed = None if over else self.serving.failed
+        self._update(active=target, since=None, verdict=None, waits=None, failed=failed)
 
-    def _waits(self) -> Waits | None:
+    def _waits(self, target: ServedPolicy) -> Waits | None:
         """A cause keeps its first words: a kubelet finds new ones for the same trouble all the time."""
         found, before = self.seen.trouble, self.serving.waits
+        if self._up(target) and self.watched >= _LAG:
+            found = self.seen.unreached
         if found is None:
             return before if before is not None and before.reason == Reason.ROLLOUT_TIMED_OUT else None
         if before is not None and before.reason in {found.reason, Reason.ROLLOUT_TIMED_OUT}:
@@ -227,14 +242,9 @@ class _Rollout:
         self._tell(found.reason, found.message)
         return Waits(reason=found.reason, message=found.message)
 
-    def _due(self, since: datetime, target: ServedPolicy) -> datetime:
-        """Every server that gets on gives the others the whole time again, as in a Deployment."""
-        got_on = self.seen.progressed_at if self._on(target) else None
-        return max(since, got_on or since) + timedelta(seconds=self.serve.progress_deadline_seconds)
-
     def _late(self, target: ServedPolicy) -> float | None:
         failed = self.serving.failed
-        if target.same(self.serving.active) or not (failed is None or target.same(failed)):
+        if self._up(target) or target.same(self.serving.active) or not (failed is None or target.same(failed)):
             self._never_came_back(target)
             return None
         back = self._way_back(target) if self.serve.on_failure == "Rollback" else None
@@ -248,7 +258,7 @@ class _Rollout:
         self._update(failed=failed)
         self._tell(reason, failed.message)
         if back is not None:
-            self._update(target=back, since=self.now, waits=None)
+            self._go_for(back)
         return float(self.serve.progress_deadline_seconds) if back is not None else None
 
     def _never_came_back(self, target: ServedPolicy) -> None:
@@ -256,7 +266,9 @@ class _Rollout:
             return
         cause = f": {self._cause()}" if self._cause() else ""
         some = f"only {self.seen.available} of {self.seen.replicas} servers" if self.seen.available else "no server"
-        text = f"{some} of iteration {target.iteration}'s policy got ready within {self._deadline()}{cause}"
+        whose = f"of iteration {target.iteration}'s policy"
+        told = f"no request got to a server {whose}" if self._up(target) else f"{some} {whose} got ready"
+        text = f"{told} within {self._deadline()}{cause}"
         self._update(waits=Waits(reason=Reason.ROLLOUT_TIMED_OUT, message=text))
         self._tell(Reason.ROLLOUT_TIMED_OUT, text)
 

@@ -78,8 +78,10 @@ class ObservedServing:
     """The settings of that pod template."""
     fresh: bool = False
     """Whether the Deployment's status is about its newest spec."""
-    paused: bool = False
-    """Whether somebody paused the Deployment."""
+    unreached: Waiting | None = None
+    """Why requests get to none of the servers, though some are available."""
+    watched: float = 0.0
+    """For how many seconds this process has seen the target's servers get no further, by a clock that never jumps."""
     replicas: int = 0
     """Servers wanted."""
     total: int = 0
@@ -89,9 +91,9 @@ class ObservedServing:
     available: int = 0
     """Servers that take requests, of any pod template."""
     exceeded: bool = False
-    """The Deployment controller says that its progress deadline passed."""
+    """The Deployment controller says that its progress deadline passed, since what we apply changed last."""
     progressed_at: datetime | None = None
-    """When it last saw a server get on."""
+    """When it last saw a server get on, by its clock: to be compared with nothing but its other times."""
     restorable: frozenset[tuple[Digest, Digest]] = frozenset()
     """(policy, settings) of pod templates that are still known to the cluster."""
     trouble: Waiting | None = None
@@ -116,7 +118,14 @@ class Event(_Told):
     reason: (
         Reason
         | Literal[
-            "StageStarted", "StageCompleted", "StageWarning", "IterationStarted", "Resumed", "Restored", "RolledOut"
+            "StageStarted",
+            "StageCompleted",
+            "StageWarning",
+            "IterationStarted",
+            "Resumed",
+            "Restored",
+            "RolledOut",
+            "PutBack",
         ]
     )
     message: str

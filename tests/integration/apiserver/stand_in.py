@@ -10,7 +10,7 @@ from typing import Any, Self
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.unit.operator.cluster.toy_cluster import deployment_status
+from tests.unit.operator.cluster.toy_cluster import deployment_status, endpoint_slice
 from tests.unit.operator.worlds import good_result
 
 from .server import Api
@@ -63,6 +63,7 @@ class StandIn:
                     self._look_at(job)
                 for deployment in self._api.get(f"{APPS}/deployments").body.get("items") or ():
                     self._roll_out(deployment)
+                    connect(self._api, deployment)
             except Exception:
                 self.errors.append(traceback.format_exc())
 
@@ -162,6 +163,22 @@ class StandIn:
         answer = self._api.create(f"{APPS}/namespaces/{metadata['namespace']}/replicasets", made)
         if answer.code not in {201, 404, 409}:
             raise AssertionError(answer.message)
+
+
+def connect(api: Api, deployment: dict[str, Any]) -> None:
+    """As the EndpointSlice controller: a Service of the Deployment's name reaches the servers that its selector means."""
+    metadata, labels = deployment["metadata"], deployment["spec"]["template"]["metadata"]["labels"]
+    place, name = metadata["namespace"], metadata["name"]
+    service = api.get(f"/api/v1/namespaces/{place}/services/{name}")
+    if service.code != 200:
+        return
+    fits = (service.body["spec"].get("selector") or {"": ""}).items() <= labels.items()
+    ready = deployment.get("status", {}).get("availableReplicas", 0) if fits else 0
+    made = endpoint_slice(service.body, ready)
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{place}/endpointslices/{made['metadata']['name']}"
+    answer = api.apply(path, made, "endpoints")
+    if answer.code not in {200, 201, 404}:
+        raise AssertionError(answer.message)
 
 
 def _reasons(status: dict[str, Any]) -> list[str]:

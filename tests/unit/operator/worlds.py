@@ -8,6 +8,7 @@ from typing import Any
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
+from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import PRODUCES
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob, ObservedServing, Plan
@@ -15,6 +16,7 @@ from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec, StoreLocation
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
+KEY = ("team", "small")
 STORE = StoreLocation(directory="/nowhere")
 
 
@@ -89,6 +91,7 @@ class Cluster:
         self.created: list[JobIntent] = []
         self.events: list[str] = []
         self.servers: Servers | None = None
+        self.stopwatch = Stopwatch(lambda: (self.now - START).total_seconds())
         self.known: set[tuple[str, str]] = set()
         """Pod templates of servers that the Deployment still knows."""
         self.served: list[str] = []
@@ -97,7 +100,9 @@ class Cluster:
         """Whether such servers ever get ready."""
 
     def plan(self) -> Plan:
-        return plan(self.run, tuple(self.jobs.values()), self.now, STORE, self.observed_servers())
+        seen, before = self.observed_servers(), self.run.status.serving if self.run.status is not None else None
+        seen = dataclasses.replace(seen, watched=self.stopwatch.seconds(KEY, before, seen))
+        return plan(self.run, tuple(self.jobs.values()), self.now, STORE, seen)
 
     def observed_servers(self) -> ObservedServing:
         settings = digest_of(self.run.spec.pods.serve.model_dump(mode="json"))
@@ -143,6 +148,7 @@ class Cluster:
     def step(self, die_after: int = 9) -> Plan:
         """One pass: plan, write the status, create, delete; the adapter may die after so many of its writes."""
         made = self.plan()
+        self.stopwatch.look(KEY, made.status.serving, self.observed_servers())
         if die_after < 1:
             return made
         self.run = self.run.model_copy(update={"status": reread(made.status)})

@@ -2,7 +2,7 @@
 
 It has uids, generations, one resourceVersion sequence, optimistic conflicts, isolation of the status subresource,
 create-only names, UID preconditions, garbage collection by ownerReferences, foreground deletion of Jobs, label
-selectors, pages, field merge for server-side apply, and metav1.Status errors.
+selectors, pages, field merge for server-side apply, JSON patches that remove, and metav1.Status errors.
 """
 
 import copy
@@ -11,7 +11,9 @@ import json
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.utils import format_datetime
 from typing import Any
 
 from ippo_operator.cluster.errors import UnavailableError
@@ -47,6 +49,8 @@ class FakeApi:
     created: list[Key] = field(default_factory=list)
     """Every object ever created through `send`, also those deleted since."""
     now: str = "2026-01-31T12:00:00Z"
+    clock: Callable[[], datetime] | None = None
+    """What it dates its answers and new objects by, if it does."""
     _versions: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _uids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -59,7 +63,11 @@ class FakeApi:
         instead = self.before(number, request)
         if instead is not None:
             return instead
+        if self.clock is not None:
+            self.now = self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
         response = self._serve(request)
+        if self.clock is not None:
+            response = replace(response, headers={"Date": format_datetime(self.clock(), usegmt=True)})
         replaced = self.after(number, request, response)
         return replaced if replaced is not None else response
 
@@ -127,10 +135,14 @@ class FakeApi:
     def _write(self, plural: str, namespace: str, name: str, sub: str | None, body: Object, request: Request) -> Object:
         key = (plural, namespace, name)
         applied = request.content_type == "application/apply-patch+yaml"
+        if applied:
+            body["metadata"]["managedFields"] = [
+                {"manager": request.query["fieldManager"], "operation": "Apply", "time": self.now}
+            ]
         if applied and key not in self.objects:
             return self._create(plural, namespace, body)
         old = self._found(plural, namespace, name)
-        new = body if request.method == "PUT" else merged(copy.deepcopy(old), body)
+        new = body if request.method == "PUT" else _patched(copy.deepcopy(old), body)
         self._check_same(old, new, f'{plural} "{name}"')
         if sub == "status":
             new = old | {"status": new.get("status")}
@@ -257,7 +269,26 @@ def merged(old: Any, patch: Any) -> Any:
     return result
 
 
+def _patched(old: Object, patch: Any) -> Object:
+    return merged(old, patch) if isinstance(patch, dict) else _operated(old, patch)
+
+
+def _operated(old: Object, operations: list[Object]) -> Object:
+    """RFC 6902, as far as it removes and replaces."""
+    for operation in operations:
+        *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"][1:].split("/")]
+        place: Any = old
+        for part in parents:
+            place = place[int(part) if isinstance(place, list) else part]
+        step = int(last) if isinstance(place, list) else last
+        if operation["op"] == "remove":
+            del place[step]
+        else:
+            place[step] = operation["value"]
+    return old
+
+
 def strip_version(item: Object) -> Object:
     """Without what every write changes."""
-    metadata = {key: value for key, value in item["metadata"].items() if key != "resourceVersion"}
+    metadata = {k: v for k, v in item["metadata"].items() if k not in {"resourceVersion", "managedFields"}}
     return item | {"metadata": metadata}

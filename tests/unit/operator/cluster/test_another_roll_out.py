@@ -114,22 +114,6 @@ def test_a_deployment_that_is_on_its_way_out_does_not_count() -> None:
     assert stands(api, "Ready") == ("True", "Completed")
 
 
-def test_a_paused_deployment_does_not_count() -> None:
-    api, operator, controller = finished(serve=SERVE)
-    good = promoted(api)
-    api.edit("deployments", "team", "small", spec=deployment(api)["spec"] | {"paused": True})
-    controller.serves = only(good)
-    promote(operator, controller)
-    assert stands(api, "Reconciling") == ("True", "RollingOut")
-    assert "kubectl rollout resume" in condition(api, "Ready")["message"]
-    spec = {key: value for key, value in deployment(api)["spec"].items() if key != "paused"}
-    api.edit("deployments", "team", "small", spec=spec)
-    controller.serves = lambda _: True
-    operator.finish(controller)
-    assert stands(api, "Ready") == ("True", "Completed")
-    assert served(api) == promoted(api) != good
-
-
 def test_that_an_earlier_roll_out_to_the_same_servers_took_too_long_does_not_count() -> None:
     """The Deployment controller writes observedGeneration first and takes back its verdict with the next change."""
     api, operator, controller = begin(serve=SERVE | {"onFailure": "Hold"})

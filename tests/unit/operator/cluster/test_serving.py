@@ -106,7 +106,7 @@ def test_an_idle_run_that_serves_writes_nothing() -> None:
     for _ in range(3):
         operator.reconcile()
     assert writes(api, done) == []
-    assert len(api.calls) - done == 3 * 4
+    assert len(api.calls) - done == 3 * 5
 
 
 def test_a_stage_costs_at_most_six_writes_with_serving() -> None:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ippo_operator.cluster.client import Client, RetryPolicy
+from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.manifests.platform import Platform
 from ippo_trainer.contract.digests import digest_of
@@ -48,12 +49,15 @@ class ToyController:
     """Names of Jobs whose pods ran, once each."""
     serves: Callable[[Object], bool] = lambda _template: True
     """Whether servers of that pod template get ready."""
+    connects: bool = True
+    """Whether Services get endpoints."""
 
     def step(self) -> bool:
         """Whether anything changed."""
         changed = [self._look_at(job) for job in self.api.all("jobs")]
         rolled = [item for item in self.api.all("deployments") if "template" in item["spec"]]
         changed += [roll_out(self.api, deployment, self.serves) for deployment in rolled]
+        changed += [connect(self.api, service) for service in self.api.all("services") if self.connects]
         return any(changed)
 
     def _look_at(self, job: Object) -> bool:
@@ -121,6 +125,44 @@ def roll_out(api: FakeApi, deployment: Object, serves: Callable[[Object], bool])
     return True
 
 
+def connect(api: FakeApi, service: Object) -> bool:
+    """One step of an EndpointSlice controller; whether anything changed."""
+    metadata = service["metadata"]
+    name, selector = metadata["name"], service["spec"].get("selector") or {}
+    servers = api.objects.get(("deployments", metadata["namespace"], name))
+    if not selector or servers is None or "template" not in servers["spec"]:
+        return False
+    fits = selector.items() <= servers["spec"]["template"]["metadata"]["labels"].items()
+    ready = (servers.get("status") or {}).get("availableReplicas", 0) if fits else 0
+    made = endpoint_slice(service, ready)
+    key = ("endpointslices", metadata["namespace"], made["metadata"]["name"])
+    if key in api.objects and api.objects[key]["endpoints"] == made["endpoints"]:
+        return False
+    if key in api.objects:
+        api.remove(*key)
+    api.put("endpointslices", made)
+    return True
+
+
+def endpoint_slice(service: Object, ready: int) -> Object:
+    """Of a Service, with so many endpoints that are ready."""
+    metadata = service["metadata"]
+    owner = {"apiVersion": "v1", "kind": "Service", "name": metadata["name"], "uid": uid(service), "controller": True}
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{metadata['name']}-{uid(service)[:8]}",
+            "namespace": metadata["namespace"],
+            "labels": {"kubernetes.io/service-name": metadata["name"]},
+            "ownerReferences": [owner],
+        },
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [f"10.0.0.{n + 1}"], "conditions": {"ready": True}} for n in range(ready)],
+        "ports": [{"name": "http", "port": 8000, "protocol": "TCP"}],
+    }
+
+
 def deployment_status(generation: int, updated: int, total: int, available: int, exceeded: str = "") -> Object:
     """Of a Deployment with so many servers of the newest template, of any, and of those that are ready.
 
@@ -186,11 +228,16 @@ class ToyOperator:
     def __init__(self, api: FakeApi, fence: Callable[[], None] = lambda: None) -> None:
         self.api = api
         self.now: datetime = START
+        self.skew = timedelta()
+        """How far off its wall clock is; `now` is when things really happen."""
         self.slept: list[float] = []
+        api.clock = api.clock or (lambda: self.now)
         self.patience = 1000.0
         """Waits that are longer are not waited for: cleanup comes much later than anything else."""
-        self.client = Client(api, fence, RetryPolicy(attempts=3), sleep=self._sleep)
-        self.reconciler = Reconciler(self.client, PLATFORM, "test", wall=lambda: self.now)
+        steady = lambda: (self.now - START).total_seconds()  # noqa: E731
+        clock = ServerClock(steady, own=lambda: self.now + self.skew)
+        self.client = Client(api, fence, RetryPolicy(attempts=3), sleep=self._sleep, clock=clock)
+        self.reconciler = Reconciler(self.client, PLATFORM, "test", steady=steady)
 
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)

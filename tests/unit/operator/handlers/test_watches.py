@@ -47,7 +47,7 @@ def test_without_a_server_everything_is_missing_and_it_stops_all_the_same(monkey
         assert "jobs" in watching.missing
         await watching.stop()
         assert not watching._thread.is_alive()
-        assert set(watching.missing) == {"iterativepporuns", "jobs", "pods", "deployments"}
+        assert set(watching.missing) == {"iterativepporuns", "jobs", "pods", "deployments", "services"}
 
     asyncio.run(asyncio.wait_for(scene(), 60))
 
@@ -70,6 +70,7 @@ def test_a_job_that_is_over_or_gone_wakes_its_run_at_once_and_one_that_starts_do
     assert watches._decisive(event("Job", conditions=done))
     assert watches._decisive(event("Job", "DELETED"))
     assert watches._decisive(event("Deployment"))
+    assert watches._decisive(event("Service", "DELETED"))
     assert not watches._decisive(event("Job", "ADDED"))
     assert not watches._decisive(event("Job", active=1, conditions=nearly))
     assert not watches._decisive(event("Pod", phase="Running"))

@@ -1,0 +1,44 @@
+"""Whether requests get from the Service to servers: a Deployment that is ready may serve nobody."""
+
+from ippo_operator.api.status import Reason
+from ippo_operator.cluster import pods as pod_facts
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.errors import ForbiddenError
+from ippo_operator.cluster.resources import ENDPOINT_SLICES
+from ippo_operator.plan.types import Waiting
+
+_SERVICE_NAME = "kubernetes.io/service-name"
+
+
+async def unreached(client: Client, name: str, service: Manifest | None, available: int) -> Waiting | None:
+    """Why no server can be reached; None where one can.
+
+    Args:
+        client: reads.
+        name: of the Service.
+        service: the run's own; None where there is none.
+        available: servers that take requests.
+
+    Raises:
+        ApiError: the API server refused, or could not be reached.
+    """
+    if service is None:
+        return Waiting(Reason.NOT_REACHED, f"there is no Service {name}")
+    metadata = service["metadata"]
+    labels = f"{_SERVICE_NAME}={metadata['name']}"
+    try:
+        listed = await client.list(ENDPOINT_SLICES, metadata["namespace"], labels)
+    except ForbiddenError as error:
+        text = f"the operator cannot tell whether Service {name} reaches servers; give its role the right: {error}"
+        return Waiting(Reason.NOT_REACHED, text)
+    slices = pod_facts.owned_by(listed, str(metadata["uid"]))
+    ready = [
+        endpoint
+        for found in slices
+        for endpoint in found.get("endpoints") or ()
+        if (endpoint.get("conditions") or {}).get("ready") is not False and found.get("ports")
+    ]
+    if ready:
+        return None
+    some = "the server that is" if available == 1 else f"any of the {available} servers that are"
+    return Waiting(Reason.NOT_REACHED, f"Service {name} does not reach {some} available: it has no ready endpoint")

@@ -1,0 +1,122 @@
+"""What others wrote into an object of ours, by the API server's own books (`managedFields`).
+
+Nobody is in these books for what the server fills in by default or what a mutating webhook puts in, so neither counts:
+taking a webhook's sidecar out again would never end.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ippo_operator.manifests.same import holds
+
+MANAGER = "ippo-operator"
+"""Our own name there."""
+Step: TypeAlias = str | int
+"""A key of a map, or a place in a list."""
+_NONE: Any = object()
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A field that somebody else wrote.
+
+    Args:
+        path: to it, in the object as it is.
+        manager: who wrote it.
+        ours: whether we want that field, with another value. It is applied, not taken out.
+        instead: where it is an entry of a list, the list that we want.
+    """
+
+    path: tuple[Step, ...]
+    manager: str
+    ours: bool = False
+    instead: Any = None
+
+    def __str__(self) -> str:
+        text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
+        return text.removeprefix(".")
+
+    @property
+    def pointer(self) -> str:
+        """As in a JSON Patch."""
+        return _pointer(self.path)
+
+    @property
+    def list_pointer(self) -> str:
+        """Of the list that it is an entry of."""
+        return _pointer(self.path[:-1])
+
+
+def _pointer(path: tuple[Step, ...]) -> str:
+    """RFC 6901."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def additions(wanted: Mapping[str, Any], found: Mapping[str, Any], others: Iterable[str]) -> list[Addition]:
+    """What others wrote, deepest and last entries of lists first, so that they can be removed one after the other.
+
+    Args:
+        wanted: what is applied.
+        found: the object on the server, with its managedFields.
+        others: dotted paths of fields, without places in lists, that are theirs to set, with all below.
+    """
+    free = frozenset(others)
+    listed = {
+        addition.path: addition
+        for entry in found["metadata"].get("managedFields") or ()
+        if entry.get("manager") != MANAGER and not entry.get("subresource")
+        for addition in _written(entry.get("fieldsV1") or {}, wanted, found, str(entry.get("manager")), (), free)
+    }
+    return sorted(listed.values(), key=_order, reverse=True)
+
+
+def _order(addition: Addition) -> list[tuple[bool, int, str]]:
+    return [(isinstance(step, str), step if isinstance(step, int) else 0, str(step)) for step in addition.path]
+
+
+def _written(
+    fields: Mapping[str, Any], wanted: Any, found: Any, manager: str, path: tuple[Step, ...], free: frozenset[str]
+) -> Iterator[Addition]:
+    for key, below in fields.items():
+        step = _step(key, found)
+        if step is None:
+            continue  # the list or map itself, or what has gone since
+        here = (*path, step)
+        if ".".join(part for part in here if isinstance(part, str)) in free:
+            continue
+        there, value = _of(wanted, key), found[step]
+        if there is _NONE:
+            yield Addition(here, manager, instead=wanted if isinstance(wanted, list) else None)
+        elif below and below.keys() != {"."}:
+            yield from _written(below, there, value, manager, here, free)
+        elif not (holds(there, value) and holds(value, there)):
+            yield Addition(here, manager, ours=True)
+
+
+def _step(key: str, found: Any) -> Step | None:
+    """Where a key of fieldsV1 leads to in the object: `f:name`, `k:{"name":"server"}` or `v:"value"`."""
+    kind, _, rest = key.partition(":")
+    if kind == "f":
+        return rest if isinstance(found, dict) and rest in found else None
+    if kind not in {"k", "v"} or not isinstance(found, list):
+        return None
+    told = json.loads(rest)
+    return next((place for place, entry in enumerate(found) if _meant(kind, told, entry)), None)
+
+
+def _of(wanted: Any, key: str) -> Any:
+    """The same place in what is wanted, or `_NONE`. A list's entry may leave out keys that have defaults."""
+    kind, _, rest = key.partition(":")
+    if kind == "f":
+        return wanted.get(rest, _NONE) if isinstance(wanted, dict) else _NONE
+    told = json.loads(rest)
+    entries = wanted if isinstance(wanted, list) else []
+    return next((entry for entry in entries if _meant(kind, told, entry)), _NONE)
+
+
+def _meant(kind: str, told: Any, entry: Any) -> bool:
+    if kind == "v":
+        return bool(entry == told)
+    return isinstance(entry, dict) and all(entry.get(name, value) == value for name, value in told.items())
