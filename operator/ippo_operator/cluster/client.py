@@ -125,7 +125,7 @@ class Client:
         path = resource.path(metadata["namespace"], metadata["name"])
         content = "application/json-patch+json"
         request = Request("PATCH", path, {"fieldManager": manager}, [same, *operations], content_type=content)
-        made: Manifest = await self._send(request)
+        made: Manifest = await self.send(request)
         return made
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str, foreground: bool = False) -> None:

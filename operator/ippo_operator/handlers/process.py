@@ -13,6 +13,7 @@ from ippo_operator.cluster.access import kubeconfig
 from ippo_operator.cluster.access.files import KubeconfigError
 from ippo_operator.cluster.access.kubeconfig import Flags
 from ippo_operator.cluster.client import Client, RetryPolicy
+from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.connection import KubernetesTransport
 from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
@@ -45,10 +46,11 @@ def run(options: Options) -> int:
 async def _run(options: Options) -> int:
     flags = Flags(context=options.context)
     login = kubeconfig.load(flags)
-    metrics = Metrics()
+    clock = ServerClock()
+    metrics = Metrics(clock)
     async with KubernetesTransport(login, lambda: kubeconfig.load(flags)) as transport:
         await transport.connection()
-        service = _service(options, CountingTransport(transport, metrics), metrics)
+        service = _service(options, CountingTransport(transport, metrics), metrics, clock)
         watching = Watches(service, lambda: kubeconfig.load(flags), options.namespaces)
         ask(metrics, service, watching)
         probes = await _serve(options.port, Health(service, lambda: watching.missing), metrics)
@@ -80,13 +82,13 @@ async def _until_stopped(service: Service) -> int:
     return FAILED
 
 
-def _service(options: Options, transport: CountingTransport, metrics: Metrics) -> Service:
+def _service(options: Options, transport: CountingTransport, metrics: Metrics, clock: ServerClock) -> Service:
     times = LeaseTimes()
     # A renewal that takes longer than its turn is a renewal that failed.
     impatient = RetryPolicy(attempts=1, timeout=times.renew_every)
-    unfenced = Client(transport, retries=impatient)
+    unfenced = Client(transport, retries=impatient, clock=clock)
     lease = Lease(unfenced, options.lease_namespace, options.lease_name, options.identity, times)
-    client = Client(transport, lease.check)
+    client = Client(transport, lease.check, clock=clock)
     reconciler = Reconciler(
         client, options.platform, options.identity, watcher=metrics.status_written, namespaces=options.namespaces
     )

@@ -20,6 +20,7 @@ _CONTROLLERS = (
     "garbage-collector-controller",
     "job-controller",
     "deployment-controller",
+    "endpointslice-controller",
     "replicaset-controller",
     "resourcequota-controller",
     "serviceaccount-controller",

@@ -166,7 +166,7 @@ class StandIn:
 
 
 def connect(api: Api, deployment: dict[str, Any]) -> None:
-    """As the EndpointSlice controller: a Service of the Deployment's name reaches the servers that its selector means."""
+    """As the EndpointSlice controller does for the Service of the Deployment's name."""
     metadata, labels = deployment["metadata"], deployment["spec"]["template"]["metadata"]["labels"]
     place, name = metadata["namespace"], metadata["name"]
     service = api.get(f"/api/v1/namespaces/{place}/services/{name}")

@@ -14,6 +14,7 @@ from .server import RUNS, Api, until
 from .stand_in import APPS
 
 NAMESPACE = "served"
+ADDRESS = "10.244.0.5"
 PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
 
@@ -28,7 +29,17 @@ class Node(Kubelet):
             super()._look_at(pod)
         elif pod["status"].get("phase") == "Pending" and not self._troubled(pod, path):
             conditions = [{"type": kind, "status": "True"} for kind in ("PodScheduled", "ContainersReady", "Ready")]
-            self._api.merge(f"{path}/status", {"status": {"phase": "Running", "conditions": conditions}})
+            self._api.merge(
+                f"{path}/status",
+                {
+                    "status": {
+                        "phase": "Running",
+                        "conditions": conditions,
+                        "podIP": ADDRESS,
+                        "podIPs": [{"ip": ADDRESS}],
+                    }
+                },
+            )
 
 
 def stands(api: Api, path: str, kind: str) -> tuple[str, str, str]:

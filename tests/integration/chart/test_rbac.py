@@ -7,7 +7,7 @@ import pytest
 from ippo_operator.plan.names import job_name
 
 from tests.integration.apiserver.server import Api, ControlPlane, until
-from tests.integration.apiserver.stand_in import StandIn
+from tests.integration.apiserver.stand_in import StandIn, connect
 
 from .helm import USER_ROLES, Manifest, apply, of_kind
 from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, condition, create, wait_for
@@ -80,6 +80,7 @@ def serve(api: Api, deployment: str) -> bool:
     counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count)
     progressing = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
     status = {"observedGeneration": found["metadata"]["generation"], "conditions": [progressing], **counts}
+    connect(api, found | {"status": status})
     return api.merge(f"{deployment}/status", {"status": status}).code == 200
 
 

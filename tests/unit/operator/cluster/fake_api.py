@@ -63,13 +63,16 @@ class FakeApi:
         instead = self.before(number, request)
         if instead is not None:
             return instead
-        if self.clock is not None:
-            self.now = self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+        self._look_at_clock()
         response = self._serve(request)
         if self.clock is not None:
             response = replace(response, headers={"Date": format_datetime(self.clock(), usegmt=True)})
         replaced = self.after(number, request, response)
         return replaced if replaced is not None else response
+
+    def _look_at_clock(self) -> None:
+        if self.clock is not None:
+            self.now = self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _serve(self, request: Request) -> Response:
         match = _PATH.fullmatch(request.path)
@@ -201,6 +204,7 @@ class FakeApi:
         """Creates an object from outside, in namespace default where it has none."""
         namespace = body["metadata"].get("namespace", "default")
         body = copy.deepcopy(body)
+        self._look_at_clock()
         status = body.get("status")
         made = self._create(plural, namespace, body)
         self.created.pop()

@@ -19,7 +19,7 @@ def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
 @pytest.mark.parametrize("hours", HOURS)
 def test_an_operator_whose_clock_is_wrong_brings_a_run_to_its_end(hours: int) -> None:
     api, operator, controller = begin()
-    operator.now += timedelta(hours=hours)
+    operator.skew = timedelta(hours=hours)
     operator.patience = 1e9
     operator.finish(controller)
     assert condition(api, "Succeeded")["status"] == "True"
@@ -30,7 +30,7 @@ def test_an_operator_whose_clock_is_wrong_brings_a_run_to_its_end(hours: int) ->
 def test_operators_whose_clocks_differ_take_turns(hours: int) -> None:
     api, one, controller = begin(iterations={"max": 2})
     other = ToyOperator(api)
-    other.now += timedelta(hours=hours)
+    other.skew = timedelta(hours=hours)
     for _ in range(40):
         one.reconcile()
         other.reconcile()
@@ -48,7 +48,7 @@ def test_a_clock_that_is_set_during_a_backoff_neither_skips_nor_repeats_an_attem
     controller.step()
     controller.step()
     assert operator.settle().requeue_after == 60
-    operator.now += timedelta(hours=hours)
+    operator.skew = timedelta(hours=hours)
     wait = operator.settle().requeue_after
     operator.now += timedelta(seconds=wait or 0)
     operator.settle()
@@ -59,7 +59,7 @@ def test_a_clock_that_is_set_during_a_backoff_neither_skips_nor_repeats_an_attem
 @pytest.mark.parametrize("hours", HOURS)
 def test_why_a_pod_cannot_be_made_is_told_at_once_whatever_the_clocks_say(hours: int) -> None:
     api, operator, _ = begin()
-    operator.now += timedelta(hours=hours)
+    operator.skew = timedelta(hours=hours)
     operator.settle()
     [job] = api.all("jobs")
     complaint = {
