@@ -12,7 +12,7 @@ LOOK_AGAIN = 60.0
 """Seconds: no event of this run tells that the other one is gone."""
 
 
-async def problem(client: Client, namespaces: Sequence[str], raw: Manifest, run: IterativePPORun) -> str | None:
+async def problem(client: Client, namespaces: Sequence[str], run: IterativePPORun) -> str | None:
     """Why the run may not use its folder; None where it may, as all that were never restored.
 
     Of several restored from one backup the first that was made goes on. A folder has its run's name in it, so only
@@ -21,8 +21,7 @@ async def problem(client: Client, namespaces: Sequence[str], raw: Manifest, run:
     Args:
         client: reads.
         namespaces: that this operator sees; none for all.
-        raw: the run as the server has it.
-        run: the same.
+        run: as the server has it.
 
     Raises:
         ApiError: the API server refused, or could not be reached.
@@ -30,17 +29,22 @@ async def problem(client: Client, namespaces: Sequence[str], raw: Manifest, run:
     wrong = folders.problem(run)
     if wrong is not None or not folders.restored(run):
         return wrong
-    wanted = _place(raw)
+    wanted = _own_place(run)
     everywhere: tuple[str | None, ...] = (None,)
     for namespace in tuple(namespaces) or everywhere:
         for other in await client.list(RUNS, namespace, fields=f"metadata.name={run.metadata.name}"):
-            if _place(other) == wanted and _before(other, raw):
+            if _place(other) == wanted and _before(other, run):
                 where = other["metadata"]["namespace"]
                 return (
                     f"the artifacts in {wanted[-1]} are those of the run {run.metadata.name} in namespace {where} too, "
                     "and no two runs may write there. Delete one of the two; this one goes on once the other is gone"
                 )
     return None
+
+
+def _own_place(run: IterativePPORun) -> tuple[str, ...]:
+    s3 = run.spec.artifacts.s3 if run.spec.artifacts is not None else None
+    return (s3.bucket, s3.prefix.strip("/"), folders.folder(run)) if s3 is not None else ()
 
 
 def _place(raw: Manifest) -> tuple[str, ...]:
@@ -50,17 +54,14 @@ def _place(raw: Manifest) -> tuple[str, ...]:
     return str(s3.get("bucket")), str(s3.get("prefix") or "").strip("/"), str(found)
 
 
-def _before(other: Manifest, raw: Manifest) -> bool:
+def _before(other: Manifest, run: IterativePPORun) -> bool:
     """Whether the folder is rather the other one's: it writes there already, or was made first."""
     metadata = other["metadata"]
-    if metadata["uid"] == raw["metadata"]["uid"]:
+    if metadata["uid"] == run.metadata.uid:
         return False
     writes = _section(other, "status", "artifacts").get("owner") in {None, metadata["uid"]}
-    return writes or _age(other) < _age(raw)
-
-
-def _age(raw: Manifest) -> tuple[str, str]:
-    return str(raw["metadata"]["creationTimestamp"]), str(raw["metadata"]["uid"])
+    own = (str(run.metadata.creation_timestamp), run.metadata.uid)
+    return writes or (str(metadata["creationTimestamp"]), str(metadata["uid"])) < own
 
 
 def _section(raw: Manifest, *path: str) -> dict[str, Any]:

@@ -82,6 +82,8 @@ def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = 
     if _is(job, "Complete"):
         return _succeeded(job, digest, own)
     if _is(job, "Failed"):
+        if pod_facts.all_done(own, int(job["spec"].get("completions") or 1)):
+            return _succeeded(job, digest, own)  # what failed is a container beside the stage's
         return ObservedJob(name, digest, "Failed", failure=_failure(job, own))
     waiting = _waiting(job, own, list(troubles))
     return ObservedJob(name, digest, "Running", waiting=waiting, pending_since=_pending_since(job, own))
@@ -98,8 +100,7 @@ def _succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
 
 
 def _failure(job: Object, pods: list[Object]) -> JobFailure:
-    policy = job["spec"].get("podFailurePolicy") or {}
-    found = pod_facts.first_failure(pods, any(rule.get("action") == "Ignore" for rule in policy.get("rules") or ()))
+    found = pod_facts.first_failure(pods, replaces(job))
     if found is not None:
         return found
     failed = _conditions(job)["Failed"]
@@ -108,6 +109,12 @@ def _failure(job: Object, pods: list[Object]) -> JobFailure:
     # Without a pod to tell, a failure that no policy explains is a loss and not the stage's fault.
     lost = code is None and failed.get("reason") not in {"DeadlineExceeded", "PodFailurePolicy"}
     return JobFailure(int(code[1]) if code else None, told, disrupted=lost)
+
+
+def replaces(job: Object) -> bool:
+    """Whether the Job makes pods that were disrupted anew."""
+    policy = job["spec"].get("podFailurePolicy") or {}
+    return any(rule.get("action") == "Ignore" for rule in policy.get("rules") or ())
 
 
 def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | None:

@@ -42,7 +42,7 @@ def controller_uid(child: Object) -> str | None:
 
 def results(pods: Iterable[Object]) -> tuple[StageResult, ...]:
     """The readable results of pods that ended well."""
-    found = (_result(terminated) for pod in pods if (terminated := _terminated(pod)) and terminated["exitCode"] == 0)
+    found = (_result(terminated) for pod in pods if (terminated := stage_end(pod)) and terminated["exitCode"] == 0)
     return tuple(result for result in found if result is not None)
 
 
@@ -57,6 +57,12 @@ def _result(terminated: Object) -> StageResult | None:
     return result if all(map(math.isfinite, result.metrics.values())) else None
 
 
+def all_done(pods: Iterable[Object], count: int) -> bool:
+    """Whether the stage ended well in so many pods, also where another container of them failed, and left a result."""
+    done = [pod for pod in pods if (ended := stage_end(pod)) is not None and ended["exitCode"] == 0]
+    return len(done) >= count and any(result.artifacts for result in results(done))
+
+
 def first_failure(pods: Iterable[Object], replaced: bool = False) -> JobFailure | None:
     """How the pod that failed first ended: the others' ends only follow from it. None where no pod tells.
 
@@ -67,46 +73,47 @@ def first_failure(pods: Iterable[Object], replaced: bool = False) -> JobFailure 
     """
     failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
     if replaced:
-        failed = [pod for pod in failed if not _ignored(pod)] or failed
+        failed = [pod for pod in failed if not passed_over(pod)] or failed
     if not failed:
         return None
-    return _failure(min(failed, key=_ended_at))
+    return failure_of(min(failed, key=ended_at))
 
 
-def _ignored(pod: Object) -> bool:
-    """Whether the Job's policy passes over the pod: disrupted, and no exit code says that it would fail again."""
-    terminated = _terminated(pod)
+def passed_over(pod: Object) -> bool:
+    """Whether a Job's policy passes over the pod: disrupted, and no exit code says that it would fail again."""
+    terminated = stage_end(pod)
     final = terminated is not None and terminated["exitCode"] in NEVER_AGAIN
     return _condition(pod.get("status", {}), "DisruptionTarget") is not None and not final
 
 
-def _ended_at(pod: Object) -> tuple[bool, str]:
+def ended_at(pod: Object) -> tuple[bool, str]:
     """Pods without a time, which a lost node leaves behind, come last."""
-    terminated = _terminated(pod)
+    terminated = stage_end(pod)
     moment = terminated.get("finishedAt") if terminated is not None else None
     return moment is None, str(moment or "")
 
 
-def _failure(pod: Object) -> JobFailure:
-    status, terminated = pod.get("status", {}), _terminated(pod)
+def failure_of(pod: Object) -> JobFailure:
+    """How the pod failed, or the stage in one that goes on."""
+    status, terminated = pod.get("status", {}), stage_end(pod)
     target = _condition(status, "DisruptionTarget")
     if target is None and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
         told = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
-        return JobFailure(None, f"{_name(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods.")
+        return JobFailure(None, f"{name_of(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods.")
     if status.get("reason") == "DeadlineExceeded" and (terminated is None or terminated["exitCode"] != 0):
-        return JobFailure(None, f"{_name(pod)}: ran longer than activeDeadlineSeconds of spec.pods allows")
+        return JobFailure(None, f"{name_of(pod)}: ran longer than activeDeadlineSeconds of spec.pods allows")
     disrupted = target is not None or status.get("reason") in _DISRUPTED
     other = None if disrupted else _other_failure(pod)
     if other is not None and (terminated is None or terminated["exitCode"] == 0):
         return other
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
         told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
-        return JobFailure(None, f"{_name(pod)}: {told}", disrupted=True)
+        return JobFailure(None, f"{name_of(pod)}: {told}", disrupted=True)
     code = int(terminated["exitCode"])
     told = said(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":
         told = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
-    return JobFailure(code, told or f"exit code {code}; see the log of {_name(pod)}", disrupted=disrupted)
+    return JobFailure(code, told or f"exit code {code}; see the log of {name_of(pod)}", disrupted=disrupted)
 
 
 def _other_failure(pod: Object) -> JobFailure | None:
@@ -115,7 +122,7 @@ def _other_failure(pod: Object) -> JobFailure | None:
     for found in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         ended = (found.get("state") or {}).get("terminated") or {}
         if found.get("name") != CONTAINER and ended.get("exitCode"):
-            text = f"{_name(pod)}: the container {found.get('name')}, which is not the run's, ended with exit code"
+            text = f"{name_of(pod)}: the container {found.get('name')}, which is not the run's, ended with exit code"
             told = said(ended.get("message")) or str(ended.get("reason") or "")
             return JobFailure(None, f"{text} {ended['exitCode']}: {told}".rstrip(": "))
     return None
@@ -149,7 +156,7 @@ def _waiting(pod: Object) -> Waiting | None:
     if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
         told = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
         remedy = "Add such nodes, free them, or change resources, nodeSelector or tolerations of spec.pods."
-        return Waiting(Reason.UNSCHEDULABLE, f"no node takes {_name(pod)}: {told} {remedy}")
+        return Waiting(Reason.UNSCHEDULABLE, f"no node takes {name_of(pod)}: {told} {remedy}")
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         state = (container.get("state") or {}).get("waiting") or {}
@@ -159,7 +166,7 @@ def _waiting(pod: Object) -> Waiting | None:
             text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
             return Waiting(Reason.IMAGE_PULL_FAILED, text)
         if state.get("reason") in _CONFIG:
-            return Waiting(Reason.POD_NOT_STARTED, f"{_name(pod)} cannot start: {with_remedy(told)}")
+            return Waiting(Reason.POD_NOT_STARTED, f"{name_of(pod)} cannot start: {with_remedy(told)}")
     return None
 
 
@@ -170,13 +177,13 @@ def does_not_end(pods: Iterable[Object], now: datetime) -> Waiting | None:
         if due is None or phase in {"Succeeded", "Failed"} or now - datetime.fromisoformat(str(due)) < _LATE:
             continue
         node = pod.get("spec", {}).get("nodeName") or "its node"
-        told = f"{_name(pod)} should have ended at {due}, but {node} does not say that it has"
+        told = f"{name_of(pod)} should have ended at {due}, but {node} does not say that it has"
         remedy = f"Bring the node back or, if it is gone for good, delete it: kubectl delete node {node}"
         return Waiting(Reason.DISRUPTED, f"{told}. {remedy}")
     return None
 
 
-def _terminated(pod: Object) -> Object | None:
+def stage_end(pod: Object) -> Object | None:
     """How the stage's container ended; None while it has not."""
     statuses = pod.get("status", {}).get("containerStatuses") or ()
     ours = [status for status in statuses if status.get("name") == CONTAINER]
@@ -192,5 +199,6 @@ def _condition(status: Object, kind: str) -> Object | None:
     return None
 
 
-def _name(pod: Object) -> str:
+def name_of(pod: Object) -> str:
+    """For people."""
     return f"pod {pod['metadata']['name']}"

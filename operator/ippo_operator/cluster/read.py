@@ -15,7 +15,7 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
-from ippo_operator.cluster import jobs
+from ippo_operator.cluster import jobs, sidecars
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import NotFoundError
@@ -125,6 +125,9 @@ def _parse(raw: Manifest) -> tuple[IterativePPORun | None, str]:
 async def _observe(client: Client, namespace: str, job: Manifest, now: datetime) -> tuple[ObservedJob, float | None]:
     uid = job["metadata"]["uid"]
     pods = await client.list(PODS, namespace, f"batch.kubernetes.io/controller-uid={uid}")
+    ended = sidecars.look(job, pod_facts.owned_by(pods, uid), now)
+    if ended is not None:
+        return ended
     if not jobs.not_started(job, pods):
         return _ending(jobs.observe(job, pods), pod_facts.owned_by(pods, uid), now)
     age = (now - _began(job, pods)).total_seconds()

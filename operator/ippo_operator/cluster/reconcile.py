@@ -107,7 +107,7 @@ class Reconciler:
             return Outcome()
         if found.run is None:
             return Outcome(again=not await invalid.report(self._client, found.raw, found.problem, self._wall()))
-        taken = await folders.problem(self._client, self._namespaces, found.raw, found.run)
+        taken = await folders.problem(self._client, self._namespaces, found.run)
         if taken is not None:
             told = await invalid.report(self._client, found.raw, taken, self._wall(), Reason.ARTIFACTS_IN_USE)
             return Outcome(again=not told, requeue_after=folders.LOOK_AGAIN)

@@ -118,6 +118,10 @@ class _Pass:
             self._succeeded(job)
         else:
             self._failed(active, job)
+        if job is not None and job.lingers:
+            self.deletes.append(job.name)
+            told = f"{job.name}: {job.lingers} went on after the stage had ended, so the job is deleted; "
+            self._tell(Event("Normal", "SidecarEnded", told + "docs/stages.md#sidecars says how its logs are kept"))
 
     def _runs(self, active: ActiveAttempt, job: ObservedJob) -> None:
         waits = Waits(reason=job.waiting.reason, message=job.waiting.message) if job.waiting else None

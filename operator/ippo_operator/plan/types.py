@@ -56,6 +56,8 @@ class ObservedJob:
     """Made with other settings of pods, queue, service account or store than the spec has now."""
     waiting: Waiting | None = None
     """Set where it waits for quota, a node, an image or a Secret."""
+    lingers: str = ""
+    """Of a job that is over but for a container beside the stage's: which one. It has to be deleted."""
     pending_since: datetime | None = None
     """Since when a pod of it waits for a node or its image. The time in a queue does not count."""
 
@@ -126,6 +128,7 @@ class Event(_Told):
             "Restored",
             "RolledOut",
             "PutBack",
+            "SidecarEnded",
         ]
     )
     message: str
