@@ -128,14 +128,13 @@ def _login(config: dict[str, Any], flags: Flags, where: str) -> Login:
     part = _part(UserPart, user_value, f"{where}: user {user_name}")
     if not cluster.server:
         raise KubeconfigError(f"context {_context_name(config, flags)} of {where} names no cluster with a server")
-    ca = _bytes(cluster, "certificate_authority", where)
     user = _user(part, where)
-    server = _server(cluster.server, secure=bool(ca or user.certificate or cluster.insecure_skip_tls_verify))
+    server = _server(cluster.server)
     return Login(
         server=server,
         namespace=flags.namespace or context.namespace or "default",
         context=_context_name(config, flags),
-        ca=ca,
+        ca=_bytes(cluster, "certificate_authority", where),
         insecure=cluster.insecure_skip_tls_verify,
         server_name=cluster.tls_server_name,
         proxy_url=cluster.proxy_url,
@@ -250,9 +249,9 @@ def _bytes(part: ClusterPart | UserPart, name: str, where: str) -> bytes:
         raise KubeconfigError(f"{where}: cannot read {key} {path}: {error.strerror}") from None
 
 
-def _server(text: str, secure: bool) -> str:
-    """The URL. One without a scheme is https where there is anything to be secure with, as for kubectl."""
-    url = text if "://" in text else f"{'https' if secure else 'http'}://{text}"
+def _server(text: str) -> str:
+    """The URL. Without a scheme it is http, as for kubectl."""
+    url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0

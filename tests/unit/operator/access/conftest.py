@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +131,24 @@ def by_operator(flags: Flags, path: str = "/", times: int = 1) -> Any:
             return [await client.send(Request("GET", path)) for _ in range(times)][-1]
 
     return asyncio.run(asyncio.wait_for(scene(), 30))
+
+
+def by_kubectl(flags: Flags, path: str = "/", times: int = 1) -> Any:
+    """The one whom the others follow; skipped where there is none."""
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("there is no kubectl here")
+    command = [program, "--kubeconfig", str(flags.kubeconfig), "get", "--raw", path]
+    answers = [subprocess.run(command, capture_output=True, text=True, timeout=60) for _ in range(times)]
+    assert answers[-1].returncode == 0, answers[-1].stderr
+    return json.loads(answers[-1].stdout)
+
+
+@pytest.fixture(params=[by_command, by_operator, by_kubectl], ids=["ippo", "operator", "kubectl"])
+def ask_any(request: pytest.FixtureRequest) -> Ask:
+    """As `ask`, and kubectl beside them."""
+    asker: Ask = request.param
+    return asker
 
 
 @pytest.fixture(params=[by_command, by_operator], ids=["ippo", "operator"])

@@ -90,7 +90,8 @@ class ApiServer(_Served):
                     return
                 certificate = self.connection.getpeercert() or {}  # type: ignore[attr-defined]
                 names = dict(pair[0] for pair in certificate.get("subject", ()))
-                impersonation = [(n, v) for n, v in self.headers.items() if n.lower().startswith("impersonate-")]
+                headers = [(name.lower(), value) for name, value in self.headers.items()]
+                impersonation = [item for item in headers if item[0].startswith("impersonate-")]
                 answer = {
                     "user": names.get("commonName", ""),
                     "authorization": authorization,

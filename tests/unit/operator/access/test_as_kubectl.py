@@ -1,5 +1,6 @@
 """What kubectl does with a kubeconfig, `ippo` and the operator do: one table, a real TLS server and a real proxy."""
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from ippo_operator.cluster.access.parts import EXEC_GROUP
 from ippo_operator.cluster.errors import ApiError, UnavailableError
 
 from .authority import issue
-from .conftest import INNER, NAME, Ask, World, encoded
+from .conftest import INNER, NAME, Ask, World, by_kubectl, encoded
 
 FAR = f"https://{NAME}:6443"
 TOKEN = {"token": "abc"}
@@ -52,7 +53,6 @@ WAYS = {
         lambda _: {"HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "*"},
         f"{NAME}:443",
     ),
-    "through a path": Way(lambda w: w.trusted(f"{w.here}/k8s/clusters/c-1/"), lambda _: {}, None),
     "with an authority between": Way(
         lambda w: {"server": w.here, "certificate-authority-data": encoded(w.between.certificate)}, lambda _: {}, None
     ),
@@ -73,7 +73,6 @@ WAYS = {
         None,
     ),
     "insecure": Way(lambda w: {"server": w.here, "insecure-skip-tls-verify": True}, lambda _: {}, None),
-    "without a scheme": Way(lambda w: w.trusted(f"127.0.0.1:{w.server.port}"), lambda _: {}, None),
 }
 
 
@@ -87,14 +86,18 @@ def in_lines(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
-def test_the_way_to_the_server(world: World, ask: Ask, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+def test_the_way_to_the_server(world: World, ask_any: Ask, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
     cluster = way.cluster(world)
     for name, value in way.environment(world).items():
         monkeypatch.setenv(name, value)
-    answer = ask(Flags(kubeconfig=str(world.write(cluster, TOKEN))))
+    answer = ask_any(Flags(kubeconfig=str(world.write(cluster, TOKEN))))
     assert answer["authorization"] == "Bearer abc"
-    assert world.proxy.asked == ([way.tunnel] if way.tunnel else [])
-    assert answer["path"] == ("/k8s/clusters/c-1/" if "k8s" in cluster["server"] else "/")
+    assert set(world.proxy.asked) == ({way.tunnel} if way.tunnel else set())
+
+
+def test_a_server_behind_a_path(world: World, ask: Ask) -> None:
+    cluster = world.trusted(f"{world.here}/k8s/clusters/c-1/")
+    assert ask(Flags(kubeconfig=str(world.write(cluster, TOKEN))), "/api")["path"] == "/k8s/clusters/c-1/api"
 
 
 def test_a_name_of_its_own_for_the_certificate(world: World, ask: Ask) -> None:
@@ -115,16 +118,17 @@ def users(world: World) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     key = json.dumps(world.ada.key.decode())
     both = world.plugin(f'{{"clientCertificateData": {certificate}, "clientKeyData": {key}}}')
     others = {"as": "eve", "as-uid": "7", "as-groups": ["a", "b"], "as-user-extra": {"Acme/Scope": ["x", "y"]}}
+    good = ".".join(("e30", base64.urlsafe_b64encode(b'{"exp": 99999999999}').decode().rstrip("="), "s"))
+    issuer = {"idp-issuer-url": "https://issuer.example", "client-id": "ippo"}
     impersonation = [
-        ["Impersonate-Extra-acme%2Fscope", "x"],
-        ["Impersonate-Extra-acme%2Fscope", "y"],
-        ["Impersonate-Group", "a"],
-        ["Impersonate-Group", "b"],
-        ["Impersonate-Uid", "7"],
-        ["Impersonate-User", "eve"],
+        ["impersonate-extra-acme%2fscope", "x"],
+        ["impersonate-extra-acme%2fscope", "y"],
+        ["impersonate-group", "a"],
+        ["impersonate-group", "b"],
+        ["impersonate-uid", "7"],
+        ["impersonate-user", "eve"],
     ]
     return {
-        "nobody": ({}, {"user": "", "authorization": "", "impersonation": []}),
         "token": (TOKEN, {"authorization": "Bearer abc"}),
         "tokenFile": ({"tokenFile": "token"}, {"authorization": "Bearer of-a-file"}),
         "tokenFile counts more": (TOKEN | {"tokenFile": "token"}, {"authorization": "Bearer of-a-file"}),
@@ -135,8 +139,8 @@ def users(world: World) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "certificate of a plugin": (both, {"user": "ada", "authorization": ""}),
         "token counts more than a plugin": (both | TOKEN, {"user": "", "authorization": "Bearer abc"}),
         "oidc": (
-            {"auth-provider": {"name": "oidc", "config": {"id-token": "i.d.t"}}},
-            {"authorization": "Bearer i.d.t"},
+            {"auth-provider": {"name": "oidc", "config": issuer | {"id-token": good}}},
+            {"authorization": f"Bearer {good}"},
         ),
         "another": (TOKEN | others, {"impersonation": impersonation}),
     }
@@ -145,7 +149,6 @@ def users(world: World) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
 @pytest.mark.parametrize(
     "name",
     [
-        "nobody",
         "token",
         "tokenFile",
         "tokenFile counts more",
@@ -159,10 +162,15 @@ def users(world: World) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         "another",
     ],
 )
-def test_who_asks(world: World, ask: Ask, name: str) -> None:
+def test_who_asks(world: World, ask_any: Ask, name: str) -> None:
     user, shown = users(world)[name]
-    answer = ask(Flags(kubeconfig=str(world.write(world.trusted(), user))))
+    answer = ask_any(Flags(kubeconfig=str(world.write(world.trusted(), user))))
     assert {key: answer[key] for key in shown} == shown
+
+
+def test_nobody_asks(world: World, ask: Ask) -> None:
+    answer = ask(Flags(kubeconfig=str(world.write(world.trusted(), {}))))
+    assert (answer["user"], answer["authorization"], answer["impersonation"]) == ("", "", [])
 
 
 def test_credentials_go_to_the_server_alone(world: World, ask: Ask) -> None:
@@ -213,6 +221,7 @@ def test_what_cannot_be_reached_is_one_line(
     assert len(message.splitlines()) == 1
 
 
+KUBECTL_TAKES = {"socks"}
 UNUSABLE: dict[str, Callable[[World], tuple[dict[str, Any], dict[str, Any], str]]] = {
     "socks": lambda _: (
         {"proxy-url": "socks5://ada:secret@proxy:1080"},
@@ -289,4 +298,12 @@ def test_what_cannot_be_used_is_one_line(
     assert "secret" not in str(caught.value)
     assert "12345678" not in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+    assert world.server.shown == []
+
+
+@pytest.mark.parametrize("name", [name for name in UNUSABLE if name not in KUBECTL_TAKES])
+def test_kubectl_refuses_it_too(world: World, name: str) -> None:
+    cluster, user, _ = UNUSABLE[name](world)
+    with pytest.raises(AssertionError):
+        by_kubectl(Flags(kubeconfig=str(world.write(world.trusted() | cluster, user))))
     assert world.server.shown == []

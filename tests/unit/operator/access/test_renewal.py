@@ -127,7 +127,7 @@ def informed(world: World, **plugin: Any) -> dict[str, Any]:
     return {"exec": api | script | plugin}
 
 
-def test_what_a_plugin_learns_of_the_cluster(world: World, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_plugin_learns_of_the_cluster(world: World, ask_any: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world.folder)
     monkeypatch.setenv("HTTPS_PROXY", "http://unused:1")
     extension = {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x", "deep": [1, None]}}
@@ -138,7 +138,7 @@ def test_what_a_plugin_learns_of_the_cluster(world: World, ask: Ask, monkeypatch
         extensions=[{"name": "other", "extension": 1}, extension],
     )
     own = Flags(kubeconfig=str(world.write(cluster, informed(world, provideClusterInfo=True))))
-    ask(own)
+    ask_any(own)
     learnt = json.loads(Path("info").read_text())
     assert (learnt["args"], learnt["env"]) == (["a b"], "1")
     assert learnt["info"] == {
@@ -159,10 +159,10 @@ def test_what_a_plugin_learns_of_the_cluster(world: World, ask: Ask, monkeypatch
 
 
 def test_a_plugin_learns_nothing_of_the_cluster_unasked(
-    world: World, ask: Ask, monkeypatch: pytest.MonkeyPatch
+    world: World, ask_any: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(world.folder)
-    ask(flags(world, informed(world, apiVersion="client.authentication.k8s.io/v1beta1")))
+    ask_any(flags(world, informed(world, apiVersion="client.authentication.k8s.io/v1beta1")))
     learnt = json.loads(Path("info").read_text())["info"]
     assert learnt == {
         "apiVersion": "client.authentication.k8s.io/v1beta1",
