@@ -278,7 +278,8 @@ def _words(error: BaseException) -> str:
         hint = "; check the user and password in the proxy's URL" if error.status == 407 else ""
         return f"the proxy answers {error.status} {error.message}{hint}"
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return f"its proxy {error.host}:{error.port}: {error.os_error.strerror or 'cannot be reached'}"
+        remedy = "check proxy-url of the kubeconfig, or HTTPS_PROXY"
+        return f"its proxy {error.host}:{error.port} cannot be reached ({_reason(error.os_error)}); {remedy}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name is not known; check the kubeconfig's server and the network"
     if isinstance(error, TimeoutError):
@@ -286,7 +287,13 @@ def _words(error: BaseException) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ConnectionRefusedError):
         return "connection refused; check the kubeconfig's server and that the cluster runs"
-    return " ".join(str(getattr(cause, "strerror", None) or cause).split()) or type(error).__name__
+    return _reason(cause)
+
+
+def _reason(error: BaseException) -> str:
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
+    text = os.strerror(number) if number else str(error)  # asyncio puts addresses into its own texts
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _parsed(body: bytes) -> Any:

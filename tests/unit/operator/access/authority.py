@@ -18,6 +18,11 @@ class Pair(NamedTuple):
     certificate: bytes
     key: bytes
 
+    @property
+    def whole(self) -> bytes:
+        """Both in one file."""
+        return self.certificate + self.key
+
     def encrypted(self, password: bytes) -> bytes:
         """The key behind a password."""
         key = serialization.load_pem_private_key(self.key, None)

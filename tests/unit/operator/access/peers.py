@@ -101,7 +101,7 @@ class ApiServer(_Served):
                 }
                 self.reply(200, answer)
 
-        (self.folder / "server.pem").write_bytes(self.certificate.certificate + self.certificate.key)
+        (self.folder / "server.pem").write_bytes(self.certificate.whole)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / "server.pem")
         context.load_verify_locations(cadata=self.clients.decode())
@@ -120,6 +120,8 @@ class Proxy(_Served):
     """The server's port on this machine."""
     password: str = ""
     """`user:password` that it wants, if any."""
+    certificate: Path | None = None
+    """With its key, for a proxy that itself speaks TLS."""
     asked: list[str] = field(default_factory=list)
     """`host:port` of every tunnel that it opened."""
 
@@ -142,7 +144,16 @@ class Proxy(_Served):
                     back.join()
                 self.close_connection = True
 
-        return _QuietServer(("127.0.0.1", 0), Handler)
+            def do_GET(self) -> None:
+                """Of what goes without TLS it says what it sees."""
+                self.reply(200, {"path": self.path, "authorization": self.headers.get("Authorization", "")})
+
+        server = _QuietServer(("127.0.0.1", 0), Handler)
+        if self.certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        return server
 
 
 def _copy(source: socket.socket, to: socket.socket) -> None:

@@ -13,6 +13,7 @@ from ippo_operator.cluster.errors import ApiError, UnavailableError
 
 from .authority import issue
 from .conftest import INNER, NAME, Ask, World, by_kubectl, encoded
+from .peers import Proxy
 
 FAR = f"https://{NAME}:6443"
 TOKEN = {"token": "abc"}
@@ -93,6 +94,21 @@ def test_the_way_to_the_server(world: World, ask_any: Ask, monkeypatch: pytest.M
     answer = ask_any(Flags(kubeconfig=str(world.write(cluster, TOKEN))))
     assert answer["authorization"] == "Bearer abc"
     assert set(world.proxy.asked) == ({way.tunnel} if way.tunnel else set())
+
+
+def test_a_proxy_behind_tls(world: World, ask_any: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    (world.folder / "proxy.pem").write_bytes(issue("proxy", world.root, ("127.0.0.1",)).whole)
+    with Proxy(world.server.port, "ada:secret", certificate=world.folder / "proxy.pem") as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://ada:secret@127.0.0.1:{proxy.port}")
+        answer = ask_any(Flags(kubeconfig=str(world.write(far(world), TOKEN))))
+    assert answer["authorization"] == "Bearer abc"
+    assert set(proxy.asked) == {f"{NAME}:6443"}
+
+
+def test_without_tls_no_credentials_pass_a_proxy(world: World, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", world.proxy_url)
+    answer = ask(Flags(kubeconfig=str(world.write({"server": f"http://{NAME}"}, TOKEN))), "/api")
+    assert answer == {"path": f"http://{NAME}/api", "authorization": ""}
 
 
 def test_a_server_behind_a_path(world: World, ask: Ask) -> None:
@@ -194,7 +210,7 @@ BROKEN: dict[str, Callable[[World], tuple[Any, Any, str]]] = {
     "a proxy that is not there": lambda w: (
         w.trusted(FAR, proxy_url="http://ada:secret@127.0.0.1:1"),
         TOKEN,
-        "its proxy 127.0.0.1:1: ",
+        "its proxy 127.0.0.1:1 cannot be reached (Connection refused); check proxy-url of the kubeconfig",
     ),
     "a name that nobody knows": lambda w: (w.trusted("https://no-such-name.invalid"), TOKEN, "its name is not known"),
     "a server that is not there": lambda w: (w.trusted("https://127.0.0.1:1"), TOKEN, "connection refused"),

@@ -83,6 +83,24 @@ def test_the_protocol_of_kubectl(
     assert capsys.readouterr().out == f"fit-q\n:{NO_FILES}\n"
 
 
+def test_kubectl_itself_asks_for_completions(server: Server, tmp_path: Path) -> None:
+    program = shutil.which("kubectl")
+    if program is None:
+        pytest.skip("there is no kubectl here")
+    begin(server)
+    (tmp_path / "bin").mkdir()
+    for name in ("kubectl-ippo", "kubectl_complete-ippo"):
+        (tmp_path / "bin" / name).symlink_to(Path(sys.executable).parent / name)
+    environment = os.environ | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+
+    def asked(*words: str) -> list[str]:
+        command = [program, *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+
+    assert asked("__complete", "ippo", "-n", "team", "logs", "s") == ["small", f":{NO_FILES}"]
+    assert asked("ippo", "-n", "team", "status")[1].startswith("small")
+
+
 TYPED = {
     "bash": "source {script}\n"
     'try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _ippo; printf \'%s\\n\' "${{COMPREPLY[@]}}"; }}\ntry {words}',
