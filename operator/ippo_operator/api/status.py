@@ -195,7 +195,7 @@ class DeployedPolicy(Model):
 
 
 class Best(Model):
-    """The promoted policy with the highest measured gate metric."""
+    """The promoted policy with the highest measured gate metric; measured anew by each iteration it is current in."""
 
     iteration: int
     artifact: ArtifactRef

@@ -118,18 +118,32 @@ def _settled(status: RunStatus, spec: RunSpec, iteration: IterationStatus, candi
         "completed_iterations": status.completed_iterations + 1,
         "consecutive_rejections": 0 if iteration.promoted else status.consecutive_rejections + 1,
     }
+    changes["best"] = best = _measured_again(status, spec, iteration.metrics)
     if iteration.promoted:
         changes["policy"] = DeployedPolicy(iteration=status.iteration, artifact=candidate)
-        changes["best"] = _best(status, spec, candidate, iteration.metrics)
+        changes["best"] = _best(best, status.iteration, spec, candidate, iteration.metrics)
     return status.model_copy(update=changes)
 
 
-def _best(status: RunStatus, spec: RunSpec, candidate: ArtifactRef, metrics: dict[str, float]) -> Best | None:
+def _measured_again(status: RunStatus, spec: RunSpec, metrics: dict[str, float]) -> Best | None:
+    """The best policy with what this iteration measured of it, where it is the current one.
+
+    The customers of the iteration that promoted it flatter it; these chose nothing, and are the candidate's too.
+    """
+    best, estimate = status.best, metrics.get(f"{METRIC_NAMES[spec.evaluate.gate.metric]}Current")
+    if best is None or estimate is None or status.policy is None or best.artifact != status.policy.artifact:
+        return best
+    return best.model_copy(update={"estimate": estimate})
+
+
+def _best(
+    best: Best | None, iteration: int, spec: RunSpec, candidate: ArtifactRef, metrics: dict[str, float]
+) -> Best | None:
     metric = spec.evaluate.gate.metric
     estimate = metrics.get(METRIC_NAMES[metric])
-    if estimate is None or (status.best is not None and status.best.estimate >= estimate):
-        return status.best
-    return Best(iteration=status.iteration, artifact=candidate, metric=metric, estimate=estimate)
+    if estimate is None or (best is not None and best.estimate >= estimate):
+        return best
+    return Best(iteration=iteration, artifact=candidate, metric=metric, estimate=estimate)
 
 
 def _close(status: RunStatus, spec: RunSpec, now: datetime) -> RunStatus:

@@ -337,6 +337,25 @@ def test_the_best_policy_is_the_promoted_one_with_the_highest_figure() -> None:
     assert (best.iteration, best.estimate, best.metric) == (2, 0.3, "Value")
 
 
+def test_the_best_policys_figure_is_the_latest_of_it() -> None:
+    """Promotion goes to the lucky: what the next iteration measures with other customers is what counts."""
+    world = Cluster(make_run(iterations={"max": 3}))
+    values = {1: (0.1, 0.40), 2: (0.25, 0.30), 3: (0.28, 0.2)}
+    outcomes = {1: "Promote", 2: "Promote", 3: "Reject"}
+
+    def result(spec: Any) -> Any:
+        if spec.stage != "evaluate":
+            return good_result(spec)
+        current, candidate = values[spec.iteration]
+        decision = Decision(outcome=outcomes[spec.iteration], reason="so")  # type: ignore[arg-type]
+        return good_result(spec, metrics={"value": candidate, "valueCurrent": current}, decision=decision)
+
+    world.drive(lambda i: result(i.spec))
+    best = status(world).best
+    assert best is not None
+    assert (best.iteration, best.estimate) == (2, 0.28)
+
+
 def test_stop_when_rejections_come_in_a_row() -> None:
     world = Cluster(make_run(iterations={"max": 9, "stopWhen": {"consecutiveRejections": 2}}))
     world.drive(decided({1: "Reject", 2: "Promote", 3: "Reject", 4: "Inconclusive"}))

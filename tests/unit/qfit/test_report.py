@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.qfit.report import assess, mean_return
+from ippo_trainer.stats.scores import Predictions, log_losses, skill
 
 SELLS = {"good": 0.3, "bad": 0.02}
 
@@ -79,3 +80,25 @@ def test_a_suggestion_that_was_never_displayed_counts_neither_for_nor_against() 
     assert assess(held, wild, q, 0.16, 0.9, 0.0).metrics() == pytest.approx(
         assess(held, q, q, 0.16, 0.9, 0.0).metrics()
     )
+
+
+def test_early_stopping_on_the_held_out_conversations_does_not_make_a_useless_q_informative() -> None:
+    """The weights with the best held-out loss are measured on the same conversations. Where there is nothing to learn,
+    the best is the one that learnt least: the one in twenty that the level allows is not used up."""
+    called = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        features, sold = rng.standard_normal((360, 24)), rng.random(360) < 0.15
+        train, held = slice(300), slice(300, None)
+        mean = sold[train].mean()
+        weights, losses = np.zeros(24), []
+        for _ in range(6):
+            for _ in range(3):
+                guess = 1 / (1 + np.exp(-features[train] @ weights - np.log(mean / (1 - mean))))
+                weights -= 0.5 * features[train].T @ (guess - sold[train]) / 300
+            guess = 1 / (1 + np.exp(-features[held] @ weights - np.log(mean / (1 - mean))))
+            losses.append((log_losses(guess, sold[held].astype(float)).mean(), guess))
+        best = min(losses, key=lambda pair: pair[0])[1]
+        data = Predictions(best, sold[held].astype(float), np.zeros(60, int), np.arange(60), np.ones(60))
+        called += skill(data, np.full(60, mean), 0.9).low > 0
+    assert called <= 15

@@ -205,3 +205,41 @@ def test_a_note_of_other_inputs_or_a_damaged_one_is_refused(small_world: Any) ->
     code, message = run_shard(small_world, spec, 1)
     assert code == 65
     assert "turns.json is no valid note" in message["error"]["message"]
+
+
+UNSEEN = """
+class Blind:
+    max_turns = 2
+    def reset(self, seeds):
+        self.turn, self.seeds = 0, list(seeds)
+        return ["hello"] * len(self.seeds)
+    def step(self, suggestions):
+        self.turn += 1
+        over = [self.turn == 2 or seed % 4 == 0 for seed in self.seeds]
+        steps = [
+            {
+                "reaction": "accepted" if seed % 2 else "rejected", "sent_message": "x", "outcome": False,
+                "customer_message": None if end else "more", "displayed": bool(seed % 2), "censored": end and CENSORED,
+            }
+            for seed, end in zip(self.seeds, over)
+        ]
+        self.seeds = [seed for seed, end in zip(self.seeds, over) if not end]
+        return steps
+"""
+
+
+@pytest.mark.parametrize("censored", ["seed % 4 == 0", "True"])
+def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any, censored: str) -> None:
+    file = small_world.folder / "blind.py"
+    file.write_text(UNSEEN.replace("CENSORED", f"({censored})"))
+    spec = spec_of(small_world).model_copy(update={"environment": params.Environment(name=f"{file}:Blind")})
+    result = shard(small_world, spec)
+    data, metrics = data_of(small_world, result), result.metrics
+    turns = [turn for found in data for turn in found.turns]
+    assert {turn.displayed for turn in turns} == {True, False}
+    assert metrics["acceptance"] == 1.0  # all that the business saw it accepted
+    assert metrics["abstention"] == pytest.approx(sum(not turn.displayed for turn in turns) / len(turns))
+    count = sum(found.censored for found in data)
+    assert metrics["censored"] == count > 0
+    assert (metrics["successAtLeast"], metrics["successAtMost"]) == (0.0, count / len(data))
+    assert ("success" in metrics) == (count < len(data))

@@ -167,7 +167,8 @@ def _hold(
 def _count(made: Rollout, environment: Environment) -> dict[str, int]:
     conversations = made.conversations
     turns = [turn for conversation in conversations for turn in conversation.turns]
-    suggestions = [turn for turn in turns if turn.suggestion is not None]
+    # What the business never saw is no suggestion to it.
+    suggestions = [turn for turn in (turn.as_shown() for turn in turns) if turn.suggestion is not None]
     counts = {
         "conversations": len(conversations),
         "outcomes": sum(conversation.outcome for conversation in conversations),
@@ -187,20 +188,26 @@ def _count(made: Rollout, environment: Environment) -> dict[str, int]:
 
 
 def _metrics(counts: dict[str, int]) -> dict[str, float]:
-    turns, suggestions = counts["turns"], max(1, counts["suggestions"])
+    """The figures of the stage's result; shares of nothing are left out."""
+    turns, suggestions, censored = counts["turns"], counts["suggestions"], counts["censored"]
     metrics = {
         "conversations": float(counts["conversations"]),
-        "success": counts["outcomes"] / max(1, counts["conversations"] - counts["censored"]),
-        "censored": float(counts["censored"]),
+        "censored": float(censored),
         "meanTurns": turns / counts["conversations"],
-        "acceptance": (counts["accepted"] + counts["edited"]) / suggestions,
-        "editedShare": counts["edited"] / suggestions,
         "abstention": 1.0 - counts["suggestions"] / turns,
         "exploredShare": counts["explored"] / turns,
         "truncatedShare": counts["truncated"] / turns,
         "droppedTurns": float(counts["droppedTurns"]),
         "responseLength": counts["tokens"] / turns,
     }
+    if counts["conversations"] > censored:
+        metrics["success"] = counts["outcomes"] / (counts["conversations"] - censored)
+    if suggestions:
+        metrics["acceptance"] = (counts["accepted"] + counts["edited"]) / suggestions
+        metrics["editedShare"] = counts["edited"] / suggestions
+    if censored:  # `success` is that of the finished conversations, and those are not like the others
+        metrics["successAtLeast"] = counts["outcomes"] / counts["conversations"]
+        metrics["successAtMost"] = (counts["outcomes"] + censored) / counts["conversations"]
     return metrics | ({"unparsedShare": counts["unparsed"] / turns} if "unparsed" in counts else {})
 
 

@@ -265,7 +265,11 @@ def _predicted(
         current.policy.model,
         held[: section.conversations],
         current.renderer,
-        Sampling(ctx.spec.policy.max_new_tokens, _temperature(ctx), derive_seed(ctx.spec.seed, "predicted-lift")),
+        Sampling(
+            ctx.spec.policy.max_new_tokens,
+            _temperature(ctx),
+            derive_seed(ctx.spec.seed, "predicted-lift", ctx.spec.iteration),
+        ),
         float(ctx.spec.discount),
         confidence,
     )
