@@ -12,6 +12,8 @@ import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StoppedError
 from ippo_trainer.contract.spec import StageResult, StageSpec, StoreLocation
+from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.turns import write_turns
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
 from ippo_trainer.sft import training
 from ippo_trainer.sft.order import training_order
@@ -296,3 +298,25 @@ def test_the_order_is_of_whole_epochs_in_batches_of_like_length() -> None:
     assert padded < 1.05 * sum(lengths) * 3
     means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches]
     assert abs(sum(means[:60]) / 60 - sum(means[-60:]) / 60) < 15  # lengths are not in order over time
+
+
+def test_what_was_never_displayed_is_not_imitated(tmp_path: Path) -> None:
+    turns = [
+        [
+            Turn("hello", "never say this", "rejected", "good day", displayed=False),
+            Turn("red please", "here you are", "accepted", "here you are"),
+        ]
+        for _ in range(12)
+    ]
+    log = tmp_path / "log.parquet"
+    write_turns(log, [Conversation(f"c{index}", each) for index, each in enumerate(turns)])
+    ctx = context(tmp_path, log)
+    result = warm_start.run(ctx)
+    assert ctx.warnings == ["12 of 24 suggestions were never displayed: they are not imitated"]
+    renderer = Renderer.load(folder := published(ctx, result, tmp_path / "policy"), load_policy(folder).tokenizer)
+    assert result.metrics["tokens"] == 12 * len(renderer.response("here you are"))
+    for turn in (turn for each in turns for turn in each):
+        turn.displayed = False
+    write_turns(log, [Conversation(f"c{index}", each) for index, each in enumerate(turns)])
+    with pytest.raises(BadDataError, match="none of the 24 suggestions was displayed"):
+        warm_start.run(context(tmp_path, log, "other"))
