@@ -10,6 +10,14 @@ Wall: TypeAlias = Callable[[], datetime]
 Steady: TypeAlias = Callable[[], float]
 
 
+_LATEST = datetime(3000, 1, 1, tzinfo=UTC)
+
+
+def moment(text: object) -> datetime:
+    """A time of an object. Whoever may write a status can write any; one that no sum can be made with is cut."""
+    return min(datetime.fromisoformat(str(text)), _LATEST)
+
+
 def wall() -> datetime:
     """Now, with a zone."""
     return datetime.now(UTC)

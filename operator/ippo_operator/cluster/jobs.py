@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from ippo_operator.api.status import Reason
+from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.remedies import with_remedy
@@ -48,7 +49,7 @@ def ended(job: Object) -> EndedJob | None:
     last = conditions.get("Complete") or conditions.get("Failed")
     if last is None or "deletionTimestamp" in job["metadata"]:
         return None
-    moment = datetime.fromisoformat(str(last["lastTransitionTime"]))
+    moment = clock.moment(last["lastTransitionTime"])
     return EndedJob(str(job["metadata"]["name"]), "Complete" in conditions, moment)
 
 
@@ -140,7 +141,7 @@ def _pending_since(job: Object, pods: list[Object]) -> datetime | None:
     # A Job that comes out of its queue gets a new start time.
     began = job.get("status", {}).get("startTime") or job["metadata"].get("creationTimestamp")
     times = [metadata.get("creationTimestamp") for metadata in waiting] or [began]
-    return min((datetime.fromisoformat(moment) for moment in times if moment), default=None)
+    return min((clock.moment(time) for time in times if time), default=None)
 
 
 def not_started(job: Object, pods: Iterable[Object]) -> bool:

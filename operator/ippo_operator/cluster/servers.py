@@ -9,6 +9,7 @@ from typing import Any, cast
 from ippo_trainer.contract.spec import Digest
 
 from ippo_operator.api.status import Reason
+from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.manifests import identity
@@ -55,7 +56,7 @@ def _applied_at(metadata: Object) -> datetime | None:
 
 
 def _time(text: Any) -> datetime | None:
-    return datetime.fromisoformat(str(text)) if text else None
+    return clock.moment(text) if text else None
 
 
 def _identity(template: Object) -> tuple[Digest, Digest] | None:

@@ -8,7 +8,7 @@ once every index is done.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from ippo_operator.cluster import jobs
+from ippo_operator.cluster import clock, jobs
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.manifests.jobs import CONTAINER
@@ -81,5 +81,5 @@ def _wait(pod: Object, now: datetime) -> float:
     moment = ended.get("finishedAt") if ended is not None else None
     if moment is None:
         return 0.0
-    left: float = (datetime.fromisoformat(str(moment)) + GRACE - now).total_seconds()
+    left: float = (clock.moment(moment) + GRACE - now).total_seconds()
     return left if left <= 2 * GRACE.total_seconds() else 0.0

@@ -175,7 +175,7 @@ def _failure(folder: Path, ended: dict[str, Any]) -> JobFailure:
     body = read_bytes(folder / f"termination{part}.json", 1 << 16)
     try:
         message = str(json.loads(body or b"")["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = _without_message(folder / f"log{part}.txt", code)
     return JobFailure(code, message)
 

@@ -168,6 +168,7 @@ NEVER_STARTED["containerStatuses"][0] = STARTING
         ([NEVER_STARTED, OVER], "Succeeded"),
         ([beside(0, "", finished="2026-01-31T11:59:55Z"), OVER], "Running"),
         ([beside(0, "", finished="2027-01-31T11:59:55Z"), OVER], "Succeeded"),
+        ([beside(0, "", finished="9999-12-31T23:59:59Z"), OVER], "Succeeded"),
     ],
 )
 def test_shards_are_judged_as_their_jobs_policy_would(statuses: list[Object], state: str | None) -> None:

@@ -250,6 +250,22 @@ def test_json_that_is_deep_odd_or_doubled_ends_the_attempt(message: str, code: i
     assert run["status"]["lastFailure"]
 
 
+def test_no_time_stops_a_pass() -> None:
+    """Whoever may write the status of a Job or a Deployment can write any."""
+    api, operator, controller = begin(serve={"engine": "Transformers"}, pods={"common": {"pendingDeadlineSeconds": 60}})
+    for _ in range(12):
+        operator.reconcile()
+        controller.step()
+        for (kind, place, name), item in list(api.objects.items()):
+            if kind in {"jobs", "pods", "deployments"} and "status" in item:
+                text = json.dumps(item["status"]).replace("2026-01-31T12:00", "9999-12-31T23:59")
+                api.edit(kind, place, name, status=json.loads(text))
+    check(api)
+    operator.finish(controller)
+    [run] = api.all("iterativepporuns")
+    assert run["status"]["progress"] == "1/1"
+
+
 def logged(text: str, traceback: bool = False) -> logging.LogRecord:
     try:
         raise ValueError(text)

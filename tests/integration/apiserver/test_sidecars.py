@@ -1,0 +1,67 @@
+"""Pods with a classic sidecar under the real Job controller and garbage collector; a stand-in plays the kubelet."""
+
+from pathlib import Path
+from typing import Any
+
+from ippo_trainer.contract.spec import StageResult, StageSpec
+
+from tests.unit.operator.cluster.toy_cluster import make_run
+from tests.unit.operator.worlds import good_result
+
+from .cluster import Cluster
+from .kubelet import Kubelet, Pod, delete_namespace, namespace_of
+from .process import Operator
+from .server import RUNS, Api, until
+
+NAMESPACE = "meshed"
+LONG_AGO = "2026-01-31T12:00:00Z"
+
+
+class Meshed(Kubelet):
+    """Its pods go on when their stage is over, until they are deleted."""
+
+    def _look_at(self, pod: Pod) -> None:
+        statuses = pod["status"].get("containerStatuses") or ()
+        if "deletionTimestamp" in pod["metadata"] or len(statuses) < 2:
+            super()._look_at(pod)
+
+    def _say(self, path: str, phase: str, state: dict[str, Any]) -> bool:
+        if phase not in {"Succeeded", "Failed"} or state["terminated"]["exitCode"] == 143:
+            return super()._say(path, phase, state)
+        stage = {"terminated": state["terminated"] | {"startedAt": LONG_AGO, "finishedAt": LONG_AGO}}
+        common = {"ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
+        proxy = {"name": "istio-proxy", "state": {"running": {"startedAt": LONG_AGO}}} | common
+        status = {"phase": "Running", "containerStatuses": [proxy, {"name": "stage", "state": stage} | common]}
+        return self._api.merge(f"{path}/status", {"status": status}).code == 200
+
+
+def stands(api: Api, name: str) -> dict[str, str]:
+    conditions = api.get(f"{RUNS.format(NAMESPACE)}/{name}").body.get("status", {}).get("conditions", [])
+    return {c["type"]: c["reason"] for c in conditions if c["status"] == "True"}
+
+
+def test_runs_end_although_their_pods_do_not(cluster: Cluster, tmp_path: Path) -> None:
+    api = cluster.api
+    namespace_of(api, NAMESPACE)
+
+    def ending(spec: StageSpec) -> StageResult | tuple[int, str]:
+        bad = spec.run == "bad" and spec.stage == "collect"
+        return (65, '{"error": {"message": "no outcome in it"}}') if bad else good_result(spec)
+
+    with Meshed(api, ending) as node, Operator(cluster, tmp_path, "--lease-name", NAMESPACE) as operator:
+        operator.wait_ready()
+        for name in ("good", "bad"):
+            manifest = make_run() | {"metadata": {"name": name}}
+            assert api.create(RUNS.format(NAMESPACE), manifest).code == 201
+        until(lambda: stands(api, "good").get("Succeeded") == "Completed", "the run is done", 120)
+        until(lambda: stands(api, "bad").get("Stalled") == "InvalidData", "the other one says why not", 60)
+        failure = api.get(f"{RUNS.format(NAMESPACE)}/bad").body["status"]["lastFailure"]
+        assert (failure["exitCode"], failure["stage"]) == (65, "collect")
+        assert "no outcome in it" in failure["message"]
+        for kind in ("/apis/batch/v1/namespaces/{}/jobs", "/api/v1/namespaces/{}/pods"):
+            place = kind.format(NAMESPACE)
+            until(lambda place=place: api.get(place).body["items"] == [], f"{place} are gone", 60)  # type: ignore[misc]
+        assert len(node.ended) == len(set(node.ended)) == 6 + 3
+        assert node.errors == []
+        assert operator.stop() == 0
+    delete_namespace(api, NAMESPACE)
