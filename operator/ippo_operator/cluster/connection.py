@@ -7,6 +7,7 @@ import asyncio
 import json
 import os
 import re
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -266,10 +267,10 @@ async def _split(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
 
 
 def _unreachable(login: Login, error: BaseException) -> ApiError:
-    return UnavailableError(f"cannot reach the API server {login.server}: {_words(error)}")
+    return UnavailableError(f"cannot reach the API server {login.server}: {_words(login, error)}")
 
 
-def _words(error: BaseException) -> str:
+def _words(login: Login, error: BaseException) -> str:
     """What broke, and what to check; a proxy's password is in no text."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         told = getattr(error.certificate_error, "verify_message", None) or "its name is another one"
@@ -277,7 +278,9 @@ def _words(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         hint = "; check the user and password in the proxy's URL" if error.status == 407 else ""
         return f"the proxy answers {error.status} {error.message}{hint}"
-    if isinstance(error, aiohttp.ClientProxyConnectionError):
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientConnectorDNSError) and (
+        isinstance(error, aiohttp.ClientProxyConnectionError) or error.host != URL(login.server).host
+    ):
         remedy = "check proxy-url of the kubeconfig, or HTTPS_PROXY"
         return f"its proxy {error.host}:{error.port} cannot be reached ({_reason(error.os_error)}); {remedy}"
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -291,8 +294,9 @@ def _words(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
-    text = os.strerror(number) if number else str(error)  # asyncio puts addresses into its own texts
+    """In the system's words: asyncio puts addresses into its own."""
+    number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError | socket.gaierror) else 0
+    text = os.strerror(number) if number else str(getattr(error, "strerror", None) or error)
     return " ".join(text.split()) or type(error).__name__
 
 

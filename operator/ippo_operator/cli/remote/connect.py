@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ippo_operator.cli.errors import BAD_INPUT, TRY_AGAIN, CommandError
-from ippo_operator.cluster.access.files import KubeconfigError
+from ippo_operator.cluster.access.files import KubeconfigError, NoClusterError
 from ippo_operator.cluster.access.kubeconfig import Flags
 from ippo_operator.cluster.errors import ApiError, ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from ippo_operator.cluster.remote.calls import Calls
@@ -26,6 +26,9 @@ def cluster(arguments: Namespace) -> Iterator[Runs]:
                 yield Runs(calls)
             except ApiError as error:
                 raise explained(error, calls.login.namespace) from None
+    except NoClusterError as error:
+        folder = "a run on this machine is named by its folder: ippo status ./DIR"
+        raise CommandError(f"{error} or give --kubeconfig; {folder}") from None
     except KubeconfigError as error:
         raise CommandError(str(error)) from None
 

@@ -16,7 +16,11 @@ _PATHS = {
 
 
 class KubeconfigError(Exception):
-    """There is no cluster to talk to; the message says what was looked for and what to do, on one line."""
+    """A login that cannot be used; the message says what is wrong and what to do, on one line."""
+
+
+class NoClusterError(KubeconfigError):
+    """There is neither a kubeconfig nor a pod's service account."""
 
 
 def places(path: str | None) -> list[Path]:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import ValidationError
 
 from ippo_operator.cluster.access import files
-from ippo_operator.cluster.access.files import KubeconfigError
+from ippo_operator.cluster.access.files import KubeconfigError, NoClusterError
 from ippo_operator.cluster.access.parts import ClusterPart, ContextPart, Plugin, UserPart
 
 _HEADER_VALUE = re.compile(r"[^\x00-\x1f\x7f]*")
@@ -103,10 +103,7 @@ def load(flags: Flags | None = None) -> Login:
     if not config["contexts"] and not config["clusters"] and flags.context is None:
         config = files.in_cluster() or config
     if not present and not config["clusters"] and not flags.server:
-        raise KubeconfigError(
-            f"no cluster: there is no {where}; set KUBECONFIG or give --kubeconfig. "
-            "A run on this machine is named by its folder: ippo status ./DIR"
-        )
+        raise NoClusterError(f"no cluster: there is no {where}, and no service account of a pod; set KUBECONFIG")
     return _login(config, flags, where)
 
 

@@ -208,9 +208,14 @@ BROKEN: dict[str, Callable[[World], tuple[Any, Any, str]]] = {
         "the proxy answers 407 Proxy Authentication Required; check the user and password in the proxy's URL",
     ),
     "a proxy that is not there": lambda w: (
-        w.trusted(FAR, proxy_url="http://ada:secret@127.0.0.1:1"),
+        w.trusted(proxy_url="http://ada:secret@127.0.0.1:1"),
         TOKEN,
         "its proxy 127.0.0.1:1 cannot be reached (Connection refused); check proxy-url of the kubeconfig",
+    ),
+    "a proxy that nobody knows": lambda w: (
+        w.trusted(FAR, proxy_url="http://ada:secret@no-such-name.invalid:1"),
+        TOKEN,
+        "its proxy no-such-name.invalid:1 cannot be reached (",
     ),
     "a name that nobody knows": lambda w: (w.trusted("https://no-such-name.invalid"), TOKEN, "its name is not known"),
     "a server that is not there": lambda w: (w.trusted("https://127.0.0.1:1"), TOKEN, "connection refused"),
