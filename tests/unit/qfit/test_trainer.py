@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import new_q
 from ippo_trainer.qfit.examples import Targets
 from ippo_trainer.qfit.procedure import Part, Procedure, language_head
@@ -29,6 +30,19 @@ def procedure(
 
 def nothing() -> None:
     """After an update."""
+
+
+def test_open_conversations_count_for_weights_and_for_the_explored_share(make_toy: Any, make_policy: Any) -> None:
+    """What is finished is a choice: neither the hazard of being cut off nor the explorer's coin is counted on it."""
+    policy, train, held = make_policy(), make_toy(40, 1, [2]), make_toy(10, 2, [2])
+    turns = [replace(train.conversations[0].turns[0], behaviour="explore")]
+    log = [*train.conversations, *held.conversations, *[Conversation("open", turns, censored=True)] * 50]
+    parts = (Part(side.conversations, side.examples) for side in (train, held))
+    fitting = Procedure(new_q(policy, 2), None, SETTINGS, *parts, 0.9, 1.0, log)
+    assert fitting.explore_share == pytest.approx(50 / 150)
+    assert fitting.censoring.kept == pytest.approx([0.5, 1.0])
+    weights = fitting.fit.train.targets.weight  # a first turn was seen to the end in half of the cases
+    assert weights[::2] / weights[1::2] == pytest.approx([2 / (1 - 50 / 150)] * 40)
 
 
 @pytest.mark.parametrize("trace", [1.0, 0.3])

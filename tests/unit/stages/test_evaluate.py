@@ -226,6 +226,8 @@ def test_censored_conversations_are_weighted_for_and_bounded(small_world: Any, s
     assert metrics["successAtMost"] - metrics["successAtLeast"] == pytest.approx(metrics["censored"] / 40)
     assert "exactValue" not in metrics  # what is left is no sample of the policy
     assert "censored and weighted for" in result.message
+    assert result.warnings is not None
+    assert "nobody could see" in result.warnings[0]
     assert len(result.metrics) <= 32
     folder = small_world.folder / "fetched"
     fetch(small_world.store, result.artifacts["evaluation"], folder, "evaluation")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ippo_trainer.contract.digests import derive_seed
-from ippo_trainer.data.censoring import UNCENSORED, Censoring
+from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
@@ -43,7 +43,8 @@ class Procedure:
         held: what stops early.
         discount: per turn.
         trace_lambda: 1 for Monte Carlo alone.
-        censoring: of the log that both parts are from.
+        log: all conversations that both parts are from, the censored ones too: what is explored and what is cut off is
+            counted on them, since those with a known end are not like the others. None: there are no others.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Procedure:
         held: Part,
         discount: float,
         trace_lambda: float,
-        censoring: Censoring = UNCENSORED,
+        log: Sequence[Conversation] | None = None,
     ) -> None:
         self.model, self.lm_head, self.settings = model, lm_head, settings
         self.train, self.held = train, held
-        self.discount, self.trace_lambda, self.censoring = discount, trace_lambda, censoring
-        self.explore_share = explored_share([*train.conversations, *held.conversations])
+        self.discount, self.trace_lambda = discount, trace_lambda
+        log = [*train.conversations, *held.conversations] if log is None else log
+        self.explore_share, self.censoring = explored_share(log), Censoring.of(log)
         self.phases = PHASES[: 1 if trace_lambda == 1.0 else 2]
         self.phase = 0
         self.curves: list[dict[str, float | str]] = []

@@ -83,6 +83,7 @@ def run(ctx: StageContext) -> StageResult:
     held = _hold(ctx, environment, players, customers)
     measured = {role: conversations[READINGS:] for role, conversations in held.items()}
     findings = _find(ctx, section, environment, players, measured)
+    _report_unseen(ctx, findings.measured)
     directory = _write(ctx, section, environment, measured, findings)
     spoken = transcripts(held["candidate"], held["current"], [seed for _, seed in customers])
     _write_json(directory / "transcripts.json", spoken)
@@ -223,6 +224,15 @@ def _find(
         predicted=_predicted(ctx, section, players, confidence),
         decision=decide(gate, inputs),
     )
+
+
+def _report_unseen(ctx: StageContext, measured: dict[str, Measurement]) -> None:
+    for role, figures in measured.items():
+        if figures.unseen:
+            ctx.warn(
+                f"nobody could see how an estimated {figures.unseen:.1%} of the {role} policy's conversations end: "
+                "success and value are those of the others"
+            )
 
 
 def _evidence(measured: dict[str, Measurement], section: params.Evaluate) -> str:

@@ -64,9 +64,9 @@ def run(ctx: StageContext) -> StageResult:
     policy = load_policy(ctx.input("policy", "policy"), device)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     data = _read(ctx, fit_q)
-    _report_exploration(ctx, data, explored_share(data.train + data.held))
+    _report_exploration(ctx, data, explored_share(data.everything))
     train, held = (_render(ctx, part, renderer) for part in (data.train, data.held))
-    procedure = _procedure(ctx, fit_q, policy, (train, held), data.censoring)
+    procedure = _procedure(ctx, fit_q, policy, (train, held), data.everything)
     _train(ctx, procedure)
     q, v = read_all(procedure.model, held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
@@ -175,7 +175,11 @@ def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: 
 
 
 def _procedure(
-    ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, parts: tuple[Part, Part], censoring: Censoring
+    ctx: StageContext,
+    fit_q: params.FitQ,
+    policy: LoadedPolicy,
+    parts: tuple[Part, Part],
+    log: Sequence[Conversation],
 ) -> Procedure:
     seed = derive_seed(ctx.spec.seed, "fit-q", ctx.spec.iteration)
     device = next(policy.model.parameters()).device
@@ -198,7 +202,7 @@ def _procedure(
     )
     head = language_head(policy.model, model) if settings.lm_loss_weight > 0 else None
     discount, trace_lambda = float(ctx.spec.discount), float(fit_q.trace_lambda)
-    return Procedure(model, head, settings, *parts, discount, trace_lambda, censoring)
+    return Procedure(model, head, settings, *parts, discount, trace_lambda, log)
 
 
 def _train(ctx: StageContext, procedure: Procedure) -> None:
