@@ -154,7 +154,7 @@ def test_errors_that_cancel_within_a_cell_do_not_show_and_the_lower_end_stays_be
 
 def test_miscalibration_of_a_single_conversation_says_nothing() -> None:
     got = miscalibration(_world(5, 1))
-    assert (got.estimate, got.low, got.high) == (0.0, 0.0, 0.0)
+    assert (got.estimate, got.low, got.high) == (0.0, 0.0, 1.0)
 
 
 def test_miscalibration_is_of_the_weights_and_repeats_to_the_bit() -> None:

@@ -133,12 +133,12 @@ def miscalibration(data: Predictions, confidence: float = 0.95, bins_per_turn: i
     true ones.
 
     Returns:
-        All three 0 where no cell has two conversations.
+        0, from 0 to 1, where fewer than two conversations have weight: nothing can be said.
     """
     cells = _cells(data, bins_per_turn)
     gaps, covariance = _gaps(data, cells)
     if not len(gaps):
-        return Interval(0.0, 0.0, 0.0)
+        return Interval(0.0, 0.0, 1.0)
     observed = float(np.square(gaps).sum())
     spectrum = np.linalg.eigvalsh(covariance)[::-1].clip(0.0)
     estimate = math.sqrt(max(0.0, observed - float(spectrum.sum())))
