@@ -16,6 +16,8 @@ FREE = (
     "spec.queue",
     "spec.serve",
     "spec.serviceAccountName",
+    "spec.fitQ.onUninformative",
+    "spec.fitQ.maxCollections",
     *(f"spec.artifacts.s3.{field}" for field in S3.ADDRESS),
 )
 """How a run is run, not what it computes."""

@@ -147,10 +147,11 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
         ),
         Reason.Q_UNINFORMATIVE: Explanation(
             "Q tells no more about outcomes than a constant does; optimising it would only follow noise.",
-            "Start a new run with more collect conversations or more exploration; see that outcomes differ at all "
-            "and that they depend on what the agent says.",
+            "Set spec.fitQ.onUninformative to CollectMore, also in a run that stalled: it collects as many "
+            "conversations again and fits once more, up to spec.fitQ.maxCollections times. See that "
+            "outcomes differ at all and that they depend on what the agent says.",
             _FAILURE,
-            "NewRun",
+            "SpecChange",
         ),
         Reason.TRY_AGAIN: Explanation(
             "The world was not ready (exit code 75): a store that is down, credentials that are not valid yet, a "

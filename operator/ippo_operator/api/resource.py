@@ -85,6 +85,20 @@ class CollectFrom(Model):
     """A simulator; it also evaluates the candidates."""
 
 
+class FitQ(params.FitQ):
+    """Regress Monte Carlo returns on (state, suggestion)."""
+
+    on_uninformative: Literal["Stop", "CollectMore"] | None = None
+    """What to do with a Q that tells no more than a constant. CollectMore collects as many conversations again, into
+    the same data, and fits once more. Stop, if left out, ends the run."""
+    max_collections: Annotated[int, Field(ge=2, le=20)] | None = None
+    """How often one iteration may collect, the first time included. 3 if left out."""
+
+
+MAX_COLLECTIONS = 3
+"""Where fitQ.maxCollections is left out."""
+
+
 class Retries(Model):
     """How often one stage is tried again, by what went wrong; wrong specs and wrong data only when you ask for it.
 
@@ -110,7 +124,8 @@ class RunSpec(Model):
     """What to compute is immutable once the run started; how it runs may change.
 
     These may change: suspend, iterations.max and retries (both may only rise), promotion.approve and reject, cleanup,
-    pods, queue, serve, serviceAccountName, and artifacts.s3 but its bucket and prefix.
+    pods, queue, serve, serviceAccountName, fitQ.onUninformative and maxCollections, and artifacts.s3 but its bucket and
+    prefix.
     """
 
     suspend: bool = False
@@ -133,7 +148,7 @@ class RunSpec(Model):
     """Deploy the current policy and log conversations."""
     artifacts: Artifacts | None = None
     """Where artifacts are kept. A run in a cluster needs it."""
-    fit_q: params.FitQ = params.FitQ()
+    fit_q: FitQ = FitQ()
     """Regress Monte Carlo returns on (state, suggestion)."""
     improve: params.Improve = params.Improve()
     """Token-level PPO on the logged states with Q as the reward."""

@@ -168,6 +168,8 @@ class IterationStatus(Model):
 
     iteration: int
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=4)] = ()
+    collections: int | None = None
+    """How often it collected, where that is more than once."""
     metrics: Metrics = {}
     """Of its evaluation. Names that end in Current are of the policy before it."""
     warnings: Annotated[tuple[Message, ...], Field(max_length=MAX_ITERATION_WARNINGS)] = ()

@@ -8,6 +8,7 @@ from ippo_trainer.contract.spec import Digest, StageName
 
 from ippo_operator.api.resource import Retries, RunSpec
 from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, Reason, RunStatus
+from ippo_operator.plan import results
 from ippo_operator.plan.names import MAX_ATTEMPT
 from ippo_operator.plan.types import JobFailure
 
@@ -21,6 +22,7 @@ _BY_EXIT_CODE: dict[int, tuple[FailureKind, Reason]] = {
 _NEVER_AGAIN: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
 _AT_ONCE = 3
 """So many disruptions of a stage bring no wait; more of them hardly end by themselves."""
+_MORE = "It collects more once spec.fitQ.onUninformative is CollectMore and maxCollections (3 if left out) allows it."
 _UNLESS = "Tried again once spec.retries.requested, spec.pods or the address in spec.artifacts.s3 changes."
 
 
@@ -87,7 +89,10 @@ def final(status: RunStatus, spec: RunSpec) -> tuple[Reason, str] | None:
     if failure is None:
         return None
     if failure.kind == "Uninformative":
-        return failure.reason, failure.message
+        if results.may_collect_more(status, spec):
+            return None
+        said = cut(failure.message, MAX_MESSAGE - len(_MORE) - 2)
+        return failure.reason, f"{said.rstrip('.')}. {_MORE}"
     if status.attempt >= MAX_ATTEMPT:
         text = f"{failure.stage} was attempted {status.attempt} times. Last: {failure.message}"
         return Reason.BUDGET_EXHAUSTED, text
@@ -113,7 +118,7 @@ def can_be_asked_again(status: RunStatus, spec: RunSpec) -> bool:
 def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
     """When the next attempt is due after a failure; None if nothing has to be waited for."""
     failure = pending(status)
-    if failure is None or _mended(failure, spec):
+    if failure is None or failure.kind == "Uninformative" or _mended(failure, spec):
         return None
     _, spent, _ = _account(status.budgets, spec.retries, failure.kind)
     if failure.kind == "Disruption":

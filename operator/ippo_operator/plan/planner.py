@@ -35,10 +35,6 @@ _ENDS_AS: dict[PhaseName, ConditionType] = {
     "NotServed": "Stalled",
     "Suspended": "Suspended",
 }
-_REMEDY = (
-    "Start a new run with more conversations (spec.collect.simulate.conversations), a longer fit (spec.fitQ.epochs) "
-    "or a warm start that reaches the outcome more often."
-)
 
 
 def plan(
@@ -173,7 +169,11 @@ class _Pass:
             self._uninformative(before, result.message)
 
     def _settle(self) -> None:
-        """Takes a human's answer for the candidate that waited for it."""
+        """Collects more where Q was uninformative; takes a human's answer for the candidate that waited for it."""
+        failure = failures.pending(self.status)
+        if failure is not None and failure.kind == "Uninformative":
+            self.status = results.collect_more(self.status, self.run.spec)
+            return
         awaited = approval.awaited(self.status)
         answer = approval.answer(self.run.spec, awaited) if awaited is not None else None
         if awaited is None or awaited.decision is None or answer is None:
@@ -196,7 +196,7 @@ class _Pass:
     def _uninformative(self, before: RunStatus, message: str) -> None:
         """Ends the run before Q is optimised; fit-q's own result stays recorded."""
         self.status = self.status.model_copy(update={"active": before.active})
-        text = message.strip() or f"Q tells no more than a constant, so it is not optimised. {_REMEDY}"
+        text = message.strip() or "Q tells no more than a constant, so it is not optimised."
         self._fail("Uninformative", Reason.Q_UNINFORMATIVE, None, text)
 
     def _failed(self, active: ActiveAttempt, job: ObservedJob) -> None:

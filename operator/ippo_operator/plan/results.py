@@ -6,7 +6,7 @@ from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.layout import check_key
 from ippo_trainer.contract.spec import ArtifactRef, StageName, StageResult
 
-from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.resource import MAX_COLLECTIONS, RunSpec
 from ippo_operator.api.status import (
     MAX_ITERATION_WARNINGS,
     Best,
@@ -17,7 +17,7 @@ from ippo_operator.api.status import (
     StageStatus,
 )
 from ippo_operator.plan import approval
-from ippo_operator.plan.stage_specs import PRODUCES, STAGES, current_iteration
+from ippo_operator.plan.stage_specs import PRODUCES, STAGES, collections_of, current_iteration
 from ippo_operator.plan.types import ObservedJob
 
 MAX_HISTORY_BYTES = 40 * 1024
@@ -61,8 +61,11 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
     done = StageStatus(
         stage=stage, attempts=status.attempt, started_at=active.created_at, finished_at=now, artifact=artifact
     )
-    warnings = (*iteration.warnings, *(f"{stage}: {text}" for text in result.warnings or ()))
-    update = {"stages": (*iteration.stages, done), "warnings": warnings[:MAX_ITERATION_WARNINGS]}
+    # An iteration may collect and fit several times: the last time counts.
+    stages = (*(row for row in iteration.stages if row.stage != stage), done)
+    others = (text for text in iteration.warnings if not text.startswith(f"{stage}: "))
+    warnings = (*others, *(f"{stage}: {text}" for text in result.warnings or ()))
+    update = {"stages": stages, "warnings": warnings[:MAX_ITERATION_WARNINGS]}
     iteration = iteration.model_copy(update=update)
     status = _with_iteration(status, iteration, spec.history_limit).model_copy(update={"active": None})
     if stage == "warm-start":
@@ -70,12 +73,39 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
             update={"start_policy": artifact, "policy": DeployedPolicy(iteration=0, artifact=artifact)}
         )
         return _close(status, spec, now)
-    if stage == "fit-q":
+    if stage == "fit-q" and _goes_on(result):
         status = status.model_copy(update={"previous_q": artifact})
     if stage == "evaluate":
         decided = _decide(status, spec, result)
         return decided if approval.awaited(decided) is not None else _close(decided, spec, now)
-    return _next_stage(status, STAGES[STAGES.index(stage) + 1]) if _goes_on(result) else status
+    if not _goes_on(result):
+        return status
+    following = STAGES[STAGES.index(stage) + 1]
+    return _next_stage(status, following, _attempts(iteration, following))
+
+
+def may_collect_more(status: RunStatus, spec: RunSpec) -> bool:
+    """Whether an iteration whose Q is uninformative collects once more."""
+    limit = spec.fit_q.max_collections or MAX_COLLECTIONS
+    return spec.fit_q.on_uninformative == "CollectMore" and collections_of(status) < limit
+
+
+def collect_more(status: RunStatus, spec: RunSpec) -> RunStatus:
+    """The status after that was decided: attempts go on counting, since their numbers are in the jobs' names.
+
+    The failure is answered, and it would be taken for one of the next fit, which has not begun.
+    """
+    iteration = current_iteration(status)
+    if iteration is None:
+        raise ValueError(f"iteration {status.iteration} has no record")
+    iteration = iteration.model_copy(update={"collections": collections_of(status) + 1})
+    status = _with_iteration(status, iteration, spec.history_limit).model_copy(update={"last_failure": None})
+    return _next_stage(status, "collect", _attempts(iteration, "collect"))
+
+
+def _attempts(iteration: IterationStatus, stage: StageName) -> int:
+    """Attempts that a stage of this iteration has had."""
+    return next((done.attempts for done in iteration.stages if done.stage == stage), 0)
 
 
 def _goes_on(result: StageResult) -> bool:
@@ -83,8 +113,8 @@ def _goes_on(result: StageResult) -> bool:
     return result.informative is not False
 
 
-def _next_stage(status: RunStatus, stage: StageName | None) -> RunStatus:
-    return status.model_copy(update={"stage": stage, "attempt": 0, "budgets": Budgets()})
+def _next_stage(status: RunStatus, stage: StageName | None, attempts: int = 0) -> RunStatus:
+    return status.model_copy(update={"stage": stage, "attempt": attempts, "budgets": Budgets()})
 
 
 def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:

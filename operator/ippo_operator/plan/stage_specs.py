@@ -27,11 +27,13 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
     spec = run.spec
     shards = spec.collect.simulate.parallelism if stage == "collect" else None
     collect = spec.collect.simulate.model_dump(exclude={"environment"})
+    collections = collections_of(status)
     stage_spec = StageSpec(
         stage=stage,
         run=run.metadata.name,
         iteration=status.iteration,
         attempt=status.attempt,
+        collection=collections if stage in {"collect", "fit-q"} and collections > 1 else None,
         seed=spec.seed,  # a stage derives its own streams from it
         threads=max(1, spec.threads // (shards or 1)),
         device=spec.device,
@@ -43,7 +45,7 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
         warm_start=spec.warm_start if stage == "warm-start" else None,
         # improve and evaluate sample as the policy is deployed, at collect's temperature
         collect=params.Collect(**collect) if stage in {"collect", "improve", "evaluate"} else None,
-        fit_q=spec.fit_q if stage == "fit-q" else None,
+        fit_q=params.FitQ(**spec.fit_q.model_dump(include=set(params.FitQ.model_fields))) if stage == "fit-q" else None,
         improve=spec.improve if stage == "improve" else None,
         evaluate=spec.evaluate if stage == "evaluate" else None,
     )
@@ -58,7 +60,7 @@ def _inputs(run: IterativePPORun, status: RunStatus, stage: StageName) -> dict[s
     inputs = {"policy": status.policy.artifact}
     if stage == "collect":
         inputs["explorer"] = status.start_policy
-    else:
+    if stage != "collect" or collections_of(status) > 1:
         inputs["data"] = _made(status, "collect")
     if stage == "fit-q" and run.spec.fit_q.init_from == "PreviousQ" and status.previous_q is not None:
         inputs["previousQ"] = status.previous_q
@@ -73,6 +75,12 @@ def current_iteration(status: RunStatus) -> IterationStatus | None:
     """The record of the iteration that runs, once one of its stages was started."""
     last = status.iterations[-1] if status.iterations else None
     return last if last is not None and last.iteration == status.iteration else None
+
+
+def collections_of(status: RunStatus) -> int:
+    """How often the iteration that runs collected, or is about to."""
+    record = current_iteration(status)
+    return (record.collections if record is not None else None) or 1
 
 
 def _made(status: RunStatus, stage: StageName) -> ArtifactRef:

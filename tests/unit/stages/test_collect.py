@@ -177,6 +177,26 @@ def test_iterations_have_customers_and_ids_of_their_own(small_world: Any) -> Non
     assert [len(found.turns) for found in first] != [len(found.turns) for found in second]
 
 
+def test_another_collection_goes_into_the_same_data(small_world: Any) -> None:
+    spec = spec_of(small_world, parallelism=2)
+    shard(small_world, spec, 0)
+    first = shard(small_world, spec, 1)
+    more = spec.model_copy(update={"collection": 2, "inputs": spec.inputs | {"data": first.artifacts["data"]}})
+    assert more.input_digest() != spec.input_digest()
+    shard(small_world, more, 1)
+    second = shard(small_world, more, 0)
+    before, data = data_of(small_world, first), data_of(small_world, second, "both")
+    assert sorted(found.id for found in data) == [f"i0001-{number:06d}" for number in range(80)]
+    assert [found for found in data if found in before] == before
+    assert second.metrics["conversations"] == 80
+    assert second.metrics["success"] == sum(found.outcome for found in data) / 80
+    assert read_manifest(small_world.store, second.artifacts["data"]).metadata["counts"]["conversations"] == 80  # type: ignore[index,call-overload]
+    assert second.artifacts["data"].key.startswith("iterations/0001/collect-2/")
+    third = spec.model_copy(update={"collection": 3, "inputs": spec.inputs | {"data": second.artifacts["data"]}})
+    shard(small_world, third, 0)
+    assert shard(small_world, third, 1).metrics["conversations"] == 120
+
+
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [

@@ -21,14 +21,18 @@ def check_key(key: str) -> str:
     return key
 
 
-def stage_key(iteration: int, stage: str) -> str:
-    """The folder of one stage of one iteration, e.g. `iterations/0003/q` for fit-q. Iteration 0 is the warm start."""
-    return check_key(f"iterations/{iteration:04d}/{FOLDERS[stage]}")
+def stage_key(iteration: int, stage: str, collection: int | None = None) -> str:
+    """The folder of one stage of one iteration, e.g. `iterations/0003/q` for fit-q. Iteration 0 is the warm start.
+
+    `collection` is a StageSpec's: what comes of the second one is at `collect-2` and `q-2`.
+    """
+    suffix = f"-{collection}" if collection is not None else ""
+    return check_key(f"iterations/{iteration:04d}/{FOLDERS[stage]}{suffix}")
 
 
-def result_key(iteration: int, stage: str, shard: int | None = None) -> str:
+def result_key(iteration: int, stage: str, shard: int | None = None, collection: int | None = None) -> str:
     """The stage's `result.json`, or that of one shard of a sharded stage."""
-    folder = stage_key(iteration, stage)
+    folder = stage_key(iteration, stage, collection)
     return f"{folder}/result.json" if shard is None else f"{folder}/shards/{shard:05d}/result.json"
 
 

@@ -53,8 +53,8 @@ class StageSpec(Model):
     """Everything that a stage's result may depend on, and where to put it.
 
     `inputs` by stage (refs of artifacts; q and previous_q are models of Q, explorer is the warm-start policy):
-    warm-start: -; collect: policy, explorer; fit-q: policy, data, previousQ (optional);
-    improve: policy, data, q; evaluate: policy, candidate, q, data.
+    warm-start: -; collect: policy, explorer, data (what this iteration collected before, optional); fit-q: policy,
+    data, previousQ (optional); improve: policy, data, q; evaluate: policy, candidate, q, data.
     """
 
     schema_version: Literal[1] = 1
@@ -62,6 +62,8 @@ class StageSpec(Model):
     run: Name
     iteration: Annotated[int, Field(ge=0, le=9999)]
     attempt: Annotated[int, Field(ge=1, le=9999)] = 1
+    collection: Annotated[int, Field(ge=2, le=99)] | None = None
+    """Of collect and fit-q, from the second time on that an iteration collects into the same data."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """CPU threads of torch; part of the identity because sums depend on it."""

@@ -133,11 +133,25 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
 
 
 def _result(store: Store, iteration: int, stage: StageName, problems: list[str]) -> StageResult | None:
+    """The result of a stage, the newest one where an iteration collected several times."""
+    found = _result_of(store, iteration, stage, None, problems)
+    collection = 2
+    while found is not None and stage in {"collect", "fit-q"}:
+        newer = _result_of(store, iteration, stage, collection, problems)
+        if newer is None:
+            break
+        found, collection = newer, collection + 1
+    return found
+
+
+def _result_of(
+    store: Store, iteration: int, stage: StageName, collection: int | None, problems: list[str]
+) -> StageResult | None:
     """The result of a stage: of collect, that of the shard which joined all."""
     if stage != "collect":
-        return _read_result(store, result_key(iteration, stage), problems)
+        return _read_result(store, result_key(iteration, stage, None, collection), problems)
     shard = 0
-    while (part := _read_result(store, result_key(iteration, stage, shard), problems)) is not None:
+    while (part := _read_result(store, result_key(iteration, stage, shard, collection), problems)) is not None:
         if PUBLISHES[stage] in part.artifacts:
             return part
         shard += 1

@@ -29,7 +29,7 @@ from ippo_trainer.models.load import check_context, load_policy
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.store.artifact import fetch
+from ippo_trainer.store.artifact import fetch, read_manifest
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
 from ippo_trainer.text.render import Renderer
 
@@ -93,7 +93,7 @@ def run(ctx: StageContext) -> StageResult:
         waiting = settings.parallelism - len(complete)
         message = f"{note.counts['conversations']} conversations; {waiting} of {shard.count} shards are not done yet."
         return ctx.result(shard=shard, metrics=_metrics(note.counts), message=message)
-    counts = _sum([found.counts for found in complete])
+    counts = _sum([found.counts for found in complete] + _counts_before(ctx))
     joined = _join(ctx, complete, counts)
     message = f"{counts['conversations']} conversations, {counts['outcomes']} with the outcome."
     return ctx.result(shard=shard, artifacts={JOINED_KIND: joined}, metrics=_metrics(counts), message=message)
@@ -104,7 +104,11 @@ def _collect(ctx: StageContext, settings: Collect, index: int) -> tuple[Path, di
     assert ctx.spec.environment is not None  # run checked it
     environment = load_environment(ctx.spec.environment)
     agent = _agent(ctx, settings)
-    numbers = _part(settings.conversations, index, settings.parallelism)
+    collection = ctx.spec.collection or 1
+    part = _part(settings.conversations, index, settings.parallelism)
+    prefix = "turns" if collection == 1 else f"turns-{collection}"
+    before = settings.conversations * (collection - 1)  # numbers go on where the collection before ended
+    numbers = range(before + part.start, before + part.stop)
     batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
     state = _resume(ctx)
     keeper = Keeper(ctx, lambda unfinished: _save(ctx, state, unfinished))
@@ -112,10 +116,11 @@ def _collect(ctx: StageContext, settings: Collect, index: int) -> tuple[Path, di
     with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as shown, keeper.holding():
         while state.batches < len(batches):
             batch = batches[state.batches]
+            name = f"{prefix}-{index:05d}-{state.batches:05d}.parquet"
             made = _hold(ctx, environment, agent, batch, shown.update, keeper.note, state.unfinished)
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
-                write_turns(state.directory / f"turns-{index:05d}-{state.batches:05d}.parquet", made.conversations)
+                write_turns(state.directory / name, made.conversations)
                 state.add(_count(made, environment))
             shown.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
             if state.batches < len(batches):
@@ -238,8 +243,23 @@ def _save(ctx: StageContext, state: _Progress, unfinished: Unfinished | None) ->
     file.unlink()
 
 
+def _counts_before(ctx: StageContext) -> list[dict[str, int]]:
+    """The counts of what an earlier collection of this iteration holds, if there was one."""
+    if "data" not in ctx.spec.inputs:
+        return []
+    ref = ctx.spec.inputs["data"]
+    counts = read_manifest(ctx.store, ref).metadata.get("counts")
+    if not isinstance(counts, dict):
+        raise BadDataError(f"{ctx.store.describe(ref.key)} holds no counts", "Pass the artifact of a collect stage.")
+    return [{name: int(str(count)) for name, count in counts.items()}]
+
+
 def _shard_folder(ctx: StageContext, index: int) -> str:
-    return f"{stage_key(ctx.spec.iteration, 'collect')}/shards/{index:05d}"
+    return f"{_folder(ctx)}/shards/{index:05d}"
+
+
+def _folder(ctx: StageContext) -> str:
+    return stage_key(ctx.spec.iteration, "collect", ctx.spec.collection)
 
 
 def _write_note(ctx: StageContext, index: int, directory: Path, counts: dict[str, int]) -> ShardNote:
@@ -272,7 +292,7 @@ def _read_note(ctx: StageContext, index: int) -> ShardNote | None:
 
 
 def _join(ctx: StageContext, notes: list[ShardNote], counts: dict[str, int]) -> ArtifactRef:
-    """Publishes the files of all shards as one artifact."""
+    """Publishes the files of all shards, and those that were collected before, as one artifact."""
     directory = ctx.work / "joined"
     directory.mkdir()
     for index, note in enumerate(notes):
@@ -280,4 +300,7 @@ def _join(ctx: StageContext, notes: list[ShardNote], counts: dict[str, int]) -> 
         fetch(ctx.store, note.artifact, part, SHARD_KIND)
         for file in sorted(part.glob("*.parquet")):
             file.rename(directory / file.name)
-    return ctx.publish(stage_key(ctx.spec.iteration, "collect"), directory, JOINED_KIND, {"counts": dict(counts)})
+    if "data" in ctx.spec.inputs:
+        for file in sorted(ctx.input("data", JOINED_KIND).glob("*.parquet")):
+            file.rename(directory / file.name)
+    return ctx.publish(_folder(ctx), directory, JOINED_KIND, {"counts": dict(counts)})

@@ -55,7 +55,7 @@ class StageContext:
     @property
     def folder(self) -> str:
         """The key of the folder that this stage, or this shard of it, owns: artifacts go there."""
-        folder = stage_key(self.spec.iteration, self.spec.stage)
+        folder = stage_key(self.spec.iteration, self.spec.stage, self.spec.collection)
         return folder if self.shard_index is None else f"{folder}/shards/{self.shard_index:05d}"
 
     @property
@@ -212,7 +212,7 @@ def _run(
         )
     shard = _check_shard(spec, shard_index)
     store = open_store(spec.store)
-    key = result_key(spec.iteration, spec.stage, shard)
+    key = result_key(spec.iteration, spec.stage, shard, spec.collection)
     done = _published(store, key, spec)
     with work_directory(work_dir) as work:
         ctx = StageContext(spec, store, work, shard, stop=stop)
