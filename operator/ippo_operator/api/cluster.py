@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
+from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import S3Location
 from pydantic import Field
@@ -27,6 +28,9 @@ class S3(S3Location):
     """A Secret of the run's namespace whose key `credentials` is an AWS credentials file ([default], aws_access_key_id,
     aws_secret_access_key). It is mounted as a file. Without it, boto3 takes what the pod has, such as the service
     account's role. Local runs ignore it and take what boto3 finds."""
+
+
+Origin = Annotated[str, Field(pattern=ORIGIN, max_length=268)]
 
 
 class Artifacts(Model):
@@ -64,6 +68,8 @@ class Serve(Model):
     """Where answers are cut, whatever a request asks for; by default policy.maxNewTokens, as in training."""
     max_waiting: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Requests that may wait at a server; more get 429. By default 256."""
+    allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=16)] | None = None
+    """Pages in browsers that may ask (CORS), e.g. https://shop.example, or '*' for all. Without it, none."""
     strategy: Literal["Surge", "Recreate"] = "Surge"
     """Surge starts a new server before it stops an old one, so no request is lost; it takes a spare GPU. Recreate stops
     first."""

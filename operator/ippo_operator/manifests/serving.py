@@ -177,6 +177,8 @@ def _server(
     command += ["--max-tokens", str(serve.max_tokens or run.spec.policy.max_new_tokens)]
     if serve.max_waiting is not None:
         command += ["--max-waiting", str(serve.max_waiting)]
+    for origin in serve.allowed_origins or ():
+        command += ["--allow-origin", origin]
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
     # Whoever takes over a server that anybody may ask must not find the bucket's keys there.
     made = container(run, platform, settings, SERVER, image, command, [mount], credentials=False)

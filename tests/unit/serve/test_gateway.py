@@ -307,10 +307,10 @@ REFUSED = [
     ({"messages": [user("hi")], "top_p": 0}, 400, "top_p", "greater"),
     ({"messages": [user("hi")], "n": 100}, 400, "n", "at most 4"),
     ({"messages": [user("hi")], "stop": ""}, 400, "stop", "empty"),
-    ({"messages": [user("hi")], "presence_penalty": 0.5}, 400, "presence_penalty", "not allowed"),
+    ({"messages": [user("hi")], "presence_penalty": 0.5}, 400, "presence_penalty", "not supported"),
     ({"messages": [user("hi")], "top_k": 5}, 400, "top_k", "not supported"),
-    ({"messages": [user("hi")], "tools": [{"type": "function"}]}, 400, "tools", "not allowed"),
-    ({"messages": [user("hi")], "response_format": {"type": "json_object"}}, 400, "response_format", "not allowed"),
+    ({"messages": [user("hi")], "tools": [{"type": "function"}]}, 400, "tools", "not supported"),
+    ({"messages": [user("hi")], "response_format": {"type": "json_object"}}, 400, "response_format", "not supported"),
 ]
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 
@@ -12,6 +12,7 @@ from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.serve import answers
+from ippo_trainer.serve.cors import Cors
 from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, RefusedError, Wishes
 from ippo_trainer.serve.errors import ApiError
 from ippo_trainer.serve.metrics import Metrics
@@ -31,10 +32,12 @@ class Gateway:
     Args:
         digest: of the policy; its name in /v1/models.
         name: of the run; an alias.
+        origins: of pages in browsers that may ask.
     """
 
-    def __init__(self, digest: str, name: str) -> None:
+    def __init__(self, digest: str, name: str, origins: Sequence[str] = ()) -> None:
         self.digest, self.name = digest, name
+        self._cors = Cors(origins)
         self.loaded: Loaded | None = None
         """Set once it can be asked; before, requests get 503."""
         self.draining = False
@@ -52,6 +55,7 @@ class Gateway:
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+        self._cors.install(app)
         app.on_response_prepare.append(self._close_when_draining)
         app.on_cleanup.append(self._end_prompts)
         app.router.add_get("/healthz", self._healthz)
@@ -132,7 +136,7 @@ class Gateway:
         wishes = ask.wishes(loaded.engine.max_new_tokens, loaded.engine.max_samples)
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._prompts, _prompt, loaded.renderer, ask)
-        streams = [TextStream(loaded.renderer, ask.stops) for _ in range(wishes.samples)]
+        streams = [TextStream(loaded.renderer, ask.stop) for _ in range(wishes.samples)]
         head = answers.Head(
             f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), ask.model or self.digest, prompt.dropped_turns
         )

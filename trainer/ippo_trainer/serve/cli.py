@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn, get_args
 
 from ippo_trainer.contract.errors import BadSpecError, StageError
+from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.serve.engine import EngineName
 
 DIGEST = "IPPO_POLICY_DIGEST"
@@ -67,7 +68,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise BadSpecError(f"{DIGEST} is {digest!r}, not the digest of a policy", f"Set {DIGEST}=sha256:….")
     settings = Settings(
-        arguments.policy, arguments.engine, arguments.max_tokens, arguments.max_waiting, digest, arguments.name
+        arguments.policy,
+        arguments.engine,
+        arguments.max_tokens,
+        arguments.max_waiting,
+        digest,
+        arguments.name,
+        tuple(arguments.allow_origin),
     )
     return asyncio.run(serve(settings, arguments.port, arguments.linger_seconds, arguments.grace_seconds))
 
@@ -97,6 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         help="requests that may wait; further ones get 429 (default: %(default)s)",
     )
     parser.add_argument(
+        "--allow-origin",
+        action="append",
+        type=_origin,
+        default=[],
+        metavar="ORIGIN",
+        help="pages of this origin may ask from a browser (CORS), e.g. https://shop.example; '*' for all; may be given "
+        "several times (default: none)",
+    )
+    parser.add_argument(
         "--linger-seconds",
         type=float,
         default=3.0,
@@ -111,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
         help="after SIGTERM, when it ends at the latest (default: %(default)s)",
     )
     return parser
+
+
+def _origin(text: str) -> str:
+    if not re.fullmatch(ORIGIN, text):
+        raise argparse.ArgumentTypeError(f"{text} is no origin; write https://host or https://host:port, or '*'")
+    return text
 
 
 def _positive(text: str) -> int:

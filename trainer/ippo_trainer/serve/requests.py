@@ -2,17 +2,20 @@
 
 import json
 import secrets
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.logs import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import Turn
 from ippo_trainer.serve.engine import Wishes
 from ippo_trainer.serve.errors import ApiError
+from ippo_trainer.serve.fields import without_neutral
 
 _SEEDS = 2**63
+_MOST_STOPS = 4
 _COLDEST = 1e-5
 """Lower temperatures are no numbers to fp32's softmax; they take the likeliest token, as 0 does."""
 _SYSTEM = ("system", "developer")
@@ -26,12 +29,17 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class ResponseFormat(BaseModel):
-    """Only plain text."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    type: Literal["text"] = "text"
+def _texts(value: Any) -> Any:
+    """Stop texts as a list. A union of types would tell of each that it is another one."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise PydanticCustomError("stop", "it is a text or a list of texts")
+    if len(texts) > _MOST_STOPS:
+        told = {"given": len(texts), "most": _MOST_STOPS}
+        raise PydanticCustomError("stop", "it holds {given} texts, at most {most} are taken", told)
+    if "" in texts:
+        raise PydanticCustomError("stop", "it holds an empty text")
+    return texts
 
 
 class ChatRequest(BaseModel):
@@ -45,20 +53,12 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: Annotated[list[str], BeforeValidator(_texts)] = []
+    """Texts that end a response."""
     seed: int | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    response_format: ResponseFormat | None = None
-    # Neutral values that clients send on their own.
-    frequency_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = None
-    presence_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = None
-    logprobs: Literal[False] | None = None
-    top_logprobs: Literal[0] | None = None
-    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
-    tool_choice: Literal["none", "auto"] | None = None
     # They change no answer.
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -66,12 +66,9 @@ class ChatRequest(BaseModel):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
-
-    @property
-    def stops(self) -> list[str]:
-        """Texts that end a response."""
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or [])
+    request_id: str | None = None
 
     def wishes(self, max_new_tokens: int, max_samples: int) -> Wishes:
         """How to sample, within the engine's bounds: longer answers are cut there. Raises ApiError for more samples."""
@@ -92,16 +89,19 @@ def parse(body: bytes) -> ChatRequest:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not JSON: {error}") from error
+    if isinstance(value, dict):
+        value = without_neutral(value)
+        if isinstance(value.get("stream_options"), dict):
+            value["stream_options"] = without_neutral(value["stream_options"], "stream_options.")
     try:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = str(first["loc"][0]) if first["loc"] else None
+        where = ".".join(map(str, first["loc"])) or "the body"
         unknown = first["type"] == "extra_forbidden"
         problem = "is not supported by this server" if unknown else f"is not allowed: {first['msg']}"
-        raise ApiError(400, f"{field or 'the body'} {problem}", field) from error
-    if "" in request.stops:
-        raise ApiError(400, "stop holds an empty text", "stop")
+        raise ApiError(400, f"{where} {problem}", field) from error
     return request
 
 

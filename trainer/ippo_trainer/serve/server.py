@@ -36,7 +36,7 @@ async def serve(settings: Settings, port: int, linger: float, grace: float) -> i
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gateway = Gateway(settings.digest, settings.name)
+    gateway = Gateway(settings.digest, settings.name, settings.origins)
     runner = web.AppRunner(gateway.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -19,6 +19,7 @@ class Settings:
         max_waiting: requests that may wait for the engine.
         digest: of the policy.
         name: of the run.
+        origins: of pages in browsers that may ask.
     """
 
     policy: Path
@@ -27,6 +28,7 @@ class Settings:
     max_waiting: int
     digest: str
     name: str
+    origins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

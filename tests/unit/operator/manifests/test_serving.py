@@ -120,6 +120,8 @@ def test_answers_are_cut_where_they_were_in_training_or_where_the_run_says() -> 
     assert options(Serve(max_tokens=2048), policy=trained)["--max-tokens"] == "2048"
     assert "--max-waiting" not in options(Serve())
     assert options(Serve(max_waiting=9))["--max-waiting"] == "9"
+    assert "--allow-origin" not in options(Serve())
+    assert options(Serve(allowed_origins=("https://shop.example",)))["--allow-origin"] == "https://shop.example"
 
 
 def test_only_who_fetches_gets_the_buckets_credentials() -> None:
