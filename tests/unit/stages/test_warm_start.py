@@ -226,6 +226,61 @@ def test_long_conversations_are_named_and_used(tmp_path: Path, caplog: pytest.Lo
     assert any("1 of 21" in t and "maxNewTokens = 16" in t and "'endless'" in t for t in texts)
 
 
+def too_long(log: Path) -> None:
+    with log.open("a") as file:
+        huge = "hm " * 500
+        turns = [("hello", LINES[0]), (huge, LINES[1]), ("red please", LINES[0]), ("hm", LINES[2])]
+        messages = [
+            {"role": role, "content": text}
+            for turn in turns
+            for role, text in zip(("user", "agent"), turn, strict=True)
+        ]
+        messages[3] |= {"suggestion": LINES[1], "reaction": "edited", "content": huge}
+        file.write(json.dumps({"conversation_id": "huge", "messages": messages, "outcome": True}) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("choice", "what"), [(None, "are not learnt"), ("Skip", "are not learnt"), ("Truncate", "are cut")]
+)
+def test_one_endless_message_does_not_refuse_a_log(choice: Any, what: str, tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.jsonl", 20)
+    too_long(log)
+    ctx = context(tmp_path, log, start={"epochs": 1, "on_too_long": choice})
+    result = warm_start.run(ctx)
+    assert result.metrics["conversations"] == 21
+    (warning,) = [text for text in ctx.warnings if "too long" in text]
+    assert warning.startswith("1 of ")
+    assert f"turns are too long and {what} (conversation 'huge', turn 1)." in warning
+    assert "maxPromptTokens = 128" in warning
+    assert warning.endswith("changes that")
+
+
+def test_a_suggestion_beyond_the_models_positions_is_left_out_or_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ippo_trainer.models.load._TINY_POSITIONS", 160)
+    log = write_log(tmp_path / "log.jsonl", 20)
+    with log.open("a") as file:
+        said = [{"role": "user", "content": "hello"}, {"role": "agent", "content": "hm " * 300}]
+        file.write(json.dumps({"conversation_id": "a", "messages": said, "outcome": True}) + "\n")
+    tokens = {}
+    for choice in ("Skip", "Truncate"):
+        ctx = context(tmp_path, log, choice, start={"epochs": 1, "on_too_long": choice})
+        tokens[choice] = warm_start.run(ctx).metrics["tokens"]
+        assert any("its suggestion has" in text and "fit behind the prompt" in text for text in ctx.warnings)
+    assert 100 < tokens["Truncate"] - tokens["Skip"] < 160
+
+
+def test_a_base_that_never_met_the_notes_is_said(tmp_path: Path) -> None:
+    directory, _ = base(tmp_path / "base")
+    ctx = context(tmp_path, None, policy={"base": f"file://{directory}"})
+    warm_start.run(ctx)
+    assert any("no warmStart" in text and "[accepted]" in text for text in ctx.warnings)
+    ctx = context(tmp_path, write_log(tmp_path / "log.jsonl", 20), "other", policy={"base": f"file://{directory}"})
+    warm_start.run(ctx)
+    assert not any("no warmStart" in text for text in ctx.warnings)
+
+
 def test_a_log_of_one_class_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     log = write_log(tmp_path / "log.jsonl", 12)
     rows = [json.loads(line) | {"outcome": False} for line in log.read_text().splitlines()]

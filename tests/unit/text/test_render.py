@@ -3,6 +3,7 @@
 import json
 import unicodedata
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.text import codec
 from ippo_trainer.text.markers import ABSTAIN, MARKERS, escape, unescape
-from ippo_trainer.text.render import Renderer
+from ippo_trainer.text.render import Renderer, TooLongError
 from ippo_trainer.text.rows import training_rows
 
 from . import tokenizers_for_tests as kinds
@@ -238,13 +239,12 @@ def test_rows_hold_every_suggestion_once_after_its_own_prompt(kind: Any, history
     render = renderer(kind(), limit=limit)
     conversation = Conversation("c", history)
     expected: list[tuple[list[int], list[int]]] = []
-    try:
-        for i, turn_ in enumerate(history):
+    unfit = []
+    for i, turn_ in enumerate(history):
+        try:
             expected.append((render.prompt(history[:i], turn_.customer_message).ids, render.response(turn_.suggestion)))
-    except BadDataError:
-        with pytest.raises(BadDataError, match=r"conversation 'c', turn \d"):
-            training_rows(render, conversation)
-        return
+        except TooLongError:
+            unfit.append(i)
     result = training_rows(render, conversation)
     found = []
     for row in result.rows:
@@ -256,9 +256,26 @@ def test_rows_hold_every_suggestion_once_after_its_own_prompt(kind: Any, history
             found.append((row.ids[:begin], row.ids[begin:end]))
             start = end
     assert found == expected
-    assert result.longest_response == max(len(response) for _, response in expected)
-    if result.dropped_turns == 0:
+    assert list(result.too_long) == unfit
+    assert result.longest_response == max((len(response) for _, response in expected), default=0)
+    if result.dropped_turns == 0 and not unfit:
         assert len(result.rows) == 1
+
+
+@pytest.mark.parametrize("kind", ALL)
+@settings(max_examples=40, deadline=None)
+@given(history=HISTORY.filter(bool), limit=st.integers(60, 200), huge=st.integers(0, 3))
+def test_texts_are_cut_until_every_turn_is_learnt(kind: Any, history: list[Turn], limit: int, huge: int) -> None:
+    render = renderer(kind(), limit=limit)
+    long = "hello " * 400
+    history[huge % len(history)] = turn(f" {long}", "red", "edited", long)
+    before = list(history)
+    result = training_rows(render, Conversation("c", history), "Truncate", positions=limit + 16)
+    assert history == before  # what was read stays what it was
+    assert huge % len(history) in result.too_long
+    assert all(len(row.ids) <= limit + 16 for row in result.rows)
+    learnt = sum(mask and not before for row in result.rows for before, mask in pairwise([False, *row.response_mask]))
+    assert learnt == len(history)
 
 
 def test_the_renderer_is_kept_beside_the_policy(tmp_path: Path) -> None:

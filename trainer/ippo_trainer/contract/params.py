@@ -74,6 +74,8 @@ class WarmStart(Model):
     """Peak of the cosine schedule. 0.004 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     """Conversations per update."""
+    on_too_long: Literal["Skip", "Truncate"] | None = None
+    """Turns that do not fit into policy.maxPromptTokens or the model: not learnt (`Skip`, also by default), or cut."""
 
 
 class Collect(Model):

@@ -6,7 +6,9 @@ with `prompt.json` (how states are rendered) and `training.json` (the loss curve
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,14 @@ from ippo_trainer.sft.training import Hooks, Settings, train
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.uri import fetch_file
-from ippo_trainer.text.render import Renderer
+from ippo_trainer.text.render import Renderer, TooLongError
 from ippo_trainer.text.rows import Row, training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
 
 _CURVE_POINTS = 200
 _PROBES = 64
 _MANY_UNENDED = 0.1
+_NAMED = 3
 
 
 @dataclass
@@ -61,7 +64,7 @@ def run(ctx: StageContext) -> StageResult:
     losses: list[float] = []
     metrics: dict[str, float] = {}
     if settings:
-        rows = _rows(ctx, base, conversations)
+        rows = _rows(ctx, settings, base, conversations)
         losses = _train(ctx, settings, base, rows)
         metrics = {
             "conversations": float(len(conversations)),
@@ -70,6 +73,11 @@ def run(ctx: StageContext) -> StageResult:
             "loss": _mean(losses[-max(1, len(losses) // 20) :]),
             "unended": _unended(ctx, base, conversations),
         }
+    else:
+        ctx.warn(
+            "there is no warmStart, so the base has never met the notes in its prompts ([accepted], [edited], "
+            "[rejected], [abstain]) and does not know what they mean: collect with it will be worse than it could be"
+        )
     directory = ctx.work / "policy"
     save_policy(directory, base.model.cpu(), base.tokenizer, base.renderer)
     training = {"kind": "warm-start", "curves": _curve(losses)}
@@ -90,11 +98,9 @@ def _conversations(ctx: StageContext, settings: WarmStart, environment: Environm
         won = sum(conversation.outcome for conversation in conversations)
         ctx.log.info("%d conversations in %s, %d with the outcome", len(conversations), path.name, won)
         if won in {0, len(conversations)}:
-            ctx.log.warning(
-                "%s: %s conversation has the outcome. The warm start only imitates, but a policy that never or always "
-                "reaches it teaches Q nothing: check how the log says outcome",
-                path.name,
-                "every" if won else "no",
+            ctx.warn(
+                f"{path.name}: {'every' if won else 'no'} conversation has the outcome. The warm start only imitates, "
+                "but a policy that never or always reaches it teaches Q nothing: check how the log says outcome"
             )
         return conversations
     if environment is None or ctx.spec.environment is None:
@@ -137,39 +143,36 @@ def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[st
                 yield turn.suggestion
 
 
-def _rows(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> list[Row]:
+def _rows(ctx: StageContext, settings: WarmStart, base: _Base, conversations: list[Conversation]) -> list[Row]:
     """Training rows; says what did not fit and what will happen to it."""
     policy = ctx.spec.policy
     positions = getattr(base.model.config, "max_position_embeddings", None)
+    choice = settings.on_too_long or "Skip"
     rows: list[Row] = []
     cut: list[str] = []
     long: list[str] = []
+    unfit: list[tuple[str, str]] = []
     for conversation in conversations:
-        result = training_rows(base.renderer, conversation)
+        result = training_rows(base.renderer, conversation, choice, positions)
         if result.dropped_turns:
             cut.append(conversation.id)
         if result.longest_response > policy.max_new_tokens:
             long.append(conversation.id)
-        longest = max((len(row.ids) for row in result.rows), default=0)
-        if positions is not None and longest > positions:
-            raise BadDataError(
-                f"conversation {conversation.id!r} holds a suggestion that makes {longest} tokens with its prompt, "
-                f"more than the model's {positions} positions",
-                "Leave it out of the log, or lower policy.maxPromptTokens.",
-            )
+        unfit += [(f"conversation {conversation.id!r:.80}, turn {turn}", why) for turn, why in result.too_long.items()]
         rows += result.rows
     _report_unseen(ctx, conversations)
-    if cut:
-        ctx.log.warning(
-            "%d of %d conversations are longer than policy.maxPromptTokens = %d tokens (first: %r): "
-            "their later prompts lose the oldest turns",
-            *(len(cut), len(conversations), policy.max_prompt_tokens, cut[0]),
-        )
+    if unfit:
+        _tell_unfit(ctx, unfit, sum(len(conversation.turns) for conversation in conversations), bool(rows), choice)
     if long:
-        ctx.log.warning(
-            "%d of %d conversations hold a suggestion of more than policy.maxNewTokens = %d tokens (first: %r): "
-            "the policy learns it whole but will be cut off when it samples one",
-            *(len(long), len(conversations), policy.max_new_tokens, long[0]),
+        ctx.warn(
+            f"{len(long)} of {len(conversations)} conversations hold a suggestion of more than policy.maxNewTokens = "
+            f"{policy.max_new_tokens} tokens (first: {long[0]!r:.80}): the policy learns it whole but will be cut off "
+            "when it samples one"
+        )
+    if cut:
+        ctx.warn(
+            f"{len(cut)} of {len(conversations)} conversations are longer than policy.maxPromptTokens = "
+            f"{policy.max_prompt_tokens} tokens (first: {cut[0]!r:.80}): their later prompts lose the oldest turns"
         )
     return rows
 
@@ -185,6 +188,22 @@ def _report_unseen(ctx: StageContext, conversations: list[Conversation]) -> None
         )
     if unseen:
         ctx.warn(f"{unseen} of {len(turns)} suggestions were never displayed: they are not imitated")
+
+
+def _tell_unfit(ctx: StageContext, unfit: list[tuple[str, str]], turns: int, rows: bool, choice: str) -> None:
+    """What became of turns that are too long, given by name and reason."""
+    names = "; ".join(name for name, _ in unfit[:_NAMED]) + ("; …" if len(unfit) > _NAMED else "")
+    if not rows:
+        raise BadDataError(
+            f"no turn fits into a prompt. {unfit[0][0]}: {unfit[0][1]}",
+            "Raise policy.maxPromptTokens, shorten policy.systemPrompt, or set warmStart.onTooLong: Truncate.",
+        )
+    what = "are not learnt" if choice == "Skip" else "are cut"
+    other = "Truncate" if choice == "Skip" else "Skip"
+    ctx.warn(
+        f"{len(unfit)} of {turns} turns are too long and {what} ({names}). Of the first, {unfit[0][1]}. Another "
+        f"policy.maxPromptTokens, or warmStart.onTooLong: {other}, changes that"
+    )
 
 
 def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> list[float]:
@@ -216,9 +235,15 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
     return outcome.losses
 
 
+def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Iterator[list[int]]:
+    for conversation in conversations:
+        with suppress(TooLongError):
+            yield renderer.prompt([], conversation.turns[0].customer_message).ids
+
+
 def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> float:
     """Share of suggestions, sampled for first customer messages, that did not end within policy.maxNewTokens."""
-    prompts = [base.renderer.prompt([], c.turns[0].customer_message).ids for c in conversations[:_PROBES]]
+    prompts = list(islice(_first_prompts(base.renderer, conversations), _PROBES))
     samples = sample(
         base.model,
         prompts,
@@ -231,10 +256,10 @@ def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) 
     )
     share = _mean([0.0 if response.ended else 1.0 for (response,) in samples])
     if share > _MANY_UNENDED:
-        ctx.log.warning(
-            "%.0f %% of the suggestions sampled from the trained policy do not end within policy.maxNewTokens = %d: "
-            "train it longer (warmStart.epochs, more conversations) or raise policy.maxNewTokens",
-            *(100 * share, ctx.spec.policy.max_new_tokens),
+        ctx.warn(
+            f"{100 * share:.0f} % of the suggestions sampled from the trained policy do not end within "
+            f"policy.maxNewTokens = {ctx.spec.policy.max_new_tokens}: train it longer (warmStart.epochs, more "
+            "conversations) or raise policy.maxNewTokens"
         )
     return share
 

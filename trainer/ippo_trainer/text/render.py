@@ -42,6 +42,10 @@ _PROBES = (
 )
 
 
+class TooLongError(BadDataError):
+    """The newest message fits into no prompt, even without any history."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A rendered state."""
@@ -111,7 +115,8 @@ class Renderer:
             customer_message: the newest message.
 
         Raises:
-            BadDataError: the newest message is empty, or does not fit even without any history.
+            BadDataError: the newest message is empty.
+            TooLongError: it does not fit even without any history.
         """
         if not customer_message.strip():
             raise BadDataError("the customer message is empty", "A state needs a message to answer.")
@@ -191,7 +196,7 @@ class Renderer:
             most -= 1
         bare = self._length(history, customer_message, 0)
         if bare > limit:
-            raise BadDataError(
+            raise TooLongError(
                 f"the newest customer message makes a prompt of at least {bare} tokens, "
                 f"more than policy.maxPromptTokens = {limit}",
                 "Raise policy.maxPromptTokens, shorten policy.systemPrompt or leave the conversation out.",
