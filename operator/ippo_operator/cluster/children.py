@@ -8,6 +8,7 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cluster import jobs
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, ConflictError
+from ippo_operator.cluster.owned import OwnedJob
 from ippo_operator.cluster.resources import CONFIG_MAPS, JOBS, SERVICES, Resource, resource_of
 from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
@@ -57,17 +58,16 @@ def _same(found: Manifest, manifest: Manifest, run_uid: str) -> bool:
     return jobs.is_ours(found, run_uid) and jobs.digest_of_child(found) == jobs.digest_of_child(manifest)
 
 
-async def stop(client: Client, namespace: str, job: Manifest) -> None:
+async def stop(client: Client, namespace: str, job: OwnedJob) -> None:
     """Deletes a Job once its pods have ended: until then it stays visible, so that nothing else is started."""
-    if "deletionTimestamp" in job["metadata"]:
+    if job.deleting:
         return
     await _delete(client, namespace, job, foreground=True)
 
 
-async def clean(client: Client, namespace: str, job: Manifest) -> None:
+async def clean(client: Client, run_uid: str, namespace: str, job: OwnedJob) -> None:
     """Deletes a Job that is over, with its pods, its stage spec and the Service of pods that work together."""
-    kinds = [CONFIG_MAPS, SERVICES] if "subdomain" in job["spec"]["template"]["spec"] else [CONFIG_MAPS]
-    await _delete_beside(client, str(jobs.controller(job)), namespace, str(job["metadata"]["name"]), kinds)
+    await _delete_beside(client, run_uid, namespace, job.name, [CONFIG_MAPS, SERVICES] if job.meets else [CONFIG_MAPS])
     await _delete(client, namespace, job, foreground=False)
 
 
@@ -85,10 +85,9 @@ async def _delete_beside(client: Client, run_uid: str, namespace: str, name: str
             await client.delete(kind, namespace, name, str(found["metadata"]["uid"]))
 
 
-async def _delete(client: Client, namespace: str, job: Manifest, foreground: bool) -> None:
-    name, uid = str(job["metadata"]["name"]), str(job["metadata"]["uid"])
+async def _delete(client: Client, namespace: str, job: OwnedJob, foreground: bool) -> None:
     try:
-        await client.delete(JOBS, namespace, name, uid, foreground)
+        await client.delete(JOBS, namespace, job.name, job.uid, foreground)
     except ConflictError:
         return  # another object has the name by now; ours is gone
 

@@ -2,18 +2,22 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.errors import NotFoundError, UnavailableError, from_response
 from ippo_operator.cluster.resources import Resource
-from ippo_operator.cluster.transport import Request, Transport
+from ippo_operator.cluster.streams import Keep
+from ippo_operator.cluster.transport import LIST_MOST, OBJECT_MOST, Request, Response, Transport
 
 Manifest: TypeAlias = dict[str, Any]
-METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
-PAGE = 200
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+PAGE = 100
+SMALL = 1 << 17
+"""Bytes of an object as almost all are; several of them at the same time do no harm."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Client:
         sleep: waits so many seconds.
         told: called with each error that is retried, for metrics.
         clock: learns the API server's time from its answers.
+        most: bytes of one object that are read.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Client:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         told: Callable[[UnavailableError], None] = lambda _: None,
         clock: ServerClock | None = None,
+        most: int = OBJECT_MOST,
     ) -> None:
         self._transport = transport
         self._fence = fence
@@ -57,6 +63,7 @@ class Client:
         self._sleep = sleep
         self._told = told
         self.clock = clock or ServerClock()
+        self._most = most
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """The object; None if there is none."""
@@ -73,58 +80,78 @@ class Client:
         labels: str = "",
         fields: str = "",
         metadata_only: bool = False,
-    ) -> list[Manifest]:
+        keep: Keep | None = None,
+        whole: int = LIST_MOST,
+    ) -> list[Any]:
         """All objects with these labels and fields, read from the newest state, in pages.
+
+        Args:
+            resource: kind of the objects.
+            namespace: None for all.
+            labels: a selector.
+            fields: a selector.
+            metadata_only: leave all but the metadata to the server.
+            keep: what is kept of each object, or None to pass it over. Without it, all of each.
+            whole: bytes of all pages.
 
         Raises:
             GoneError: the listing took so long that its pages expired; start again.
+            TooLargeError: there is more than `whole`, or a single object is larger than this client reads.
         """
         query = {"limit": str(PAGE), "labelSelector": labels, "fieldSelector": fields}
         query = {name: value for name, value in query.items() if value}
-        accept = METADATA_ONLY if metadata_only else "application/json"
-        return [item async for item in self._pages(resource.path(namespace), query, accept)]
-
-    async def _pages(self, path: str, query: dict[str, str], accept: str) -> AsyncIterator[Manifest]:
+        accept = METADATA_LIST if metadata_only else "application/json"
+        left = whole
+        request = Request("GET", resource.path(namespace), query, accept=accept, keep=keep or _all_of_it)
+        found: list[Any] = []
         while True:
-            page = await self.send(Request("GET", path, query, accept=accept))
-            for item in page.get("items") or ():
-                yield item
-            following = page.get("metadata", {}).get("continue")
+            page = await self._answer(replace(request, query=query, whole=left))
+            found += page.body.get("items") or ()
+            left -= page.size
+            following = page.body.get("metadata", {}).get("continue")
             if not following:
-                return
+                return found
             query = query | {"continue": following}
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
-        """Raises AlreadyExistsError also where an earlier attempt of this very call succeeded without an answer."""
-        made: Manifest = await self.send(Request("POST", resource.path(namespace), body=manifest))
+        """Returns its metadata. Raises AlreadyExistsError also where an earlier attempt of this very call succeeded
+        without an answer."""
+        made: Manifest = await self.send(Request("POST", resource.path(namespace), body=manifest, accept=METADATA))
         return made
 
     async def replace(
         self, resource: Resource, namespace: str, name: str, manifest: Manifest, subresource: str | None = None
     ) -> Manifest:
-        """PUT; raises ConflictError unless the manifest's resourceVersion is the newest."""
-        made: Manifest = await self.send(Request("PUT", resource.path(namespace, name, subresource), body=manifest))
+        """PUT; returns the metadata. Raises ConflictError unless the manifest's resourceVersion is the newest."""
+        path = resource.path(namespace, name, subresource)
+        made: Manifest = await self.send(Request("PUT", path, body=manifest, accept=METADATA))
         return made
 
     async def apply(
         self, resource: Resource, namespace: str, name: str, manifest: Manifest, manager: str, force: bool = True
     ) -> Manifest:
-        """Server-side apply: creates the object, or owns the manifest's fields and leaves all others alone."""
+        """Server-side apply: creates the object, or owns the manifest's fields and leaves all others alone.
+
+        Returns the metadata.
+        """
         query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(namespace, name)
-        request = Request("PATCH", path, query, manifest, content_type="application/apply-patch+yaml")
+        request = Request("PATCH", path, query, manifest, "application/apply-patch+yaml", METADATA)
         made: Manifest = await self.send(request)
         return made
 
     async def patch(
         self, resource: Resource, found: Manifest, operations: Sequence[dict[str, Any]], manager: str
     ) -> Manifest:
-        """A JSON Patch (RFC 6902) of the object as it was found; raises ConflictError if it changed since."""
+        """A JSON Patch (RFC 6902) of the object as it was found; raises ConflictError if it changed since.
+
+        Returns the metadata.
+        """
         metadata = found["metadata"]
         same = {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
         path = resource.path(metadata["namespace"], metadata["name"])
         content = "application/json-patch+json"
-        request = Request("PATCH", path, {"fieldManager": manager}, [same, *operations], content_type=content)
+        request = Request("PATCH", path, {"fieldManager": manager}, [same, *operations], content, METADATA)
         made: Manifest = await self.send(request)
         return made
 
@@ -142,12 +169,17 @@ class Client:
             "preconditions": {"uid": uid},
         }
         try:
-            await self.send(Request("DELETE", resource.path(namespace, name), body=body))
+            await self.send(Request("DELETE", resource.path(namespace, name), body=body, accept=METADATA))
         except NotFoundError:
             return
 
     async def send(self, request: Request) -> Any:
         """The body of a successful answer. Raises an ApiError of the refusal, FencedError before a write."""
+        return (await self._answer(request)).body
+
+    async def _answer(self, request: Request) -> Response:
+        """A successful answer. Raises an ApiError of the refusal, FencedError before a write."""
+        request = replace(request, most=self._most)
         delay = self._retries.first_delay
         for left in reversed(range(self._retries.attempts)):
             if request.writes:
@@ -164,9 +196,13 @@ class Client:
             delay *= 2
         raise AssertionError("a retry policy has at least one attempt")
 
-    async def _once(self, request: Request) -> Any:
+    async def _once(self, request: Request) -> Response:
         response = await self._transport.send(request, self._retries.timeout)
         self.clock.heard(response.headers.get("Date"))
         if 200 <= response.status < 300:
-            return response.body
+            return response
         raise from_response(response.status, response.headers, response.body)
+
+
+def _all_of_it(item: Manifest) -> Manifest:
+    return item

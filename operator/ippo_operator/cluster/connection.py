@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import aiohttp
 from yarl import URL
@@ -25,14 +25,17 @@ from ippo_operator.cluster.access.files import KubeconfigError
 from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.access.plugins import Credentials
 from ippo_operator.cluster.access.proxies import proxy_of
-from ippo_operator.cluster.errors import ApiError, UnavailableError, from_response
-from ippo_operator.cluster.transport import Request, Response
+from ippo_operator.cluster.errors import ApiError, TooLargeError, UnavailableError, from_response
+from ippo_operator.cluster.streams import ListReader, TooLongError
+from ippo_operator.cluster.transport import PIECE, Request, Response
 
 OPERATOR = "ippo-operator"
 CONNECT_TIMEOUT = 15.0
 LONGEST_LINE = 1 << 20
 """Bytes of a line of a stream that are kept; a longer one comes in pieces."""
 _UNAUTHORIZED = 401
+_REFUSAL = 1 << 18
+"""Bytes of an answer that says no."""
 _BROKEN = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 _CERTIFICATES = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
@@ -52,13 +55,26 @@ class Connection:
         return expires is not None and datetime.now(UTC) >= expires
 
 
-async def connect(login: Login, agent: str = OPERATOR, connections: int = 16) -> Connection:
+class Narrowing(Protocol):
+    """Of a session of somebody who would read more than there is room for."""
+
+    async def ask(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        """A middleware: sends another request in place of this one."""
+
+    def response_class(self) -> type[aiohttp.ClientResponse]:
+        """Reads answers."""
+
+
+async def connect(
+    login: Login, agent: str = OPERATOR, connections: int = 16, narrow: Narrowing | None = None
+) -> Connection:
     """Opens a session in this event loop; the caller closes it. Nothing is sent yet, but a plugin may be asked.
 
     Args:
         login: where and who.
         agent: the name of the client.
         connections: at most so many at the same time; 0 for any number.
+        narrow: changes what is asked for and what is read of answers.
 
     Raises:
         KubeconfigError: the credentials, certificates or the proxy cannot be used.
@@ -70,7 +86,8 @@ async def connect(login: Login, agent: str = OPERATOR, connections: int = 16) ->
         connector=aiohttp.TCPConnector(limit=connections, ssl=_tls(login, credentials)),
         headers=headers,
         proxy=proxy,
-        middlewares=(_Identity(login, credentials),),
+        middlewares=(_Identity(login, credentials), *((narrow.ask,) if narrow else ())),
+        response_class=narrow.response_class() if narrow else aiohttp.ClientResponse,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
     return Connection(login, credentials, session)
@@ -213,7 +230,9 @@ class KubernetesTransport:
         limits = aiohttp.ClientTimeout(total=timeout)
         try:
             async with self._started(connection, request, limits) as answer:
-                response = Response(answer.status, answer.headers, _parsed(await answer.read()))
+                response = await _read(answer, request)
+        except (TooLongError, RecursionError) as error:
+            raise TooLargeError(f"{request.method} {request.path}: {error}") from None
         except _BROKEN as error:
             raise _unreachable(connection.login, error) from None
         if response.status == _UNAUTHORIZED and await self._renewed(connection):
@@ -298,6 +317,27 @@ def _reason(error: BaseException) -> str:
     number = error.errno if isinstance(error, OSError) and not isinstance(error, ssl.SSLError | socket.gaierror) else 0
     text = os.strerror(number) if number else str(getattr(error, "strerror", None) or error)
     return " ".join(text.split()) or type(error).__name__
+
+
+async def _read(answer: aiohttp.ClientResponse, request: Request) -> Response:
+    """Raises TooLongError before more of it is held than the request allows, ValueError for a list that is cut off."""
+    success = 200 <= answer.status < 300
+    if request.keep is None or not success:
+        body = await _read_whole(answer, request.most if success else _REFUSAL)
+        return Response(answer.status, answer.headers, _parsed(body), len(body))
+    reader = ListReader(request.keep, request.most, request.whole)
+    async for piece in answer.content.iter_chunked(PIECE):
+        reader.feed(piece)
+    return Response(answer.status, answer.headers, reader.close(), reader.size)
+
+
+async def _read_whole(answer: aiohttp.ClientResponse, most: int) -> bytes:
+    body = bytearray()
+    async for piece in answer.content.iter_chunked(PIECE):
+        body += piece
+        if len(body) > most:
+            raise TooLongError(f"the answer has more than {most >> 10} KiB")
+    return bytes(body)
 
 
 def _parsed(body: bytes) -> Any:

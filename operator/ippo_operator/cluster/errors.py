@@ -53,6 +53,10 @@ class UnavailableError(ApiError):
     """429, 5xx, a time-out or a lost connection. A write may or may not have happened."""
 
 
+class TooLargeError(ApiError):
+    """An answer is larger than what is read of one. Where it is one of a write, the write has happened."""
+
+
 class FencedError(Exception):
     """This process does not hold the lease (any more), so it does not write."""
 

@@ -31,14 +31,17 @@ async def problem(client: Client, namespaces: Sequence[str], run: IterativePPORu
         return wrong
     wanted = _own_place(run)
     everywhere: tuple[str | None, ...] = (None,)
+
+    def rival(other: Manifest) -> str | None:
+        taken = _place(other) == wanted and _before(other, run)
+        return str(other["metadata"]["namespace"]) if taken else None
+
     for namespace in tuple(namespaces) or everywhere:
-        for other in await client.list(RUNS, namespace, fields=f"metadata.name={run.metadata.name}"):
-            if _place(other) == wanted and _before(other, run):
-                where = other["metadata"]["namespace"]
-                return (
-                    f"the artifacts in {wanted[-1]} are those of the run {run.metadata.name} in namespace {where} too, "
-                    "and no two runs may write there. Delete one of the two; this one goes on once the other is gone"
-                )
+        for where in await client.list(RUNS, namespace, fields=f"metadata.name={run.metadata.name}", keep=rival):
+            return (
+                f"the artifacts in {wanted[-1]} are those of the run {run.metadata.name} in namespace {where} too, "
+                "and no two runs may write there. Delete one of the two; this one goes on once the other is gone"
+            )
     return None
 
 

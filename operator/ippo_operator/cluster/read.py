@@ -7,7 +7,6 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -15,17 +14,19 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
-from ippo_operator.cluster import jobs, sidecars
+from ippo_operator.cluster import jobs, sidecars, trim
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import NotFoundError
+from ippo_operator.cluster.owned import OwnedJob, OwnedJobs
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.resources import CORE_EVENTS, JOBS, PODS, RUNS
-from ippo_operator.manifests.identity import RUN_UID
 from ippo_operator.manifests.settings import settings_annotations
 from ippo_operator.plan.types import ObservedJob
 
-_PATIENCE, _LONGEST = 4.0, 60.0
+_PATIENCE, _LONGEST, _SOON = 4.0, 60.0, 1.0
+"""Seconds."""
+_METADATA = {"name", "namespace", "uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp"}
 _COMPLAINTS = {"FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"}
 
 
@@ -42,7 +43,7 @@ class Snapshot:
     run: IterativePPORun | None
     """None where the spec cannot be used; `problem` says why."""
     problem: str
-    jobs: dict[str, Manifest]
+    jobs: dict[str, OwnedJob]
     """The Jobs that the run owns, by name."""
     observed: tuple[ObservedJob, ...]
     look_again: float | None = None
@@ -59,11 +60,12 @@ class Snapshot:
         return str(self.raw["metadata"]["uid"])
 
 
-async def snapshot(client: Client, namespace: str, name: str, now: datetime) -> Snapshot | None:
+async def snapshot(client: Client, owned: OwnedJobs, namespace: str, name: str, now: datetime) -> Snapshot | None:
     """The run as it is now; None if there is none.
 
     Args:
         client: reads.
+        owned: remembers Jobs.
         namespace: of the run.
         name: of the run.
         now: the time, to tell a Job that just began from one that does not get on.
@@ -72,32 +74,40 @@ async def snapshot(client: Client, namespace: str, name: str, now: datetime) -> 
         ApiError: the API server refused, or could not be reached.
         UnreadableStatusError: somebody else wrote the status.
     """
-    raw = await client.get(RUNS, namespace, name)
-    if raw is None:
+    whole = await client.get(RUNS, namespace, name)
+    if whole is None:
+        owned.forget(namespace, name)
         return None
-    run, problem = _parse(raw)
+    run, problem = _parse(whole)
+    raw = _slimmed(whole)
+    del whole
     if run is None or "deletionTimestamp" in raw["metadata"]:
         return Snapshot(raw, run, problem, {}, ())
     uid = str(raw["metadata"]["uid"])
-    listed = await client.list(JOBS, namespace, f"{RUN_UID}={uid}")
-    owned = {str(job["metadata"]["name"]): job for job in listed if jobs.is_ours(job, uid)}
     active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
-    if active is None:
-        return Snapshot(raw, run, "", owned, ())
-    found = owned.get(active)
-    if found is None:
-        # Asked for by name too: a label may have been taken off it, and what is listed may be another one's view.
-        found = await client.get(JOBS, namespace, active)
-    if found is None:
-        return Snapshot(raw, run, "", owned, ())
-    if not jobs.is_ours(found, uid):
-        return Snapshot(raw, run, "", owned, (jobs.foreign(active),))
-    owned[active] = found
-    observed, look_again = await _observe(client, namespace, found, now)
-    if run.status is not None and run.status.stage is not None:
-        stale = jobs.outdated(found, settings_annotations(run, run.status.stage))
+    found = await client.get(JOBS, namespace, active) if active is not None else None
+    ours = found if found is not None and jobs.is_ours(found, uid) else None
+    own, more = await owned.read(client, namespace, name, uid, ours)
+    soon = _SOON if more else None
+    if ours is None or run.status is None:
+        taken = () if found is None else (jobs.foreign(str(active)),)
+        return Snapshot(raw, run, "", own, taken, soon)
+    observed, look_again = await _observe(client, namespace, ours, now)
+    if run.status.stage is not None:
+        stale = jobs.outdated(ours, settings_annotations(run, run.status.stage))
         observed = dataclasses.replace(observed, outdated=stale)
-    return Snapshot(raw, run, "", owned, (observed,), look_again)
+    return Snapshot(raw, run, "", own, (observed,), soon if more else look_again)
+
+
+def slim(metadata: Manifest) -> Manifest:
+    """What is needed of a run's metadata."""
+    return {name: value for name, value in metadata.items() if name in _METADATA}
+
+
+def _slimmed(raw: Manifest) -> Manifest:
+    """What a status is written with, as the API server takes nothing else of it, and where artifacts are."""
+    kept = {name: raw[name] for name in ("apiVersion", "kind", "status") if name in raw}
+    return kept | {"metadata": slim(raw["metadata"]), "spec": {"artifacts": (raw.get("spec") or {}).get("artifacts")}}
 
 
 def _parse(raw: Manifest) -> tuple[IterativePPORun | None, str]:
@@ -124,8 +134,8 @@ def _parse(raw: Manifest) -> tuple[IterativePPORun | None, str]:
 
 async def _observe(client: Client, namespace: str, job: Manifest, now: datetime) -> tuple[ObservedJob, float | None]:
     uid = job["metadata"]["uid"]
-    pods = await client.list(PODS, namespace, f"batch.kubernetes.io/controller-uid={uid}")
-    ended = sidecars.look(job, pod_facts.owned_by(pods, uid), now)
+    pods = await _pods(client, namespace, uid)
+    ended = sidecars.look(job, pods, now)
     if ended is not None:
         return ended
     if not jobs.not_started(job, pods):
@@ -134,6 +144,15 @@ async def _observe(client: Client, namespace: str, job: Manifest, now: datetime)
     # A time in the future is that of another clock: it says nothing about how long this has been going on.
     troubles = await _troubles(client, namespace, job, pods) if not 0 <= age < _PATIENCE else []
     return jobs.observe(job, pods, troubles), min(_LONGEST, max(_PATIENCE, age / 2))
+
+
+async def _pods(client: Client, namespace: str, uid: str) -> list[Manifest]:
+    """Those of the Job with that UID, in what is needed of them."""
+
+    def own(pod: Manifest) -> Manifest | None:
+        return trim.pod(pod) if pod_facts.controller_uid(pod) == uid else None
+
+    return await client.list(PODS, namespace, f"batch.kubernetes.io/controller-uid={uid}", keep=own)
 
 
 def _ending(observed: ObservedJob, pods: list[Object], now: datetime) -> tuple[ObservedJob, float | None]:
@@ -156,12 +175,16 @@ async def _troubles(client: Client, namespace: str, job: Manifest, pods: list[Ma
     about = pods[0] if pods else job
     selector = f"involvedObject.uid={about['metadata']['uid']},type=Warning"
     try:
-        events = await client.list(CORE_EVENTS, namespace, fields=selector)
+        told = await client.list(CORE_EVENTS, namespace, fields=selector, keep=_complaint)
     except NotFoundError:
         return []
-    told = [event for event in events if event.get("reason") in _COMPLAINTS]
-    return [" ".join(str(event.get("message") or "").split()) for event in sorted(told, key=_time)]
+    return [text for _, text in sorted(told)]
 
 
-def _time(event: dict[str, Any]) -> str:
-    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+def _complaint(event: Manifest) -> tuple[str, str] | None:
+    """When, and what."""
+    if event.get("reason") not in _COMPLAINTS:
+        return None
+    series = event.get("series") or {}
+    moment = series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or ""
+    return str(moment), " ".join(trim.cut(event.get("message") or "").split())

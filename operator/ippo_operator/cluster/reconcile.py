@@ -4,11 +4,12 @@ The status that names an attempt is written before its Job is created, and the s
 anything builds on it. So whoever dies at any point leaves a status from which the next pass goes on.
 """
 
+import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC
 
 from ippo_trainer.contract.spec import StoreLocation
 
@@ -20,6 +21,7 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.mending import Patience
+from ippo_operator.cluster.owned import OwnedJobs
 from ippo_operator.cluster.read import Snapshot
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.cluster.resources import RUNS
@@ -90,6 +92,13 @@ class Reconciler:
         self._events = EventWriter(client, instance, self._wall)
         self._stopwatch = Stopwatch(steady)
         self._patience = Patience(steady)
+        self._owned = OwnedJobs()
+
+    def reading_more(self, client: Client) -> "Reconciler":
+        """The same, with a client that reads larger objects."""
+        made = copy.copy(self)
+        made._client = client
+        return made
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
         """One pass.
@@ -99,7 +108,7 @@ class Reconciler:
             FencedError: this process must not write.
             UnreadableStatusError: somebody else wrote the status.
         """
-        found = await read.snapshot(self._client, namespace, name, self._wall())
+        found = await read.snapshot(self._client, self._owned, namespace, name, self._wall())
         if found is None:
             self._stopwatch.forget((namespace, name))
             return Outcome(exists=False)
@@ -184,11 +193,11 @@ class Reconciler:
 
     async def _clean(self, found: Snapshot, run: IterativePPORun) -> float | None:
         """Deletes Jobs that were kept for long enough; returns the seconds until the next one is due."""
-        ended = [job for job in map(jobs.ended, found.jobs.values()) if job is not None]
+        ended = [job.ended for job in found.jobs.values() if job.ended is not None]
         active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
         due = expired(ended, active, run.spec.cleanup, self._wall())
         for name in due.names:
-            await children.clean(self._client, found.raw["metadata"]["namespace"], found.jobs[name])
+            await children.clean(self._client, found.uid, found.raw["metadata"]["namespace"], found.jobs[name])
         return due.next_after
 
     def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...], servers: ObservedServing | None) -> Plan:
@@ -212,7 +221,7 @@ class Reconciler:
         )
         log_context.bind(stage=made.status.stage, attempt=made.status.attempt)
         self._watcher(run, made.status)
-        return written, run.model_copy(update={"status": made.status})
+        return raw | {"metadata": read.slim(written["metadata"])}, run.model_copy(update={"status": made.status})
 
     async def _tell(self, written: Manifest, before: RunStatus | None, made: Plan) -> None:
         """Events of a status that was written."""
@@ -254,8 +263,7 @@ def _strays(found: Snapshot, run: IterativePPORun) -> Iterator[str]:
     """Jobs of earlier attempts that still run: a creation that seemed to have failed can arrive after all."""
     active = run.status.active if run.status is not None else None
     for name, job in found.jobs.items():
-        made_at = datetime.fromisoformat(str(job["metadata"]["creationTimestamp"]))
-        if not jobs.over(job) and (active is None or (name != active.job_name and made_at < active.created_at)):
+        if not job.over and (active is None or (name != active.job_name and job.created_at < active.created_at)):
             yield name
 
 

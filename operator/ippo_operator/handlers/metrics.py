@@ -43,6 +43,7 @@ ERROR_KINDS = (
     "GoneError",
     "NotFoundError",
     "AlreadyExistsError",
+    "TooLargeError",
     "ApiError",
     "UnreadableStatusError",
     "Bug",

@@ -12,7 +12,7 @@ import aiohttp.web
 from ippo_operator.cluster.access import kubeconfig
 from ippo_operator.cluster.access.files import KubeconfigError
 from ippo_operator.cluster.access.kubeconfig import Flags
-from ippo_operator.cluster.client import Client, RetryPolicy
+from ippo_operator.cluster.client import SMALL, Client, RetryPolicy
 from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.connection import KubernetesTransport
 from ippo_operator.cluster.lease import Lease, LeaseTimes
@@ -89,11 +89,13 @@ def _service(options: Options, transport: CountingTransport, metrics: Metrics, c
     unfenced = Client(transport, retries=impatient, clock=clock)
     lease = Lease(unfenced, options.lease_namespace, options.lease_name, options.identity, times)
     client = Client(transport, lease.check, clock=clock)
+    small = Client(transport, lease.check, clock=clock, most=SMALL)
     reconciler = Reconciler(
-        client, options.platform, options.identity, watcher=metrics.status_written, namespaces=options.namespaces
+        small, options.platform, options.identity, watcher=metrics.status_written, namespaces=options.namespaces
     )
     pace = Pace(workers=options.workers, resync=options.resync)
-    return Service(client, reconciler, lease, metrics, options.namespaces, pace)
+    large = reconciler.reading_more(client)
+    return Service(client, reconciler, lease, metrics, options.namespaces, pace, large)
 
 
 def ask(metrics: Metrics, service: Service, watching: Watches) -> None:

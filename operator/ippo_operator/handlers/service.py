@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from ippo_operator.cluster import clock, log_context
-from ippo_operator.cluster.client import Client
-from ippo_operator.cluster.errors import ApiError, FencedError, NotFoundError
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.errors import ApiError, FencedError, NotFoundError, TooLargeError
 from ippo_operator.cluster.lease import Lease
 from ippo_operator.cluster.read import UnreadableStatusError
 from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.cluster.resources import RUNS
+from ippo_operator.cluster.transport import EVERYTHING
+from ippo_operator.handlers.lanes import Lanes
 from ippo_operator.handlers.metrics import Metrics
 from ippo_operator.handlers.queue import KeyedQueue
 from ippo_operator.handlers.sightings import Sightings
@@ -46,11 +48,12 @@ class Service:
 
     Args:
         client: for listings; reads only.
-        reconciler: does a pass.
+        reconciler: does a pass; raises TooLargeError where that takes more memory than many may have at once.
         lease: who may act.
         metrics: are told.
         namespaces: to look at; none for all.
         pace: how much at once, and how often.
+        large: does those passes, one at a time.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Service:
         metrics: Metrics,
         namespaces: Sequence[str] = (),
         pace: Pace | None = None,
+        large: Reconciler | None = None,
     ) -> None:
         self._client = client
         self._reconciler = reconciler
@@ -68,7 +72,8 @@ class Service:
         self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self.pace = pace or Pace()
-        self.queue: KeyedQueue[Key] = KeyedQueue()
+        self._large = large or reconciler
+        self.queue: Lanes[Key] = Lanes()
         self.sightings = Sightings()
         self._leading = asyncio.Event()
         self._heard: dict[Key, float] = {}
@@ -80,7 +85,8 @@ class Service:
     def start(self) -> None:
         """Starts working."""
         loops = [self._hold_lease(), self._look_at_all(), self._check_watches()]
-        loops += [self._work() for _ in range(self.pace.workers)]
+        loops += [self._work(self.queue.many, self._reconciler) for _ in range(self.pace.workers)]
+        loops.append(self._work(self.queue.single, self._large))
         for loop in loops:
             task = asyncio.create_task(loop)
             task.add_done_callback(self._ended)
@@ -114,6 +120,10 @@ class Service:
             return
         self._hear(key)
         self.queue.add(key)
+
+    def knows(self, key: Key) -> bool:
+        """See Listener."""
+        return self.sightings.knows(key)
 
     def run_deleted(self, key: Key) -> None:
         """See Listener."""
@@ -150,32 +160,35 @@ class Service:
                 self._metrics.forget_runs()
             await asyncio.sleep(self.lease.times.renew_every)
 
-    async def _work(self) -> None:
+    async def _work(self, queue: KeyedQueue[Key], reconciler: Reconciler) -> None:
         while True:
             await self._leading.wait()
-            key = await self.queue.take()
+            key = await queue.take()
             try:
                 # A task of its own, so that what one pass binds to its log lines does not reach the next one.
-                await asyncio.create_task(self._pass(key))
+                await asyncio.create_task(self._pass(key, reconciler))
             finally:
-                self.queue.done(key)
+                queue.done(key)
                 told = self._meanwhile.pop(key, None)
                 if told is not None and told != self._own.get(key):
                     self._hear(key)
                     self.queue.add(key)
 
-    async def _pass(self, key: Key) -> None:
+    async def _pass(self, key: Key, reconciler: Reconciler) -> None:
         log_context.bind(namespace=key[0], run=key[1])
         heard = self._heard.pop(key, None)
         try:
             with self._metrics.reconcile.time():
-                outcome = await self._reconciler.reconcile(*key)
+                outcome = await reconciler.reconcile(*key)
         except FencedError as error:
             self._still(key, heard)
             _log.info("not done: %s", error)
             self.queue.add(key, 1.0)
         except (ApiError, UnreadableStatusError) as error:
             self._still(key, heard)
+            if isinstance(error, TooLargeError) and reconciler is not self._large:
+                self.queue.is_large(key)
+                return
             self._metrics.failed(type(error).__name__)
             asked = min(_LONGEST_REST, getattr(error, "retry_after", None) or 0.0)
             _log.warning("tried again in %.1f s: %s", self.queue.retry(key, asked), error)
@@ -222,6 +235,7 @@ class Service:
         """The slow resync: catches what no event told, such as a wall clock that was set."""
         while True:
             await asyncio.sleep(self.pace.resync * random.uniform(0.9, 1.1))  # noqa: S311
+            self.queue.look_again()
             for key in {*await self._listed(), *self.sightings.known()}:  # also those whose end no watch told of
                 self.queue.add(key, random.uniform(0.0, min(30.0, self.pace.resync / 2)))  # noqa: S311
 
@@ -239,17 +253,19 @@ class Service:
 
     async def _listed(self) -> dict[Key, str]:
         """Every run's resourceVersion; nothing where the server cannot be asked."""
-        found: dict[Key, str] = {}
+        found: list[tuple[Key, str]] = []
         for namespace in self._namespaces:
             try:
-                items = await self._client.list(RUNS, namespace, metadata_only=True)
+                found += await self._client.list(RUNS, namespace, metadata_only=True, keep=_key, whole=EVERYTHING)
             except NotFoundError:
                 _log.warning("the API server does not know %s; install the CRD", RUNS.plural)
                 continue
             except ApiError as error:
                 _log.warning("runs cannot be listed: %s", error)
                 continue
-            for item in items:
-                metadata = item["metadata"]
-                found[metadata["namespace"], metadata["name"]] = metadata["resourceVersion"]
-        return found
+        return dict(found)
+
+
+def _key(run: Manifest) -> tuple[Key, str]:
+    metadata = run["metadata"]
+    return (metadata["namespace"], metadata["name"]), metadata["resourceVersion"]

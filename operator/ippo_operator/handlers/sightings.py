@@ -37,6 +37,10 @@ class Sightings:
         """A pass found no such run: what a watch told of it came late."""
         self._versions.pop(key, None)
 
+    def knows(self, key: Key) -> bool:
+        """Whether a watch told of such a run that was not deleted since."""
+        return key in self._versions
+
     def child_seen(self) -> None:
         """A watch told of a Job, a pod or a Deployment."""
         self._last = self._steady()

@@ -19,16 +19,17 @@ import kopf
 
 from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.access.plugins import Credentials
-from ippo_operator.cluster.connection import connect
+from ippo_operator.cluster.client import PAGE
+from ippo_operator.cluster.connection import Narrowing, connect
 from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Resource
+from ippo_operator.handlers.narrow import Narrow
 from ippo_operator.manifests.identity import RUN, RUN_UID
 
 Key: TypeAlias = tuple[str, str]
 CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
 _SETTLING = 0.5
 """Seconds. A Job and its pods change many times while they start; what it comes to is one pass."""
-_TOLD_BY = ("generation", "deletionTimestamp", "labels", "annotations", "ownerReferences")
-_OVER = {"Complete", "Failed"}
+_JOBS_KNOWN = 10_000
 _ALL = tuple(resource.plural for resource in (RUNS, *CHILDREN))
 _SILENCE = 90.0
 """Seconds without a word from the thread, which may wait for a slow start of kopf, before it counts as hanging."""
@@ -52,6 +53,9 @@ class _NoDiffs(kopf.DiffBaseStorage):
 
 class Listener(Protocol):
     """Who is told; called in the event loop that `Watches` was made in."""
+
+    def knows(self, key: Key) -> bool:
+        """Whether there is such a run. Called in the watches' own thread."""
 
     def run_changed(self, key: Key, version: str) -> None:
         """A run was created or changed."""
@@ -156,12 +160,12 @@ class Watches:
 
         async def child_event(event: Mapping[str, Any], **_: Any) -> None:
             metadata = event["object"]["metadata"]
-            name = (metadata.get("labels") or {}).get(RUN)
-            if name and changes.matters(event):
+            if changes.matters(event):
                 delay = 0.0 if _decisive(event) else _SETTLING
-                tell(self._listener.child_changed, (metadata["namespace"], name), delay)
+                tell(self._listener.child_changed, (metadata["namespace"], metadata["labels"][RUN]), delay)
 
-        kopf.on.login(registry=made)(LogIn(self._load).log_in)
+        narrow = Narrow((RUNS, *CHILDREN), self._listener.knows)
+        kopf.on.login(registry=made)(LogIn(self._load, narrow).log_in)
         kopf.on.event(*_selector(RUNS), registry=made)(run_event)
         for resource in CHILDREN:
             kopf.on.event(*_selector(resource), labels={RUN_UID: kopf.PRESENT}, registry=made)(child_event)
@@ -174,13 +178,14 @@ class LogIn:
     kopf asks again when the API server answers 401. With what was refused already it would ask for ever.
     """
 
-    def __init__(self, load: Callable[[], Login]) -> None:
+    def __init__(self, load: Callable[[], Login], narrow: Narrowing | None = None) -> None:
         self._load = load
+        self._narrow = narrow
         self._last: tuple[Login, Credentials] | None = None
 
     async def log_in(self, **_: Any) -> kopf.AiohttpSession:
         """Raises kopf.PermanentError, which ends kopf, if there is nothing new to log in with."""
-        connection = await connect(self._load(), connections=0)
+        connection = await connect(self._load(), connections=0, narrow=self._narrow)
         shown = (connection.login, connection.credentials)
         if shown == self._last:
             await connection.session.close()
@@ -201,30 +206,25 @@ class _JobChanges:
 
     def matters(self, event: Mapping[str, Any]) -> bool:
         """Whether anything else than the count of pods is new; always of other kinds than Jobs."""
-        child = event["object"]
-        if child.get("kind") != JOBS.kind:
+        if event["object"]["kind"] != JOBS.kind:
             return True
-        metadata = child["metadata"]
+        child = event["object"]["child"]
+        facts: int = child["facts"]
+        before = self._known.pop(child["uid"], None)
         if event["type"] == "DELETED":
-            self._known.pop(metadata["uid"], None)
             return True
-        told = [metadata.get(name) for name in _TOLD_BY]
-        facts = hash(repr((told, _decisive(event))))
-        news = self._known.get(metadata["uid"]) != facts
-        self._known[metadata["uid"]] = facts
-        return news
+        self._known[child["uid"]] = facts
+        if len(self._known) > _JOBS_KNOWN:  # those that have been at rest for longest; one pass too many does no harm
+            del self._known[next(iter(self._known))]
+        return before != facts
 
 
 def _decisive(event: Mapping[str, Any]) -> bool:
     """Whether the run goes on because of this: a Job that is over or gone, any change of a Deployment or a Service."""
-    child = event["object"]
-    kind = str(child.get("kind"))
-    if kind != JOBS.kind:
-        return kind != PODS.kind
-    conditions = (child.get("status") or {}).get("conditions") or ()
-    over = any(c.get("type") in _OVER and c.get("status") == "True" for c in conditions)
-    gone: bool = event["type"] == "DELETED"
-    return over or gone
+    told = event["object"]
+    if told["kind"] != JOBS.kind:
+        return str(told["kind"]) != PODS.kind
+    return bool(told["child"]["over"]) or event["type"] == "DELETED"
 
 
 def settings(namespaces: Sequence[str]) -> kopf.OperatorSettings:
@@ -238,8 +238,8 @@ def settings(namespaces: Sequence[str]) -> kopf.OperatorSettings:
     made.watching.connect_timeout = 10.0
     made.watching.server_timeout = 300  # the API server parses a whole number
     made.watching.inactivity_timeout = 90.0
-    # kopf keeps an object's body until its worker has been idle for so long, and a whole page of a listing.
-    made.watching.chunk_size = 50
+    made.watching.chunk_size = PAGE
+    # kopf keeps what it was told of an object until its worker has been idle for so long.
     made.queueing.idle_timeout = 0.2
     made.persistence.diffbase_storage = _NoDiffs()
     for resource in CHILDREN:

@@ -33,8 +33,8 @@ def test_many_runs_at_once_end_right_and_cheaply(kubeconfig: Path, tmp_path: Pat
     assert figures.writes_per_stage <= 6
     assert figures.reads_per_stage <= 18
     assert figures.memory_peak <= 180
-    # A minute has one check that the watches miss nothing, which lists the runs' metadata in pages of 200.
+    # A minute has one check that the watches miss nothing, which lists the runs' metadata in pages of 100.
     assert figures.idle.keys() <= {"GET iterativepporuns"}
-    assert figures.idle.get("GET iterativepporuns", 0) <= 2 * (1 + RUNS // 200)
+    assert figures.idle.get("GET iterativepporuns", 0) <= 2 * (1 + RUNS // 100)
     # Against the API server's own speed in the same minutes: reads and writes of a step are ten requests, one by one.
     assert share(figures.after_job, 0.5) <= max(2.0, 30 * share(figures.write, 0.5))

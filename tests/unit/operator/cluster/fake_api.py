@@ -17,6 +17,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from ippo_operator.cluster.errors import UnavailableError
+from ippo_operator.cluster.streams import ListReader
 from ippo_operator.cluster.transport import Request, Response
 
 Object = dict[str, Any]
@@ -62,13 +63,13 @@ class FakeApi:
         self.calls.append(copy.deepcopy(request))
         instead = self.before(number, request)
         if instead is not None:
-            return instead
+            return narrowed(request, instead)
         self._look_at_clock()
         response = self._serve(request)
         if self.clock is not None:
             response = replace(response, headers={"Date": format_datetime(self.clock(), usegmt=True)})
         replaced = self.after(number, request, response)
-        return replaced if replaced is not None else response
+        return narrowed(request, replaced if replaced is not None else response)
 
     def _look_at_clock(self) -> None:
         if self.clock is not None:
@@ -145,6 +146,8 @@ class FakeApi:
         if applied and key not in self.objects:
             return self._create(plural, namespace, body)
         old = self._found(plural, namespace, name)
+        if isinstance(body, dict) and body.get("kind") == "PartialObjectMetadata":
+            raise refusal(400, "BadRequest", "the kind in the data does not match the expected one")
         new = body if request.method == "PUT" else _patched(copy.deepcopy(old), body)
         self._check_same(old, new, f'{plural} "{name}"')
         if sub == "status":
@@ -235,6 +238,18 @@ class _Refused(Exception):  # noqa: N818
 def refusal(status: int, reason: str, message: str) -> "_Refused":
     """As the server says no."""
     return _Refused(answer(status, reason, message))
+
+
+def narrowed(request: Request, response: Response) -> Response:
+    """As the real transport reads it, and as the server cuts it down where only metadata is asked for."""
+    if request.writes and "PartialObjectMetadata;" in request.accept and "metadata" in response.body:
+        kind = {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"}
+        return replace(response, body=kind | {"metadata": response.body["metadata"]})
+    if request.keep is None or response.status != 200:
+        return response
+    reader = ListReader(request.keep, request.most, request.whole)
+    reader.feed(json.dumps(response.body).encode())
+    return replace(response, body=reader.close(), size=reader.size)
 
 
 def answer(status: int, reason: str, message: str = "", **headers: str) -> Response:

@@ -69,7 +69,7 @@ def test_lists_are_read_page_by_page() -> None:
     client = Client(api)
     found = run(client.list(CONFIG_MAPS, None))
     assert [item["metadata"]["name"] for item in found] == [f"c{number:03d}" for number in range(450)]
-    assert len(api.calls) == 3
+    assert len(api.calls) == 5
     assert len(run(client.list(CONFIG_MAPS, "default", labels="half=1"))) == 225
 
 

@@ -172,8 +172,8 @@ def test_a_server_that_asks_for_a_rest_is_not_asked_about_the_run_before() -> No
         api.before = lambda _n, request: busy if "leases" not in request.path else None
         async with Process(api) as process:
             api.put("iterativepporuns", make_run())
-            await until(lambda: bool(process.service.queue._failures))
-            [due] = process.service.queue._due.values()
+            await until(lambda: bool(process.service.queue.many._failures))
+            [due] = process.service.queue.many._due.values()
             assert 25 < due - process.service.queue.clock() <= 30
 
     run(scene())
