@@ -3,19 +3,19 @@ import json
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.models import load
+from ippo_trainer.models import load, parts
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    Cohere2Config,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     GPT2Config,
     PreTrainedTokenizerFast,
 )
 
+from tests.unit.models.architectures import tiny_config
 from tests.unit.text import tokenizers_for_tests
 
 WORDS = ["<pad>", "<|end|>", "<s>", "a", "b", "c", "d", "e"]
@@ -50,7 +50,7 @@ def test_tiny_is_what_its_name_says(tokenizer):
     config = model.config
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (64, 2, 2)
     assert config.max_position_embeddings >= 1024
-    assert load.head(model).weight is model.get_input_embeddings().weight
+    assert parts.head(model).weight is model.get_input_embeddings().weight
     assert load.build_tiny("tiny:d32-l1-h4", tokenizer, 1).config.num_attention_heads == 4
 
 
@@ -100,18 +100,18 @@ def test_the_bytes_on_disk_do_not_depend_on_the_place(tmp_path, tokenizer):
 def test_q_starts_from_the_policys_trunk_and_survives_the_disk(tmp_path, tokenizer):
     policy = load.build_tiny("tiny:d16-l2", tokenizer, 5)
     q = load.new_q(policy, seed=4)
-    for name, value in load.decoder(policy).state_dict().items():
-        assert torch.equal(load.decoder(q).state_dict()[name], value), name
-    assert load.head(q).weight.shape == (1, 16)
+    for name, value in parts.decoder(policy).state_dict().items():
+        assert torch.equal(parts.decoder(q).state_dict()[name], value), name
+    assert parts.head(q).weight.shape == (1, 16)
     assert q.config.pad_token_id == tokenizer.pad_token_id
-    assert torch.equal(load.head(q).weight, load.head(load.new_q(policy, seed=4)).weight)
+    assert torch.equal(parts.head(q).weight, parts.head(load.new_q(policy, seed=4)).weight)
     q.save_pretrained(tmp_path)
     again = load.load_q(tmp_path)
     ids = torch.tensor([[3, 4, 5, 0], [3, 4, 5, 6]])
     assert torch.equal(again(ids).logits, q(ids).logits)
     with torch.no_grad():
-        load.decoder(q).embed_tokens.weight.zero_()
-    assert load.decoder(policy).embed_tokens.weight.abs().sum() > 0
+        parts.decoder(q).embed_tokens.weight.zero_()
+    assert parts.decoder(policy).embed_tokens.weight.abs().sum() > 0
 
 
 def test_a_policy_is_no_q_model(tmp_path, tokenizer):
@@ -264,17 +264,19 @@ def test_padding_is_told_from_the_end(tmp_path, tokenizer):
     assert loaded.model.config.pad_token_id == loaded.tokenizer.pad_token_id
 
 
-def test_logits_that_are_scaled_after_the_head_are_refused(tmp_path, tokenizer):
-    config = Cohere2Config(
-        vocab_size=len(WORDS),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        logit_scale=0.25,
-        initializer_range=0.5,
-    )
+@pytest.mark.parametrize(
+    ("kind", "setting", "value"),
+    [
+        ("gemma2", "final_logit_softcapping", 30.0),
+        ("gemma3_text", "final_logit_softcapping", 1000.0),
+        ("minicpm3", "dim_model_base", 8),
+        ("cohere_compass_text", "logit_scale", 0.5),
+    ],
+)
+def test_logits_that_are_changed_after_the_head_are_refused(tmp_path, tokenizer, kind, setting, value):
+    """Also a soft-cap that is far above every logit of today: training may reach it."""
+    config = tiny_config(kind, vocab_size=len(WORDS), pad_token_id=0, bos_token_id=2, eos_token_id=1)
+    setattr(config, setting, value)
     model = AutoModelForCausalLM.from_config(config)
     with pytest.raises(BadDataError, match="logit scale"):
         load.load_policy(save(tmp_path, tokenizer, model=model))

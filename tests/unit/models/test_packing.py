@@ -2,7 +2,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.packing import (
     Group,
     hidden_states,
@@ -189,21 +188,3 @@ def test_learnt_positions_follow_the_branch_too():
 def test_nothing_to_predict_is_refused(groups):
     with pytest.raises(ValueError, match=r"pack|empty"):
         pack(groups)
-
-
-def test_a_sequence_beyond_the_sliding_window_is_refused():
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        use_sliding_window=True,
-        sliding_window=4,
-        max_window_layers=1,
-    )
-    model = Qwen2ForCausalLM(config)
-    token_logprobs(model, pack([Group([1, 2, 3], [[4]])]))
-    with pytest.raises(BadDataError, match="window of 4"):
-        token_logprobs(model, pack([Group([1, 2, 3, 4], [[4]])]))

@@ -3,7 +3,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models import sampling
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.packing import Group, pack, token_logprobs
@@ -240,14 +239,3 @@ def test_no_prompts_give_no_responses_and_an_empty_prompt_is_refused(model):
     assert draw(model, []) == []
     with pytest.raises(ValueError, match="empty"):
         draw(model, [[2], []])
-
-
-def test_a_window_too_short_for_prompt_and_response_is_refused(model):
-    config = model.config
-    config.sliding_window = 8
-    try:
-        draw(model, [[2, 3]])
-        with pytest.raises(BadDataError, match="window of 8"):
-            draw(model, [[2, 3, 4]])
-    finally:
-        del config.sliding_window

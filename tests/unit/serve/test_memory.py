@@ -1,9 +1,10 @@
 import json
+import shutil
 import struct
 
 import pytest
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models import memory, packing
+from ippo_trainer.models import memory
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.serve import loading
 from ippo_trainer.serve.settings import Settings, response_room
@@ -86,14 +87,15 @@ def test_without_room_for_a_response_a_policy_is_refused():
         response_room(96, 96, 32)
 
 
-@pytest.mark.parametrize(("window", "expected"), [(None, 500), (200, 200 - MAX_PROMPT), (MAX_PROMPT + 600, 500)])
-def test_responses_stay_within_the_sliding_window(policy_directory, monkeypatch, window, expected):
-    monkeypatch.setattr(packing, "sliding_window", lambda decoder: window)
-    engine = loading.load(Settings(policy_directory, "Transformers", 500, 4, DIGEST, "demo")).engine
+@pytest.mark.parametrize(("positions", "expected"), [(200, 200 - MAX_PROMPT), (MAX_PROMPT + 600, 500)])
+def test_responses_stay_where_the_rotary_embedding_is_that_of_the_training(
+    policy_directory, tmp_path, positions, expected
+):
+    """LongRoPE would take other factors, for the whole batch, as soon as one sequence is longer."""
+    factors = {"short_factor": [1.0] * 16, "long_factor": [4.0] * 16, "original_max_position_embeddings": positions}
+    shutil.copytree(policy_directory, tmp_path / "policy")
+    config = json.loads((tmp_path / "policy" / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "longrope"} | factors
+    (tmp_path / "policy" / "config.json").write_text(json.dumps(config))
+    engine = loading.load(Settings(tmp_path / "policy", "Transformers", 500, 4, DIGEST, "demo")).engine
     assert engine.max_new_tokens == expected
-
-
-def test_a_window_as_long_as_a_prompt_leaves_no_room(policy_directory, monkeypatch):
-    monkeypatch.setattr(packing, "sliding_window", lambda decoder: MAX_PROMPT)
-    with pytest.raises(BadDataError, match="no room for a response"):
-        loading.load(Settings(policy_directory, "Transformers", 500, 4, DIGEST, "demo"))

@@ -27,7 +27,7 @@ class _Place:
 
 
 class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one decoder layer, (rows, heads, capacity, head width)."""
+    """Keys and values of one decoder layer, (rows, heads, capacity, head width); the two widths may differ."""
 
     is_sliding = False
 
@@ -38,19 +38,20 @@ class _Layer(CacheLayerMixin):  # type: ignore[misc]
         self.capacity = capacity
         self.place: _Place | None = None
 
-    def allocate(self, like: Tensor) -> None:
-        """Allocates on first use, when heads, width, type and device are known from (…, heads, …, head width)."""
+    def allocate(self, keys: Tensor, values: Tensor) -> None:
+        """Allocates on first use, when heads, widths, type and device are known from (…, heads, …, head width)."""
         if not self.is_initialized:
             # Zeros, not empty: a masked column has weight 0, and 0 * NaN would still be NaN.
-            shape = (self.rows, like.shape[1], self.capacity, like.shape[3])
-            self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+            self.keys, self.values = (
+                like.new_zeros((self.rows, like.shape[1], self.capacity, like.shape[3])) for like in (keys, values)
+            )
             self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.allocate(key_states)
+        self.allocate(key_states, value_states)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.allocate(key_states)
+        self.allocate(key_states, value_states)
         place = self.place
         assert place is not None  # RaggedCache.place comes before every forward
         keys, values = self.keys[place.rows], self.values[place.rows]
@@ -82,7 +83,7 @@ class RaggedCache(Cache):  # type: ignore[misc]
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(2 * layer.keys.numel() * layer.keys.element_size() for layer in self.layers if layer.is_initialized)
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized)
 
     def place(self, positions: Tensor, *, first: int, width: int, plain: bool) -> None:
         """Says where the next forward's tokens go.
@@ -100,7 +101,7 @@ class RaggedCache(Cache):  # type: ignore[misc]
         """Copies the first `width` columns of another cache's rows, as far as it has them."""
         width = min(width, source.layers[0].capacity)
         for mine, theirs in zip(self.layers, source.layers, strict=True):
-            mine.allocate(theirs.keys)
+            mine.allocate(theirs.keys, theirs.values)
             mine.keys[to_rows, :, :width] = theirs.keys[from_rows, :, :width]
             mine.values[to_rows, :, :width] = theirs.values[from_rows, :, :width]
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,15 +20,19 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
-from ippo_trainer.models.packing import Group, hidden_states, pack
+from ippo_trainer.models.architecture import check_config, check_kind
+from ippo_trainer.models.attention import check_reach, limits
+from ippo_trainer.models.files import check_files, read_config
+from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.verify import SHORT, verify, verify_q
 from ippo_trainer.text import ends
 
 _TINY = re.compile(r"tiny:d(?P<width>[1-9]\d{0,3})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
 # vLLM's attention kernels start at 32 dimensions per head.
 _HEAD_WIDTH = 32
 _TINY_POSITIONS = 4096
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_ATTENTIONS = (None, "eager", "sdpa")
+CONTEXT = 1024
+"""Tokens of a prompt with its suggestion that a base is tried on where nobody says how many there will be."""
 
 
 class SavesItself(Protocol):
@@ -90,34 +93,41 @@ def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
     return model.eval()
 
 
-def load_policy(directory: Path, device: torch.device | str = "cpu") -> LoadedPolicy:
+def load_policy(directory: Path, device: torch.device | str = "cpu", longest: int | None = None) -> LoadedPolicy:
     """Loads a causal LM and its tokenizer, in fp32, and checks that our forwards agree with the model's own.
 
     The tokenizer's and the model's padding token are made equal and different from the end token, so that a Q model
     with this trunk pools where it should.
 
+    Args:
+        directory: of the model.
+        device: where it goes.
+        longest: tokens of a prompt with its suggestion, at most, up to which forwards are compared (see
+            `verify.verify`); SHORT for what an earlier stage made of a base that was compared; None takes the model's
+            context, of which CONTEXT tokens are compared at most.
+
     Raises:
-        BadDataError: no safetensors, weights missing, damaged or quantized, an architecture that needs its own code,
-            no EOS token or chat template, an empty tokenizer, or logits that are not a linear map of the hidden states
-            (soft-caps, logit scales).
+        BadDataError: no safetensors, weights missing, damaged, quantized or of no use, an architecture that needs its
+            own code or has no sequence classifier, no EOS token or chat template, an empty tokenizer, logits that are
+            not a linear map of the hidden states (soft-caps, logit scales), or forwards that depend on what else is in
+            the batch.
     """
     model = _load(AutoModelForCausalLM, directory)
     tokenizer = load_tokenizer(directory)
-    size = getattr(model.config, "vocab_size", None)
-    if size is None:
-        raise BadDataError(
-            f"the model in {directory.name} ({type(model).__name__}) is not for text alone",
-            "Choose a text-only model, for example of the Llama or Qwen families.",
-        )
+    size = model.config.vocab_size
     if len(tokenizer) > size:
         raise BadDataError(
             f"the tokenizer in {directory.name} has {len(tokenizer)} tokens, its model {size}",
             "Use the tokenizer that the model was trained with.",
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    _guard(directory, lambda: verify(model, directory.name))
+    model = model.to(device)
+    longest = _longest(model, longest)
+    verify(model, directory.name, longest)
+    if longest > SHORT:
+        verify_q(model, directory.name)
     _check_saves(directory, model)
-    return LoadedPolicy(model.to(device), tokenizer, directory)
+    return LoadedPolicy(model, tokenizer, directory)
 
 
 def save_policy(directory: Path, model: Any, tokenizer: Any, renderer: SavesItself) -> None:
@@ -161,62 +171,26 @@ def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
     return model.to(device)
 
 
-def decoder(model: Any) -> Any:
-    """The trunk of a causal LM or of a Q model: token ids in, `last_hidden_state` out."""
-    return getattr(model, model.base_model_prefix)
-
-
-def head(model: Any) -> Any:
-    """The last linear map: hidden states to logits (causal LM) or to one score (Q model)."""
-    output = model.get_output_embeddings()
-    if output is None:
-        output = getattr(model, "score", None)
-    if not isinstance(output, nn.Module):
-        raise BadDataError(
-            f"{type(model).__name__} has no linear head that we know", "Choose a model of the Llama or Qwen families."
-        )
-    return output
-
-
 def check_context(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
-    """Raises BadSpecError if a full prompt and a full suggestion do not fit into the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and max_prompt_tokens + max_new_tokens > positions:
-        raise BadSpecError(
-            f"policy.maxPromptTokens {max_prompt_tokens} plus policy.maxNewTokens {max_new_tokens} exceed the model's "
-            f"{positions} positions",
-            "Lower policy.maxPromptTokens.",
-        )
+    """Raises BadSpecError if a full prompt and a full suggestion do not fit into what the model can read."""
+    for limit in limits(model.config):
+        if max_prompt_tokens + max_new_tokens > limit.tokens:
+            raise BadSpecError(
+                f"policy.maxPromptTokens {max_prompt_tokens} plus policy.maxNewTokens {max_new_tokens} exceed "
+                f"{limit.why}",
+                f"Lower policy.maxPromptTokens to {limit.tokens - max_new_tokens}."
+                if limit.tokens > max_new_tokens
+                else "Lower policy.maxNewTokens.",
+            )
 
 
-def verify(model: Any, name: str) -> None:
-    """Checks once that `head(hidden)` equals the logits and that a packed forward equals a plain one.
-
-    Everything downstream (log-probabilities, ratios, KL) rests on these two.
-
-    Raises:
-        BadDataError: they differ, or a logit is not finite.
-    """
-    ids = [(7 * step + 3) % model.config.vocab_size for step in range(8)]
-    with torch.no_grad():
-        logits = model(input_ids=torch.tensor([ids])).logits[0].float()
-        plain = head(model)(decoder(model)(input_ids=torch.tensor([ids])).last_hidden_state[0]).float()
-        packed = pack([Group(ids[:5], [ids[6:], ids[5:]])])
-        states = hidden_states(decoder(model), packed)
-        branched = head(model)(states[packed.response_end_index[1]]).float()
-    if not logits.isfinite().all():
-        raise BadDataError(f"the model in {name} computes NaN or infinite logits", "Its weights are damaged.")
-    tolerance = 1e-3 * float(logits.abs().max().clamp_min(1.0))
-    if float((plain - logits).abs().max()) > tolerance:
-        raise BadDataError(
-            f"the logits of the model in {name} are not a linear map of its hidden states (soft-cap or logit scale)",
-            "Choose a model without them, for example of the Llama or Qwen families.",
-        )
-    if float((branched - logits[-1]).abs().max()) > tolerance:
-        raise BadDataError(
-            f"the model in {name} ignores position ids or attention masks, so prompts cannot share a forward",
-            "Choose a model with rotary or learnt positions and full attention.",
-        )
+def _longest(model: Any, wanted: int | None) -> int:
+    """Tokens to compare forwards on. Raises BadDataError where nobody limits texts, and the model should."""
+    positions = getattr(model.config, "max_position_embeddings", None) or CONTEXT
+    if wanted is None:
+        wanted = min(CONTEXT, positions)
+        check_reach(decoder(model), wanted)
+    return min([wanted, *(limit.tokens for limit in limits(model.config))])
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -265,17 +239,12 @@ def _separate_padding(tokenizer: Any) -> None:
 def _load(factory: Any, directory: Path) -> Any:
     if not directory.is_dir():
         raise BadDataError(f"there is no model directory {directory.name}", "Check policy.base.")
-    if not any(directory.glob("*.safetensors")):
-        pickles = sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES)
-        found = f"only pickled weights ({pickles[0]}), which can run code when opened" if pickles else "no weights"
-        raise BadDataError(
-            f"the model directory {directory.name} holds {found}",
-            "Convert it: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes model.safetensors.",
-        )
+    check_files((path.name for path in directory.iterdir()), directory.name)
     disable_progress_bar()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    check_kind(read_config(directory).get("model_type"), directory.name)
     config = _guard(directory, lambda: AutoConfig.from_pretrained(directory, **local))
-    _check_config(directory, config)
+    check_config(config, directory.name)
     _without_dropout(config)
     model, report = _guard(
         directory,
@@ -288,6 +257,12 @@ def _load(factory: Any, directory: Path) -> Any:
         raise BadDataError(
             f"the model in {directory.name} lacks {len(missing)} weights, first {missing[0]}",
             "Check that it was saved as the kind of model that it is used for, and completely.",
+        )
+    if report["unexpected_keys"]:
+        extra = sorted(report["unexpected_keys"])
+        raise BadDataError(
+            f"{type(model).__name__} has no use for {len(extra)} weights of {directory.name}, first {extra[0]}",
+            "Check config.json (architecture, biases), or save what transformers loads: save_pretrained writes that.",
         )
     return model.eval()
 
@@ -302,23 +277,6 @@ def _guard(directory: Path, load: Callable[[], Any]) -> Any:
             f"the model in {directory.name} cannot be loaded: {_one_line(error)}",
             "It must be a complete transformers directory, of a text model that needs no remote code.",
         ) from error
-
-
-def _check_config(directory: Path, config: Any) -> None:
-    quantized = getattr(config, "quantization_config", None)
-    if quantized:
-        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
-        raise BadDataError(
-            f"the model in {directory.name} is quantized (quantization_config{f': {method}' if method else ''}), and "
-            "such weights cannot be trained",
-            "Choose the base from which it was made, or save it dequantized.",
-        )
-    attention = getattr(config, "_attn_implementation", None)
-    if attention not in _ATTENTIONS:
-        raise BadDataError(
-            f"config.json in {directory.name} asks for attn_implementation {attention!r}, which is not used here",
-            "Remove attn_implementation from config.json.",
-        )
 
 
 def _check_saves(directory: Path, model: Any) -> None:

@@ -3,18 +3,17 @@
 import json
 import math
 import struct
-from collections.abc import Iterable, Mapping
-from fnmatch import fnmatch
+from collections.abc import Mapping
 from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.files import weight_files
 
 # Of a process that has loaded torch and transformers, and nothing else yet.
 RUNTIME_BYTES = 450 << 20
 SERVING = "Raise spec.pods.serve.resources.limits.memory."
 """What to do about a server's memory."""
 _LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # cgroup v2, v1
-_WEIGHTS = "model.safetensors"
 _HEADER_LIMIT = 100 << 20
 _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -33,12 +32,6 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/p
 def held(status: Path = Path("/proc/self/status")) -> int:
     """Bytes that this process holds and the kernel cannot take back as it can files'; 0 where that is not known."""
     return _field(status, "RssAnon") or 0
-
-
-def weight_files(names: Iterable[str]) -> list[str]:
-    """Those that transformers loads: one file, or its shards. Others may lie beside them, e.g. in Mistral's format."""
-    found = sorted(name for name in names if fnmatch(name, "model-*-of-*.safetensors") or name == _WEIGHTS)
-    return [_WEIGHTS] if _WEIGHTS in found else found
 
 
 def stored_bytes(sizes: Mapping[str, int]) -> int:

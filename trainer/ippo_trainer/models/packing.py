@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.attention import additive_mask, attention_mask, check_reach
+from ippo_trainer.models.parts import decoder
 
 # Logits held at once by token_logprobs: 64 MiB in fp32.
 CHUNK_LOGITS = 1 << 24
@@ -249,53 +250,26 @@ def allowed(packed: PackedBatch) -> Tensor:
     return own | prefix
 
 
-def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """(R, 1, L, L) mask to be added to attention scores, from a (R, L, L) bool one."""
-    mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
-
-
-def hidden_states(decoder: Any, packed: PackedBatch) -> Tensor:
-    """The decoder's last hidden states (after its final norm) of every packed token.
+def hidden_states(trunk: Any, packed: PackedBatch) -> Tensor:
+    """The trunk's last hidden states (after its final norm) of every packed token.
 
     Returns:
-        (R*L, D) in the decoder's dtype; rows of padding hold nothing of meaning.
+        (R*L, D) in the trunk's dtype; rows of padding hold nothing of meaning.
 
     Raises:
-        BadDataError: the decoder uses sliding-window attention and a sequence is longer than its window.
+        BadDataError: a sequence is longer than the trunk treats every text of a batch alike.
     """
-    check_window(decoder, int(packed.position_ids.max()) + 1)
-    parameter = next(decoder.parameters())
-    output = decoder(
+    positions = packed.position_ids
+    longest = int(positions.max()) + 1
+    check_reach(trunk, longest)
+    output = trunk(
         input_ids=packed.input_ids,
-        attention_mask=additive_mask(allowed(packed), parameter.dtype),
-        position_ids=packed.position_ids,
+        attention_mask=attention_mask(trunk, allowed(packed), positions, positions, longest),
+        position_ids=positions,
         use_cache=False,
     )
     states: Tensor = output.last_hidden_state
     return states.reshape(-1, states.shape[-1])
-
-
-def sliding_window(decoder: Any) -> int | None:
-    """Tokens that the decoder's sliding-window layers see; None if it has none."""
-    config = decoder.config
-    kinds = getattr(config, "layer_types", None)
-    slides = kinds is None or "sliding_attention" in kinds
-    window = getattr(config, "sliding_window", None) if slides else None
-    return window if isinstance(window, int) else None
-
-
-def check_window(decoder: Any, longest: int) -> None:
-    """Raises BadDataError if the decoder has sliding-window layers and `longest` tokens exceed the window.
-
-    Our masks have no window; within it there is no difference.
-    """
-    window = sliding_window(decoder)
-    if window is not None and longest > window:
-        raise BadDataError(
-            f"a sequence of {longest} tokens is longer than the model's sliding attention window of {window}",
-            "Lower policy.maxPromptTokens below the window, or use a model with full attention.",
-        )
 
 
 def token_logprobs(
@@ -312,7 +286,7 @@ def token_logprobs(
     Returns:
         (T,) fp32 log-probabilities and entropies in nats.
     """
-    states = hidden_states(model.get_decoder(), packed)
+    states = hidden_states(decoder(model), packed)
     return score_tokens(
         states[packed.predict_index], model.get_output_embeddings(), packed.tokens, temperature, chunk_logits
     )

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ippo_trainer.models.attention import attention_mask, check_reach
 from ippo_trainer.models.cache import PrefixMemory, RaggedCache, Remembered
-from ippo_trainer.models.packing import additive_mask, check_window
+from ippo_trainer.models.parts import decoder
 
 # Bounds of one batch: beyond, more rows at once are not faster (a CPU), or do not fit beside the model.
 _MAX_BATCH_TOKENS = 1 << 16
@@ -56,7 +57,7 @@ class _Request:
 
     @property
     def decoder(self) -> Any:
-        return self.model.get_decoder()
+        return decoder(self.model)
 
 
 @dataclass(slots=True)
@@ -103,7 +104,7 @@ def sample(
 
     Raises:
         ValueError: arguments of different lengths, an empty prompt, a temperature that is not positive.
-        BadDataError: a sequence longer than the model's sliding window.
+        BadDataError: a sequence longer than the model treats every text of a batch alike.
     """
     _check(prompts, samples_per_prompt, max_new_tokens, temperature, uniforms_key, memory, slots)
     if not prompts:
@@ -113,7 +114,7 @@ def sample(
     keys = np.asarray(uniforms_key, np.uint64)
     budget = batch_tokens or _batch_tokens(model)
     request = _Request(model, prompts, samples_per_prompt, max_new_tokens, temperature, stops, pad_id, keys, budget)
-    check_window(request.decoder, max(map(len, prompts)) + max_new_tokens)
+    check_reach(request.decoder, max(map(len, prompts)) + max_new_tokens)
     known = memory.entries if memory is not None else {}
     trunks = _plan(prompts, [known.get(slot) for slot in slots or []] or [None] * len(prompts))
     results: list[list[Sampled]] = [[] for _ in prompts]
@@ -264,13 +265,12 @@ def _run_trunks(part: list[_Trunk], cache: RaggedCache, first: int, request: _Re
     return forward(request.decoder, cache, torch.from_numpy(ids).to(device), positions, width)
 
 
-def forward(decoder: Any, cache: RaggedCache, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
+def forward(trunk: Any, cache: RaggedCache, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
     """Runs `tokens` (n, tokens) where the cache was told to place them; returns hidden states (n, tokens, D)."""
-    seen = torch.arange(width, device=tokens.device) <= positions.unsqueeze(-1)
-    mask = additive_mask(seen, next(decoder.parameters()).dtype)
-    output = decoder(
-        input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    )
+    columns = torch.arange(width, device=tokens.device)
+    seen = columns <= positions.unsqueeze(-1)
+    mask = attention_mask(trunk, seen, positions, columns.unsqueeze(0), width)
+    output = trunk(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
     states: Tensor = output.last_hidden_state
     return states
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.models.load import decoder
+from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ippo_trainer.models.load import decoder, head
 from ippo_trainer.models.packing import PackedBatch, hidden_states
+from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.qfit.examples import Example, make_parts, turn_offsets
 from ippo_trainer.stats.intervals import Floats
 

@@ -48,19 +48,19 @@ def _load_transformers(settings: Settings) -> Loaded:
 
     import torch
 
+    from ippo_trainer.models.attention import limits
     from ippo_trainer.models.load import load_policy
-    from ippo_trainer.models.packing import sliding_window
+    from ippo_trainer.models.verify import SHORT
     from ippo_trainer.serve.transformers_engine import TransformersEngine
     from ippo_trainer.text.render import Renderer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         memory.check_fits_devices(settings.policy, True, torch.cuda.get_device_properties(0).total_memory)
-    policy = load_policy(settings.policy, device)
+    policy = load_policy(settings.policy, device, SHORT)
     renderer = Renderer.load(settings.policy, policy.tokenizer)
     config = policy.model.config
-    bounds = (getattr(config, "max_position_embeddings", None), sliding_window(policy.model.get_decoder()))
-    positions = min((bound for bound in bounds if bound is not None), default=None)
+    positions = min((limit.tokens for limit in limits(config)), default=None)
     room = response_room(positions, renderer.max_prompt_tokens, settings.max_new_tokens)
     spare = _MAX_CACHE_BYTES if limit is None else int(_CACHE_SHARE * (limit - weights - memory.RUNTIME_BYTES))
     rows = _rows(config, renderer.max_prompt_tokens + room, min(spare, _MAX_CACHE_BYTES))

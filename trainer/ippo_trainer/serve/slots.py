@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ippo_trainer.models import sampling
 from ippo_trainer.models.cache import RaggedCache
+from ippo_trainer.models.parts import decoder
 from ippo_trainer.serve.engine import Wishes
 
 
@@ -111,7 +112,7 @@ class Slots:
         positions = torch.arange(size, device=self.device).expand(len(prompts), size)
         self._cache.place(positions, first=first, width=size, plain=True)
         states = sampling.forward(
-            self.model.get_decoder(), self._cache, torch.from_numpy(ids).to(self.device), positions, size
+            decoder(self.model), self._cache, torch.from_numpy(ids).to(self.device), positions, size
         )
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         return states[torch.arange(len(prompts), device=self.device), ends]
@@ -155,7 +156,7 @@ class Slots:
         width = max(lengths) + 1
         self._cache.place(columns, first=0, width=width, plain=False)
         ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
-        self._states = sampling.forward(self.model.get_decoder(), self._cache, ids, columns, width)[:, 0]
+        self._states = sampling.forward(decoder(self.model), self._cache, ids, columns, width)[:, 0]
 
     def _move(self, kept: list[bool]) -> list[int]:
         """Moves the rows that stay to the front, by exchanging as few as possible; returns where each came from."""

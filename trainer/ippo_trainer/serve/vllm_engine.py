@@ -183,9 +183,10 @@ def _given(text: str) -> dict[str, Any]:
 def _positions(directory: Path) -> int | None:
     from transformers import AutoConfig
 
+    from ippo_trainer.models.attention import limits
+
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BadDataError(f"the model in {directory} has no usable config.json: {error}", "Fetch it again.") from error
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    return positions
+    return min((limit.tokens for limit in limits(config)), default=None)

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models.load import decoder, head
+from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.sft.order import training_order
 from ippo_trainer.text.rows import Row
 

@@ -26,6 +26,7 @@ from ippo_trainer.environments.protocol import Environment, ExactScorer
 from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, Unfinished, rollout
 from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.load import check_context, load_policy
+from ippo_trainer.models.verify import SHORT
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
@@ -141,7 +142,7 @@ def _agent(ctx: StageContext, settings: Collect) -> Agent:
 
 def _policy_agent(ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour) -> PolicyAgent:
     device = device_of(ctx.spec)
-    loaded = load_policy(ctx.input(name, "policy"), device)
+    loaded = load_policy(ctx.input(name, "policy"), device, SHORT)
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     new_tokens = ctx.spec.policy.max_new_tokens
     check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)

@@ -27,6 +27,7 @@ from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, meas
 from ippo_trainer.evaluation.predicted import Sampling, predicted_lift
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
+from ippo_trainer.models.verify import SHORT
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.logged import read_logged, split_finished
@@ -111,7 +112,7 @@ def _players(ctx: StageContext) -> dict[str, _Player]:
     device = device_of(ctx.spec)
     players = {}
     for role, name in _ROLES.items():
-        policy = load_policy(ctx.input(name, "policy"), device)
+        policy = load_policy(ctx.input(name, "policy"), device, SHORT)
         renderer = Renderer.load(policy.directory, policy.tokenizer)
         players[role] = _Player(policy, renderer, ctx.spec.inputs[name].digest)
     one, other = players["candidate"], players["current"]

@@ -17,6 +17,7 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
 from ippo_trainer.environments import load as load_environment
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q, new_q, save_policy
+from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.procedure import Part, Procedure, language_head
@@ -61,7 +62,7 @@ def run(ctx: StageContext) -> StageResult:
     if fit_q is None:
         raise BadSpecError("stage spec: fitQ is missing", "Add the section.")
     device = device_of(ctx.spec)
-    policy = load_policy(ctx.input("policy", "policy"), device)
+    policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data, explored_share(data.everything))

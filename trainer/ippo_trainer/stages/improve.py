@@ -23,6 +23,7 @@ from ippo_trainer.contract.params import Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
+from ippo_trainer.models.verify import SHORT
 from ippo_trainer.ppo.distributed import World, joined
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
 from ippo_trainer.ppo.operators import Factory, find
@@ -108,7 +109,7 @@ def _device(ctx: StageContext) -> torch.device:
 
 
 def _load(ctx: StageContext, device: torch.device) -> _Models:
-    policy = load_policy(ctx.input("policy", "policy"), device)
+    policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
     if q.config.vocab_size != policy.model.config.vocab_size:
@@ -310,7 +311,7 @@ def _whole_policy(ctx: StageContext, models: _Models, improvement: Improvement) 
     save_module(path, improvement.policy, world)
     if not world.first:
         return None
-    policy = load_policy(models.policy.directory).model
+    policy = load_policy(models.policy.directory, longest=SHORT).model
     load_module(path, policy)
     return policy
 

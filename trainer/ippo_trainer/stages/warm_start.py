@@ -21,6 +21,8 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.environments.loading import load as load_environment
 from ippo_trainer.environments.protocol import Environment
+from ippo_trainer.models.attention import limits
+from ippo_trainer.models.files import unheeded
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
 from ippo_trainer.models.sampling import sample
 from ippo_trainer.sft.training import Hooks, Settings, train
@@ -126,7 +128,10 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
         tokenizer: Any = build_tokenizer(_texts(conversations, system_prompt))
         model = build_tiny(policy.base, tokenizer, derive_seed(ctx.spec.seed, "warm-start", "weights"))
     else:
-        loaded = load_policy(ctx.base())
+        device = device_of(ctx.spec) if ctx.spec.warm_start else "cpu"
+        loaded = load_policy(ctx.base(), device, policy.max_prompt_tokens + policy.max_new_tokens)
+        for line in unheeded(loaded.directory):
+            ctx.warn(f"policy.base: {line}")
         model, tokenizer = loaded.model, loaded.tokenizer
     check_context(model, policy.max_prompt_tokens, policy.max_new_tokens)
     return _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens))
@@ -146,7 +151,7 @@ def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[st
 def _rows(ctx: StageContext, settings: WarmStart, base: _Base, conversations: list[Conversation]) -> list[Row]:
     """Training rows; says what did not fit and what will happen to it."""
     policy = ctx.spec.policy
-    positions = getattr(base.model.config, "max_position_embeddings", None)
+    positions = min((limit.tokens for limit in limits(base.model.config)), default=None)
     choice = settings.on_too_long or "Skip"
     rows: list[Row] = []
     cut: list[str] = []
