@@ -118,7 +118,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The content of config.json. Raises BadDataError where there is none."""
     path = directory / "config.json"
     if not path.is_file():
-        raise BadDataError(f"there is no config.json in {directory.name}", "Put it beside the weights.")
+        raise BadDataError(
+            f"the model in {directory.name} cannot be loaded: it has no config.json", "Put it beside the weights."
+        )
     return _json(path)
 
 
