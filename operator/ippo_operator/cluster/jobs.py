@@ -81,16 +81,17 @@ def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = 
     name, digest = str(job["metadata"]["name"]), digest_of_child(job)
     own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
     if _is(job, "Complete"):
-        return _succeeded(job, digest, own)
+        return succeeded(job, digest, own)
     if _is(job, "Failed"):
         if pod_facts.all_done(own, int(job["spec"].get("completions") or 1)):
-            return _succeeded(job, digest, own)  # what failed is a container beside the stage's
+            return succeeded(job, digest, own)  # what failed is a container beside the stage's
         return ObservedJob(name, digest, "Failed", failure=_failure(job, own))
     waiting = _waiting(job, own, list(troubles))
     return ObservedJob(name, digest, "Running", waiting=waiting, pending_since=_pending_since(job, own))
 
 
-def _succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
+def succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
+    """The Job after its stage was done in all pods that are left of it."""
     name, results = str(job["metadata"]["name"]), pod_facts.results(pods)
     # Of several pods only one names the artifact: the others' words are no result where it went with its node.
     left = sum(pod.get("status", {}).get("phase") != "Failed" for pod in pods)

@@ -6,6 +6,7 @@ once every index is done.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ippo_operator.cluster import clock, jobs
@@ -42,7 +43,7 @@ def look(job: Object, pods: Iterable[Object], now: datetime) -> tuple[ObservedJo
     name, digest = str(job["metadata"]["name"]), jobs.digest_of_child(job)
     if failed:
         return ObservedJob(name, digest, "Failed", failure=pod_facts.failure_of(first), lingers=lingers), 0.0
-    return ObservedJob(name, digest, "Succeeded", pod_facts.results(pods), lingers=lingers), 0.0
+    return replace(jobs.succeeded(job, digest, pods), lingers=lingers), 0.0
 
 
 def _beside(pod: Object) -> str | None:

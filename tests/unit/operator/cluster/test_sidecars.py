@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ippo_operator.cluster import jobs, sidecars
-from ippo_trainer.contract.spec import StageResult, StageSpec
+from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 
 from ..worlds import START, good_result
 from .fake_api import Died, FakeApi, Object
@@ -178,10 +178,16 @@ def test_shards_are_judged_as_their_jobs_policy_would(statuses: list[Object], st
 
 
 def test_shards_that_ended_whole_count_also_once_their_pods_are_gone() -> None:
+    """As of a Job that says so itself: what the pods said that are gone is lost, unless another one says it."""
     job = job_of(2, succeeded=1)
     found = sidecars.look(job, pods_of(job, beside(0, "")), NOW)
     assert found is not None
-    assert found[0].state == "Succeeded"
+    assert (found[0].state, found[0].failure.disrupted) == ("Failed", True)
+    ref = ArtifactRef(key="iterations/0001/collect/x", digest="sha256:" + "0" * 64)
+    result = StageResult(stage="collect", iteration=1, input_digest=ref.digest, artifacts={"data": ref})
+    found = sidecars.look(job, pods_of(job, beside(0, result.to_message().decode())), NOW)
+    assert found is not None
+    assert (found[0].state, found[0].results) == ("Succeeded", (result,))
 
 
 def test_a_sidecar_that_ends_by_itself_is_left_to_do_so() -> None:
