@@ -94,6 +94,11 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot",
             ".prefix",
         ),
+        Rule(
+            "!has(self.kmsKeyId) || has(self.encryption) && self.encryption == 'SSE-KMS'",
+            "allowed with encryption SSE-KMS only",
+            ".kmsKeyId",
+        ),
     ),
     Promotion: (
         Rule(

@@ -24,6 +24,10 @@ class S3(S3Location):
     """For stores other than AWS, e.g. http://minio.storage:9000. Without credentials: they belong in the Secret."""
     region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]+$", max_length=64)] | None = None
     """The bucket's region, where the store has regions."""
+    encryption: Literal["SSE-S3", "SSE-KMS"] | None = None
+    """Server-side encryption that every write asks for. For buckets that refuse writes without it."""
+    kms_key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9:/_-]+$", max_length=512)] | None = None
+    """The key of SSE-KMS: its id, ARN or alias. If left out, the store's own."""
     credentials_secret_name: ObjectName | None = None
     """A Secret of the run's namespace whose key `credentials` is an AWS credentials file ([default], aws_access_key_id,
     aws_secret_access_key). It is mounted as a file. Without it, boto3 takes what the pod has, such as the service

@@ -65,6 +65,15 @@ def _holdout_leaves_both_sides(spec: RunSpec) -> list[Problem]:
     return [Problem("spec.fitQ.holdout", text)]
 
 
+def _a_key_has_its_encryption(spec: RunSpec) -> list[Problem]:
+    s3 = spec.artifacts.s3 if spec.artifacts is not None else None
+    if s3 is None or s3.kms_key_id is None or s3.encryption == "SSE-KMS":
+        return []
+    return [
+        Problem("spec.artifacts.s3.kmsKeyId", f"given {shown(s3.kms_key_id)}, allowed with encryption SSE-KMS only")
+    ]
+
+
 def _prefix_is_a_safe_key(spec: RunSpec) -> list[Problem]:
     if spec.artifacts is None or not spec.artifacts.s3.prefix:
         return []
@@ -90,6 +99,7 @@ _RULES: tuple[Callable[[RunSpec], list[Problem]], ...] = (
     _every_shard_has_work,
     _holdout_leaves_both_sides,
     _prefix_is_a_safe_key,
+    _a_key_has_its_encryption,
     _approved_or_rejected,
     pod_rules.problems,
 )

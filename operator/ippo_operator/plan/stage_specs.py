@@ -94,4 +94,5 @@ def _made(status: RunStatus, stage: StageName) -> ArtifactRef:
 def s3_location(run: IterativePPORun, s3: S3Location) -> S3Location:
     """The run's own folder below the prefix. Which credentials open it is no stage's business."""
     prefix = "/".join(filter(None, [s3.prefix.strip("/"), folder(run)]))
-    return S3Location(bucket=s3.bucket, prefix=prefix, endpoint_url=s3.endpoint_url, region=s3.region)
+    given = s3.model_dump(include=set(S3Location.model_fields))
+    return S3Location(**given | {"prefix": prefix})

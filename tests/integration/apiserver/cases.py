@@ -109,6 +109,7 @@ BAD = [
     Bad("spec.artifacts.s3.prefix", "a/../b", SEGMENTS),
     Bad("spec.artifacts.s3.prefix", "/a", SEGMENTS),
     Bad("spec.artifacts.s3.prefix", "a//b", SEGMENTS),
+    Bad("spec.artifacts.s3.kmsKeyId", "alias/mine", "allowed with encryption SSE-KMS only"),
     Bad("spec.promotion", {"approve": 1, "reject": 1}, "approves and rejects the same iteration; give one of the two"),
     Bad(f"{POD}.env", env(), "allowed is exactly one of value and valueFrom"),
     Bad(f"{POD}.env", env(value="1", valueFrom={"secretKeyRef": KEY}), "allowed is exactly one of value and valueFrom"),

@@ -52,6 +52,12 @@ def test_allowed(before: dict[str, Any], after: dict[str, Any]) -> None:
         ),
         (
             {"artifacts": {"s3": {"bucket": "abc"}}},
+            {"artifacts": {"s3": {"bucket": "abc", "encryption": "SSE-S3"}}},
+            'spec.artifacts.s3.encryption: given "SSE-S3", but the run started with nothing and this field is '
+            "immutable since; put it back or start a new run",
+        ),
+        (
+            {"artifacts": {"s3": {"bucket": "abc"}}},
             {"artifacts": {"s3": {"bucket": "abc", "prefix": "elsewhere"}}},
             'spec.artifacts.s3.prefix: given "elsewhere", but the run started with "" and this field is immutable '
             "since; put it back or start a new run",

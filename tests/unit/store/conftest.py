@@ -152,9 +152,12 @@ class Fault:
     status: int = 0
     code: str = ""
     headers: dict[str, str] = field(default_factory=dict)
+    header: str = ""
+    """Of the request, which `forget` leaves out and without which `demand` refuses."""
     how: str = "status"
     """status; reset: hang up before the answer; lose: forward, then hang up; cut: end in the middle of the body;
-    empty: hang up before it; hang: never answer; alter: flip a bit of the body."""
+    empty: hang up before it; hang: never answer; alter: flip a bit of the body; forget: forward without a header;
+    demand: answer the status to requests without a header."""
 
 
 class FaultProxy:
@@ -168,6 +171,8 @@ class FaultProxy:
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, str]] = []
         self.sent = 0
+        self.exempt = "\0"
+        """Requests with this in their query have no faults: only the first of an upload in parts speaks of encryption."""
         self.over = threading.Event()
         self._lock = threading.Lock()
         proxy = self
@@ -204,8 +209,12 @@ class FaultProxy:
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
-        fault = self._next_fault(handler.command, handler.path.partition("?")[0])
-        if fault is not None and fault.how == "status":
+        path, _, query = handler.path.partition("?")
+        fault = self._next_fault(handler.command, path) if self.exempt not in query else None
+        if fault is not None and fault.how == "forget":
+            del handler.headers[fault.header]
+        wanting = fault is not None and fault.how == "demand" and fault.header not in handler.headers
+        if fault is not None and (fault.how == "status" or wanting):
             self._answer(handler, fault)
         elif fault is not None and fault.how == "hang":
             self.over.wait(30)

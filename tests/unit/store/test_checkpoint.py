@@ -8,6 +8,7 @@ from ippo_trainer.contract.errors import BadSpecError, TryAgainError
 from ippo_trainer.store import checkpoint
 from ippo_trainer.store.base import Store
 from ippo_trainer.store.local import LocalStore
+from ippo_trainer.store.parallel import for_each
 from ippo_trainer.store.s3 import S3Store
 
 from .conftest import Fault, FaultProxy
@@ -43,9 +44,9 @@ def test_the_probe_leaves_nothing_and_touches_no_checkpoint(store: Store, tmp_pa
     checkpoint.save(store, FOLDER, state(tmp_path, 1), 1, INPUTS)
     checkpoint.check_writable(store, FOLDER)
     assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "1") == 1
-    store.put(f"{FOLDER}/{checkpoint.PROBE}", b"left by a kill")
+    store.put(f"{FOLDER}/{checkpoint.PROBE}-0", b"left by a kill")
     assert checkpoint.load(store, FOLDER, INPUTS, tmp_path / "2") == 1
-    assert not any(found.key.endswith(checkpoint.PROBE) for found in store.list(FOLDER))
+    assert not any(checkpoint.PROBE in found.key for found in store.list(FOLDER))
 
 
 @pytest.mark.parametrize(("method", "right"), [("PUT", "s3:PutObject"), ("DELETE", "s3:DeleteObject")])
@@ -55,6 +56,20 @@ def test_a_right_that_is_missing_is_named_before_the_work(
     proxy.faults = [Fault(method=method, status=403, code="AccessDenied")]
     with pytest.raises(BadSpecError, match=f"403 AccessDenied.*{right}"):
         checkpoint.check_writable(faulty, FOLDER)
+
+
+def test_a_store_that_ignores_conditional_puts_is_noticed_before_the_work(faulty: S3Store, proxy: FaultProxy) -> None:
+    proxy.faults = [Fault(method="PUT", how="forget", header="If-None-Match")]
+    with pytest.raises(
+        BadSpecError, match=r"s3://.*ignores conditional puts \(If-None-Match: \*\).*another|Use a store"
+    ):
+        checkpoint.check_writable(faulty, FOLDER)
+    assert list(faulty.list(FOLDER)) == []
+
+
+def test_attempts_that_look_at_the_same_time_do_not_disturb_each_other(store: Store) -> None:
+    for_each(lambda _: checkpoint.check_writable(store, FOLDER), range(16))
+    assert list(store.list(FOLDER)) == []
 
 
 def test_saving_the_same_step_again_keeps_it(store: Store, tmp_path: Path) -> None:

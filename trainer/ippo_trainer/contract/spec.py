@@ -34,6 +34,10 @@ class S3Location(Model):
     """At most as long as a key may be: the run's name and UID come after what a manifest gives."""
     endpoint_url: Annotated[str, Field(max_length=512)] | None = None
     region: Annotated[str, Field(max_length=64)] | None = None
+    encryption: Literal["SSE-S3", "SSE-KMS"] | None = None
+    """What every write asks of the store, for buckets that refuse others; None leaves it to the bucket."""
+    kms_key_id: Annotated[str, Field(max_length=512)] | None = None
+    """Of SSE-KMS; None takes the store's own key."""
 
 
 class StoreLocation(Model):

@@ -5,17 +5,18 @@ is deleted. A kill at any moment leaves the old or the new checkpoint.
 """
 
 import logging
+import uuid
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, ValidationError
 
 from ippo_trainer.contract.digests import canonical_json
-from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest
 from ippo_trainer.store.artifact import fetch, publish
-from ippo_trainer.store.base import NotFoundError, Store
+from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
 from ippo_trainer.store.parallel import for_each
 
 POINTER = "pointer.json"
@@ -64,16 +65,27 @@ def load(store: Store, folder_key: str, input_digest: str, directory: Path) -> i
 
 
 def check_writable(store: Store, folder_key: str) -> None:
-    """Puts an object where checkpoints go, and deletes it: a right that is missing is noticed before the work.
+    """Puts an object where checkpoints go, and deletes it: what a store lacks is noticed before the work.
 
-    Without the right to delete, the second checkpoint could not take the place of the first.
+    Without the right to delete, the second checkpoint could not take the place of the first. Without conditional puts
+    (some S3 services ignore the header) two attempts of a stage could both publish a result.
 
     Raises:
-        BadSpecError: the store refuses to be written, or to delete.
+        BadSpecError: the store refuses to be written, or to delete, or replaces what a conditional put must leave.
         TryAgainError: the store does not answer, or the disk is full.
     """
-    store.put(f"{folder_key}/{PROBE}", b"This stage can write.\n")
-    store.delete(f"{folder_key}/{PROBE}")
+    key = f"{folder_key}/{PROBE}-{uuid.uuid4().hex}"  # of its own: another attempt may look at the same time
+    store.put(key, b"This stage can write.\n")
+    try:
+        store.put(key, b"This must not be.\n", if_absent=True)
+    except AlreadyExistsError:
+        store.delete(key)
+        return
+    store.delete(key)
+    raise BadSpecError(
+        f"{store.describe(folder_key)}: the store ignores conditional puts (If-None-Match: *)",
+        "Use a store that knows them, such as Amazon S3, MinIO or Ceph of a recent version; see docs/artifacts.md.",
+    )
 
 
 def clear(store: Store, folder_key: str) -> None:

@@ -64,6 +64,7 @@ class S3Store:
         self.bucket = location.bucket
         self.prefix = location.prefix.strip("/")
         self.patience = patience
+        self._encryption = _encryption(location)
         self._until = threading.local()
         try:
             self._client = _client(location, patience)
@@ -87,7 +88,9 @@ class S3Store:
                     self._put_object(name, file, if_absent)
             else:
                 meter = self._meter(size)
-                self._client.upload_file(str(source), self.bucket, name, Config=_TRANSFER, Callback=meter)
+                self._client.upload_file(
+                    str(source), self.bucket, name, self._encryption, Config=_TRANSFER, Callback=meter
+                )
 
     def read(self, key: str, limit: int = READ_LIMIT) -> bytes:
         data = bytearray()
@@ -148,7 +151,7 @@ class S3Store:
 
     def _put_object(self, name: str, body: Any, if_absent: bool) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-        self._client.put_object(Bucket=self.bucket, Key=name, Body=body, **condition)
+        self._client.put_object(Bucket=self.bucket, Key=name, Body=body, **condition, **self._encryption)
 
     @contextmanager
     def _request(self, key: str, verb: str) -> Iterator[None]:
@@ -222,6 +225,16 @@ class S3Store:
         if status not in (409, 429) or attempts >= self.patience.attempts:
             return None
         return _pause(attempts)
+
+
+def _encryption(location: S3Location) -> dict[str, Any]:
+    """What a write says of encryption; of several parts, only the first request of the upload says it."""
+    if location.encryption is None:
+        return {}
+    if location.encryption == "SSE-S3":
+        return {"ServerSideEncryption": "AES256"}
+    key = {"SSEKMSKeyId": location.kms_key_id} if location.kms_key_id else {}
+    return {"ServerSideEncryption": "aws:kms", **key}
 
 
 def _add_md5(params: dict[str, Any], **_: Any) -> None:

@@ -51,6 +51,11 @@ _BUSY = {
 }
 _REGION = {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 _BUSY_REMEDY = "The service is busy or broken, or full; the stage can be started again."
+_KEY_RIGHTS = "kms:GenerateDataKey and kms:Decrypt"
+_HINTS = {
+    "read": f" (without s3:ListBucket, S3 says 403 for a missing object, too), and {_KEY_RIGHTS} where a key encrypts",
+    "write": f"; a bucket that demands encryption needs artifacts.s3.encryption, a key of KMS {_KEY_RIGHTS}",
+}
 _ACTIONS = {"read": "s3:GetObject", "write": "s3:PutObject", "list": "s3:ListBucket", "delete": "s3:DeleteObject"}
 
 
@@ -119,12 +124,11 @@ def _answer(error: ClientError, where: str, verb: str) -> StageError:
         return TryAgainError(said, f"{_CREDENTIALS}, and the clock of this machine.")
     if code in _REGION or status == 301:
         return BadSpecError(said, "Set artifacts.s3.region to the region of the bucket.")
+    if code.startswith("KMS."):
+        return BadSpecError(said, f"Check artifacts.s3.kmsKeyId, the key itself, and {_KEY_RIGHTS} on it.")
     if status in (401, 403):
-        return BadSpecError(
-            said,
-            f"{_CREDENTIALS} and that they allow {_ACTIONS.get(verb, 's3:*')} there "
-            "(without s3:ListBucket, S3 says 403 for a missing object, too).",
-        )
+        hint = _HINTS.get(verb, "")
+        return BadSpecError(said, f"{_CREDENTIALS} and that they allow {_ACTIONS.get(verb, 's3:*')} there{hint}.")
     if status in (405, 501):
         return BadSpecError(said, "This S3 service lacks an operation that is needed (conditional put: If-None-Match).")
     if status == 429 or status >= 500:
