@@ -172,7 +172,7 @@ class FaultProxy:
         self.seen: list[tuple[str, str]] = []
         self.sent = 0
         self.exempt = "\0"
-        """Requests with this in their query have no faults: only the first of an upload in parts speaks of encryption."""
+        """Requests with this in their query have no faults: of an upload, only the first one speaks of encryption."""
         self.over = threading.Event()
         self._lock = threading.Lock()
         proxy = self
