@@ -19,7 +19,7 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,8 +39,12 @@ _MAX_LINE = 16 * 1024 * 1024
 log = logging.getLogger(__name__)
 
 
-def read_log(path: Path) -> list[Conversation]:
+def read_log(path: Path, warn: Callable[[str], None] = log.warning) -> list[Conversation]:
     """All conversations of a log.
+
+    Args:
+        path: of the log.
+        warn: is told what was left out, and how often.
 
     Raises:
         BadDataError: names file and line (or row and column) and the remedy: no such file, unknown format, damaged
@@ -53,7 +57,7 @@ def read_log(path: Path) -> list[Conversation]:
     if names.endswith(".parquet"):
         conversations = list(iter_turns(path, imported=True))
     elif names.endswith((".jsonl", ".jsonl.gz")):
-        conversations = _read_jsonl(path)
+        conversations = _read_jsonl(path, warn)
     else:
         raise BadDataError(f"{path.name} is no log that can be read", "Give .jsonl, .jsonl.gz or turn .parquet.")
     if not conversations:
@@ -77,7 +81,7 @@ def read_state(messages: Mapping[int, Any]) -> tuple[list[Turn], str]:
     return _turns(checked, Counter()), _join(checked[-count:])
 
 
-def _read_jsonl(path: Path) -> list[Conversation]:
+def _read_jsonl(path: Path, warn: Callable[[str], None]) -> list[Conversation]:
     left_out: Counter[str] = Counter()
     lines_of: dict[str, int] = {}
     conversations = []
@@ -98,7 +102,7 @@ def _read_jsonl(path: Path) -> list[Conversation]:
                 left_out["conversations without a reply"] += 1
     problems.check()
     for what, count in sorted(left_out.items()):
-        log.warning("%s: left out %d %s", path.name, count, what)
+        warn(f"{path.name}: left out {count} {what}")
     return conversations
 
 

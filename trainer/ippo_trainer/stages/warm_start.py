@@ -96,7 +96,7 @@ def _conversations(ctx: StageContext, settings: WarmStart, environment: Environm
         )
     if settings.conversations is not None:
         path = fetch_file(settings.conversations, ctx.work / "log", ctx.spec.store, "warmStart.conversations")
-        conversations = read_log(path)
+        conversations = read_log(path, ctx.warn)
         won = sum(conversation.outcome for conversation in conversations)
         ctx.log.info("%d conversations in %s, %d with the outcome", len(conversations), path.name, won)
         if won in {0, len(conversations)}:
