@@ -295,3 +295,19 @@ def test_prompts_must_fit_the_positions(tokenizer):
     load.check_context(model, 4080, 16)
     with pytest.raises(BadSpecError, match="maxPromptTokens 4081"):
         load.check_context(model, 4081, 16)
+
+
+def test_weights_that_the_architecture_has_no_use_for_are_refused(tmp_path, tokenizer):
+    """A bias that config.json does not mention would be left out, and other numbers come out."""
+    file = save(tmp_path, tokenizer) / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"model.layers.0.self_attn.q_proj.bias": torch.ones(16)}, file, metadata={"format": "pt"})
+    with pytest.raises(BadDataError, match=r"LlamaForCausalLM has no use for 1 weights .*q_proj\.bias"):
+        load.load_policy(tmp_path)
+
+
+def test_an_adapter_beside_a_model_is_refused(tmp_path, tokenizer):
+    save(tmp_path, tokenizer)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    with pytest.raises(BadDataError, match="Merge it"):
+        load.load_policy(tmp_path)

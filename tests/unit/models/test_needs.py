@@ -20,6 +20,9 @@ HELD = 300 * MEBIBYTE
 REF = ArtifactRef(key="iterations/0001/given/0123", digest="sha256:" + "0" * 64)
 
 
+APART = {"policy": REF, "explorer": ArtifactRef(key=REF.key, digest="sha256:" + "1" * 64)}
+
+
 def spec_of(stage: str, **sections: Any) -> StageSpec:
     fields = {
         "stage": stage,
@@ -44,23 +47,25 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        (spec_of("warm-start", warm_start=params.WarmStart()), {"base": 4}),
-        (spec_of("warm-start"), {"base": 1}),
-        (spec_of("collect", collect=params.Collect(exploration="0.1")), {"policy": 1}),
-        (spec_of("fit-q", fit_q=params.FitQ()), {"policy": 4}),
-        (spec_of("fit-q", fit_q=params.FitQ(lm_loss_weight="0")), {"policy": 2}),
-        (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ")), {"previousQ": 4}),
-        (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ"), inputs={"policy": REF}), {"policy": 4}),
-        (spec_of("improve"), {"policy": 5, "q": 3}),
-        (spec_of("evaluate"), {"policy": 1}),
+        (spec_of("warm-start", warm_start=params.WarmStart()), {"base": (4, 0)}),
+        (spec_of("warm-start"), {"base": (0, 1)}),
+        (spec_of("collect", collect=params.Collect(exploration="0.1")), {"policy": (0, 1)}),
+        (spec_of("collect", collect=params.Collect(exploration="0.1"), inputs=APART), dict.fromkeys(APART, (0, 1))),
+        (spec_of("collect", collect=params.Collect(exploration="0"), inputs=APART), {"policy": (0, 1)}),
+        (spec_of("fit-q", fit_q=params.FitQ()), {"policy": (4.5, 1)}),
+        (spec_of("fit-q", fit_q=params.FitQ(lm_loss_weight="0")), {"policy": (2.5, 1)}),
+        (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ")), {"policy": (0, 1), "previousQ": (5, 0)}),
+        (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ"), inputs={"policy": REF}), {"policy": (4.5, 1)}),
+        (spec_of("improve"), {"policy": (5, 0), "q": (3, 1)}),
+        (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1), "q": (0, 1)}),
     ],
 )
-def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, int]) -> None:
+def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[float, float]]) -> None:
     assert needs.copies(spec) == expected
 
 
 def test_several_processes_hold_at_least_both_copies_before_they_divide_them() -> None:
-    assert needs.copies(spec_of("improve"), several=True) == {"policy": 1, "q": 1}
+    assert needs.copies(spec_of("improve"), several=True) == {"policy": (1, 1), "q": (1, 1)}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -87,7 +92,7 @@ POLICY, Q = 100 * MEBIBYTE, 50 * MEBIBYTE
     [
         ("warm-start", {"base": POLICY}, HELD + 4 * POLICY),
         ("collect", {"policy": POLICY}, POLICY),
-        ("fit-q", {"policy": POLICY}, HELD + 4 * POLICY),
+        ("fit-q", {"policy": POLICY}, HELD + 9 * POLICY // 2),
         ("improve", {"policy": POLICY, "q": Q}, HELD + 5 * POLICY + 3 * Q),
         ("evaluate", {"policy": POLICY}, POLICY),
     ],
@@ -134,10 +139,19 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("gpu")
 def test_on_a_gpu_its_own_memory_counts_and_not_the_hosts(room: Any) -> None:
     room(MEBIBYTE)
-    needs.check(spec_of("fit-q"), {"policy": 175 * MEBIBYTE})
+    needs.check(spec_of("fit-q"), {"policy": 127 * MEBIBYTE})
     with pytest.raises(BadDataError, match=r"at least 704 MiB of memory, this GPU has 700 MiB") as caught:
-        needs.check(spec_of("fit-q"), {"policy": 176 * MEBIBYTE})
+        needs.check(spec_of("fit-q"), {"policy": 128 * MEBIBYTE})
     assert "spec.pods.fitQ a larger GPU" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_gpu_holds_all_models_that_are_only_read() -> None:
+    """A CPU maps them from their files."""
+    sizes = {"candidate": 300 * MEBIBYTE, "policy": 300 * MEBIBYTE, "q": 100 * MEBIBYTE}
+    needs.check(spec_of("evaluate"), sizes)
+    with pytest.raises(BadDataError, match=r"evaluate needs at least 701 MiB of memory, this GPU has 700 MiB"):
+        needs.check(spec_of("evaluate"), sizes | {"q": 101 * MEBIBYTE})
 
 
 @pytest.mark.usefixtures("gpu")

@@ -67,7 +67,7 @@ def spec_of(world: Any, stage: str, **sections: Any) -> StageSpec:
 
 STAGES = {
     "collect": (POLICY, {"collect": params.Collect(conversations=4, parallelism=1)}),
-    "fit-q": (4 * POLICY, {"fit_q": params.FitQ()}),
+    "fit-q": (9 * POLICY // 2, {"fit_q": params.FitQ()}),
     "improve": (5 * POLICY + 3 * Q, {"improve": params.Improve()}),
     "evaluate": (POLICY, {"evaluate": params.Evaluate(conversations=4)}),
 }
@@ -83,7 +83,7 @@ def test_a_stage_ends_before_the_download(
     code, message = small_world.run(spec)
     assert (code, message["error"]["reason"]) == (65, "InvalidData")
     field = {"fit-q": "fitQ"}.get(stage, stage)
-    assert f"{stage} needs at least {least // MEBIBYTE} MiB" in message["error"]["message"]
+    assert f"{stage} needs at least {-(-least // MEBIBYTE)} MiB" in message["error"]["message"]
     assert f"Raise spec.pods.{field}.resources.limits.memory" in message["error"]["message"]
     assert downloads == []
     room(least)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import S3Location, StoreLocation
+from ippo_trainer.models.files import loaded_files
 from ippo_trainer.store.s3 import S3Store
 from ippo_trainer.store.uri import fetch_directory, fetch_file
 
@@ -59,13 +60,21 @@ def test_a_file_in_s3_is_downloaded(bucket: tuple[S3Store, StoreLocation], tmp_p
         fetch_file(store.describe("absent.jsonl"), tmp_path / "work", location, "warmStart.conversations")
 
 
-def test_a_model_in_s3_is_downloaded_without_its_pickles(bucket: tuple[S3Store, StoreLocation], tmp_path: Path) -> None:
+def test_of_a_model_in_s3_what_is_loaded_is_downloaded(bucket: tuple[S3Store, StoreLocation], tmp_path: Path) -> None:
     store, location = bucket
-    for name in ("config.json", "model.safetensors", "pytorch_model.bin", "sub/tokenizer.json"):
+    loaded = ["additional_chat_templates/tool.jinja", "chat_template.jinja", "config.json", "generation_config.json"]
+    loaded += ["merges.txt", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    loaded += ["model.safetensors.index.json", "special_tokens_map.json", "tokenizer.json", "tokenizer.model"]
+    others = ["pytorch_model.bin", "model.gguf", "onnx/model.onnx", "original/params.json", "original/tokenizer.model"]
+    others += ["README.md", "LICENSE.txt", "git/config", "consolidated.safetensors", "sub/config.json", "flax.msgpack"]
+    for name in (*loaded, *others):
         store.put(f"model/{name}", name.encode())
     store.put("model-2/config.json", b"another")
-    directory = fetch_directory(store.describe("model"), tmp_path / "work", location, "policy.base")
+    sizes: dict[str, int] = {}
+    uri = store.describe("model")
+    directory = fetch_directory(uri, tmp_path / "work", location, "policy.base", sizes.update, loaded_files)
     found = sorted(str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file())
-    assert found == ["config.json", "model.safetensors", "sub/tokenizer.json"]
+    assert found == sorted(loaded)
+    assert set(sizes) == {*loaded, *others}
     with pytest.raises(BadDataError, match=r"policy.base: there is nothing at s3://"):
         fetch_directory(store.describe("none"), tmp_path / "none", location, "policy.base")

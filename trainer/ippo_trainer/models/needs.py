@@ -1,14 +1,15 @@
 """What a stage certainly holds of its models at once, and whether there is memory for it, seen before the download.
 
 What is trained is there four times: weights, gradients and the two moments of Adam, all in fp32. Weights that are only
-read stay mapped from their files: the kernel drops some and reads them again, for every token if it must. So a stage
-that trains nothing is refused only where one model alone is larger than the memory. Too small a need is better than
-too large a one: a stage that is refused waits for somebody to mend it.
+read stay mapped from their files on a CPU: the kernel drops some and reads them again, for every token if it must. So a
+stage that trains nothing is refused there only where one model alone is larger than the memory. On a GPU all weights
+count. Too small a need is better than too large a one: a stage that is refused waits for somebody to mend it.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
-from ippo_trainer.contract.params import FitQ
+from ippo_trainer.contract.params import Collect, FitQ
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.models import memory
 
@@ -19,29 +20,60 @@ BASE = "base"
 TRAINED = 4
 
 
-def copies(spec: StageSpec, several: bool = False) -> dict[str, int]:
-    """How often a stage holds the weights of its models at once, at least, by name of the input.
+class Copies(NamedTuple):
+    """How often a stage holds the weights of a model at once, at least."""
+
+    own: float
+    """In memory of its own: trained, or copied."""
+    read: float = 1
+    """As they were loaded, and only read."""
+
+
+def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
+    """What a stage holds, by name of the input: the models that it loads, and what it makes of them.
 
     Args:
         spec: of the stage.
         several: processes divide an `improve`.
     """
     if spec.stage == "warm-start":
-        return {BASE: TRAINED if spec.warm_start else 1}
+        return {BASE: Copies(TRAINED, 0) if spec.warm_start else Copies(0)}
+    if spec.stage == "collect":
+        return dict.fromkeys(["policy", "explorer"] if _explores(spec) else ["policy"], Copies(0))
     if spec.stage == "fit-q":
         return _of_fit_q(spec, spec.fit_q or FitQ())
     if spec.stage == "improve":
-        # Alone: the policy in training with the copy that it is compared with, and the critic, a copy of Q, whose
-        # gradients are gone while the policy has some. Several divide them, but only once there are both copies.
-        return {"policy": 1, "q": 1} if several else {"policy": TRAINED + 1, "q": TRAINED - 1}
-    return {"policy": 1}
+        # Several divide what is trained, but only once there are both copies: what the policy is compared with, and the
+        # critic, whose trunk is Q's. Alone, the critic's gradients are gone while the policy has some.
+        return (
+            {"policy": Copies(1), "q": Copies(1)}
+            if several
+            else {"policy": Copies(TRAINED + 1, 0), "q": Copies(TRAINED - 1)}
+        )
+    return dict.fromkeys(("candidate", "policy", "q"), Copies(0))
 
 
-def _of_fit_q(spec: StageSpec, settings: FitQ) -> dict[str, int]:
+def _explores(spec: StageSpec) -> bool:
+    settings, explorer = spec.collect or Collect(), spec.inputs.get("explorer")
+    return float(settings.exploration) > 0 and explorer is not None and explorer.digest != spec.inputs["policy"].digest
+
+
+def _of_fit_q(spec: StageSpec, settings: FitQ) -> dict[str, Copies]:
+    """Q in training and its best weights so far, beside the policy."""
     if settings.init_from == "PreviousQ" and "previousQ" in spec.inputs:
-        return {"previousQ": TRAINED}
+        return {"policy": Copies(0), "previousQ": Copies(TRAINED + 1, 0)}
     # A Q without the auxiliary loss has not the policy's head. That is as large as the embeddings, which it has.
-    return {"policy": TRAINED if float(settings.lm_loss_weight) > 0 else TRAINED // 2}
+    trained = TRAINED if float(settings.lm_loss_weight) > 0 else TRAINED / 2
+    return {"policy": Copies(trained + 1 / 2)}
+
+
+def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool) -> int:
+    """Bytes of memory that a stage's models take, at least; arguments as in `copies` and `check`."""
+    held = {name: count for name, count in copies(spec, several).items() if name in weights}
+    own = sum(count.own * weights[name] for name, count in held.items())
+    if gpu:
+        return int(own + sum(count.read * weights[name] for name, count in held.items()))
+    return int(own) or max((weights[name] for name in held), default=0)
 
 
 def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
@@ -53,11 +85,11 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
     """
     import torch  # whoever asks for a model has it loaded; the rest of the runtime does without
 
-    several = torch.distributed.is_torchelastic_launched()
-    need = sum(count * weights.get(name, 0) for name, count in copies(spec, several).items())
+    gpu = _on_gpu(spec)
+    need = needed(spec, weights, torch.distributed.is_torchelastic_launched(), gpu)
     who = f"no room for {_named(spec, weights)}: {spec.stage} needs at least"
     pods = f"spec.pods.{StageSpec.model_fields[spec.stage.replace('-', '_')].alias}"
-    if _on_gpu(spec):
+    if gpu:
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         remedy = f"Give {pods} a larger GPU, or choose a smaller policy.base in a new run."
         memory.check_room(who, need, "this GPU has", total, remedy)
@@ -71,7 +103,7 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
 
 
 def _trains(spec: StageSpec) -> bool:
-    return any(count > 1 for count in copies(spec).values())
+    return any(count.own for count in copies(spec).values())
 
 
 def _on_gpu(spec: StageSpec) -> bool:

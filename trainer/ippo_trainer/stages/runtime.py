@@ -5,6 +5,7 @@ import logging
 import math
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError,
 from ippo_trainer.contract.layout import result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 from ippo_trainer.models import memory, needs
+from ippo_trainer.models.files import check_files, loaded_files
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
 from ippo_trainer.stages.progress import Progress, progress
 from ippo_trainer.stages.stop import StopFlag
@@ -84,23 +86,24 @@ class StageContext:
         return self._inputs[name]
 
     def base(self) -> Path:
-        """The local directory of `policy.base`, `file://` or `s3://`.
+        """The local directory of `policy.base`, `file://` or `s3://`; of S3 only what is loaded is downloaded.
 
         Raises:
             BadSpecError: a place that cannot be read.
-            BadDataError: there is nothing, or it needs more memory than there is. Before a download the sizes in S3
-                tell; that weights in half precision double is in their headers, so it is known before they are loaded.
+            BadDataError: there is nothing, or nothing that can be loaded, or it needs more memory than there is. Before
+                a download the sizes in S3 tell; that weights in half precision double is in their headers, so it is
+                known before they are loaded.
         """
 
         def check(size: int) -> None:
             needs.check(self.spec, {needs.BASE: size})
 
+        def check_listing(sizes: Mapping[str, int]) -> None:
+            check_files(sizes, self.spec.policy.base)
+            check(memory.stored_bytes(sizes))
+
         directory = fetch_directory(
-            self.spec.policy.base,
-            self.work / "base",
-            self.spec.store,
-            "policy.base",
-            lambda sizes: check(memory.stored_bytes(sizes)),
+            self.spec.policy.base, self.work / "base", self.spec.store, "policy.base", check_listing, loaded_files
         )
         check(memory.loaded_bytes(directory))
         return directory

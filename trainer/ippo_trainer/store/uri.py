@@ -1,6 +1,6 @@
 """Files and directories that a user names by URI: `file://` where they are, `s3://` fetched into the work directory."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,7 +10,6 @@ from ippo_trainer.contract.spec import S3Location, StoreLocation
 from ippo_trainer.store import open_store
 from ippo_trainer.store.base import NotFoundError, Store
 
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _LONGEST = 512
 """Characters, as in artifacts.s3.prefix."""
 
@@ -58,13 +57,15 @@ def fetch_directory(
     location: StoreLocation,
     field: str,
     check: Callable[[Mapping[str, int]], None] = lambda _: None,
+    wanted: Callable[[Iterable[str]], Iterable[str]] = lambda names: names,
 ) -> Path:
     """The local path of a directory; one in S3 is streamed into `directory`, file by file.
 
-    Pickled weights are left where they are if the directory has safetensors. Arguments and errors as `fetch_file`.
+    Arguments and errors as `fetch_file`.
 
     Args:
         check: gets the sizes in bytes of what is in S3, by path, before any of it is downloaded; may raise.
+        wanted: chooses from the paths in S3 those that are downloaded.
     """
     scheme, path = _split(uri, field)
     if scheme == "file":
@@ -79,12 +80,10 @@ def fetch_directory(
     if not sizes:
         raise BadDataError(f"{field}: there is nothing at {uri}", "Check bucket and prefix.")
     check(sizes)
-    safe = any(key.endswith(".safetensors") for key in sizes)
-    for key in sizes:
-        if not (safe and key.endswith(_PICKLES)):
-            target = directory / key
-            target.parent.mkdir(parents=True, exist_ok=True)
-            store.download(key, target)
+    for key in wanted(sizes):
+        target = directory / key
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.download(key, target)
     return directory
 
 

@@ -1,0 +1,111 @@
+"""What a stage is said to hold of its models (`models.needs`) is what it holds."""
+
+import gc
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ippo_trainer.contract import params
+from ippo_trainer.contract.spec import ArtifactRef, StageSpec
+from ippo_trainer.models import load, needs
+from ippo_trainer.store.artifact import read_manifest
+
+NOISE = 0.15
+"""Of the least model: tensors of data, norms of gradients and the like."""
+
+
+def alive() -> int:
+    """Bytes of the storages of all tensors there are, gradients and moments among them."""
+    gc.collect()
+    storages = {}
+    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    for tensor in [*tensors, *(each.grad for each in tensors if each.is_leaf and each.grad is not None)]:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(storages.values())
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each input's weights were loaded."""
+    counted: Counter[str] = Counter()
+    plain = load._load
+
+    def counting(factory: Any, directory: Path) -> Any:
+        counted[directory.name] += 1
+        return plain(factory, directory)
+
+    monkeypatch.setattr(load, "_load", counting)
+    return counted
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What is alive at each step of an optimiser, when gradients and moments are all there, less what was before."""
+    before, measured = alive(), [0]
+    step = torch.optim.AdamW.step
+
+    def measuring(self: Any, *rest: Any, **more: Any) -> Any:
+        result = step(self, *rest, **more)
+        measured[0] = max(measured[0], alive() - before)
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", measuring)
+    return measured
+
+
+@pytest.fixture
+def wide_world(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Models that are large beside a batch."""
+    from tests.unit.stages import conftest
+
+    monkeypatch.setattr(conftest, "build_tiny", lambda _, *rest: load.build_tiny("tiny:d64-l3", *rest))
+    return small_world
+
+
+def inputs_of(world: Any) -> dict[str, ArtifactRef]:
+    policy = world.put_policy()
+    candidate = world.put_policy(1, "candidate")
+    conversations = world.demonstrations(16)
+    for number, found in enumerate(conversations):
+        found.outcome = number % 2 == 0
+    data, q = world.put_data(conversations), world.put_q(policy)
+    return {"policy": policy, "candidate": candidate, "explorer": candidate, "q": q, "previousQ": q, "data": data}
+
+
+SECTIONS: dict[str, dict[str, Any]] = {
+    "collect": {"collect": params.Collect(conversations=2, parallelism=1, exploration="0.5")},
+    "evaluate": {"evaluate": params.Evaluate(conversations=4)},
+    "fit-q": {"fit_q": params.FitQ(epochs=2, holdout="0.5")},
+    "fit-q, PreviousQ": {"fit_q": params.FitQ(epochs=2, holdout="0.5", init_from="PreviousQ")},
+    "improve": {"improve": params.Improve(updates=1, critic_warmup_updates=1, batch_size=2, epochs=1, minibatches=1)},
+}
+
+
+def spec_of(world: Any, name: str) -> StageSpec:
+    stage, inputs = name.partition(",")[0], inputs_of(world)
+    if stage == "collect":
+        del inputs["data"]  # it would go on from them
+    spec: StageSpec = world.spec(stage, inputs, **SECTIONS[name])
+    return spec
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_model_that_is_loaded_counts(small_world: Any, loads: Counter[str], name: str) -> None:
+    spec = spec_of(small_world, name)
+    loads.clear()
+    small_world.result(spec)
+    assert loads == dict.fromkeys(needs.copies(spec), 1)
+
+
+@pytest.mark.parametrize("name", ["fit-q", "fit-q, PreviousQ", "improve"])
+def test_what_is_trained_is_held_as_often_as_it_counts(wide_world: Any, peak: list[int], name: str) -> None:
+    """As a GPU would, where weights that are read lie beside the others: no less, and less than one copy more."""
+    spec = spec_of(wide_world, name)
+    manifests = {found: read_manifest(wide_world.store, spec.inputs[found]) for found in needs.copies(spec)}
+    weights = {found: needs.memory.stored_bytes(manifest.sizes()) for found, manifest in manifests.items()}
+    wide_world.result(spec)
+    need = needs.needed(spec, weights, several=False, gpu=True)
+    least = min(weights.values())
+    assert need - NOISE * least <= peak[0] <= need + (1 + NOISE) * least, (need / least, peak[0] / least)
