@@ -39,6 +39,8 @@ _PATTERNS = {
 }
 _TYPES = {"boolean": "true or false", "object": "a section of fields", "array": "a list", "null": "nothing"}
 _SHOWN = 80
+_DIGITS = 40
+"""A decimal of more digits before or after its point is no slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -232,4 +234,5 @@ def _plain(given: float | str) -> str | None:
         number = Decimal(str(given).strip())
     except InvalidOperation:
         return None
-    return format(number, "f") if number.is_finite() else None
+    # Without an exponent, 1e999999999 would be a gigabyte of zeros.
+    return format(number, "f") if number.is_finite() and abs(number.adjusted()) <= _DIGITS else None

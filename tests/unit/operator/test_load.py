@@ -311,6 +311,13 @@ PATHS = [
 ]
 
 
+@pytest.mark.parametrize("value", ["1e999999999", "-1e999999999", "1e-999999999"])
+def test_a_decimal_without_bounds_is_not_written_out(value: str) -> None:
+    with pytest.raises(ManifestError, match=f'given "{value}", allowed is') as caught:
+        parse_run(changed("spec.improve.klTarget", value))
+    assert len(str(caught.value)) < 300
+
+
 @settings(deadline=None)
 @given(st.sampled_from(PATHS), json_values)
 def test_any_value_anywhere_is_accepted_or_named(path: str, value: Any) -> None:

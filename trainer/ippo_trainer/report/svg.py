@@ -46,18 +46,22 @@ def svg(width: float, height: float, title: str, description: str, *children: st
     )
 
 
+_NARROWEST = 0.32
+
+
 def text_width(text: str, size: float = 12) -> float:
     """Rough width in px of text in a sans-serif face; errs on the wide side."""
     narrow = sum(character in "il.,:;'|!()[] " for character in text)
     wide = sum(character in "MW%@" or character.isupper() for character in text)
-    return size * (0.56 * len(text) - 0.24 * narrow + 0.14 * wide)
+    return size * (0.56 * len(text) - (0.56 - _NARROWEST) * narrow + 0.14 * wide)
 
 
 def shorten(text: str, width: float, size: float = 12) -> str:
     """`text`, cut with an ellipsis to fit into `width` px; empty if not even two letters fit."""
-    if text_width(text, size) <= width:
+    fitting = max(0, int(width / (size * _NARROWEST))) + 1  # no longer text can fit, and a long one is not measured
+    if len(text) <= fitting and text_width(text, size) <= width:
         return text
-    for length in range(len(text) - 1, 1, -1):
+    for length in range(min(len(text) - 1, fitting), 1, -1):
         if text_width(text[:length] + "…", size) <= width:
             return text[:length].rstrip() + "…"
     return ""

@@ -23,7 +23,10 @@ class TextStream:
     """
 
     def __init__(self, renderer: Renderer, stops: Sequence[str] = ()) -> None:
-        self._renderer, self._stops = renderer, stops
+        self._renderer = renderer
+        self._stops = [_Stop(stop) for stop in stops]
+        self._looked = 0
+        """Characters that the stop texts were looked for in."""
         self._ids: list[int] = []
         self._spelt, self._context, self._read = "", 0, 0
         self._sent = 0
@@ -45,13 +48,13 @@ class TextStream:
         suggestion = self._renderer.decode(self._ids)[0] if last else self._renderer.begun(self._spell())
         text = suggestion or ""
         certain = len(text) if last else _certain(text)
-        cut = self._cut(text[:certain])
+        cut = self._cut(text, certain)
         if cut is not None:
             text, certain, last, self.stopped = text[:cut], cut, True, True
         if last:
             self.text, self.abstains = text, suggestion is None
         else:
-            certain -= self._held(text[:certain])
+            certain -= max((stop.begun for stop in self._stops), default=0)
         part = text[self._sent : certain]
         self._sent = max(self._sent, certain)
         return part
@@ -65,16 +68,40 @@ class TextStream:
             self._spelt, self._context, self._read = spelt, self._read, len(self._ids)
         return spelt
 
-    def _cut(self, text: str) -> int | None:
-        """Where the stop text begins that was complete first."""
-        found = [(text.find(stop) + len(stop), text.find(stop)) for stop in self._stops if stop in text]
-        return min(found)[1] if found else None
+    def _cut(self, text: str, certain: int) -> int | None:
+        """Where the stop text begins that is complete first among the certain characters."""
+        for position in range(self._looked, certain) if self._stops else ():
+            complete = [len(stop.text) for stop in self._stops if stop.follows(text[position])]
+            if complete:
+                return position + 1 - max(complete)
+        self._looked = max(self._looked, certain)
+        return None
 
-    def _held(self, text: str) -> int:
-        """Characters at the end that may be the beginning of a stop text."""
-        longest = max(map(len, self._stops), default=0)
-        tails = range(min(longest - 1, len(text)), 0, -1)
-        return next((n for n in tails if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)
+
+class _Stop:
+    """Looks for a text character by character, each time in constant time on average (Knuth, Morris and Pratt 1977)."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.begun = 0
+        """Characters at the end, so far, with which the text begins."""
+        self._borders = [0]  # by length of a beginning - 1: the longest shorter beginning that is also its end
+
+    def follows(self, character: str) -> bool:
+        """Takes the next character; whether it completes the text."""
+        begun = self.begun if self.begun < len(self.text) else self._border(self.begun)
+        self.begun = self._longer(begun, character)
+        return self.begun == len(self.text)
+
+    def _longer(self, size: int, character: str) -> int:
+        while size and self.text[size] != character:
+            size = self._border(size)
+        return size + (self.text[size] == character)
+
+    def _border(self, size: int) -> int:
+        while len(self._borders) < size:
+            self._borders.append(self._longer(self._borders[-1], self.text[len(self._borders)]))
+        return self._borders[size - 1]
 
 
 def _certain(text: str) -> int:

@@ -1,6 +1,7 @@
 """A small tokenizer made from a log: its words are single tokens, everything else falls back to bytes."""
 
 import json
+import re
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -12,6 +13,9 @@ from ippo_trainer.text.markers import MARKERS
 PAD, END = "<|pad|>", "<|end|>"
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 SPECIAL = (PAD, END, *_ROLES, *MARKERS)
+
+# Nobody repeats a word so long, and to learn from it takes time with the square of its length.
+_ENDLESS = re.compile(r"\S{256,}|\s{256,}")
 
 # One token opens each message and one ends each suggestion: in a tiny model's prompts every token is a cost.
 _CHAT_TEMPLATE = (
@@ -52,11 +56,11 @@ def build_tokenizer(texts: Iterable[str], max_vocabulary: int = 4096) -> PreTrai
 
 
 def _counted(texts: Iterable[str]) -> Iterable[str]:
-    """The same texts; BadDataError if there were none with a character in it."""
+    """The same texts without their endless words; BadDataError if there were none with a character in it."""
     seen = False
     for text in texts:
         seen = seen or bool(text.strip())
-        yield text
+        yield _ENDLESS.sub(" ", text)
     if not seen:
         raise BadDataError("there is no text to build a tokenizer from", "Give a log with messages in it.")
 
