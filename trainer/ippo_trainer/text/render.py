@@ -189,7 +189,7 @@ class Renderer:
     def _fitting(self, history: Sequence[Turn], customer_message: str) -> tuple[int, list[int]]:
         """How many of the newest turns of the history fit into the prompt (the more, the longer it is), and it."""
         limit, most = self.max_prompt_tokens, len(history)
-        if most <= limit and _characters(history, limit * _CHARACTERS):
+        if most <= limit and _is_short(history, limit * _CHARACTERS):
             ids = self._ids(history, customer_message, most)
             if len(ids) <= limit:
                 return most, ids
@@ -297,7 +297,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _characters(history: Sequence[Turn], most: int) -> bool:
+def _is_short(history: Sequence[Turn], most: int) -> bool:
     """Whether all that was said has at most so many characters."""
     for turn in history:
         most -= len(turn.customer_message) + len(turn.suggestion or "") + len(turn.sent_message)
