@@ -177,6 +177,7 @@ STATES: tuple[State, ...] = (
     _done("its servers are ready", worlds.serving),
     State("its servers are not ready yet", _of(worlds.set_up_anew), "InProgress", "Progressing", ""),
     State("its servers crash", _of(worlds.crashing), "InProgress", "Progressing", ""),
+    State("its servers are not reached", _of(worlds.unreached), "InProgress", "Progressing", ""),
     _stalled("its servers were rolled back", worlds.late),
     _stalled("its servers were late and are left so", lambda: worlds.late(onFailure="Hold")),
     _stalled("nobody named an image with the server", lambda: _driven(worlds.without_server_image())),

@@ -44,6 +44,8 @@ class Recorded(Cluster):
         """Why there can be no Deployment."""
         self.trouble: Waiting | None = None
         """Why servers do not get ready."""
+        self.unreached: Waiting | None = None
+        """Why servers that are ready get no requests."""
         self.late = False
         """Whether the Deployment controller gave up on servers that are not ready."""
 
@@ -52,7 +54,7 @@ class Recorded(Cluster):
         if self.blocked is not None:
             return ObservedServing(found.settings, blocked=self.blocked)
         if found.available:
-            return found
+            return dataclasses.replace(found, unreached=self.unreached)
         gave_up_at = self.now if self.late else None
         return dataclasses.replace(found, trouble=self.trouble, exceeded=self.late, progressed_at=gave_up_at)
 
@@ -187,6 +189,15 @@ def crashing() -> Recorded:
     """The same, and it is known why."""
     world = set_up_anew()
     world.trouble = Waiting(Reason.SERVER_FAILED, "the server ends again and again")
+    return seen(world)
+
+
+def unreached() -> Recorded:
+    """The servers of a run that is done are ready, but its Service does not lead to them."""
+    world = serving()
+    world.unreached = Waiting(Reason.NOT_REACHED, "Service small does not reach 1 available: it has no ready endpoint")
+    seen(world, 2)
+    world.now += timedelta(minutes=1)
     return seen(world)
 
 
