@@ -6,6 +6,7 @@ from ippo_trainer.contract.errors import BadSpecError
 
 LEDGER = "ledger.jsonl"
 SNAPSHOT = "snapshot.json"
+ENVIRONMENT = "environment.json"
 FOLDERS = {"warm-start": "policy", "collect": "collect", "fit-q": "q", "improve": "policy", "evaluate": "evaluation"}
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,254}")
 

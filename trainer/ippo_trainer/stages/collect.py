@@ -21,7 +21,6 @@ from ippo_trainer.contract.params import Collect, Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
 from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
-from ippo_trainer.environments import load as load_environment
 from ippo_trainer.environments.protocol import Environment, ExactScorer
 from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, Unfinished, rollout
 from ippo_trainer.environments.scoring import UNPARSED
@@ -47,6 +46,12 @@ class ShardNote(Model):
     input_digest: Digest
     artifact: ArtifactRef
     counts: dict[str, int]
+    source: Digest | None = None
+    """Of the environment's files; None where it has none, or the shard was collected by release 0.2."""
+
+    def of(self, source: str | None) -> bool:
+        """Whether it may be joined with what has this source."""
+        return self.source is None or source is None or self.source == source
 
 
 @dataclass
@@ -81,14 +86,18 @@ def run(ctx: StageContext) -> StageResult:
             f"collect.parallelism {settings.parallelism} exceeds collect.conversations {settings.conversations}",
             "Lower parallelism: every shard needs a conversation.",
         )
+    environment = ctx.environment()
     index = ctx.shard_index or 0
+    if outdated(ctx):
+        ctx.log.warning("the source of the environment changed since this shard was collected: collecting it anew")
+        ctx.store.delete(f"{_shard_folder(ctx, index)}/{NOTE}")
     note = _read_note(ctx, index)
     if note is None:
-        collected = _collect(ctx, settings, index)
+        collected = _collect(ctx, settings, environment, index)
         with ctx.stop.deferred():
             note = _write_note(ctx, index, *collected)
     notes = [note if other == index else _read_note(ctx, other) for other in range(settings.parallelism)]
-    complete = [found for found in notes if found is not None]
+    complete = [found for found in notes if found is not None and found.of(ctx.source)]
     shard = Shard(index=index, count=settings.parallelism, complete=len(complete) == settings.parallelism)
     if not shard.complete:
         waiting = settings.parallelism - len(complete)
@@ -100,10 +109,14 @@ def run(ctx: StageContext) -> StageResult:
     return ctx.result(shard=shard, artifacts={JOINED_KIND: joined}, metrics=_metrics(counts), message=message)
 
 
-def _collect(ctx: StageContext, settings: Collect, index: int) -> tuple[Path, dict[str, int]]:
+def outdated(ctx: StageContext) -> bool:
+    """Whether this shard was collected with another source of the environment than it has now."""
+    note = _read_note(ctx, ctx.shard_index or 0)
+    return note is not None and not note.of(ctx.source)
+
+
+def _collect(ctx: StageContext, settings: Collect, environment: Environment, index: int) -> tuple[Path, dict[str, int]]:
     """Holds the shard's conversations; returns the directory of its Parquet files, and the counts."""
-    assert ctx.spec.environment is not None  # run checked it
-    environment = load_environment(ctx.spec.environment)
     agent = _agent(ctx, settings)
     collection = ctx.spec.collection or 1
     part = _part(settings.conversations, index, settings.parallelism)
@@ -267,9 +280,10 @@ def _write_note(ctx: StageContext, index: int, directory: Path, counts: dict[str
     """Publishes a shard and its note. Of two attempts of a shard the first note stands."""
     folder = _shard_folder(ctx, index)
     artifact = ctx.publish(folder, directory, SHARD_KIND, {"counts": dict(counts)})
-    note = ShardNote(input_digest=ctx.spec.input_digest(), artifact=artifact, counts=counts)
+    note = ShardNote(input_digest=ctx.spec.input_digest(), artifact=artifact, counts=counts, source=ctx.source)
+    body = canonical_json(note.model_dump(mode="json", by_alias=True, exclude_none=True))
     try:
-        ctx.store.put(f"{folder}/{NOTE}", canonical_json(note.model_dump(mode="json", by_alias=True)), if_absent=True)
+        ctx.store.put(f"{folder}/{NOTE}", body, if_absent=True)
     except AlreadyExistsError:
         return _read_note(ctx, index) or note
     return note

@@ -18,7 +18,6 @@ from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
-from ippo_trainer.environments import load as load_environment
 from ippo_trainer.environments.rollout import PolicyAgent, Unfinished, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
@@ -78,7 +77,7 @@ def run(ctx: StageContext) -> StageResult:
     if section is None or ctx.spec.environment is None:
         missing = "evaluate" if section is None else "environment"
         raise BadSpecError(f"stage spec: {missing} is missing", "Add the section.")
-    environment = load_environment(ctx.spec.environment)
+    environment = ctx.environment()
     players = _players(ctx)
     customers = _customers(ctx, section)
     held = _hold(ctx, environment, players, customers)

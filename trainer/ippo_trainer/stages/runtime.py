@@ -1,6 +1,7 @@
 """What surrounds a stage: its spec, store, inputs, result, signals and exit code (design: the stage contract)."""
 
 import importlib
+import json
 import logging
 import math
 import resource
@@ -12,9 +13,13 @@ from typing import Any, Protocol
 
 from pydantic import JsonValue, ValidationError
 
+from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
-from ippo_trainer.contract.layout import result_key, stage_key
+from ippo_trainer.contract.layout import ENVIRONMENT, result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
+from ippo_trainer.environments.checked import CheckedEnvironment
+from ippo_trainer.environments.loading import load
+from ippo_trainer.environments.source import source_digest
 from ippo_trainer.models import memory, needs
 from ippo_trainer.models.files import check_files, loaded_files
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
@@ -53,6 +58,8 @@ class StageContext:
         self._fits = False
         self.warnings: list[str] = []
         """Of `warn`, for the result."""
+        self.source: str | None = None
+        """Digest of the environment's files, once it was loaded; None where it has none."""
 
     @property
     def folder(self) -> str:
@@ -108,11 +115,42 @@ class StageContext:
         check(memory.loaded_bytes(directory))
         return directory
 
+    def environment(self) -> CheckedEnvironment:
+        """The environment of the spec. Its files are an input of the stage, although the spec has only their names.
+
+        The run's first stage keeps their digest. One that differs later on is told: what was measured with the one and
+        with the other does not compare.
+        """
+        spec = self.spec.environment
+        if spec is None:
+            raise BadSpecError("stage spec: environment is missing", "Add the section.")
+        environment = load(spec)
+        self.source = source_digest(spec)
+        if self.source is not None and self._first_source(self.source) != self.source:
+            self.warn(
+                f"the source of environment {spec.name} changed since the run began: figures of before and after do "
+                "not compare. Put it back, or start a new run"
+            )
+        return environment
+
+    def _first_source(self, source: str) -> str:
+        """The digest that the run keeps; this one, if there is none yet."""
+        try:
+            self.store.put(ENVIRONMENT, canonical_json({"source": source}), if_absent=True)
+        except AlreadyExistsError:
+            try:
+                return str(json.loads(self.store.read(ENVIRONMENT, 1 << 16))["source"])
+            except (ValueError, KeyError, TypeError):
+                return "damaged"
+        return source
+
     def publish(
         self, folder: str, directory: Path, kind: str, metadata: dict[str, JsonValue] | None = None
     ) -> ArtifactRef:
         """Publishes `directory` as an artifact below `folder`, with the digests of this stage's inputs."""
         inputs = {name: ref.digest for name, ref in self.spec.inputs.items()}
+        if self.source is not None:
+            inputs["environment"] = self.source
         with self.stop.deferred():
             return artifact.publish(self.store, folder, directory, kind, inputs, metadata)
 
@@ -131,11 +169,11 @@ class StageContext:
     def save_checkpoint(self, directory: Path, step: int) -> None:
         """Makes the files of `directory` this stage's checkpoint at `step`."""
         with self.stop.deferred():
-            checkpoint.save(self.store, self.checkpoint_folder, directory, step, self.spec.input_digest())
+            checkpoint.save(self.store, self.checkpoint_folder, directory, step, self.spec.input_digest(), self.source)
 
     def load_checkpoint(self, directory: Path) -> int | None:
         """Writes the newest checkpoint into `directory` and returns its step; None if there is none to resume from."""
-        return checkpoint.load(self.store, self.checkpoint_folder, self.spec.input_digest(), directory)
+        return checkpoint.load(self.store, self.checkpoint_folder, self.spec.input_digest(), directory, self.source)
 
     def _check_memory(self) -> None:
         """Once, for all models that the stage holds: their manifests are read, and nothing else."""
@@ -219,6 +257,9 @@ def _run(
     done = _published(store, key, spec)
     with work_directory(work_dir) as work:
         ctx = StageContext(spec, store, work, shard, stop=stop)
+        if done is not None and done.shard is not None and not done.shard.complete and _outdated(ctx):
+            store.delete(key)
+            done = None
         if done is None:
             checkpoint.check_writable(store, ctx.checkpoint_folder)
             done = _publish_result(store, key, spec, _work(ctx))
@@ -242,6 +283,14 @@ def _check_shard(spec: StageSpec, index: int | None) -> int | None:
     if index is None or not 0 <= index < count:
         raise BadSpecError(f"--shard-index {index}: collect has shards 0 to {count - 1}", "Name one of them.")
     return index
+
+
+def _outdated(ctx: StageContext) -> bool:
+    """Whether a shard of a stage that is not complete was made with another source of the environment."""
+    from ippo_trainer.stages import collect
+
+    ctx.environment()
+    return collect.outdated(ctx)
 
 
 def _work(ctx: StageContext) -> StageResult:

@@ -19,7 +19,6 @@ from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.demonstrations import demonstrate
-from ippo_trainer.environments.loading import load as load_environment
 from ippo_trainer.environments.protocol import Environment
 from ippo_trainer.models.attention import limits
 from ippo_trainer.models.files import unheeded
@@ -56,7 +55,7 @@ def run(ctx: StageContext) -> StageResult:
         StoppedError: told to stop; a checkpoint is saved.
     """
     spec = ctx.spec
-    environment = load_environment(spec.environment) if spec.environment else None
+    environment = ctx.environment() if spec.environment else None
     system_prompt = spec.policy.system_prompt or (getattr(environment, "system_prompt", "") if environment else "")
     settings = spec.warm_start
     if settings:

@@ -31,19 +31,25 @@ class Pointer(Model):
     artifact: ArtifactRef
     step: Annotated[int, Field(ge=0)]
     input_digest: Digest
+    source: Digest | None = None
+    """Of the environment's files; None where it has none, or the stage was one of release 0.2."""
 
 
-def save(store: Store, folder_key: str, directory: Path, step: int, input_digest: str) -> None:
-    """Makes the files of `directory` the checkpoint at `step` of the stage with that input digest."""
+def save(
+    store: Store, folder_key: str, directory: Path, step: int, input_digest: str, source: str | None = None
+) -> None:
+    """Makes the files of `directory` the checkpoint at `step` of the stage with that input digest and source."""
     before = _pointer(store, folder_key)
     ref = publish(store, folder_key, directory, KIND, metadata={"step": step, "inputDigest": input_digest})
-    pointer = Pointer(artifact=ref, step=step, input_digest=input_digest)
-    store.put(f"{folder_key}/{POINTER}", canonical_json(pointer.model_dump(mode="json", by_alias=True)))
+    pointer = Pointer(artifact=ref, step=step, input_digest=input_digest, source=source)
+    store.put(
+        f"{folder_key}/{POINTER}", canonical_json(pointer.model_dump(mode="json", by_alias=True, exclude_none=True))
+    )
     if before is not None and before.artifact.key != ref.key:
         _delete(store, before.artifact.key)
 
 
-def load(store: Store, folder_key: str, input_digest: str, directory: Path) -> int | None:
+def load(store: Store, folder_key: str, input_digest: str, directory: Path, source: str | None = None) -> int | None:
     """Writes the newest checkpoint's files into `directory` (new or empty) and returns its step.
 
     None means: start from the beginning. A checkpoint that is damaged, or was saved by a stage with other inputs, is
@@ -55,6 +61,9 @@ def load(store: Store, folder_key: str, input_digest: str, directory: Path) -> i
         return None
     if pointer.input_digest != input_digest:
         _log.warning("%s is of a stage with other inputs: starting over", store.describe(folder_key))
+        return None
+    if None not in (pointer.source, source) and pointer.source != source:
+        _log.warning("%s was made with another source of the environment: starting over", store.describe(folder_key))
         return None
     try:
         fetch(store, pointer.artifact, directory, KIND)
