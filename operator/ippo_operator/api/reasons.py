@@ -213,6 +213,12 @@ EXPLANATIONS: Mapping[Reason, Explanation] = MappingProxyType(
             ("Queued", *_WORK),
             "Itself",
         ),
+        Reason.JOB_PAUSED: Explanation(
+            "Somebody suspended the stage's Job, or set its parallelism to 0, so it makes no pods. No time limit runs.",
+            "Undo it with the command in the message. To stop a run, use spec.suspend.",
+            _WORK,
+            "Itself",
+        ),
         Reason.UNSCHEDULABLE: Explanation(
             "No node takes the stage's pods: too few GPUs, too little memory, taints, or a node selector without a "
             "match.",

@@ -14,7 +14,6 @@ API_VERSION = "ippo.dev/v1alpha1"
 KIND = "IterativePPORun"
 
 RunName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
-Labels = Annotated[dict[str, str], Field(max_length=64)]
 MAX_REQUESTED = 1000
 
 
@@ -25,10 +24,10 @@ class Metadata(Model):
     """A letter, then letters, digits and '-', at most 63: child names and artifact paths are made of it."""
     namespace: Annotated[str, Field(max_length=63)] | None = None
     """Namespace in a cluster."""
-    labels: Labels = {}
-    """Labels."""
-    annotations: Annotated[dict[str, str], Field(max_length=256)] = {}
-    """Annotations."""
+    labels: dict[str, str] | None = None
+    """Labels, as many as Kubernetes takes."""
+    annotations: dict[str, str] | None = None
+    """Annotations, as many as Kubernetes takes."""
     uid: Annotated[str, Field(max_length=64)] = ""
     """Set by the server, or by the local runner when the run first starts."""
     generation: Annotated[int, Field(ge=1)] = 1

@@ -91,6 +91,8 @@ class Reason(StrEnum):
     """The status, of a backup, names a folder of artifacts that is another run's."""
     WAITING_FOR_QUOTA = "WaitingForQuota"
     """The stage's job waits in its queue."""
+    JOB_PAUSED = "JobPaused"
+    """Somebody suspended the stage's job, or set its parallelism to 0."""
     UNSCHEDULABLE = "Unschedulable"
     """No node takes the stage's pods."""
     IMAGE_PULL_FAILED = "ImagePullFailed"

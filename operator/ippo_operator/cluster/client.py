@@ -65,10 +65,11 @@ class Client:
         self.clock = clock or ServerClock()
         self._most = most
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
-        """The object; None if there is none."""
+    async def get(self, resource: Resource, namespace: str, name: str, metadata_only: bool = False) -> Manifest | None:
+        """The object, or its metadata; None if there is none."""
+        accept = METADATA if metadata_only else "application/json"
         try:
-            found: Manifest = await self.send(Request("GET", resource.path(namespace, name)))
+            found: Manifest = await self.send(Request("GET", resource.path(namespace, name), accept=accept))
         except NotFoundError:
             return None
         return found
@@ -153,6 +154,14 @@ class Client:
         content = "application/json-patch+json"
         request = Request("PATCH", path, {"fieldManager": manager}, [same, *operations], content, METADATA)
         made: Manifest = await self.send(request)
+        return made
+
+    async def merge(self, resource: Resource, namespace: str, name: str, changes: Manifest) -> Manifest:
+        """A JSON Merge Patch (RFC 7386); returns the metadata."""
+        content = "application/merge-patch+json"
+        made: Manifest = await self.send(
+            Request("PATCH", resource.path(namespace, name), {}, changes, content, METADATA)
+        )
         return made
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str, foreground: bool = False) -> None:

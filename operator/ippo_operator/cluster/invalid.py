@@ -4,31 +4,21 @@ from datetime import datetime
 from typing import Any
 
 from ippo_operator.api.status import Reason, short, to_rfc3339
-from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import ConflictError, NotFoundError
-from ippo_operator.cluster.resources import RUNS
+from ippo_operator.cluster.client import Manifest
 
 _TRUTH = {"Accepted": "False", "Reconciling": "False", "Stalled": "True", "Ready": "False"}
 
 
-async def report(
-    client: Client, raw: Manifest, problem: str, now: datetime, reason: Reason = Reason.INVALID_SPEC
-) -> bool:
-    """Writes the conditions if they do not say so yet. False if the run changed meanwhile.
+def status(raw: Manifest, problem: str, now: datetime, reason: Reason) -> Manifest | None:
+    """The run's status with conditions that tell of the problem; None where they do so already.
 
     The run heals by itself: once the spec is mended, a pass rewrites all conditions.
     """
-    metadata = raw["metadata"]
+    generation = raw["metadata"]["generation"]
     before = raw.get("status") or {}
-    status = before | {"conditions": _conditions(before, metadata["generation"], problem, now, reason)}
-    status["observedGeneration"] = metadata["generation"]
-    if status == before:
-        return True
-    try:
-        await client.replace(RUNS, metadata["namespace"], metadata["name"], raw | {"status": status}, "status")
-    except (ConflictError, NotFoundError):
-        return False
-    return True
+    made = before | {"conditions": _conditions(before, generation, problem, now, reason)}
+    made["observedGeneration"] = generation
+    return made if made != before else None
 
 
 def _conditions(status: Manifest, generation: int, problem: str, now: datetime, reason: Reason) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """A Job and its pods as the planner sees them."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -10,7 +11,7 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.remedies import with_remedy
-from ippo_operator.manifests.identity import INPUT_DIGEST
+from ippo_operator.manifests.identity import INPUT_DIGEST, QUEUE_NAME
 from ippo_operator.plan.cleanup import EndedJob
 from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
 
@@ -121,9 +122,12 @@ def replaces(job: Object) -> bool:
 
 def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | None:
     if job["spec"].get("suspend"):
-        queue = (job["metadata"].get("labels") or {}).get("kueue.x-k8s.io/queue-name")
-        where = f"in the queue {queue}. {_QUEUE}" if queue else "suspended; whoever suspended it has to resume it"
-        return Waiting(Reason.WAITING_FOR_QUOTA, f"{job['metadata']['name']} waits {where}")
+        queue = (job["metadata"].get("labels") or {}).get(QUEUE_NAME)
+        if queue:
+            return Waiting(Reason.WAITING_FOR_QUOTA, f"{job['metadata']['name']} waits in the queue {queue}. {_QUEUE}")
+        return _paused(job, "somebody suspended it", {"suspend": False})
+    if _without_pods(job):
+        return _paused(job, "somebody set its parallelism to 0", {"parallelism": job["spec"].get("completions") or 1})
     found = pod_facts.waiting(pods)
     if found is not None or not troubles:
         return found
@@ -132,9 +136,20 @@ def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | 
     return Waiting(Reason.POD_NOT_STARTED, with_remedy(troubles[-1]))
 
 
+def _without_pods(job: Object) -> bool:
+    return bool(job["spec"].get("parallelism", 1) == 0)
+
+
+def _paused(job: Object, why: str, mended: dict[str, object]) -> Waiting:
+    metadata, patch = job["metadata"], json.dumps({"spec": mended}, separators=(",", ":"))
+    command = f"kubectl patch job {metadata['name']} --namespace {metadata['namespace']} --type=merge -p '{patch}'"
+    return Waiting(Reason.JOB_PAUSED, f"{metadata['name']} makes no pods, because {why}. To have it go on: {command}")
+
+
 def _pending_since(job: Object, pods: list[Object]) -> datetime | None:
-    """Since when the Job has no pods, or since when the one waits that has waited longest; None in a queue."""
-    if job["spec"].get("suspend") or _conditions(job):
+    """Since when the Job has no pods, or since when the one waits that has waited longest; None in a queue, or
+    where somebody paused it."""
+    if job["spec"].get("suspend") or _without_pods(job) or _conditions(job):
         return None
     waiting = [pod["metadata"] for pod in pods if pod.get("status", {}).get("phase", "Pending") == "Pending"]
     if pods and not waiting:
@@ -149,7 +164,7 @@ def not_started(job: Object, pods: Iterable[Object]) -> bool:
     """Whether the Job should run but no pod of it does, so that events may tell why."""
     own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
     running = any(pod.get("status", {}).get("phase") not in {None, "Pending"} for pod in own)
-    return not over(job) and not job["spec"].get("suspend") and not running
+    return not over(job) and not job["spec"].get("suspend") and not _without_pods(job) and not running
 
 
 def _conditions(job: Object) -> dict[str, Any]:

@@ -79,11 +79,14 @@ async def snapshot(client: Client, owned: OwnedJobs, namespace: str, name: str, 
         owned.forget(namespace, name)
         return None
     run, problem = _parse(whole)
-    raw = _slimmed(whole)
+    raw = _without_spec(whole)
     del whole
-    if run is None or "deletionTimestamp" in raw["metadata"]:
-        return Snapshot(raw, run, problem, {}, ())
     uid = str(raw["metadata"]["uid"])
+    if "deletionTimestamp" in raw["metadata"]:
+        own, more = await owned.read(client, namespace, name, uid, None)
+        return Snapshot(raw, run, problem, own, (), _SOON if more else None)
+    if run is None:
+        return Snapshot(raw, run, problem, {}, ())
     active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
     found = await client.get(JOBS, namespace, active) if active is not None else None
     ours = found if found is not None and jobs.is_ours(found, uid) else None
@@ -99,20 +102,16 @@ async def snapshot(client: Client, owned: OwnedJobs, namespace: str, name: str, 
     return Snapshot(raw, run, "", own, (observed,), soon if more else look_again)
 
 
-def slim(metadata: Manifest) -> Manifest:
-    """What is needed of a run's metadata."""
-    return {name: value for name, value in metadata.items() if name in _METADATA}
-
-
-def _slimmed(raw: Manifest) -> Manifest:
-    """What a status is written with, as the API server takes nothing else of it, and where artifacts are."""
-    kept = {name: raw[name] for name in ("apiVersion", "kind", "status") if name in raw}
-    return kept | {"metadata": slim(raw["metadata"]), "spec": {"artifacts": (raw.get("spec") or {}).get("artifacts")}}
+def _without_spec(raw: Manifest) -> Manifest:
+    """What a status is written with: of the rest the API server takes the metadata, and who owns what of it."""
+    return {name: raw[name] for name in ("apiVersion", "kind", "metadata", "status") if name in raw}
 
 
 def _parse(raw: Manifest) -> tuple[IterativePPORun | None, str]:
     try:
-        run = parse_run(raw)
+        # Labels and the like are nobody's matter here, whatever Kubernetes takes.
+        metadata = {name: value for name, value in raw["metadata"].items() if name in _METADATA}
+        run = parse_run(raw | {"metadata": metadata})
     except ManifestError as error:
         return None, "; ".join(map(str, error.problems))
     if run.spec.artifacts is None:

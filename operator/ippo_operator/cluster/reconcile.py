@@ -8,6 +8,7 @@ import copy
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC
 
@@ -15,10 +16,11 @@ from ippo_trainer.contract.spec import StoreLocation
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import Reason, RunStatus
-from ippo_operator.cluster import children, clock, folders, invalid, jobs, log_context, read, serving
+from ippo_operator.cluster import children, clock, ending, folders, invalid, jobs, log_context, read, serving
+from ippo_operator.cluster.calm import Calm
 from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError
+from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError, TooLargeError
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.mending import Patience
 from ippo_operator.cluster.owned import OwnedJobs
@@ -26,6 +28,7 @@ from ippo_operator.cluster.read import Snapshot
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.cluster.serving import Servers
+from ippo_operator.cluster.statuses import StatusWriter
 from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.cleanup import expired
@@ -89,15 +92,19 @@ class Reconciler:
         self._wall = wall or client.clock
         self._watcher = watcher
         self._namespaces = namespaces
-        self._events = EventWriter(client, instance, self._wall)
+        self._events = EventWriter(client, instance, self._wall, steady)
+        self._calm = Calm(steady)
+        self._statuses = StatusWriter(self._events)
         self._stopwatch = Stopwatch(steady)
         self._patience = Patience(steady)
         self._owned = OwnedJobs()
+        self._reads_all = False
 
     def reading_more(self, client: Client) -> "Reconciler":
         """The same, with a client that reads larger objects."""
         made = copy.copy(self)
         made._client = client
+        made._reads_all = True
         return made
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -108,23 +115,54 @@ class Reconciler:
             FencedError: this process must not write.
             UnreadableStatusError: somebody else wrote the status.
         """
+        try:
+            return await self._reconcile(namespace, name)
+        except TooLargeError as error:
+            if self._reads_all:
+                await self._tell_too_large(namespace, name, error)
+            raise
+
+    async def _reconcile(self, namespace: str, name: str) -> Outcome:
         found = await read.snapshot(self._client, self._owned, namespace, name, self._wall())
         if found is None:
-            self._stopwatch.forget((namespace, name))
+            for memory in (self._stopwatch, self._statuses, self._calm):
+                memory.forget((namespace, name))
             return Outcome(exists=False)
         if found.being_deleted:
-            return Outcome()
+            await ending.wind_down(self._client, found)
+            return Outcome(requeue_after=found.look_again)
         if found.run is None:
-            return Outcome(again=not await invalid.report(self._client, found.raw, found.problem, self._wall()))
+            return Outcome(again=not await self._report(found, found.problem, Reason.INVALID_SPEC))
         taken = await folders.problem(self._client, self._namespaces, found.run)
         if taken is not None:
-            told = await invalid.report(self._client, found.raw, taken, self._wall(), Reason.ARTIFACTS_IN_USE)
+            told = await self._report(found, taken, Reason.ARTIFACTS_IN_USE)
             return Outcome(again=not told, requeue_after=folders.LOOK_AGAIN)
         try:
             return await self._act(found, found.run)
         except (ConflictError, NotFoundError) as error:
             _log.debug("the world changed during the pass: %s", error)
             return Outcome(again=True)
+
+    async def _report(self, found: Snapshot, problem: str, reason: Reason) -> bool:
+        """Has the conditions say why nothing is done; False if the run changed meanwhile."""
+        status = invalid.status(found.raw, problem, self._wall(), reason)
+        try:
+            if status is not None:
+                await self._statuses.write(self._client, found.raw, status)
+        except (ConflictError, NotFoundError):
+            return False
+        return True
+
+    async def _tell_too_large(self, namespace: str, name: str, error: TooLargeError) -> None:
+        """On the run itself, of which hardly more than its name may be readable."""
+        with suppress(ApiError):
+            about = await self._client.get(RUNS, namespace, name, metadata_only=True)
+            if about is not None:
+                text = (
+                    f"nothing goes on, because this run, or an object of it, is larger than the operator reads: {error}"
+                )
+                about |= {"apiVersion": RUNS.api_version, "kind": RUNS.kind}
+                await self._events.write(about, Event("Warning", "TooLarge", text))
 
     async def _act(self, found: Snapshot, run: IterativePPORun) -> Outcome:
         servers = await serving.read(self._client, run, _store(run), self._platform, self._stopwatch)
@@ -201,6 +239,9 @@ class Reconciler:
         return due.next_after
 
     def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...], servers: ObservedServing | None) -> Plan:
+        key = (run.metadata.namespace, run.metadata.name)
+        observed = tuple(self._calm.job(key, job, run.status) for job in observed)
+        servers = self._calm.serving(key, servers, run.status) if servers is not None else None
         return plan(run, observed, self._wall().astimezone(UTC), _store(run), servers)
 
     async def _record(self, raw: Manifest, run: IterativePPORun, made: Plan) -> tuple[Manifest, IterativePPORun]:
@@ -211,17 +252,11 @@ class Reconciler:
         """
         if made.status == run.status:
             return raw, run
-        metadata = raw["metadata"]
-        written = await self._client.replace(
-            RUNS,
-            metadata["namespace"],
-            metadata["name"],
-            raw | {"status": json.loads(made.status.model_dump_json(by_alias=True, exclude_none=True))},
-            "status",
-        )
+        status = json.loads(made.status.model_dump_json(by_alias=True, exclude_none=True))
+        raw = await self._statuses.write(self._client, raw, status)
         log_context.bind(stage=made.status.stage, attempt=made.status.attempt)
         self._watcher(run, made.status)
-        return raw | {"metadata": read.slim(written["metadata"])}, run.model_copy(update={"status": made.status})
+        return raw, run.model_copy(update={"status": made.status})
 
     async def _tell(self, written: Manifest, before: RunStatus | None, made: Plan) -> None:
         """Events of a status that was written."""

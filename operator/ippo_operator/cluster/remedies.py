@@ -24,6 +24,10 @@ _REMEDIES = (
         r"ValidatingAdmissionPolicy|admission webhook",
         "Meet that policy with labels, annotations or resources of spec.pods, or have it changed.",
     ),
+    (
+        r"[Tt]oo (large|long)",
+        "Make the run smaller: take labels and annotations off it, or fields of spec.pods that it can do without.",
+    ),
     (r"cannot create resource", "Give that right to the service account that is named here."),
 )
 

@@ -27,6 +27,7 @@ PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 WAITS = (
     Reason.AWAITING_APPROVAL,
     Reason.WAITING_FOR_QUOTA,
+    Reason.JOB_PAUSED,
     Reason.UNSCHEDULABLE,
     Reason.IMAGE_PULL_FAILED,
     Reason.POD_REFUSED,

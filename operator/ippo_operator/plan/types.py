@@ -122,6 +122,8 @@ class Event(_Told):
         | Literal[
             "StageStarted",
             "StageCompleted",
+            "StatusNotWritten",
+            "TooLarge",
             "StageWarning",
             "IterationStarted",
             "Resumed",

@@ -31,6 +31,7 @@ def a_whole_life(made: Installed) -> None:
     """Runs that make the operator do everything that it can do."""
     a_run_that_waits_is_suspended_and_goes_on(made)
     a_name_that_is_taken(made)
+    a_stage_that_fails_twice(made)
     a_policy_is_served_until_it_is_not(made)
 
 
@@ -59,6 +60,15 @@ def a_name_that_is_taken(made: Installed) -> None:
     assert api.create(f"/apis/batch/v1/namespaces/{place}/jobs", foreign).code == 201
     api.merge(run, {"spec": {"suspend": False}})
     wait_for(made, run, "Stalled", "ChildConflict")
+
+
+def a_stage_that_fails_twice(made: Installed) -> None:
+    """The second event of the same is a series of the first."""
+    api, place = made.api, made.namespaces[0]
+    with StandIn(api, ending=lambda _spec: (75, "the world is not ready")) as cluster:
+        run = create(api, place, "twice", retries={"tryAgain": 1, "backoffSeconds": 0})
+        wait_for(made, run, "Stalled", "BudgetExhausted")
+        assert cluster.errors == []
 
 
 def a_policy_is_served_until_it_is_not(made: Installed) -> None:

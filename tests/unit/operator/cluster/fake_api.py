@@ -16,9 +16,9 @@ from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
 
-from ippo_operator.cluster.errors import UnavailableError
+from ippo_operator.cluster.errors import TooLargeError, UnavailableError
 from ippo_operator.cluster.streams import ListReader
-from ippo_operator.cluster.transport import Request, Response
+from ippo_operator.cluster.transport import OBJECT_MOST, Request, Response
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]
@@ -245,7 +245,11 @@ def narrowed(request: Request, response: Response) -> Response:
     if request.writes and "PartialObjectMetadata;" in request.accept and "metadata" in response.body:
         kind = {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"}
         return replace(response, body=kind | {"metadata": response.body["metadata"]})
-    if request.keep is None or response.status != 200:
+    if response.status != 200 or not isinstance(response.body, dict):
+        return response
+    if request.keep is None:
+        if request.most < OBJECT_MOST and len(json.dumps(response.body)) > request.most:
+            raise TooLargeError(f"{request.method} {request.path}: the answer has more than {request.most} bytes")
         return response
     reader = ListReader(request.keep, request.most, request.whole)
     reader.feed(json.dumps(response.body).encode())

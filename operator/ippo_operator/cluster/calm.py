@@ -1,0 +1,69 @@
+"""Reasons to wait, told so that a text that changes by itself is no news.
+
+The Job controller names another pod in each refusal, the scheduler counts nodes, a quota what is used. Compared as they
+are, such texts are a status write and an event each time somebody looks, of every run that waits.
+"""
+
+import re
+from collections.abc import Hashable
+from dataclasses import replace
+
+from ippo_operator.api.status import RunStatus, Waits
+from ippo_operator.cluster import clock
+from ippo_operator.plan.types import ObservedJob, ObservedServing, Waiting
+
+NEWS_EVERY = 300.0
+"""Seconds. Another text for the same reason is told so often at most."""
+_NAMES = re.compile(r"(?<=-)(?=[a-z0-9]*[0-9bcdf-hj-np-tv-z])[a-z0-9]{5,10}\b")
+"""What Kubernetes ends the names of pods and ReplicaSets with."""
+_NUMBERS = re.compile(r"\d[\w.]*")
+_PARTS = re.compile(r"[,;:]\s|\.(?:\s|$)")
+
+
+def essence(text: str) -> frozenset[str]:
+    """What a text says, whatever its numbers, generated names and the order of its parts."""
+    plain = _NUMBERS.sub("#", _NAMES.sub("*", text))
+    return frozenset(part.strip() for part in _PARTS.split(plain) if part.strip())
+
+
+class Calm:
+    """Keeps the text that a run's status has for a reason, as long as it says about the same.
+
+    Args:
+        steady: seconds.
+    """
+
+    def __init__(self, steady: clock.Steady = clock.steady) -> None:
+        self._steady = steady
+        self._told: dict[Hashable, float] = {}
+
+    def job(self, run: Hashable, seen: ObservedJob, status: RunStatus | None) -> ObservedJob:
+        """The job, with the text that the status has."""
+        active = status.active if status is not None else None
+        before = active.waits if active is not None and active.job_name == seen.name else None
+        return replace(seen, waiting=self._calmed((run, "job"), seen.waiting, before))
+
+    def serving(self, run: Hashable, seen: ObservedServing, status: RunStatus | None) -> ObservedServing:
+        """The servers, with the texts that the status has."""
+        before = status.serving if status is not None else None
+        waits, blocked = (before.waits, before.blocked) if before is not None else (None, None)
+        trouble = self._calmed((run, "servers"), seen.trouble, waits)
+        return replace(seen, trouble=trouble, blocked=self._calmed((run, "blocked"), seen.blocked, blocked))
+
+    def forget(self, run: Hashable) -> None:
+        """The run is gone."""
+        for what in ("job", "servers", "blocked"):
+            self._told.pop((run, what), None)
+
+    def _calmed(self, key: Hashable, now: Waiting | None, before: Waits | None) -> Waiting | None:
+        if now is None or before is None or now.reason != before.reason:
+            self._told.pop(key, None)
+            return now
+        if now.message == before.message:
+            return now
+        last = self._told.get(key)
+        recent = last is not None and self._steady() - last < NEWS_EVERY
+        if recent or essence(now.message) == essence(before.message):
+            return replace(now, message=before.message)
+        self._told[key] = self._steady()
+        return now
