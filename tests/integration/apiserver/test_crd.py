@@ -112,7 +112,16 @@ CHANGES: dict[str, Any] = {
     "spec.collect": {"simulate": {"environment": {"name": "sr-funnel", "options": {"horizon": 4}}}},
     "spec.artifacts.s3.bucket": "other",
     "spec.artifacts.s3.prefix": "elsewhere",
-    "spec.fitQ": {"epochs": 1},
+    "spec.artifacts.s3.encryption": "SSE-S3",
+    "spec.artifacts.s3.kmsKeyId": "alias/mine",
+    "spec.fitQ.initFrom": "PreviousQ",
+    "spec.fitQ.epochs": 1,
+    "spec.fitQ.patience": 1,
+    "spec.fitQ.learningRate": "0.1",
+    "spec.fitQ.batchSize": 1,
+    "spec.fitQ.holdout": "0.3",
+    "spec.fitQ.lmLossWeight": "0",
+    "spec.fitQ.traceLambda": "0.5",
     "spec.improve": {"updates": 1},
     "spec.evaluate": {"gate": {"metric": "Success"}},
     "spec.promotion.mode": "Manual",
@@ -135,6 +144,8 @@ FREE: dict[str, Any] = {
     "spec.queue": {"localQueueName": "q"},
     "spec.serve": {"replicas": 2},
     "spec.serviceAccountName": "x",
+    "spec.fitQ.onUninformative": "CollectMore",
+    "spec.fitQ.maxCollections": 5,
     "spec.artifacts.s3.endpointUrl": "http://new:9000",
     "spec.artifacts.s3.region": "eu-central-1",
     "spec.artifacts.s3.credentialsSecretName": "new",
@@ -145,7 +156,8 @@ FREE: dict[str, Any] = {
 def started(api: Api) -> str:
     """The path of a run whose first attempt was named."""
     api.delete(f"{HERE}/started")
-    assert api.create(HERE, changed("metadata.name", "started")).code == 201
+    document = changed("metadata.name", "started", changed("spec.artifacts.s3.encryption", "SSE-KMS"))
+    assert api.create(HERE, document).code == 201
     path = f"{HERE}/started"
     for where, value in CHANGES.items():  # nothing is immutable yet
         answer = api.merge(f"{path}?dryRun=All", changed(where, value, {}))
