@@ -11,7 +11,9 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from urllib.parse import unquote
 
+from ippo_trainer.contract.errors import StageError
 from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
+from ippo_trainer.models.files import check_files, read_config
 
 from ippo_operator.api.resource import IterativePPORun
 
@@ -58,10 +60,11 @@ def _model(directory: Path) -> Iterator[str]:
     if not directory.is_dir():
         yield f"{where}: there is no folder {directory}"
         return
-    if not (directory / "config.json").is_file():
-        yield f"{where}: {directory} has no config.json, so it is no transformers model"
-    if not any(directory.glob("*.safetensors")):
-        yield f"{where}: {directory} has no weights as safetensors"
+    try:
+        read_config(directory)
+        check_files([path.name for path in directory.iterdir()], directory.name)
+    except StageError as error:
+        yield f"{where}: {error}"
     if not (directory / "tokenizer.json").is_file():
         yield f"{where}: {directory} has no tokenizer.json"
 

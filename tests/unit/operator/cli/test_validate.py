@@ -31,7 +31,7 @@ def environment(name: str) -> dict[str, Any]:
 
 def model(folder: Path, *files: str) -> str:
     for file in files:
-        (folder / file).touch()
+        (folder / file).write_text("{}")
     return f"file://{folder}"
 
 
@@ -101,10 +101,26 @@ def test_a_log_and_a_model_that_are_not_there_are_named(tmp_path: Path, capsys: 
         f"spec.policy.base: there is no folder {tmp_path}/none",
         f"spec.warmStart.conversations: there is no file {tmp_path}/log.jsonl",
     ]
-    (tmp_path / "half").mkdir()
-    code, _, err = validate(tmp_path, capsys, policy={"base": model(tmp_path / "half", "config.json", "model.bin")})
-    assert code == 64
-    assert [line.partition(" has no ")[2] for line in err] == ["weights as safetensors", "tokenizer.json"]
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (["model.safetensors", "tokenizer.json"], "it has no config.json"),
+        (["config.json", "model.bin", "tokenizer.json"], "only pickled weights (model.bin)"),
+        (["config.json", "model.safetensors"], "has no tokenizer.json"),
+        (["config.json", "model.safetensors", "tokenizer.json", "adapter_config.json"], "holds an adapter"),
+    ],
+)
+def test_a_model_that_no_stage_would_load_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: list[str], said: str
+) -> None:
+    """By the rules of the stages themselves."""
+    (tmp_path / "base").mkdir()
+    code, _, err = validate(tmp_path, capsys, policy={"base": model(tmp_path / "base", *files)})
+    assert (code, len(err)) == (64, 1)
+    assert err[0].startswith("spec.policy.base: ")
+    assert said in err[0]
 
 
 def test_with_a_bucket_what_is_not_here_may_be_in_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
