@@ -3,7 +3,10 @@
 Who is right is not settled by speed: an object that somebody changes again and again is put right less and less often.
 """
 
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ippo_trainer.contract.digests import digest_of
 
@@ -11,7 +14,7 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import InvalidError
 from ippo_operator.cluster.resources import resource_of
-from ippo_operator.manifests.additions import MANAGER, Addition, additions
+from ippo_operator.manifests.additions import MANAGER, OVERWRITER, Addition, additions
 from ippo_operator.manifests.same import holds
 from ippo_operator.manifests.serving import OTHERS_FIELDS
 
@@ -49,8 +52,9 @@ def repair(wanted: Manifest, found: Manifest | None) -> Repair | None:
         return Repair(wanted, None)
     if "deletionTimestamp" in found["metadata"]:
         return None
-    foreign = tuple(additions(wanted, found, OTHERS_FIELDS[wanted["kind"]]))
-    return Repair(wanted, found, foreign) if foreign or not holds(wanted, found) else None
+    right = holds(wanted, found)
+    foreign = tuple(additions(wanted, found, OTHERS_FIELDS[wanted["kind"]], also_ours=right))
+    return Repair(wanted, found, foreign) if foreign or not right else None
 
 
 async def mend(client: Client, made: Repair) -> None:
@@ -60,31 +64,78 @@ async def mend(client: Client, made: Repair) -> None:
         ApiError: the API server refused, or could not be reached.
         ConflictError: the object changed meanwhile, or is another one.
     """
+    try:
+        await _field_by_field(client, made)
+    except InvalidError:
+        if made.found is None or not made.foreign:
+            raise
+        await _overwrite(client, made.wanted)
+
+
+async def _field_by_field(client: Client, made: Repair) -> None:
     wanted, found = made.wanted, made.found
-    if found is None or not holds(wanted, found) or any(addition.ours for addition in made.foreign):
-        found = await _apply(client, made)
-    left = additions(wanted, found, OTHERS_FIELDS[wanted["kind"]])
-    removals = [{"op": "remove", "path": addition.pointer} for addition in left if not addition.ours]
-    if removals:
+    left: Sequence[Addition] = [addition for addition in made.foreign if not addition.ours]
+    if found is None or not holds(wanted, found) or len(left) < len(made.foreign):
+        await _apply(client, wanted, found)
+        found = await _read(client, wanted) if left else None
+        left = additions(wanted, found, OTHERS_FIELDS[wanted["kind"]], also_ours=True) if found is not None else []
+    if found is None:
+        return
+    paths = [path for addition in left if not addition.ours for path in addition.pointers(found)]
+    if paths:
+        removals = [{"op": "remove", "path": path} for path in dict.fromkeys(paths)]
         await client.patch(resource_of(wanted), found, removals, MANAGER)
 
 
-async def _apply(client: Client, made: Repair) -> Manifest:
-    wanted, found = made.wanted, made.found
-    resource, metadata = resource_of(wanted), wanted["metadata"]
+async def _overwrite(client: Client, wanted: Manifest) -> None:
+    """For fields that exclude each other: two kinds of a probe, a variable's value and its source, ports of one name.
+
+    Side by side with ours they are refused, so all of the spec is replaced. What a webhook put in goes with that, and
+    the webhook is asked again. Whoever replaced it owns nothing afterwards: what is applied later has to be able to go.
+    """
+    found = await _read(client, wanted)
+    if found is None:
+        return
+    resource = resource_of(wanted)
+    spec = _with_theirs(wanted, found, OTHERS_FIELDS[wanted["kind"]])["spec"]
+    await client.patch(resource, found, [{"op": "replace", "path": "/spec", "value": spec}], OVERWRITER)
+    applied = await _apply(client, wanted, found)
+    books = [entry for entry in applied["metadata"].get("managedFields") or () if entry.get("manager") != OVERWRITER]
+    await client.patch(
+        resource, applied, [{"op": "replace", "path": "/metadata/managedFields", "value": books}], MANAGER
+    )
+
+
+async def _apply(client: Client, wanted: Manifest, found: Manifest | None) -> Manifest:
+    metadata = wanted["metadata"]
     # With the UID of the object that is meant: one that took its name is refused.
     same = {} if found is None else {"uid": found["metadata"]["uid"]}
     manifest = wanted | {"metadata": metadata | same}
-    lists = {entry.list_pointer: entry.instead for entry in made.foreign if entry.instead is not None}
-    try:
-        return await client.apply(resource, metadata["namespace"], metadata["name"], manifest, MANAGER)
-    except InvalidError:
-        if found is None or not lists:
-            raise
-    # An entry under another key, as a port of another number, stands beside ours, which has the same name.
-    operations = [{"op": "replace", "path": path, "value": entries} for path, entries in lists.items()]
-    await client.patch(resource, found, operations, f"{MANAGER}-lists")
-    return await client.apply(resource, metadata["namespace"], metadata["name"], manifest, MANAGER)
+    return await client.apply(resource_of(wanted), metadata["namespace"], metadata["name"], manifest, MANAGER)
+
+
+async def _read(client: Client, wanted: Manifest) -> Manifest | None:
+    return await client.get(resource_of(wanted), wanted["metadata"]["namespace"], wanted["metadata"]["name"])
+
+
+def _with_theirs(wanted: Manifest, found: Manifest, others: Iterable[str]) -> Manifest:
+    """What is wanted, with what is there of the fields that are theirs to set."""
+    made = copy.deepcopy(wanted)
+    for path in others:
+        *above, last = path.split(".")
+        inside, there = made, found
+        for step in above:
+            inside, there = inside[step], there[step]
+        if last in there:
+            inside[last] = _below(there[last], inside.get(last))
+    return made
+
+
+def _below(theirs: Any, ours: Any) -> Any:
+    """Ours counts where both say something."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return theirs | {name: _below(theirs.get(name), value) for name, value in ours.items()}
+    return theirs if ours is None else ours
 
 
 class Patience:

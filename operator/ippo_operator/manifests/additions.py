@@ -13,8 +13,13 @@ from ippo_operator.manifests.same import holds
 
 MANAGER = "ippo-operator"
 """Our own name there."""
+OVERWRITER = f"{MANAGER}-lists"
+"""Ours too, where one of our fields has to be replaced before it can be applied."""
+_TWINS = {"serviceAccountName": "serviceAccount", "serviceAccount": "serviceAccountName"}
+"""One field under two names, which the server keeps in step: to remove one of the two changes nothing."""
 Step: TypeAlias = str | int
 """A key of a map, or a place in a list."""
+_OURS = {MANAGER, OVERWRITER}
 _NONE: Any = object()
 
 
@@ -26,27 +31,24 @@ class Addition:
         path: to it, in the object as it is.
         manager: who wrote it.
         ours: whether we want that field, with another value. It is applied, not taken out.
-        instead: where it is an entry of a list, the list that we want.
     """
 
     path: tuple[Step, ...]
     manager: str
     ours: bool = False
-    instead: Any = None
 
     def __str__(self) -> str:
         text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
         return text.removeprefix(".")
 
-    @property
-    def pointer(self) -> str:
-        """As in a JSON Patch."""
-        return _pointer(self.path)
-
-    @property
-    def list_pointer(self) -> str:
-        """Of the list that it is an entry of."""
-        return _pointer(self.path[:-1])
+    def pointers(self, found: Mapping[str, Any]) -> list[str]:
+        """As in a JSON Patch: the field, by both of its names where the object has both."""
+        *above, last = self.path
+        holder: Any = found
+        for step in above:
+            holder = holder[step]
+        twin = _TWINS.get(str(last))
+        return [_pointer(self.path), *([_pointer((*above, twin))] if twin is not None and twin in holder else [])]
 
 
 def _pointer(path: tuple[Step, ...]) -> str:
@@ -54,22 +56,30 @@ def _pointer(path: tuple[Step, ...]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def additions(wanted: Mapping[str, Any], found: Mapping[str, Any], others: Iterable[str]) -> list[Addition]:
+def additions(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], others: Iterable[str], also_ours: bool = False
+) -> list[Addition]:
     """What others wrote, deepest and last entries of lists first, so that they can be removed one after the other.
 
     Args:
         wanted: what is applied.
         found: the object on the server, with its managedFields.
         others: dotted paths of fields, without places in lists, that are theirs to set, with all below.
+        also_ours: whether what was applied in our name counts, too: anybody may use it. Where something else is wanted
+            than before, what we applied then is no addition.
     """
     free = frozenset(others)
     listed = {
         addition.path: addition
         for entry in found["metadata"].get("managedFields") or ()
-        if entry.get("manager") != MANAGER and not entry.get("subresource")
+        if not entry.get("subresource") and (entry.get("manager") not in _OURS or (also_ours and _applied(entry)))
         for addition in _written(entry.get("fieldsV1") or {}, wanted, found, str(entry.get("manager")), (), free)
     }
     return sorted(listed.values(), key=_order, reverse=True)
+
+
+def _applied(entry: Mapping[str, Any]) -> bool:
+    return bool(entry.get("operation") == "Apply")
 
 
 def _order(addition: Addition) -> list[tuple[bool, int, str]]:
@@ -81,14 +91,14 @@ def _written(
 ) -> Iterator[Addition]:
     for key, below in fields.items():
         step = _step(key, found)
-        if step is None:
-            continue  # the list or map itself, or what has gone since
+        if step is None or (isinstance(wanted, dict) and _TWINS.get(str(step)) in wanted):
+            continue  # the list or map itself, what has gone since, or a field that we set by its other name
         here = (*path, step)
         if ".".join(part for part in here if isinstance(part, str)) in free:
             continue
         there, value = _of(wanted, key), found[step]
         if there is _NONE:
-            yield Addition(here, manager, instead=wanted if isinstance(wanted, list) else None)
+            yield Addition(here, manager)
         elif below and below.keys() != {"."}:
             yield from _written(below, there, value, manager, here, free)
         elif not (holds(there, value) and holds(value, there)):

@@ -17,6 +17,7 @@ from ippo_operator.cluster.mending import Repair, mend, repair
 from ippo_operator.cluster.resources import resource_of
 from ippo_operator.cluster.serving import leave_replicas
 from ippo_operator.cluster.transport import Request, Response
+from ippo_operator.manifests.additions import MANAGER, OVERWRITER
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
 from tests.unit.operator.manifests.objects import PLATFORM, POLICY, cluster_run, location
@@ -36,6 +37,7 @@ PODS = {
     },
     "common": {"topologySpreadConstraints": [{"topologyKey": "kubernetes.io/hostname"}]},
 }
+TOKEN = 6  # its place among the variables
 SIDECAR = {"name": "sidecar", "image": "x"}
 
 
@@ -68,6 +70,12 @@ SERVICE = [
     edit("Service", "a protocol of the port", ("/spec/ports/0/appProtocol", "kubernetes.io/h2c")),
     edit("Service", "a node port", ("/spec/type", "NodePort")),
     edit("Service", "a load balancer", ("/spec/type", "LoadBalancer"), ("/spec/externalTrafficPolicy", "Local")),
+    edit(
+        "Service",
+        "a load balancer of some",
+        ("/spec/type", "LoadBalancer"),
+        ("/spec/loadBalancerSourceRanges", ["10.0.0.0/8"]),
+    ),
     edit("Service", "another name's", ("/spec/type", "ExternalName"), ("/spec/externalName", "a.example")),
     edit("Service", "sticky clients", ("/spec/sessionAffinity", "ClientIP")),
     edit("Service", "servers of the same node", ("/spec/internalTrafficPolicy", "Local")),
@@ -123,6 +131,40 @@ DEPLOYMENT = [
     edit("Deployment", "another scheduler", (f"{POD}/schedulerName", "mine")),
     edit("Deployment", "a host's network", (f"{POD}/hostNetwork", True), (f"{POD}/dnsPolicy", "Default")),
     edit("Deployment", "another account", (f"{POD}/serviceAccountName", "admin")),
+    edit("Deployment", "another account by its older name", (f"{POD}/serviceAccount", "admin")),
+    edit(
+        "Deployment",
+        "another kind of probe",
+        (f"{SERVER}/readinessProbe/httpGet", ...),
+        (f"{SERVER}/readinessProbe/tcpSocket", {"port": 1}),
+    ),
+    edit(
+        "Deployment",
+        "another kind of hook",
+        (f"{SERVER}/lifecycle/preStop", {"exec": {"command": ["x"]}}),
+    ),
+    edit(
+        "Deployment",
+        "another kind of volume",
+        (f"{POD}/volumes/0", {"name": "cache", "hostPath": {"path": "/"}}),
+    ),
+    edit(
+        "Deployment",
+        "a value instead of a Secret",
+        (f"{SERVER}/env/{TOKEN}/valueFrom", ...),
+        (f"{SERVER}/env/{TOKEN}/value", "x"),
+    ),
+    edit(
+        "Deployment",
+        "another profile",
+        (f"{POD}/securityContext/seccompProfile", {"type": "Localhost", "localhostProfile": "x"}),
+    ),
+    edit(
+        "Deployment",
+        "its own name servers",
+        (f"{POD}/dnsPolicy", "None"),
+        (f"{POD}/dnsConfig", {"nameservers": ["192.0.2.1"]}),
+    ),
     edit("Deployment", "its token", (f"{POD}/automountServiceAccountToken", True)),
     edit("Deployment", "a shorter grace", (f"{POD}/terminationGracePeriodSeconds", 30)),
     edit("Deployment", "root", (f"{POD}/securityContext/runAsNonRoot", False)),
@@ -159,7 +201,8 @@ class Wire:
         self.writes += request.writes
         query = f"?{urlencode(request.query)}" if request.query else ""
         answer = self._api.request(request.method, request.path + query, request.body, request.content_type)
-        return Response(answer.code, {}, answer.body)
+        only = "PartialObjectMetadata" in request.accept and answer.code < 300
+        return Response(answer.code, {}, {"metadata": answer.body["metadata"]} if only else answer.body)
 
 
 class Kept:
@@ -183,6 +226,14 @@ class Kept:
     def patch(self, made: Edit) -> None:
         body: Any = made.patch
         answer = self.api.request("PATCH", self.path(made.kind), body, "application/json-patch+json")
+        assert answer.code == 200, answer.message
+
+    def apply(self, kind: str, spec: Object, manager: str) -> None:
+        wanted = self.wanted[kind]
+        metadata = wanted["metadata"] if manager == MANAGER else {"name": "kept"}
+        body = {"apiVersion": wanted["apiVersion"], "kind": kind, "metadata": metadata, "spec": spec}
+        query = urlencode({"fieldManager": manager, "force": "true"})
+        answer = self.api.request("PATCH", f"{self.path(kind)}?{query}", body, "application/apply-patch+yaml")
         assert answer.code == 200, answer.message
 
     def due(self, kind: str) -> Repair | None:
@@ -233,6 +284,55 @@ def test_an_edit_by_hand_is_put_back_or_is_somebody_elses(kept: Kept, made: Edit
     assert essence(kept.found(made.kind)) == before
     assert not kept.wrong(made.kind), "once is enough"
     assert told.startswith(f"{made.kind} kept was changed by ")
+
+
+APPLIED: list[tuple[str, str, Object]] = [
+    ("Deployment", "an account", {"template": {"spec": {"serviceAccountName": "admin"}}}),
+    ("Deployment", "an account by its older name", {"template": {"spec": {"serviceAccount": "admin"}}}),
+    ("Deployment", "a host's network", {"template": {"spec": {"hostNetwork": True}}}),
+    ("Deployment", "a volume", {"template": {"spec": {"volumes": [{"name": "x", "secret": {"secretName": "s"}}]}}}),
+    ("Deployment", "an init container", {"template": {"spec": {"initContainers": [{"name": "first", "image": "x"}]}}}),
+    ("Deployment", "arguments", {"template": {"spec": {"containers": [{"name": "server", "args": ["x"]}]}}}),
+    ("Service", "sticky clients", {"sessionAffinity": "ClientIP"}),
+    ("Service", "a node port", {"type": "NodePort"}),
+    ("Service", "a load balancer", {"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/8"]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "what", "spec"), APPLIED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_another_manager_applies_goes_with_the_defaults_that_follow_from_it(
+    kept: Kept, kind: str, what: str, spec: Object
+) -> None:
+    """Such defaults are in nobody's books, not even in those of who applied."""
+    before = essence(kept.found(kind))
+    kept.apply(kind, spec, "helm")
+    assert essence(kept.found(kind)) != before, "it does nothing"
+    kept.mend(kind)
+    assert essence(kept.found(kind)) == before
+    assert not kept.wrong(kind), "once is enough"
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service"])
+def test_what_somebody_applies_in_our_name_goes_too(kept: Kept, kind: str) -> None:
+    before = essence(kept.found(kind))
+    more: Object = {"externalIPs": ["192.0.2.1"]} if kind == "Service" else {"minReadySeconds": 60}
+    kept.apply(kind, kept.wanted[kind]["spec"] | more, MANAGER)
+    assert essence(kept.found(kind)) != before
+    kept.mend(kind)
+    assert essence(kept.found(kind)) == before
+    assert not kept.wrong(kind)
+
+
+def test_who_overwrites_what_cannot_be_applied_beside_another_field_owns_nothing_of_it(kept: Kept) -> None:
+    theirs = Edit("Deployment", "theirs", [change for made in DEPLOYMENT if not made.kept_out for change in made.patch])
+    kept.patch(theirs)
+    before = essence(kept.found("Deployment"))
+    kept.patch(next(made for made in DEPLOYMENT if made.what == "another kind of probe"))
+    kept.mend("Deployment")
+    found = kept.found("Deployment")
+    assert found is not None
+    assert essence(found) == before
+    assert OVERWRITER not in {entry["manager"] for entry in found["metadata"]["managedFields"]}
 
 
 def test_what_others_may_set_stays_while_all_else_is_put_back(kept: Kept) -> None:
