@@ -263,3 +263,49 @@ def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any
     assert metrics["censored"] == count > 0
     assert (metrics["successAtLeast"], metrics["successAtMost"]) == (0.0, count / len(data))
     assert ("success" in metrics) == (count < len(data))
+
+
+TALKER = '''
+from ippo_trainer.environments import Step
+
+
+class Talker:
+    """Says more and more; the business takes everything."""
+
+    max_turns, system_prompt = 3, ""
+
+    def reset(self, seeds):
+        self.turn = 0
+        return ["hello " * 40_000 if seed % 2 else "hello" for seed in seeds]
+
+    def step(self, suggestions):
+        self.turn += 1
+        last = self.turn == self.max_turns
+        return [
+            Step("accepted", text or "well", "word " * 10**self.turn if not last else None, outcome=last)
+            if text else Step("rejected", "well", "word " * 10**self.turn if not last else None, outcome=last)
+            for text in suggestions
+        ]
+'''
+
+
+def test_a_customer_who_says_more_than_fits_is_heard_as_far_as_it_does(small_world: Any) -> None:
+    """maxPromptTokens cannot change in a run, so one long message must not end it."""
+    source = small_world.folder / "talker.py"
+    source.write_text(TALKER)
+    environment = params.Environment(name=f"{source}:Talker")
+    spec = spec_of(small_world).model_copy(update={"environment": environment})
+    result = shard(small_world, spec)
+    [warning] = result.warnings or ()
+    assert "messages of customers were cut: they fit into no prompt of 256 tokens" in warning
+    data = data_of(small_world, result)
+    assert all(len(found.turns) == 3 for found in data)
+    loaded = load_policy(small_world.folder / "policy")
+    renderer = Renderer.load(loaded.directory, loaded.tokenizer)
+    lengths = [
+        len(renderer.prompt(found.turns[:index], turn.customer_message).ids)
+        for found in data
+        for index, turn in enumerate(found.turns)
+    ]
+    assert max(lengths) <= 256
+    assert any("hello hello" in found.turns[0].customer_message for found in data)

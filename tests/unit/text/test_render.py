@@ -377,3 +377,23 @@ def test_texts_of_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> N
             renderer.prompt([], f"🌷{number}" * 400)
     kept = renderer._codec._stretches.known
     assert sum(len(text) + len(ids) for text, ids in kept.items()) <= 1000 or len(kept) == 1
+
+
+PLAIN = kinds.build_tokenizer(["hello flowers red ten"] * 3)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=300), st.integers(1, 200))
+def test_a_message_is_cut_only_where_it_fits_into_no_prompt(text: str, times: int) -> None:
+    render = renderer(PLAIN, limit=64)
+    message = text * times
+    if not message.strip():
+        return
+    shown = render.cut(message)
+    assert message.strip().startswith(shown.strip())
+    assert len(render.prompt([], shown).ids) <= 64
+    try:
+        render.prompt([], message)
+    except TooLongError:
+        assert shown != message
+    else:
+        assert shown == message

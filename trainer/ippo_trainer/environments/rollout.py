@@ -131,6 +131,32 @@ class ExploringAgent:
         return derive_seed(state.seed, "explore", len(state.history)) < self.probability * 2.0**63
 
 
+@dataclass
+class Hearing:
+    """What a policy can read of customers' messages: one that fits into no prompt is cut.
+
+    Args:
+        renderer: of the policy.
+        cut: messages that were cut so far.
+    """
+
+    renderer: Renderer
+    cut: int = 0
+
+    def __call__(self, message: str) -> str:
+        """What is read of the message."""
+        shown = self.renderer.cut(message)
+        self.cut += shown != message
+        return shown
+
+    def warnings(self) -> list[str]:
+        """What a user ought to know of it."""
+        if not self.cut:
+            return []
+        limit = self.renderer.max_prompt_tokens
+        return [f"{self.cut} messages of customers were cut: they fit into no prompt of {limit} tokens"]
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """Conversations in the order of their seeds, and what only the agent saw."""
@@ -164,6 +190,7 @@ def rollout(
     *,
     after_turn: Callable[[Unfinished], object] = lambda unfinished: None,
     resumed: Unfinished | None = None,
+    hears: Callable[[str], str] = str,
 ) -> Rollout:
     """Holds one conversation per seed, all at once, to their ends.
 
@@ -179,9 +206,10 @@ def rollout(
         resumed: what `after_turn` got in an attempt that was cut off. What it holds is not asked of the environment
             again, but for open conversations of an environment that is not `Resumable`: they start anew. The agent
             makes all its suggestions again, since a batch of other conversations would be rounded otherwise.
+        hears: what the agent can read of a customer's message, which is what is logged of it.
     """
     conversations = [Conversation(name) for name in ids]
-    customers = _Customers(environment, seeds, resumed)
+    customers = _Customers(environment, seeds, resumed, hears)
     open_ = [
         State(slot, seed, conversations[slot].turns, message)
         for slot, (seed, message) in enumerate(zip(seeds, customers.start(), strict=True))
@@ -224,8 +252,10 @@ class _Answer:
 class _Customers:
     """The customers and the business of one batch: the log of an earlier attempt, then the environment."""
 
-    def __init__(self, environment: Environment, seeds: Sequence[int], resumed: Unfinished | None) -> None:
-        self._environment, self._seeds = environment, seeds
+    def __init__(
+        self, environment: Environment, seeds: Sequence[int], resumed: Unfinished | None, hears: Callable[[str], str]
+    ) -> None:
+        self._environment, self._seeds, self._hears = environment, seeds, hears
         self._waiting = resumed.waiting if resumed is not None else {}
         self._log = dict(enumerate(resumed.conversations)) if resumed is not None else {}
         if not isinstance(environment, Resumable):
@@ -237,7 +267,7 @@ class _Customers:
         first = {slot: found.turns[0].customer_message for slot, found in self._log.items()}
         if fresh:
             messages = self._environment.reset([self._seeds[slot] for slot in fresh])
-            first |= dict(zip(fresh, messages, strict=True))
+            first |= dict(zip(fresh, map(self._hears, messages), strict=True))
         elif self._waiting and isinstance(self._environment, Resumable):
             slots = sorted(self._waiting)
             self._environment.resume(
@@ -253,7 +283,7 @@ class _Customers:
         asked = [suggestion.text for suggestion, known in zip(suggestions, logged, strict=True) if not known]
         steps = iter(self._environment.step(asked) if asked else ())
         return [
-            self._logged(turn, state.slot) if known else _answer(turn, state, suggestion, next(steps))
+            self._logged(turn, state.slot) if known else self._answer(turn, state, suggestion, next(steps))
             for state, suggestion, known in zip(states, suggestions, logged, strict=True)
         ]
 
@@ -272,15 +302,15 @@ class _Customers:
                 waiting[slot] = self._waiting[slot]
         return Unfinished(copies, waiting)
 
+    def _answer(self, number: int, state: State, suggestion: Suggestion, step: Step) -> _Answer:
+        message = None if step.customer_message is None else self._hears(step.customer_message)
+        return _Answer(_turn(number, state, suggestion, step), message, step.outcome, step.censored)
+
     def _logged(self, number: int, slot: int) -> _Answer:
         found = self._log[slot]
         if number + 1 < len(found.turns):
             return _Answer(found.turns[number], found.turns[number + 1].customer_message, False, False)
         return _Answer(found.turns[number], self._waiting.get(slot), found.outcome, found.censored)
-
-
-def _answer(number: int, state: State, suggestion: Suggestion, step: Step) -> _Answer:
-    return _Answer(_turn(number, state, suggestion, step), step.customer_message, step.outcome, step.censored)
 
 
 def _turn(number: int, state: State, suggestion: Suggestion, step: Step) -> Turn:

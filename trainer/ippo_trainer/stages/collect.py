@@ -7,10 +7,9 @@ least one sees all; if two do, both publish the same bytes.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -22,7 +21,7 @@ from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
 from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments.protocol import Environment, ExactScorer
-from ippo_trainer.environments.rollout import Agent, ExploringAgent, PolicyAgent, Rollout, Unfinished, rollout
+from ippo_trainer.environments.rollout import Agent, ExploringAgent, Hearing, PolicyAgent, Rollout, Unfinished, rollout
 from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.load import check_context, load_policy
 from ippo_trainer.models.verify import SHORT
@@ -117,7 +116,8 @@ def outdated(ctx: StageContext) -> bool:
 
 def _collect(ctx: StageContext, settings: Collect, environment: Environment, index: int) -> tuple[Path, dict[str, int]]:
     """Holds the shard's conversations; returns the directory of its Parquet files, and the counts."""
-    agent = _agent(ctx, settings)
+    policy = _policy_agent(ctx, settings, "policy", "policy")
+    agent, hearing = _agent(ctx, settings, policy), Hearing(policy.renderer)
     collection = ctx.spec.collection or 1
     part = _part(settings.conversations, index, settings.parallelism)
     prefix = "turns" if collection == 1 else f"turns-{collection}"
@@ -131,7 +131,17 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
         while state.batches < len(batches):
             batch = batches[state.batches]
             name = f"{prefix}-{index:05d}-{state.batches:05d}.parquet"
-            made = _hold(ctx, environment, agent, batch, shown.update, keeper.note, state.unfinished)
+            seeds, ids = _names(ctx, batch)
+            made = rollout(
+                environment,
+                seeds,
+                ids,
+                agent,
+                shown.update,
+                after_turn=keeper.note,
+                resumed=state.unfinished,
+                hears=hearing,
+            )
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
                 write_turns(state.directory / name, made.conversations)
@@ -139,12 +149,13 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
             shown.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
             if state.batches < len(batches):
                 keeper.note(None)
+    for text in hearing.warnings():
+        ctx.warn(text)
     return state.directory, state.counts
 
 
-def _agent(ctx: StageContext, settings: Collect) -> Agent:
+def _agent(ctx: StageContext, settings: Collect, policy: PolicyAgent) -> Agent:
     """The policy, exploring if the spec says so. A policy does not explore with itself."""
-    policy = _policy_agent(ctx, settings, "policy", "policy")
     if float(settings.exploration) == 0.0:
         return policy
     if "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == ctx.spec.inputs["policy"].digest:
@@ -168,19 +179,11 @@ def _part(total: int, index: int, count: int) -> range:
     return range(total * index // count, total * (index + 1) // count)
 
 
-def _hold(
-    ctx: StageContext,
-    environment: Environment,
-    agent: Agent,
-    numbers: range,
-    done: Any,
-    after_turn: Callable[[Unfinished], None],
-    resumed: Unfinished | None,
-) -> Rollout:
+def _names(ctx: StageContext, numbers: range) -> tuple[list[int], list[str]]:
+    """Seeds and ids of conversations."""
     iteration = ctx.spec.iteration
     seeds = [derive_seed(ctx.spec.seed, "conversation", iteration, number) for number in numbers]
-    ids = [f"i{iteration:04d}-{number:06d}" for number in numbers]
-    return rollout(environment, seeds, ids, agent, done, after_turn=after_turn, resumed=resumed)
+    return seeds, [f"i{iteration:04d}-{number:06d}" for number in numbers]
 
 
 def _count(made: Rollout, environment: Environment) -> dict[str, int]:

@@ -18,7 +18,7 @@ from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
-from ippo_trainer.environments.rollout import PolicyAgent, Unfinished, rollout
+from ippo_trainer.environments.rollout import Hearing, PolicyAgent, Unfinished, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
@@ -142,13 +142,25 @@ def _hold(
             agent = PolicyAgent(
                 player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
             )
+            hearing = Hearing(player.renderer)
             while len(held[role]) < len(customers):
                 ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
-                made = rollout(environment, seeds, ids, agent, bar.update, after_turn=keeper.note, resumed=unfinished)
+                made = rollout(
+                    environment,
+                    seeds,
+                    ids,
+                    agent,
+                    bar.update,
+                    after_turn=keeper.note,
+                    resumed=unfinished,
+                    hears=hearing,
+                )
                 with ctx.stop.deferred():
                     unfinished = keeper.unfinished = None
                     held[role] += made.conversations
                 keeper.note(None)
+            for text in hearing.warnings():
+                ctx.warn(f"{role}: {text}")
     return held
 
 

@@ -13,7 +13,7 @@ import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +32,8 @@ VERSION = 1
 
 # A longer text than so many characters for each token of the longest prompt hardly ever fits into one.
 _CHARACTERS = 16
+# A character has at most so many tokens, its bytes.
+_MOST_TOKENS = 4
 # A word that is cut in two may have so many more tokens than it had.
 _CUT_WORD = 256
 # What a tokenizer must give back, and read in a chat as it does by itself.
@@ -185,6 +187,22 @@ class Renderer:
             parts += content if trim is None else _trimmed(content, trim)
             parts += piece
         return self._codec.encode(parts)
+
+    @cached_property
+    def _bare(self) -> int:
+        """Tokens of the shortest prompt."""
+        return self._length([], "?", 0)
+
+    def cut(self, customer_message: str) -> str:
+        """The message; one that fits into no prompt, cut at its end until it does. As it is where no cut helps."""
+        text = customer_message
+        if _MOST_TOKENS * len(text) + self._bare <= self.max_prompt_tokens:
+            return text
+        while self._length([], text, 0) > self.max_prompt_tokens:
+            text = text.strip()[: len(text.strip()) * 7 // 8]
+            if not text:
+                return customer_message
+        return text
 
     def _fitting(self, history: Sequence[Turn], customer_message: str) -> tuple[int, list[int]]:
         """How many of the newest turns of the history fit into the prompt (the more, the longer it is), and it."""

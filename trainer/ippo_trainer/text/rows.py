@@ -81,13 +81,13 @@ def _append(result: Rows, conversation_id: str, prompt: Prompt, response: list[i
 
 def _prompt(renderer: Renderer, turns: list[Turn], index: int, on_too_long: OnTooLong, result: Rows) -> Prompt | None:
     """The prompt of a turn, or None where it is left out. Shortens the turn's message where that is wanted."""
-    while True:
-        message = turns[index].customer_message
-        try:
-            return renderer.prompt(turns[:index], message)
-        except TooLongError as error:
-            result.too_long.setdefault(index, error.message)
-            shorter = message.strip()[: len(message.strip()) * 7 // 8]
-            if on_too_long == "Skip" or not shorter:
-                return None
-            turns[index] = replace(turns[index], customer_message=shorter)
+    message = turns[index].customer_message
+    try:
+        return renderer.prompt(turns[:index], message)
+    except TooLongError as error:
+        result.too_long.setdefault(index, error.message)
+    shorter = renderer.cut(message)
+    if on_too_long == "Skip" or shorter == message:
+        return None
+    turns[index] = replace(turns[index], customer_message=shorter)
+    return renderer.prompt(turns[:index], shorter)
