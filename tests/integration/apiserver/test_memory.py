@@ -150,8 +150,8 @@ def tenants(plane: ControlPlane, folder: Path, jobs: int, runs: int, size: int) 
 
 
 def test_tenants_large_objects_take_no_memory(plane: ControlPlane, tmp_path: Path) -> None:
-    """A tenth of what the next test takes would fill the limit as well, were it held."""
-    assert tenants(plane, tmp_path, jobs=20, runs=20, size=1_200_000) < LIMIT - ROOM
+    """Whole objects in memory come to 230 MiB here, and to more than the limit in the next test."""
+    assert tenants(plane, tmp_path, jobs=20, runs=20, size=1_200_000) < 160
 
 
 @pytest.mark.slow
