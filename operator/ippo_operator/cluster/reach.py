@@ -26,19 +26,19 @@ async def unreached(client: Client, name: str, service: Manifest | None, availab
         return Waiting(Reason.NOT_REACHED, f"there is no Service {name}")
     metadata = service["metadata"]
     labels = f"{_SERVICE_NAME}={metadata['name']}"
+
+    def ready(found: Manifest) -> bool | None:
+        if pod_facts.controller_uid(found) != metadata["uid"] or not found.get("ports"):
+            return None
+        told = (endpoint.get("conditions") or {} for endpoint in found.get("endpoints") or ())
+        return any(conditions.get("ready") is not False for conditions in told) or None
+
     try:
-        listed = await client.list(ENDPOINT_SLICES, metadata["namespace"], labels)
+        listed = await client.list(ENDPOINT_SLICES, metadata["namespace"], labels, keep=ready)
     except ForbiddenError as error:
         text = f"the operator cannot tell whether Service {name} reaches servers; give its role the right: {error}"
         return Waiting(Reason.NOT_REACHED, text)
-    slices = pod_facts.owned_by(listed, str(metadata["uid"]))
-    ready = [
-        endpoint
-        for found in slices
-        for endpoint in found.get("endpoints") or ()
-        if (endpoint.get("conditions") or {}).get("ready") is not False and found.get("ports")
-    ]
-    if ready:
+    if listed:
         return None
     some = "the server that is" if available == 1 else f"any of the {available} servers that are"
     return Waiting(Reason.NOT_REACHED, f"Service {name} does not reach {some} available: it has no ready endpoint")

@@ -9,13 +9,13 @@ from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import DeployedPolicy, Reason, ServedPolicy
+from ippo_operator.cluster import history, reach, servers
 from ippo_operator.cluster import pods as pod_facts
-from ippo_operator.cluster import reach, servers
 from ippo_operator.cluster.children import refusal
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError
 from ippo_operator.cluster.mending import Patience, Repair, mend, repair
-from ippo_operator.cluster.resources import DEPLOYMENTS, PODS, REPLICA_SETS, SERVICES, Resource
+from ippo_operator.cluster.resources import DEPLOYMENTS, SERVICES, Resource
 from ippo_operator.cluster.stopwatch import Key, Stopwatch
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.platform import Platform
@@ -120,13 +120,12 @@ async def _looked_at(
     status = run.status.serving if run.status is not None else None
     templates = servers.templates([found.deployment])
     if status is None or status.failed is not None or status.since is not None or not observed.available:
-        namespace = str(run.metadata.namespace)
         labels = f"{identity.RUN_UID}={run.metadata.uid},{identity.COMPONENT}={SERVER}"
-        sets = pod_facts.owned_by(await client.list(REPLICA_SETS, namespace, labels), _uid(found.deployment))
-        templates |= servers.templates(sets)  # as applied, where somebody edits the Deployment now
-        pods = await client.list(PODS, namespace, labels)
-        own = [pod for replica_set in sets for pod in pod_facts.owned_by(pods, _uid(replica_set))]
-        observed = replace(observed, trouble=servers.trouble(found.deployment, own))
+        named = (status.active, status.target, status.failed) if status is not None else ()
+        wanted = {(served.digest, served.settings) for served in named if served is not None}
+        past = await history.read(client, found.deployment, labels, wanted)
+        templates |= past.templates  # as applied, where somebody edits the Deployment now
+        observed = replace(observed, trouble=servers.trouble(found.deployment, past.pods))
     observed = replace(observed, restorable=frozenset(templates))
     found = replace(found, observed=observed, templates=templates)
     target = status.target if status is not None else None

@@ -8,7 +8,7 @@ _TEXT = 4096
 """Characters. A termination message has at most 4096 bytes."""
 _STATUSES, _CONDITIONS, _CONTAINERS = 64, 32, 64
 _ANNOTATIONS, _SHORT = 64, 256
-_OF_JOBS = "batch.kubernetes.io/"
+_NEEDED = ("batch.kubernetes.io/", "ippo.dev/")
 _METADATA = ("name", "uid", "creationTimestamp", "deletionTimestamp")
 
 
@@ -49,7 +49,7 @@ def cut(text: Any) -> str:
 
 def _short_ones(annotations: Mapping[str, str]) -> dict[str, str]:
     short = [(name, value) for name, value in annotations.items() if len(name) + len(value) <= _SHORT]
-    return dict(sorted(short, key=lambda one: not one[0].startswith(_OF_JOBS))[:_ANNOTATIONS])
+    return dict(sorted(short, key=lambda one: not one[0].startswith(_NEEDED))[:_ANNOTATIONS])
 
 
 def _container(container: Object) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from ippo_operator.cluster import trim
 from ippo_operator.cluster.client import SMALL, Client
 from ippo_operator.cluster.errors import ApiError, TooLargeError
 from ippo_operator.cluster.transport import Request, Response
@@ -234,3 +235,61 @@ def test_kept_and_forged_jobs_are_read_a_few_at_a_time_and_remembered_in_little(
     known = operator.reconciler._owned._known["team", "small"]
     assert len(known) == 51
     assert len(json.dumps([str(job) for job in known.values()])) < 51 * 600
+
+
+def huge_pod(owner: str) -> Object:
+    """As large as a tenant can make one that is somebody's by its label."""
+    text, annotations = "x" * 10**5, {f"note-{n}": "x" * 100 for n in range(2000)}
+    container = {
+        "name": "stage",
+        "image": "i",
+        "args": [text],
+        "env": [{"name": f"V{n}", "value": text} for n in range(5)],
+    }
+    ended = {"terminated": {"exitCode": 1, "message": text, "finishedAt": "2026-01-31T12:00:00Z"}}
+    return {
+        "metadata": {
+            "name": "p",
+            "uid": "p-uid",
+            "namespace": "team",
+            "annotations": annotations | {"batch.kubernetes.io/job-completion-index": "7"},
+            "labels": {f"label-{n}": "x" for n in range(2000)},
+            "managedFields": [{"fieldsV1": {f"f:{n}": {} for n in range(2000)}}],
+            "ownerReferences": [{"uid": owner, "controller": True}, *[{"uid": str(n)} for n in range(500)]],
+        },
+        "spec": {"nodeName": "n", "containers": [container] * 2},
+        "status": {
+            "phase": "Failed",
+            "message": text,
+            "conditions": [{"type": "DisruptionTarget", "status": "True", "message": text}] * 2,
+            "containerStatuses": [{"name": "stage", "state": ended}],
+        },
+    }
+
+
+def test_of_a_pod_of_any_size_only_what_it_tells_is_kept() -> None:
+    kept = trim.pod(huge_pod("job-uid"))
+    assert len(json.dumps(kept)) < 60_000
+    assert kept["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] == "7"
+    assert kept["metadata"]["ownerReferences"] == [{"uid": "job-uid", "controller": True}]
+    [status] = kept["status"]["containerStatuses"]
+    assert status["state"]["terminated"]["exitCode"] == 1
+    assert len(status["state"]["terminated"]["message"]) < 5000
+
+
+def test_pods_and_replica_sets_of_others_with_a_runs_labels_are_nobodys() -> None:
+    api, operator = begin(serve={"engine": "Transformers"})
+    controller = ToyController(api, serves=lambda _template: False)
+    while not api.all("replicasets"):
+        controller.step()
+        operator.settle()
+    [ours] = api.all("replicasets")
+    for number in range(5):
+        forged = huge_pod("nobody")
+        forged["metadata"] |= {"name": f"forged-{number}", "labels": ours["metadata"]["labels"]}
+        api.put("pods", forged)
+        other = {"name": f"forged-{number}", "namespace": "team", "labels": ours["metadata"]["labels"]}
+        owner = [{"uid": "nobody", "controller": True}]
+        api.put("replicasets", {"metadata": other | {"ownerReferences": owner}, "spec": ours["spec"]})
+    operator.settle()
+    assert "forged" not in json.dumps(status_of(api))
