@@ -134,7 +134,7 @@ def last_lines(folder: RunFolder, failure: LastFailure, count: int) -> list[str]
         shard = json.loads((job / "exit.json").read_bytes())["failedShard"]
         log = _log(job, shard)
         return list(_lines(log, count)) if log is not None else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

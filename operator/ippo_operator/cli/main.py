@@ -11,7 +11,7 @@ from ippo_trainer.contract.lines import printable
 
 from ippo_operator.cli.cluster_flags import add_flags, given
 from ippo_operator.cli.cluster_parsers import add_cluster
-from ippo_operator.cli.errors import INTERRUPTED, CommandError
+from ippo_operator.cli.errors import INTERRUPTED, TRY_AGAIN, CommandError
 from ippo_operator.cli.parsers import Parser, add_local
 
 COMPLETE = "__complete"
@@ -80,6 +80,10 @@ def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
     except BrokenPipeError:  # `ippo status … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a file that is another user's, a folder where a file should be, a name that is too long
+        where = f" {printable(str(error.filename))}" if error.filename else ""
+        print(f"cannot read or write{where}: {error.strerror or error}", file=sys.stderr)
+        return TRY_AGAIN
 
 
 def kubectl_complete() -> int:

@@ -46,10 +46,13 @@ def joined(logs: Iterable[Iterable[str]]) -> Progress | None:
 
 
 def _tail(path: Path) -> list[str]:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TAIL))
-        return file.read().decode(errors="replace").splitlines()
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:  # how far a stage is helps along; what the status says does not depend on it
+        return []
 
 
 def _last(lines: list[str]) -> Progress | None:

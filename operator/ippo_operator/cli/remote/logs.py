@@ -1,5 +1,6 @@
 """`ippo logs`: of the stage that runs or ran last; with -f on to the next one until the run ends."""
 
+import re
 import sys
 import time
 from argparse import Namespace
@@ -17,6 +18,7 @@ from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 INTERVAL = 1.0
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 def command(arguments: Namespace) -> int:
@@ -51,7 +53,7 @@ def _stage_pods(runs: Runs, found: View) -> list[Object]:
 
 
 def _is_stage(labels: dict[str, str]) -> bool:
-    return labels.get(STAGE) in ORDER and all(labels.get(name, "").isdecimal() for name in (ITERATION, ATTEMPT))
+    return labels.get(STAGE) in ORDER and all(_NUMBER.fullmatch(labels.get(name, "")) for name in (ITERATION, ATTEMPT))
 
 
 def _attempt(pod: Object) -> Attempt:
@@ -74,7 +76,7 @@ def _shard(pods: list[Object], shard: int | None) -> Object | None:
 def _index(pod: Object) -> int:
     metadata = pod["metadata"]
     told = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX)
-    return int(told) if told is not None and told.isdecimal() else 0
+    return int(told) if told is not None and _NUMBER.fullmatch(told) else 0
 
 
 def _others(pods: list[Object]) -> str:

@@ -96,7 +96,7 @@ def _read(file: Path) -> dict[str, Any]:
             document = json.loads(text)  # YAML takes no tabs
         except ValueError:
             document = yaml.load(text, Loader=_Loader)  # noqa: S506 a safe loader
-    except (yaml.YAMLError, RecursionError):
+    except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError):  # the last three: of odd numbers
         raise KubeconfigError(f"the kubeconfig {file} is not YAML") from None
     if document is None:
         return {}

@@ -121,6 +121,10 @@ def test_yaml_and_json(tmp_path: Path, text: str) -> None:
         ("contexts: [{name: x, context: 3}]", "context is no mapping"),
         ("users: [{name: x}, {name: x}]", "users has two entries of the name x"),
         ("users: [{name: 1}]", "an entry of users has no name"),
+        *(
+            (f"kind: {odd}", "is not YAML")
+            for odd in ("0x_", "0b_", "!!int x", "!!bool x", "!!timestamp x", "9" * 5000)
+        ),
     ],
 )
 def test_what_is_no_kubeconfig(tmp_path: Path, text: str, told: str) -> None:

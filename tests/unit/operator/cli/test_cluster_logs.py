@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ippo_operator.cli.remote.logs import Follower
+from ippo_operator.cli.remote.logs import INDEX, Follower
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_operator.cluster.transport import Response
 
@@ -104,17 +104,20 @@ def test_after_the_pods_are_gone(server: Server, ippo: Ippo) -> None:
 
 def test_pods_that_are_no_stage_of_the_run_are_left_alone(server: Server, ippo: Ippo) -> None:
     running(server)
-    server.api.put(
-        "pods",
-        {
-            "metadata": {
-                "name": "forged",
-                "namespace": "team",
-                "labels": server.api.all("pods")[0]["metadata"]["labels"] | {"ippo.dev/attempt": "many"},
-            }
-        },
-    )
+    labels = server.api.all("pods")[0]["metadata"]["labels"] | {"ippo.dev/attempt": "many"}
+    server.api.put("pods", {"metadata": {"name": "forged", "namespace": "team", "labels": labels}})
     assert "forged" not in ippo("logs", "small").out
+
+
+def test_an_index_that_is_no_number_is_none(server: Server, ippo: Ippo) -> None:
+    """Python refuses to read a number of so many digits, which an annotation has room for."""
+    running(server)
+    [pod] = server.api.all("pods")
+    metadata = pod["metadata"]
+    metadata["labels"].pop(INDEX, None)
+    annotations = metadata.get("annotations", {}) | {INDEX: "9" * 5000}
+    server.api.edit("pods", "team", metadata["name"], metadata=metadata | {"annotations": annotations})
+    assert ippo("logs", "small").code == 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`ippo logs`, `retry`, `serve` and `report` of a run in a folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -197,3 +198,45 @@ def test_the_report_of_a_run_that_ended_well_has_no_such_notice(
 ) -> None:
     assert call(capsys, "report", ended.path)[0] == 0
     assert "What to do:" not in (ended.path / "report.html").read_text()
+
+
+def _a_folder(log: Path) -> None:
+    log.unlink()
+    log.mkdir()
+
+
+def _a_link_to_nothing(log: Path) -> None:
+    log.unlink()
+    log.symlink_to(log.parent / "nowhere")
+
+
+@pytest.mark.parametrize("broken", [_a_folder, _a_link_to_nothing])
+def test_a_log_that_cannot_be_read_is_one_line_and_holds_up_nothing_else(
+    failed: RunFolder, capsys: pytest.CaptureFixture[str], broken: Callable[[Path], None]
+) -> None:
+    logs = sorted(failed.jobs.glob("*/log*.txt"))
+    for log in logs:
+        broken(log)
+    for arguments in (["logs"], ["logs", "--tail", "1"], ["logs", "--follow"]):
+        code, out, err = call(capsys, arguments[0], failed.path, *arguments[1:])
+        *_, last = err.splitlines()
+        assert (code, out) == (75, "")
+        assert last.startswith(f"cannot read or write {failed.jobs}")
+    for verb in ("status", "report"):
+        assert call(capsys, verb, failed.path)[0] == 0
+
+
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("status", "logs", "report", "serve", "retry"):
+        code, _, err = call(capsys, verb, tmp_path / ("x" * 300))
+        assert code in {64, 75}
+        assert "File name too long" in err
+        assert err.count("\n") == 1
+
+
+def test_an_end_that_nests_without_end_leaves_its_log_out(
+    failed: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for end in failed.jobs.glob("*/exit.json"):
+        end.write_text("[" * 100_000)
+    assert call(capsys, "report", failed.path)[0] == 0
