@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.qfit.report import assess, mean_return
+from ippo_trainer.qfit.report import CONFIDENCE, assess, confidence_of, mean_return
 from ippo_trainer.stats.scores import Predictions, log_losses, skill
 
 SELLS = {"good": 0.3, "bad": 0.02}
@@ -54,6 +54,46 @@ def test_a_useless_q_is_rarely_called_informative() -> None:
         noise = np.clip(0.16 + 0.005 * rng.standard_normal(200), 0.01, 0.99)
         called += assess(held, noise, noise, 0.16, 0.9, 0.0).informative
     assert called <= 20
+
+
+@pytest.mark.parametrize("outcome", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_conversations_that_all_end_alike_tell_nothing(outcome: bool, count: int) -> None:
+    """A constant a little nearer to the one value beats the other constant each time, and is as useless."""
+    held = [Conversation(str(i), [Turn("hello", "x", "accepted", "x")], outcome) for i in range(count)]
+    nearer = np.full(count, 0.95 if outcome else 0.05)
+    got = assess(held, nearer, nearer, 0.9 if outcome else 0.1, 0.9, 0.0)
+    assert got.skill.estimate > 0.4
+    assert not got.informative
+
+
+def test_a_rare_outcome_makes_no_useless_q_informative() -> None:
+    called = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        held = [Conversation(str(i), [Turn("a", "x", "accepted", "x")], bool(rng.random() < 0.02)) for i in range(60)]
+        called += assess(held, np.full(60, 0.01), np.full(60, 0.01), 0.02, 0.9, 0.0).informative
+    assert called <= 15
+
+
+def test_conversations_without_weight_are_no_evidence() -> None:
+    held = one_turn(400, 9)
+    for found in held[3:]:
+        found.turns[0].displayed = False
+    q = truth(held)
+    assert assess(held, q, q, 0.16, 0.9, 0.0).skill == assess(held[:3], q[:3], q[:3], 0.16, 0.9, 0.0).skill
+
+
+def test_all_looks_at_one_iterations_data_together_have_a_bounded_error() -> None:
+    one_sided = [(1.0 - confidence_of(look)) / 2.0 for look in range(1, 100)]
+    assert confidence_of(1) == CONFIDENCE
+    assert sum(one_sided) <= 1.0 - CONFIDENCE + 1e-12
+    held = one_turn(200, 0)
+    intervals = [
+        assess(held, truth(held), truth(held), 0.16, 0.9, 0.0, confidence=confidence_of(look)).skill
+        for look in (1, 2, 3)
+    ]
+    assert intervals[0].low > intervals[1].low > intervals[2].low
 
 
 def test_returns_through_exploring_turns_are_left_out_of_the_account() -> None:

@@ -25,6 +25,15 @@ def spec_of(world: Any, conversations: Any, section: params.FitQ = QUICK, **fiel
     return world.spec("fit-q", inputs, fit_q=section, **fields)
 
 
+def unseen(data: list[Any], keep: int) -> list[Any]:
+    """Conversations of which the business saw the suggestions of a few only."""
+    data[-1].outcome = data[0].outcome = True
+    for found in data[keep:]:
+        for turn in found.turns:
+            turn.displayed = False
+    return data
+
+
 def buying(world: Any, count: int) -> list[Any]:
     """Demonstrations of which every fourth is said to have ended with a purchase."""
     data: list[Any] = world.demonstrations(count)
@@ -85,12 +94,24 @@ def test_a_q_of_noise_is_published_as_not_informative(small_world: Any) -> None:
             "all 40 conversations are censored",
         ),
         (lambda data: data[:6], "6 finished conversations are fewer than 10"),
+        (lambda data: unseen(data, 0), "0 training and 0 held-out conversations have a displayed suggestion"),
+        (lambda data: unseen(data, 2), "have a displayed suggestion"),
     ],
 )
 def test_data_that_teaches_nothing_is_refused_in_words(small_world: Any, change: Any, words: str) -> None:
     code, message = small_world.run(spec_of(small_world, change(small_world.demonstrations(40))))
     assert code == 65
     assert words in message["error"]["message"]
+
+
+def test_a_second_look_at_an_iterations_data_asks_for_more(small_world: Any) -> None:
+    spec = spec_of(small_world, buying(small_world, 60))
+    first = small_world.result(spec)
+    second = small_world.result(spec.model_copy(update={"collection": 2}))
+    assert "(90% interval" in first.message
+    assert "(95% interval" in second.message
+    assert second.metrics["skill"] == first.metrics["skill"]
+    assert second.metrics["skillLow"] < first.metrics["skillLow"]
 
 
 def test_one_class_is_refused(small_world: Any) -> None:

@@ -12,6 +12,7 @@ from ippo_trainer.stats.intervals import (
     paired_difference,
     ratio_interval,
     share_interval,
+    weighted_difference,
 )
 from ippo_trainer.stats.student import student_cdf, two_sided_quantile
 
@@ -146,6 +147,34 @@ def test_paired_difference_is_antisymmetric() -> None:
     a, b = rng.random(50), rng.random(50)
     forth, back = paired_difference(a, b), paired_difference(b, a)
     assert (forth.estimate, forth.low, forth.high) == pytest.approx((-back.estimate, -back.high, -back.low))
+
+
+def _draw(rng: np.random.Generator, pairs: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values (mean .5 here, .7 in the half that is seen `share` as often) and inverse probabilities; one is seen."""
+    rare = rng.random(pairs) < 0.5
+    seen = (rng.random(pairs) < np.where(rare, share, 0.9)) | (np.arange(pairs) == 0)
+    values = (rng.random(pairs) < np.where(rare, 0.7, 0.3)).astype(float)
+    return values, np.where(seen, 1.0 / np.where(rare, share, 0.9), 0.0)
+
+
+@pytest.mark.parametrize(("pairs", "share"), [(20, 0.2), (60, 0.1), (200, 0.05), (300, 0.5)])
+def test_a_weighted_difference_covers_where_few_values_stand_for_many(pairs: int, share: float) -> None:
+    rng = np.random.default_rng(17)
+    hits = []
+    for _ in range(1000):
+        (first, first_weights), (second, second_weights) = _draw(rng, pairs, share), _draw(rng, pairs, 0.9)
+        got = weighted_difference(first, second, first_weights, second_weights)
+        hits.append(got.low <= 0.0 <= got.high)
+    assert np.mean(hits) > 0.92
+
+
+@given(st.integers(2, 60), st.integers(2, 60))
+def test_as_few_values_as_there_are_leave_as_much_doubt_however_many_they_stand_for(few: int, missing: int) -> None:
+    weights = np.repeat([(few + missing) / few, 0.0], [few, missing])
+    values = np.repeat([1.0, 0.0], [few, missing])
+    got = weighted_difference(values, np.zeros(few + missing), weights, weights)
+    alone = paired_difference(np.ones(few), np.zeros(few))
+    assert (got.estimate, got.low, got.high) == pytest.approx((alone.estimate, alone.low, alone.high))
 
 
 def test_too_little_data_is_refused() -> None:

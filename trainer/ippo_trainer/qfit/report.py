@@ -25,7 +25,16 @@ from ippo_trainer.stats.scores import (
 
 BINS = 10
 CONFIDENCE = 0.9
-"""Two-sided; what counts is the lower bound of skill, which a useless Q passes in one of twenty fits."""
+"""Two-sided; what counts is the lower bound of skill, which a useless Q passes in one of twenty first fits."""
+
+
+def confidence_of(look: int) -> float:
+    """Level of the `look`-th fit to the same iteration's data, from 1.
+
+    Each look is a new chance to be lucky, so each has half of the last one's: however many there are, a useless Q
+    passes any of them in fewer than one of ten iterations.
+    """
+    return 1.0 - (1.0 - CONFIDENCE) / 2.0 ** (look - 1)
 
 
 @dataclass(frozen=True)
@@ -103,6 +112,7 @@ def assess(
     discount: float,
     explore_share: float,
     censoring: Censoring = UNCENSORED,
+    confidence: float = CONFIDENCE,
 ) -> Calibration:
     """Compares predictions with the Monte Carlo returns of clean tails.
 
@@ -112,6 +122,7 @@ def assess(
         constant: prediction of the constant predictor, from the training conversations.
         discount: per turn.
         explore_share, censoring: see `monte_carlo_targets`.
+        confidence: of the skills' intervals.
     """
     targets = [monte_carlo_targets(found, discount, explore_share, censoring) for found in conversations]
     flat = [target for row in targets for target in row]
@@ -128,8 +139,8 @@ def assess(
         log_loss_constant=weighted_mean(log_losses(flat_constant, data.observed), data.weights),
         brier=weighted_mean(brier_losses(q, data.observed), data.weights),
         brier_constant=weighted_mean(brier_losses(flat_constant, data.observed), data.weights),
-        skill=skill(data, flat_constant, CONFIDENCE),
-        action_skill=skill(data, v, CONFIDENCE),
+        skill=skill(data, flat_constant, confidence),
+        action_skill=skill(data, v, confidence),
         calibration_error=calibration_error(data, BINS),
         miscalibration=miscalibration(data),
         by_turn=calibration_rows(data, data.turns),

@@ -22,7 +22,7 @@ from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_inte
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.procedure import Part, Procedure, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.report import CONFIDENCE, Calibration, assess, mean_return
+from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of
@@ -72,7 +72,8 @@ def run(ctx: StageContext) -> StageResult:
     q, v = read_all(procedure.model, held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
     constant = mean_return(data.train, procedure.discount, share, data.censoring)
-    calibration = assess(data.held, q, v, constant, procedure.discount, share, data.censoring)
+    confidence = confidence_of(ctx.spec.collection or 1)
+    calibration = assess(data.held, q, v, constant, procedure.discount, share, data.censoring, confidence)
     comparison = _comparison(ctx, data, procedure, renderer)
     metrics = calibration.metrics() | _counts(data, procedure) | (comparison.metrics() if comparison else {})
     account = calibration.to_json(procedure.curves) | {
@@ -86,7 +87,7 @@ def run(ctx: StageContext) -> StageResult:
         artifacts={"q": ref},
         metrics=metrics,
         informative=calibration.informative,
-        message=_message(calibration, data),
+        message=_message(calibration, data, confidence),
     )
 
 
@@ -136,6 +137,7 @@ def _check(data: _Data, discount: float) -> None:
             f"{len(data.train)} training and {len(data.held)} held-out conversations: at least 2 of each are needed",
             "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
         )
+    _check_displayed(data)
     outcomes = sum(found.outcome for found in data.train)
     if not outcomes:
         raise BadDataError(f"none of the {len(data.train)} training conversations has the outcome", _MORE_DATA)
@@ -144,6 +146,23 @@ def _check(data: _Data, discount: float) -> None:
         raise BadDataError(
             f"all {len(data.train)} training conversations have the outcome at every turn alike: there is one class",
             "Check how outcomes are labelled; a discount below 1 would tell quick outcomes from slow ones.",
+        )
+
+
+def _check_displayed(data: _Data) -> None:
+    """What the business never saw teaches nothing about suggestions. Raises BadDataError where little else is there."""
+    share = explored_share(data.everything)
+    if share == 1.0:
+        return  # `_report_exploration` says what that is
+    counts = []
+    for side in (data.train, data.held):
+        targets = (monte_carlo_targets(found, 1.0, share, data.censoring) for found in side)
+        counts.append(sum(any(target.weight > 0 for target in row) for row in targets))
+    if min(counts) < 2:
+        raise BadDataError(
+            f"{counts[0]} training and {counts[1]} held-out conversations have a displayed suggestion whose return is "
+            "the policy's own: at least 2 of each are needed",
+            f"See that the environment displays suggestions. {_MORE_DATA}",
         )
 
 
@@ -306,9 +325,9 @@ def _write(ctx: StageContext, model: Any, account: dict[str, Any], policy: Loade
     return directory
 
 
-def _message(calibration: Calibration, data: _Data) -> str:
+def _message(calibration: Calibration, data: _Data, confidence: float) -> str:
     skill = calibration.skill
-    figures = f"skill {skill.estimate:.2%} ({CONFIDENCE:.0%} interval {skill.low:.2%} to {skill.high:.2%})"
+    figures = f"skill {skill.estimate:.2%} ({100 * confidence:.4g}% interval {skill.low:.2%} to {skill.high:.2%})"
     where = f"on {len(data.held)} held-out conversations, {sum(found.outcome for found in data.held)} with the outcome"
     if data.censored:
         where += f"; {data.censored} of {len(data.everything)} conversations are censored and weighted for"

@@ -96,7 +96,9 @@ def weighted_difference(
     """Difference of two weighted means over pairs (n,) of values in [0, 1], where either of a pair may be missing.
 
     Without missing values it is `paired_difference`. Else the variance is that of the linearised difference by pair, so
-    that what the two sides of a pair share still cancels, with the same pseudo-pairs; weights count as known.
+    that what the two sides of a pair share still cancels; weights count as known. Pseudo-pairs and degrees of freedom
+    go by the side with fewer effective values, (sum w)^2 / sum w^2 (Kish, Survey Sampling, 1965): few values that agree
+    prove little, however many pairs they stand for.
 
     Args:
         candidate, current: values; those with weight 0 do not matter.
@@ -116,10 +118,13 @@ def weighted_difference(
     means = [float(np.dot(v, w) / w.sum()) for v, w in zip(values, weights, strict=True)]
     terms = [w * (v - m) / w.mean() for v, w, m in zip(values, weights, means, strict=True)]
     estimate = means[0] - means[1]
-    adjusted = count + 2.0
-    centre = estimate * count / adjusted
-    variance = (float(np.square(terms[0] - terms[1] + estimate).sum()) + 1.0) / adjusted - centre * centre
-    half = two_sided_quantile(confidence, count - 1) * math.sqrt(max(0.0, variance) / adjusted)
+    size = min(float(w.sum() ** 2 / np.square(w).sum()) for w in weights)
+    adjusted = size + 2.0
+    centre = estimate * size / adjusted
+    # Each of the effective pairs varies so much that their mean has the variance of the linearised one.
+    spread = float(np.square(terms[0] - terms[1]).mean()) * size / count
+    variance = (size * (spread + estimate * estimate) + 1.0) / adjusted - centre * centre
+    half = two_sided_quantile(confidence, max(1.0, size - 1.0)) * math.sqrt(max(0.0, variance) / adjusted)
     return Interval(estimate, centre - half, centre + half)
 
 

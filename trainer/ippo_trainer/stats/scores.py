@@ -80,12 +80,21 @@ def weighted_mean(values: Floats, weights: Floats) -> float:
 def skill(data: Predictions, reference: Floats, confidence: float = 0.95) -> Interval:
     """1 - log-loss / log-loss of `reference` (n,) predictions made without looking at these turns.
 
-    Positive where the predictions tell more than the reference. The interval is that of a ratio of conversation sums.
+    Positive where the predictions tell more than the reference. The interval is that of a ratio of conversation sums,
+    of conversations with weight. Where all their returns are alike it holds 0: whoever guesses nearer to that one
+    value wins every time, and the losses do not vary, so they say nothing of chance.
+
+    Raises:
+        ValueError: fewer than two conversations have weight.
     """
+    seen = data.weights > 0
+    reference, data = reference[seen], data.keep(seen)
     model = cluster_sums(log_losses(data.predicted, data.observed) * data.weights, data.clusters)
     constant = cluster_sums(log_losses(reference, data.observed) * data.weights, data.clusters)
     ratio = ratio_interval(model, constant, confidence)
-    return Interval(1.0 - ratio.estimate, 1.0 - ratio.high, 1.0 - ratio.low)
+    found = Interval(1.0 - ratio.estimate, 1.0 - ratio.high, 1.0 - ratio.low)
+    alike = float(np.ptp(data.observed)) == 0.0
+    return Interval(found.estimate, min(found.low, 0.0), max(found.high, 0.0)) if alike else found
 
 
 def calibration_rows(data: Predictions, groups: Ints, confidence: float = 0.95) -> dict[int, CalibrationRow]:
