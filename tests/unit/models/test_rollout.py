@@ -109,6 +109,26 @@ def test_a_policys_suggestions_do_not_depend_on_the_batch(agent):
     assert held(range(30), agent).conversations == together
 
 
+def test_a_batch_is_the_same_whatever_was_held_before_it(agent):
+    """A collection that was killed between two batches goes on with a memory of nothing, also the explorer's."""
+
+    def exploring():
+        both = [PolicyAgent(agent.model, agent.renderer, agent.digest, 6, 1.0, who) for who in ("policy", "explore")]
+        return ExploringAgent(*both, 0.3), both[1]
+
+    before, late = range(60), [State(0, seed, [], "left 1") for seed in range(500)]
+    silent = [state.seed for state in late if not exploring()[0]._explores(state)][:4]  # nobody explores at first
+    one, explorer = exploring()
+    held(before, one)
+    assert explorer._memory.entries  # the batch before ended with something remembered
+    known = []
+    explorer.begin, begin = lambda: (begin(), known.append(len(explorer._memory.entries))), explorer.begin
+    after = held(silent, one)
+    assert known == [0]
+    fresh, _ = exploring()
+    assert after.conversations == held(silent, fresh).conversations
+
+
 def test_what_the_agent_alone_saw_is_counted(agent):
     result = held(range(60), agent)
     turns = [turn for found in result.conversations for turn in found.turns]

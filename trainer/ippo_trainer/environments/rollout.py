@@ -75,10 +75,14 @@ class PolicyAgent:
     def __post_init__(self) -> None:
         self._memory = PrefixMemory()
 
+    def begin(self) -> None:
+        """A new batch: what the last one left must not even change the rounding."""
+        self._memory = PrefixMemory()
+
     def __call__(self, states: Sequence[State]) -> list[Suggestion]:
         """As `Agent`."""
         if states and not states[0].history:
-            self._memory = PrefixMemory()  # a new batch; what the last one left must not even change the rounding
+            self.begin()
         prompts = [self.renderer.prompt(state.history, state.customer_message) for state in states]
         responses = sample(
             self.model,
@@ -120,6 +124,8 @@ class ExploringAgent:
 
     def __call__(self, states: Sequence[State]) -> list[Suggestion]:
         """As `Agent`."""
+        if states and not states[0].history and isinstance(self.explorer, PolicyAgent):
+            self.explorer.begin()  # perhaps nothing explores at the first turn, and it would not notice
         explored = [self._explores(state) for state in states]
         found: dict[int, Suggestion] = {}
         for agent, wanted in ((self.agent, False), (self.explorer, True)):
