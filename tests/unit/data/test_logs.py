@@ -79,7 +79,9 @@ def test_suggestions_and_reactions(tmp_path: Path) -> None:
         reply("f", suggestion="f"),
         ("user", "4"),
         reply("g", suggestion=None),
-        reply("h", suggestion=None),
+        reply("h", suggestion=None, reaction=None),
+        ("user", "5"),
+        reply("i", suggestion="i", reaction=None),
     )
     [conversation] = read_log(write(tmp_path / "a.jsonl", line))
     assert pairs(conversation) == [
@@ -87,6 +89,7 @@ def test_suggestions_and_reactions(tmp_path: Path) -> None:
         ("2", None, "rejected", "c"),
         ("3", "e\nf", "edited", "d\nf"),
         ("4", None, "rejected", "g\nh"),
+        ("5", "i", "accepted", "i"),
     ]
 
 

@@ -77,6 +77,17 @@ def _byte_level(prefix: bool = False, normalizer: Any = None) -> Tokenizer:
     return _bpe(pre, decoders.ByteLevel(), normalizer=normalizer, alphabet=True)
 
 
+def _without(byte: str) -> Tokenizer:
+    """As who trains on a small corpus without `initial_alphabet`: what was not there is dropped without a word."""
+    value = json.loads(_byte_level().to_str())
+    model = value["model"]
+    model["merges"] = [pair for pair in model["merges"] if byte not in "".join(pair)]
+    kept = [word for word in sorted(model["vocab"], key=model["vocab"].get) if byte not in word]
+    model["vocab"] = {word: index for index, word in enumerate(kept)}
+    value["added_tokens"] = [token | {"id": model["vocab"][token["content"]]} for token in value["added_tokens"]]
+    return Tokenizer.from_str(json.dumps(value))
+
+
 def _tiktoken() -> Tokenizer:
     """As Llama 3 and Qwen: line breaks go with the white space and the punctuation before them."""
     pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -167,6 +178,12 @@ LOSSY: dict[str, Callable[[], Tokenizer]] = {
     "accents stripped": lambda: _byte_level(
         normalizer=normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
     ),
+    "tabs as blanks": lambda: _byte_level(normalizer=normalizers.Replace("\t", " ")),
+    "returns left out": lambda: _byte_level(normalizer=normalizers.Replace("\r", "")),
+    "joiners left out": lambda: _byte_level(normalizer=normalizers.Replace("\u200d", "")),
+    "quotes merged": lambda: _byte_level(normalizer=normalizers.Replace("``", '"')),
+    "a letter missing": lambda: _without("q"),
+    "a byte missing": lambda: _without("\u00d2"),  # 0xd2, which begins Cyrillic letters of Kazakh
     "spaces merged": lambda: _byte_level(normalizer=normalizers.Replace(Regex(" {2,}"), " ")),
 }
 FLAGS: dict[str, dict[str, bool]] = {

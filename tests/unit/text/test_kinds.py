@@ -7,7 +7,7 @@ import pytest
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.serve.text_stream import TextStream
-from ippo_trainer.text.render import Renderer
+from ippo_trainer.text.render import _PROBES, Renderer
 from ippo_trainer.text.rows import training_rows
 
 from . import kinds_of_tokenizers as kinds
@@ -97,6 +97,11 @@ def test_a_system_prompt_is_read_as_the_template_has_it(kind: str) -> None:
 def test_a_tokenizer_that_loses_text_is_refused(kind: str) -> None:
     with pytest.raises(BadDataError, match=r"reads .* back .*Choose a base whose tokenizer loses no text"):
         Renderer(kinds.tokenizer(kind, "chatml"), "", 4096)
+
+
+def test_the_probes_have_every_byte_that_text_has() -> None:
+    expected = {*range(0x21, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF5)}
+    assert expected <= set("".join(_PROBES).encode())
 
 
 WRITERS = {

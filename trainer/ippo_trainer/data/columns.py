@@ -127,7 +127,7 @@ class Column:
         """The first row whose value alone cannot be read either."""
         for row in range(len(self._values)):
             try:
-                value = self._values.slice(row, 1)
+                value = self._values.take(pa.array([row]))  # of a slice, a cast sees all items of all lists
                 if value.type != self._field.type:
                     value = self._converter()(value, self._field.type)
                 value.validate(full=True)
