@@ -235,7 +235,7 @@ def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None
         raise BadDataError(f"{where}.suggestion is {_show(suggestion)}", "Use a text, or null if there was none.")
     default = "rejected" if suggestion is None else "accepted" if suggestion == content else None
     # Tables write null where there is nothing.
-    reaction = default if value.get("reaction") is None else value["reaction"]
+    reaction: Any = default if value.get("reaction") is None else value["reaction"]
     if reaction is None or reaction not in REACTIONS:
         problem = "is missing, and the suggestion is not what was sent" if reaction is None else f"is {_show(reaction)}"
         raise BadDataError(f"{where}.reaction {problem}", f"Use one of {', '.join(REACTIONS)}.")
