@@ -68,6 +68,7 @@ STATES: tuple[State, ...] = (
     _working("its image cannot be pulled", lambda: worlds.waiting_for(Reason.IMAGE_PULL_FAILED)),
     _working("its pods are refused", lambda: worlds.waiting_for(Reason.POD_REFUSED)),
     _working("its pods do not start", lambda: worlds.waiting_for(Reason.POD_NOT_STARTED)),
+    _working("somebody suspended its job", lambda: worlds.waiting_for(Reason.JOB_PAUSED)),
     _working("its job is refused", worlds.refused),
     _working("its pods waited for too long", worlds.pending_too_long),
     # Trouble that passes

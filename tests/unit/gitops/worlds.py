@@ -1,6 +1,5 @@
 """Runs as the API server shows them, in every state that the real planner can bring them to."""
 
-import asyncio
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
@@ -11,11 +10,9 @@ from ippo_operator.api.crd import custom_resource_definition
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import Reason
 from ippo_operator.cluster import invalid
-from ippo_operator.cluster.client import Client
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing, Waiting
 from ippo_trainer.contract.spec import Decision, StageResult
 
-from ..operator.cluster.fake_api import FakeApi
 from ..operator.worlds import START, Cluster, Outcome, changed, good_result, make_run
 
 Object = dict[str, Any]
@@ -254,15 +251,12 @@ def unreadable(world: Recorded) -> Object:
 
 def reported(world: Recorded, problem: str, reason: Reason) -> Object:
     """The run after a pass that could not work on it."""
-    api = FakeApi()
     raw = world.now_shown
     raw["metadata"]["generation"] += 1
     stored = json.loads(json.dumps(raw))
-    api.objects["iterativepporuns", "team", "small"] = stored
-    stored["metadata"] |= {"resourceVersion": "1"}
-    client = Client(api, lambda: None)
-    assert asyncio.run(invalid.report(client, json.loads(json.dumps(stored)), problem, START, reason))
-    return api.objects["iterativepporuns", "team", "small"]
+    status = invalid.status(stored, problem, START, reason)
+    assert status is not None
+    return stored | {"status": status}
 
 
 def everything_seen(worlds: Iterator[Recorded]) -> list[Object]:
