@@ -47,6 +47,9 @@ def test_what_is_not_loaded_is_said(tmp_path: Path) -> None:
     _, code, settings = files.unheeded(tmp_path)
     assert "auto_map" in code
     assert "repetition_penalty, suppress_tokens: the policy is sampled and trained without" in settings
+    for name, value in (("stop_strings", ["###"]), ("guidance_scale", 2.0), ("watermarking_config", {"bias": 2.0})):
+        (tmp_path / "generation_config.json").write_text(json.dumps({name: value}))
+        assert f"sets {name}:" in files.unheeded(tmp_path)[-1]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "[" * 100_000])

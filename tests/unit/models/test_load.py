@@ -282,6 +282,18 @@ def test_logits_that_are_changed_after_the_head_are_refused(tmp_path, tokenizer,
         load.load_policy(save(tmp_path, tokenizer, model=model))
 
 
+@pytest.mark.parametrize("field", ["output_attentions", "output_hidden_states", "return_dict", "torchscript"])
+def test_what_a_config_wants_beside_the_states_changes_nothing(tmp_path, tokenizer, field):
+    plain = load.load_policy(save(tmp_path / "plain", tokenizer))
+    change(save(tmp_path / "base", tokenizer) / "config.json", **{field: field != "return_dict"})
+    policy = load.load_policy(tmp_path / "base")
+    ids = torch.tensor([[3, 4, 5]])
+    assert torch.equal(policy.model(ids).logits, plain.model(ids).logits)
+    again = load.load_policy(save(tmp_path / "policy", policy.tokenizer, model=policy.model))
+    assert torch.equal(again.model(ids).logits, plain.model(ids).logits)
+    assert load.new_q(again.model).config.num_labels == 1
+
+
 def test_dropout_is_off_even_in_training(tmp_path, tokenizer):
     config = GPT2Config(vocab_size=len(WORDS), n_embd=16, n_layer=1, n_head=2, n_positions=32, resid_pdrop=0.5)
     model = AutoModelForCausalLM.from_config(config)

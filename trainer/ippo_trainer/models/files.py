@@ -44,8 +44,14 @@ _PROCESSORS: Mapping[str, Any] = {
     "sequence_bias": None,
     "min_new_tokens": None,
     "min_length": 0,
+    "encoder_repetition_penalty": 1.0,
+    "exponential_decay_length_penalty": None,
+    "guidance_scale": 1.0,
+    "watermarking_config": None,
+    "stop_strings": None,
 }
-"""Settings of generation_config.json that change which tokens are drawn, and their values without effect."""
+"""Settings of generation_config.json that change which tokens are drawn or what ends them, and their values without
+effect."""
 
 
 def weight_files(names: Iterable[str]) -> list[str]:

@@ -246,6 +246,7 @@ def _load(factory: Any, directory: Path) -> Any:
     config = _guard(directory, lambda: AutoConfig.from_pretrained(directory, **local))
     check_config(config, directory.name)
     _without_dropout(config)
+    _with_plain_outputs(config)
     model, report = _guard(
         directory,
         lambda: factory.from_pretrained(
@@ -294,7 +295,7 @@ def _check_saves(directory: Path, model: Any) -> None:
         with tempfile.TemporaryDirectory() as place:
             generation.save_pretrained(place)
             model.config.save_pretrained(place)
-    except ValueError as error:
+    except Exception as error:  # not of one class
         raise BadDataError(
             f"the model in {directory.name} could not be saved again: {_one_line(error)}",
             "Correct config.json and generation_config.json; the latter may be deleted.",
@@ -306,6 +307,14 @@ def _without_dropout(config: Any) -> None:
     for name, value in vars(config).items():
         if isinstance(value, float) and ("dropout" in name or name.endswith("_pdrop")):
             setattr(config, name, 0.0)
+
+
+def _with_plain_outputs(config: Any) -> None:
+    """A config may ask for more than the last states, or for bare tuples: that changes no number, only the answer's
+    form."""
+    for name, plain in (("output_attentions", False), ("output_hidden_states", False), ("return_dict", True)):
+        if getattr(config, name, plain) is not plain:
+            setattr(config, name, plain)
 
 
 def _one_line(error: BaseException) -> str:
