@@ -69,10 +69,9 @@ class Client:
         """The object, or its metadata; None if there is none."""
         accept = METADATA if metadata_only else "application/json"
         try:
-            found: Manifest = await self.send(Request("GET", resource.path(namespace, name), accept=accept))
+            return await self._object(Request("GET", resource.path(namespace, name), accept=accept))
         except NotFoundError:
             return None
-        return found
 
     async def list(
         self,
@@ -117,16 +116,14 @@ class Client:
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Returns its metadata. Raises AlreadyExistsError also where an earlier attempt of this very call succeeded
         without an answer."""
-        made: Manifest = await self.send(Request("POST", resource.path(namespace), body=manifest, accept=METADATA))
-        return made
+        return await self._object(Request("POST", resource.path(namespace), body=manifest, accept=METADATA))
 
     async def replace(
         self, resource: Resource, namespace: str, name: str, manifest: Manifest, subresource: str | None = None
     ) -> Manifest:
         """PUT; returns the metadata. Raises ConflictError unless the manifest's resourceVersion is the newest."""
         path = resource.path(namespace, name, subresource)
-        made: Manifest = await self.send(Request("PUT", path, body=manifest, accept=METADATA))
-        return made
+        return await self._object(Request("PUT", path, body=manifest, accept=METADATA))
 
     async def apply(
         self, resource: Resource, namespace: str, name: str, manifest: Manifest, manager: str, force: bool = True
@@ -137,9 +134,7 @@ class Client:
         """
         query = {"fieldManager": manager, "force": str(force).lower()}
         path = resource.path(namespace, name)
-        request = Request("PATCH", path, query, manifest, "application/apply-patch+yaml", METADATA)
-        made: Manifest = await self.send(request)
-        return made
+        return await self._object(Request("PATCH", path, query, manifest, "application/apply-patch+yaml", METADATA))
 
     async def patch(
         self, resource: Resource, found: Manifest, operations: Sequence[dict[str, Any]], manager: str
@@ -152,17 +147,13 @@ class Client:
         same = {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
         path = resource.path(metadata["namespace"], metadata["name"])
         content = "application/json-patch+json"
-        request = Request("PATCH", path, {"fieldManager": manager}, [same, *operations], content, METADATA)
-        made: Manifest = await self.send(request)
-        return made
+        query = {"fieldManager": manager}
+        return await self._object(Request("PATCH", path, query, [same, *operations], content, METADATA))
 
     async def merge(self, resource: Resource, namespace: str, name: str, changes: Manifest) -> Manifest:
         """A JSON Merge Patch (RFC 7386); returns the metadata."""
         content = "application/merge-patch+json"
-        made: Manifest = await self.send(
-            Request("PATCH", resource.path(namespace, name), {}, changes, content, METADATA)
-        )
-        return made
+        return await self._object(Request("PATCH", resource.path(namespace, name), {}, changes, content, METADATA))
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str, foreground: bool = False) -> None:
         """Deletes the object with that UID; one that is gone is fine.
@@ -181,6 +172,15 @@ class Client:
             await self.send(Request("DELETE", resource.path(namespace, name), body=body, accept=METADATA))
         except NotFoundError:
             return
+
+    async def _object(self, request: Request) -> Manifest:
+        """The object, or the metadata, that is answered. A proxy between may answer anything, and say that all is well:
+        what would come of that, such as a Job without an owner, is not to be believed."""
+        found = await self.send(request)
+        metadata = found.get("metadata") if isinstance(found, dict) else None
+        if not isinstance(metadata, dict) or not metadata.get("uid") or not metadata.get("resourceVersion"):
+            raise UnavailableError(f"{request.method} {request.path}: the answer is no object of Kubernetes")
+        return dict(found)
 
     async def send(self, request: Request) -> Any:
         """The body of a successful answer. Raises an ApiError of the refusal, FencedError before a write."""

@@ -242,7 +242,7 @@ def refusal(status: int, reason: str, message: str) -> "_Refused":
 
 def narrowed(request: Request, response: Response) -> Response:
     """As the real transport reads it, and as the server cuts it down where only metadata is asked for."""
-    if request.writes and "PartialObjectMetadata;" in request.accept and "metadata" in response.body:
+    if request.writes and "PartialObjectMetadata;" in request.accept and "metadata" in (response.body or {}):
         kind = {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"}
         return replace(response, body=kind | {"metadata": response.body["metadata"]})
     if response.status != 200 or not isinstance(response.body, dict):

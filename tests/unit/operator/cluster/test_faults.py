@@ -78,6 +78,22 @@ def test_errors_of_the_server_cost_only_time(fault: Callable[[Request], Response
     assert len(attempts(api)) == len(set(attempts(api))) == 5
 
 
+@pytest.mark.parametrize("body", ["<html>", None, [], {}, {"metadata": None}, {"metadata": {}}], ids=str)
+@pytest.mark.parametrize("writes", [False, True])
+def test_answers_of_others_in_the_servers_place_cost_only_time(body: object, writes: bool) -> None:
+    """A proxy's page, said to be all right, is no Job that has lost its owner."""
+    api, operator, controller = begin()
+
+    def another(request: Request) -> Response | None:
+        here = request.writes == writes and request.method != "DELETE" and request.keep is None
+        return Response(200, {}, body) if here else None
+
+    api.before = sometimes(3, another)
+    stubborn(operator, controller)
+    assert stands(api) == SUCCEEDED
+    assert len(attempts(api)) == len(set(attempts(api))) == 5
+
+
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_answers_that_are_lost_after_the_write_happened(n: int) -> None:
     api, operator, controller = begin()
