@@ -73,3 +73,13 @@ def _leaves(value: Any, path: str = "") -> set[str]:
     if not isinstance(value, dict):
         return {path}
     return {leaf for name, child in value.items() for leaf in _leaves(child, f"{path}.{name}")} | {path}
+
+
+def test_going_back_names_the_reasons_that_the_release_before_cannot_read(
+    before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    """A status with one of them stops that release's passes over the run."""
+    [_, back] = (ROOT / "docs" / "upgrade.md").read_text().split("## Back")
+    path = "status.conditions[].reason"
+    new = set(now[path]["enum"]) - set(before[path]["enum"])
+    assert [reason for reason in sorted(new) if f"`{reason}`" not in back.split("\n## ")[0]] == []
