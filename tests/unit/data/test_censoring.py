@@ -159,4 +159,5 @@ def test_a_lift_with_censored_conversations_covers_and_stays_paired(whole: list[
     assert 44 <= hits <= 50
     alike = [cut(whole, hazard, 5) for hazard in (lambda t: 0.3, lambda t: 0.3)]
     got = lift(*alike, "Success", DISCOUNT, 0.95)
-    assert got.high - got.low < 0.05 * 2 * 1.96 * np.sqrt(2 * 0.2 / len(whole))  # what they share cancels
+    # What they share cancels; the doubt that is left is that of the pseudo-pairs, for as many values as there are.
+    assert got.high - got.low < 0.1 * 2 * 1.96 * np.sqrt(2 * 0.2 / len(whole))
