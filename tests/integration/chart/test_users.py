@@ -61,6 +61,15 @@ def test_an_answer_is_a_right_of_its_own(installed: Installed, plane: ControlPla
     full = done(ada.get(run)).body
     full["spec"]["promotion"] |= answer
     assert ada.request("PUT", run, full).code == 403
+    answered = make_run(promotion={"mode": "Manual"} | answer)
+    for name in ("asked", "brought"):  # changes the one, creates the other
+        applied = {**answered, "metadata": {"name": name}}
+        path = f"{RUNS.format(place)}/{name}?fieldManager=ada&force=true"
+        assert ada.request("PATCH", path, applied, "application/apply-patch+yaml").code == 403
+    operations: Any = [{"op": "add", "path": f"/spec/promotion/{key}", "value": value} for key, value in answer.items()]
+    assert ada.request("PATCH", run, operations, "application/json-patch+json").code == 403
+    assert ada.merge(f"{run}/status", {"spec": {"promotion": answer}}).code == 403
+    assert ada.create(RUNS.format(place), answered | {"metadata": {"generateName": "brought-"}}).code == 403
     done(cleo.merge(run, {"spec": {"promotion": answer}}))
     done(ada.merge(run, {"spec": {"promotion": answer, "historyLimit": 7}}))  # said again, as from Git
     assert ada.merge(run, {"spec": {"promotion": dict.fromkeys(answer)}}).code == 403
