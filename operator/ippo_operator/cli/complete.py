@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ippo_operator.cli.cluster_flags import FLAGS
-from ippo_operator.cli.main import make_parser
+from ippo_operator.cli.command_line import make_parser
 
 FILES, NO_FILES = 0, 4
 """Cobra's directives: also complete names of files, or not."""

@@ -5,56 +5,16 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from ippo_trainer.contract.lines import printable
 
-from ippo_operator.cli.cluster_flags import add_flags, given
-from ippo_operator.cli.cluster_parsers import add_cluster
+from ippo_operator.cli.cluster_flags import given
+from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cli.errors import INTERRUPTED, TRY_AGAIN, CommandError
-from ippo_operator.cli.parsers import Parser, add_local
+from ippo_operator.cli.parsers import Parser
 
 COMPLETE = "__complete"
 """Followed by the words of an unfinished command line; as in commands that cobra makes."""
-_ABOUT = """\
-Iterative PPO: turn a chat agent's outcomes into a better agent, again and again.
-
-A run is one YAML file, an IterativePPORun. It goes round this loop on its own:
-
-  warm-start   imitate logged conversations                     once
-  collect      let the current policy talk to customers
-  fit-q        learn from the outcomes what each suggestion is worth
-  improve      PPO towards suggestions that are worth more
-  evaluate     is the candidate better? then it is the current policy
-"""
-_EXAMPLES = """\
-examples:
-  on this machine:
-    ippo validate -f examples/sr-funnel.yaml
-    ippo run -f examples/sr-funnel.yaml --out runs/demo
-    ippo status runs/demo
-    ippo report runs/demo
-    ippo exact --env sr-funnel
-
-  in a cluster (also as `kubectl ippo -n team status`; flags before or after the verb):
-    ippo diff -f RUN.yaml
-    kubectl apply -f RUN.yaml
-    ippo status NAME --watch
-    ippo logs NAME --follow
-    ippo approve NAME
-    ippo suspend NAME
-    ippo retry NAME
-    ippo report NAME
-    ippo explain NAME
-
-exit codes:
-  0    done
-  1    the run stalled, `ippo status` says why; `ippo diff` found a difference
-  64   the manifest or the command line is wrong, or the cluster refuses
-  65   an input of a stage is wrong
-  75   not now: another runner is at work, a disk is full, a store or an API server is down
-  130  stopped by Ctrl-C; the same command resumes
-"""
 
 
 def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
@@ -94,34 +54,6 @@ def kubectl_complete() -> int:
 def kubectl() -> int:
     """The same as `kubectl ippo`: kubectl finds its plugins by name, kubectl-ippo."""
     return main(program="kubectl ippo")
-
-
-def make_parser(program: str) -> Parser:
-    """All verbs. kubectl's flags stand before a verb or after it."""
-    parser = Parser(
-        prog=program,
-        usage="%(prog)s [FLAGS] COMMAND ...",
-        description=_ABOUT,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
-    add_flags(parser, before_the_verb=True)
-    parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
-    add_local(commands)
-    add_cluster(commands)
-    return parser
-
-
-class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from ippo_operator.cli.version import line
-
-        print(line())
-        parser.exit()
 
 
 def _check_flags(parser: Parser, arguments: argparse.Namespace) -> None:

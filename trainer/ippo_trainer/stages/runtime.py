@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 from pydantic import JsonValue, ValidationError
@@ -287,15 +288,19 @@ def _check_shard(spec: StageSpec, index: int | None) -> int | None:
 
 def _outdated(ctx: StageContext) -> bool:
     """Whether a shard of a stage that is not complete was made with another source of the environment."""
-    from ippo_trainer.stages import collect
-
     ctx.environment()
-    return collect.outdated(ctx)
+    outdated: bool = _module(ctx.spec).outdated(ctx)
+    return outdated
+
+
+def _module(spec: StageSpec) -> ModuleType:
+    """The stage's own code."""
+    return importlib.import_module(f"ippo_trainer.stages.{spec.stage.replace('-', '_')}")
 
 
 def _work(ctx: StageContext) -> StageResult:
     """Runs the stage's module and checks what it hands back."""
-    module = importlib.import_module(f"ippo_trainer.stages.{ctx.spec.stage.replace('-', '_')}")
+    module = _module(ctx.spec)
     _make_deterministic(ctx.spec)
     ctx.check_stop()
     _log.info("%s, iteration %d, attempt %d: started", ctx.spec.stage, ctx.spec.iteration, ctx.spec.attempt)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ippo_operator.cli.cluster_flags import FLAGS
-from ippo_operator.cli.main import make_parser
+from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cluster.access.kubeconfig import Flags
 
 from .conftest import Ippo
