@@ -59,6 +59,10 @@ CASES: dict[str, Case] = {
     "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot": Case(
         {"bucket": "abc", "prefix": "a/.b"}, {"bucket": "abc", "prefix": "a/b."}
     ),
+    "allowed with encryption SSE-KMS only": Case(
+        {"bucket": "abc", "kmsKeyId": "alias/a", "encryption": "SSE-S3"},
+        {"bucket": "abc", "kmsKeyId": "alias/a", "encryption": "SSE-KMS"},
+    ),
     "approves and rejects the same iteration; give one of the two": Case(
         {"approve": 2, "reject": 2}, {"approve": 2, "reject": 1}
     ),

@@ -276,7 +276,7 @@ def test_a_job_that_someone_suspends_waits_and_goes_on(
     name = status_of(cluster.api, path)["active"]["jobName"]
     job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
     assert cluster.api.merge(job, {"spec": {"suspend": True}}).code == 200
-    until(lambda: truth(cluster.api, path, "Queued") == ("True", "WaitingForQuota"), "the run waits")
+    until(lambda: truth(cluster.api, path, "Reconciling") == ("True", "JobPaused"), "the run says that its Job rests")
     kubelet.holds = lambda _pod: False
     assert cluster.api.merge(job, {"spec": {"suspend": False}}).code == 200
     status = await_end(cluster.api, path, operator)

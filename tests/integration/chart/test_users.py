@@ -185,7 +185,7 @@ def test_a_namespaces_admin_installs_the_operator_once_its_rights_are_there(plan
 OUTSIDE = {
     *("namespace", "namespaces", "namespaceSelector", "nodeName", "hostPath", "hostNetwork", "hostPID", "hostIPC"),
     *("hostPort", "hostAliases", "securityContext", "privileged", "capabilities", "nfs", "csi", "projected"),
-    *("automountServiceAccountToken", "ownerReferences", "schedulerName", "args", "command", "initContainers"),
+    *("automountServiceAccountToken", "ownerReferences", "args", "command", "initContainers"),
 }
 
 
