@@ -75,10 +75,10 @@ def latest(status: RunStatus, name: str, message: str) -> Attempt:
     """The attempt that runs or ran last; CommandError before the first."""
     if status.stage is not None and status.attempt > 0:
         return Attempt(status.iteration, ORDER.index(status.stage), status.attempt)
-    known = recorded(status)
-    if not known:
+    attempts = recorded(status)
+    if not attempts:
         raise CommandError(f"{name} has run no stage yet: {message}", TRY_AGAIN)
-    return max(known)
+    return max(attempts)
 
 
 def recorded(status: RunStatus) -> set[Attempt]:

@@ -80,8 +80,8 @@ def _environment(run: IterativePPORun) -> Iterator[str]:
     where = "spec.collect.simulate.environment.name"
     place, _, class_name = name.rpartition(":")
     if not place or not class_name.isidentifier():
-        known = ", ".join(BUILT_IN_ENVIRONMENTS)
-        yield f"{where}: given {name}, allowed is {known}, module:Class or path/to/file.py:Class"
+        built_in = ", ".join(BUILT_IN_ENVIRONMENTS)
+        yield f"{where}: given {name}, allowed is {built_in}, module:Class or path/to/file.py:Class"
         return
     source = Path(place) if place.endswith(".py") else _source(place)
     if source is None or not source.is_file():

@@ -38,12 +38,12 @@ def write_report_of(folder: RunFolder, output: Path) -> Path:
     with report_errors(output):
         run = folder.read()
         location = folder.store(run)
-        told = standing_of(folder, run)
+        stands = standing_of(folder, run)
         from ippo_trainer.report import write_report
         from ippo_trainer.store import open_store
 
         manifest = run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
-        write_report(open_store(location), output, manifest, told)
+        write_report(open_store(location), output, manifest, stands)
     return output
 
 

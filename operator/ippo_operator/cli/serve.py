@@ -50,6 +50,6 @@ def _policy(run: IterativePPORun, iteration: int | None) -> ArtifactRef:
     policies = {row.iteration: row.artifact("improve") or row.artifact("warm-start") for row in status.iterations}
     policy = policies.get(iteration)
     if policy is None:
-        known = ", ".join(str(number) for number, made in policies.items() if made is not None)
-        raise CommandError(f"iteration {iteration} has made no policy; those that have: {known or 'none'}")
+        iterations = ", ".join(str(number) for number, ref in policies.items() if ref is not None)
+        raise CommandError(f"iteration {iteration} has made no policy; those that have: {iterations or 'none'}")
     return policy

@@ -24,9 +24,9 @@ def standing(
     """
     if state in _WELL or reason is None:
         return None
-    told = {"state": state, "reason": str(reason), "message": message}
-    told["remedy"] = EXPLANATIONS[reason].remedy.replace("NAME", name)
+    fields = {"state": state, "reason": str(reason), "message": message}
+    fields["remedy"] = EXPLANATIONS[reason].remedy.replace("NAME", name)
     if failure is None or state != "Failed":
-        return told
+        return fields
     stage = f"{failure.stage} of iteration {failure.iteration}, attempt {failure.attempt}"
-    return told | {"stage": stage, "log_command": f"ippo logs {name} --previous", "log": list(log)}
+    return fields | {"stage": stage, "log_command": f"ippo logs {name} --previous", "log": list(log)}

@@ -12,11 +12,11 @@ from ippo_operator.cli.manifests import read_manifest
 def command(arguments: Namespace) -> int:
     """Checks a manifest; one line per problem."""
     run = read_manifest(arguments.file, arguments.name)
-    told = findings(run)
-    wrong = [f"{arguments.file}: {finding.text}" for finding in told if finding.wrong]
+    everything = findings(run)
+    wrong = [f"{arguments.file}: {finding.text}" for finding in everything if finding.wrong]
     if wrong:
         raise CommandError("\n".join(wrong))
-    for finding in told:
+    for finding in everything:
         print(f"note: {finding.text}", file=sys.stderr)
     print(f"{arguments.file}: {run.metadata.name} is valid: {_summary(run)}")
     return 0

@@ -83,8 +83,10 @@ def _write(found: View, location: StoreLocation, output: Path) -> int:
             with bar:
                 metadata = {"name": found.name, "namespace": found.namespace}
                 counted = Counted(open_store(location), bar, total)
-                told = standing(found.name, found.phase, found.reason, found.message(now()), found.status.last_failure)
-                write_report(cast("Store", counted), output, {"metadata": metadata, "spec": found.spec}, told)
+                stands = standing(
+                    found.name, found.phase, found.reason, found.message(now()), found.status.last_failure
+                )
+                write_report(cast("Store", counted), output, {"metadata": metadata, "spec": found.spec}, stands)
     except CommandError as error:
         unreachable = error.code == TRY_AGAIN and location.s3 is not None and location.s3.endpoint_url
         hint = f" {location.s3.endpoint_url} is where pods find it; {_ELSEWHERE}" if unreachable and location.s3 else ""
