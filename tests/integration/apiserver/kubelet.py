@@ -20,6 +20,8 @@ from .stand_in import Ending, _now
 
 Pod = dict[str, Any]
 
+JOB_NAME = "batch.kubernetes.io/job-name"
+
 
 class Kubelet:
     """Runs every bound pod of the cluster in a thread. Use as a context manager.
@@ -72,7 +74,7 @@ class Kubelet:
             if phase in {"Pending", "Running"}:  # the Job controller lets go of pods that have an end only
                 self._say(path, "Failed", {"terminated": {"exitCode": 143, "startedAt": _now(), "finishedAt": _now()}})
             self._api.delete(f"{path}?gracePeriodSeconds=0")
-        elif not pod["spec"].get("nodeName") or phase not in {"Pending", "Running"} or self._troubled(pod, path):
+        elif self._rests(pod) or self._troubled(pod, path):
             return
         elif self.holds(pod):
             if phase == "Pending":
@@ -80,9 +82,15 @@ class Kubelet:
         else:
             self._run(pod, path)
 
+    @staticmethod
+    def _rests(pod: Pod) -> bool:
+        """Whether there is nothing to run: it has no node or is over, or it is a server, of whatever test."""
+        at_work = pod["spec"].get("nodeName") and pod["status"].get("phase") in {"Pending", "Running"}
+        return not at_work or JOB_NAME not in (pod["metadata"].get("labels") or {})
+
     def _run(self, pod: Pod, path: str) -> None:
         metadata = pod["metadata"]
-        name = metadata["labels"]["batch.kubernetes.io/job-name"]
+        name = metadata["labels"][JOB_NAME]
         config = self._api.get(f"/api/v1/namespaces/{metadata['namespace']}/configmaps/{name}")
         if config.code != 200:
             return
