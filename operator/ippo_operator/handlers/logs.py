@@ -80,5 +80,5 @@ def configure(form: LogFormat, level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level.upper() != "DEBUG":
         handler.addFilter(_AnswersWithoutTraceback())
-        for name in ("kopf", "aiohttp", "asyncio", "kubernetes"):
+        for name in ("kopf", "aiohttp", "asyncio"):
             logging.getLogger(name).setLevel(logging.WARNING)
