@@ -1,5 +1,6 @@
 """Pods with a classic sidecar under the real Job controller and garbage collector; a stand-in plays the kubelet."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,11 @@ def test_runs_end_although_their_pods_do_not(cluster: Cluster, tmp_path: Path) -
         for kind in ("/apis/batch/v1/namespaces/{}/jobs", "/api/v1/namespaces/{}/pods"):
             place = kind.format(NAMESPACE)
             until(lambda place=place: api.get(place).body["items"] == [], f"{place} are gone", 60)  # type: ignore[misc]
-        assert len(node.ended) == len(set(node.ended)) == 6 + 3
+        assert len(node.ended) == len(set(node.ended))
+        ends = Counter(pod.split("-")[0] for pod in node.ended)
+        # The other shard of the failed collect may be deleted before the node gets to it.
+        assert ends["good"] == 6, node.ended
+        assert ends["bad"] in {2, 3}, node.ended
         assert node.errors == []
         assert operator.stop() == 0
     delete_namespace(api, NAMESPACE)
