@@ -24,7 +24,7 @@ class Operator:
     def __init__(self, plane: ControlPlane, folder: Path, *flags: str, kubeconfig: Path | None = None) -> None:
         self.port = free_port()
         self.log = folder / f"operator-{self.port}.log"
-        self._command = [sys.executable, "-m", "ippo_operator.handlers.main", "--image", "stages:test"]
+        self._command = [sys.executable, "-m", "ippo_operator.process.main", "--image", "stages:test"]
         self._command += ["--port", str(self.port), "--log-format", "json", *flags]
         self._environment = {**os.environ, "KUBECONFIG": str(kubeconfig or plane.kubeconfig)}
         self._process: subprocess.Popen[bytes] | None = None

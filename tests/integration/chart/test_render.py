@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ippo_operator.api.load import parse_run
-from ippo_operator.handlers.options import parse
+from ippo_operator.process.options import parse
 
 from .helm import CHART, ROOT, VARIANTS, container, helm, leaves, need, objects, of_kind, render
 from .table import README, with_table

@@ -10,10 +10,10 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from ippo_operator.handlers.metrics import Metrics
-from ippo_operator.handlers.process import ask
-from ippo_operator.handlers.queue import KeyedQueue
-from ippo_operator.handlers.sightings import Sightings
+from ippo_operator.process.metrics import Metrics
+from ippo_operator.process.operator import ask
+from ippo_operator.process.queue import KeyedQueue
+from ippo_operator.process.sightings import Sightings
 from prometheus_client.metrics import MetricWrapperBase
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +102,7 @@ def test_counters_are_read_as_rates_and_gauges_are_not(query: str) -> None:
 def test_what_a_matcher_asks_for_can_happen() -> None:
     """Values of labels with closed lists, in alerts: a typo there would be an alert that never fires."""
     from ippo_operator.api.status import Reason
-    from ippo_operator.handlers.metrics import ERROR_KINDS, PROMOTIONS, ROLLOUTS, WAITS
+    from ippo_operator.process.metrics import ERROR_KINDS, PROMOTIONS, ROLLOUTS, WAITS
 
     known = {
         "reason": {str(reason) for reason in Reason} | {"Completed", "Suspended"},

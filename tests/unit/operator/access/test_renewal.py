@@ -14,7 +14,7 @@ from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.connection import KubernetesTransport
 from ippo_operator.cluster.errors import ForbiddenError
 from ippo_operator.cluster.transport import Request
-from ippo_operator.handlers.watches import LogIn
+from ippo_operator.process.watches import LogIn
 
 from .authority import issue
 from .conftest import Ask, World

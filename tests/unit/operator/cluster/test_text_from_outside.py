@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_operator.api.status import MAX_MESSAGE
-from ippo_operator.handlers.logs import JsonFormatter, TextFormatter
+from ippo_operator.process.logs import JsonFormatter, TextFormatter
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from ..worlds import good_result

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Resource
-from ippo_operator.handlers import watches
-from ippo_operator.handlers.narrow import Narrow
-from ippo_operator.handlers.watches import Watches, settings
+from ippo_operator.process import watches
+from ippo_operator.process.narrow import Narrow
+from ippo_operator.process.watches import Watches, settings
 
 
 class Deaf:

@@ -22,8 +22,8 @@ from ippo_operator.cluster.access.plugins import Credentials
 from ippo_operator.cluster.client import PAGE
 from ippo_operator.cluster.connection import Narrowing, connect
 from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Resource
-from ippo_operator.handlers.narrow import Narrow
 from ippo_operator.manifests.identity import RUN, RUN_UID
+from ippo_operator.process.narrow import Narrow
 
 Key: TypeAlias = tuple[str, str]
 CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.resources import RUNS
-from ippo_operator.handlers.metrics import CONTENT_TYPE, Metrics
-from ippo_operator.handlers.service import Service
+from ippo_operator.process.metrics import CONTENT_TYPE, Metrics
+from ippo_operator.process.service import Service
 
 
 @dataclass(frozen=True)

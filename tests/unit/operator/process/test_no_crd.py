@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ippo_operator.handlers.service import Pace
+from ippo_operator.process.service import Pace
 
 from ..cluster.fake_api import FakeApi, answer
 from ..cluster.toy_cluster import attempts, make_run

@@ -4,7 +4,7 @@ import asyncio
 import random
 
 import pytest
-from ippo_operator.handlers.service import Pace
+from ippo_operator.process.service import Pace
 
 from ..cluster.fake_api import FakeApi, Object
 from ..cluster.toy_cluster import ToyController, attempts, make_run

@@ -8,7 +8,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from ippo_operator.handlers.queue import KeyedQueue
+from ippo_operator.process.queue import KeyedQueue
 
 K = TypeVar("K", bound=Hashable)
 

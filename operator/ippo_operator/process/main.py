@@ -3,15 +3,15 @@
 import sys
 from collections.abc import Sequence
 
-from ippo_operator.handlers.options import parse
+from ippo_operator.process.options import parse
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the operator until it is told to stop, and returns its exit code."""
     options = parse(argv)
-    from ippo_operator.handlers import process
+    from ippo_operator.process import operator
 
-    return process.run(options)
+    return operator.run(options)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 from ippo_operator.cluster import log_context
-from ippo_operator.handlers import logs
-from ippo_operator.handlers.options import parse
+from ippo_operator.process import logs
+from ippo_operator.process.options import parse
 from kopf._cogs.clients.errors import APINotFoundError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -53,14 +53,14 @@ def test_wrong_settings_end_with_one_line(flags: list[str], told: str, capsys: p
 
 
 def test_help_teaches() -> None:
-    command = [sys.executable, "-m", "ippo_operator.handlers.main", "--help"]
+    command = [sys.executable, "-m", "ippo_operator.process.main", "--help"]
     shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
     for word in ("Lease", "examples:", "--namespace", "/readyz", "IPPO_OPERATOR_", "SIGTERM"):
         assert word in shown
 
 
 def test_without_a_cluster_it_ends_at_once(tmp_path: object) -> None:
-    command = [sys.executable, "-m", "ippo_operator.handlers.main", "--image", "a", "--port", "0"]
+    command = [sys.executable, "-m", "ippo_operator.process.main", "--image", "a", "--port", "0"]
     environment = {"KUBECONFIG": f"{tmp_path}/nothing", "PATH": "/usr/bin", "HOME": str(tmp_path)}
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert ended.returncode == 64

@@ -20,7 +20,7 @@ from ippo_operator.api.status import (
 from ippo_operator.cluster.errors import UnavailableError
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.cluster.transport import Request, Response
-from ippo_operator.handlers.metrics import ERROR_KINDS, PHASES, WAITS, CountingTransport, Metrics
+from ippo_operator.process.metrics import ERROR_KINDS, PHASES, WAITS, CountingTransport, Metrics
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_operator.handlers.queue import Backoff, KeyedQueue
+from ippo_operator.process.queue import Backoff, KeyedQueue
 
 
 class Clock:

@@ -10,9 +10,9 @@ from aiohttp.test_utils import TestClient, TestServer
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
-from ippo_operator.handlers.health import Health, Limits, application
-from ippo_operator.handlers.metrics import CountingTransport, Metrics
-from ippo_operator.handlers.service import Pace, Service
+from ippo_operator.process.health import Health, Limits, application
+from ippo_operator.process.metrics import CountingTransport, Metrics
+from ippo_operator.process.service import Pace, Service
 
 from ..cluster.fake_api import FakeApi, Object, answer
 from ..cluster.toy_cluster import PLATFORM, ToyController, attempts, condition, make_run, the_run

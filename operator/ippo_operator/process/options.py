@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from ippo_operator.handlers.logs import LogFormat
 from ippo_operator.manifests.platform import Platform
+from ippo_operator.process.logs import LogFormat
 
 PREFIX = "IPPO_OPERATOR_"
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")

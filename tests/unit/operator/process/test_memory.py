@@ -7,7 +7,7 @@ import sys
 SCRIPT = """
 import asyncio, json, sys
 sys.modules["kubernetes"] = None  # kopf loads it where it is installed; the image of the operator has none
-from ippo_operator.handlers import process
+from ippo_operator.process import operator
 from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.connection import connect
 async def make():

@@ -15,10 +15,10 @@ from ippo_operator.cluster.read import UnreadableStatusError
 from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.cluster.transport import EVERYTHING
-from ippo_operator.handlers.lanes import Lanes
-from ippo_operator.handlers.metrics import Metrics
-from ippo_operator.handlers.queue import KeyedQueue
-from ippo_operator.handlers.sightings import Sightings
+from ippo_operator.process.lanes import Lanes
+from ippo_operator.process.metrics import Metrics
+from ippo_operator.process.queue import KeyedQueue
+from ippo_operator.process.sightings import Sightings
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name of a run."""

@@ -17,12 +17,12 @@ from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.connection import KubernetesTransport
 from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
-from ippo_operator.handlers import logs
-from ippo_operator.handlers.health import Health, application
-from ippo_operator.handlers.metrics import CountingTransport, Metrics
-from ippo_operator.handlers.options import Options
-from ippo_operator.handlers.service import Pace, Service
-from ippo_operator.handlers.watches import Watches
+from ippo_operator.process import logs
+from ippo_operator.process.health import Health, application
+from ippo_operator.process.metrics import CountingTransport, Metrics
+from ippo_operator.process.options import Options
+from ippo_operator.process.service import Pace, Service
+from ippo_operator.process.watches import Watches
 
 CANNOT_START = 64
 FAILED = 1
