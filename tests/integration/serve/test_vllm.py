@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
 
@@ -74,16 +74,8 @@ def test_greedy_answers_are_those_of_our_own_sampling(server, policy):
     """The prompt is therefore the same, and the weights."""
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     prompts = [renderer.prompt([], f"hello {seed}").ids for seed in range(8)]
-    expected = sample(
-        policy.model,
-        prompts,
-        samples_per_prompt=1,
-        max_new_tokens=TOKENS,
-        temperature=1e-4,
-        stop_ids=renderer.stop_ids,
-        pad_id=policy.tokenizer.pad_token_id,
-        uniforms_key=[0] * len(prompts),
-    )
+    sampling = Sampling(1, TOKENS, 1e-4, renderer.stop_ids, policy.tokenizer.pad_token_id)
+    expected = sample(policy.model, prompts, [0] * len(prompts), sampling)
     for seed, (prompt, [response]) in enumerate(zip(prompts, expected, strict=True)):
         answer = json.loads(ask(server, seed, temperature=0))
         assert answer["choices"][0]["message"]["content"] == (renderer.decode(response.ids)[0] or "")

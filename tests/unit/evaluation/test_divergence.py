@@ -8,10 +8,10 @@ import pytest
 import torch
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
-from ippo_trainer.evaluation.predicted import Sampling, predicted_lift
+from ippo_trainer.evaluation.predicted import Draws, predicted_lift
 from ippo_trainer.models.load import new_q
 from ippo_trainer.models.packing import Group, pack
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.qfit.readings import read_logits
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -69,16 +69,7 @@ def test_kl_covers_the_exact_one() -> None:
     candidate, current = policy(0), policy(1)
     p, q = distribution(candidate), distribution(current)
     exact = float((p * np.log(p / q)).sum())
-    draws = sample(
-        candidate,
-        [PROMPT] * 600,
-        samples_per_prompt=1,
-        max_new_tokens=LENGTH,
-        temperature=TEMPERATURE,
-        stop_ids={STOP},
-        pad_id=0,
-        uniforms_key=list(range(600)),
-    )
+    draws = sample(candidate, [PROMPT] * 600, range(600), Sampling(1, LENGTH, TEMPERATURE, {STOP}, 0))
     turns = [Turn("x", "y", "accepted", "z", token_ids=draw[0].ids) for draw in draws]
     conversations = [Conversation(str(start), turns[start : start + 2]) for start in range(0, 600, 2)]
     got = kl_per_suggestion(candidate, current, conversations, Constant(), TEMPERATURE, 0.99)
@@ -110,9 +101,9 @@ def test_predicted_lift_covers_the_exact_one() -> None:
     gain = float(((distribution(candidate) - distribution(current)) * readings).sum())
     turns = [Turn("x", "y", "accepted", "z")] * 2
     conversations = [Conversation(str(number), turns) for number in range(400)]
-    got = predicted_lift(q, candidate, current, conversations, Constant(), Sampling(LENGTH, TEMPERATURE, 9), 0.5, 0.99)
+    got = predicted_lift(q, candidate, current, conversations, Constant(), Draws(LENGTH, TEMPERATURE, 9), 0.5, 0.99)
     assert 0 < got.low < 1.5 * gain < got.high
     again = predicted_lift(
-        q, candidate, candidate, conversations[:3], Constant(), Sampling(LENGTH, TEMPERATURE, 9), 0.5, 0.99
+        q, candidate, candidate, conversations[:3], Constant(), Draws(LENGTH, TEMPERATURE, 9), 0.5, 0.99
     )
     assert again.estimate == again.low == again.high == 0.0

@@ -11,7 +11,7 @@ from ippo_trainer.models import load
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.packing import Group, hidden_states, pack, token_logprobs
 from ippo_trainer.models.parts import decoder, head
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.text.tokenizer import build_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -110,12 +110,10 @@ def _check_texts(policy: Any, tokenizer: Any) -> None:
     draw = torch.Generator().manual_seed(2)
     prompts = [torch.randint(5, len(tokenizer), (length,), generator=draw).tolist() for length in (60, 3)]
     memory, groups, drawn = PrefixMemory(), [[], []], [[], []]
-    options: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": 4, "temperature": 1.0, "stop_ids": {-1}}
+    sampling = Sampling(2, 4, 1.0, {-1}, tokenizer.pad_token_id)
     for turn in range(2):
         keys = [10 * turn, 10 * turn + 1]
-        rows = sample(
-            policy, prompts, **options, pad_id=tokenizer.pad_token_id, uniforms_key=keys, memory=memory, slots=[0, 1]
-        )
+        rows = sample(policy, prompts, keys, sampling, memory, [0, 1])
         for number, responses in enumerate(rows):
             groups[number].append(Group(prompts[number], [response.ids for response in responses]))
             drawn[number] += [value for response in responses for value in response.logprobs]

@@ -12,7 +12,7 @@ from ippo_trainer.models import attention
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.load import check_context
 from ippo_trainer.models.packing import Group, pack, token_logprobs
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from transformers import AutoModelForCausalLM
 
 from tests.unit.models.architectures import tiny_config
@@ -72,18 +72,7 @@ def test_sampled_texts_of_all_lengths_see_what_they_see_alone(model: Any) -> Non
     prompts, memory = [text(n, n) for n in (2, WINDOW, 4 * WINDOW)], PrefixMemory()
     for turn in range(2):
         keys = [10 * turn + number for number in range(len(prompts))]
-        rows = sample(
-            model,
-            prompts,
-            samples_per_prompt=2,
-            max_new_tokens=WINDOW + 2,
-            temperature=1.0,
-            stop_ids={1},
-            pad_id=0,
-            uniforms_key=keys,
-            memory=memory,
-            slots=range(len(prompts)),
-        )
+        rows = sample(model, prompts, keys, Sampling(2, WINDOW + 2, 1.0, {1}, 0), memory, range(len(prompts)))
         for prompt, response in ((p, r) for p, pair in zip(prompts, rows, strict=True) for r in pair):
             expected = own_logprobs(model, prompt, response.ids)
             torch.testing.assert_close(torch.tensor(response.logprobs).double(), expected, atol=1e-4, rtol=0)
@@ -126,7 +115,6 @@ def test_beyond_it_nothing_is_computed_and_up_to_it_the_batch_does_not_matter(ro
     config.rope_parameters = {"rope_theta": 1e4, "factor": 4.0} | rope
     model = sharp(type(config).from_dict(json.loads(config.to_json_string())))
     groups = [Group(text(3, 1), [[5, 6]]), Group(text(14, 2), [[5, 6]])]
-    options: dict[str, Any] = {"samples_per_prompt": 1, "temperature": 1.0, "stop_ids": {1}, "pad_id": 0}
     with torch.no_grad():
         found = token_logprobs(model, pack(groups)).logprobs.double()
     expected = torch.cat([own_logprobs(model, group.prompt, group.responses[0]) for group in groups])
@@ -134,7 +122,7 @@ def test_beyond_it_nothing_is_computed_and_up_to_it_the_batch_does_not_matter(ro
     with pytest.raises(BadDataError, match="17 tokens exceeds the 16 tokens beyond which"):
         token_logprobs(model, pack([groups[0], Group(text(14, 2), [[5, 6, 7]])]))
     with pytest.raises(BadDataError, match="17 tokens exceeds the 16 tokens beyond which"):
-        sample(model, [text(3, 1), text(14, 2)], max_new_tokens=3, uniforms_key=[1, 2], **options)
+        sample(model, [text(3, 1), text(14, 2)], [1, 2], Sampling(1, 3, 1.0, {1}, 0))
     with pytest.raises(BadSpecError, match=r"maxPromptTokens 15 plus .* 2 exceed the .*16 .*\. Lower .* to 14\."):
         check_context(model, 15, 2)
     check_context(model, 14, 2)

@@ -3,10 +3,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_trainer.models import sampling
+from ippo_trainer.models import decoding, sampling
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.packing import Group, pack, token_logprobs
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 11
@@ -31,15 +31,10 @@ def model():
 
 
 def draw(model, prompts, **changes):
-    options = {
-        "samples_per_prompt": 1,
-        "max_new_tokens": 6,
-        "temperature": 1.0,
-        "stop_ids": {STOP},
-        "pad_id": 0,
-        "uniforms_key": [100 + number for number in range(len(prompts))],
-    }
-    return sample(model, prompts, **(options | changes))
+    keys = changes.pop("keys", [100 + number for number in range(len(prompts))])
+    rest = {name: changes.pop(name) for name in ("memory", "slots") if name in changes}
+    options = {"samples": 1, "max_new_tokens": 6, "temperature": 1.0, "stop_ids": {STOP}, "pad_id": 0}
+    return sample(model, prompts, keys, Sampling(**(options | changes)), **rest)
 
 
 def mixed_prompts(count, seed=0, longest=20):
@@ -58,7 +53,7 @@ def assert_same(first, second):
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_logprobs_equal_a_forward_over_prompt_and_response(model, temperature):
     prompts = mixed_prompts(30)
-    results = draw(model, prompts, samples_per_prompt=3, temperature=temperature)
+    results = draw(model, prompts, samples=3, temperature=temperature)
     groups = [Group(prompt, [r.ids for r in rows]) for prompt, rows in zip(prompts, results, strict=True)]
     with torch.no_grad():
         expected = token_logprobs(model, pack(groups), temperature).logprobs
@@ -67,7 +62,7 @@ def test_logprobs_equal_a_forward_over_prompt_and_response(model, temperature):
 
 
 def test_a_response_ends_with_its_first_stop_token_or_is_cut_off(model):
-    responses = [r for rows in draw(model, mixed_prompts(60), samples_per_prompt=4) for r in rows]
+    responses = [r for rows in draw(model, mixed_prompts(60), samples=4) for r in rows]
     for response in responses:
         assert STOP not in response.ids[:-1]
         assert response.ended == (response.ids[-1] == STOP)
@@ -80,7 +75,7 @@ def test_a_response_ends_with_its_first_stop_token_or_is_cut_off(model):
 def test_frequencies_follow_the_softmax(model, temperature):
     count = 20_000
     prompt = [3, 7, 2]
-    rows = draw(model, [prompt], samples_per_prompt=count, max_new_tokens=2, temperature=temperature, stop_ids=set())[0]
+    rows = draw(model, [prompt], samples=count, max_new_tokens=2, temperature=temperature, stop_ids=set())[0]
     first = np.bincount([r.ids[0] for r in rows], minlength=VOCABULARY)
     with torch.no_grad():
         table = (model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(-1).numpy()
@@ -99,22 +94,22 @@ def test_frequencies_follow_the_softmax(model, temperature):
 def test_neither_batch_nor_order_nor_budget_changes_the_samples(model):
     prompts = mixed_prompts(40)
     keys = [7 * number + 1 for number in range(40)]
-    expected = draw(model, prompts, uniforms_key=keys, samples_per_prompt=2)
+    expected = draw(model, prompts, keys=keys, samples=2)
     for tokens in (1, 64, 500):
-        assert_same(draw(model, prompts, uniforms_key=keys, samples_per_prompt=2, batch_tokens=tokens), expected)
-    alone = [draw(model, [prompts[n]], uniforms_key=[keys[n]], samples_per_prompt=2)[0] for n in range(40)]
+        assert_same(draw(model, prompts, keys=keys, samples=2, batch_tokens=tokens), expected)
+    alone = [draw(model, [prompts[n]], keys=[keys[n]], samples=2)[0] for n in range(40)]
     assert_same(alone, expected)
-    backwards = draw(model, prompts[::-1], uniforms_key=keys[::-1], samples_per_prompt=2)
+    backwards = draw(model, prompts[::-1], keys=keys[::-1], samples=2)
     assert_same(backwards[::-1], expected)
 
 
 def test_keys_samples_and_positions_have_streams_of_their_own(model):
     prompt = [3, 7, 2]
-    rows = draw(model, [prompt, prompt, prompt], uniforms_key=[5, 5, 6], samples_per_prompt=50)
+    rows = draw(model, [prompt, prompt, prompt], keys=[5, 5, 6], samples=50)
     assert_same([rows[0]], [rows[1]])
     assert [r.ids for r in rows[0]] != [r.ids for r in rows[2]]
     assert len({tuple(r.ids) for r in rows[0]}) > 10
-    table = sampling.uniforms(np.arange(200, dtype=np.uint64), np.zeros(200, np.int64), 50)
+    table = decoding.uniforms(np.arange(200, dtype=np.uint64), np.zeros(200, np.int64), 50)
     assert abs(np.corrcoef(table[:, 0], table[:, 1])[0, 1]) < 0.25
     assert table.mean() == pytest.approx(0.5, abs=0.01)
     assert (table >= 0).all()
@@ -123,13 +118,13 @@ def test_keys_samples_and_positions_have_streams_of_their_own(model):
 
 def test_finished_rows_leave_the_batch(model, monkeypatch):
     rows = []
-    plain = sampling.forward
+    plain = decoding.forward
 
     def spy(decoder, cache, tokens, *rest, **more):
         rows.append(tokens.shape)
         return plain(decoder, cache, tokens, *rest, **more)
 
-    monkeypatch.setattr(sampling, "forward", spy)
+    monkeypatch.setattr(decoding, "forward", spy)
     results = draw(model, mixed_prompts(200), max_new_tokens=30)
     steps = [shape[0] for shape in rows if shape[1] == 1]
     running = [sum(len(row[0].ids) > step + 1 for row in results) for step in range(len(steps))]
@@ -144,9 +139,9 @@ def test_a_prompt_that_others_extend_is_computed_once(model, monkeypatch):
         sampling, "_run_trunks", lambda part, *rest: shapes.append([t.ids for t in part]) or plain(part, *rest)
     )
     states = [[3, 4], [3, 4, 5, 6], [3, 4, 5, 6, 7, 8], [9], [3, 4]]
-    results = draw(model, states, samples_per_prompt=2)
+    results = draw(model, states, samples=2)
     assert shapes == [[[9]], [[3, 4, 5, 6, 7, 8]]] or shapes == [[[9], [3, 4, 5, 6, 7, 8]]]
-    alone = [draw(model, [state], uniforms_key=[100 + n], samples_per_prompt=2)[0] for n, state in enumerate(states)]
+    alone = [draw(model, [state], keys=[100 + n], samples=2)[0] for n, state in enumerate(states)]
     assert_same(results, alone)
 
 
@@ -162,7 +157,7 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
         keys = [1000 * turn + slot for slot in slots]
         states = [prompts[slot] for slot in slots]
         budget = data.draw(st.sampled_from([40, 4000]))
-        options = {"uniforms_key": keys, "samples_per_prompt": samples}
+        options = {"keys": keys, "samples": samples}
         found = draw(model, states, **options, memory=memory, slots=slots, batch_tokens=budget)
         assert_same(found, draw(model, states, **options))
         for slot, rows in zip(slots, found, strict=True):
@@ -175,9 +170,9 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
 
 def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypatch):
     computed = []
-    plain = sampling.forward
+    plain = decoding.forward
     monkeypatch.setattr(
-        sampling,
+        decoding,
         "forward",
         lambda decoder, cache, tokens, *rest, **more: (
             computed.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
@@ -212,7 +207,7 @@ def test_a_token_of_probability_zero_is_never_drawn(model):
         lambda _module, _inputs, logits: logits.index_fill(-1, torch.tensor([banned]), float("-inf"))
     )
     try:
-        rows = draw(model, [[3]], samples_per_prompt=3000, stop_ids=set())[0]
+        rows = draw(model, [[3]], samples=3000, stop_ids=set())[0]
     finally:
         handle.remove()
     assert all(banned not in row.ids for row in rows)
@@ -225,8 +220,8 @@ def test_a_token_of_probability_zero_is_never_drawn(model):
         {"temperature": 0.0},
         {"temperature": float("nan")},
         {"max_new_tokens": 0},
-        {"samples_per_prompt": 0},
-        {"uniforms_key": [1]},
+        {"samples": 0},
+        {"keys": [1]},
         {"memory": PrefixMemory()},
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from aiohttp import ClientError, web
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.schema import Turn
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 
 from tests.unit.serve.chat import DIGEST, MAX_NEW, SYSTEM, ask, ask_streamed, assistant, run, user
 
@@ -17,16 +17,8 @@ LONGER = [user("hello"), assistant("hello my friend"), user("what do red tulips 
 def sampled(policy, renderer, history, message, seed, samples=1, temperature=1.0, max_new_tokens=MAX_NEW):
     """What the stages' own sampling says."""
     prompt = renderer.prompt(history, message)
-    [responses] = sample(
-        policy.model,
-        [prompt.ids],
-        samples_per_prompt=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        stop_ids=renderer.stop_ids,
-        pad_id=policy.tokenizer.pad_token_id,
-        uniforms_key=[seed],
-    )
+    sampling = Sampling(samples, max_new_tokens, temperature, renderer.stop_ids, policy.tokenizer.pad_token_id)
+    [responses] = sample(policy.model, [prompt.ids], [seed], sampling)
     return [(renderer.decode(response.ids)[0] or "", response) for response in responses]
 
 

@@ -8,7 +8,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Behaviour, Conversation, Turn
 from ippo_trainer.environments.protocol import Environment, Resumable, Step
 from ippo_trainer.models.cache import PrefixMemory
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.text.render import Renderer
 
 # Simulated time, so that equal conversations are equal bytes: 2025-01-01, a minute per turn.
@@ -60,7 +60,7 @@ class PolicyAgent:
     Args:
         model, renderer: the policy.
         digest: of the policy, for the log.
-        max_new_tokens, temperature, batch_tokens: see `models.sampling.sample`.
+        max_new_tokens, temperature, batch_tokens: see `models.sampling.Sampling`.
         behaviour: how its turns are tagged.
     """
 
@@ -74,6 +74,8 @@ class PolicyAgent:
 
     def __post_init__(self) -> None:
         self._memory = PrefixMemory()
+        stops, pad_id = self.renderer.stop_ids, self.renderer.tokenizer.pad_token_id
+        self._sampling = Sampling(1, self.max_new_tokens, self.temperature, stops, pad_id, self.batch_tokens)
 
     def begin(self) -> None:
         """A new batch: what the last one left must not even change the rounding."""
@@ -87,15 +89,10 @@ class PolicyAgent:
         responses = sample(
             self.model,
             [prompt.ids for prompt in prompts],
-            samples_per_prompt=1,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            stop_ids=self.renderer.stop_ids,
-            pad_id=self.renderer.tokenizer.pad_token_id,
-            uniforms_key=[derive_seed(state.seed, "sample", self.behaviour, len(state.history)) for state in states],
-            batch_tokens=self.batch_tokens,
-            memory=self._memory,
-            slots=[state.slot for state in states],
+            [derive_seed(state.seed, "sample", self.behaviour, len(state.history)) for state in states],
+            self._sampling,
+            self._memory,
+            [state.slot for state in states],
         )
         return [
             Suggestion(

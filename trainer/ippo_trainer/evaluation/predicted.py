@@ -14,7 +14,7 @@ import torch
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.packing import Group, pack_batches
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.qfit.readings import read_logits
 from ippo_trainer.stats.intervals import Interval, cluster_sums, ratio_interval
 
@@ -22,8 +22,8 @@ MAX_TOKENS = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How suggestions are drawn; see `models.sampling.sample`."""
+class Draws:
+    """How suggestions are drawn; see `models.sampling.Sampling`."""
 
     max_new_tokens: int
     temperature: float
@@ -36,7 +36,7 @@ def predicted_lift(
     current: Any,
     conversations: Sequence[Conversation],
     renderer: Any,
-    sampling: Sampling,
+    draws: Draws,
     discount: float,
     confidence: float,
 ) -> Interval:
@@ -49,7 +49,7 @@ def predicted_lift(
         candidate, current: causal LMs.
         conversations: held out of Q's training, at least two, all with turns.
         renderer: of all three models.
-        sampling: common random numbers for both policies.
+        draws: common random numbers for both policies.
         discount: per turn.
         confidence: two-sided level.
     """
@@ -61,23 +61,17 @@ def predicted_lift(
     lengths = [len(found.turns) for found in conversations]
     clusters = np.repeat(np.arange(len(lengths)), lengths)
     discounts = np.concatenate([discount ** np.arange(length) for length in lengths])
-    readings = [_mean_q(q, model, prompts, renderer, sampling) for model in (candidate, current)]
+    readings = [_mean_q(q, model, prompts, renderer, draws) for model in (candidate, current)]
     gains = cluster_sums(discounts * (readings[0] - readings[1]), clusters)
     return ratio_interval(gains, np.ones_like(gains), confidence)
 
 
-def _mean_q(q: Any, model: Any, prompts: list[list[int]], renderer: Any, sampling: Sampling) -> Any:
+def _mean_q(q: Any, model: Any, prompts: list[list[int]], renderer: Any, draws: Draws) -> Any:
     """(prompts,) Q of one sampled suggestion each."""
-    samples = sample(
-        model,
-        prompts,
-        samples_per_prompt=1,
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        stop_ids=renderer.stop_ids,
-        pad_id=renderer.tokenizer.pad_token_id,
-        uniforms_key=[derive_seed(sampling.seed, number) for number in range(len(prompts))],
-    )
+    keys = [derive_seed(draws.seed, number) for number in range(len(prompts))]
+    pad_id = renderer.tokenizer.pad_token_id
+    sampling = Sampling(1, draws.max_new_tokens, draws.temperature, renderer.stop_ids, pad_id)
+    samples = sample(model, prompts, keys, sampling)
     groups = [Group(prompt, [found[0].ids]) for prompt, found in zip(prompts, samples, strict=True)]
     readings = np.zeros(len(groups))
     device = next(q.parameters()).device

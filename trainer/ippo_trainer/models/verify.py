@@ -18,7 +18,7 @@ from ippo_trainer.models.attention import sliding_window
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.packing import Group, hidden_states, pack, token_logprobs
 from ippo_trainer.models.parts import decoder
-from ippo_trainer.models.sampling import Sampled, sample
+from ippo_trainer.models.sampling import Sampled, Sampling, sample
 
 SHORT = 24
 """Tokens of the comparison that every load makes."""
@@ -187,16 +187,15 @@ def _differences(model: Any, name: str, length: int, attempt: int) -> dict[str, 
 
 def _dialogues(model: Any, length: int, attempt: int) -> list[_Dialogue]:
     pad = model.config.pad_token_id or 0
-    options: dict[str, Any] = {"samples_per_prompt": 2, "max_new_tokens": _NEW, "temperature": 1.0, "pad_id": pad}
-    options |= {"stop_ids": frozenset(), "memory": PrefixMemory(), "slots": [0, 1]}
+    sampling, memory, slots = Sampling(2, _NEW, 1.0, frozenset(), pad), PrefixMemory(), [0, 1]
     first = length - 2 * _NEW - 2
     prompts = [_text(model, first, 2 * attempt), _text(model, _STEM + 1, 2 * attempt + 1)]
-    responses = sample(model, prompts, uniforms_key=[1, 2], **options)
+    responses = sample(model, prompts, [1, 2], sampling, memory, slots)
     later = [
         prompt + rows[0].ids + _text(model, 2, 100 + number)
         for number, (prompt, rows) in enumerate(zip(prompts, responses, strict=True))
     ]
-    last = sample(model, later, uniforms_key=[3, 4], **options)
+    last = sample(model, later, [3, 4], sampling, memory, slots)
     return [_Dialogue(*parts) for parts in zip(prompts, responses, later, last, strict=True)]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.packing import Group, PackedBatch, TokenScores, pack_batches, token_logprobs
-from ippo_trainer.models.sampling import Sampled, sample
+from ippo_trainer.models.sampling import Sampled, Sampling, sample
 from ippo_trainer.ppo.distributed import ALONE, World
 from ippo_trainer.qfit.readings import read_logits
 
@@ -188,12 +188,8 @@ class Sampler:
         sampled = sample(
             policy,
             [state.prompt for state in states],
-            samples_per_prompt=self.samples,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            stop_ids=self.stop_ids,
-            pad_id=self.pad_id,
-            uniforms_key=[derive_seed(self.seed, purpose, state.conversation, state.turn) for state in states],
+            [derive_seed(self.seed, purpose, state.conversation, state.turn) for state in states],
+            Sampling(self.samples, self.max_new_tokens, self.temperature, self.stop_ids, self.pad_id),
         )
         if world.size == 1:
             return sampled

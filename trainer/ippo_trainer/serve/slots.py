@@ -1,6 +1,6 @@
 """Continuous batching: sequences join and leave between two tokens, each in a row of one key-value cache.
 
-The arithmetic of a draw is `models.sampling`'s, so equal keys give the text that the stages would have sampled.
+The arithmetic of a draw is `models.decoding`'s, so equal keys give the text that the stages would have sampled.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ippo_trainer.models import sampling
+from ippo_trainer.models import decoding
 from ippo_trainer.models.cache import RaggedCache
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.serve.engine import Wishes
@@ -111,7 +111,7 @@ class Slots:
             ids[number, : len(prompt)] = prompt
         positions = torch.arange(size, device=self.device).expand(len(prompts), size)
         self._cache.place(positions, first=first, width=size, plain=True)
-        states = sampling.forward(
+        states = decoding.forward(
             decoder(self.model), self._cache, torch.from_numpy(ids).to(self.device), positions, size
         )
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
@@ -156,7 +156,7 @@ class Slots:
         width = max(lengths) + 1
         self._cache.place(columns, first=0, width=width, plain=False)
         ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
-        self._states = sampling.forward(decoder(self.model), self._cache, ids, columns, width)[:, 0]
+        self._states = decoding.forward(decoder(self.model), self._cache, ids, columns, width)[:, 0]
 
     def _move(self, kept: list[bool]) -> list[int]:
         """Moves the rows that stay to the front, by exchanging as few as possible; returns where each came from."""
@@ -179,4 +179,4 @@ class Slots:
 
 def _row(owner: object, sample: int, wishes: Wishes, length: int) -> _Row:
     keys, numbers = np.array([wishes.seed], np.uint64), np.array([sample], np.int64)
-    return _Row(owner, sample, wishes, sampling.uniforms(keys, numbers, wishes.max_new_tokens)[0], length)
+    return _Row(owner, sample, wishes, decoding.uniforms(keys, numbers, wishes.max_new_tokens)[0], length)

@@ -23,7 +23,7 @@ from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
 from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, measure
-from ippo_trainer.evaluation.predicted import Sampling, predicted_lift
+from ippo_trainer.evaluation.predicted import Draws, predicted_lift
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.models.verify import SHORT
@@ -287,7 +287,7 @@ def _predicted(
         current.policy.model,
         held[: section.conversations],
         current.renderer,
-        Sampling(
+        Draws(
             ctx.spec.policy.max_new_tokens,
             _temperature(ctx),
             derive_seed(ctx.spec.seed, "predicted-lift", ctx.spec.iteration),

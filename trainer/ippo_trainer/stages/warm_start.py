@@ -23,7 +23,7 @@ from ippo_trainer.environments.protocol import Environment
 from ippo_trainer.models.attention import limits
 from ippo_trainer.models.files import unheeded
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
-from ippo_trainer.models.sampling import sample
+from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.sft.training import Hooks, Settings, train
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
@@ -248,16 +248,9 @@ def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Ite
 def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> float:
     """Share of suggestions, sampled for first customer messages, that did not end within policy.maxNewTokens."""
     prompts = list(islice(_first_prompts(base.renderer, conversations), _PROBES))
-    samples = sample(
-        base.model,
-        prompts,
-        samples_per_prompt=1,
-        max_new_tokens=ctx.spec.policy.max_new_tokens,
-        temperature=1.0,
-        stop_ids=base.renderer.stop_ids,
-        pad_id=base.tokenizer.pad_token_id,
-        uniforms_key=[derive_seed(ctx.spec.seed, "warm-start", "probe", index) for index in range(len(prompts))],
-    )
+    keys = [derive_seed(ctx.spec.seed, "warm-start", "probe", index) for index in range(len(prompts))]
+    limit, stops = ctx.spec.policy.max_new_tokens, base.renderer.stop_ids
+    samples = sample(base.model, prompts, keys, Sampling(1, limit, 1.0, stops, base.tokenizer.pad_token_id))
     share = _mean([0.0 if response.ended else 1.0 for (response,) in samples])
     if share > _MANY_UNENDED:
         ctx.warn(
