@@ -1,0 +1,103 @@
+"""Ridge regressions on the same rows that differ in columns and in the fold of rows that they leave out."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ippo_trainer.contract.errors import BadDataError
+
+BLOCK_ROWS = 8192
+"""Rows whose features exist at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One regression of several: which columns it uses, and which fold of the rows it never sees."""
+
+    columns: Tensor
+    """(C,) int64, the constant's column 0 among them."""
+    fold: int | None
+    """None: it sees all rows."""
+
+
+def blocks(count: int) -> Iterator[slice]:
+    """Consecutive pieces of `count` rows."""
+    return (slice(start, start + BLOCK_ROWS) for start in range(0, count, BLOCK_ROWS))
+
+
+class Regressions:
+    """M weighted ridge regressions with one pass for all their Gram matrices, in float64.
+
+    Args:
+        features: rows -> (rows, P) float64, column 0 constant.
+        weight: (n,) of the rows.
+        fold: (n,) int64 number of each row's fold.
+        members: see there.
+        penalty: on squared coefficients, the constant's excepted.
+
+    Raises:
+        BadDataError: a Gram matrix that is singular.
+    """
+
+    def __init__(
+        self,
+        features: Callable[[slice], Tensor],
+        weight: Tensor,
+        fold: Tensor,
+        members: Sequence[Member],
+        penalty: float,
+    ) -> None:
+        self.features, self.members = features, members
+        seen = [torch.ones_like(fold) if member.fold is None else fold != member.fold for member in members]
+        self.weights = weight.double().unsqueeze(1) * torch.stack(seen, 1).double()  # (n, M)
+        grams = self._grams(weight.double(), fold)
+        self._factors = [_factor(_without(grams, member), penalty) for member in members]
+        self.width = grams.shape[1]
+
+    def solve(self, targets: Tensor) -> Tensor:
+        """(M, P) coefficients for targets (n, M), one column for each member; 0 where a member has no column."""
+        moments = torch.zeros(self.width, len(self.members), dtype=torch.double)
+        for rows in blocks(len(self.weights)):
+            moments += self.features(rows).T @ (self.weights[rows] * targets[rows])
+        coefficients = torch.zeros(len(self.members), self.width, dtype=torch.double)
+        for number, (member, factor) in enumerate(zip(self.members, self._factors, strict=True)):
+            solved = torch.cholesky_solve(moments[member.columns, number].unsqueeze(1), factor)
+            coefficients[number, member.columns] = solved.squeeze(1)
+        return coefficients
+
+    def predict(self, coefficients: Tensor) -> Tensor:
+        """(n, M) predictions of the members for all rows."""
+        return torch.cat([self.features(rows) @ coefficients.T for rows in blocks(len(self.weights))])
+
+    def _grams(self, weight: Tensor, fold: Tensor) -> Tensor:
+        """(folds, P, P) X' W X of each fold's rows."""
+        total: Tensor | None = None
+        for rows in blocks(len(weight)):
+            features = self.features(rows)
+            if total is None:
+                total = torch.zeros(int(fold.max()) + 1, *features.shape[1:] * 2, dtype=torch.double)
+            for number in sorted(set(fold[rows].tolist())):
+                chosen = features[fold[rows] == number]
+                total[number] += chosen.T @ (chosen * weight[rows][fold[rows] == number].unsqueeze(1))
+        assert total is not None  # there are rows
+        return total
+
+
+def _without(grams: Tensor, member: Member) -> Tensor:
+    gram = grams.sum(0) if member.fold is None else grams.sum(0) - grams[member.fold]
+    return gram[member.columns][:, member.columns]
+
+
+def _factor(gram: Tensor, penalty: float) -> Tensor:
+    diagonal = torch.full((len(gram),), penalty, dtype=torch.double)
+    diagonal[0] = 0.0
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(gram + diagonal.diag())
+    if int(failed) or not bool(torch.isfinite(factor).all()):
+        raise BadDataError(
+            "the last layer's least squares have no single solution: its Gram matrix is singular",
+            "Raise fitQ.ridge, lower fitQ.ranks, or collect more conversations (collect.conversations).",
+        )
+    return factor
