@@ -4,9 +4,9 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "operator"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from worlds import Cluster, good_result, make_run
+from tests.kit.planner_world import Cluster, good_result, make_run
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.lab import find_lab
+from tests.kit.lab import find_lab
 
 ROOT = Path(__file__).parents[2]
 ARCHIVES = ROOT / "build" / "images"

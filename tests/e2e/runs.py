@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.integration.runs import EXAMPLES, SMALL
+from tests.kit.local_runs import EXAMPLES, SMALL
 
 from . import artifacts
 from .kube import MINUTES, Kube, Object, condition, story, until

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from . import runs
+from tests.kit import local_runs as runs
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from . import runs
+from tests.kit import local_runs as runs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from . import florist, runs, smollm2
+from tests.kit import florist
+from tests.kit import local_runs as runs
+
+from . import smollm2
 
 LIMIT_GB = 12.0
 

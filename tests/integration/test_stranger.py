@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from . import florist, runs
+from tests.kit import florist
+from tests.kit import local_runs as runs
 
 
 def test_a_strangers_simulator_and_chat_log_run_through_the_loop(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 from ippo_operator.api.crd import custom_resource_definition
 
-from .cluster import PROGRAMS, Cluster
-from .server import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.real_controllers import PROGRAMS, Cluster
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 VERSIONS = {"": "KUBEBUILDER_ASSETS", "1.36": "KUBEBUILDER_ASSETS_1_36"}

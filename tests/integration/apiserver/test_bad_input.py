@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .cluster import Cluster
-from .kubelet import Kubelet, namespace_of
-from .process import Operator
-from .server import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.kubelet import Kubelet, namespace_of
+from tests.kit.operator_process import Operator
+from tests.kit.real_controllers import Cluster
+from tests.kit.toy_cluster import run_manifest
 
 SECONDS = 15.0
 
@@ -49,7 +48,7 @@ def namespace(bench: Bench, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def begin(bench: Bench, namespace: str, **spec: Any) -> str:
-    answer = bench.api.create(RUNS.format(namespace), make_run(**spec) | {"metadata": {"name": "small"}})
+    answer = bench.api.create(RUNS.format(namespace), run_manifest(**spec) | {"metadata": {"name": "small"}})
     assert answer.code == 201, answer.message
     return f"{RUNS.format(namespace)}/small"
 

@@ -14,11 +14,11 @@ from ippo_operator.cli.main import main
 from ippo_operator.cli.remote.diff import LAST_APPLIED
 from moto.server import ThreadedMotoServer
 
-from tests.unit.operator.cluster.toy_cluster import make_run
+from tests.kit.control_plane import RUNS, USERS, Api, ControlPlane, find_assets, until
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
+from tests.kit.toy_controllers import StandIn
 
-from .process import Operator
-from .server import RUNS, USERS, Api, ControlPlane, find_assets, until
-from .stand_in import StandIn
 from .test_operator import put, truth, wait_for
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
@@ -99,7 +99,7 @@ def ippo(
 
 def manifest(folder: Path, name: str, **spec: Any) -> Path:
     path = folder / "run.yaml"
-    path.write_text(json.dumps(make_run(**spec) | {"metadata": {"name": name, "namespace": NAMESPACE}}))
+    path.write_text(json.dumps(run_manifest(**spec) | {"metadata": {"name": name, "namespace": NAMESPACE}}))
     return path
 
 

@@ -13,9 +13,10 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 
+from tests.kit.control_plane import RUNS, Api
+
 from .cases import BAD, GOOD, WELL, Bad, changed
 from .conftest import CRDS
-from .server import RUNS, Api
 
 HERE = RUNS.format("default")
 TRY = f"{HERE}?dryRun=All&fieldValidation=Strict"

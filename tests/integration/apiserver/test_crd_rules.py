@@ -14,8 +14,9 @@ import pytest
 from ippo_operator.api import cel, pod_rules
 from ippo_operator.api.crd import custom_resource_definition
 
+from tests.kit.control_plane import RUNS, Api
+
 from .cases import GOOD
-from .server import RUNS, Api
 
 TRY = f"{RUNS.format('default')}?dryRun=All&fieldValidation=Strict"
 VALUE = {"name": "A", "value": "1"}

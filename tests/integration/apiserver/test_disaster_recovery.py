@@ -11,11 +11,10 @@ import pytest
 from ippo_operator.api.crd import custom_resource_definition
 
 from tests.e2e import page
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .process import Operator
-from .server import RUNS, Api, ControlPlane, find_assets, until
-from .stand_in import APPS, JOBS, StandIn
+from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
+from tests.kit.toy_controllers import APPS, JOBS, StandIn
 
 PAGE = page.ROOT / "docs" / "disaster-recovery.md"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -95,7 +94,7 @@ def lose_a_cluster(plane: ControlPlane, kubectl: Path, settings: dict[str, str],
         "old": {},
     }
     for name, spec in specs.items():
-        manifest = make_run(artifacts=s3, **spec) | {"metadata": {"name": name}}
+        manifest = run_manifest(artifacts=s3, **spec) | {"metadata": {"name": name}}
         assert api.create(RUNS.format(NAMESPACE), manifest).code == 201
     with Losing(api) as stages, Operator(plane, folder, "--lease-name", "first") as operator:
         operator.wait_ready()

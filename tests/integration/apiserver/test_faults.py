@@ -12,12 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .cluster import CRD, Cluster
-from .kubelet import Kubelet, delete_namespace, namespace_of
-from .process import Operator
-from .server import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.kubelet import Kubelet, delete_namespace, namespace_of
+from tests.kit.operator_process import Operator
+from tests.kit.real_controllers import CRD, Cluster
+from tests.kit.toy_cluster import run_manifest
 
 QUICK = {"pods": {"common": {"terminationGracePeriodSeconds": 5}}}
 """A namespace controller waits as long as the pods in it may take to end."""
@@ -46,7 +45,7 @@ def operator(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Opera
 
 
 def begin(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:
-    answer = api.create(RUNS.format(namespace), make_run(**(QUICK | spec)) | {"metadata": {"name": name}})
+    answer = api.create(RUNS.format(namespace), run_manifest(**(QUICK | spec)) | {"metadata": {"name": name}})
     assert answer.code == 201, answer.message
     return f"{RUNS.format(namespace)}/{name}"
 

@@ -20,9 +20,8 @@ from ippo_operator.cluster.transport import Request, Response
 from ippo_operator.manifests.additions import MANAGER, OVERWRITER
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
-from tests.unit.operator.manifests.objects import PLATFORM, POLICY, cluster_run, location
-
-from .server import Api
+from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, location
+from tests.kit.control_plane import Api
 
 Object = dict[str, Any]
 POD = "/spec/template/spec"

@@ -10,9 +10,8 @@ from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
-from tests.unit.operator.manifests.objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
-
-from .server import RUNS, Api
+from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
+from tests.kit.control_plane import RUNS, Api
 
 SPECS: list[dict[str, Any]] = [
     {},

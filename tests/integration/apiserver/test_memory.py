@@ -19,10 +19,9 @@ from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.resources import RUNS as RUN_KIND
 from ippo_operator.plan.types import Event
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .process import Operator
-from .server import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
 PODS = "/api/v1/namespaces/default/pods"
@@ -46,7 +45,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 
 def run(name: str, **spec: Any) -> Object:
-    return make_run(**spec) | {"metadata": {"name": name, "namespace": "default"}}
+    return run_manifest(**spec) | {"metadata": {"name": name, "namespace": "default"}}
 
 
 def create(api: Api, path: str, objects: list[Object]) -> None:

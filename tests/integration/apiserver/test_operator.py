@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .process import Operator
-from .server import RUNS, Api, ControlPlane, until
-from .stand_in import StandIn
+from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
+from tests.kit.toy_controllers import StandIn
 
 FAST = ("--resync-seconds", "20")
 
@@ -29,7 +28,7 @@ def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def put(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:
-    manifest = make_run(**spec) | {"metadata": {"name": name}}
+    manifest = run_manifest(**spec) | {"metadata": {"name": name}}
     answer = api.create(RUNS.format(namespace), manifest)
     assert answer.code == 201, answer.message
     return f"{RUNS.format(namespace)}/{name}"

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 from ippo_operator.manifests import identity
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .process import Operator
-from .server import RUNS, Api, ControlPlane, until
-from .stand_in import APPS, StandIn
+from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
+from tests.kit.toy_controllers import APPS, StandIn
 
 FLAGS = ("--serve-image", "servers:test", "--resync-seconds", "20")
 SERVERS = {
@@ -36,7 +35,7 @@ def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 def put(api: Api, namespace: str, **spec: Any) -> str:
-    manifest = make_run(pods={"serve": SERVERS}, **spec) | {"metadata": {"name": "small"}}
+    manifest = run_manifest(pods={"serve": SERVERS}, **spec) | {"metadata": {"name": "small"}}
     answer = api.create(RUNS.format(namespace), manifest)
     assert answer.code == 201, answer.message
     return f"{RUNS.format(namespace)}/small"

@@ -5,13 +5,12 @@ from typing import Any
 
 from ippo_operator.manifests import identity
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-
-from .cluster import Cluster
-from .kubelet import Kubelet, Pod, namespace_of
-from .process import Operator
-from .server import RUNS, Api, until
-from .stand_in import APPS
+from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.kubelet import Kubelet, Pod, namespace_of
+from tests.kit.operator_process import Operator
+from tests.kit.real_controllers import Cluster
+from tests.kit.toy_cluster import run_manifest
+from tests.kit.toy_controllers import APPS
 
 NAMESPACE = "served"
 ADDRESS = "10.244.0.5"
@@ -65,7 +64,7 @@ def test_an_image_that_cannot_be_pulled_is_rolled_back_and_the_old_server_never_
     with Node(api) as node, Operator(cluster, tmp_path, *flags) as operator:
         node.no_such_image.add("broken:1")
         operator.wait_ready()
-        manifest = make_run(serve={"progressDeadlineSeconds": 10}) | {"metadata": {"name": "small"}}
+        manifest = run_manifest(serve={"progressDeadlineSeconds": 10}) | {"metadata": {"name": "small"}}
         assert api.create(RUNS.format(NAMESPACE), manifest).code == 201
         path = f"{RUNS.format(NAMESPACE)}/small"
         until(lambda: stands(api, path, "Ready")[:2] == ("True", "Completed"), "the run is ready", 120)

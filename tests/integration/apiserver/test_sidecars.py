@@ -6,13 +6,12 @@ from typing import Any
 
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.unit.operator.cluster.toy_cluster import make_run
-from tests.unit.operator.worlds import good_result
-
-from .cluster import Cluster
-from .kubelet import Kubelet, Pod, delete_namespace, namespace_of
-from .process import Operator
-from .server import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.kubelet import Kubelet, Pod, delete_namespace, namespace_of
+from tests.kit.operator_process import Operator
+from tests.kit.planner_world import good_result
+from tests.kit.real_controllers import Cluster
+from tests.kit.toy_cluster import run_manifest
 
 NAMESPACE = "meshed"
 LONG_AGO = "2026-01-31T12:00:00Z"
@@ -52,7 +51,7 @@ def test_runs_end_although_their_pods_do_not(cluster: Cluster, tmp_path: Path) -
     with Meshed(api, ending) as node, Operator(cluster, tmp_path, "--lease-name", NAMESPACE) as operator:
         operator.wait_ready()
         for name in ("good", "bad"):
-            manifest = make_run() | {"metadata": {"name": name}}
+            manifest = run_manifest() | {"metadata": {"name": name}}
             assert api.create(RUNS.format(NAMESPACE), manifest).code == 201
         until(lambda: stands(api, "good").get("Succeeded") == "Completed", "the run is done", 120)
         until(lambda: stands(api, "bad").get("Stalled") == "InvalidData", "the other one says why not", 60)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.apiserver.server import Api, ControlPlane, find_assets
+from tests.kit.control_plane import Api, ControlPlane, find_assets
 
 from .helm import need
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.apiserver.server import Answer, Api, find_assets
+from tests.kit.control_plane import Answer, Api, find_assets
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "charts" / "ippo-operator"

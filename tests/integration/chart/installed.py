@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.integration.apiserver.process import Operator
-from tests.integration.apiserver.server import RUNS, Api, ControlPlane, until
-from tests.unit.operator.cluster.toy_cluster import make_run
+from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
 
 from .conftest import make_namespace
 from .helm import apply, container, objects, path, render
@@ -55,7 +55,7 @@ class Installed:
 
 
 def create(api: Api, place: str, name: str, **spec: Any) -> str:
-    answer = api.create(RUNS.format(place), make_run(**spec) | {"metadata": {"name": name}})
+    answer = api.create(RUNS.format(place), run_manifest(**spec) | {"metadata": {"name": name}})
     assert answer.code == 201, answer.message
     return f"{RUNS.format(place)}/{name}"
 

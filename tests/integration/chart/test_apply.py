@@ -12,8 +12,8 @@ from ippo_operator.api.cluster import Serve
 from ippo_operator.manifests.jobs import stage_job
 from ippo_operator.manifests.serving import serving_deployment
 
-from tests.integration.apiserver.server import RUNS, Api, until
-from tests.unit.operator.manifests.objects import PLATFORM, POLICY, cluster_run, intent, location
+from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, intent, location
+from tests.kit.control_plane import RUNS, Api, until
 
 from .conftest import make_namespace
 from .helm import ROOT, VARIANTS, Manifest, apply, need, objects, of_kind, path, render

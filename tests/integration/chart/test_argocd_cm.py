@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.apiserver.server import Api
+from tests.kit.control_plane import Api
 
 from .conftest import make_namespace
 from .helm import CHART, ROOT, Manifest, need, path

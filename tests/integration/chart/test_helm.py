@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.integration.apiserver.server import RUNS, Api, until
-from tests.unit.operator.cluster.toy_cluster import make_run
+from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.toy_cluster import run_manifest
 
 from .conftest import make_namespace
 from .helm import CHART, USER_ROLES, helm
@@ -40,7 +40,7 @@ def install(kubeconfig: Path, *flags: str, release: str = "ippo-operator", chart
 
 def put_run(api: Api, name: str) -> None:
     until(lambda: api.get(PLACE).code == 200, "the CRD is served")
-    answer = api.create(PLACE, make_run() | {"metadata": {"name": name}})
+    answer = api.create(PLACE, run_manifest() | {"metadata": {"name": name}})
     assert answer.code == 201, answer.message
 
 
@@ -98,7 +98,7 @@ def test_an_upgrade_brings_new_fields_and_stored_runs_stay_as_they_are(
     old = older_chart(tmp_path)
     install(kubeconfig, chart=old)
     put_run(admin, "old")
-    with_new_field = make_run(historyLimit=3) | {"metadata": {"name": "new"}}
+    with_new_field = run_manifest(historyLimit=3) | {"metadata": {"name": "new"}}
     refused = admin.create(f"{PLACE}?fieldValidation=Strict", with_new_field)
     assert (refused.code, "historyLimit" in refused.message) == (400, True)
     before = admin.get(f"{PLACE}/old").body

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from ippo_operator.plan.names import job_name
 
-from tests.integration.apiserver.server import Api, ControlPlane, until
-from tests.integration.apiserver.stand_in import StandIn, connect
+from tests.kit.control_plane import Api, ControlPlane, until
+from tests.kit.toy_controllers import StandIn, connect
 
 from .helm import USER_ROLES, Manifest, apply, of_kind
 from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, condition, create, wait_for

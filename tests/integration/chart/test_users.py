@@ -10,10 +10,10 @@ from ippo_operator.api.cluster import Serve
 from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
-from tests.integration.apiserver.server import RUNS, Answer, Api, ControlPlane, until
-from tests.integration.apiserver.stand_in import StandIn
-from tests.unit.operator.cluster.toy_cluster import make_run
-from tests.unit.operator.manifests.objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
+from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
+from tests.kit.control_plane import RUNS, Answer, Api, ControlPlane, until
+from tests.kit.toy_cluster import run_manifest
+from tests.kit.toy_controllers import StandIn
 
 from .conftest import make_namespace
 from .helm import CHART, Manifest, apply, objects, render
@@ -46,7 +46,7 @@ ANSWERS = (
 
 def refuses(user: Api, place: str) -> bool:
     """Whether a run that brings its answer with it is refused."""
-    answered = make_run(promotion={"mode": "Manual", "approve": 1}) | {"metadata": {"name": "answered"}}
+    answered = run_manifest(promotion={"mode": "Manual", "approve": 1}) | {"metadata": {"name": "answered"}}
     return user.create(f"{RUNS.format(place)}?dryRun=All", answered).code == 403
 
 
@@ -54,14 +54,14 @@ def refuses(user: Api, place: str) -> bool:
 def test_an_answer_is_a_right_of_its_own(installed: Installed, plane: ControlPlane, answer: dict[str, int]) -> None:
     """Whoever may change a run may change all but its answers, in whatever way they come or go."""
     ada, cleo, place = plane.user(ADA), plane.user(CLEO), installed.namespaces[0]
-    manual = make_run(promotion={"mode": "Manual"}, suspend=True) | {"metadata": {"name": "asked"}}
+    manual = run_manifest(promotion={"mode": "Manual"}, suspend=True) | {"metadata": {"name": "asked"}}
     done(ada.create(RUNS.format(place), manual))
     run = f"{RUNS.format(place)}/asked"
     assert ada.merge(run, {"spec": {"promotion": answer}}).code == 403
     full = done(ada.get(run)).body
     full["spec"]["promotion"] |= answer
     assert ada.request("PUT", run, full).code == 403
-    answered = make_run(promotion={"mode": "Manual"} | answer)
+    answered = run_manifest(promotion={"mode": "Manual"} | answer)
     for name in ("asked", "brought"):  # changes the one, creates the other
         applied = {**answered, "metadata": {"name": name}}
         path = f"{RUNS.format(place)}/{name}?fieldManager=ada&force=true"
@@ -74,7 +74,7 @@ def test_an_answer_is_a_right_of_its_own(installed: Installed, plane: ControlPla
     done(ada.merge(run, {"spec": {"promotion": answer, "historyLimit": 7}}))  # said again, as from Git
     assert ada.merge(run, {"spec": {"promotion": dict.fromkeys(answer)}}).code == 403
     assert ada.merge(run, {"spec": {"promotion": None}}).code == 403
-    assert cleo.create(RUNS.format(place), make_run() | {"metadata": {"name": "hers"}}).code == 403
+    assert cleo.create(RUNS.format(place), run_manifest() | {"metadata": {"name": "hers"}}).code == 403
     done(ada.delete(run))
 
 
@@ -112,7 +112,7 @@ def test_an_editor_takes_a_run_through_its_whole_life(installed: Installed, plan
     run = f"{RUNS.format(place)}/hers"
     with installed.operator as operator, StandIn(plane.api):
         operator.wait_ready()
-        manual = make_run(promotion={"mode": "Manual"}, suspend=True) | {"metadata": {"name": "hers"}}
+        manual = run_manifest(promotion={"mode": "Manual"}, suspend=True) | {"metadata": {"name": "hers"}}
         done(ada.create(RUNS.format(place), manual))
         wait_for(installed, run, "Suspended")
         done(ada.merge(run, {"spec": {"suspend": False}}))
@@ -138,13 +138,13 @@ def test_an_editor_reads_nothing_of_other_namespaces(installed: Installed, plane
         assert ada.get(pattern.format(f"namespaces/{own}")).code == 200
         assert ada.get(pattern.format(f"namespaces/{other}")).code == 403
         assert ada.get(pattern.format("").replace("//", "/")).code == 403
-    elsewhere = make_run() | {"metadata": {"name": "hers"}}
+    elsewhere = run_manifest() | {"metadata": {"name": "hers"}}
     assert ada.create(RUNS.format(other), elsewhere).code == 403
 
 
 def test_an_editor_cannot_say_what_the_operator_says(installed: Installed, plane: ControlPlane) -> None:
     ada, place = plane.user(ADA), installed.namespaces[0]
-    done(ada.create(RUNS.format(place), make_run() | {"metadata": {"name": "plain"}}))
+    done(ada.create(RUNS.format(place), run_manifest() | {"metadata": {"name": "plain"}}))
     run = f"{RUNS.format(place)}/plain"
     assert ada.get(f"{run}/status").code == 200
     for verb in ("PUT", "PATCH"):
@@ -155,13 +155,13 @@ def test_an_editor_cannot_say_what_the_operator_says(installed: Installed, plane
 
 def test_a_viewer_reads_runs_and_no_more(installed: Installed, plane: ControlPlane) -> None:
     bob, place = plane.user(BOB), installed.namespaces[0]
-    done(plane.api.create(RUNS.format(place), make_run() | {"metadata": {"name": "seen"}}))
+    done(plane.api.create(RUNS.format(place), run_manifest() | {"metadata": {"name": "seen"}}))
     run = f"{RUNS.format(place)}/seen"
     done(bob.get(run))
     done(bob.get(f"{run}/status"))
     assert bob.merge(run, {"spec": {"suspend": True}}).code == 403
     assert bob.delete(run).code == 403
-    assert bob.create(RUNS.format(place), make_run() | {"metadata": {"name": "his"}}).code == 403
+    assert bob.create(RUNS.format(place), run_manifest() | {"metadata": {"name": "his"}}).code == 403
     assert bob.get(f"/api/v1/namespaces/{place}/secrets").code == 403
     assert bob.get(RUNS.format(installed.namespaces[1])).code == 403
     done(plane.api.delete(run))
@@ -221,7 +221,7 @@ def _words(schema: Manifest) -> Iterator[str]:
     ids=lambda spec: "-".join(map(str, list(spec)[:1])),
 )
 def test_a_run_that_reaches_out_is_refused(installed: Installed, plane: ControlPlane, spec: dict[str, Any]) -> None:
-    manifest = copy.deepcopy(make_run(**spec)) | {"metadata": {"name": "out"}}
+    manifest = copy.deepcopy(run_manifest(**spec)) | {"metadata": {"name": "out"}}
     url = f"{RUNS.format(installed.namespaces[0])}?dryRun=All&fieldValidation=Strict"
     answer = plane.user(ADA).create(url, manifest)
     assert answer.code in {400, 422}, answer.body

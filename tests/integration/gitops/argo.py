@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.integration.apiserver.server import free_port, until
+from tests.kit.control_plane import free_port, until
 
 from .cluster import Lab
 

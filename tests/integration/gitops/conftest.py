@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.apiserver.process import Operator
-from tests.lab import find_lab
+from tests.kit.lab import find_lab
+from tests.kit.operator_process import Operator
 
 from .cluster import NEEDED, Lab
 from .kubelet import Kubelet

@@ -9,8 +9,8 @@ from typing import Any, Self, TypeAlias
 
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.integration.apiserver.server import Api
-from tests.unit.operator.worlds import good_result
+from tests.kit.control_plane import Api
+from tests.kit.planner_world import good_result
 
 Ending: TypeAlias = Callable[[StageSpec], StageResult | tuple[int, str] | None]
 """How a stage ends: a result, or an exit code and a termination message; None: it goes on for now."""

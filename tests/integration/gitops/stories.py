@@ -5,9 +5,9 @@ from typing import Any
 import yaml
 from ippo_trainer.contract.spec import StageSpec
 
-from tests.integration.apiserver.server import until
-from tests.unit.operator.cluster.toy_cluster import RUN
-from tests.unit.operator.worlds import good_result
+from tests.kit.control_plane import until
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import RUN
 
 from .cluster import Lab
 from .kubelet import Ending

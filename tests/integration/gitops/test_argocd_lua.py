@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab import unpack
+from tests.kit.lab import unpack
 from tests.unit.gitops import lua
 from tests.unit.gitops.customization import CONFIG_MAP
 from tests.unit.gitops.states import STATES, State

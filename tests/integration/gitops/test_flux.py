@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.apiserver.server import RUNS, until
+from tests.kit.control_plane import RUNS, until
 
 from .cluster import Lab
 from .kubelet import Kubelet

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.lab import unpack
+from tests.kit.lab import unpack
 from tests.unit.gitops import worlds
 from tests.unit.gitops.kstatus_rules import kstatus
 from tests.unit.gitops.states import STATES

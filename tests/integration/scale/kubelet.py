@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from ippo_trainer.contract.spec import StageSpec
 
-from tests.unit.operator.worlds import good_result
+from tests.kit.planner_world import good_result
 
 from .cluster import Cluster, Object
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from ippo_operator.api.crd import custom_resource_definition
 
-from tests.integration.apiserver.process import Operator
-from tests.integration.apiserver.server import RUNS
-from tests.unit.operator.cluster.toy_cluster import make_run
+from tests.kit.control_plane import RUNS
+from tests.kit.operator_process import Operator
+from tests.kit.toy_cluster import run_manifest
 
 from .cluster import Cluster, Object
 from .kubelet import Kubelet, Timeline
@@ -147,7 +147,9 @@ class _Scene:
 
         async def one(name: str) -> None:
             async with gate:
-                await self.cluster.create(RUNS.format(self.namespace), make_run(**spec) | {"metadata": {"name": name}})
+                await self.cluster.create(
+                    RUNS.format(self.namespace), run_manifest(**spec) | {"metadata": {"name": name}}
+                )
                 self.created[name] = time.monotonic()
 
         await asyncio.gather(*(one(f"run-{number:04d}") for number in range(self.figures.runs)))

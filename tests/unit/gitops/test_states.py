@@ -10,7 +10,8 @@ from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import Reason, RunStatus
 from ippo_operator.plan.phase import PhaseName, phase
 
-from ..operator.worlds import START
+from tests.kit.planner_world import START
+
 from . import lua, worlds
 from .kstatus_rules import kstatus
 from .states import DELETION, STATES, State

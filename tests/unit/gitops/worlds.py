@@ -13,7 +13,7 @@ from ippo_operator.cluster import invalid
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing, Waiting
 from ippo_trainer.contract.spec import Decision, StageResult
 
-from ..operator.worlds import START, Cluster, Outcome, changed, good_result, make_run
+from tests.kit.planner_world import START, Cluster, Outcome, changed, good_result, make_run
 
 Object = dict[str, Any]
 QUEUE: Object = {"localQueueName": "team"}

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import find_lab, unpack
+from tests.kit.lab import find_lab, unpack
 
 SCRIPT = """#!/bin/sh
 echo begin >>{log}

@@ -15,7 +15,7 @@ from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.text.tokenizer import build_tokenizer
 from transformers import AutoModelForCausalLM
 
-from tests.unit.models.architectures import names, tiny_config
+from tests.kit.architectures import names, tiny_config
 
 LENGTH = 300
 """Tokens that bases are tried on."""

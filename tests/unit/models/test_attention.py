@@ -15,7 +15,7 @@ from ippo_trainer.models.packing import Group, pack, token_logprobs
 from ippo_trainer.models.sampling import Sampling, sample
 from transformers import AutoModelForCausalLM
 
-from tests.unit.models.architectures import tiny_config
+from tests.kit.architectures import tiny_config
 
 VOCABULARY, WINDOW = 29, 7
 IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}

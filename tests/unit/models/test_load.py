@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.unit.models.architectures import tiny_config
+from tests.kit.architectures import tiny_config
 from tests.unit.text import tokenizers_for_tests
 
 WORDS = ["<pad>", "<|end|>", "<s>", "a", "b", "c", "d", "e"]

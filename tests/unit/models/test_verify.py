@@ -8,7 +8,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models import verify
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from tests.unit.models.architectures import tiny_config
+from tests.kit.architectures import tiny_config
 
 IDS = {"vocab_size": 29, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 

@@ -3,7 +3,7 @@
 import pytest
 from ippo_operator.plan.types import JobFailure
 
-from .worlds import Cluster, changed, failing, good_result, make_run, status, until
+from tests.kit.planner_world import Cluster, changed, failing, good_result, make_run, status, until
 
 NONE = {"crashes": 0, "tryAgain": 0, "disruptions": 0}
 STORE = {"bucket": "abc", "endpointUrl": "http://old:9000"}

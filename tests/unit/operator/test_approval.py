@@ -7,7 +7,7 @@ from ippo_operator.api.status import Condition, RunStatus
 from ippo_operator.plan.phase import phase
 from ippo_trainer.contract.spec import Decision
 
-from .worlds import Cluster, changed, good_result, make_run
+from tests.kit.planner_world import Cluster, changed, good_result, make_run
 
 
 def waiting(**spec: Any) -> Cluster:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from ippo_operator.api import changes
 
-from .worlds import make_run
+from tests.kit.planner_world import make_run
 
 MOVED = {"endpointUrl": "http://new:9000", "region": "eu-central-1", "credentialsSecretName": "new"}
 

@@ -15,7 +15,7 @@ from ippo_operator.local.folder import RunFolder
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.types import Event, JobIntent
 
-from .worlds import Cluster, Outcome, good_result, make_run
+from tests.kit.planner_world import Cluster, Outcome, good_result, make_run
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
 EVALUATED = {

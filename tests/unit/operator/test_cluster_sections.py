@@ -7,7 +7,7 @@ from ippo_operator.api import changes
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 
-from .worlds import make_run
+from tests.kit.planner_world import make_run
 
 POD = "spec.pods.improve"
 

@@ -9,7 +9,7 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.plan.types import JobFailure, JobIntent
 from ippo_trainer.contract import params
 
-from .worlds import Cluster, changed, good_result, make_run, reread, status
+from tests.kit.planner_world import Cluster, changed, good_result, make_run, reread, status
 
 MORE = {"onUninformative": "CollectMore"}
 

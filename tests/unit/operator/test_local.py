@@ -19,15 +19,16 @@ from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.phase import Phase
 from ippo_operator.plan.types import Event
 
-from .waiting import wait_until
-from .worlds import make_run
+from tests.kit import toy_stages
+from tests.kit.planner_world import make_run
+from tests.kit.waiting import wait_until
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.syspath_prepend(str(ROOT))
 
 
 class Listener:
@@ -64,7 +65,7 @@ def drive(
     folder = RunFolder(path)
     with folder.lock(), Signals() as signals:
         listener = Listener(path / "artifacts" / "hanging" if interrupt else None)
-        runner = Runner(folder, listener, signals, Launcher("stand_in:run_stage", []), slots=slots, interval=0.05)
+        runner = Runner(folder, listener, signals, Launcher(toy_stages.TARGET, []), slots=slots, interval=0.05)
         return runner.run(run), listener, folder
 
 
@@ -294,9 +295,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def runner_process(path: Path, rules: str) -> subprocess.Popen[bytes]:
     """A runner in a process of its own, as the `ippo` command would be."""
-    code = "import sys; from runner_main import main; main(sys.argv[1], sys.argv[2])"
+    code = "import sys; from tests.kit.toy_runner import main; main(sys.argv[1], sys.argv[2])"
     path_before = os.environ.get("PYTHONPATH", "")
-    environment = {**os.environ, "PYTHONPATH": f"{HERE}{os.pathsep}{path_before}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path_before}"}
     return subprocess.Popen([sys.executable, "-c", code, str(path), rules], env=environment, start_new_session=True)
 
 

@@ -11,7 +11,7 @@ from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Decision
 
-from .worlds import Cluster, Outcome, changed, failing, good_result, make_run, status, until
+from tests.kit.planner_world import Cluster, Outcome, changed, failing, good_result, make_run, status, until
 
 ONE_ROUND = [(1, "collect", 1), (1, "fit-q", 1), (1, "improve", 1), (1, "evaluate", 1)]
 

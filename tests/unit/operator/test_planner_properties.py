@@ -13,7 +13,7 @@ from ippo_operator.plan.phase import phase
 from ippo_operator.plan.types import JobFailure, JobIntent
 from ippo_trainer.contract.spec import Decision
 
-from .worlds import Cluster, Outcome, changed, good_result, make_run
+from tests.kit.planner_world import Cluster, Outcome, changed, good_result, make_run
 
 FAILURES: list[Outcome] = [
     JobFailure(75, "not now"),

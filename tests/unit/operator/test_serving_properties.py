@@ -10,7 +10,7 @@ from ippo_operator.plan.phase import phase
 from ippo_operator.plan.types import JobFailure, JobIntent
 from ippo_trainer.contract.spec import Decision
 
-from .worlds import Cluster, Outcome, changed, good_result, make_run
+from tests.kit.planner_world import Cluster, Outcome, changed, good_result, make_run
 
 MOMENTS = ["end", "end", "end", "reject", "fail", "ready", "ready", "unready", "lose", "wait", "die", "edit", "suspend"]
 MOMENTS += ["pass", "no-serve", "serve", "hold"]

@@ -15,7 +15,7 @@ from ippo_operator.plan.types import JobFailure, JobIntent
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, Decision, StageResult
 
-from .worlds import START, Cluster, Outcome, good_result, make_run
+from tests.kit.planner_world import START, Cluster, Outcome, good_result, make_run
 
 MAX_STATUS = 64 * 1024
 

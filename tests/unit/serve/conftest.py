@@ -10,7 +10,7 @@ from ippo_trainer.serve.transformers_engine import TransformersEngine
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
 
-from tests.unit.serve.chat import DIGEST, MAX_NEW, MAX_PROMPT, SYSTEM
+from tests.kit.chat import DIGEST, MAX_NEW, MAX_PROMPT, SYSTEM
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.serve.app import Gateway
 from ippo_trainer.serve.settings import Loaded
 
-from tests.unit.serve.chat import DIGEST, run, user
+from tests.kit.chat import DIGEST, run, user
 
 SHOP = "https://shop.example"
 ASK = {"messages": [user("hi")], "model": "demo", "seed": 1}

@@ -8,7 +8,7 @@ from ippo_trainer.serve.engine import BusyError, EngineDiedError, Wishes
 from ippo_trainer.serve.slots import Slots
 from ippo_trainer.serve.transformers_engine import TransformersEngine
 
-from tests.unit.serve.chat import MAX_NEW, MAX_PROMPT, ask, run, user
+from tests.kit.chat import MAX_NEW, MAX_PROMPT, ask, run, user
 
 WISHES = Wishes(1, MAX_NEW, 1.0, 1.0, 7)
 

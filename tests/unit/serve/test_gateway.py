@@ -8,7 +8,7 @@ from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.schema import Turn
 from ippo_trainer.models.sampling import Sampling, sample
 
-from tests.unit.serve.chat import DIGEST, MAX_NEW, SYSTEM, ask, ask_streamed, assistant, run, user
+from tests.kit.chat import DIGEST, MAX_NEW, SYSTEM, ask, ask_streamed, assistant, run, user
 
 TULIPS = [user("what do red tulips cost")]
 LONGER = [user("hello"), assistant("hello my friend"), user("what do red tulips cost")]

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import pytest
 
-from tests.unit.serve.chat import DIGEST, ask_streamed, run, user
+from tests.kit.chat import DIGEST, ask_streamed, run, user
 
 COMMAND = [sys.executable, "-m", "ippo_trainer.serve.cli", "--engine", "Transformers", "--name", "demo", "--port", "0"]
 SECONDS = 120

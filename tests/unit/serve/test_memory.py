@@ -9,7 +9,7 @@ from ippo_trainer.models.load import load_policy
 from ippo_trainer.serve import loading
 from ippo_trainer.serve.settings import Settings, response_room
 
-from tests.unit.serve.chat import DIGEST, MAX_PROMPT
+from tests.kit.chat import DIGEST, MAX_PROMPT
 
 
 def model(directory, shape, dtype):

@@ -7,7 +7,7 @@ from ippo_trainer.serve.errors import ApiError
 from ippo_trainer.serve.fields import NEUTRAL
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 
-from tests.unit.serve.chat import SYSTEM, ask, assistant, run, user
+from tests.kit.chat import SYSTEM, ask, assistant, run, user
 
 MESSAGES = [user("hi")]
 OPENAI = {

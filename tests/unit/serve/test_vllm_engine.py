@@ -7,7 +7,7 @@ import pytest
 from ippo_trainer.serve.engine import BusyError, RefusedError, Wishes
 from ippo_trainer.serve.vllm_engine import VllmEngine
 
-from tests.unit.serve.chat import ask, run, user
+from tests.kit.chat import ask, run, user
 
 
 class ClientError(Exception):

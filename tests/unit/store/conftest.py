@@ -28,7 +28,7 @@ from ippo_trainer.store.base import Store
 from ippo_trainer.store.local import LocalStore
 from ippo_trainer.store.s3 import Patience, S3Store
 
-from tests.lab import unpack
+from tests.kit.lab import unpack
 
 ACCESS, SECRET = "AKIATESTTESTTESTTEST", "the-secret-access-key-of-the-tests"
 BUCKET = "ippo-tests"

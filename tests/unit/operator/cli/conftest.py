@@ -9,7 +9,7 @@ from ippo_operator.cli.main import main
 from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.remote.runs import Runs
 
-from .server import Server
+from tests.kit.fake_server import Server
 
 
 class Said(NamedTuple):

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..cluster.fake_api import Object, answer
-from ..cluster.toy_cluster import ToyController, ToyOperator, status_of, the_run
-from ..worlds import good_result
+from tests.kit.fake_api import Object, answer
+from tests.kit.fake_server import Server
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import ToyController, ToyOperator, status_of, the_run
+
 from .conftest import Ippo
-from .server import Server
 from .test_cluster_status import begin
 
 MANUAL: dict[str, Any] = {"promotion": {"mode": "Manual"}, "iterations": {"max": 2}}

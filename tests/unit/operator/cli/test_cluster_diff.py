@@ -8,22 +8,23 @@ import pytest
 from ippo_operator.api.reasons import EXPLANATIONS
 from ippo_operator.cli.remote.diff import LAST_APPLIED, merge_patch
 
-from ..cluster.fake_api import answer
-from ..cluster.toy_cluster import make_run, the_run
+from tests.kit.fake_api import answer
+from tests.kit.fake_server import Server
+from tests.kit.toy_cluster import run_manifest, the_run
+
 from .conftest import Ippo
-from .server import Server
 from .test_cluster_status import KEPT, begin, crash, finish
 
 
 def manifest(folder: Path, metadata: Any = None, **spec: Any) -> str:
     path = folder / "run.yaml"
-    path.write_text(json.dumps(make_run(cleanup=KEPT, **spec) | {"metadata": {"name": "small"} | (metadata or {})}))
+    path.write_text(json.dumps(run_manifest(cleanup=KEPT, **spec) | {"metadata": {"name": "small"} | (metadata or {})}))
     return str(path)
 
 
 def applied(server: Server, **spec: Any) -> None:
     """The run is what kubectl applied."""
-    text = json.dumps(make_run(cleanup=KEPT, **spec))
+    text = json.dumps(run_manifest(cleanup=KEPT, **spec))
     the_run(server.api)["metadata"]["annotations"] = {LAST_APPLIED: text}
 
 

@@ -8,9 +8,10 @@ import pytest
 from ippo_operator.cluster.access import files
 from ippo_operator.cluster.access.kubeconfig import load
 
-from ..cluster.fake_api import Object, answer
+from tests.kit.fake_api import Object, answer
+from tests.kit.fake_server import Server, kubeconfig
+
 from .conftest import Ippo
-from .server import Server, kubeconfig
 from .test_cluster_status import begin
 
 V1BETA1 = {"apiVersion": "client.authentication.k8s.io/v1beta1"}

@@ -8,10 +8,11 @@ from ippo_operator.cli.remote.logs import INDEX, Follower
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_operator.cluster.transport import Response
 
-from ..cluster.fake_api import answer
-from ..cluster.toy_cluster import ToyController, ToyOperator
+from tests.kit.fake_api import answer
+from tests.kit.fake_server import Server, no_log
+from tests.kit.toy_cluster import ToyController, ToyOperator
+
 from .conftest import Ippo
-from .server import Server, no_log
 from .test_cluster_status import begin, crash, finish
 
 

@@ -11,9 +11,10 @@ import pytest
 from ippo_trainer.contract.layout import SNAPSHOT
 from moto.server import ThreadedMotoServer
 
-from ..cluster.toy_cluster import the_run
+from tests.kit.fake_server import Server
+from tests.kit.toy_cluster import the_run
+
 from .conftest import Ippo
-from .server import Server
 from .test_cluster_status import finish
 
 RUN = "prefix/small/{uid}"

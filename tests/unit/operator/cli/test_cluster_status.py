@@ -11,11 +11,12 @@ from ippo_operator.cli.remote.watch import Screen, follow
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..cluster.fake_api import answer
-from ..cluster.toy_cluster import ToyController, ToyOperator, make_run
-from ..worlds import good_result
+from tests.kit.fake_api import answer
+from tests.kit.fake_server import Server
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import ToyController, ToyOperator, run_manifest
+
 from .conftest import Ippo
-from .server import Server
 
 KEPT = {"succeededSeconds": 315_360_000, "failedSeconds": 315_360_000}
 """The toy's Jobs end in the past; their pods are to stay."""
@@ -32,7 +33,7 @@ def begin(server: Server, name: str = "small", namespace: str = "team", **spec: 
     server.api.now = to_rfc3339(datetime.now(UTC))
     metadata = {"name": name, "namespace": namespace}
     spec = {"cleanup": KEPT} | spec
-    server.api.put("iterativepporuns", make_run(**spec) | {"metadata": metadata})
+    server.api.put("iterativepporuns", run_manifest(**spec) | {"metadata": metadata})
     operator = ToyOperator(server.api)
     operator.now = datetime.now(UTC)
     return operator

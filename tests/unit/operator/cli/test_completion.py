@@ -13,8 +13,9 @@ from ippo_operator.cli import main as module
 from ippo_operator.cli.complete import FILES, NO_FILES, completions
 from ippo_operator.cli.completion import SCRIPTS
 
+from tests.kit.fake_server import Server
+
 from .conftest import Ippo
-from .server import Server
 from .test_cluster_status import begin
 
 

@@ -9,8 +9,9 @@ from ippo_operator.cli.cluster_flags import FLAGS
 from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cluster.access.kubeconfig import Flags
 
+from tests.kit.fake_server import Server, kubeconfig
+
 from .conftest import Ippo
-from .server import Server, kubeconfig
 from .test_cluster_status import begin
 
 PARSER = make_parser("ippo")

@@ -11,9 +11,10 @@ from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.processes import Launcher
 from ippo_operator.local.runner import Runner, Signals
 
-from tests.unit.operator.worlds import make_run
+from tests.kit import toy_stages
+from tests.kit.planner_world import make_run
 
-HERE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[4]
 RULES = "fit-q=65 improve=75-once"
 
 
@@ -33,13 +34,13 @@ def drive(folder: RunFolder) -> None:
         policy={"base": "tiny:d1", "systemPrompt": RULES}, iterations={"max": 1}, retries={"backoffSeconds": 0}
     )
     with folder.lock(), Signals() as signals:
-        Runner(folder, Silent(), signals, Launcher("stand_in:run_stage", []), slots=2, interval=0.05).run(run)
+        Runner(folder, Silent(), signals, Launcher(toy_stages.TARGET, []), slots=2, interval=0.05).run(run)
 
 
 @pytest.fixture
 def failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     """A run whose fit-q found bad data."""
-    monkeypatch.syspath_prepend(str(HERE))
+    monkeypatch.syspath_prepend(str(ROOT))
     folder = RunFolder(tmp_path / "run")
     drive(folder)
     return folder

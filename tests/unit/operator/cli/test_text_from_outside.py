@@ -8,12 +8,13 @@ import pytest
 from ippo_operator.local.watch import joined
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..cluster.fake_api import answer
+from tests.kit.fake_api import answer
+from tests.kit.fake_server import Server
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import ToyController
+
 from ..cluster.test_text_from_outside import HOSTILE
-from ..cluster.toy_cluster import ToyController
-from ..worlds import good_result
 from .conftest import Ippo, Said
-from .server import Server
 from .test_cluster_status import begin
 
 EVIL = "".join(HOSTILE.values()).replace("\ud83d", "").replace("\udc00", "")

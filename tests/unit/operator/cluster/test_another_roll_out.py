@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from .fake_api import FakeApi, Object, Request
+from tests.kit.fake_api import FakeApi, Object, Request
+from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, status_of
+
 from .test_serving import begin, deployment, edit, finished, only, promoted, served, stands
-from .toy_cluster import ToyController, ToyOperator, condition, deployment_status, status_of
 
 SERVE: dict[str, Any] = {"progressDeadlineSeconds": 600}
 

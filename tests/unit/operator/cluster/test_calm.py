@@ -7,8 +7,8 @@ from datetime import timedelta
 import pytest
 from ippo_operator.cluster.calm import essence
 
-from .fake_api import FakeApi, Object, answer
-from .toy_cluster import ToyOperator, condition, make_run, pod_of, the_run
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.toy_cluster import ToyOperator, condition, pod_of, run_manifest, the_run
 
 WORDS = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima"]
 
@@ -61,7 +61,7 @@ def an_hour(
 ) -> tuple[FakeApi, list[str], int]:
     """The writes of an hour in which the text is another one every 20 seconds, and how many texts there were."""
     api, rng = FakeApi(), random.Random(0)
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator, texts = ToyOperator(api), set()
     operator.settle()
     operator.now += timedelta(seconds=30)
@@ -103,7 +103,7 @@ def test_a_text_that_comes_and_goes_is_a_series() -> None:
 
 def test_another_reason_is_told_at_once() -> None:
     api = FakeApi()
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator = ToyOperator(api)
     operator.settle()
     operator.now += timedelta(seconds=30)
@@ -116,7 +116,7 @@ def test_another_reason_is_told_at_once() -> None:
 
 def test_a_child_that_is_refused_with_changing_numbers_costs_nothing_again() -> None:
     api, rng = FakeApi(), random.Random(0)
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     api.before = lambda _number, request: (
         answer(403, "Forbidden", f"exceeded quota: used: count/jobs.batch={rng.randint(1, 99)}")
         if (request.method, request.path.split("/")[-1]) == ("POST", "jobs")
@@ -147,7 +147,7 @@ def test_what_a_text_says() -> None:
 
 def test_events_of_what_is_no_warning_are_never_a_series() -> None:
     api = FakeApi()
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator = ToyOperator(api)
     operator.settle()
     for number in range(3):

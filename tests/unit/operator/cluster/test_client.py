@@ -20,7 +20,7 @@ from ippo_operator.cluster.errors import (
 )
 from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, RUNS, resource_of
 
-from .fake_api import FakeApi, answer
+from tests.kit.fake_api import FakeApi, answer
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -9,9 +9,10 @@ from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.plan.types import ObservedServing
 
-from .fake_api import FakeApi
+from tests.kit.fake_api import FakeApi
+from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, status_of
+
 from .test_serving import begin, deployment, edit, finished, only, promoted, served, stands
-from .toy_cluster import ToyController, ToyOperator, condition, deployment_status, status_of
 
 HOURS = [-26, -1, 1, 26]
 DATE = "Sat, 31 Jan 2026 12:00:00 GMT"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 from ippo_operator.cluster.transport import Request, Response
 
-from .fake_api import Died, FakeApi, Key, Object
-from .toy_cluster import ToyController, ToyOperator, attempts, make_run, newest, status_of
+from tests.kit.fake_api import Died, FakeApi, Key, Object
+from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, newest, run_manifest, status_of
 
 
 class Undisturbed:
@@ -47,7 +47,7 @@ class Undisturbed:
 
 
 def test_a_restart_from_any_state_comes_to_the_same_end() -> None:
-    whole = Undisturbed(make_run())
+    whole = Undisturbed(run_manifest())
     assert len(whole.states) > 30
     for api, controller in whole.restarts():
         ToyOperator(api).finish(controller)
@@ -57,7 +57,7 @@ def test_a_restart_from_any_state_comes_to_the_same_end() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_dying_before_and_after_every_single_call_changes_nothing(iterations: int) -> None:
-    whole = Undisturbed(make_run(iterations={"max": iterations}))
+    whole = Undisturbed(run_manifest(iterations={"max": iterations}))
     for call in range(len(whole.api.calls)):
         for when in ("before", "after"):
             api, controller = die_at(whole.run, call, when)

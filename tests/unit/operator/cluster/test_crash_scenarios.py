@@ -14,9 +14,18 @@ import pytest
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..worlds import START, good_result
-from .fake_api import FakeApi, Object
-from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, newest, status_of, the_run
+from tests.kit.fake_api import FakeApi, Object
+from tests.kit.planner_world import START, good_result
+from tests.kit.toy_cluster import (
+    ToyController,
+    ToyOperator,
+    attempts,
+    condition,
+    newest,
+    run_manifest,
+    status_of,
+    the_run,
+)
 
 Deed = Callable[["World"], bool]
 """What people and nodes do to the run, once the operator has nothing more to do; whether anything was done."""
@@ -33,7 +42,7 @@ class World:
 
     deeds: tuple[Deed, ...]
     ending: Callable[[StageSpec], StageResult | tuple[int, str]] = good_result
-    run: Object = field(default_factory=make_run)
+    run: Object = field(default_factory=run_manifest)
     now: datetime = START
     serves: Callable[[Object], bool] = always
 
@@ -163,18 +172,18 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "unreadable results": lambda: World((), rubbish_first),
     "suspended and resumed": lambda: World((suspended_once,)),
     "a lost job": lambda: World((a_pod_is_lost,)),
-    "approved": lambda: World((answered("approve"),), run=make_run(promotion={"mode": "Manual"})),
-    "not approved": lambda: World((answered("reject"),), run=make_run(promotion={"mode": "Manual"})),
+    "approved": lambda: World((answered("approve"),), run=run_manifest(promotion={"mode": "Manual"})),
+    "not approved": lambda: World((answered("reject"),), run=run_manifest(promotion={"mode": "Manual"})),
     "a raised limit": lambda: World((raised,)),
-    "cleaned up soon": lambda: World((), failing, make_run(cleanup={"succeededSeconds": 0, "failedSeconds": 100})),
-    "served": lambda: World((), run=make_run(iterations={"max": 2}, **SERVE)),
-    "rolled back": lambda: World((), run=make_run(**SERVE), serves=only_the_first),
-    "rolled back and mended": lambda: World((mended,), run=make_run(**SERVE), serves=with_the_new_image),
-    "served for a while": lambda: World((not_served_any_more,), run=make_run(**SERVE)),
+    "cleaned up soon": lambda: World((), failing, run_manifest(cleanup={"succeededSeconds": 0, "failedSeconds": 100})),
+    "served": lambda: World((), run=run_manifest(iterations={"max": 2}, **SERVE)),
+    "rolled back": lambda: World((), run=run_manifest(**SERVE), serves=only_the_first),
+    "rolled back and mended": lambda: World((mended,), run=run_manifest(**SERVE), serves=with_the_new_image),
+    "served for a while": lambda: World((not_served_any_more,), run=run_manifest(**SERVE)),
     "all at once": lambda: World(
         (suspended_once, a_pod_is_lost, answered("approve"), raised),
         failing,
-        make_run(promotion={"mode": "Manual"}, cleanup={"succeededSeconds": 10, "failedSeconds": 20}),
+        run_manifest(promotion={"mode": "Manual"}, cleanup={"succeededSeconds": 10, "failedSeconds": 20}),
     ),
 }
 

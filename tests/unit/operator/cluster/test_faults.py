@@ -11,16 +11,16 @@ from ippo_operator.cluster.read import UnreadableStatusError
 from ippo_operator.cluster.transport import Request, Response
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..worlds import good_result
-from .fake_api import FakeApi, Object, answer, lost
-from .toy_cluster import (
+from tests.kit.fake_api import FakeApi, Object, answer, lost
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
     ended_status,
-    make_run,
     pod_of,
+    run_manifest,
     status_of,
     the_run,
     uid,
@@ -31,7 +31,7 @@ SUCCEEDED = ("True", "Completed")
 
 def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     return api, ToyOperator(api), ToyController(api)
 
 
@@ -166,7 +166,7 @@ def test_two_operators_at_once_make_every_attempt_once() -> None:
 
 def test_who_does_not_hold_the_lease_writes_nothing() -> None:
     api = FakeApi()
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
 
     def closed() -> None:
         raise FencedError("not mine")
@@ -226,7 +226,7 @@ def test_a_namesake_that_was_deleted_leaves_no_children_behind_for_the_next_run(
     api.remove("iterativepporuns", "team", "small")
     assert not operator.reconcile().exists
     assert api.all("jobs") == api.all("configmaps") == []
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator.finish(controller)
     assert stands(api) == SUCCEEDED
     assert not set(before) & set(attempts(api)[1:])

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from ippo_operator.api.status import RunStatus
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult, StageSpec
 
-from ..worlds import good_result
-from .fake_api import FakeApi, Object
-from .toy_cluster import (
+from tests.kit.fake_api import FakeApi, Object
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
     ended_status,
-    make_run,
     pod_of,
+    run_manifest,
     spec_of,
     status_of,
 )
@@ -36,7 +36,7 @@ def said(spec: StageSpec, **changes: Any) -> dict[str, Any]:
 
 def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     return api, ToyOperator(api), ToyController(api)
 
 

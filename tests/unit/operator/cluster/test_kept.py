@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from .fake_api import FakeApi, Object, answer
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.toy_cluster import ToyOperator, condition, endpoint_slice, status_of
+
 from .test_serving import begin, deployment, finished, stands, writes
-from .toy_cluster import ToyOperator, condition, endpoint_slice, status_of
 
 Path = tuple[str, ...]
 

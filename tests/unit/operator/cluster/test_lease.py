@@ -10,8 +10,8 @@ from ippo_operator.cluster.errors import FencedError
 from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.transport import Request, Response
 
-from ..worlds import START
-from .fake_api import FakeApi, answer
+from tests.kit.fake_api import FakeApi, answer
+from tests.kit.planner_world import START
 
 TIMES = LeaseTimes(duration=15, renew_every=5, margin=3)
 

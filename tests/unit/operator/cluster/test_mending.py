@@ -4,17 +4,17 @@ from typing import Any
 
 import pytest
 
-from ..worlds import good_result
-from .fake_api import FakeApi, Object, answer
-from .toy_cluster import (
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
     ended_status,
     job_condition,
-    make_run,
     pod_of,
+    run_manifest,
     spec_of,
     status_of,
     the_run,
@@ -28,7 +28,7 @@ PULLING: Object = {
 
 def waiting_for_an_image(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     operator, controller = ToyOperator(api), ToyController(api)
     operator.settle()
     [job] = api.all("jobs")
@@ -122,7 +122,7 @@ def test_a_job_of_an_operator_that_left_the_store_out_is_not_stopped_by_an_upgra
 
 def test_a_stage_spec_whose_job_was_refused_gets_the_address_that_the_store_has_now() -> None:
     api = FakeApi()
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator = ToyOperator(api)
     no_quota = answer(403, "Forbidden", "exceeded quota: team-quota")
     api.before = lambda _n, request: no_quota if request.method == "POST" and "/jobs" in request.path else None

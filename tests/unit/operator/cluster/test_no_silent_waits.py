@@ -4,8 +4,17 @@ from datetime import timedelta
 
 import pytest
 
-from .fake_api import FakeApi, answer
-from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, pod_of, status_of, the_run
+from tests.kit.fake_api import FakeApi, answer
+from tests.kit.toy_cluster import (
+    ToyController,
+    ToyOperator,
+    attempts,
+    condition,
+    pod_of,
+    run_manifest,
+    status_of,
+    the_run,
+)
 
 WEBHOOK = 'Internal error occurred: failed calling webhook "mjob.kb.io": no endpoints available for service "kueue"'
 NO_FILES = 'MountVolume.SetUp failed for volume "ippo-spec" : configmap "x" not found'
@@ -13,7 +22,7 @@ NO_FILES = 'MountVolume.SetUp failed for volume "ippo-spec" : configmap "x" not 
 
 def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     return api, ToyOperator(api), ToyController(api)
 
 

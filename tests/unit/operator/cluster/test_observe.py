@@ -9,8 +9,8 @@ from ippo_operator.cluster import jobs
 from ippo_operator.manifests.identity import INPUT_DIGEST
 from ippo_trainer.contract.spec import ArtifactRef, Shard, StageResult
 
-from .fake_api import Object
-from .toy_cluster import ended_status, job_condition, pod_of
+from tests.kit.fake_api import Object
+from tests.kit.toy_cluster import ended_status, job_condition, pod_of
 
 DIGEST = "sha256:" + "a" * 64
 JOB: Object = {

@@ -3,8 +3,17 @@
 from datetime import timedelta
 from typing import Any
 
-from .fake_api import FakeApi
-from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, pod_of, status_of, the_run
+from tests.kit.fake_api import FakeApi
+from tests.kit.toy_cluster import (
+    ToyController,
+    ToyOperator,
+    attempts,
+    condition,
+    pod_of,
+    run_manifest,
+    status_of,
+    the_run,
+)
 
 LIMIT: dict[str, Any] = {"common": {"pendingDeadlineSeconds": 3600}, "warmStart": {"pendingDeadlineSeconds": 300}}
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available."}
@@ -14,7 +23,7 @@ PENDING = {"phase": "Pending", "conditions": [NO_NODE]}
 def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     """A run whose first job is there."""
     api = FakeApi()
-    api.put("iterativepporuns", make_run(pods=LIMIT, **spec))
+    api.put("iterativepporuns", run_manifest(pods=LIMIT, **spec))
     operator = ToyOperator(api)
     operator.settle()
     return api, operator, ToyController(api)

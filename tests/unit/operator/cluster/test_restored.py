@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from ippo_trainer.contract.spec import StageSpec
 
-from ..worlds import good_result
-from .fake_api import FakeApi, Object
-from .toy_cluster import (
+from tests.kit.fake_api import FakeApi, Object
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
-    make_run,
+    run_manifest,
     spec_of,
     status_of,
     the_run,
@@ -27,7 +27,7 @@ SERVED = {"iterations": {"max": 2}, "serve": {"engine": "Transformers"}}
 def under_way(stop: Callable[[FakeApi], bool], **spec: Any) -> FakeApi:
     """A run that was carried so far."""
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     operator, controller = ToyOperator(api), ToyController(api)
     for _ in range(100):
         operator.reconcile()
@@ -191,7 +191,7 @@ def test_a_local_run_has_no_folder_in_a_bucket(tmp_path: Any) -> None:
     from ippo_operator.api.status import RunStatus
     from ippo_operator.plan import folders
 
-    manifest = make_run()
+    manifest = run_manifest()
     del manifest["spec"]["artifacts"]
     run = parse_run(manifest)
     assert folders.claimed(run, RunStatus()) == RunStatus()

@@ -9,15 +9,15 @@ from ippo_operator.api.status import Reason
 from ippo_operator.manifests import identity
 from ippo_trainer.contract.spec import Decision, StageResult, StageSpec
 
-from ..worlds import good_result
-from .fake_api import FakeApi, Object, answer
-from .toy_cluster import (
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
     deployment_status,
-    make_run,
+    run_manifest,
     status_of,
     the_run,
 )
@@ -27,7 +27,7 @@ SERVE: dict[str, Any] = {"serve": {"progressDeadlineSeconds": 600}}
 
 def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**SERVE | spec))
+    api.put("iterativepporuns", run_manifest(**SERVE | spec))
     return api, ToyOperator(api), ToyController(api)
 
 
@@ -288,7 +288,7 @@ def test_serving_goes_on_while_a_run_is_suspended_or_stalled() -> None:
 
 def test_serving_may_come_later_and_go_again() -> None:
     api = FakeApi()
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator, controller = ToyOperator(api), ToyController(api)
     operator.finish(controller)
     assert not api.all("deployments")

@@ -9,10 +9,21 @@ import pytest
 from ippo_operator.cluster import jobs, sidecars
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 
-from ..worlds import START, good_result
-from .fake_api import Died, FakeApi, Object
+from tests.kit.fake_api import Died, FakeApi, Object
+from tests.kit.planner_world import START, good_result
+from tests.kit.toy_cluster import (
+    ToyController,
+    ToyOperator,
+    attempts,
+    condition,
+    ended_status,
+    pod_of,
+    run_manifest,
+    status_of,
+    uid,
+)
+
 from .test_observe import JOB
-from .toy_cluster import ToyController, ToyOperator, attempts, condition, ended_status, make_run, pod_of, status_of, uid
 
 FINISHED = "2026-01-31T11:59:00Z"
 PROXY = {"name": "istio-proxy", "state": {"running": {"startedAt": FINISHED}}}
@@ -45,7 +56,7 @@ class Mesh(ToyController):
 
 def begin(ending: Callable[[StageSpec], Any] = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, Mesh]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     return api, ToyOperator(api), Mesh(api, ending)
 
 
@@ -209,7 +220,7 @@ def test_native_sidecars_and_pods_on_their_way_out_are_the_kubelets_business() -
 
 def test_a_stage_that_was_done_is_done_although_its_sidecar_failed_afterwards() -> None:
     api, operator, controller = FakeApi(), None, None
-    api.put("iterativepporuns", make_run())
+    api.put("iterativepporuns", run_manifest())
     operator, controller = ToyOperator(api), ToyController(api)
     broken = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 1, "finishedAt": FINISHED}}}
     operator.settle()

@@ -4,15 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from .fake_api import FakeApi
-from .toy_cluster import ToyController, ToyOperator, attempts, condition, make_run, status_of, uid
+from tests.kit.fake_api import FakeApi
+from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, condition, run_manifest, status_of, uid
 
 HOURS = [-26, -1, 0, 1, 26]
 
 
 def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     return api, ToyOperator(api), ToyController(api)
 
 

@@ -12,14 +12,14 @@ from ippo_operator.cluster.client import SMALL, Client
 from ippo_operator.cluster.errors import ApiError, TooLargeError
 from ippo_operator.cluster.transport import Request, Response
 
-from .fake_api import FakeApi, Object, answer
-from .toy_cluster import (
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
     job_condition,
-    make_run,
+    run_manifest,
     status_of,
     the_run,
     uid,
@@ -29,7 +29,7 @@ from .toy_cluster import (
 def begin(metadata: dict[str, Any] | None = None, **spec: Any) -> tuple[FakeApi, ToyOperator]:
     """A run whose first job is there."""
     api = FakeApi()
-    run = make_run(**spec)
+    run = run_manifest(**spec)
     api.put("iterativepporuns", run | {"metadata": run["metadata"] | (metadata or {})})
     operator = ToyOperator(api)
     operator.settle()

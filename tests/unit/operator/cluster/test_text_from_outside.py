@@ -13,9 +13,9 @@ from ippo_operator.api.status import MAX_MESSAGE
 from ippo_operator.process.logs import JsonFormatter, TextFormatter
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..worlds import good_result
-from .fake_api import FakeApi, Object, answer
-from .toy_cluster import ToyController, ToyOperator, ended_status, make_run, pod_of
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import ToyController, ToyOperator, ended_status, pod_of, run_manifest
 
 HOSTILE = {
     "half a surrogate": "\ud83d",
@@ -40,7 +40,7 @@ ERROR_OF_A_KIND: dict[str, Callable[[str], Any]] = {
 
 def begin(ending: Callable[[StageSpec], Any] = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**{"retries": {"crashes": 0}} | spec))
+    api.put("iterativepporuns", run_manifest(**{"retries": {"crashes": 0}} | spec))
     return api, ToyOperator(api), ToyController(api, ending)
 
 

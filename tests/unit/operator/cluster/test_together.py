@@ -3,14 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
-from ..worlds import good_result
-from .fake_api import FakeApi
-from .toy_cluster import ToyController, ToyOperator, attempts, ended_status, make_run, pod_of, status_of
+from tests.kit.fake_api import FakeApi
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, ended_status, pod_of, run_manifest, status_of
 
 
 def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(pods={"improve": {"nodes": 3}}, **spec))
+    api.put("iterativepporuns", run_manifest(pods={"improve": {"nodes": 3}}, **spec))
     return api, ToyOperator(api), ToyController(api, good_result)
 
 

@@ -13,7 +13,7 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.names import job_name
 from ippo_trainer.contract.spec import StageSpec
 
-from .objects import PLATFORM, RICH, cluster_run, intent
+from tests.kit.cluster_objects import PLATFORM, RICH, cluster_run, intent
 
 
 def pod(job: dict[str, Any]) -> dict[str, Any]:

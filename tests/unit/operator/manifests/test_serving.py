@@ -10,7 +10,7 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 from ippo_trainer.contract.spec import StoreLocation
 
-from .objects import PLATFORM, POLICY, RICH, cluster_run, location
+from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, location
 
 
 def deployment(serve: Serve | None = None, **spec: Any) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import random
 import pytest
 from ippo_operator.process.service import Pace
 
-from ..cluster.fake_api import FakeApi, Object
-from ..cluster.toy_cluster import ToyController, attempts, make_run
+from tests.kit.fake_api import FakeApi, Object
+from tests.kit.toy_cluster import ToyController, attempts, run_manifest
+
 from .test_service import Process, drive, run, succeeded
 
 PACE = Pace(workers=3, resync=0.3, check=0.2, drain=5)
@@ -54,7 +55,7 @@ def test_a_bad_line_costs_time_and_nothing_else(noise: dict[str, float]) -> None
         controller = ToyController(api)
         async with Noisy(api, **noise):  # type: ignore[arg-type]
             for name in NAMES:
-                api.put("iterativepporuns", make_run() | {"metadata": {"name": name, "namespace": "team"}})
+                api.put("iterativepporuns", run_manifest() | {"metadata": {"name": name, "namespace": "team"}})
             await drive(controller, lambda: all(succeeded(api, name) for name in NAMES))
         assert len(attempts(api)) == len(set(attempts(api))) == 5 * len(NAMES)
         assert sorted(controller.ran) == sorted(attempts(api))
@@ -74,7 +75,7 @@ def test_an_event_of_a_run_that_is_gone_brings_nothing_back() -> None:
                 before(kind, item)
 
             api.on_change = keep
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             controller = ToyController(api)
             await drive(controller, lambda: len(attempts(api)) == 2)
             api.remove("iterativepporuns", "team", "small")

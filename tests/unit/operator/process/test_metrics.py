@@ -24,10 +24,9 @@ from ippo_operator.process.metrics import ERROR_KINDS, PHASES, WAITS, CountingTr
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..cluster.fake_api import Died, FakeApi, answer, lost
-from ..cluster.toy_cluster import PLATFORM, ToyController, ToyOperator, attempts, make_run
-from ..worlds import START, good_result
-from ..worlds import make_run as planned_run
+from tests.kit.fake_api import Died, FakeApi, answer, lost
+from tests.kit.planner_world import START, good_result, make_run
+from tests.kit.toy_cluster import PLATFORM, ToyController, ToyOperator, attempts, run_manifest
 
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
@@ -54,7 +53,7 @@ class Counted(ToyOperator):
 
 def world(**spec: Any) -> FakeApi:
     api = FakeApi()
-    api.put("iterativepporuns", make_run(**spec))
+    api.put("iterativepporuns", run_manifest(**spec))
     return api
 
 
@@ -182,7 +181,7 @@ def served(number: int) -> ServedPolicy:
 def test_rollouts_count_when_they_end() -> None:
     now = START + timedelta(seconds=40)
     metrics = Metrics(lambda: now)
-    run = planned_run()
+    run = make_run()
     first = ServingStatus(target=served(0), since=START)
     ready = ServingStatus(active=served(0), target=served(0))
     aimed = ready.model_copy(update={"target": served(1), "since": START})
@@ -203,7 +202,7 @@ def test_what_runs_wait_for_and_how_long() -> None:
     waits = Waits(reason=Reason.WAITING_FOR_QUOTA, message="waits")
     active = ActiveAttempt(job_name="j", input_digest=digest_of(1), created_at=START, seen=True, waits=waits)
     status = RunStatus(stage="warm-start", attempt=1, active=active)
-    metrics.phase_of(("team", "small"), planned_run().model_copy(update={"status": status}))
+    metrics.phase_of(("team", "small"), make_run().model_copy(update={"status": status}))
     found = samples(metrics)
     assert found['ippo_runs_waiting{reason="WaitingForQuota"}'] == 1
     assert found['ippo_longest_wait_seconds{reason="WaitingForQuota"}'] == 7200
@@ -248,7 +247,7 @@ def test_no_label_carries_a_name_or_uid() -> None:
     api = world()
     operator = Counted(api)
     operator.finish(ToyController(api))
-    run = planned_run().model_copy(update={"status": RunStatus()})
+    run = make_run().model_copy(update={"status": RunStatus()})
     operator.metrics.phase_of(("team", "small"), run)
     text = operator.metrics.text().decode()
     uid = api.objects["iterativepporuns", "team", "small"]["metadata"]["uid"]

@@ -4,8 +4,9 @@ import asyncio
 
 from ippo_operator.process.service import Pace
 
-from ..cluster.fake_api import FakeApi, answer
-from ..cluster.toy_cluster import attempts, make_run
+from tests.kit.fake_api import FakeApi, answer
+from tests.kit.toy_cluster import attempts, run_manifest
+
 from .test_service import Process, run, until
 
 
@@ -25,7 +26,7 @@ def test_without_the_crd_it_is_not_ready_and_a_restart_would_not_help() -> None:
             await until(lambda: process.health.unhealthy() is not None)
             process.missing.clear()
             api.before = lambda _n, _request: None
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
             assert process.health.unready() is None
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from ippo_operator.cluster.transport import Request, Response
 
-from ..cluster.fake_api import FakeApi
-from ..cluster.toy_cluster import ToyController, attempts, make_run, the_run
+from tests.kit.fake_api import FakeApi
+from tests.kit.toy_cluster import ToyController, attempts, run_manifest, the_run
+
 from .test_service import Process, drive, run, succeeded, until
 
 
@@ -28,7 +29,7 @@ def test_a_status_that_a_pass_wrote_makes_no_other_pass() -> None:
         api = FakeApi()
         async with Process(api) as process:
             await until(lambda: process.lease.held)
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
             await at_rest(process)
         # One for the run, which makes the Job; one for the Job, which notes that it was seen.
@@ -52,7 +53,7 @@ def test_an_edit_during_a_pass_makes_another_one() -> None:
         api.after = edit
         async with Process(api) as process:
             await until(lambda: process.lease.held)
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: edited)
             await until(lambda: the_run(api)["status"].get("observedGeneration") == 2)
             await at_rest(process)
@@ -66,7 +67,7 @@ def test_an_own_write_that_a_watch_tells_of_late_makes_no_other_pass() -> None:
         api = FakeApi()
         async with Process(api, watched=False) as process:
             await until(lambda: process.lease.held)
-            made = api.put("iterativepporuns", make_run())
+            made = api.put("iterativepporuns", run_manifest())
             process.hear("ADDED", made)
             await until(lambda: bool(attempts(api)))
             await at_rest(process)
@@ -86,7 +87,7 @@ def test_the_time_from_an_event_to_the_next_job_is_measured_once_per_job() -> No
         api = FakeApi()
         controller = ToyController(api)
         async with Process(api) as process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await drive(controller, lambda: succeeded(api))
             text = process.metrics.text().decode()
         assert f"ippo_next_job_seconds_count {float(len(attempts(api)))}" in text
@@ -110,7 +111,7 @@ def test_a_pass_that_fails_leaves_its_event_unanswered() -> None:
 
         process.service._reconciler.reconcile = once  # type: ignore[method-assign]
         async with process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
             await at_rest(process)
             text = process.metrics.text().decode()
@@ -124,7 +125,7 @@ def test_what_is_known_of_a_deleted_run_is_forgotten() -> None:
     async def scene() -> None:
         api = FakeApi()
         async with Process(api) as process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
             api.remove("iterativepporuns", "team", "small")
             await at_rest(process)

@@ -14,8 +14,8 @@ from ippo_operator.process.health import Health, Limits, application
 from ippo_operator.process.metrics import CountingTransport, Metrics
 from ippo_operator.process.service import Pace, Service
 
-from ..cluster.fake_api import FakeApi, Object, answer
-from ..cluster.toy_cluster import PLATFORM, ToyController, attempts, condition, make_run, the_run
+from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.toy_cluster import PLATFORM, ToyController, attempts, condition, run_manifest, the_run
 
 QUICK = LeaseTimes(duration=1, renew_every=0.05, margin=0.2)
 PACE = Pace(workers=3, resync=3600, check=3600, drain=5)
@@ -94,7 +94,7 @@ def test_runs_are_carried_through_side_by_side() -> None:
         names = [f"run-{number}" for number in range(6)]
         async with Process(api) as process:
             for name in names:
-                api.put("iterativepporuns", make_run() | {"metadata": {"name": name, "namespace": "team"}})
+                api.put("iterativepporuns", run_manifest() | {"metadata": {"name": name, "namespace": "team"}})
             await drive(controller, lambda: all(succeeded(api, name) for name in names))
             text = process.metrics.text().decode()
         assert len(attempts(api)) == len(set(attempts(api))) == 30
@@ -114,7 +114,7 @@ def test_one_of_two_processes_acts_and_the_other_takes_over() -> None:
         first, second = Process(api, "one"), Process(api, "two")
         async with second, first:
             await until(lambda: first.lease.held or second.lease.held)
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await drive(controller, lambda: len(attempts(api)) == 2)
             assert first.lease.held != second.lease.held
             holder, other = (first, second) if first.lease.held else (second, first)
@@ -132,7 +132,7 @@ def test_what_no_watch_told_is_found_and_told_of() -> None:
         api = FakeApi()
         pace = Pace(workers=1, resync=3600, check=0.05)
         async with Process(api, pace=pace, watched=False) as process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
             await until(lambda: process.service.sightings.stale_for > 0)
             await until(lambda: process.health.unhealthy() is not None)
@@ -145,7 +145,7 @@ def test_the_resync_looks_at_everything() -> None:
     async def scene() -> None:
         api = FakeApi()
         async with Process(api, pace=Pace(workers=1, resync=0.1, check=3600), watched=False):
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
 
     run(scene())
@@ -157,7 +157,7 @@ def test_a_server_that_fails_is_asked_again() -> None:
         down = True
         api.before = lambda _n, request: answer(500, "InternalError") if down and "leases" not in request.path else None
         async with Process(api) as process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: "UnavailableError" in process.metrics.text().decode())
             down = False
             await until(lambda: bool(attempts(api)))
@@ -171,7 +171,7 @@ def test_a_server_that_asks_for_a_rest_is_not_asked_about_the_run_before() -> No
         busy = answer(429, "TooManyRequests", **{"Retry-After": "30"})
         api.before = lambda _n, request: busy if "leases" not in request.path else None
         async with Process(api) as process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(process.service.queue.many._failures))
             [due] = process.service.queue.many._due.values()
             assert 25 < due - process.service.queue.clock() <= 30
@@ -183,7 +183,7 @@ def test_a_run_whose_end_no_watch_told_of_is_forgotten_at_the_resync() -> None:
     async def scene() -> None:
         api = FakeApi()
         async with Process(api, pace=Pace(workers=1, resync=0.1, check=3600), watched=False) as process:
-            process.hear("ADDED", api.put("iterativepporuns", make_run()))
+            process.hear("ADDED", api.put("iterativepporuns", run_manifest()))
             await until(lambda: 'ippo_runs{phase="Running"} 1.0' in process.metrics.text().decode())
             api.remove("iterativepporuns", "team", "small")
             await until(lambda: 'ippo_runs{phase="Running"} 0.0' in process.metrics.text().decode())
@@ -233,7 +233,7 @@ def test_a_pass_that_hangs_fails_the_liveness_probe() -> None:
 
         process.service._reconciler.reconcile = hang  # type: ignore[method-assign]
         async with process:
-            api.put("iterativepporuns", make_run())
+            api.put("iterativepporuns", run_manifest())
             await until(lambda: process.health.unhealthy() is not None)
             assert "a pass has been going on" in str(process.health.unhealthy())
             stuck.set()
@@ -272,7 +272,7 @@ def test_stopping_lets_a_pass_end_and_releases_the_lease() -> None:
 
         process.service._reconciler.reconcile = slow  # type: ignore[method-assign]
         process.service.start()
-        api.put("iterativepporuns", make_run())
+        api.put("iterativepporuns", run_manifest())
         await entered.wait()
         stopping = asyncio.create_task(process.service.stop())
         await asyncio.sleep(0)

@@ -20,7 +20,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.lab import unpack
+from tests.kit.lab import unpack
 
 TOKEN = "tests-only"
 USERS = {f"token-of-{name}": name for name in ("ada", "bob", "cleo")}

@@ -13,10 +13,9 @@ from typing import Any, Self
 
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.unit.operator.worlds import good_result
-
-from .server import Api, until
-from .stand_in import Ending, _now
+from tests.kit.control_plane import Api, until
+from tests.kit.planner_world import good_result
+from tests.kit.toy_controllers import Ending, _now
 
 Pod = dict[str, Any]
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ippo_operator.cluster.transport import Request, Response
 
-from ..cluster.fake_api import FakeApi, Object, answer
+from tests.kit.fake_api import FakeApi, Object, answer
 
 Log = Callable[[str, dict[str, str]], Iterator[bytes] | Response]
 """Of a pod's name and the query: pieces of its log, or the server's refusal."""

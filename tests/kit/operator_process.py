@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .server import ControlPlane, free_port, until
+from tests.kit.control_plane import ControlPlane, free_port, until
 
 
 class Operator:

@@ -10,7 +10,7 @@ from pathlib import Path
 def find_lab() -> Path | None:
     """The lab's script: `$IPPO_LAB`, or the one beside the repository."""
     given = os.environ.get("IPPO_LAB")
-    script = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "lab" / "lab"
+    script = Path(given) if given else Path(__file__).resolve().parents[3] / "shared" / "lab" / "lab"
     return script if script.exists() else None
 
 

@@ -8,7 +8,9 @@ from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.processes import Launcher
 from ippo_operator.local.runner import Runner, Signals
 from ippo_operator.plan.types import Event
-from worlds import make_run
+
+from tests.kit import toy_stages
+from tests.kit.planner_world import make_run
 
 
 class Quiet:
@@ -33,4 +35,4 @@ def main(path: str, rules: str) -> None:
     policy = {"base": "tiny:d1", "systemPrompt": rules}
     run = make_run(policy=policy, iterations={"max": 1}, retries={"backoffSeconds": 0})
     with folder.lock(), Signals() as signals:
-        Runner(folder, Quiet(folder.path), signals, Launcher("stand_in:run_stage", []), slots=2).run(run)
+        Runner(folder, Quiet(folder.path), signals, Launcher(toy_stages.TARGET, []), slots=2).run(run)

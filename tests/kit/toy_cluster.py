@@ -14,8 +14,8 @@ from ippo_operator.manifests.platform import Platform
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from ..worlds import START, good_result
-from .fake_api import FakeApi, Object
+from tests.kit.fake_api import FakeApi, Object
+from tests.kit.planner_world import START, good_result
 
 PLATFORM = Platform(image="stages:test", serve_image="servers:test")
 RUN: Object = {
@@ -34,7 +34,7 @@ Ending = Callable[[StageSpec], StageResult | tuple[int, str]]
 """How a stage's process ends: well with a result, or with an exit code and a termination message."""
 
 
-def make_run(**spec: Any) -> Object:
+def run_manifest(**spec: Any) -> Object:
     """A run's manifest with some fields of its spec replaced."""
     return RUN | {"spec": RUN["spec"] | spec}
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec
 
+TARGET = f"{__name__}:run_stage"
+"""For a Launcher."""
 PRODUCES = {"warm-start": "policy", "collect": "data", "fit-q": "q", "improve": "policy", "evaluate": "evaluation"}
 
 

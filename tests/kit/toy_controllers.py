@@ -10,10 +10,9 @@ from typing import Any, Self
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.unit.operator.cluster.toy_cluster import deployment_status, endpoint_slice
-from tests.unit.operator.worlds import good_result
-
-from .server import Api
+from tests.kit.control_plane import Api
+from tests.kit.planner_world import good_result
+from tests.kit.toy_cluster import deployment_status, endpoint_slice
 
 Ending = Callable[[StageSpec], StageResult | tuple[int, str]]
 JOBS = "/apis/batch/v1"
