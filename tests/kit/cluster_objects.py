@@ -9,7 +9,8 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.names import job_name
 from ippo_operator.plan.stage_specs import s3_location
 from ippo_operator.plan.types import JobIntent
-from ippo_trainer.contract.spec import ArtifactRef, StageName, StageSpec, StoreLocation
+from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
+from ippo_trainer.contract.stages import StageName
 
 PLATFORM = Platform(image="trainer:1", serve_image="server:1")
 POLICY = DeployedPolicy(iteration=3, artifact=ArtifactRef(key="iterations/0003/policy/00", digest="sha256:" + "a" * 64))

@@ -10,10 +10,10 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.plan.planner import plan
-from ippo_operator.plan.stage_specs import PRODUCES
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob, ObservedServing, Plan
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec, StoreLocation
+from ippo_trainer.contract.stages import BY_NAME
 
 START = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
 KEY = ("team", "small")
@@ -45,7 +45,7 @@ def changed(run: IterativePPORun, **spec: Any) -> IterativePPORun:
 
 def good_result(spec: StageSpec, **changes: Any) -> StageResult:
     """What a stage that went well hands back; its artifact depends on its inputs alone."""
-    name = PRODUCES[spec.stage]
+    name = BY_NAME[spec.stage].artifact
     ref = ArtifactRef(key=f"iterations/{spec.iteration:04d}/{name}", digest=digest_of([spec.input_digest(), name]))
     fields: dict[str, Any] = {
         "stage": spec.stage,

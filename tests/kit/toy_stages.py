@@ -12,10 +12,10 @@ from pathlib import Path
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec
+from ippo_trainer.contract.stages import BY_NAME
 
 TARGET = f"{__name__}:run_stage"
 """For a Launcher."""
-PRODUCES = {"warm-start": "policy", "collect": "data", "fit-q": "q", "improve": "policy", "evaluate": "evaluation"}
 
 
 def run_stage(spec_path: Path, shard: int | None, termination: Path, work: Path) -> int:
@@ -75,7 +75,7 @@ def _say_where(store: Path) -> None:
 
 
 def _result(spec: StageSpec, shard: int | None) -> StageResult:
-    name = PRODUCES[spec.stage]
+    name = BY_NAME[spec.stage].artifact
     ref = ArtifactRef(key=f"iterations/{spec.iteration:04d}/{name}", digest=digest_of([spec.input_digest(), name]))
     last = shard is None or spec.collect is None or shard == spec.collect.parallelism - 1
     return StageResult(

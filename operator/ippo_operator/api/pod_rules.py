@@ -4,20 +4,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ippo_operator.api.pods import EnvVar, PodSettings, Volume
+from ippo_operator.api.pods import EnvVar, Pods, PodSettings, Volume
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.scheduling import Toleration
 
-SECTIONS = {
-    "common": "common",
-    "warm_start": "warmStart",
-    "collect": "collect",
-    "fit_q": "fitQ",
-    "improve": "improve",
-    "evaluate": "evaluate",
-    "serve": "serve",
-}
 RESERVED_ENV = (
     "JOB_COMPLETION_INDEX",
     "AWS_SHARED_CREDENTIALS_FILE",
@@ -58,8 +49,8 @@ def problems(spec: RunSpec) -> list[Problem]:
     """Every rule that the pods' settings break."""
     return [
         problem
-        for field, name in SECTIONS.items()
-        for problem in _section(f"spec.pods.{name}", getattr(spec.pods, field))
+        for name, field in Pods.model_fields.items()
+        for problem in _section(f"spec.pods.{field.alias}", getattr(spec.pods, name))
     ]
 
 

@@ -7,14 +7,14 @@ privilege, no host network and no service account token.
 from typing import Annotated, Literal
 
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.spec import StageName
+from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import Field
 
 from ippo_operator.api.scheduling import Affinity, Spread, StringMap, Toleration
 
 LIST_MAP = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
-BY_NAME = {LIST_MAP: "map", LIST_KEYS: ["name"]}
+LIST_BY_NAME = {LIST_MAP: "map", LIST_KEYS: ["name"]}
 
 QUANTITY = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
@@ -131,9 +131,9 @@ class PodSettings(Model):
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
     """Taints that do not keep pods away."""
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=BY_NAME)] = ()
+    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=LIST_BY_NAME)] = ()
     """Environment variables."""
-    volumes: Annotated[tuple[Volume, ...], Field(max_length=16, json_schema_extra=BY_NAME)] = ()
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=16, json_schema_extra=LIST_BY_NAME)] = ()
     """Files."""
     labels: StringMap = {}
     """More labels for pods, of gang schedulers too; app.kubernetes.io/name, instance and managed-by replace ours."""
@@ -208,5 +208,5 @@ class Pods(Model):
 
     def of(self, stage: StageName) -> StagePods:
         """A stage's own section."""
-        found: StagePods = getattr(self, stage.replace("-", "_"))
-        return found
+        section: StagePods = getattr(self, BY_NAME[stage].section)
+        return section

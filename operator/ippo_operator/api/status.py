@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest, StageName
+from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest
+from ippo_trainer.contract.stages import StageName
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 MAX_MESSAGE = 1024

@@ -4,11 +4,10 @@ from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ippo_trainer.contract.stages import NAMES
+
 from ippo_operator.api.status import RunStatus
 from ippo_operator.cli.errors import TRY_AGAIN, CommandError
-from ippo_operator.plan.stage_specs import STAGES
-
-ORDER = ("warm-start", *STAGES)
 
 
 @dataclass(frozen=True, order=True)
@@ -23,7 +22,7 @@ class Attempt:
     @property
     def stage(self) -> str:
         """Its name."""
-        return ORDER[self.place]
+        return NAMES[self.place]
 
     def __str__(self) -> str:
         return f"{self.stage} of iteration {self.iteration}, attempt {self.attempt}"
@@ -55,7 +54,7 @@ def wanted(status: RunStatus, others: Iterable[Attempt], arguments: Namespace, m
         failure = status.last_failure
         if failure is None:
             raise CommandError(f"no attempt of {name} has failed")
-        return Attempt(failure.iteration, ORDER.index(failure.stage), failure.attempt)
+        return Attempt(failure.iteration, NAMES.index(failure.stage), failure.attempt)
     if arguments.stage is None and arguments.iteration is None and arguments.attempt is None:
         return latest(status, name, message)
     fitting = [
@@ -74,7 +73,7 @@ def wanted(status: RunStatus, others: Iterable[Attempt], arguments: Namespace, m
 def latest(status: RunStatus, name: str, message: str) -> Attempt:
     """The attempt that runs or ran last; CommandError before the first."""
     if status.stage is not None and status.attempt > 0:
-        return Attempt(status.iteration, ORDER.index(status.stage), status.attempt)
+        return Attempt(status.iteration, NAMES.index(status.stage), status.attempt)
     attempts = recorded(status)
     if not attempts:
         raise CommandError(f"{name} has run no stage yet: {message}", TRY_AGAIN)
@@ -84,10 +83,10 @@ def latest(status: RunStatus, name: str, message: str) -> Attempt:
 def recorded(status: RunStatus) -> set[Attempt]:
     """The attempts that completed a stage, and the current one."""
     done = {
-        Attempt(row.iteration, ORDER.index(stage.stage), stage.attempts)
+        Attempt(row.iteration, NAMES.index(stage.stage), stage.attempts)
         for row in status.iterations
         for stage in row.stages
     }
     if status.stage is not None and status.attempt > 0:
-        done.add(Attempt(status.iteration, ORDER.index(status.stage), status.attempt))
+        done.add(Attempt(status.iteration, NAMES.index(status.stage), status.attempt))
     return done

@@ -20,12 +20,12 @@ from ippo_operator.api.resource import IterativePPORun
 _FILE = "file://"
 _MAX_SOURCE = 1 << 22
 _PRETRAINED = (
-    ("warmStart", "learningRate", 2e-4, "0.00001 to 0.00005"),
-    ("fitQ", "learningRate", 2e-4, "0.00001 to 0.00005"),
-    ("improve", "learningRate", 5e-5, "0.000001 to 0.000005"),
-    ("improve", "criticLearningRate", 5e-4, "0.00001 to 0.00005"),
+    ("warmStart.learningRate", 2e-4, "0.00001 to 0.00005"),
+    ("fitQ.learningRate", 2e-4, "0.00001 to 0.00005"),
+    ("improve.learningRate", 5e-5, "0.000001 to 0.000005"),
+    ("improve.criticLearningRate", 5e-4, "0.00001 to 0.00005"),
 )
-"""Section, field, what a pretrained base hardly ever survives, and what suits it."""
+"""Field, what a pretrained base hardly ever survives, and what suits it."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,8 @@ def _rates(run: IterativePPORun) -> Iterator[str]:
     if run.spec.policy.base.startswith("tiny:"):
         return
     spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    for section, field, most, better in _PRETRAINED:
+    for path, most, better in _PRETRAINED:
+        section, field = path.split(".")
         rate = (spec.get(section) or {}).get(field)
         if rate is not None and float(rate) > most:
-            yield f"spec.{section}.{field}: {rate} suits tiny models; a pretrained base wants {better}"
+            yield f"spec.{path}: {rate} suits tiny models; a pretrained base wants {better}"

@@ -2,10 +2,11 @@
 
 import argparse
 
+from ippo_trainer.contract.stages import NAMES
+
 from ippo_operator.cli.cluster_flags import add_flags
 from ippo_operator.cli.parsers import Commands, add, add_manifest, at_least
 
-_STAGES = ("warm-start", "collect", "fit-q", "improve", "evaluate")
 _STATUS = """\
 Where a run is: what it does or waits for, how far the running stage is, its iterations, what is served, and what went
 wrong last, with the remedy. Without a name: all runs of the namespace.
@@ -143,7 +144,7 @@ def _add_report(commands: Commands) -> None:
 def _add_logs(commands: Commands) -> None:
     parser = add(commands, "logs", "logs", "the log of the stage that runs", _LOGS, _LOGS_EXAMPLES)
     parser.add_argument("-f", "--follow", action="store_true", help="stay, also over stages, until the run ends")
-    parser.add_argument("--stage", choices=_STAGES, help="by default, the one that runs or ran last")
+    parser.add_argument("--stage", choices=NAMES, help="by default, the one that runs or ran last")
     parser.add_argument("--iteration", type=at_least(0), metavar="I", help="by default, the latest with that stage")
     parser.add_argument("--attempt", type=at_least(0), metavar="N", help="by default, the latest")
     parser.add_argument(

@@ -11,15 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ippo_trainer.contract.lines import printable
+from ippo_trainer.contract.stages import NAMES
 
 from ippo_operator.api.status import LastFailure, RunStatus
-from ippo_operator.cli.attempts import ORDER, Attempt, check, latest, wanted
+from ippo_operator.cli.attempts import Attempt, check, latest, wanted
 from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
 from ippo_operator.local.folder import FolderError, RunFolder
 from ippo_operator.plan.phase import phase
 
 INTERVAL = 0.5
-_JOB = re.compile(rf".*-i(?P<iteration>\d{{1,4}})-(?P<stage>{'|'.join(ORDER)})-a(?P<attempt>\d{{1,4}})-[0-9a-f]{{8}}")
+_JOB = re.compile(rf".*-i(?P<iteration>\d{{1,4}})-(?P<stage>{'|'.join(NAMES)})-a(?P<attempt>\d{{1,4}})-[0-9a-f]{{8}}")
 
 
 def command(arguments: Namespace) -> int:
@@ -115,7 +116,7 @@ def _jobs(folder: RunFolder) -> dict[Attempt, Path]:
     for path in folder.jobs.iterdir() if folder.jobs.is_dir() else ():
         match = _JOB.fullmatch(path.name)
         if match is not None:
-            place = ORDER.index(match["stage"])
+            place = NAMES.index(match["stage"])
             jobs[Attempt(int(match["iteration"]), place, int(match["attempt"]))] = path
     return jobs
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ippo_trainer.contract.errors import StageError
 from ippo_trainer.contract.spec import ArtifactRef
+from ippo_trainer.contract.stages import IMPROVE, WARM_START
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
@@ -47,7 +48,7 @@ def _policy(run: IterativePPORun, iteration: int | None) -> ArtifactRef:
         if status.policy is None:
             raise CommandError(f"{run.metadata.name} has no policy yet: its warm start is not done")
         return status.policy.artifact
-    policies = {row.iteration: row.artifact("improve") or row.artifact("warm-start") for row in status.iterations}
+    policies = {row.iteration: row.artifact(IMPROVE) or row.artifact(WARM_START) for row in status.iterations}
     policy = policies.get(iteration)
     if policy is None:
         iterations = ", ".join(str(number) for number, ref in policies.items() if ref is not None)

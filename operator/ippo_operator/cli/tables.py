@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+from ippo_trainer.contract.stages import IMPROVE
+
 from ippo_operator.api.status import IterationStatus, to_rfc3339
 
 _EXACT = {
@@ -55,7 +57,7 @@ def plain(model: Any) -> Any:
 
 
 def _row(row: IterationStatus) -> dict[str, Any]:
-    candidate = row.artifact("improve")
+    candidate = row.artifact(IMPROVE)
     return {
         "iteration": row.iteration,
         "decision": row.decision.outcome if row.decision is not None else None,

@@ -10,11 +10,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from ippo_trainer.contract.stages import STAGES
+
 from ippo_operator.local import child
 
-STAGES = ("collect", "fit_q", "improve", "evaluate", "warm_start")
 TARGET = "ippo_trainer.stages.runtime:run_stage"
-PRELOAD = (TARGET.partition(":")[0], *(f"ippo_trainer.stages.{stage}" for stage in STAGES))
+PRELOAD = (TARGET.partition(":")[0], *(f"ippo_trainer.stages.{stage.section}" for stage in STAGES))
 # One thread for numpy's BLAS, because sums must not depend on the machine; torch's threads are the stage's to set.
 # Threads that wait must not spin: on a machine that is busy otherwise, small models were 5 times slower with spinning.
 _ENVIRONMENT = {

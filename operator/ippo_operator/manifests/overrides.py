@@ -3,7 +3,7 @@
 from typing import Any, TypeVar, cast
 
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.spec import StageName
+from ippo_trainer.contract.stages import StageName
 
 from ippo_operator.api.pods import Pods, PodSettings, Resources, StagePods
 

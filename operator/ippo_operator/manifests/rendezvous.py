@@ -3,6 +3,8 @@
 Pod 0 of an Indexed Job has the host name <job>-0, and below a headless Service of the Job's name an address.
 """
 
+from ippo_trainer.contract.stages import IMPROVE
+
 from ippo_operator.api.pods import StagePods
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.manifests import identity
@@ -17,13 +19,13 @@ SHARED_MEMORY = "1Gi"
 
 def nodes(run: IterativePPORun, intent: JobIntent) -> int:
     """How many pods run the stage together."""
-    return run.spec.pods.improve.nodes if intent.spec.stage == "improve" else 1
+    return run.spec.pods.improve.nodes if intent.spec.stage == IMPROVE else 1
 
 
 def processes(intent: JobIntent, settings: StagePods) -> int:
     """How many processes of each pod run the stage together: one for each GPU."""
     amount = str((settings.resources.requests | settings.resources.limits).get(GPU, ""))
-    return max(1, int(amount)) if intent.spec.stage == "improve" and amount.isdecimal() else 1
+    return max(1, int(amount)) if intent.spec.stage == IMPROVE and amount.isdecimal() else 1
 
 
 def program(run: IterativePPORun, intent: JobIntent, settings: StagePods) -> list[str]:

@@ -1,7 +1,7 @@
 """All that makes the Job of a stage another one without making its result another one; it may change in mid-run."""
 
 from ippo_trainer.contract.digests import digest_of
-from ippo_trainer.contract.spec import StageName
+from ippo_trainer.contract.stages import StageName
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.manifests import identity

@@ -4,7 +4,8 @@ from datetime import datetime, timedelta
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.lines import cut
-from ippo_trainer.contract.spec import Digest, StageName
+from ippo_trainer.contract.spec import Digest
+from ippo_trainer.contract.stages import StageName
 
 from ippo_operator.api.resource import Retries, RunSpec
 from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, Reason, RunStatus

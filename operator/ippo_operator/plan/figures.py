@@ -1,6 +1,7 @@
 """Key figures of a stage in a few words, for events and the live log."""
 
 from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.contract.stages import FIT_Q, IMPROVE
 
 _FORMS = {
     "success": "success {:.1%}",
@@ -10,7 +11,7 @@ _FORMS = {
     "kl": "KL {:.2f}",
     "loss": "loss {:.3f}",
 }
-_IN_ITS_OWN_WORDS = {"fit-q", "improve"}
+_IN_ITS_OWN_WORDS = {FIT_Q, IMPROVE}
 
 
 def figures_in_words(result: StageResult) -> str:

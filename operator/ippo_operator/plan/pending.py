@@ -1,6 +1,6 @@
 """How long a stage's pods may wait for a node and their image."""
 
-from ippo_trainer.contract.spec import StageName
+from ippo_trainer.contract.stages import StageName
 
 from ippo_operator.api.pods import Pods
 

@@ -7,6 +7,7 @@ is done is what the status recorded, never what jobs exist: a missing job is not
 from datetime import datetime, timedelta
 
 from ippo_trainer.contract.spec import Decision, StoreLocation
+from ippo_trainer.contract.stages import COLLECT, WARM_START
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import (
@@ -231,9 +232,9 @@ class _Pass:
     def _begin(self) -> None:
         """Names the next attempt. Its job is created only once the status that names it is written."""
         if self.status.start_policy is None:
-            self._update(stage="warm-start")
+            self._update(stage=WARM_START)
         elif self.status.stage is None:
-            self._update(iteration=self.status.iteration + 1, stage="collect", attempt=0, budgets=Budgets())
+            self._update(iteration=self.status.iteration + 1, stage=COLLECT, attempt=0, budgets=Budgets())
         attempt = self.status.attempt + 1
         metadata, stage = self.run.metadata, self.status.stage
         if stage is None:

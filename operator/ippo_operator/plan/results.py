@@ -4,7 +4,8 @@ from datetime import datetime
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.layout import check_key
-from ippo_trainer.contract.spec import ArtifactRef, StageName, StageResult
+from ippo_trainer.contract.spec import ArtifactRef, StageResult
+from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
 
 from ippo_operator.api.resource import MAX_COLLECTIONS, RunSpec
 from ippo_operator.api.status import (
@@ -17,7 +18,7 @@ from ippo_operator.api.status import (
     StageStatus,
 )
 from ippo_operator.plan import approval
-from ippo_operator.plan.stage_specs import PRODUCES, STAGES, collections_of, current_iteration
+from ippo_operator.plan.stage_specs import collections_of, current_iteration
 from ippo_operator.plan.types import ObservedJob
 
 MAX_HISTORY_BYTES = 40 * 1024
@@ -36,17 +37,17 @@ def find_result(status: RunStatus, job: ObservedJob) -> StageResult | str:
     if not ours:
         found = "a result of another stage or of other inputs" if job.results else "no result that can be read"
         return f"{job.name} ended well but left {found}"
-    whole = [result for result in ours if PRODUCES[stage] in result.artifacts]
+    whole = [result for result in ours if BY_NAME[stage].artifact in result.artifacts]
     if not whole:
-        return f"{job.name} ended well but none of its results names the {PRODUCES[stage]} artifact"
+        return f"{job.name} ended well but none of its results names the {BY_NAME[stage].artifact} artifact"
     result = whole[0]
     try:
-        check_key(result.artifacts[PRODUCES[stage]].key)
+        check_key(result.artifacts[BY_NAME[stage].artifact].key)
     except BadSpecError as error:
         return f"{job.name} ended well but its {error}"
-    if stage == "fit-q" and result.informative is None:
+    if stage == FIT_Q and result.informative is None:
         return f"{job.name} ended well but does not say whether Q is informative"
-    if stage == "evaluate" and result.decision is None:
+    if stage == EVALUATE and result.decision is None:
         return f"{job.name} ended well but without a decision"
     return result
 
@@ -56,7 +57,7 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
     stage, active = status.stage, status.active
     if stage is None or active is None:
         raise ValueError("no attempt is active")
-    artifact = result.artifacts[PRODUCES[stage]]
+    artifact = result.artifacts[BY_NAME[stage].artifact]
     iteration = current_iteration(status) or IterationStatus(iteration=status.iteration, started_at=active.created_at)
     done = StageStatus(
         stage=stage, attempts=status.attempt, started_at=active.created_at, finished_at=now, artifact=artifact
@@ -68,19 +69,19 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
     update = {"stages": stages, "warnings": warnings[:MAX_ITERATION_WARNINGS]}
     iteration = iteration.model_copy(update=update)
     status = _with_iteration(status, iteration, spec.history_limit).model_copy(update={"active": None})
-    if stage == "warm-start":
+    if stage == WARM_START:
         status = status.model_copy(
             update={"start_policy": artifact, "policy": DeployedPolicy(iteration=0, artifact=artifact)}
         )
         return _close(status, spec, now)
-    if stage == "fit-q" and _goes_on(result):
+    if stage == FIT_Q and _goes_on(result):
         status = status.model_copy(update={"previous_q": artifact})
-    if stage == "evaluate":
+    if stage == EVALUATE:
         decided = _decide(status, spec, result)
         return decided if approval.awaited(decided) is not None else _close(decided, spec, now)
     if not _goes_on(result):
         return status
-    following = STAGES[STAGES.index(stage) + 1]
+    following = CYCLE[CYCLE.index(stage) + 1]
     return _next_stage(status, following, _attempts(iteration, following))
 
 
@@ -100,7 +101,7 @@ def collect_more(status: RunStatus, spec: RunSpec) -> RunStatus:
         raise ValueError(f"iteration {status.iteration} has no record")
     iteration = iteration.model_copy(update={"collections": collections_of(status) + 1})
     status = _with_iteration(status, iteration, spec.history_limit).model_copy(update={"last_failure": None})
-    return _next_stage(status, "collect", _attempts(iteration, "collect"))
+    return _next_stage(status, COLLECT, _attempts(iteration, COLLECT))
 
 
 def _attempts(iteration: IterationStatus, stage: StageName) -> int:
@@ -119,7 +120,7 @@ def _next_stage(status: RunStatus, stage: StageName | None, attempts: int = 0) -
 
 def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:
     iteration = current_iteration(status)
-    candidate = iteration.artifact("improve") if iteration is not None else None
+    candidate = iteration.artifact(IMPROVE) if iteration is not None else None
     if iteration is None or candidate is None or result.decision is None:
         raise ValueError(f"iteration {status.iteration} has nothing to decide on")
     passed = result.decision.outcome == "Promote"
@@ -134,7 +135,7 @@ def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:
 def settle(status: RunStatus, spec: RunSpec, promoted: bool, now: datetime) -> RunStatus:
     """The status after a human answered for the candidate that waits."""
     iteration = approval.awaited(status)
-    candidate = iteration.artifact("improve") if iteration is not None else None
+    candidate = iteration.artifact(IMPROVE) if iteration is not None else None
     if iteration is None or candidate is None:
         raise ValueError("no candidate waits")
     iteration = iteration.model_copy(update={"promoted": promoted})

@@ -1,22 +1,19 @@
 """The frozen inputs of an attempt, wired from what the status recorded."""
 
-from ippo_trainer.contract import params
-from ippo_trainer.contract.spec import ArtifactRef, S3Location, StageName, StageSpec, StoreLocation
+from typing import Any
 
-from ippo_operator.api.resource import IterativePPORun
+from ippo_trainer.contract import params
+from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.spec import ArtifactRef, S3Location, StageSpec, StoreLocation
+from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, IMPROVE, STAGES, StageName
+
+from ippo_operator.api.resource import IterativePPORun, RunSpec
 from ippo_operator.api.status import IterationStatus, RunStatus
 from ippo_operator.plan.folders import folder
 from ippo_operator.plan.types import JobIntent
 
-STAGES: tuple[StageName, ...] = ("collect", "fit-q", "improve", "evaluate")
-PRODUCES: dict[StageName, str] = {
-    "warm-start": "policy",
-    "collect": "data",
-    "fit-q": "q",
-    "improve": "policy",
-    "evaluate": "evaluation",
-}
-"""The artifact that a stage's result must name."""
+_MAKERS: dict[str, StageName] = {BY_NAME[stage].artifact: stage for stage in CYCLE} | {"candidate": IMPROVE}
+"""Inputs that come of a stage of the same iteration."""
 
 
 def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreLocation) -> JobIntent:
@@ -24,16 +21,14 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
     stage = status.stage
     if stage is None:
         raise ValueError("no stage is due")
-    spec = run.spec
-    shards = spec.collect.simulate.parallelism if stage == "collect" else None
-    collect = spec.collect.simulate.model_dump(exclude={"environment"})
-    collections = collections_of(status)
+    spec, collections = run.spec, collections_of(status)
+    shards = spec.collect.simulate.parallelism if stage == COLLECT else None
     stage_spec = StageSpec(
         stage=stage,
         run=run.metadata.name,
         iteration=status.iteration,
         attempt=status.attempt,
-        collection=collections if stage in {"collect", "fit-q"} and collections > 1 else None,
+        collection=collections if BY_NAME[stage].repeats and collections > 1 else None,
         seed=spec.seed,  # a stage derives its own streams from it
         threads=max(1, spec.threads // (shards or 1)),
         device=spec.device,
@@ -42,32 +37,41 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
         inputs=_inputs(run, status, stage),
         environment=spec.collect.simulate.environment,
         policy=spec.policy,
-        warm_start=spec.warm_start if stage == "warm-start" else None,
-        # improve and evaluate sample as the policy is deployed, at collect's temperature
-        collect=params.Collect(**collect) if stage in {"collect", "improve", "evaluate"} else None,
-        fit_q=params.FitQ(**spec.fit_q.model_dump(include=set(params.FitQ.model_fields))) if stage == "fit-q" else None,
-        improve=spec.improve if stage == "improve" else None,
-        evaluate=spec.evaluate if stage == "evaluate" else None,
+        **_settings(spec, stage),
     )
     return JobIntent(name, stage_spec, shards)
 
 
+def _settings(spec: RunSpec, stage: StageName) -> dict[str, Any]:
+    """The sections that the stage reads, without what only the operator reads in them."""
+    sections = {each.section: getattr(spec, each.section) for each in STAGES}
+    sections[BY_NAME[COLLECT].section] = spec.collect.simulate
+    return {name: _of_contract(sections[name]) for name in BY_NAME[stage].settings}
+
+
+def _of_contract(section: Model | None) -> Model | None:
+    """The section as the contract has it: a run's may have fields of its own."""
+    if section is None:
+        return None
+    bases = (base for base in type(section).__mro__ if issubclass(base, Model))
+    kind: type[Model] = next(base for base in bases if base.__module__ == params.__name__)
+    return kind(**section.model_dump(include=set(kind.model_fields)))
+
+
 def _inputs(run: IterativePPORun, status: RunStatus, stage: StageName) -> dict[str, ArtifactRef]:
-    if stage == "warm-start":
-        return {}
-    if status.policy is None or status.start_policy is None:
-        raise ValueError(f"{stage} before the warm start")
-    inputs = {"policy": status.policy.artifact}
-    if stage == "collect":
-        inputs["explorer"] = status.start_policy
-    if stage != "collect" or collections_of(status) > 1:
-        inputs["data"] = _made(status, "collect")
-    if stage == "fit-q" and run.spec.fit_q.init_from == "PreviousQ" and status.previous_q is not None:
-        inputs["previousQ"] = status.previous_q
-    if stage in {"improve", "evaluate"}:
-        inputs["q"] = _made(status, "fit-q")
-    if stage == "evaluate":
-        inputs["candidate"] = _made(status, "improve")
+    record = current_iteration(status)
+    before = {
+        "policy": status.policy.artifact if status.policy is not None else None,
+        "explorer": status.start_policy,
+        "previousQ": status.previous_q if run.spec.fit_q.init_from == "PreviousQ" else None,
+    }
+    inputs = {}
+    for name in BY_NAME[stage].inputs:
+        made = before[name] if name in before else record.artifact(_MAKERS[name]) if record is not None else None
+        if made is not None:
+            inputs[name] = made
+        elif name not in BY_NAME[stage].optional:
+            raise ValueError(f"iteration {status.iteration} cannot {stage} without {name}")
     return inputs
 
 
@@ -81,14 +85,6 @@ def collections_of(status: RunStatus) -> int:
     """How often the iteration that runs collected, or is about to."""
     record = current_iteration(status)
     return (record.collections if record is not None else None) or 1
-
-
-def _made(status: RunStatus, stage: StageName) -> ArtifactRef:
-    record = current_iteration(status)
-    artifact = record.artifact(stage) if record is not None else None
-    if artifact is None:
-        raise ValueError(f"iteration {status.iteration} has no result of {stage}")
-    return artifact
 
 
 def s3_location(run: IterativePPORun, s3: S3Location) -> S3Location:

@@ -9,8 +9,8 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import canonical_json, digest_of
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.stages import StageName
 
-StageName = Literal["warm-start", "collect", "fit-q", "improve", "evaluate"]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 MAX_RESULT_BYTES = 3072
@@ -56,9 +56,7 @@ class StoreLocation(Model):
 class StageSpec(Model):
     """Everything that a stage's result may depend on, and where to put it.
 
-    `inputs` by stage (refs of artifacts; q and previous_q are models of Q, explorer is the warm-start policy):
-    warm-start: -; collect: policy, explorer, data (what this iteration collected before, optional); fit-q: policy,
-    data, previousQ (optional); improve: policy, data, q; evaluate: policy, candidate, q, data.
+    `stages.STAGES` says which inputs and which sections a stage has.
     """
 
     schema_version: Literal[1] = 1
@@ -111,8 +109,8 @@ class Shard(Model):
 class StageResult(Model):
     """What `result.json` and the termination message hold: digests and a few named figures.
 
-    `artifacts` by stage: warm-start: policy; collect: data (only where `shard.complete`); fit-q: q;
-    improve: policy; evaluate: evaluation. `informative` is fit-q's verdict; `decision` evaluate's.
+    `artifacts` names the stage's artifact, as `stages.STAGES` calls it; of a sharded stage only where
+    `shard.complete`. `informative` is fit-q's verdict; `decision` evaluate's.
     """
 
     schema_version: Literal[1] = 1

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ippo_trainer.contract.params import Collect, FitQ
 from ippo_trainer.contract.spec import StageSpec
+from ippo_trainer.contract.stages import BY_NAME, COLLECT, FIT_Q, IMPROVE, WARM_START
 from ippo_trainer.models import memory
 
 KINDS = ("policy", "q")
@@ -36,13 +37,13 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
         spec: of the stage.
         several: processes divide an `improve`.
     """
-    if spec.stage == "warm-start":
+    if spec.stage == WARM_START:
         return {BASE: Copies(TRAINED, 0) if spec.warm_start else Copies(0)}
-    if spec.stage == "collect":
+    if spec.stage == COLLECT:
         return dict.fromkeys(["policy", "explorer"] if _explores(spec) else ["policy"], Copies(0))
-    if spec.stage == "fit-q":
+    if spec.stage == FIT_Q:
         return _of_fit_q(spec, spec.fit_q or FitQ())
-    if spec.stage == "improve":
+    if spec.stage == IMPROVE:
         # Several divide what is trained, but only once there are both copies: what the policy is compared with, and the
         # critic, whose trunk is Q's. Alone, the critic's gradients are gone while the policy has some.
         return (
@@ -88,7 +89,7 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
     gpu = _on_gpu(spec)
     need = needed(spec, weights, torch.distributed.is_torchelastic_launched(), gpu)
     who = f"no room for {_named(spec, weights)}: {spec.stage} needs at least"
-    pods = f"spec.pods.{StageSpec.model_fields[spec.stage.replace('-', '_')].alias}"
+    pods = f"spec.pods.{BY_NAME[spec.stage].field}"
     if gpu:
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         remedy = f"Give {pods} a larger GPU, or choose a smaller policy.base in a new run."
@@ -110,7 +111,7 @@ def _on_gpu(spec: StageSpec) -> bool:
     """Whether the models go to a GPU. A base that is not trained does not."""
     import torch
 
-    return spec.device != "cpu" and torch.cuda.is_available() and (spec.stage != "warm-start" or _trains(spec))
+    return spec.device != "cpu" and torch.cuda.is_available() and (spec.stage != WARM_START or _trains(spec))
 
 
 def _named(spec: StageSpec, weights: Mapping[str, int]) -> str:

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.layout import LEDGER, SNAPSHOT, result_key
-from ippo_trainer.contract.spec import ArtifactRef, Decision, StageName, StageResult
+from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
+from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
 from ippo_trainer.report.model import (
     Artifact,
     Calibration,
@@ -24,9 +25,6 @@ from ippo_trainer.store.artifact import Manifest, read_manifest
 from ippo_trainer.store.base import NotFoundError, Store
 from ippo_trainer.store.parallel import WORKERS, for_each
 
-STAGES: tuple[StageName, ...] = ("warm-start", "collect", "fit-q", "improve", "evaluate")
-PUBLISHES = {"warm-start": "policy", "collect": "data", "fit-q": "q", "improve": "policy", "evaluate": "evaluation"}
-"""The name, in a stage's result, of the artifact that it publishes."""
 JSON_LIMIT = 16 << 20
 TRANSCRIPT_CYCLES = 3
 """Transcripts are read of the first and of this many last evaluations."""
@@ -108,12 +106,12 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
     """One iteration and what could not be read of it; None if nothing was ever published."""
     problems: list[str] = []
     # The warm start and improve share a folder's name; only iteration 0 has the former.
-    stages = STAGES[:1] if iteration == 0 else STAGES[1:]
+    stages = (WARM_START,) if iteration == 0 else CYCLE
     results = {stage: result for stage in stages if (result := _result(store, iteration, stage, problems))}
     if not (results or ledger or problems):
         return None, problems
     reader = _Reader(store, problems)
-    fit_q, evaluate = results.get("fit-q"), results.get("evaluate")
+    fit_q, evaluate = results.get(FIT_Q), results.get(EVALUATE)
     evaluation = reader.read(evaluate, "evaluation", "metrics.json", Evaluation)
     cycle = Cycle(
         iteration=iteration,
@@ -123,7 +121,7 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         warnings=[f"{stage}: {text}" for stage, result in results.items() for text in result.warnings or ()],
         calibration=reader.read(fit_q, "q", "calibration.json", Calibration),
         informative=fit_q.informative if fit_q else None,
-        training=reader.read(results.get("improve") or results.get("warm-start"), "policy", "training.json", Training),
+        training=reader.read(results.get(IMPROVE) or results.get(WARM_START), "policy", "training.json", Training),
         evaluation=evaluation,
         decision=(evaluate.decision if evaluate else None)
         or (evaluation.decision if evaluation else None)
@@ -136,7 +134,7 @@ def _result(store: Store, iteration: int, stage: StageName, problems: list[str])
     """The result of a stage, the newest one where an iteration collected several times."""
     found = _result_of(store, iteration, stage, None, problems)
     collection = 2
-    while found is not None and stage in {"collect", "fit-q"}:
+    while found is not None and BY_NAME[stage].repeats:
         newer = _result_of(store, iteration, stage, collection, problems)
         if newer is None:
             break
@@ -148,11 +146,11 @@ def _result_of(
     store: Store, iteration: int, stage: StageName, collection: int | None, problems: list[str]
 ) -> StageResult | None:
     """The result of a stage: of collect, that of the shard which joined all."""
-    if stage != "collect":
+    if stage != COLLECT:
         return _read_result(store, result_key(iteration, stage, None, collection), problems)
     shard = 0
     while (part := _read_result(store, result_key(iteration, stage, shard, collection), problems)) is not None:
-        if PUBLISHES[stage] in part.artifacts:
+        if BY_NAME[stage].artifact in part.artifacts:
             return part
         shard += 1
     return None
@@ -171,7 +169,7 @@ def _read_result(store: Store, key: str, problems: list[str]) -> StageResult | N
 def _artifacts(reader: "_Reader", results: dict[StageName, StageResult]) -> dict[str, Artifact]:
     found: dict[str, Artifact] = {}
     for stage, result in results.items():
-        ref = result.artifacts.get(PUBLISHES[stage])
+        ref = result.artifacts.get(BY_NAME[stage].artifact)
         if ref is not None:
             manifest = reader.manifest(ref)
             found[stage] = Artifact(stage, ref.key, ref.digest, dict(manifest.inputs) if manifest else {})
@@ -198,7 +196,7 @@ def _with_transcripts(store: Store, cycles: list[Cycle], problems: list[str]) ->
     filled = []
     for cycle in cycles:
         if cycle.iteration in wanted:
-            artifact = cycle.artifacts["evaluate"]
+            artifact = cycle.artifacts[EVALUATE]
             ref = ArtifactRef(key=artifact.key, digest=artifact.digest)
             cycle = dataclasses.replace(cycle, transcripts=reader.file(ref, "transcripts.json", Transcripts))
         filled.append(cycle)

@@ -328,22 +328,22 @@ class RunReport:
     standing: Standing | None = None
     """None of a run that goes on or has ended well."""
 
-    def setting(self, *path: str) -> Any:
-        """A field of the run's settings, e.g. `setting("improve", "klTarget")`; None where it is not set."""
+    def setting(self, path: str) -> Any:
+        """A field of the run's settings, e.g. `setting("improve.klTarget")`; None where it is not set."""
         value: Any = self.settings.get("spec", self.settings)
-        for name in path:
+        for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         return value
 
     @property
     def environment(self) -> str:
         """The simulator's name, or empty."""
-        return str(self.setting("collect", "simulate", "environment", "name") or "")
+        return str(self.setting("collect.simulate.environment.name") or "")
 
     @property
     def planned_cycles(self) -> int | None:
         """How many cycles the run's manifest asks for at most."""
-        planned = self.setting("iterations", "max")
+        planned = self.setting("iterations.max")
         return planned if isinstance(planned, int) else None
 
     @property

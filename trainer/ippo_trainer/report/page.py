@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.report import provenance, training_views, views, words
 from ippo_trainer.report.gather import gather
 from ippo_trainer.report.model import RunReport
@@ -72,7 +73,7 @@ def render(run: RunReport) -> str:
         warm_start=training_views.warm_start_figure(run),
         ppo=ppo,
         more_ppo=more_ppo,
-        improvements=training_views.said(run, "improve"),
+        improvements=training_views.said(run, IMPROVE),
         settings=provenance.settings(run),
         origins=provenance.origins(run),
     )

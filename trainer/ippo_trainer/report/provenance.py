@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ippo_trainer.contract.stages import STAGES
 from ippo_trainer.report.model import Artifact, Cycle, RunReport
 from ippo_trainer.report.words import clip, short
 
@@ -14,11 +15,7 @@ SHOWN = (
     "iterations",
     "environment",
     "policy",
-    "warmStart",
-    "collect",
-    "fitQ",
-    "improve",
-    "evaluate",
+    *(stage.field for stage in STAGES),
 )
 """Sections of the settings that are shown. An allow-list: the others may hold environment variables and places."""
 MAX_CYCLES = 200

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.report import words
 from ippo_trainer.report.charts import Axes, Level, Point, Series, line_chart, number_tick, reliability
 from ippo_trainer.report.model import Bin, Calibration, Cycle, Likeness, RunReport
@@ -88,7 +89,7 @@ def _q_row(cycle: Cycle, fit: Calibration) -> list[str]:
         f"{words.number(fit.brier, 4)} / {words.number(fit.brier_constant, 4)}",
         words.number(fit.calibration_error, 4),
         words.interval(fit.miscalibration, digits=4),
-        _likeness(fit.exact.made if fit.exact else None, cycle.metrics.get("fit-q", {}).get("advantageCorrelation")),
+        _likeness(fit.exact.made if fit.exact else None, cycle.metrics.get(FIT_Q, {}).get("advantageCorrelation")),
         _likeness(fit.exact.every if fit.exact else None, None),
     ]
 
@@ -222,7 +223,7 @@ def ppo_figures(run: RunReport) -> tuple[list[Figure], list[Figure]]:
     """One small chart per metric of the improvement, cycle after cycle on one axis: the main ones, and the others."""
     cycles = [cycle for cycle in run.trained if cycle.training and cycle.training.curves][-MAX_CURVE_CYCLES:]
     curves = [(cycle.iteration, cycle.training.curves if cycle.training else []) for cycle in cycles]
-    budget = _decimal(run.setting("improve", "klTarget"))
+    budget = _decimal(run.setting("improve.klTarget"))
     known = {key for _, _, keys in MAIN_CURVES + MORE_CURVES for key in keys} | _COUNTERS
     strange = list(dict.fromkeys(key for _, rows in curves for row in rows for key in row if key not in known))
     unknown = [(key.replace("_", " ").capitalize(), "", {key: key}) for key in strange[:MAX_OTHER_CURVES]]

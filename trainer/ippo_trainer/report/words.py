@@ -2,15 +2,16 @@
 
 import math
 
+from ippo_trainer.contract.stages import COLLECT, EVALUATE, FIT_Q, IMPROVE
 from ippo_trainer.report.model import Calibration, Cycle, Estimate, PolicyScore, RunReport
 
 EXTINCT = 0.01
 """An intent below this share of the suggestions is called extinct."""
-STAGE_NAMES = {
-    "collect": "collected",
-    "fit-q": "fitted Q",
-    "improve": "improved the policy",
-    "evaluate": "evaluated it",
+_DONE = {
+    COLLECT: "collected",
+    FIT_Q: "fitted Q",
+    IMPROVE: "improved the policy",
+    EVALUATE: "evaluated it",
 }
 
 
@@ -151,7 +152,7 @@ def state(run: RunReport) -> str:
         return "Nothing has been published yet."
     open_cycle = next((cycle for cycle in run.trained if not is_over(cycle)), None)
     if open_cycle is not None:
-        did = [words for stage, words in STAGE_NAMES.items() if stage in open_cycle.artifacts]
+        did = [words for stage, words in _DONE.items() if stage in open_cycle.artifacts]
         so_far = f"so far it {listed(did)}" if did else "it has published nothing yet"
         doing = f"failed: before that it {listed(did)}" if did and _failed(run) else "failed" if _failed(run) else None
         return f"Cycle {open_cycle.iteration}{total} {doing or f'is under way: {so_far}'}."
@@ -182,10 +183,10 @@ def explain(cycle: Cycle) -> str:
     if cycle.decision is not None and cycle.decision.reason:
         return cycle.decision.reason
     if cycle.informative is False:
-        return cycle.messages.get("fit-q") or f"Stopped before the improvement: {skill_words(cycle.calibration)}"
+        return cycle.messages.get(FIT_Q) or f"Stopped before the improvement: {skill_words(cycle.calibration)}"
     if cycle.evaluation is not None:
         return "The evaluation recorded no decision."
-    did = [words for stage, words in STAGE_NAMES.items() if stage in cycle.artifacts]
+    did = [words for stage, words in _DONE.items() if stage in cycle.artifacts]
     return f"So far it {listed(did)}." if did else "Nothing published yet."
 
 

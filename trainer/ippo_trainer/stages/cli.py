@@ -5,22 +5,18 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn
 
 from ippo_trainer.contract.errors import BadSpecError
-from ippo_trainer.contract.spec import StageName
+from ippo_trainer.contract.stages import COLLECT, NAMES, STAGES
 
 _POD_LOG = Path("/dev/termination-log")
 _HELP = """\
 Runs one stage of one iteration of Iterative PPO, as its spec says, and publishes its result.
 
 stages:
-  warm-start   supervised start of the policy from logged conversations
-  collect      let the current policy talk to customers and log the turns (one shard of it)
-  fit-q        regress the outcomes on (history, suggestion): the Q model
-  improve      token-level PPO on the logged histories, Q as the reward, KL to the current policy
-  evaluate     candidate against current policy on the same seeds, and the gate's decision
 """
+_STAGES = "".join(f"  {stage.name:12} {stage.summary}\n" for stage in STAGES)
 _MORE = """\
 A spec is JSON; `ippo run` and the operator write it. It names the inputs by key and digest, and the store:
 a directory or an S3 prefix. Artifacts are published first and result.json last, so a result means that all is there.
@@ -60,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ippo_trainer.stages.runtime import run_stage
 
     shard = arguments.shard_index
-    if shard is None and arguments.stage == "collect":
+    if shard is None and arguments.stage == COLLECT:
         shard = _completion_index(os.environ)
     log = arguments.termination_log or _termination_log(os.environ)
     return run_stage(arguments.spec, shard, log, arguments.work_dir, stage=arguments.stage)
@@ -68,9 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="ippo-stage", description=_HELP, epilog=_MORE, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="ippo-stage",
+        description=_HELP + _STAGES,
+        epilog=_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", choices=get_args(StageName), metavar="STAGE", help="one of the stages above")
+    parser.add_argument("stage", choices=NAMES, metavar="STAGE", help="one of the stages above")
     parser.add_argument("--spec", type=Path, required=True, metavar="FILE", help="the stage spec, JSON")
     parser.add_argument(
         "--shard-index", type=int, metavar="N", help="shard of collect, from 0 (default: $JOB_COMPLETION_INDEX)"

@@ -18,6 +18,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import stage_key
 from ippo_trainer.contract.params import Collect, Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
+from ippo_trainer.contract.stages import COLLECT
 from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments.protocol import Environment, ExactScorer
@@ -78,7 +79,7 @@ def run(ctx: StageContext) -> StageResult:
     """
     settings = ctx.spec.collect
     if settings is None or ctx.spec.environment is None:
-        missing = "collect" if settings is None else "environment"
+        missing = COLLECT if settings is None else "environment"
         raise BadSpecError(f"stage spec: {missing} is missing, collect needs it", "Add the section.")
     if settings.conversations < settings.parallelism:
         raise BadSpecError(
@@ -272,11 +273,11 @@ def _counts_before(ctx: StageContext) -> list[dict[str, int]]:
 
 
 def _shard_folder(ctx: StageContext, index: int) -> str:
-    return f"{_folder(ctx)}/shards/{index:05d}"
+    return stage_key(ctx.spec.iteration, COLLECT, index, ctx.spec.collection)
 
 
 def _folder(ctx: StageContext) -> str:
-    return stage_key(ctx.spec.iteration, "collect", ctx.spec.collection)
+    return stage_key(ctx.spec.iteration, COLLECT, collection=ctx.spec.collection)
 
 
 def _write_note(ctx: StageContext, index: int, directory: Path, counts: dict[str, int]) -> ShardNote:

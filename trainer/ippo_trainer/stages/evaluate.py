@@ -15,6 +15,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import Decision, StageResult
+from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
@@ -75,7 +76,7 @@ def run(ctx: StageContext) -> StageResult:
     """
     section = ctx.spec.evaluate
     if section is None or ctx.spec.environment is None:
-        missing = "evaluate" if section is None else "environment"
+        missing = EVALUATE if section is None else "environment"
         raise BadSpecError(f"stage spec: {missing} is missing", "Add the section.")
     environment = ctx.environment()
     players = _players(ctx)

@@ -12,6 +12,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.data.censoring import Censoring, outcome_bounds
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
@@ -201,7 +202,7 @@ def _procedure(
     parts: tuple[Part, Part],
     log: Sequence[Conversation],
 ) -> Procedure:
-    seed = derive_seed(ctx.spec.seed, "fit-q", ctx.spec.iteration)
+    seed = derive_seed(ctx.spec.seed, FIT_Q, ctx.spec.iteration)
     device = next(policy.model.parameters()).device
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
         model = load_q(ctx.input("previousQ", "q"), device)

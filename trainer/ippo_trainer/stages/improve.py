@@ -21,6 +21,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
+from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
 from ippo_trainer.models.verify import SHORT
@@ -168,7 +169,7 @@ def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
         improve,
         max_new_tokens=ctx.spec.policy.max_new_tokens,
         temperature=float(ctx.spec.collect.temperature) if ctx.spec.collect else 1.0,
-        seed=derive_seed(ctx.spec.seed, "improve", ctx.spec.iteration),
+        seed=derive_seed(ctx.spec.seed, IMPROVE, ctx.spec.iteration),
         max_tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, _ACTIVATION_BYTES // per_token)),
     )
 
@@ -320,7 +321,7 @@ def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improve
     directory, position = ctx.work / "policy", improvement.position
     save_policy(directory, policy, models.policy.tokenizer, models.renderer)
     training = {
-        "kind": "improve",
+        "kind": IMPROVE,
         "algorithm": improvement.settings.algorithm,
         "curves": position.curves,
         "warmup": position.warmup_curves,

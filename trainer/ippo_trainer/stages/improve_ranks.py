@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
+from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.stages.output import error_message, write_termination_log
 
 PORT = 29500
@@ -102,7 +103,7 @@ def _launch(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, int]:
         min_nodes=arguments.nodes,
         max_nodes=arguments.nodes,
         nproc_per_node=arguments.processes,
-        run_id="improve",
+        run_id=IMPROVE,
         rdzv_backend="static",
         rdzv_endpoint=f"{arguments.master}:{arguments.port}",
         rdzv_configs={"rank": node, "timeout": MEETING_SECONDS},
@@ -129,7 +130,7 @@ def _work(rest: list[str], folder: Path, rank: int) -> int:
     """One process: a stage as ever, with a termination log of its own; the first of a pod prints the result."""
     from ippo_trainer.stages import cli
 
-    command = ["improve", *rest, "--termination-log", str(folder / f"{rank}.json")]
+    command = [IMPROVE, *rest, "--termination-log", str(folder / f"{rank}.json")]
     if rank == 0:
         return cli.main(command)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):

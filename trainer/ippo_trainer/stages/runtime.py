@@ -18,6 +18,7 @@ from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.layout import ENVIRONMENT, result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
+from ippo_trainer.contract.stages import BY_NAME, COLLECT
 from ippo_trainer.environments.checked import CheckedEnvironment
 from ippo_trainer.environments.loading import load
 from ippo_trainer.environments.source import source_digest
@@ -65,8 +66,7 @@ class StageContext:
     @property
     def folder(self) -> str:
         """The key of the folder that this stage, or this shard of it, owns: artifacts go there."""
-        folder = stage_key(self.spec.iteration, self.spec.stage, self.spec.collection)
-        return folder if self.shard_index is None else f"{folder}/shards/{self.shard_index:05d}"
+        return stage_key(self.spec.iteration, self.spec.stage, self.shard_index, self.spec.collection)
 
     @property
     def checkpoint_folder(self) -> str:
@@ -272,7 +272,7 @@ def _run(
 
 def _check_shard(spec: StageSpec, index: int | None) -> int | None:
     """Only collect has shards; its first is the default where it is the only one."""
-    if spec.stage != "collect":
+    if spec.stage != COLLECT:
         if index is not None:
             raise BadSpecError(f"--shard-index {index}: {spec.stage} has no shards", "Leave it out.")
         return None
@@ -295,7 +295,7 @@ def _outdated(ctx: StageContext) -> bool:
 
 def _module(spec: StageSpec) -> ModuleType:
     """The stage's own code."""
-    return importlib.import_module(f"ippo_trainer.stages.{spec.stage.replace('-', '_')}")
+    return importlib.import_module(f"ippo_trainer.stages.{BY_NAME[spec.stage].section}")
 
 
 def _work(ctx: StageContext) -> StageResult:

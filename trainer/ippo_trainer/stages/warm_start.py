@@ -16,6 +16,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import WarmStart
 from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.contract.stages import WARM_START
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.demonstrations import demonstrate
@@ -81,7 +82,7 @@ def run(ctx: StageContext) -> StageResult:
         )
     directory = ctx.work / "policy"
     save_policy(directory, base.model.cpu(), base.tokenizer, base.renderer)
-    training = {"kind": "warm-start", "curves": _curve(losses)}
+    training = {"kind": WARM_START, "curves": _curve(losses)}
     (directory / "training.json").write_text(json.dumps(training, indent=1) + "\n")
     reference = ctx.publish(ctx.folder, directory, "policy")
     return ctx.result(artifacts={"policy": reference}, metrics=metrics)
@@ -110,7 +111,7 @@ def _conversations(ctx: StageContext, settings: WarmStart, environment: Environm
             "Give warmStart.conversations, a log, instead.",
         )
     assert settings.demonstrations is not None
-    seeds = [derive_seed(ctx.spec.seed, "warm-start", index) for index in range(settings.demonstrations)]
+    seeds = [derive_seed(ctx.spec.seed, WARM_START, index) for index in range(settings.demonstrations)]
     with ctx.progress(len(seeds), "demonstrations", "conversations") as shown:
         return demonstrate(environment, seeds, ctx.spec.environment.name, shown.update)
 
@@ -125,7 +126,7 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
                 "Add warmStart.conversations or warmStart.demonstrations.",
             )
         tokenizer: Any = build_tokenizer(_texts(conversations, system_prompt))
-        model = build_tiny(policy.base, tokenizer, derive_seed(ctx.spec.seed, "warm-start", "weights"))
+        model = build_tiny(policy.base, tokenizer, derive_seed(ctx.spec.seed, WARM_START, "weights"))
     else:
         device = device_of(ctx.spec) if ctx.spec.warm_start else "cpu"
         loaded = load_policy(ctx.base(), device, policy.max_prompt_tokens + policy.max_new_tokens)
@@ -230,7 +231,7 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
         epochs=settings.epochs,
         learning_rate=float(settings.learning_rate),
         batch_size=settings.batch_size,
-        seed=derive_seed(ctx.spec.seed, "warm-start", "order"),
+        seed=derive_seed(ctx.spec.seed, WARM_START, "order"),
         device=device_of(ctx.spec),
     )
     outcome = train(base.model, base.tokenizer, rows, training, ctx.work / "sft", hooks)
@@ -248,7 +249,7 @@ def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Ite
 def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> float:
     """Share of suggestions, sampled for first customer messages, that did not end within policy.maxNewTokens."""
     prompts = list(islice(_first_prompts(base.renderer, conversations), _PROBES))
-    keys = [derive_seed(ctx.spec.seed, "warm-start", "probe", index) for index in range(len(prompts))]
+    keys = [derive_seed(ctx.spec.seed, WARM_START, "probe", index) for index in range(len(prompts))]
     limit, stops = ctx.spec.policy.max_new_tokens, base.renderer.stop_ids
     samples = sample(base.model, prompts, keys, Sampling(1, limit, 1.0, stops, base.tokenizer.pad_token_id))
     share = _mean([0.0 if response.ended else 1.0 for (response,) in samples])

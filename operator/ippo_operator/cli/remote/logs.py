@@ -7,8 +7,9 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from ippo_trainer.contract.lines import printable
+from ippo_trainer.contract.stages import NAMES
 
-from ippo_operator.cli.attempts import ORDER, Attempt, check, latest, recorded, wanted
+from ippo_operator.cli.attempts import Attempt, check, latest, recorded, wanted
 from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.remote.connect import cluster, find
 from ippo_operator.cli.remote.view import View, now, view
@@ -53,12 +54,12 @@ def _stage_pods(runs: Runs, found: View) -> list[Object]:
 
 
 def _is_stage(labels: dict[str, str]) -> bool:
-    return labels.get(STAGE) in ORDER and all(_NUMBER.fullmatch(labels.get(name, "")) for name in (ITERATION, ATTEMPT))
+    return labels.get(STAGE) in NAMES and all(_NUMBER.fullmatch(labels.get(name, "")) for name in (ITERATION, ATTEMPT))
 
 
 def _attempt(pod: Object) -> Attempt:
     labels = pod["metadata"].get("labels") or {}
-    return Attempt(int(labels[ITERATION]), ORDER.index(labels[STAGE]), int(labels[ATTEMPT]))
+    return Attempt(int(labels[ITERATION]), NAMES.index(labels[STAGE]), int(labels[ATTEMPT]))
 
 
 def _shard(pods: list[Object], shard: int | None) -> Object | None:
