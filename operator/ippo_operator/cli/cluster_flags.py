@@ -1,7 +1,8 @@
-"""kubectl's flags that say where and who: before the verb, as in `kubectl ippo -n team status`, and after it."""
+"""kubectl's flags that say where and who, before the verb (`kubectl ippo -n team status`) or after it."""
 
 import argparse
 from argparse import Namespace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -41,8 +42,8 @@ def add_flags(parser: argparse.ArgumentParser, before_the_verb: bool = False) ->
     about = None if before_the_verb else "more flags of kubectl: ippo --help"
     group = parser.add_argument_group("cluster", about)
     for flag in FLAGS:
-        shown = flag.about if before_the_verb or flag.usual else _SUPPRESS
-        common: dict[str, Any] = {"dest": flag.dest, "help": shown, "default": None if before_the_verb else _SUPPRESS}
+        text = flag.about if before_the_verb or flag.usual else _SUPPRESS
+        common: dict[str, Any] = {"dest": flag.dest, "help": text, "default": None if before_the_verb else _SUPPRESS}
         if flag.metavar is None:
             group.add_argument(*flag.names, action="store_true", **common)
         elif flag.dest == "as_group":
@@ -51,6 +52,14 @@ def add_flags(parser: argparse.ArgumentParser, before_the_verb: bool = False) ->
             group.add_argument(*flag.names, metavar=flag.metavar, **common)
 
 
-def given(arguments: Namespace) -> list[str]:
+def written_flags(arguments: Namespace) -> list[str]:
     """The flags that the command line has, as a user writes them."""
     return [flag.names[0] for flag in FLAGS if getattr(arguments, flag.dest, None)]
+
+
+def names_folder(arguments: Namespace) -> bool:
+    """Whether the run is one in a folder: a path, or the name of a folder, without flags for clusters."""
+    place = arguments.run
+    if not place or written_flags(arguments):
+        return False
+    return "/" in place or Path(place).is_dir()

@@ -3,9 +3,22 @@
 import argparse
 from typing import NoReturn
 
+from ippo_operator.cli import (
+    completion,
+    decide,
+    diff,
+    exact,
+    explain,
+    logs,
+    report,
+    run,
+    serve,
+    status,
+    validate,
+    version,
+)
 from ippo_operator.cli.cluster_flags import add_flags
-from ippo_operator.cli.cluster_parsers import add_cluster
-from ippo_operator.cli.parsers import Parser, add_local
+from ippo_operator.cli.parsing import Parser
 
 _ABOUT = """\
 Iterative PPO: turn a chat agent's outcomes into a better agent, again and again.
@@ -61,8 +74,12 @@ def make_parser(program: str) -> Parser:
     add_flags(parser, before_the_verb=True)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
-    add_local(commands)
-    add_cluster(commands)
+    for verb in (run, serve, validate, exact, completion, version, status, report, logs):
+        verb.add(commands)
+    decide.add_answers(commands)
+    decide.add_switches(commands)
+    diff.add(commands)
+    explain.add(commands)
     return parser
 
 
@@ -70,7 +87,7 @@ class _Version(argparse.Action):
     """Looks the version up only when it is asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from ippo_operator.cli.version import line
+        from ippo_operator.cli.version.command import line
 
         print(line())
         parser.exit()

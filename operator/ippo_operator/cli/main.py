@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 from ippo_trainer.contract.lines import printable
 
-from ippo_operator.cli.cluster_flags import given
+from ippo_operator.cli.cluster_flags import names_folder, written_flags
 from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cli.errors import INTERRUPTED, TRY_AGAIN, CommandError
-from ippo_operator.cli.parsers import Parser
+from ippo_operator.cli.parsing import Parser, Verb
 
 COMPLETE = "__complete"
 """Followed by the words of an unfinished command line; as in commands that cobra makes."""
@@ -21,14 +21,14 @@ def main(argv: Sequence[str] | None = None, program: str = "ippo") -> int:
     """Runs the command and returns its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == [COMPLETE]:
-        from ippo_operator.cli import complete
+        from ippo_operator.cli.completion import answers
 
-        return complete.main(words[1:])
+        return answers.main(words[1:])
     parser = make_parser(program)
     arguments = parser.parse_args(words)
     _check_flags(parser, arguments)
     try:
-        module = importlib.import_module(arguments.module)
+        module = importlib.import_module(_module(arguments))
         code: int = module.command(arguments)
         sys.stdout.flush()
         return code
@@ -56,9 +56,17 @@ def kubectl() -> int:
     return main(program="kubectl ippo")
 
 
+def _module(arguments: argparse.Namespace) -> str:
+    """What carries the verb out, imported only then."""
+    verb: Verb = arguments.verb
+    if verb.folder and verb.cluster:
+        return f"{verb.package}.{'folder' if names_folder(arguments) else 'cluster'}"
+    return f"{verb.package}.{'folder' if verb.folder else 'cluster' if verb.cluster else 'command'}"
+
+
 def _check_flags(parser: Parser, arguments: argparse.Namespace) -> None:
     """Ends with 64 where a flag that stands before the verb means nothing to it."""
-    flags = [] if arguments.in_cluster else given(arguments)
+    flags = [] if arguments.verb.cluster else written_flags(arguments)
     if arguments.all_namespaces and arguments.command != "status":
         flags.append("-A")
     if flags:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import boto3
 import pytest
+from ippo_operator.cli.diff.cluster import LAST_APPLIED
 from ippo_operator.cli.main import main
-from ippo_operator.cli.remote.diff import LAST_APPLIED
 from moto.server import ThreadedMotoServer
 
 from tests.kit.control_plane import RUNS, USERS, Api, ControlPlane, find_assets, until

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 from ippo_operator.api.status import Reason, RunStatus
-from ippo_operator.cli.console import Console
 from ippo_operator.cli.errors import BAD_DATA
 from ippo_operator.cli.main import main
+from ippo_operator.cli.run.console import Console
+from ippo_operator.cli.run_view import cluster_view
+from ippo_operator.cli.status.iterations import plain
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.types import Event, JobIntent
@@ -189,9 +191,21 @@ def test_a_rejected_candidate_is_not_what_is_deployed(tmp_path: Path, capsys: py
 def test_status_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = finished(tmp_path)
     lines = call(capsys, "status", str(tmp_path))[1].splitlines()
-    assert lines[0] == "small: Succeeded, 2/2 iterations done"
+    assert lines[0].startswith("small: Succeeded, 2 of 2 iterations done")
     assert lines[-1].split()[:5] == ["2", "Promote", "28.0%", "0.2214", "65.3%"]
     assert folder.read().status is not None
+
+
+def test_a_run_in_a_folder_stands_where_it_would_in_a_cluster(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished(tmp_path, promotion={"mode": "Manual"})
+    status = json.loads(call(capsys, "status", str(tmp_path), "--json")[1])
+    recorded = {"metadata": {"name": "small"}, "status": plain(folder.read().status)}
+    assert status["phase"] == cluster_view(recorded).phase == "Waiting"
+    assert status["reason"] == cluster_view(recorded).reason == "AwaitingApproval"
+    lines = call(capsys, "status", str(tmp_path))[1]
+    assert "what to do (AwaitingApproval): " in lines
 
 
 def test_status_before_and_in_between(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

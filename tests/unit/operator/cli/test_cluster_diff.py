@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ippo_operator.api.reasons import EXPLANATIONS
-from ippo_operator.cli.remote.diff import LAST_APPLIED, merge_patch
+from ippo_operator.cli.diff.cluster import LAST_APPLIED, merge_patch
 
 from tests.kit.fake_api import answer
 from tests.kit.fake_server import Server

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ippo_operator.cli.remote.logs import INDEX, Follower
+from ippo_operator.cli.logs.cluster import INDEX, ClusterFollower
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_operator.cluster.transport import Response
 
@@ -138,7 +138,7 @@ def test_follow_goes_from_stage_to_stage_until_the_run_ends(
         operator.settle()
         controller.step()
 
-    code = Follower(runs, "small", sleep=go_on).follow()
+    code = ClusterFollower(runs, "small", sleep=go_on).follow()
     captured = capsys.readouterr()
     begun = [line.split()[0] for line in captured.out.splitlines() if line.endswith("begins")]
     assert code == 0
@@ -170,14 +170,14 @@ def test_follow_prints_no_line_twice_when_a_stream_breaks(
             operator.finish(controller)
             server.log = lambda pod, query: iter([b"one\n", b"two\n"]) if "warm" in pod or "0000" in pod else iter(())
 
-    Follower(runs, "small", sleep=go_on).follow()
+    ClusterFollower(runs, "small", sleep=go_on).follow()
     assert capsys.readouterr().out.splitlines().count("one") == 1
 
 
 def test_follow_ends_with_1_when_the_run_stalls(server: Server, capsys: pytest.CaptureFixture[str], runs: Runs) -> None:
     finish(server, crash, retries={"crashes": 0})
     server.log = written
-    assert Follower(runs, "small", sleep=lambda _: None).follow() == 1
+    assert ClusterFollower(runs, "small", sleep=lambda _: None).follow() == 1
     assert "fit-q of iteration 1" in capsys.readouterr().err
 
 
@@ -190,7 +190,7 @@ def test_follow_says_why_it_waits_once(server: Server, capsys: pytest.CaptureFix
         if next(waits, None) is None:
             operator.finish(controller)
 
-    Follower(runs, "small", sleep=go_on).follow()
+    ClusterFollower(runs, "small", sleep=go_on).follow()
     assert capsys.readouterr().err.count("has not started") == 1
 
 

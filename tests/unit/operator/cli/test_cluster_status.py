@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from ippo_operator.api.status import to_rfc3339
 from ippo_operator.cli.errors import CommandError
-from ippo_operator.cli.remote.watch import Screen, follow
+from ippo_operator.cli.status.watch import Screen, follow
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_trainer.contract.spec import StageResult, StageSpec
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from ippo_operator.api.status import Reason
 from ippo_operator.cli import main as module
-from ippo_operator.cli.complete import FILES, NO_FILES, completions
-from ippo_operator.cli.completion import SCRIPTS
+from ippo_operator.cli.completion.answers import FILES, NO_FILES, completions
+from ippo_operator.cli.completion.command import SCRIPTS
 
 from tests.kit.fake_server import Server
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ippo_operator.cli import folder_logs
+from ippo_operator.cli.logs import folder as folder_logs
+from ippo_operator.cli.logs.folder import FolderFollower
 from ippo_operator.cli.main import main
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.processes import Launcher
@@ -128,9 +129,9 @@ def test_follow_goes_from_stage_to_stage_while_a_runner_is_at_work(
             (hidden / job.name).rename(job)
 
     steps = iter([half, next_stage])
-    busy = iter([True, True, False])
+    busy = iter([True, True, True, False])
     monkeypatch.setattr(ended, "busy", lambda: next(busy))
-    code = folder_logs.Follower(ended, sleep=lambda _: next(steps)()).follow()
+    code = FolderFollower(ended, sleep=lambda _: next(steps)()).follow()
     captured = capsys.readouterr()
     assert code == 0
     assert captured.out == "one\ntwo\n" + "".join(LINE.format(attempt.stage) for attempt, _ in jobs[-2:])
@@ -147,7 +148,7 @@ def test_retry_goes_on_with_the_folders_own_manifest(
     failed: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr("ippo_operator.cli.run.drive", lambda *arguments: asked.append(arguments) or 0)
+    monkeypatch.setattr("ippo_operator.cli.decide.folder.drive", lambda *arguments: asked.append(arguments) or 0)
     assert call(capsys, "retry", failed.path)[0] == 0
     [(folder, manifest, _)] = asked
     assert (folder.path, manifest.spec) == (failed.path, failed.read().spec)

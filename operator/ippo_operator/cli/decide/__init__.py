@@ -1,0 +1,65 @@
+"""`ippo approve`, `reject`, `suspend`, `resume`, `retry`: small changes of a run's spec."""
+
+from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb, at_least
+
+APPROVE = """\
+Lets the candidate that waits become the current policy: sets spec.promotion.approve. Prints the figures first. Only for
+runs with spec.promotion.mode Manual. An answer is final.
+
+With ITERATION, an answer can also be given before the candidate is there; it counts if the gate lets it pass.
+"""
+REJECT = """\
+Keeps the policy before the candidate that waits: sets spec.promotion.reject. Prints the figures first. Only for runs
+with spec.promotion.mode Manual. An answer is final.
+
+With ITERATION, an answer can also be given before the candidate is there.
+"""
+SUSPEND = """\
+Stops the running stage at its next checkpoint and starts no other: sets spec.suspend. Nothing is lost; what is served
+stays served. With --wait, until nothing runs any more.
+"""
+RESUME = """\
+Goes on where `ippo suspend` stopped: sets spec.suspend to false. With --wait, until the operator has taken it up.
+"""
+RETRY = """\
+Has the stage that stalled, or the roll-out that failed, tried once more, after you mended what it failed of: a bucket
+that was missing, keys, a log, a quota.
+Raises spec.retries.requested by one. What is done stays done. With --wait, until the operator has taken it up.
+
+A run in a folder goes on from there at once, as with `ippo run`.
+"""
+_WAIT_SECONDS = 600
+
+
+def add_answers(commands: Commands) -> None:
+    """The parsers of approve and reject."""
+    for name, about in (("approve", APPROVE), ("reject", REJECT)):
+        examples = f"examples:\n  ippo {name} sales\n  ippo {name} sales 3\n"
+        verb = Verb(name, __name__, f"{name} the candidate that waits for you", about, examples, cluster=True)
+        parser = add_verb(commands, verb)
+        add_run(parser, verb)
+        parser.add_argument(
+            "iteration", nargs="?", type=at_least(0), metavar="ITERATION", help="by default, what waits"
+        )
+
+
+def add_switches(commands: Commands) -> None:
+    """The parsers of suspend, resume and retry."""
+    for name, summary, about in (
+        ("suspend", "pause a run at its next checkpoint", SUSPEND),
+        ("resume", "go on with a run that was suspended", RESUME),
+        ("retry", "try the stage that stalled, or the roll-out that failed, once more", RETRY),
+    ):
+        folder = name == "retry"
+        examples = f"examples:\n  ippo {name} sales --wait\n" + ("  ippo retry runs/demo\n" if folder else "")
+        verb = Verb(name, __name__, summary, about, examples, folder=folder, cluster=True)
+        parser = add_verb(commands, verb)
+        parser.add_argument("--wait", action="store_true", help="until it is so")
+        parser.add_argument(
+            "--timeout",
+            type=at_least(0),
+            default=_WAIT_SECONDS,
+            metavar="S",
+            help=f"seconds of --wait; exit code 75 (default: {_WAIT_SECONDS})",
+        )
+        add_run(parser, verb)

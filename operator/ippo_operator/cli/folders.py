@@ -1,0 +1,49 @@
+"""Runs in folders of this machine, as the command line names them."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import RunStatus
+from ippo_operator.cli.errors import CommandError
+from ippo_operator.cli.run_view import RunView
+from ippo_operator.local.folder import FolderError, RunFolder
+from ippo_operator.plan.conditions import conditions
+from ippo_operator.plan.phase import phase
+
+
+@dataclass(frozen=True)
+class FolderRun:
+    """A run that was read from its folder."""
+
+    folder: RunFolder
+    manifest: IterativePPORun
+    """With its status."""
+    view: RunView
+    """With the conditions of this moment."""
+    runner_active: bool
+
+    @property
+    def status(self) -> RunStatus:
+        """What is recorded of the run."""
+        return self.view.status
+
+
+def open_folder(path: str) -> FolderRun:
+    """The run in a folder. Raises CommandError if there is none, or it cannot be read."""
+    return read(RunFolder(Path(path)))
+
+
+def read(folder: RunFolder) -> FolderRun:
+    """As `open_folder`."""
+    try:
+        active = folder.busy()  # before the run is read: what the runner wrote last is in it
+        run = folder.read()
+    except FolderError as error:
+        raise CommandError(str(error)) from None
+    now, status = datetime.now(UTC), run.status or RunStatus()
+    current = conditions(run, status, phase(run.spec, status, now), now)
+    raw = run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True)
+    view = RunView(raw, status.model_copy(update={"conditions": current}), str(folder.path))
+    return FolderRun(folder, run, view, active)

@@ -1,1 +1,0 @@
-"""The verbs of `ippo` for runs in a cluster."""

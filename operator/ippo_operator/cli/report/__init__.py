@@ -1,0 +1,28 @@
+"""`ippo report`: the run as one HTML file."""
+
+from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb
+
+ABOUT = """\
+Writes the run's report: one HTML file that needs no network. Of a run in a cluster it reads the run's small result
+files from its bucket, with your own AWS credentials (environment, profile) or with those of the run's Secret.
+"""
+EXAMPLES = """\
+examples:
+  ippo report sales                                          writes sales-report.html
+  ippo report sales --out /tmp/r.html --credentials-from-secret
+  ippo report sales --endpoint-url http://127.0.0.1:9000     through kubectl port-forward
+  ippo report runs/demo                                      a run on this machine
+"""
+SUMMARY = "write the run's report: one HTML file that needs no network"
+VERB = Verb("report", __name__, SUMMARY, ABOUT, EXAMPLES, folder=True, cluster=True)
+
+
+def add(commands: Commands) -> None:
+    """Its parser."""
+    parser = add_verb(commands, VERB)
+    add_run(parser, VERB)
+    parser.add_argument("--out", metavar="FILE", help="where to (default: NAME-report.html, or DIR/report.html)")
+    parser.add_argument("--endpoint-url", metavar="URL", help="of the S3 store, where it differs from the pods'")
+    parser.add_argument(
+        "--credentials-from-secret", action="store_true", help="use those of spec.artifacts.s3.credentialsSecretName"
+    )

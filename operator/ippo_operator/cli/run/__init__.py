@@ -1,0 +1,20 @@
+"""`ippo run`: the whole cycle on this machine."""
+
+from ippo_operator.cli.parsing import Commands, Verb, add_manifest, add_verb
+
+ABOUT = """\
+Runs the loop with processes of this machine. All of the run is in one folder: the run itself, its status, logs of
+every stage, artifacts, and a report at the end.
+
+Ctrl-C saves a checkpoint and stops; the same command resumes, also after a crash or a power cut. A run that is done
+goes on if spec.iterations.max is raised. Other parts of the spec cannot change once the run has started.
+"""
+EXAMPLES = "example:\n  ippo run -f examples/sr-funnel.yaml --out runs/demo\n"
+VERB = Verb("run", __name__, "run the loop on this machine, or resume it", ABOUT, EXAMPLES, folder=True)
+
+
+def add(commands: Commands) -> None:
+    """Its parser."""
+    parser = add_verb(commands, VERB)
+    add_manifest(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; made if it is not there")

@@ -1,0 +1,34 @@
+"""`ippo serve`: talk to the policy of a run in a folder."""
+
+from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb, at_least
+
+ABOUT = """\
+An OpenAI-compatible server with the current policy of a run, until Ctrl-C. Prompts are made as in training, and
+responses are cut where the run cuts them.
+
+  curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"messages": [{"role": "user", "content": "hello"}]}'
+
+In a cluster, spec.serve does this for each promoted policy.
+"""
+EXAMPLES = "examples:\n  ippo serve runs/demo\n  ippo serve runs/demo --iteration 2 --port 8001\n"
+VERB = Verb("serve", __name__, "talk to the policy of a run on this machine", ABOUT, EXAMPLES, folder=True)
+
+
+def add(commands: Commands) -> None:
+    """Its parser."""
+    parser = add_verb(commands, VERB)
+    add_run(parser, VERB)
+    parser.add_argument(
+        "--iteration",
+        type=at_least(0),
+        metavar="I",
+        help="the policy that it made, promoted or not; 0 is the warm start",
+    )
+    parser.add_argument("--port", type=at_least(0), default=8000, metavar="N", help="where to listen (default: 8000)")
+    parser.add_argument(
+        "--engine", choices=("Transformers", "VLLM"), default="Transformers", help="(default: Transformers)"
+    )
+    parser.add_argument(
+        "--max-tokens", type=at_least(1), metavar="N", help="of a response (default: the run's policy.maxNewTokens)"
+    )
