@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.variables import PREFIX, VLLM_ARGUMENTS
 
 from ippo_operator.api import changes, pod_rules
 from ippo_operator.api.cluster import S3, Promotion
@@ -56,7 +57,7 @@ def no_hub(what: str) -> str:
 
 
 _SEGMENT = "[A-Za-z0-9][A-Za-z0-9._=-]{0,254}"
-_RESERVED = "|".join((f"{pod_rules.RESERVED_ENV_PREFIX}.*", *pod_rules.RESERVED_ENV))
+_RESERVED = "|".join((f"{PREFIX}.*", *pod_rules.RESERVED_ENV))
 
 RULES: dict[type[Model], tuple[Rule, ...]] = {
     RunSpec: (
@@ -115,7 +116,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
     EnvVar: (
         Rule(_exactly_one("value", "valueFrom"), "allowed is exactly one of value and valueFrom"),
         Rule(
-            f"self.name == '{pod_rules.VLLM_ARGUMENTS}' || !self.name.matches('^({_RESERVED})$')",
+            f"self.name == '{VLLM_ARGUMENTS}' || !self.name.matches('^({_RESERVED})$')",
             "this variable is set by the operator",
             ".name",
         ),

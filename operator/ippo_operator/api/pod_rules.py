@@ -4,24 +4,22 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ippo_trainer.contract.variables import (
+    COMPLETION_INDEX,
+    CREDENTIALS_FILE,
+    HOME,
+    PREFIX,
+    TEMPORARY,
+    THREADS,
+    VLLM_ARGUMENTS,
+)
+
 from ippo_operator.api.pods import EnvVar, Pods, PodSettings, Volume
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.scheduling import Toleration
 
-RESERVED_ENV = (
-    "JOB_COMPLETION_INDEX",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "HOME",
-    "TMPDIR",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "OPENBLAS_NUM_THREADS",
-    "TOKENIZERS_PARALLELISM",
-)
-RESERVED_ENV_PREFIX = "IPPO_"
-VLLM_ARGUMENTS = "IPPO_VLLM_ARGS"
-"""The servers' only variable that is the user's."""
+RESERVED_ENV = (COMPLETION_INDEX, CREDENTIALS_FILE, HOME, TEMPORARY, *THREADS)
 RESERVED_FOLDERS = ("ippo", "tmp", "dev")
 PROVIDED_MOUNT = rf"^/([.]?/)*([.]?$|({'|'.join(RESERVED_FOLDERS)})(/|$))"
 """Mount paths that are taken, in any spelling: `//ippo` and `/./ippo/` are `/ippo`. For Python and CEL alike."""
@@ -81,7 +79,7 @@ def _unique(path: str, items: Sequence[Any]) -> Iterator[Problem]:
 
 
 def _variable(path: str, variable: EnvVar) -> Iterator[Problem]:
-    prefixed = variable.name.startswith(RESERVED_ENV_PREFIX) and variable.name != VLLM_ARGUMENTS
+    prefixed = variable.name.startswith(PREFIX) and variable.name != VLLM_ARGUMENTS
     if prefixed or variable.name in RESERVED_ENV:
         yield Problem(f"{path}.name", f"{variable.name} is set by the operator")
     if (variable.value is None) == (variable.value_from is None):

@@ -3,13 +3,10 @@
 python -m ippo_operator.api.reference > docs/manifest.md
 """
 
-import ast
-import inspect
 import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from enum import Enum
 from itertools import takewhile
 from typing import Any
 
@@ -19,7 +16,6 @@ from ippo_operator.api import changes
 from ippo_operator.api.cel import RULES
 from ippo_operator.api.problems import allowed_words
 from ippo_operator.api.resource import KIND, IterativePPORun
-from ippo_operator.api.status import Reason
 
 Schema = dict[str, Any]
 _HEAD = f"""\
@@ -43,7 +39,7 @@ ippo validate -f examples/sr-funnel.yaml     # all problems of a manifest, a lin
 
 def to_markdown() -> str:
     """The file docs/manifest.md."""
-    return _HEAD + _changes() + _Reference().to_markdown() + _reasons()
+    return _HEAD + _changes() + _Reference().to_markdown()
 
 
 class _Reference:
@@ -105,7 +101,7 @@ class _Reference:
 
     def _allowed(self, field: Schema) -> str:
         if field.get("$ref", "").endswith("/Reason"):
-            return "a [reason](#reasons)"
+            return "a [reason](reasons.md)"
         if field.get("format") == "date-time":
             return "a time"
         if field.get("type") == "number":
@@ -152,20 +148,6 @@ def _changes() -> str:
         f"Once a run has started, these may change: {free}. These may only rise: {rising}. "
         "All else is what results are made from, so a change is refused.\n\n"
     )
-
-
-def _reasons() -> str:
-    head = "\n## Reasons\n\nConditions and `status.lastFailure` give one of these reasons. The list is closed.\n\n"
-    return head + _table(("reason", "meaning"), [[f"`{name}`", text] for name, text in _documented(Reason)])
-
-
-def _documented(kind: type[Enum]) -> Iterator[tuple[str, str]]:
-    """(value, docstring) of an enumeration's members; Python keeps such docstrings in the source only."""
-    body = ast.parse(inspect.getsource(kind)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for member, text in zip(body.body, body.body[1:], strict=False):
-        if isinstance(member, ast.Assign) and isinstance(text, ast.Expr):
-            yield ast.literal_eval(member.value), _flowed(ast.literal_eval(text.value))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

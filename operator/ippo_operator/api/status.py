@@ -1,7 +1,6 @@
 """The status of a run: all that the planner remembers between two passes, bounded to 64 KB."""
 
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from ippo_trainer.contract.lines import Line, one_line
@@ -10,13 +9,14 @@ from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest
 from ippo_trainer.contract.stages import StageName
 from pydantic import BeforeValidator, Field, PlainSerializer
 
+from ippo_operator.api.reasons import ConditionType, Reason
+
 MAX_MESSAGE = 1024
 """Bytes of UTF-8, as events count them."""
 MAX_HISTORY = 20
 MAX_METRICS = 32  # as many as a StageResult has
 MAX_ITERATION_WARNINGS = 8
 
-ConditionType = Literal["Accepted", "Reconciling", "Stalled", "Suspended", "Queued", "Succeeded", "Promoted", "Ready"]
 FailureKind = Literal["Spec", "Data", "TryAgain", "Crash", "Disruption", "Uninformative", "Conflict"]
 
 
@@ -39,85 +39,6 @@ def _message(value: object) -> object:
 
 Message = Annotated[str, BeforeValidator(_message), Field(max_length=MAX_MESSAGE)]
 Metrics = Annotated[dict[Annotated[Line, Field(max_length=63)], float], Field(max_length=MAX_METRICS)]
-
-
-class Reason(StrEnum):
-    """The closed list of reasons of conditions and failures."""
-
-    AS_EXPECTED = "AsExpected"
-    """Nothing to report."""
-    STAGE_RUNNING = "StageRunning"
-    """A stage runs, or its job is being created."""
-    WAITING_TO_RETRY = "WaitingToRetry"
-    """The last attempt failed; the next one starts after the back-off."""
-    SUSPENDING = "Suspending"
-    """spec.suspend is true and the running stage saves its checkpoint."""
-    SUSPENDED = "Suspended"
-    """spec.suspend is true and nothing runs."""
-    COMPLETED = "Completed"
-    """All iterations are done."""
-    STOP_CONDITION_MET = "StopConditionMet"
-    """spec.iterations.stopWhen ended the run."""
-    NO_DECISION_YET = "NoDecisionYet"
-    """No candidate was evaluated so far."""
-    PROMOTED = "Promoted"
-    """The gate let the latest candidate pass; it is the current policy."""
-    AWAITING_APPROVAL = "AwaitingApproval"
-    """The gate let the latest candidate pass, and spec.promotion.mode asks a human: set approve or reject."""
-    NOT_APPROVED = "NotApproved"
-    """The gate let the latest candidate pass, but spec.promotion.reject names it; the policy before it stays."""
-    GATE_FAILED = "GateFailed"
-    """The gate refused the latest candidate; the policy before it stays."""
-    GATE_INCONCLUSIVE = "GateInconclusive"
-    """The gate could not tell, and the spec says to keep the policy before it."""
-    INVALID_SPEC = "InvalidSpec"
-    """The spec is wrong. Tried again only when spec.retries.requested, spec.pods or the store's address changes."""
-    INVALID_DATA = "InvalidData"
-    """An input of a stage is wrong. Tried again only when one of the same changes."""
-    Q_UNINFORMATIVE = "QUninformative"
-    """Q tells no more than a constant; it is not optimised."""
-    TRY_AGAIN = "TryAgain"
-    """The world was not ready."""
-    USER_CODE_FAILED = "UserCodeFailed"
-    """A stage ended with an unknown exit code."""
-    RESULT_UNREADABLE = "ResultUnreadable"
-    """A stage said that it was done, but its result is missing, malformed or of another stage."""
-    DISRUPTED = "Disrupted"
-    """A stage was told to stop, or its process was lost."""
-    BUDGET_EXHAUSTED = "BudgetExhausted"
-    """A stage failed more often than spec.retries allows."""
-    CHILD_CONFLICT = "ChildConflict"
-    """A child's name is taken by an object that is not this run's, or was made from other inputs."""
-    ARTIFACTS_IN_USE = "ArtifactsInUse"
-    """The status, of a backup, names a folder of artifacts that is another run's."""
-    WAITING_FOR_QUOTA = "WaitingForQuota"
-    """The stage's job waits in its queue."""
-    JOB_PAUSED = "JobPaused"
-    """Somebody suspended the stage's job, or set its parallelism to 0."""
-    UNSCHEDULABLE = "Unschedulable"
-    """No node takes the stage's pods."""
-    IMAGE_PULL_FAILED = "ImagePullFailed"
-    """The image of the stage's pods cannot be pulled."""
-    POD_REFUSED = "PodRefused"
-    """The API server does not let the stage's pods be created: quota, policy, or a missing service account."""
-    POD_NOT_STARTED = "PodNotStarted"
-    """The stage's pods have a node but cannot start: a missing Secret, ConfigMap or volume."""
-    CHILD_REFUSED = "ChildRefused"
-    """The API server does not let a child be created or changed: permissions, quota or policy."""
-    PENDING_DEADLINE_EXCEEDED = "PendingDeadlineExceeded"
-    """The stage's pods waited longer for a node and their image than pendingDeadlineSeconds of spec.pods allows."""
-    ROLLING_OUT = "RollingOut"
-    """All iterations are done, and the servers of the promoted policy are not ready yet."""
-    ROLLED_BACK = "RolledBack"
-    """The promoted policy's servers did not get ready in time; the policy before it is served again."""
-    ROLLOUT_TIMED_OUT = "RolloutTimedOut"
-    """The servers did not get ready in time, and there is nothing to go back to, or spec.serve.onFailure is Hold."""
-    SERVER_FAILED = "ServerFailed"
-    """A server ends again and again, or cannot fetch its policy."""
-    NOT_REACHED = "NotReached"
-    """The Service has no endpoint, so requests reach none of the servers."""
-    NO_SERVER_IMAGE = "NoServerImage"
-    """spec.serve.engine is VLLM, and neither spec.pods.serve.image nor the operator names an image with it."""
 
 
 class Waits(Model):

@@ -1,12 +1,12 @@
 """Errors that a user can do something about, and the exit codes of `ippo`."""
 
-OK = 0
-FAILED = 1
-BAD_INPUT = 64
-BAD_DATA = 65
-TRY_AGAIN = 75
-INTERRUPTED = 130
-TERMINATED = 143
+from ippo_trainer.contract.errors import BAD_DATA, BAD_SPEC, DONE, FAILED, INTERRUPTED, STOPPED, TRY_AGAIN
+
+__all__ = ["BAD_DATA", "BAD_INPUT", "FAILED", "INTERRUPTED", "OK", "TERMINATED", "TRY_AGAIN", "CommandError"]
+
+OK = DONE
+BAD_INPUT = BAD_SPEC
+TERMINATED = STOPPED
 
 
 class CommandError(Exception):

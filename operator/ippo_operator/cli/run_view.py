@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from ippo_operator.api.reasons import EXPLANATIONS
-from ippo_operator.api.status import Condition, ConditionType, Reason, RunStatus
+from ippo_operator.api.reasons import ConditionType, Reason
+from ippo_operator.api.status import Condition, RunStatus
 from ippo_operator.cli.errors import CommandError
 
 PhaseName = Literal["Pending", "Running", "Waiting", "Suspending", "Suspended", "Succeeded", "Failed", "Terminating"]
@@ -108,11 +108,6 @@ class RunView:
             return text
         where = "kubectl get pods -A -l app.kubernetes.io/name=ippo-operator"
         return f"{text}: see that one is at work ({where}) and that it watches this namespace"
-
-
-def remedy(reason: Reason, argument: str) -> str:
-    """What to do about a reason, with the commands for this run."""
-    return EXPLANATIONS[reason].remedy.replace("NAME", argument)
 
 
 def cluster_view(raw: dict[str, Any]) -> RunView:

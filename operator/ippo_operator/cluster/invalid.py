@@ -3,7 +3,8 @@
 from datetime import datetime
 from typing import Any
 
-from ippo_operator.api.status import Reason, short, to_rfc3339
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import short, to_rfc3339
 from ippo_operator.cluster.client import Manifest
 
 _TRUTH = {"Accepted": "False", "Reconciling": "False", "Stalled": "True", "Ready": "False"}

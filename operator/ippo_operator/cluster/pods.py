@@ -14,7 +14,7 @@ from ippo_trainer.contract.lines import cut
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
 
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.jobs import CONTAINER, NEVER_AGAIN
 from ippo_operator.plan.types import JobFailure, Waiting

@@ -1,6 +1,6 @@
 """Whether requests get from the Service to servers: a Deployment that is ready may serve nobody."""
 
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ForbiddenError

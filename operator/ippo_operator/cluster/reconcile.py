@@ -14,8 +14,9 @@ from datetime import UTC
 
 from ippo_trainer.contract.spec import StoreLocation
 
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import Reason, RunStatus
+from ippo_operator.api.status import RunStatus
 from ippo_operator.cluster import children, clock, ending, folders, invalid, jobs, log_context, read, serving
 from ippo_operator.cluster.calm import Calm
 from ippo_operator.cluster.children import ChildConflictError, stage_objects

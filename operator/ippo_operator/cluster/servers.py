@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ippo_trainer.contract.spec import Digest
 
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object

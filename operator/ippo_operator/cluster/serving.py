@@ -7,8 +7,9 @@ from typing import Any
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 
 from ippo_operator.api.cluster import Serve
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import DeployedPolicy, Reason, ServedPolicy
+from ippo_operator.api.status import DeployedPolicy, ServedPolicy
 from ippo_operator.cluster import history, reach, servers
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.children import refusal

@@ -7,6 +7,8 @@ import signal
 import sys
 from pathlib import Path
 
+from ippo_trainer.contract.errors import BAD_SPEC
+
 from ippo_operator.local.lifeline import die_with_runner
 
 
@@ -25,7 +27,7 @@ def run(target: str, spec: Path, shard: int | None, log: Path, termination: Path
         run_stage = getattr(importlib.import_module(module), function)
     except ImportError as error:
         print(f"cannot import {module}: {error}; install the trainer: pip install 'iterative-ppo[trainer]'")
-        sys.exit(64)
+        sys.exit(BAD_SPEC)
     code: int = run_stage(spec, shard, termination, work)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result stands; nothing may cut the clean-up short
     sys.exit(code)

@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ippo_trainer.contract.errors import STOPPED
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
 
@@ -129,7 +130,7 @@ class LocalJobs:
         if job is None:
             return
         if job.waiting:
-            job.first_failure = 143  # some shards never started, so the job is not done however the others end
+            job.first_failure = STOPPED  # some shards never started, so the job is not done however the others end
         job.waiting.clear()
         _signal(job, signal.SIGTERM)
         deadline = time.monotonic() + grace

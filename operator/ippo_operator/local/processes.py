@@ -11,19 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from ippo_trainer.contract.stages import STAGES
+from ippo_trainer.contract.variables import THREADS
 
 from ippo_operator.local import child
 
 TARGET = "ippo_trainer.stages.runtime:run_stage"
 PRELOAD = (TARGET.partition(":")[0], *(f"ippo_trainer.stages.{stage.section}" for stage in STAGES))
-# One thread for numpy's BLAS, because sums must not depend on the machine; torch's threads are the stage's to set.
-# Threads that wait must not spin: on a machine that is busy otherwise, small models were 5 times slower with spinning.
-_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 _BLOCKED = {signal.SIGINT, signal.SIGTERM}
 
 
@@ -43,7 +36,7 @@ class Launcher:
     def start(self, spec: Path, shard: int | None, log: Path, termination: Path, work: Path) -> BaseProcess:
         """A process that runs one stage, or one shard of it."""
         self._context.set_forkserver_preload(self._preload)
-        for name, value in _ENVIRONMENT.items():
+        for name, value in THREADS.items():
             os.environ[name] = value
         # A signal for the terminal's foreground group must not end the fork server; it inherits the mask.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, TEMPORARY, THREADS
 
 from ippo_operator.api.pod_rules import is_own_key
 from ippo_operator.api.pods import CommonPods, PodSettings, Volume
@@ -16,14 +17,6 @@ CREDENTIALS_KEY = "credentials"
 _GROUP_READABLE = 0o440
 _OWN = "ippo-"  # volumes of the operator; users' have another prefix
 _NOTHING = (None, (), "")
-
-# As the local runner sets them: sums must not depend on the machine, and threads that wait must not spin.
-_THREADS = {
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "OPENBLAS_NUM_THREADS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 def pod_template(
@@ -136,9 +129,9 @@ def _place_all(spec: PodSpec, common: CommonPods, selector: dict[str, str]) -> N
 
 
 def _environment(run: IterativePPORun, settings: PodSettings, credentials: bool) -> list[dict[str, Any]]:
-    values = {"HOME": WORK, "TMPDIR": WORK, **_THREADS}
+    values = {HOME: WORK, TEMPORARY: WORK, **THREADS}
     if credentials and _credentials(run) is not None:
-        values["AWS_SHARED_CREDENTIALS_FILE"] = f"{CREDENTIALS}/{CREDENTIALS_KEY}"
+        values[CREDENTIALS_FILE] = f"{CREDENTIALS}/{CREDENTIALS_KEY}"
     own = [{"name": name, "value": value} for name, value in values.items()]
     return own + [_plain(variable) for variable in settings.env]
 

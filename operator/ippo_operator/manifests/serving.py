@@ -8,6 +8,7 @@ from typing import Any
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
+from ippo_trainer.contract.variables import POLICY_DIGEST
 
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.pods import PodSettings, Resources
@@ -182,7 +183,7 @@ def _server(
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
     # Whoever takes over a server that anybody may ask must not find the bucket's keys there.
     made = container(run, platform, settings, SERVER, image, command, [mount], credentials=False)
-    made["env"].append({"name": "IPPO_POLICY_DIGEST", "value": policy.artifact.digest})
+    made["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
     made["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
     made["startupProbe"] = _probe("/healthz", _START_PROBES)
     made["readinessProbe"] = _probe("/readyz", 2)

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Literal, NamedTuple
 
+from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import Condition, ConditionType, Reason, RunStatus
+from ippo_operator.api.status import Condition, RunStatus
 from ippo_operator.plan import approval, serving
 from ippo_operator.plan.phase import Phase
 

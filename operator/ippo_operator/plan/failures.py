@@ -3,23 +3,26 @@
 from datetime import datetime, timedelta
 
 from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.lines import cut
 from ippo_trainer.contract.spec import Digest
 from ippo_trainer.contract.stages import StageName
 
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import Retries, RunSpec
-from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, Reason, RunStatus
+from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, RunStatus
 from ippo_operator.plan import results
 from ippo_operator.plan.names import MAX_ATTEMPT
 from ippo_operator.plan.types import JobFailure
 
 MAX_BACKOFF = 600
-_BY_EXIT_CODE: dict[int, tuple[FailureKind, Reason]] = {
-    64: ("Spec", Reason.INVALID_SPEC),
-    65: ("Data", Reason.INVALID_DATA),
-    75: ("TryAgain", Reason.TRY_AGAIN),
-    143: ("Disruption", Reason.DISRUPTED),
+_KINDS: dict[type[StageError], FailureKind] = {
+    BadSpecError: "Spec",
+    BadDataError: "Data",
+    TryAgainError: "TryAgain",
+    StoppedError: "Disruption",
 }
+_BY_EXIT_CODE = {error.exit_code: (kind, Reason(error.reason)) for error, kind in _KINDS.items()}
 _NEVER_AGAIN: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
 _AT_ONCE = 3
 """So many disruptions of a stage bring no wait; more of them hardly end by themselves."""

@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Literal
 
 from ippo_operator.api import rules
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
-from ippo_operator.api.status import Reason, RunStatus, to_rfc3339
+from ippo_operator.api.status import RunStatus, to_rfc3339
 from ippo_operator.plan import approval, failures, serving
 
 PhaseName = Literal[

@@ -9,17 +9,9 @@ from datetime import datetime, timedelta
 from ippo_trainer.contract.spec import Decision, StoreLocation
 from ippo_trainer.contract.stages import COLLECT, WARM_START
 
+from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import (
-    ActiveAttempt,
-    Budgets,
-    ConditionType,
-    FailureKind,
-    Reason,
-    RunStatus,
-    Waits,
-    short,
-)
+from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, RunStatus, Waits, short
 from ippo_operator.plan import approval, failures, folders, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words

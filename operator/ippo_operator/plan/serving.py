@@ -13,15 +13,9 @@ from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Digest
 
 from ippo_operator.api.cluster import Serve
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
-from ippo_operator.api.status import (
-    FailedRollout,
-    Reason,
-    RunStatus,
-    ServedPolicy,
-    ServingStatus,
-    Waits,
-)
+from ippo_operator.api.status import FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waits
 from ippo_operator.plan.types import Event, ObservedServing, Waiting
 
 _AHEAD = timedelta(minutes=5)

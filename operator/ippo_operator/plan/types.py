@@ -6,7 +6,8 @@ from typing import Literal
 
 from ippo_trainer.contract.spec import Digest, StageResult, StageSpec
 
-from ippo_operator.api.status import Reason, RunStatus, ServedPolicy, short
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import RunStatus, ServedPolicy, short
 
 
 class _Told:

@@ -16,8 +16,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import Reason, RunStatus, ServingStatus
+from ippo_operator.api.status import RunStatus, ServingStatus
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.transport import Request, Response, Transport
 from ippo_operator.plan.phase import Phase, PhaseName, phase

@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 import aiohttp.web
+from ippo_trainer.contract.errors import BAD_SPEC, FAILED
 
 from ippo_operator.cluster.access import kubeconfig
 from ippo_operator.cluster.access.files import KubeconfigError
@@ -24,8 +25,6 @@ from ippo_operator.process.options import Options
 from ippo_operator.process.service import Pace, Service
 from ippo_operator.process.watches import Watches
 
-CANNOT_START = 64
-FAILED = 1
 _log = logging.getLogger("ippo.operator")
 
 
@@ -37,10 +36,10 @@ def run(options: Options) -> int:
         return asyncio.run(_run(options))
     except KubeconfigError as error:
         print(f"ippo-operator: {error}", file=sys.stderr)
-        return CANNOT_START
+        return BAD_SPEC
     except OSError as error:
         print(f"ippo-operator: port {options.port} cannot be used: {error.strerror}", file=sys.stderr)
-        return CANNOT_START
+        return BAD_SPEC
 
 
 async def _run(options: Options) -> int:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from ippo_trainer.contract.errors import BAD_SPEC
+
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.process.logs import LogFormat
 
@@ -91,7 +93,7 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.print_usage()
-        self.exit(64, f"{self.prog}: {message}\n")
+        self.exit(BAD_SPEC, f"{self.prog}: {message}\n")
 
 
 def _add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ Progressing, Healthy, Degraded or Suspended. Both are written down by hand; the 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.plan.types import JobFailure
 
 from . import worlds

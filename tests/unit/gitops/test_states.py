@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
-from ippo_operator.api.status import Reason, RunStatus
+from ippo_operator.api.status import RunStatus
 from ippo_operator.plan.phase import PhaseName, phase
 
 from tests.kit.planner_world import START

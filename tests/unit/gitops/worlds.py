@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from ippo_operator.api.crd import custom_resource_definition
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import Reason
 from ippo_operator.cluster import invalid
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing, Waiting
 from ippo_trainer.contract.spec import Decision, StageResult

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ippo_operator.api.status import Reason, RunStatus
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import RunStatus
 from ippo_operator.cli.errors import BAD_DATA
 from ippo_operator.cli.main import main
 from ippo_operator.cli.run.console import Console

@@ -1,11 +1,11 @@
 """The status stays small whatever stages say and however long a run goes on."""
 
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.status import (
     MAX_HISTORY,
     MAX_MESSAGE,
     MAX_METRICS,
     FailedRollout,
-    Reason,
     RunStatus,
     ServedPolicy,
     ServingStatus,

@@ -176,7 +176,7 @@ def test_processes_that_race_agree(bench: Bench) -> None:
         (BadSpecError("field x", "Correct it."), 64, "InvalidSpec"),
         (BadDataError("file x", "Replace it."), 65, "InvalidData"),
         (TryAgainError("S3 is down"), 75, "TryAgain"),
-        (StoppedError("stopped"), 143, "Stopped"),
+        (StoppedError("stopped"), 143, "Disrupted"),
         (OSError(errno.ENOSPC, "No space left on device", "/scratch/x"), 75, "TryAgain"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 75, "TryAgain"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 75, "TryAgain"),
@@ -246,7 +246,7 @@ def test_a_stop_is_noticed_and_the_work_resumed(bench: Bench, number: signal.Sig
     bench.work(run)
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     assert bench.run() == 143
-    assert bench.error()["reason"] == "Stopped"
+    assert bench.error()["reason"] == "Disrupted"
     assert number.name in bench.error()["message"]
     assert steps == [1, 2]
     assert bench.store.info("iterations/0001/q/checkpoint/pointer.json") is not None

@@ -25,7 +25,8 @@ from typing import Any, NoReturn
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.problems import ProblemError, Problems
-from ippo_trainer.data.schema import REACTIONS, Conversation, Reaction, Turn
+from ippo_trainer.data.reactions import REACTIONS, Reaction
+from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.data.turns import iter_turns
 

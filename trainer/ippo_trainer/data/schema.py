@@ -8,12 +8,12 @@ from typing import Literal, Self, get_args
 
 import pyarrow as pa
 
+from ippo_trainer.data.reactions import Reaction
+
 SCHEMA_VERSION = 1
 VERSION_KEY = b"ippo.schema_version"
 
-Reaction = Literal["accepted", "edited", "rejected"]
 Behaviour = Literal["policy", "explore", "log"]
-REACTIONS: tuple[str, ...] = get_args(Reaction)
 BEHAVIOURS: tuple[str, ...] = get_args(Behaviour)
 
 

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.columns import Column
 from ippo_trainer.data.problems import ProblemError, Problems
+from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import (
     BEHAVIOURS,
-    REACTIONS,
     SCHEMA,
     SCHEMA_VERSION,
     VERSION_KEY,

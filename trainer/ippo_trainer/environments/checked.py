@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.environments.failures import failure, short
 from ippo_trainer.environments.protocol import (
-    REACTIONS,
     Demonstrator,
     ExactScore,
     ExactScorer,

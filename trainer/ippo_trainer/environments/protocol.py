@@ -6,16 +6,15 @@ here are optional capabilities that a caller finds with `isinstance`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ippo_trainer.data.reactions import Reaction
+
 if TYPE_CHECKING:
     from ippo_trainer.data.schema import Conversation, Turn
-
-Reaction = Literal["accepted", "edited", "rejected"]
-REACTIONS: tuple[Reaction, ...] = ("accepted", "edited", "rejected")
 
 
 @dataclass(frozen=True, slots=True)

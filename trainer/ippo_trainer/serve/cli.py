@@ -12,9 +12,9 @@ from typing import NoReturn, get_args
 
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.contract.origins import ORIGIN
+from ippo_trainer.contract.variables import POLICY_DIGEST
 from ippo_trainer.serve.engine import EngineName
 
-DIGEST = "IPPO_POLICY_DIGEST"
 _HELP = """\
 Serves a policy over an OpenAI-compatible API: /v1/chat/completions (streaming too), /v1/models,
 and /healthz, /readyz, /metrics. IPPO_POLICY_DIGEST names the policy's digest.
@@ -64,9 +64,11 @@ def _serve(arguments: argparse.Namespace) -> int:
     from ippo_trainer.serve.server import serve
     from ippo_trainer.serve.settings import Settings
 
-    digest = os.environ.get(DIGEST, "")
+    digest = os.environ.get(POLICY_DIGEST, "")
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise BadSpecError(f"{DIGEST} is {digest!r}, not the digest of a policy", f"Set {DIGEST}=sha256:….")
+        raise BadSpecError(
+            f"{POLICY_DIGEST} is {digest!r}, not the digest of a policy", f"Set {POLICY_DIGEST}=sha256:…."
+        )
     settings = Settings(
         arguments.policy,
         arguments.engine,

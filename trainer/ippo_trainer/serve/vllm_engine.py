@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.variables import VLLM_ARGUMENTS
 from ippo_trainer.models import memory
 from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, RefusedError, Wishes
 from ippo_trainer.serve.settings import Loaded, Settings, response_room
 
-ARGUMENTS = "IPPO_VLLM_ARGS"
 _EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
 _CPU_CACHE_BYTES = 1 << 30
 _CPU_RUNTIME_BYTES = 1900 << 20  # vLLM's three processes
@@ -134,7 +134,7 @@ def load_vllm(settings: Settings) -> Loaded:
         arguments = AsyncEngineArgs(**_arguments(settings, length))
         llm = AsyncLLM.from_engine_args(arguments)
     except TypeError as error:
-        raise BadSpecError(f"{ARGUMENTS}: {error}", "Use the names of vLLM's AsyncEngineArgs.") from error
+        raise BadSpecError(f"{VLLM_ARGUMENTS}: {error}", "Use the names of vLLM's AsyncEngineArgs.") from error
     except (ValueError, RuntimeError) as error:
         raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
     running = llm.vllm_config.scheduler_config.max_num_seqs
@@ -167,16 +167,16 @@ def _arguments(settings: Settings, length: int) -> dict[str, Any]:
     else:
         # Compiling needs a C++ compiler, which images have not.
         own |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-    return own | _given(os.environ.get(ARGUMENTS, ""))
+    return own | _given(os.environ.get(VLLM_ARGUMENTS, ""))
 
 
 def _given(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
     except ValueError as error:
-        raise BadSpecError(f"{ARGUMENTS} is not JSON: {error}", _EXAMPLE) from error
+        raise BadSpecError(f"{VLLM_ARGUMENTS} is not JSON: {error}", _EXAMPLE) from error
     if not isinstance(value, dict):
-        raise BadSpecError(f"{ARGUMENTS} is no JSON object", _EXAMPLE)
+        raise BadSpecError(f"{VLLM_ARGUMENTS} is no JSON object", _EXAMPLE)
     return value
 
 

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.stages import COLLECT, NAMES, STAGES
+from ippo_trainer.contract.variables import COMPLETION_INDEX, TERMINATION_LOG
 
 _POD_LOG = Path("/dev/termination-log")
 _HELP = """\
@@ -88,13 +89,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _completion_index(environ: Mapping[str, str]) -> int | None:
-    text = environ.get("JOB_COMPLETION_INDEX", "")
+    text = environ.get(COMPLETION_INDEX, "")
     return int(text) if text.isdecimal() else None
 
 
 def _termination_log(environ: Mapping[str, str]) -> Path | None:
-    if environ.get("IPPO_TERMINATION_LOG"):
-        return Path(environ["IPPO_TERMINATION_LOG"])
+    if environ.get(TERMINATION_LOG):
+        return Path(environ[TERMINATION_LOG])
     in_pod = "KUBERNETES_SERVICE_HOST" in environ
     return _POD_LOG if in_pod and os.access(_POD_LOG, os.W_OK) else None
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.stages import IMPROVE
+from ippo_trainer.contract.variables import COMPLETION_INDEX
 from ippo_trainer.stages.output import error_message, write_termination_log
 
 PORT = 29500
@@ -98,7 +99,7 @@ def _launch(arguments: argparse.Namespace, rest: list[str]) -> tuple[int, int]:
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    node = int(os.environ.get("JOB_COMPLETION_INDEX", "0")) if arguments.node is None else arguments.node
+    node = int(os.environ.get(COMPLETION_INDEX, "0")) if arguments.node is None else arguments.node
     config = LaunchConfig(
         min_nodes=arguments.nodes,
         max_nodes=arguments.nodes,

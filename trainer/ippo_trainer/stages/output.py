@@ -15,11 +15,12 @@ from tqdm import tqdm
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.lines import printable
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES
+from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME
 
 _SECRET_NAME = re.compile(
     r"(^|_)(SECRET|SECRETS|TOKEN|PASSWORD|PASSWD|CREDENTIAL|CREDENTIALS|ACCESS_KEY|API_KEY|PRIVATE_KEY)(_|$)"
 )
-_SECRET_FILES = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+_SECRET_FILES = (CREDENTIALS_FILE, "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _SECRET_TEXT = re.compile(
     r"(?<=://)[^/\s@]+(?=@)"  # user:password@ of a URL
     r"|(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+|(?<=X-Amz-Security-Token=)[^&\s]+"
@@ -42,7 +43,7 @@ class Redactor:
             v for name, v in environ.items() if _SECRET_NAME.search(name) and not name.endswith(("_FILE", "_URI"))
         }
         files = [environ[name] for name in _SECRET_FILES if environ.get(name)]
-        for path in [*files, str(Path(environ.get("HOME", "/")) / ".aws" / "credentials")]:
+        for path in [*files, str(Path(environ.get(HOME, "/")) / ".aws" / "credentials")]:
             values |= _values_of(Path(path))
         known = sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True)
         self._known = re.compile("|".join(map(re.escape, known))) if known else None

@@ -19,6 +19,7 @@ from botocore.exceptions import (
 )
 
 from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
+from ippo_trainer.contract.variables import CREDENTIALS_FILE
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
 
 
@@ -98,7 +99,7 @@ def explain(error: BaseException, where: str, verb: str = "use") -> StageError:
 
 def _unreadable_credentials() -> str:
     """The credentials file that boto3 was pointed to and passed over; empty if that is not what is wrong."""
-    path = os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "")
+    path = os.environ.get(CREDENTIALS_FILE, "")
     return path if path and Path(path).exists() and not os.access(path, os.R_OK) else ""
 
 

@@ -145,7 +145,7 @@ def _namespaces(line: _Words) -> list[str]:
 
 
 def _topics(line: _Words) -> list[str]:
-    from ippo_operator.api.status import Reason
+    from ippo_operator.api.reasons import Reason
 
     return [*map(str, Reason), *_runs(line)]
 

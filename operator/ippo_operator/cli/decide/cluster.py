@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ippo_operator.api.status import IterationStatus, Reason
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import IterationStatus
 from ippo_operator.cli.clusters import cluster, find
 from ippo_operator.cli.decide.owners import warning
 from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError

@@ -4,21 +4,20 @@ import difflib
 from argparse import Namespace
 from collections.abc import Iterator
 
-from ippo_operator.api.reasons import EXPLANATIONS, RECOVERY
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import RECOVERY, Reason
 from ippo_operator.cli.cluster_flags import written_flags
 from ippo_operator.cli.clusters import cluster, find
 from ippo_operator.cli.errors import OK, CommandError
-from ippo_operator.cli.run_view import RunView, remedy
+from ippo_operator.cli.run_view import RunView
 
 _WIDTH = max(len(reason) for reason in Reason)
 
 
 def command(arguments: Namespace) -> int:
-    """Prints the explanation. Reasons begin with a capital letter, names of runs never do."""
+    """Prints the reason. Reasons begin with a capital letter, names of runs never do."""
     topic = arguments.topic
     if topic is None:
-        print("\n".join(f"{reason:{_WIDTH}}  {explanation.meaning}" for reason, explanation in EXPLANATIONS.items()))
+        print("\n".join(f"{reason:{_WIDTH}}  {reason.meaning}" for reason in Reason))
         return OK
     reasons = {reason.lower(): reason for reason in Reason}
     reason = reasons.get(topic.lower())
@@ -35,13 +34,12 @@ def command(arguments: Namespace) -> int:
 
 
 def _reason(reason: Reason, name: str = "NAME") -> list[str]:
-    explanation = EXPLANATIONS[reason]
     return [
         str(reason),
-        f"  means:    {explanation.meaning}",
-        f"  to do:    {remedy(reason, name)}",
-        f"  recovery: {RECOVERY[explanation.recovery]}",
-        f"  found in: {', '.join(explanation.conditions)}",
+        f"  means:    {reason.meaning}",
+        f"  to do:    {reason.remedy_of(name)}",
+        f"  recovery: {RECOVERY[reason.recovery]}",
+        f"  found in: {', '.join(reason.places)}",
     ]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ippo_trainer.contract.spec import StoreLocation
+from ippo_trainer.contract.variables import CREDENTIALS_FILE
 
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
@@ -157,7 +158,7 @@ def _credentials(content: bytes) -> Iterator[None]:
         for name in _OTHER_CREDENTIALS:
             os.environ.pop(name, None)
         # A profile of the user's configuration that names a role or SSO would win over the file's keys.
-        os.environ |= {"AWS_SHARED_CREDENTIALS_FILE": str(path), "AWS_CONFIG_FILE": os.devnull}
+        os.environ |= {CREDENTIALS_FILE: str(path), "AWS_CONFIG_FILE": os.devnull}
         try:
             yield
         finally:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ippo_operator.cli.logs.attempts import Attempt
-from ippo_operator.cli.run_view import RunView, remedy
+from ippo_operator.cli.run_view import RunView
 
 _WELL = {"Pending", "Running", "Succeeded"}
 
@@ -19,7 +19,7 @@ def standing(run: RunView, log: Sequence[str] = ()) -> dict[str, Any] | None:
     if run.phase in _WELL or run.reason is None:
         return None
     fields: dict[str, Any] = {"state": run.phase, "reason": str(run.reason), "message": run.message}
-    fields["remedy"] = remedy(run.reason, run.argument)
+    fields["remedy"] = run.reason.remedy_of(run.argument)
     failure = run.status.last_failure
     if failure is None or run.phase != "Failed":
         return fields

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ippo_trainer.contract.spec import ArtifactRef
 from ippo_trainer.contract.stages import IMPROVE, WARM_START
+from ippo_trainer.contract.variables import POLICY_DIGEST
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
@@ -24,7 +25,7 @@ def command(arguments: Namespace) -> int:
         raise CommandError(f"{error}; in a cluster, spec.serve serves each promoted policy") from None
     policy = _policy(run, arguments.iteration)
     check_trainer()
-    from ippo_trainer.serve.cli import DIGEST, main
+    from ippo_trainer.serve.cli import main
     from ippo_trainer.store import artifact, open_store
 
     longest = arguments.max_tokens or (run.spec.serve and run.spec.serve.max_tokens) or run.spec.policy.max_new_tokens
@@ -32,7 +33,7 @@ def command(arguments: Namespace) -> int:
         model = Path(place) / "policy"
         with trainer_errors():
             artifact.fetch(open_store(folder.store(run)), policy, model, "policy")
-        os.environ[DIGEST] = policy.digest
+        os.environ[POLICY_DIGEST] = policy.digest
         options = {"policy": model, "port": arguments.port, "engine": arguments.engine}
         options |= {"name": run.metadata.name, "max-tokens": longest}
         return main([f"--{name}={value}" for name, value in options.items()])

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from ippo_operator.api.reasons import EXPLANATIONS
 from ippo_operator.api.status import LastFailure, ServedPolicy
 from ippo_operator.cli.drawing import bar, count
 from ippo_operator.cli.logs.attempts import Attempt
-from ippo_operator.cli.run_view import RunView, now, remedy
+from ippo_operator.cli.run_view import RunView, now
 from ippo_operator.cli.status.iterations import iterations_json, iterations_table, plain, warning_lines, warnings
 from ippo_operator.local.watch import Progress
 from ippo_operator.plan.figures import span_in_words
@@ -77,9 +76,9 @@ def _doing(run: RunView, stage: Progress | str | None, time: datetime) -> list[s
 
 
 def _remedy(run: RunView) -> list[str]:
-    if run.reason is None or EXPLANATIONS[run.reason].recovery == "Fine":
+    if run.reason is None or run.reason.recovery == "Fine":
         return []
-    return [f"  what to do ({run.reason}): {remedy(run.reason, run.argument)}"]
+    return [f"  what to do ({run.reason}): {run.reason.remedy_of(run.argument)}"]
 
 
 def _serving(run: RunView, time: datetime) -> list[str]:
@@ -105,4 +104,4 @@ def _failure(run: RunView, failure: LastFailure | None, time: datetime) -> list[
     ago = span_in_words((time - failure.time).total_seconds())
     attempt = Attempt.of(failure.iteration, failure.stage, failure.attempt)
     text = ["", f"last failure: {attempt}, {ago} ago", f"  {failure.reason}: {failure.message}"]
-    return [*text, f"  what to do: {remedy(failure.reason, run.argument)}"]
+    return [*text, f"  what to do: {failure.reason.remedy_of(run.argument)}"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ippo_operator.api.reasons import EXPLANATIONS
+from ippo_operator.api.reasons import Reason
 from ippo_operator.cli.diff.cluster import LAST_APPLIED, merge_patch
 
 from tests.kit.fake_api import answer
@@ -111,7 +111,7 @@ def test_explain_a_reason_and_all_of_them(ippo: Ippo) -> None:
     assert said.code == 0
     assert said.out.splitlines()[0] == "Unschedulable"
     assert "to do:    Add such nodes" in said.out
-    assert len(ippo("explain").out.splitlines()) == len(EXPLANATIONS)
+    assert len(ippo("explain").out.splitlines()) == len(Reason)
     said = ippo("explain", "Unschedulabel")
     assert (said.code, said.err) == (64, "there is no reason Unschedulabel; did you mean Unschedulable?\n")
     assert "see them all with: ippo explain" in ippo("explain", "Xyzzy").err

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.cli import main as module
 from ippo_operator.cli.completion.answers import FILES, NO_FILES, completions
 from ippo_operator.cli.completion.command import SCRIPTS

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 from ippo_operator.api.load import parse_run
-from ippo_operator.api.reasons import EXPLANATIONS
+from ippo_operator.api.reasons import Reason
 
 from .conftest import Ippo
 
@@ -46,5 +46,5 @@ def code(text: str) -> list[str]:
 
 def test_remedies_name_no_run_by_accident() -> None:
     """`NAME` is replaced by the run's name wherever it stands."""
-    for told in EXPLANATIONS.values():
-        assert set(re.findall(r"\w*NAME\w*", told.remedy)) <= {"NAME"}
+    for reason in Reason:
+        assert set(re.findall(r"\w*NAME\w*", reason.remedy)) <= {"NAME"}

@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import pytest
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.cluster import jobs
 from ippo_operator.manifests.identity import INPUT_DIGEST
 from ippo_trainer.contract.spec import ArtifactRef, Shard, StageResult

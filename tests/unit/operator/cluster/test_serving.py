@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from ippo_operator.api.status import Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.manifests import identity
 from ippo_trainer.contract.spec import Decision, StageResult, StageSpec
 

@@ -8,15 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from ippo_operator.api.status import (
-    ActiveAttempt,
-    FailedRollout,
-    Reason,
-    RunStatus,
-    ServedPolicy,
-    ServingStatus,
-    Waits,
-)
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import ActiveAttempt, FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waits
 from ippo_operator.cluster.errors import UnavailableError
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.cluster.transport import Request, Response

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ippo_trainer.contract.errors import BadSpecError
+from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.funnel import histories
 from ippo_trainer.environments.funnel.dynamics import ACCEPTED, EDITED, Draw, Dynamics, Turns
@@ -13,7 +14,7 @@ from ippo_trainer.environments.funnel.exact import build
 from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT, Tables
 from ippo_trainer.environments.funnel.text import GREETINGS, SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_intent
 from ippo_trainer.environments.problem import Problem
-from ippo_trainer.environments.protocol import REACTIONS, History, Step
+from ippo_trainer.environments.protocol import History, Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.environments.funnel.exact import continuation
 from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT, Tables
@@ -16,7 +17,7 @@ from ippo_trainer.environments.funnel.text import (
     parse_intent,
 )
 from ippo_trainer.environments.problem import Array, Ints, Problem, reach
-from ippo_trainer.environments.protocol import REACTIONS, History
+from ippo_trainer.environments.protocol import History
 from ippo_trainer.environments.scoring import Trace
 
 UNPARSED_LABEL = len(INTENTS)
