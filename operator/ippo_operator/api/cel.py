@@ -81,7 +81,14 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         ),
         Rule("!has(self.conversations) || !self.conversations.startsWith('hf:')", no_hub("log"), ".conversations"),
     ),
-    Simulate: (Rule("self.parallelism <= self.conversations", "allowed is at most conversations", ".parallelism"),),
+    Simulate: (
+        Rule("self.parallelism <= self.conversations", "allowed is at most conversations", ".parallelism"),
+        Rule(
+            "!has(self.exploration) || double(self.exploration) < 1.0",
+            'allowed is below "1": Q is the policy\'s, so some turns must be its own',
+            ".exploration",
+        ),
+    ),
     params.FitQ: (
         Rule(
             "!has(self.holdout) || double(self.holdout) > 0.0 && double(self.holdout) < 1.0",

@@ -58,6 +58,14 @@ def _every_shard_has_work(spec: RunSpec) -> list[Problem]:
     return [Problem("spec.collect.simulate.parallelism", text)]
 
 
+def _something_is_the_policys_own(spec: RunSpec) -> list[Problem]:
+    share = spec.collect.simulate.exploration
+    if float(share) < 1:
+        return []
+    text = f'given {shown(share)}, allowed is below "1": Q is the policy\'s, so some turns must be its own'
+    return [Problem("spec.collect.simulate.exploration", text)]
+
+
 def _holdout_leaves_both_sides(spec: RunSpec) -> list[Problem]:
     if 0 < float(spec.fit_q.holdout) < 1:
         return []
@@ -97,6 +105,7 @@ _RULES: tuple[Callable[[RunSpec], list[Problem]], ...] = (
     _addresses_can_be_read,
     _discount_is_positive,
     _every_shard_has_work,
+    _something_is_the_policys_own,
     _holdout_leaves_both_sides,
     _prefix_is_a_safe_key,
     _a_key_has_its_encryption,

@@ -103,6 +103,7 @@ BAD = [
     Bad("spec.policy.base", "hf://a/b", NO_HUB.format("model")),
     Bad("spec.warmStart", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
     Bad("spec.discount", "0.0", POSITIVE),
+    Bad("spec.collect.simulate.exploration", "1", "allowed is below"),
     Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
     Bad("spec.fitQ.holdout", "0", BETWEEN),
     Bad("spec.fitQ.holdout", "1.0", BETWEEN),

@@ -91,6 +91,28 @@ def test_frequencies_follow_the_softmax(model, temperature):
         assert kept.sum() >= 3
 
 
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_min_p_never_draws_what_is_unlikely_and_flattens_the_rest(model, temperature):
+    prompt, share = [3, 7, 2], 0.3
+    rows = draw(model, [prompt], samples=4000, max_new_tokens=1, temperature=temperature, min_p=share, stop_ids=set())
+    with torch.no_grad():
+        table = model(torch.tensor([prompt])).logits[0, -1].double()
+    allowed = table >= table.max() + np.log(share)
+    expected = (table / temperature).masked_fill(~allowed, -torch.inf).softmax(-1).numpy()
+    drawn = [r.ids[0] for r in rows[0]]
+    assert set(drawn) == set(np.flatnonzero(allowed.numpy()).tolist())
+    assert 1 < allowed.sum() < VOCABULARY
+    np.testing.assert_allclose(np.bincount(drawn, minlength=VOCABULARY) / 4000, expected, atol=0.04)
+    for response in rows[0]:
+        assert response.logprobs[0] == pytest.approx(np.log(expected[response.ids[0]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("min_p", [-0.1, 1.1])
+def test_a_min_p_that_is_no_share_is_refused(model, min_p):
+    with pytest.raises(ValueError, match="min-p"):
+        draw(model, [[3]], min_p=min_p)
+
+
 def test_neither_batch_nor_order_nor_budget_changes_the_samples(model):
     prompts = mixed_prompts(40)
     keys = [7 * number + 1 for number in range(40)]

@@ -209,6 +209,12 @@ def test_all_problems_are_told_at_once() -> None:
             "spec.collect.simulate.parallelism: given 5, allowed is at most conversations (4)",
         ),
         (
+            "spec.collect.simulate.exploration",
+            "1.0",
+            'spec.collect.simulate.exploration: given "1.0", allowed is below "1": Q is the policy\'s, so some turns '
+            "must be its own",
+        ),
+        (
             "spec.fitQ.holdout",
             "0",
             'spec.fitQ.holdout: given "0", allowed is above "0" and below "1": some train, others measure',

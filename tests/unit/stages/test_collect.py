@@ -164,9 +164,33 @@ def test_exploration_is_tagged_and_traced_to_the_explorer(small_world: Any) -> N
     assert {turn.behaviour for turn in turns if turn.policy_digest == spec.inputs["policy"].digest} == {"policy"}
 
 
-def test_a_policy_does_not_explore_with_itself(small_world: Any) -> None:
-    result = shard(small_world, spec_of(small_world, explorer_seed=1, exploration="0.4"))
-    assert result.metrics["exploredShare"] == 0
+def test_the_first_iteration_explores_with_the_policy_itself_but_flatter(small_world: Any) -> None:
+    spec = spec_of(small_world, explorer_seed=1, exploration="0.4", conversations=120, batch_size=120)
+    result = shard(small_world, spec)
+    turns = [turn for found in data_of(small_world, result) for turn in found.turns]
+    explored = [turn for turn in turns if turn.behaviour == "explore"]
+    assert result.metrics["exploredShare"] == len(explored) / len(turns) == pytest.approx(0.4, abs=0.1)
+    assert {turn.policy_digest for turn in turns} == {spec.inputs["policy"].digest}
+
+
+def test_exploration_can_fade_and_end(small_world: Any) -> None:
+    shares = []
+    for iteration in (1, 2, 3):
+        spec = spec_of(small_world, explorer_seed=2, exploration="0.8", exploration_decay="0.5", conversations=120)
+        spec = spec.model_copy(update={"iteration": iteration, "collect": spec.collect})
+        shares.append(shard(small_world, spec).metrics["exploredShare"])
+    assert shares == pytest.approx([0.8, 0.4, 0.2], abs=0.1)
+
+
+def test_explorer_temperature_and_min_p_change_what_is_explored(small_world: Any) -> None:
+    def texts(**changes: str) -> list[str | None]:
+        delete_results(small_world)
+        spec = spec_of(small_world, 2, exploration="0.9", conversations=60, batch_size=60, **changes)
+        found = data_of(small_world, shard(small_world, spec), "-".join(["d", *changes.values()]))
+        return [turn.suggestion for each in found for turn in each.turns if turn.behaviour == "explore"]
+
+    every = [texts(), texts(exploration_temperature="0.3"), texts(exploration_min_p="0.9")]
+    assert len(set(map(str, every))) == 3
 
 
 def test_iterations_have_customers_and_ids_of_their_own(small_world: Any) -> None:

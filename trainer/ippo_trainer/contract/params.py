@@ -78,6 +78,10 @@ class WarmStart(Model):
     """Turns that do not fit into policy.maxPromptTokens or the model: not learnt (`Skip`, also by default), or cut."""
 
 
+EXPLORATION_DECAY, EXPLORATION_TEMPERATURE, EXPLORATION_MIN_P = 1.0, 3.0, 0.02
+"""Where the fields of that name are left out."""
+
+
 class Collect(Model):
     """Deploy the current policy and log conversations."""
 
@@ -90,7 +94,31 @@ class Collect(Model):
     temperature: Positive = "1.0"
     """Sampling temperature of the policy; top-p and top-k are off, they would break the importance ratio."""
     exploration: Share = "0"
-    """Probability, at every turn, that the suggestion comes from the warm-start policy instead of the current one."""
+    """Probability, at every turn of the first iteration, that the suggestion comes from the explorer instead of the
+    current policy. Q learns from it what the policy itself would never try."""
+    exploration_decay: Share | None = None
+    """What an iteration explores, as a share of what the iteration before did. 1 if left out: always the same."""
+    exploration_temperature: Positive | None = None
+    """The explorer is the warm-start policy at this sampling temperature. 3 if left out: flat, so that rare suggestions
+    are tried, too."""
+    exploration_min_p: Share | None = None
+    """Tokens less likely than this share of the likeliest one, before temperature, are never explored: texts stay
+    texts. 0.02 if left out."""
+
+    def explored(self, iteration: int) -> float:
+        """Probability of exploring at a turn of iteration `iteration`, from 1 on."""
+        decay = EXPLORATION_DECAY if self.exploration_decay is None else float(self.exploration_decay)
+        return float(self.exploration) * decay ** (iteration - 1)
+
+    @property
+    def explorer_temperature(self) -> float:
+        """The explorer's sampling temperature."""
+        return EXPLORATION_TEMPERATURE if self.exploration_temperature is None else float(self.exploration_temperature)
+
+    @property
+    def explorer_min_p(self) -> float:
+        """The explorer's min-p."""
+        return EXPLORATION_MIN_P if self.exploration_min_p is None else float(self.exploration_min_p)
 
 
 class FitQ(Model):

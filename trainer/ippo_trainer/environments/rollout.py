@@ -60,7 +60,7 @@ class PolicyAgent:
     Args:
         model, renderer: the policy.
         digest: of the policy, for the log.
-        max_new_tokens, temperature, batch_tokens: see `models.sampling.Sampling`.
+        max_new_tokens, temperature, batch_tokens, min_p: see `models.sampling.Sampling`.
         behaviour: how its turns are tagged.
     """
 
@@ -71,11 +71,13 @@ class PolicyAgent:
     temperature: float
     behaviour: Behaviour = "policy"
     batch_tokens: int | None = None
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         self._memory = PrefixMemory()
         stops, pad_id = self.renderer.stop_ids, self.renderer.tokenizer.pad_token_id
-        self._sampling = Sampling(1, self.max_new_tokens, self.temperature, stops, pad_id, self.batch_tokens)
+        limits = self.batch_tokens, self.min_p
+        self._sampling = Sampling(1, self.max_new_tokens, self.temperature, stops, pad_id, *limits)
 
     def begin(self) -> None:
         """A new batch: what the last one left must not even change the rounding."""

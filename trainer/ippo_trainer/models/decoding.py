@@ -1,5 +1,6 @@
 """Draws responses token by token, from prompts whose keys and values are in a cache."""
 
+import math
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ class Sampling:
         pad_id: fills unused places; never seen.
         batch_tokens: bound on the rows times columns of keys and values held at once (at least one row is held);
             None takes what suits the model and its device.
+        min_p: tokens less likely than this share of the likeliest one, before temperature, are never drawn; in [0, 1].
 
     Raises:
-        ValueError: a number that is not positive.
+        ValueError: a number that is not positive, or a min-p that is no share.
     """
 
     samples: int
@@ -40,10 +42,20 @@ class Sampling:
     stop_ids: AbstractSet[int]
     pad_id: int
     batch_tokens: int | None = None
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.max_new_tokens < 1 or not self.temperature > 0:
             raise ValueError("samples, new tokens and temperature must be positive")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ValueError("min-p must be between 0 and 1")
+
+    def scale(self, logits: Tensor) -> Tensor:
+        """(n, V) the sampler's own logits, of a model's logits (n, V), which may be overwritten."""
+        if self.min_p > 0.0:
+            least = logits.amax(-1, keepdim=True) + math.log(self.min_p)
+            logits = logits.masked_fill_(logits < least, -torch.inf)
+        return logits.div_(self.temperature)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +157,7 @@ class Decode:
                 yield owner, Remembered(ids, self.cache, row)
 
     def _draw(self, responses: NDArray[np.int64], step: int) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self.request.model.get_output_embeddings()(self.states).float() / self.request.sampling.temperature
+        logits = self.request.sampling.scale(self.request.model.get_output_embeddings()(self.states).float())
         table = logits.log_softmax(-1)
         # Sums in double: with a large vocabulary, fp32 sums would bias the rare tokens.
         heights = table.double().exp_().cumsum_(-1)

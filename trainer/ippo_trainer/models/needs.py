@@ -56,7 +56,8 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
 
 def _explores(spec: StageSpec) -> bool:
     settings, explorer = spec.collect or Collect(), spec.inputs.get("explorer")
-    return float(settings.exploration) > 0 and explorer is not None and explorer.digest != spec.inputs["policy"].digest
+    apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
+    return apart and settings.explored(spec.iteration) > 0
 
 
 def _of_fit_q(spec: StageSpec, settings: FitQ) -> dict[str, Copies]:

@@ -1,8 +1,8 @@
 """Samples responses from a causal LM, fast and reproducibly.
 
 A prompt's randomness depends on its key, the number of the sample and the position only, so what is sampled does not
-depend on what else is in the batch (up to float rounding in the logits). Plain temperature, no top-k and no top-p:
-they would make log-probabilities that the trainer cannot reproduce.
+depend on what else is in the batch (up to float rounding in the logits). A policy is sampled with plain temperature, no
+top-k and no top-p: they would make log-probabilities that the trainer cannot reproduce. Only an explorer has a min-p.
 """
 
 from collections.abc import Iterator, Sequence

@@ -7,7 +7,7 @@ least one sees all; if two do, both publish the same bytes.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -156,13 +156,14 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
 
 
 def _agent(ctx: StageContext, settings: Collect, policy: PolicyAgent) -> Agent:
-    """The policy, exploring if the spec says so. A policy does not explore with itself."""
-    if float(settings.exploration) == 0.0:
+    """The policy, exploring if the spec says so: the explorer is the warm-start policy, flattened."""
+    share = settings.explored(ctx.spec.iteration)
+    if share == 0.0:
         return policy
-    if "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == ctx.spec.inputs["policy"].digest:
-        ctx.log.info("the policy is still the warm-start policy: there is nothing to explore with")
-        return policy
-    return ExploringAgent(policy, _policy_agent(ctx, settings, "explorer", "explore"), float(settings.exploration))
+    same = "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == policy.digest
+    warm = policy if same else _policy_agent(ctx, settings, "explorer", "explore")
+    temperature, min_p = settings.explorer_temperature, settings.explorer_min_p
+    return ExploringAgent(policy, replace(warm, behaviour="explore", temperature=temperature, min_p=min_p), share)
 
 
 def _policy_agent(ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour) -> PolicyAgent:
