@@ -45,7 +45,7 @@ test: $(INSTALLED) ## all tests but the slow ones and those in real pods
 test-all: $(INSTALLED) ## all tests but those in real pods
 	$(PYTEST) -m "not e2e"
 
-quickstart: $(INSTALLED) $(E2E_IMAGES) ## docs/quickstart.md in real pods; the first of the e2e tests
+quickstart: $(INSTALLED) $(E2E_IMAGES) ## docs/tutorials/cluster.md in real pods; the first of the e2e tests
 	$(E2E) tests/e2e/test_quickstart.py
 
 e2e: $(INSTALLED) $(E2E_IMAGES) ## the quickstart and what is quick, in real pods: IPPO_E2E_KUBECONFIG's cluster, or a lab

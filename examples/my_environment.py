@@ -1,4 +1,4 @@
-"""Your own simulator, in plain Python: nothing of the package is imported. See docs/environments.md."""
+"""Your own simulator, in plain Python: nothing of the package is imported. See docs/tutorials/simulator.md."""
 
 import random
 

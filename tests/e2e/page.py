@@ -1,49 +1,33 @@
 """The quickstart's page as a program: its shell blocks in order, each run in the same shell."""
 
+import dataclasses
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
-from .kube import Kube
-from .place import ROOT
+from tests.unit.docs import pages
+from tests.unit.docs.pages import ROOT, Block
+from tests.unit.docs.scenes import QUICKSTART
 
-PAGE = ROOT / "docs" / "quickstart.md"
-_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_HEADING = re.compile(r"^## (.*)$", re.MULTILINE)
+from .kube import Kube
+
 _ASSIGNMENT = re.compile(r"^([A-Z0-9_]+)=.*$", re.MULTILINE)
 _MARK = "=== block {} done ==="
 
 
-@dataclass(frozen=True)
-class Block:
-    """A shell block of the page.
-
-    Args:
-        section: the heading above it.
-    """
-
-    section: str
-    code: str
-
-
-def blocks(page: Path = PAGE) -> list[Block]:
+def blocks(page: str = QUICKSTART) -> list[Block]:
     """In the order of the page."""
-    text = page.read_text()
-    headings = [(found.start(), found.group(1)) for found in _HEADING.finditer(text)]
-    return [
-        Block(max((place, name) for place, name in headings if place < found.start())[1], found.group(1))
-        for found in _BLOCK.finditer(text)
-    ]
+    return pages.shell(page)
 
 
-def with_settings(code: str, settings: dict[str, str]) -> str:
+def with_settings(block: Block, settings: dict[str, str]) -> Block:
     """The block of settings with other values.
 
     Raises:
         KeyError: it sets a variable that is not given.
     """
-    return _ASSIGNMENT.sub(lambda found: f"{found.group(1)}={shlex.quote(settings[found.group(1)])}", code)
+    code = _ASSIGNMENT.sub(lambda match: f"{match.group(1)}={shlex.quote(settings[match.group(1)])}", block.code)
+    return dataclasses.replace(block, code=code)
 
 
 def carry_out(kube: Kube, chosen: list[Block], folder: Path, seconds: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""docs/quickstart.md, command by command, and what must be true at its end."""
+"""docs/tutorials/cluster.md, command by command, and what must be true at its end."""
 
 import json
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def done(kube: Kube, cluster: Place, bucket: str, tmp_path_factory: pytest.TempP
         "S3_SECRET_KEY": cluster.store.secret_key,
     }
     first, *others, last = page.blocks()
-    chosen = [page.Block(first.section, page.with_settings(first.code, settings)), *others]
+    chosen = [page.with_settings(first, settings), *others]
     folder = tmp_path_factory.mktemp("quickstart")
     try:
         try:

@@ -169,7 +169,7 @@ class ServedPolicy(Model):
 
 
 class FailedRollout(ServedPolicy):
-    """Servers that did not get ready in time; they are not tried again as they were."""
+    """Servers that did not get ready in time; the same servers are tried again only when `ippo retry` asks for it."""
 
     reason: Reason
     message: Message = ""

@@ -16,7 +16,7 @@ from tests.kit.operator_process import Operator
 from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import APPS, JOBS, StandIn
 
-PAGE = page.ROOT / "docs" / "disaster-recovery.md"
+PAGE = "docs/disaster-recovery.md"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NAMESPACE = "team-a"
 PATHS = {name: f"{RUNS.format(NAMESPACE)}/{name}" for name in ("served", "over", "old")}
@@ -48,7 +48,7 @@ class Shell:
             "KUBECONFIG": str(plane.kubeconfig),
             "PATH": f"{kubectl.parent}:{os.environ['PATH']}",
         }
-        self._settings = page.with_settings(blocks()[0].code, settings)
+        self._settings = page.with_settings(blocks()[0], settings).code
 
     def run(self, *chosen: page.Block) -> str:
         script = "\n".join(["set -euo pipefail", self._settings, *(block.code for block in chosen)])
