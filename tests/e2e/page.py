@@ -5,9 +5,9 @@ import re
 import shlex
 from pathlib import Path
 
-from tests.unit.docs import pages
-from tests.unit.docs.pages import ROOT, Block
-from tests.unit.docs.scenes import QUICKSTART
+from tests.kit import doc_pages
+from tests.kit.doc_pages import ROOT, Block
+from tests.kit.doc_scenes import QUICKSTART
 
 from .kube import Kube
 
@@ -17,7 +17,7 @@ _MARK = "=== block {} done ==="
 
 def blocks(page: str = QUICKSTART) -> list[Block]:
     """In the order of the page."""
-    return pages.shell(page)
+    return doc_pages.shell(page)
 
 
 def with_settings(block: Block, settings: dict[str, str]) -> Block:

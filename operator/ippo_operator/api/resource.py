@@ -120,12 +120,7 @@ class Retries(Model):
 
 
 class RunSpec(Model):
-    """What to compute is immutable once the run started; how it runs may change.
-
-    These may change: suspend, iterations.max and retries (both may only rise), promotion.approve and reject, cleanup,
-    pods, queue, serve, serviceAccountName, fitQ.onUninformative and maxCollections, and artifacts.s3 but its bucket and
-    prefix.
-    """
+    """What to compute is immutable once the run started; how it runs may change."""
 
     suspend: bool = False
     """Stops the running stage at its next checkpoint and starts no other until it is false again."""

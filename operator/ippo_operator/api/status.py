@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest
-from ippo_trainer.contract.stages import StageName
+from ippo_trainer.contract.stages import CYCLE, StageName
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from ippo_operator.api.reasons import ConditionType, Reason
@@ -91,7 +91,7 @@ class IterationStatus(Model):
     """One round of the loop; iteration 0 is the warm start."""
 
     iteration: int
-    stages: Annotated[tuple[StageStatus, ...], Field(max_length=4)] = ()
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=len(CYCLE))] = ()
     collections: int | None = None
     """How often it collected, where that is more than once."""
     metrics: Metrics = {}

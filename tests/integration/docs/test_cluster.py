@@ -5,9 +5,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.integration.apiserver.server import find_assets
 from tests.integration.chart.helm import need
-from tests.unit.docs.scenes import CLUSTER, Scene
+from tests.kit.control_plane import find_assets
+from tests.kit.doc_scenes import CLUSTER, Scene
 
 from .world import World
 

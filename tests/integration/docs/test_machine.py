@@ -1,14 +1,14 @@
 """The pages for one machine, command by command, in one folder: each scene finds what those before it left."""
 
 import shutil
-import socket
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.unit.docs.scenes import PAGES_OF_ONE_MACHINE, TUTORIALS, Scene
-from tests.unit.docs.shell import Shell, work_folder
+from tests.kit.control_plane import free_port
+from tests.kit.doc_scenes import PAGES_OF_ONE_MACHINE, TUTORIALS, Scene
+from tests.kit.doc_shell import Shell, work_folder
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -39,10 +39,7 @@ test -d "$3"
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """A reader's machine: the repository, its commands, and stand-ins for what needs the internet."""
     folder = work_folder(tmp_path_factory.mktemp("machine"))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shell = Shell(folder, PORT=str(port))
+    shell = Shell(folder, PORT=str(free_port()))
     programs = Path(sys.executable).parent
     for name, text in {"ippo": _IPPO, "curl": _CURL, "hf": _HF, "aws": _AWS}.items():
         shell.program(name, text.format(programs=programs, curl=shutil.which("curl")))

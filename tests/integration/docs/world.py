@@ -27,13 +27,13 @@ from cryptography.x509.oid import NameOID
 from ippo_trainer.contract.spec import Decision, StageResult, StageSpec
 from moto.server import ThreadedMotoServer
 
-from tests.integration.apiserver.process import Operator
-from tests.integration.apiserver.server import RUNS, Api, ControlPlane, until
-from tests.integration.apiserver.stand_in import JOBS, StandIn
-from tests.unit.docs.pages import blocks
-from tests.unit.docs.scenes import Scene
-from tests.unit.docs.shell import Done, Shell, work_folder
-from tests.unit.operator.worlds import good_result
+from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.doc_pages import blocks
+from tests.kit.doc_scenes import Scene
+from tests.kit.doc_shell import Done, Shell, work_folder
+from tests.kit.operator_process import Operator
+from tests.kit.planner_world import good_result
+from tests.kit.toy_controllers import JOBS, StandIn
 
 NODE = "node-1"
 BUCKETS = ("sales-models", "my-bucket", "shop-assistant", "ippo")
@@ -70,10 +70,10 @@ esac
 """
 _GIT = """\
 #!/bin/bash
-# a push is followed by what a GitOps tool does
+# once a tool follows the repository, a push is followed by what the tool does
 {git} -c user.name=ada -c user.email=ada@git.example "$@" || exit
 case " $* " in
-  *" push "*) {kubectl} apply --server-side --field-manager=gitops -k "$2/runs" ;;
+  *" push "*) [ ! -e followed ] || {kubectl} apply --server-side --field-manager=gitops -k "$2/runs" ;;
 esac
 """
 
@@ -117,9 +117,7 @@ class Stages(StandIn):
             self._api.merge(path, {"status": status})
         count = job["spec"]["completions"]
         status = {"active": count, "ready": count, "startTime": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}
-        self._api.merge(
-            f"{JOBS}/namespaces/{metadata['namespace']}/jobs/{metadata['name']}/status", {"status": status}
-        )
+        self._api.merge(f"{JOBS}/namespaces/{metadata['namespace']}/jobs/{metadata['name']}/status", {"status": status})
 
     def _pod(self, job: dict[str, Any], index: int, code: int, message: str) -> None:
         template = job["spec"]["template"]
@@ -299,5 +297,3 @@ def _any_kind(kind: str, group: str, version: str) -> dict[str, Any]:
         "metadata": {"name": f"{plural}.{group}"},
         "spec": {"group": group, "scope": scope, "names": names, "versions": [served]},
     }
-
-

@@ -12,8 +12,8 @@ import yaml
 from ippo_operator.api.load import load_run
 from ippo_operator.cli.command_line import make_parser
 
-from .pages import ROOT, Block, blocks, of_languages, pages, shell
-from .scenes import ELSEWHERE, NOT_RUN, excuse, scenes
+from tests.kit.doc_pages import ROOT, Block, blocks, of_languages, pages, shell
+from tests.kit.doc_scenes import ELSEWHERE, NOT_RUN, excuse, scenes
 
 LANGUAGES = {"sh", "text", "yaml", "json", "python", ""}
 QUOTATIONS = {
@@ -41,7 +41,7 @@ def test_every_block_of_commands_is_carried_out_once() -> None:
         for block in of_languages(["sh"])
         if block.page not in ELSEWHERE and count[block] != (0 if excuse(block) else 1)
     ]
-    assert wrong == [], "give these blocks a scene in scenes.py"
+    assert wrong == [], "give these blocks a scene in tests/kit/doc_scenes.py"
 
 
 def test_the_pages_of_the_scenes_and_their_headings_are_there() -> None:

@@ -10,8 +10,8 @@ from ippo_trainer.data.logs import read_log
 from ippo_trainer.store import artifact
 from ippo_trainer.store.local import LocalStore
 
-from .outputs import pattern
-from .pages import blocks
+from tests.kit.doc_outputs import pattern
+from tests.kit.doc_pages import blocks
 
 
 def quoted(page: str, section: str) -> list[str]:

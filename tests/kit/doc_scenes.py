@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .pages import Block, pages, shell
+from .doc_pages import Block, pages, shell
 
 QUICKSTART = "docs/tutorials/cluster.md"
 
@@ -78,10 +78,12 @@ _OPERATORS_POD = """\
 {apiVersion: "v1", kind: "Pod", metadata: (.metadata + {name: "ippo-operator-0"}), spec: (.spec + {nodeName: "node-1"})}
 """
 _INSTALLED = f"""
-helm install ippo-operator charts/ippo-operator --namespace ippo-system --create-namespace --wait
+helm install ippo-operator charts/ippo-operator --namespace ippo-system --create-namespace
+kubectl -n ippo-system rollout status deployment/ippo-operator
 kubectl -n ippo-system get deployment ippo-operator -o json | jq '.spec.template | {_OPERATORS_POD}' \\
   | kubectl -n ippo-system apply -f -
-kubectl -n ippo-system patch pod ippo-operator-0 --subresource status --type merge -p '{{"status": {{"phase": "Running"}}}}'
+kubectl -n ippo-system patch pod ippo-operator-0 --subresource status --type merge \\
+  -p '{{"status": {{"phase": "Running"}}}}'
 kubectl create namespace sales
 kubectl config set-context --current --namespace sales
 """
@@ -141,9 +143,14 @@ CLUSTER: tuple[Scene, ...] = (
     Scene(
         "docs/tutorials/gitops.md",
         before={
-            "": "git init --quiet --bare shop.git; kubectl create namespace argocd; kubectl create namespace flux-system\n"
-            "kubectl -n argocd create configmap argocd-cm; echo hold shop-assistant-i1-improve > $STAGES",
-            "2. Have a tool follow it": "kubectl apply --server-side --field-manager=gitops -k shop/runs",
+            "": """
+git init --quiet --bare shop.git
+kubectl create namespace argocd
+kubectl create namespace flux-system
+kubectl -n argocd create configmap argocd-cm
+echo hold shop-assistant-i1-improve > $STAGES
+""",
+            "2. Have a tool follow it": "touch followed; git -C shop push",
             "4. Approve a candidate": ": > $STAGES",
         },
         settings={"https://git.example/shop.git\n": "$HOME/shop.git\n"},
@@ -177,7 +184,7 @@ NOT_RUN: dict[str, dict[str, str]] = {
     "CONTRIBUTING.md": {"make install ": "is how this test came to run; it is checked that the targets are there"},
     "docs/images.md": {
         "make images ": "builds images on a base from a registry and pushes them; make e2e builds the same ones",
-        "images/base/debian.sh": "needs root and Debian's mirror; make e2e runs it where it can, before it builds images",
+        "images/base/debian.sh": "needs root and Debian's mirror; make e2e runs it where it can",
     },
 }
 """Blocks that no test can carry out, by page and by how the block begins, each with the reason."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .outputs import missing
-from .pages import ROOT, Block
-from .scenes import Scene
+from .doc_outputs import missing
+from .doc_pages import ROOT, Block
+from .doc_scenes import Scene
 
 _MARK = "=== block {} done ==="
 _PRELUDE = """\

@@ -1,0 +1,197 @@
+"""The recipes of CONTRIBUTING.md, carried out in a copy of the repository: each leads to what it promises."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.kit.doc_pages import ROOT
+
+RUN = "examples/my-environment.yaml"
+STAGES_OF_A_RUN = """
+from tests.kit.planner_world import Cluster, make_run
+world = Cluster(make_run(iterations={"max": 1}))
+world.drive()
+print(*(stage for _, stage, _ in world.stages()))
+"""
+
+
+class Copy:
+    """A copy of the repository, and the recipe that is followed in it.
+
+    Args:
+        root: where the copy is.
+        heading: the recipe's.
+    """
+
+    def __init__(self, root: Path, heading: str) -> None:
+        self._root = root
+        for name in ("operator", "trainer", "examples", "tests"):
+            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "released"))
+        page = (ROOT / "CONTRIBUTING.md").read_text()
+        self._recipe = page.split(f"\n### {heading}\n")[1].split("\n### ")[0].split("\n## ")[0]
+
+    def edit(self, file: str, before: str, after: str) -> None:
+        """Replaces a text of a file that the recipe names."""
+        self._named(file)
+        path = self._root / file
+        text = path.read_text()
+        assert text.count(before) == 1, f"{file} has {before!r} {text.count(before)} times"
+        path.write_text(text.replace(before, after))
+
+    def write(self, file: str, text: str, name: str) -> None:
+        """A new file, whose name the recipe gives as NAME."""
+        self._named(file.replace(name, "NAME"))
+        (self._root / file).write_text(text)
+
+    def _named(self, file: str) -> None:
+        assert f"`{file}`" in self._recipe, f"the recipe does not say that {file} is to be edited"
+
+    def run(self, *arguments: str) -> str:
+        """What Python prints, with the copy's packages."""
+        path = os.pathsep.join(str(self._root / name) for name in ("operator", "trainer", ""))
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self._root,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def generated(self) -> tuple[str, str, str]:
+        """What `make crds docs` writes: the CRD, the reference of the manifest, that of the reasons."""
+        assert re.search(r"`make (crds )?docs`", self._recipe)
+        crd, reference, reasons = (self.run("-m", f"ippo_operator.api.{name}") for name in GENERATORS)
+        return crd, reference, reasons
+
+    def validate(self, before: str, after: str) -> str:
+        """`ippo validate` of the example run with a change."""
+        text = (self._root / RUN).read_text()
+        assert before in text
+        (self._root / "run.yaml").write_text(text.replace(before, after))
+        return self.run("-m", "ippo_operator.cli.main", "validate", "-f", "run.yaml")
+
+
+GENERATORS = ("crd", "reference", "reasons")
+
+
+@pytest.fixture
+def copy(tmp_path: Path, request: pytest.FixtureRequest) -> Copy:
+    return Copy(tmp_path, request.param)
+
+
+def of_recipe(heading: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("copy", [heading], indirect=True, ids=[heading])
+
+
+@of_recipe("A field of the manifest")
+def test_a_field(copy: Copy) -> None:
+    copy.edit(
+        "operator/ippo_operator/api/resource.py",
+        "    suspend: bool = False\n",
+        "    contact: Annotated[str, Field(max_length=64)] | None = None\n"
+        '    """Whom to ask about the run."""\n'
+        "    suspend: bool = False\n",
+    )
+    copy.edit(
+        "operator/ippo_operator/api/changes.py", '    "spec.suspend",\n', '    "spec.suspend",\n    "spec.contact",\n'
+    )
+    crd, reference, _ = copy.generated()
+    assert "contact:\n" in crd
+    assert "| `contact` | text of at most 64 characters | none | Whom to ask about the run. |" in reference
+    assert "`spec.contact`" in reference.split("Once a run has started, these may change:")[1].split("\n")[0]
+    assert "is valid" in copy.validate("spec:\n", "spec:\n  contact: ada\n")
+
+
+@of_recipe("A reason")
+def test_a_reason(copy: Copy) -> None:
+    status = "operator/ippo_operator/api/status.py"
+    copy.edit(status, '    SUSPENDED = "Suspended"\n', '    TIRED = "Tired"\n    SUSPENDED = "Suspended"\n')
+    copy.edit(
+        "operator/ippo_operator/api/reasons.py",
+        "        Reason.SUSPENDED: ",
+        '        Reason.TIRED: Explanation("The run is tired.", "Let it sleep.", ("Reconciling",), "Itself"),\n'
+        "        Reason.SUSPENDED: ",
+    )
+    crd, _, reasons = copy.generated()
+    assert "| `Tired` | The run is tired. | Let it sleep. |" in reasons
+    assert "The run is tired." in copy.run("-m", "ippo_operator.cli.main", "explain", "Tired")
+    assert "Tired" in crd
+
+
+@of_recipe("An algorithm of `improve`")
+def test_an_algorithm(copy: Copy) -> None:
+    copy.write(
+        "trainer/ippo_trainer/ppo/algorithms/reinforce.py",
+        "def make(policy, q, settings, world):\n    return policy, q, settings, world\n",
+        "reinforce",
+    )
+    copy.edit(
+        "trainer/ippo_trainer/contract/params.py",
+        '    algorithm: Literal["PPO"]',
+        '    algorithm: Literal["PPO", "REINFORCE"]',
+    )
+    crd, reference, _ = copy.generated()
+    assert "REINFORCE" in crd
+    assert "REINFORCE" in reference
+    assert "is valid" in copy.validate("  improve:\n", "  improve:\n    algorithm: REINFORCE\n")
+    found = copy.run("-c", "from ippo_trainer.ppo import operators; print(operators.find('REINFORCE')(1, 2, 3, 4))")
+    assert found == "(1, 2, 3, 4)\n"
+
+
+@of_recipe("An environment")
+def test_an_environment(copy: Copy) -> None:
+    example = (ROOT / "examples" / "my_environment.py").read_text()
+    copy.write("trainer/ippo_trainer/environments/tea_shop.py", example, "tea_shop")
+    copy.edit(
+        "trainer/ippo_trainer/contract/params.py",
+        "BUILT_IN_ENVIRONMENTS = {\n",
+        'BUILT_IN_ENVIRONMENTS = {\n    "tea-shop": "ippo_trainer.environments.tea_shop:TeaShop",\n',
+    )
+    assert "with tea-shop" in copy.validate("examples/my_environment.py:TeaShop", "tea-shop")
+    load = "from ippo_trainer.environments import load; from ippo_trainer.contract.params import Environment\n"
+    assert (
+        copy.run("-c", f"{load}print(load(Environment(name='tea-shop')).reset([1]))") == "['hello what do you have']\n"
+    )
+
+
+@of_recipe("A stage")
+def test_a_stage(copy: Copy) -> None:
+    copy.edit(
+        "trainer/ippo_trainer/contract/stages.py",
+        "    Stage(\n        EVALUATE,\n",
+        '    Stage("audit", "reads what the candidate says", "audit", "audit", inputs=("policy",)),\n'
+        "    Stage(\n        EVALUATE,\n",
+    )
+    copy.edit("trainer/ippo_trainer/contract/stages.py", '"improve", "evaluate"]', '"improve", "evaluate", "audit"]')
+    copy.edit(
+        "trainer/ippo_trainer/contract/params.py",
+        "class Gate(Model):\n",
+        'class Audit(Model):\n    """Reads what the candidate says."""\n\n\nclass Gate(Model):\n',
+    )
+    copy.edit(
+        "trainer/ippo_trainer/contract/spec.py",
+        "    evaluate: params.Evaluate | None = None\n",
+        "    audit: params.Audit | None = None\n    evaluate: params.Evaluate | None = None\n",
+    )
+    copy.edit(
+        "operator/ippo_operator/api/resource.py",
+        "    evaluate: params.Evaluate = ",
+        '    audit: params.Audit = params.Audit()\n    """Read it."""\n    evaluate: params.Evaluate = ',
+    )
+    copy.edit(
+        "operator/ippo_operator/api/pods.py",
+        "    evaluate: StagePods = ",
+        '    audit: StagePods = StagePods()\n    """Its readers."""\n    evaluate: StagePods = ',
+    )
+    copy.write("trainer/ippo_trainer/stages/audit.py", "def run(ctx):\n    return ctx\n", "audit")
+    crd, _, _ = copy.generated()
+    assert "- audit\n" in crd
+    assert copy.run("-c", STAGES_OF_A_RUN) == "warm-start collect fit-q improve audit evaluate\n"
+    assert "audit" in copy.run("-m", "ippo_trainer.stages.cli", "--help")
