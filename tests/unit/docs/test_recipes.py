@@ -111,13 +111,10 @@ def test_a_field(copy: Copy) -> None:
 
 @of_recipe("A reason")
 def test_a_reason(copy: Copy) -> None:
-    status = "operator/ippo_operator/api/status.py"
-    copy.edit(status, '    SUSPENDED = "Suspended"\n', '    TIRED = "Tired"\n    SUSPENDED = "Suspended"\n')
     copy.edit(
         "operator/ippo_operator/api/reasons.py",
-        "        Reason.SUSPENDED: ",
-        '        Reason.TIRED: Explanation("The run is tired.", "Let it sleep.", ("Reconciling",), "Itself"),\n'
-        "        Reason.SUSPENDED: ",
+        "    SUSPENDED = (\n",
+        '    TIRED = ("Tired", "The run is tired.", "Let it sleep.", ("Reconciling",), "Itself")\n    SUSPENDED = (\n',
     )
     crd, _, reasons = copy.generated()
     assert "| `Tired` | The run is tired. | Let it sleep. |" in reasons
