@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.qfit.last_layer import EDGE, LastLayer, LoggedTurns, Settings, fit
+from ippo_trainer.models.last_layer import EDGE, LastLayer
+from ippo_trainer.qfit.last_layer import LoggedTurns, Settings, fit
 
 DISCOUNT = 0.9
 STATES, ACTIONS = 4, 3

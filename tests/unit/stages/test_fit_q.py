@@ -11,6 +11,7 @@ import pytest
 import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageSpec
+from ippo_trainer.models.last_layer import last_layer
 from ippo_trainer.models.load import load_q
 from ippo_trainer.stages import fit_q
 from ippo_trainer.stages.runtime import StopFlag
@@ -102,6 +103,36 @@ def test_data_that_teaches_nothing_is_refused_in_words(small_world: Any, change:
     code, message = small_world.run(spec_of(small_world, change(small_world.demonstrations(40))))
     assert code == 65
     assert words in message["error"]["message"]
+
+
+def test_the_last_layer_is_published_and_read_by_whoever_loads_q(small_world: Any, tmp_path: Path) -> None:
+    result = small_world.result(spec_of(small_world, buying(small_world, 120)))
+    fetch(small_world.store, result.artifacts["q"], tmp_path / "q", "q")
+    layer = last_layer(load_q(tmp_path / "q"))
+    assert layer is not None
+    assert sorted(set(layer.member_rank.tolist())) == [8.0, 16.0]  # 32 is above the trunk's width
+    assert len(layer.q) == 2 * params.FOLDS
+    account = json.loads((tmp_path / "q" / "calibration.json").read_text())
+    assert 0 < account["standard_error"] == pytest.approx(result.metrics["qStandardError"]) < 1
+
+
+def test_without_least_squares_q_keeps_its_trained_head(small_world: Any, tmp_path: Path) -> None:
+    section = QUICK.model_copy(update={"last_layer": "Gradient"})
+    result = small_world.result(spec_of(small_world, buying(small_world, 120), section))
+    fetch(small_world.store, result.artifacts["q"], tmp_path / "q", "q")
+    assert last_layer(load_q(tmp_path / "q")) is None
+    assert "qStandardError" not in result.metrics
+
+
+def test_a_rank_above_the_trunks_width_is_refused_before_anything_is_trained(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_q, "_read", None)
+    code, message = small_world.run(
+        spec_of(small_world, buying(small_world, 40), QUICK.model_copy(update={"ranks": (4, 17)}))
+    )
+    assert code == 64
+    assert "fitQ.ranks has 17, but the trunk of Q is only 16 wide" in message["error"]["message"]
 
 
 def test_a_second_look_at_an_iterations_data_asks_for_more(small_world: Any) -> None:

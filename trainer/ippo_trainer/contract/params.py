@@ -121,6 +121,10 @@ class Collect(Model):
         return EXPLORATION_MIN_P if self.exploration_min_p is None else float(self.exploration_min_p)
 
 
+RANKS, FOLDS, RIDGE = (8, 16, 32), 4, 100.0
+"""Where the fields of that name are left out."""
+
+
 class FitQ(Model):
     """Regress Monte Carlo returns on (state, suggestion)."""
 
@@ -141,6 +145,23 @@ class FitQ(Model):
     dynamics."""
     trace_lambda: Share = "1"
     """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda)."""
+    last_layer: Literal["LeastSquares", "Gradient"] | None = None
+    """How Q and V are read of the trunk once it is trained. LeastSquares, also if left out, solves for the fixed point
+    of fitted Q evaluation; Gradient takes the head that was trained with the trunk."""
+    ranks: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=8)] | None = None
+    """Of the least squares: leading components of state and suggestion whose products Q is made of, one fit for each,
+    none above the trunk's width. 8, 16 and 32 if left out, as far as the trunk is so wide."""
+    folds: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Of the least squares: every fit leaves out one of so many parts of the conversations. How the fits differ is the
+    estimate of Q's error, their mean is Q. 4 if left out."""
+    ridge: Positive | None = None
+    """Of the least squares: penalty on squared coefficients, in turns. 100 if left out."""
+
+    def ranks_of(self, width: int) -> tuple[int, ...]:
+        """The ranks for a trunk of that width, in ascending order."""
+        if self.ranks is not None:
+            return tuple(sorted(set(self.ranks)))
+        return tuple(rank for rank in RANKS if rank <= width) or (width,)
 
 
 class Improve(Model):

@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
+from ippo_trainer.models import last_layer
 from ippo_trainer.models.architecture import check_config, check_kind
 from ippo_trainer.models.attention import check_reach, limits
 from ippo_trainer.models.files import check_files, read_config
@@ -161,13 +162,18 @@ def new_q(policy_model: Any, seed: int = 0) -> Any:
 
 
 def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
-    """Loads a Q model in fp32. Raises BadDataError as `load_policy` does, and when it has not exactly one label."""
+    """Loads a Q model in fp32, with its last layer if it has one.
+
+    Raises:
+        BadDataError: as `load_policy` does, where it has not exactly one label, or a last layer that does not fit.
+    """
     model = _load(AutoModelForSequenceClassification, directory)
     if model.config.num_labels != 1:
         raise BadDataError(
             f"the model in {directory.name} has {model.config.num_labels} labels, a Q model has one",
             "Pass the artifact of a fit-q stage.",
         )
+    last_layer.attach(model, last_layer.load(directory, model.config.hidden_size))
     return model.to(device)
 
 

@@ -1,4 +1,7 @@
-"""Reading a Q model: one scalar head gives Q(s, a) at a suggestion's last token, V(s) at a prompt's last token."""
+"""Reading a Q model: one scalar head gives Q(s, a) at a suggestion's last token, V(s) at a prompt's last token.
+
+A last layer that was fitted by least squares takes the head's place. It reads Q from the features of both places.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ippo_trainer.models.last_layer import last_layer
 from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.qfit.examples import Example, make_parts, turn_offsets
@@ -31,6 +35,10 @@ def read_logits(model: Any, packed: PackedBatch, states: Tensor | None = None) -
         states: (R*L, D) the trunk's hidden states, if they are known already.
     """
     states = hidden_states(decoder(model), packed) if states is None else states
+    layer = last_layer(model)
+    if layer is not None:
+        prompts = states[packed.prompt_index]
+        return Logits(*layer(prompts, prompts[packed.group_index], states[packed.response_end_index]))
     places = torch.cat([packed.response_end_index, packed.prompt_index])
     logits = head(model)(states[places]).squeeze(-1).float()
     count = len(packed.response_end_index)

@@ -1,6 +1,7 @@
 """The stage fit-q: from logged conversations to Q(s, a), with an honest account of what it knows."""
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,15 @@ from ippo_trainer.data.censoring import Censoring, outcome_bounds
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
 from ippo_trainer.environments import load as load_environment
+from ippo_trainer.models.last_layer import LastLayer, attach, save
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q, new_q, save_policy
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
+from ippo_trainer.qfit.last_layer import Settings
 from ippo_trainer.qfit.procedure import Part, Procedure, language_head
 from ippo_trainer.qfit.readings import read_all
+from ippo_trainer.qfit.refit import refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets
 from ippo_trainer.qfit.trainer import FitSettings
@@ -65,25 +69,30 @@ def run(ctx: StageContext) -> StageResult:
     device = device_of(ctx.spec)
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
+    _ranks(fit_q, policy.model)  # before hours of training
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data, explored_share(data.everything))
     train, held = (_render(ctx, part, renderer) for part in (data.train, data.held))
     procedure = _procedure(ctx, fit_q, policy, (train, held), data.everything)
     _train(ctx, procedure)
+    layer = _refit(ctx, fit_q, procedure, train)
     q, v = read_all(procedure.model, held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
     constant = mean_return(data.train, procedure.discount, share, data.censoring)
     confidence = confidence_of(ctx.spec.collection or 1)
     calibration = assess(data.held, q, v, constant, procedure.discount, share, data.censoring, confidence)
     comparison = _comparison(ctx, data, procedure, renderer)
+    error = _standard_error(procedure, held, layer)
     metrics = calibration.metrics() | _counts(data, procedure) | (comparison.metrics() if comparison else {})
+    metrics |= {} if error is None else {"qStandardError": error}
     account = calibration.to_json(procedure.curves) | {
         "exact": comparison.to_json() if comparison else None,
+        "standard_error": error,
         "censoring": _censoring_account(data),
         # Whoever uses this Q must keep its hands off the same conversations.
         "split": {"holdout": fit_q.holdout, "seed": holdout_seed(ctx.spec.seed)},
     }
-    ref = ctx.publish(ctx.folder, _write(ctx, procedure.model, account, policy, renderer), "q")
+    ref = ctx.publish(ctx.folder, _write(ctx, (procedure.model, layer), account, policy, renderer), "q")
     return ctx.result(
         artifacts={"q": ref},
         metrics=metrics,
@@ -206,6 +215,7 @@ def _procedure(
     device = next(policy.model.parameters()).device
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
         model = load_q(ctx.input("previousQ", "q"), device)
+        attach(model, None)  # what is trained is the trunk, through its own head
         if model.config.vocab_size != policy.model.config.vocab_size:
             raise BadDataError(
                 f"the previous Q has {model.config.vocab_size} tokens, the policy {policy.model.config.vocab_size}",
@@ -278,6 +288,51 @@ def _resume(ctx: StageContext, procedure: Procedure) -> bool:
     return True
 
 
+def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
+    """Of the least squares; none where the trained head stays. BadSpecError for one above the trunk's width."""
+    if fit_q.last_layer == "Gradient":
+        return ()
+    width = model.config.hidden_size
+    ranks = fit_q.ranks_of(width)
+    if ranks[-1] > width:
+        raise BadSpecError(
+            f"fitQ.ranks has {ranks[-1]}, but the trunk of Q is only {width} wide",
+            f"Use ranks of at most {width}, or leave fitQ.ranks out.",
+        )
+    return ranks
+
+
+def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, train: Part) -> LastLayer | None:
+    """Puts the last layer by least squares into the model; None where it keeps the trained head."""
+    ranks = _ranks(fit_q, procedure.model)
+    if not ranks:
+        return None
+    ridge = params.RIDGE if fit_q.ridge is None else float(fit_q.ridge)
+    folds = min(fit_q.folds or params.FOLDS, len(train.conversations) // 2)
+    settings = Settings(ranks, ridge, procedure.discount)
+    began = time.monotonic()
+    layer = refit(
+        procedure.model,
+        train.conversations,
+        train.examples,
+        procedure.censoring,
+        settings,
+        folds,
+        procedure.settings.max_tokens,
+    )
+    ctx.log.info("last layer by %d least squares in %.1f s", len(layer.q), time.monotonic() - began)
+    return layer
+
+
+def _standard_error(procedure: Procedure, held: Part, layer: LastLayer | None) -> float | None:
+    """Root mean square over the held-out suggestions of Q's standard error, as the fits differ; None for one fit."""
+    if layer is None or len(layer.q) < 2:
+        return None
+    states, actions = turn_features(procedure.model, held.examples, procedure.settings.max_tokens)
+    device = layer.q.device
+    return float(layer.standard_error(states.to(device), actions.to(device)).square().mean().sqrt())
+
+
 def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
     conversations = data.train + data.held
     return {
@@ -319,9 +374,19 @@ def _censoring_account(data: _Data) -> dict[str, Any] | None:
     }
 
 
-def _write(ctx: StageContext, model: Any, account: dict[str, Any], policy: LoadedPolicy, renderer: Renderer) -> Path:
-    directory = ctx.work / "q"
+def _write(
+    ctx: StageContext,
+    q: tuple[Any, LastLayer | None],
+    account: dict[str, Any],
+    policy: LoadedPolicy,
+    renderer: Renderer,
+) -> Path:
+    """The weights as transformers knows them, and beside them the last layer that `load_q` puts on."""
+    directory, (model, layer) = ctx.work / "q", q
+    attach(model, None)
     save_policy(directory, model, policy.tokenizer, renderer)
+    if layer is not None:
+        save(directory, layer)
     (directory / "calibration.json").write_text(json.dumps(account, indent=1, allow_nan=False) + "\n", "utf-8")
     return directory
 

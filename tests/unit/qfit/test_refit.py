@@ -1,0 +1,108 @@
+"""The last layer as an artifact: whoever reads Q reads it, unchanged."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.censoring import UNCENSORED
+from ippo_trainer.models import last_layer
+from ippo_trainer.models.load import load_q, new_q, save_policy
+from ippo_trainer.models.packing import pack
+from ippo_trainer.qfit.last_layer import Settings
+from ippo_trainer.qfit.readings import read_all, read_logits
+from ippo_trainer.qfit.refit import refit, turn_features
+
+SETTINGS = Settings((2, 4), 1.0, 0.9)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def model(make_policy: Any) -> Any:
+    return new_q(make_policy(), 1)
+
+
+@pytest.fixture
+def toy(make_toy: Any) -> Any:
+    return make_toy(120)
+
+
+def refitted(model: Any, toy: Any) -> Any:
+    return refit(model, toy.conversations, toy.examples, UNCENSORED, SETTINGS, 3, 1 << 12)
+
+
+def test_features_are_those_of_every_turn_read_alone(model: Any, toy: Any) -> None:
+    states, actions = turn_features(model, toy.examples, 1 << 12)
+    groups = [group for example in toy.examples for group in example.groups]
+    for number in range(0, len(groups), 7):
+        group = groups[number]
+        with torch.no_grad():
+            hidden = model.model(torch.tensor([group.prompt + group.responses[0]])).last_hidden_state[0]
+        torch.testing.assert_close(states[number], hidden[len(group.prompt) - 1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(actions[number], hidden[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_every_reading_goes_through_it(model: Any, toy: Any) -> None:
+    before = read_all(model, toy.examples, 1 << 12, CPU)[0]
+    layer = refitted(model, toy)
+    states, actions = turn_features(model, toy.examples, 1 << 12)
+    q, v = read_all(model, toy.examples, 1 << 12, CPU)
+    logits = layer(states, states, actions)
+    np.testing.assert_allclose(q, logits[0].double().sigmoid(), atol=1e-4)
+    np.testing.assert_allclose(v, logits[1].double().sigmoid(), atol=1e-4)
+    last_layer.attach(model, None)
+    np.testing.assert_array_equal(read_all(model, toy.examples, 1 << 12, CPU)[0], before)
+
+
+def test_several_suggestions_of_a_state_are_read_with_its_features(model: Any, toy: Any) -> None:
+    refitted(model, toy)
+    group = toy.examples[0].groups[0]
+    other = [*group.responses[0][:-1], 5]
+    together = type(group)(group.prompt, [group.responses[0], other])
+    with torch.no_grad():
+        both = read_logits(model, pack([together]))
+        alone = [read_logits(model, pack([type(group)(group.prompt, [ids])])).q for ids in together.responses]
+    torch.testing.assert_close(both.q, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+class Nothing:
+    def save(self, directory: Path) -> None:
+        """Writes nothing."""
+
+    save_pretrained = save
+
+
+def saved(model: Any, toy: Any, directory: Path) -> Any:
+    layer = refitted(model, toy)
+    last_layer.attach(model, None)
+    save_policy(directory, model, Nothing(), Nothing())
+    last_layer.save(directory, layer)
+    return layer
+
+
+def test_a_saved_model_is_loaded_with_it(model: Any, toy: Any, tmp_path: Path) -> None:
+    layer = saved(model, toy, tmp_path / "q")
+    again = load_q(tmp_path / "q")
+    last_layer.attach(model, layer)
+    for one, other in zip(
+        read_all(again, toy.examples, 1 << 12, CPU), read_all(model, toy.examples, 1 << 12, CPU), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_model_without_one_is_loaded_as_before(model: Any, tmp_path: Path) -> None:
+    save_policy(tmp_path / "q", model, Nothing(), Nothing())
+    assert last_layer.last_layer(load_q(tmp_path / "q")) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])
+def test_a_damaged_one_is_one_clear_error(model: Any, toy: Any, tmp_path: Path, content: bytes | None) -> None:
+    saved(model, toy, tmp_path / "q")
+    if content is None:  # of a wider trunk
+        last_layer.save(tmp_path / "q", last_layer.LastLayer(32, 4, 2))
+    else:
+        (tmp_path / "q" / last_layer.FILE).write_bytes(content)
+    with pytest.raises(BadDataError, match=r"last_layer\.safetensors"):
+        load_q(tmp_path / "q")

@@ -1,0 +1,175 @@
+"""The last layer of a Q model by least squares: what is read of the trunk's features, and its file beside the weights.
+
+It is fitted by `qfit.last_layer`. Whoever loads a Q model reads Q and V through it, if it is there.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ippo_trainer.contract.errors import BadDataError
+
+FILE = "last_layer.safetensors"
+"""In the directory of a Q model."""
+_LEAST_SCALE = 1e-3  # of a feature's standard deviation, so that a constant feature stays finite
+_LEAST_VARIANCE = 1e-12
+EDGE = 1e-3
+"""Predictions stay this far from 0 and 1, so that they have a logit."""
+
+
+class LastLayer(nn.Module):
+    """Q is linear in state, action and the products of their leading components; V is quadratic in the state.
+
+    The M members, fits of different ranks to different folds, share one basis, so that their mean is one linear map.
+
+    Args:
+        width: D, of the features.
+        rank: leading components that the members use at most.
+        members: M.
+    """
+
+    centre: Tensor
+    """(2, D) mean features, of states and of actions; likewise the next two."""
+    scale: Tensor
+    """(2, D) standard deviations."""
+    basis: Tensor
+    """(2, D, rank) leading components."""
+    q: Tensor
+    """(M, columns of `q_features`)"""
+    v: Tensor
+    """(M, columns of `v_features`)"""
+    member_rank: Tensor
+    """(M,) the rank of each member."""
+    upper: Tensor
+
+    def __init__(self, width: int, rank: int, members: int) -> None:
+        super().__init__()
+        self.rank = rank
+        for name, shape in (
+            ("centre", (2, width)),
+            ("scale", (2, width)),
+            ("basis", (2, width, rank)),
+            ("q", (members, 1 + 2 * width + rank * rank)),
+            ("v", (members, 1 + width + rank * (rank + 1) // 2)),
+            ("member_rank", (members,)),
+        ):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.double))
+        self.register_buffer("upper", torch.triu_indices(rank, rank), persistent=False)
+
+    def span(self, states: Tensor, actions: Tensor) -> None:
+        """Takes centre, scale and leading components of the features (n, D) of states and of actions.
+
+        Components are not whitened: the ridge shrinks what varies little.
+
+        Raises:
+            BadDataError: features that are not finite, or the same everywhere.
+        """
+        for side, (name, features) in enumerate((("states", states), ("suggestions", actions))):
+            rows = features.double()
+            centre = rows.mean(0)
+            if not bool(torch.isfinite(centre).all()):
+                raise BadDataError("the trunk's features are not finite", "Lower fitQ.learningRate.")
+            variances, vectors = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
+            if not float(variances[-1]) > _LEAST_VARIANCE:
+                raise BadDataError(
+                    f"the trunk of Q gives all {name} the same features, so nothing tells them apart",
+                    "See that conversations differ, and that fitQ.learningRate has not destroyed the trunk.",
+                )
+            self.centre[side], self.scale[side] = centre, rows.std(0, unbiased=False) + _LEAST_SCALE
+            self.basis[side] = vectors.flip(1)[:, : self.rank] / variances.mean().sqrt()
+
+    def q_features(self, states: Tensor, actions: Tensor) -> Tensor:
+        """(n, 1 + 2 D + rank^2) float64, of features (n, D)."""
+        s, a = states.double() - self.centre[0], actions.double() - self.centre[1]
+        products = ((s @ self.basis[0]).unsqueeze(2) * (a @ self.basis[1]).unsqueeze(1)).flatten(1)
+        return torch.cat([torch.ones_like(s[:, :1]), s / self.scale[0], a / self.scale[1], products], 1)
+
+    def v_features(self, states: Tensor) -> Tensor:
+        """(n, 1 + D + rank (rank + 1) / 2) float64, of features (n, D)."""
+        s = states.double() - self.centre[0]
+        z = s @ self.basis[0]
+        return torch.cat([torch.ones_like(s[:, :1]), s / self.scale[0], z[:, self.upper[0]] * z[:, self.upper[1]]], 1)
+
+    def forward(self, states: Tensor, repeated: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of Q (N,) and of V (G,), fp32.
+
+        Args:
+            states: (G, D).
+            repeated: (N, D) the state of each action.
+            actions: (N, D).
+        """
+        q = self.q_features(repeated, actions) @ self.q.mean(0)
+        v = self.v_features(states) @ self.v.mean(0)
+        return q.clamp(EDGE, 1 - EDGE).logit().float(), v.clamp(EDGE, 1 - EDGE).logit().float()
+
+    def standard_error(self, states: Tensor, actions: Tensor) -> Tensor:
+        """(n,) estimated standard error of Q, from how the members differ.
+
+        The variance between the ranks' means, and the mean of the ranks' own delete-one-fold jackknife variances:
+        (K - 1) / K times the sum of squared deviations of K fits (Efron and Stein 1981).
+        """
+        predictions = self.q_features(states, actions) @ self.q.T
+        groups = [predictions[:, self.member_rank == rank] for rank in sorted(set(self.member_rank.tolist()))]
+        between = torch.stack([group.mean(1) for group in groups], 1).var(1, unbiased=False)
+        within = torch.stack([(group.shape[1] - 1) * group.var(1, unbiased=False) for group in groups], 1).mean(1)
+        return (between + within).sqrt()
+
+    def q_columns(self, rank: int) -> Tensor:
+        """Columns of `q_features` that a member of that rank uses."""
+        width, grid = self.centre.shape[1], torch.arange(self.rank)
+        products = (grid[:rank, None] * self.rank + grid[None, :rank]).flatten()
+        return torch.cat([torch.arange(1 + 2 * width), 1 + 2 * width + products])
+
+    def v_columns(self, rank: int) -> Tensor:
+        """Columns of `v_features` that a member of that rank uses."""
+        width = self.centre.shape[1]
+        products = torch.arange(self.upper.shape[1])[(self.upper < rank).all(0)]
+        return torch.cat([torch.arange(1 + width), 1 + width + products])
+
+
+def last_layer(model: Any) -> LastLayer | None:
+    """The last layer that a Q model is read through; None where it is read through its own head."""
+    layer: LastLayer | None = getattr(model, "last_layer", None)
+    return layer
+
+
+def attach(model: Any, layer: LastLayer | None) -> None:
+    """Has a Q model read through `layer`, or through its own head again."""
+    if last_layer(model) is not None:
+        del model.last_layer
+    if layer is not None:
+        model.last_layer = layer.to(next(model.parameters()).device).requires_grad_(False)
+
+
+def save(directory: Path, layer: LastLayer) -> None:
+    """Writes it beside the weights of its model."""
+    save_file({name: value.cpu().contiguous() for name, value in layer.state_dict().items()}, directory / FILE)
+
+
+def load(directory: Path, width: int) -> LastLayer | None:
+    """The last layer in a Q model's directory; None where there is none.
+
+    Args:
+        directory: of the model.
+        width: of the model's trunk.
+
+    Raises:
+        BadDataError: the file is damaged, or of another model.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        tensors = load_file(path)
+        layer = LastLayer(width, tensors["basis"].shape[2], len(tensors["q"]))
+        layer.load_state_dict(tensors)
+    except (SafetensorError, OSError, KeyError, IndexError, RuntimeError) as error:
+        raise BadDataError(
+            f"{FILE} of the Q model in {directory.name} does not fit the model: {' '.join(str(error).split())[:200]}",
+            "Pass the artifact of a fit-q stage as it was published.",
+        ) from error
+    return layer
