@@ -73,7 +73,7 @@ def _rows(conversation: Conversation, fold: int, censoring: Censoring) -> list[t
     turns, end = conversation.turns, len(conversation.turns) - 1
     # Whose turn counts how much does not depend on the values.
     targets = lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns), censoring)
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for index, (turn, target) in enumerate(zip(turns, targets, strict=True)):
         rare = explored(turn) or (index > 0 and explored(turns[index - 1]))
         boost = _EXPLORED_WEIGHT if rare else 1.0
