@@ -3,11 +3,11 @@
 from typing import Annotated, ClassVar, Literal
 
 from ippo_trainer.contract.origins import ORIGIN
-from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.params import Model, matching
 from ippo_trainer.contract.spec import S3Location
 from pydantic import Field
 
-from ippo_operator.api.pods import LABEL, ObjectName
+from ippo_operator.api.pods import LabelName, ObjectName
 
 
 class S3(S3Location):
@@ -16,17 +16,28 @@ class S3(S3Location):
     ADDRESS: ClassVar = ("endpointUrl", "region", "credentialsSecretName")
     """How the bucket is reached and as whom. A store may move with what it holds, so these may change."""
 
-    bucket: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", max_length=63)]
+    bucket: Annotated[
+        str,
+        matching(
+            r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+            "a bucket's name: 3 to 63 lower-case letters, digits, dots and '-'",
+            63,
+        ),
+    ]
     """The bucket's name. It must exist."""
     prefix: Annotated[str, Field(max_length=512)] = ""
     """Put before every key, e.g. teams/sales."""
-    endpoint_url: Annotated[str, Field(pattern=r"^https?://[^@\s]+$", max_length=512)] | None = None
+    endpoint_url: (
+        Annotated[str, matching(r"^https?://[^@\s]+$", "an http:// or https:// address without '@'", 512)] | None
+    ) = None
     """For stores other than AWS, e.g. http://minio.storage:9000. Without credentials: they belong in the Secret."""
-    region: Annotated[str, Field(pattern=r"^[a-zA-Z0-9-]+$", max_length=64)] | None = None
+    region: Annotated[str, matching(r"^[a-zA-Z0-9-]+$", "letters, digits and '-'", 64)] | None = None
     """The bucket's region, where the store has regions."""
     encryption: Literal["SSE-S3", "SSE-KMS"] | None = None
     """Server-side encryption that every write asks for. For buckets that refuse writes without it."""
-    kms_key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9:/_-]+$", max_length=512)] | None = None
+    kms_key_id: (
+        Annotated[str, matching(r"^[A-Za-z0-9:/_-]+$", "letters, digits, ':', '/', '_' and '-'", 512)] | None
+    ) = None
     """The key of SSE-KMS: its id, ARN or alias. If left out, the store's own."""
     credentials_secret_name: ObjectName | None = None
     """A Secret of the run's namespace whose key `credentials` is an AWS credentials file ([default], aws_access_key_id,
@@ -34,7 +45,7 @@ class S3(S3Location):
     account's role. Local runs ignore it and take what boto3 finds."""
 
 
-Origin = Annotated[str, Field(pattern=ORIGIN, max_length=268)]
+Origin = Annotated[str, matching(ORIGIN, "https://shop.example, with a port where it has one, or '*'", 268)]
 
 
 class Artifacts(Model):
@@ -47,10 +58,10 @@ class Artifacts(Model):
 class Queue(Model):
     """Kueue. In a cluster only; local runs ignore it."""
 
-    local_queue_name: Annotated[str, Field(pattern=LABEL, max_length=63)]
+    local_queue_name: LabelName
     """A LocalQueue of the run's namespace. Every Job of the run waits in it until there is quota; between two stages
     the quota is free for others."""
-    priority_class_name: Annotated[str, Field(pattern=LABEL, max_length=63)] | None = None
+    priority_class_name: LabelName | None = None
     """A WorkloadPriorityClass: the order in the queue, and who makes room for whom."""
 
 

@@ -6,7 +6,7 @@ privilege, no host network and no service account token.
 
 from typing import Annotated, Literal
 
-from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.params import Model, matching
 from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import Field
 
@@ -17,14 +17,22 @@ LIST_KEYS = "x-kubernetes-list-map-keys"
 LIST_BY_NAME = {LIST_MAP: "map", LIST_KEYS: ["name"]}
 
 QUANTITY = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
-LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 
-Quantity = Annotated[int, Field(ge=0, le=2**53 - 1)] | Annotated[str, Field(pattern=QUANTITY, max_length=32)]
-Size = Annotated[str, Field(pattern=QUANTITY, max_length=32)]
+Size = Annotated[str, matching(QUANTITY, "a quantity such as 500m, 2, 8Gi", 32)]
+Quantity = Annotated[int, Field(ge=0, le=2**53 - 1)] | Size
 Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
-ObjectName = Annotated[str, Field(pattern=SUBDOMAIN, max_length=253)]
-DataKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
+ObjectName = Annotated[
+    str,
+    matching(
+        r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$",
+        "the name of an object: lower-case letters, digits, '-' and dots",
+        253,
+    ),
+]
+LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+_LABEL_WORDS = "lower-case letters, digits and '-', at most 63"
+LabelName = Annotated[str, matching(LABEL, _LABEL_WORDS, 63)]
+DataKey = Annotated[str, matching(r"^[-._a-zA-Z0-9]+$", "a key: letters, digits, '-', '_' and dots", 253)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 
 
@@ -58,7 +66,9 @@ class ValueFrom(Model):
 class EnvVar(Model):
     """An environment variable: value or valueFrom."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    name: Annotated[
+        str, matching(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name: letters, digits and '_', no digit first", 128)
+    ]
     """Not those that the operator sets: IPPO_… except IPPO_VLLM_ARGS, JOB_COMPLETION_INDEX,
     AWS_SHARED_CREDENTIALS_FILE, HOME, TMPDIR, and the threads of libraries."""
     value: Annotated[str, Field(max_length=4096)] | None = None
@@ -100,9 +110,9 @@ class EmptyDirSource(Model):
 class Volume(Model):
     """Files for a pod: exactly one source."""
 
-    name: Annotated[str, Field(pattern=LABEL, max_length=52)]
+    name: Annotated[str, matching(LABEL, _LABEL_WORDS, 52)]
     """Any name."""
-    mount_path: Annotated[str, Field(pattern=r"^/[^:]*$", max_length=512)]
+    mount_path: Annotated[str, matching(r"^/[^:]*$", "an absolute path without ':'", 512)]
     """Where the files appear; not in /ippo, /tmp or /dev, which the operator provides."""
     sub_path: Annotated[str, Field(max_length=512)] = ""
     """A folder of the volume instead of its root."""

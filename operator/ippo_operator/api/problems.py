@@ -17,26 +17,6 @@ from pydantic_core import ErrorDetails
 Schema = dict[str, Any]
 Location = tuple[str | int, ...]
 
-_PATTERNS = {
-    params.DECIMAL: 'a decimal in quotes such as "0.05"',
-    r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$": 'a decimal in quotes from "0" to "1"',
-    r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]{1,12})?)$": 'a decimal in quotes above zero such as "0.001"',
-    r"^0\.[5-9][0-9]{0,6}$": 'a decimal in quotes from "0.5" to below "1", such as "0.95"',
-    r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$": (
-        "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit"
-    ),
-    r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$": "tiny:d64-l2, or a file:// or s3:// address",
-    r"^(file|s3|hf)://\S+$": "a file:// or s3:// address",
-    r"^https?://\S+$": "an http:// or https:// address",
-    r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$": "a bucket's name: 3 to 63 lower-case letters, digits, dots and '-'",
-    r"^[a-zA-Z0-9-]+$": "letters, digits and '-'",
-    r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$": "a quantity such as 500m, 2, 8Gi",
-    r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$": "the name of an object: lower-case letters, digits, '-' and dots",
-    r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$": "lower-case letters, digits and '-', at most 63",
-    r"^[-._a-zA-Z0-9]+$": "a key: letters, digits, '-', '_' and dots",
-    r"^[A-Za-z_][A-Za-z0-9_]*$": "a variable's name: letters, digits and '_', no digit first",
-    r"^/[^:]*$": "an absolute path without ':'",
-}
 _TYPES = {"boolean": "true or false", "object": "a section of fields", "array": "a list", "null": "nothing"}
 _SHOWN = 80
 _DIGITS = 40
@@ -180,9 +160,8 @@ def allowed_words(schema: Schema, root: Schema) -> str:
 
 
 def _string_words(schema: Schema) -> str:
-    pattern = schema.get("pattern")
-    if pattern:
-        return _PATTERNS.get(pattern, f"text that matches {pattern}")
+    if "pattern" in schema:
+        return str(schema.get(params.WORDS, f"text that matches {schema['pattern']}"))
     return _bounded("text", schema.get("minLength"), schema.get("maxLength"), None, " characters")
 
 

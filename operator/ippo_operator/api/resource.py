@@ -13,7 +13,14 @@ from ippo_operator.api.status import RunStatus
 API_VERSION = "ippo.dev/v1alpha1"
 KIND = "IterativePPORun"
 
-RunName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$", max_length=63)]
+RunName = Annotated[
+    str,
+    params.matching(
+        r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
+        "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit",
+        63,
+    ),
+]
 MAX_REQUESTED = 1000
 
 

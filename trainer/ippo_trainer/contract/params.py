@@ -3,19 +3,39 @@
 Decimals are strings (`"0.95"`), never floats, so that every tool keeps them exactly; read them with `float(...)`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-DECIMAL = r"^-?[0-9]{1,9}(\.[0-9]{1,12})?$"
+WORDS = "x-ippo-words"
+"""Where a field's schema says in words what its pattern allows."""
 
-Decimal = Annotated[str, Field(pattern=DECIMAL, max_length=24)]
-Share = Annotated[str, Field(pattern=r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$", max_length=16)]
-Positive = Annotated[str, Field(pattern=r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]{1,12})?)$", max_length=24)]
+
+def matching(pattern: str, words: str, max_length: int) -> Any:
+    """A field of text that matches `pattern`; `words` say so in errors and in the manual."""
+    return Field(pattern=pattern, max_length=max_length, json_schema_extra={WORDS: words})
+
+
+Decimal = Annotated[str, matching(r"^-?[0-9]{1,9}(\.[0-9]{1,12})?$", 'a decimal in quotes such as "0.05"', 24)]
+Share = Annotated[str, matching(r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$", 'a decimal in quotes from "0" to "1"', 16)]
+Positive = Annotated[
+    str,
+    matching(
+        r"^(0\.[0-9]*[1-9][0-9]*|[1-9][0-9]{0,8}(\.[0-9]{1,12})?)$",
+        'a decimal in quotes above zero such as "0.001"',
+        24,
+    ),
+]
 Text = Annotated[str, Field(max_length=4096)]
 # hf:// is refused by rules, with a sentence: no stage can reach the hub. The patterns are those of the first release.
-Uri = Annotated[str, Field(pattern=r"^(file|s3|hf)://\S+$", max_length=1024)]
+Uri = Annotated[str, matching(r"^(file|s3|hf)://\S+$", "a file:// or s3:// address", 1024)]
+Base = Annotated[
+    str, matching(r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$", "tiny:d64-l2, or a file:// or s3:// address", 1024)
+]
+Confidence = Annotated[
+    str, matching(r"^0\.[5-9][0-9]{0,6}$", 'a decimal in quotes from "0.5" to below "1", such as "0.95"', 16)
+]
 
 
 BUILT_IN_ENVIRONMENTS = {
@@ -50,7 +70,7 @@ class Environment(Model):
 class Policy(Model):
     """The language model that suggests replies."""
 
-    base: Annotated[str, Field(pattern=r"^(tiny:[a-z0-9-]+|(file|s3|hf)://\S+)$", max_length=1024)]
+    base: Base
     """`tiny:d64-l2` builds a small Llama from scratch; `file://` and `s3://` load any causal LM in safetensors."""
     system_prompt: Annotated[str, Field(max_length=8192)] = ""
     """Put first in every prompt. Empty takes the environment's own."""
@@ -207,7 +227,7 @@ class Gate(Model):
     """Compared on the same seeds: the discounted outcome, or the share of conversations with the outcome."""
     min_lift: Decimal = "0"
     """The lower confidence bound of the lift must exceed this."""
-    confidence: Annotated[str, Field(pattern=r"^0\.[5-9][0-9]{0,6}$", max_length=16)] = "0.95"
+    confidence: Confidence = "0.95"
     """Two-sided level of the interval, by conversation."""
     min_acceptance: Share | None = None
     """Guard rail: share of the candidate's suggestions accepted verbatim or edited."""
