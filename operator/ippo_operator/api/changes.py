@@ -21,26 +21,25 @@ FREE = (
     *(f"spec.artifacts.s3.{field}" for field in S3.ADDRESS),
 )
 """How a run is run, not what it computes."""
+IMMUTABLE = "is immutable since the run started; put it back or start a new run"
 RISING = (
     "spec.iterations.max",
     "spec.retries.tryAgain",
     "spec.retries.crashes",
     "spec.retries.disruptions",
 )
+ONLY_RISES = "may only rise since the run started"
 
 
 def problems(old: RunSpec, new: RunSpec) -> list[Problem]:
     """The changes between two specs that are not allowed: one line each with both values."""
-    found = []
+    broken = []
     for path, was, now in between(old, new):
-        if _is_free(path):
+        change = f"given {shown(now)} instead of {shown(was)}; this field"
+        if _is_free(path) or (path in RISING and int(now or 0) >= int(was or 0)):
             continue
-        given = f"given {shown(now)}, but the run started with {shown(was)}"
-        if path not in RISING:
-            found.append(Problem(path, f"{given} and this field is immutable since; put it back or start a new run"))
-        elif int(now or 0) < int(was or 0):
-            found.append(Problem(path, f"{given} and this field may only rise"))
-    return found
+        broken.append(Problem(path, f"{change} {ONLY_RISES if path in RISING else IMMUTABLE}"))
+    return broken
 
 
 def between(old: RunSpec, new: RunSpec) -> list[tuple[str, Any, Any]]:
@@ -49,6 +48,15 @@ def between(old: RunSpec, new: RunSpec) -> list[tuple[str, Any, Any]]:
     after = _flat("spec", new.model_dump(mode="json", by_alias=True))
     pairs = [(path, before.get(path), after.get(path)) for path in sorted(before.keys() | after.keys())]
     return [(path, was, now) for path, was, now in pairs if was != now]
+
+
+def in_words() -> str:
+    """What may change, for people."""
+    free, rising = (", ".join(f"`{path}`" for path in paths) for paths in (FREE, RISING))
+    return (
+        f"Once a run has started, these may change: {free}. These may only rise: {rising}. "
+        "All else is what results are made from, so a change is refused."
+    )
 
 
 def _is_free(path: str) -> bool:

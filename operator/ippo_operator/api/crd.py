@@ -14,12 +14,10 @@ from ippo_trainer.contract.params import Model
 
 from ippo_operator.api import cel
 from ippo_operator.api.pods import LIST_KEYS, LIST_MAP
-from ippo_operator.api.resource import API_VERSION, KIND, IterativePPORun
+from ippo_operator.api.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, IterativePPORun
 
 Schema = dict[str, Any]
 
-GROUP, VERSION = API_VERSION.split("/")
-PLURAL = "iterativepporuns"
 _KEPT = (
     "type",
     "enum",
@@ -100,7 +98,7 @@ def _root() -> Schema:
     unbounded = list(_unbounded(spec, "spec"))
     if unbounded:
         raise ValueError(f"without a bound: {', '.join(unbounded)}")
-    plain = {"apiVersion": "Of this schema, ippo.dev/v1alpha1.", "kind": "IterativePPORun."}
+    plain = {"apiVersion": f"Of this schema, {API_VERSION}.", "kind": f"{KIND}."}
     return {
         "description": _flowed(source["description"]),
         "type": "object",
@@ -111,7 +109,7 @@ def _root() -> Schema:
             "spec": spec,
             "status": status,
         },
-        "x-kubernetes-validations": cel.rules_of(IterativePPORun),
+        "x-kubernetes-validations": cel.validations(IterativePPORun),
     }
 
 
@@ -128,7 +126,7 @@ class _Converter:
         if "$ref" in source:
             name = source["$ref"].rsplit("/", 1)[-1]
             source = {**self._definitions[name], **{key: value for key, value in source.items() if key != "$ref"}}
-            if validations := cel.rules_of(self._models[name]) if name in self._models else []:
+            if validations := cel.validations(self._models[name]) if name in self._models else []:
                 target["x-kubernetes-validations"] = validations
         if "anyOf" in source:
             return self._union(source)

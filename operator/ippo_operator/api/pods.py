@@ -4,11 +4,11 @@ Security settings, commands and the volumes that the stages need are the operato
 privilege, no host network and no service account token.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ippo_trainer.contract.params import Model, matching
 from ippo_trainer.contract.stages import BY_NAME, StageName
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ippo_operator.api.scheduling import Affinity, Spread, StringMap, Toleration
 
@@ -69,8 +69,8 @@ class EnvVar(Model):
     name: Annotated[
         str, matching(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name: letters, digits and '_', no digit first", 128)
     ]
-    """Not those that the operator sets: IPPO_… except IPPO_VLLM_ARGS, JOB_COMPLETION_INDEX,
-    AWS_SHARED_CREDENTIALS_FILE, HOME, TMPDIR, and the threads of libraries."""
+    """Not one of those that the operator sets: IPPO_… except IPPO_VLLM_ARGS, and those of Kubernetes, the bucket's
+    credentials, scratch folders and the threads of libraries."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Its value. Not for secrets."""
     value_from: ValueFrom | None = None
@@ -128,6 +128,15 @@ class Volume(Model):
     """Scratch space."""
 
 
+def _unique(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What the API server asks of lists with LIST_BY_NAME."""
+    names = [item.name for item in items]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f'"{name}" is given twice')
+    return items
+
+
 class PodSettings(Model):
     """What may be set on pods."""
 
@@ -141,9 +150,13 @@ class PodSettings(Model):
     """Labels that a node must have."""
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] | None = None
     """Taints that do not keep pods away."""
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=LIST_BY_NAME)] = ()
+    env: Annotated[
+        tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=LIST_BY_NAME), AfterValidator(_unique)
+    ] = ()
     """Environment variables."""
-    volumes: Annotated[tuple[Volume, ...], Field(max_length=16, json_schema_extra=LIST_BY_NAME)] = ()
+    volumes: Annotated[
+        tuple[Volume, ...], Field(max_length=16, json_schema_extra=LIST_BY_NAME), AfterValidator(_unique)
+    ] = ()
     """Files."""
     labels: StringMap = {}
     """More labels for pods, of gang schedulers too; app.kubernetes.io/name, instance and managed-by replace ours."""

@@ -11,11 +11,12 @@ from itertools import takewhile
 from typing import Any
 
 from ippo_trainer.contract.params import Model
+from pydantic.alias_generators import to_camel
 
 from ippo_operator.api import changes
-from ippo_operator.api.cel import RULES
 from ippo_operator.api.problems import allowed_words
 from ippo_operator.api.resource import KIND, IterativePPORun
+from ippo_operator.api.rules import rules_of
 
 Schema = dict[str, Any]
 _HEAD = f"""\
@@ -39,7 +40,7 @@ ippo validate -f examples/sr-funnel.yaml     # all problems of a manifest, a lin
 
 def to_markdown() -> str:
     """The file docs/manifest.md."""
-    return _HEAD + _changes() + _Reference().to_markdown()
+    return _HEAD + changes.in_words() + "\n\n" + _Reference().to_markdown()
 
 
 class _Reference:
@@ -128,8 +129,7 @@ def _plain(field: Schema) -> Schema:
 
 def _rules(model: type[Model]) -> str:
     """What is checked between fields."""
-    rules = [rule for base in model.__mro__ for rule in RULES.get(base, ())]
-    lines = [f"- {f'`{rule.field[1:]}`: ' if rule.field else ''}{rule.message}" for rule in rules]
+    lines = [f"- {f'`{to_camel(rule.field)}`: ' if rule.field else ''}{rule.message}" for rule in rules_of(model)]
     return "\nAlso checked, in the words of the error:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
@@ -140,14 +140,6 @@ def _default(field: Schema, required: bool) -> str:
     if value is None or value == [] or value == {} or value == "":
         return "none"
     return "" if isinstance(value, dict) else f"`{json.dumps(value)}`"
-
-
-def _changes() -> str:
-    free, rising = (", ".join(f"`{path}`" for path in paths) for paths in (changes.FREE, changes.RISING))
-    return (
-        f"Once a run has started, these may change: {free}. These may only rise: {rising}. "
-        "All else is what results are made from, so a change is refused.\n\n"
-    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,6 @@
 """The IterativePPORun: what a user writes. The sections of the stages are the contract's own models."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
@@ -10,17 +10,15 @@ from ippo_operator.api.cluster import S3, Artifacts, Cleanup, Promotion, Queue, 
 from ippo_operator.api.pods import ObjectName, Pods
 from ippo_operator.api.status import RunStatus
 
-API_VERSION = "ippo.dev/v1alpha1"
-KIND = "IterativePPORun"
+ApiVersion = Literal["ippo.dev/v1alpha1"]
+Kind = Literal["IterativePPORun"]
+[API_VERSION], [KIND] = get_args(ApiVersion), get_args(Kind)
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL = "iterativepporuns"
 
-RunName = Annotated[
-    str,
-    params.matching(
-        r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
-        "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit",
-        63,
-    ),
-]
+RUN_NAME = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
+RUN_NAME_WORDS = "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit"
+RunName = Annotated[str, params.matching(RUN_NAME, RUN_NAME_WORDS, 63)]
 MAX_REQUESTED = 1000
 
 
@@ -182,10 +180,10 @@ class RunSpec(Model):
 class IterativePPORun(Model):
     """A run of Iterative PPO: collect, fit-q, improve, evaluate, promote, again and again."""
 
-    api_version: Literal["ippo.dev/v1alpha1"]
-    """ippo.dev/v1alpha1."""
-    kind: Literal["IterativePPORun"]
-    """IterativePPORun."""
+    api_version: ApiVersion
+    """Of this schema."""
+    kind: Kind
+    """Of this object."""
     metadata: Metadata
     """Name and labels."""
     spec: RunSpec

@@ -1,114 +1,263 @@
-"""Rules between fields, which the schema of a single field cannot say."""
+"""Rules between fields, which the schema of a single field cannot say: each of them once, in Python and in CEL.
 
-from collections.abc import Callable
+The loader and the operator apply the Python. The API server applies the CEL, which `crd` writes into the
+CustomResourceDefinition, so that `kubectl apply` refuses what breaks a rule without a webhook.
+"""
 
-from ippo_trainer.contract.errors import BadSpecError
-from ippo_trainer.contract.layout import check_key
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
-from ippo_operator.api import pod_rules
+from ippo_trainer.contract import params
+from ippo_trainer.contract.layout import SEGMENT, SEGMENTS
+from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.variables import (
+    COMPLETION_INDEX,
+    CREDENTIALS_FILE,
+    HOME,
+    PREFIX,
+    TEMPORARY,
+    THREADS,
+    VLLM_ARGUMENTS,
+)
+from pydantic.alias_generators import to_camel
+
+from ippo_operator.api.cluster import S3, Promotion
+from ippo_operator.api.pods import EnvVar, PodSettings, ValueFrom, Volume
 from ippo_operator.api.problems import Problem, shown
-from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.resource import RunSpec, Simulate
+from ippo_operator.api.scheduling import Toleration
+
+RESERVED_FOLDERS = ("ippo", "tmp", "dev")
+# What follows is for Python and CEL alike, as are all patterns below.
+_RESERVED_ENV = f"^({PREFIX}.*|{'|'.join((COMPLETION_INDEX, CREDENTIALS_FILE, HOME, TEMPORARY, *THREADS))})$"
+_PROVIDED_MOUNT = rf"^/([.]?/)*([.]?$|({'|'.join(RESERVED_FOLDERS)})(/|$))"
+"""Mount paths that are taken, in any spelling: `//ippo` and `/./ippo/` are `/ippo`."""
+_CLIMBS = r"(^|/)\.\.(/|$)"
+_PREFIX = f"^{SEGMENT}(/{SEGMENT})*/*$"
+_OWN_KEYS = (
+    r"^(([a-z0-9.-]*[.])?ippo[.]dev|kueue[.]x-k8s[.]io|batch[.]kubernetes[.]io|"
+    r"(container[.])?(apparmor|seccomp)[.]security[.](alpha|beta)[.]kubernetes[.]io)/|^app[.]kubernetes[.]io/component$"
+)
+"""Labels and annotations by which pods are found, or that the Job controller, spec.queue or the operator's security
+settings decide on."""
+_TOPOLOGY_KEYS = "kueue.x-k8s.io/podset-"
+"""What Kueue reads from pod templates and nobody else writes: topology and slices."""
+NOT_YOURS = (
+    "ippo.dev/…, kueue.x-k8s.io/… but podset-…, batch.kubernetes.io/…, app.kubernetes.io/component and security "
+    "profiles are not yours to set"
+)
+_LONGEST_KEY = 317
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What must hold for a section of the spec."""
+
+    message: str
+    """What is allowed, or what is wrong."""
+    expression: str
+    """In CEL; `self` is the section."""
+    holds: Callable[[Any], bool]
+    """The same in Python, of the section's model."""
+    field: str = ""
+    """The field of the section that is wrong, by its name in Python."""
+    given: Callable[[Any], str] | None = None
+    """What the section gives, in words; by default the field's value."""
+
+    def problem(self, path: str, section: Model) -> Problem:
+        """The broken rule, for people."""
+        value = getattr(section, self.field) if self.field else None
+        given = self.given(section) if self.given is not None else "" if value is None else shown(value)
+        before = f"given {given}{',' if self.message.startswith('allowed') else ';'} " if given else ""
+        return Problem(f"{path}.{to_camel(self.field)}" if self.field else path, before + self.message)
+
+
+def is_own_key(key: str) -> bool:
+    """Whether the value of this label or annotation is not the user's."""
+    return re.match(_OWN_KEYS, key) is not None and not key.startswith(_TOPOLOGY_KEYS)
+
+
+def _always(section: Model) -> bool:
+    """For rules that only the API server applies."""
+    return True
+
+
+def _exactly_one(*fields: str) -> Rule:
+    names = [to_camel(field) for field in fields]
+
+    def given(section: Model) -> list[str]:
+        return [name for field, name in zip(fields, names, strict=True) if getattr(section, field) is not None]
+
+    return Rule(
+        f"allowed is exactly one of {' and '.join(names) if len(names) == 2 else ', '.join(names)}",
+        f"[{', '.join(f'has(self.{name})' for name in names)}].filter(given, given).size() == 1",
+        lambda section: len(given(section)) == 1,
+        given=lambda section: " and ".join(given(section)) or "none",
+    )
+
+
+def _no_hub(field: str, what: str) -> Rule:
+    """hf:// is in the schema since the first release; stages reach nothing but the store."""
+    return Rule(
+        f"no stage can read hf://; download the {what} and give file:// or s3://",
+        f"!has(self.{field}) || !self.{field}.startsWith('hf:')",
+        lambda section: not (getattr(section, field) or "").startswith("hf:"),
+        field,
+    )
+
+
+def _no_own_keys(field: str) -> Rule:
+    own = f"key.matches('{_OWN_KEYS}') && !key.startsWith('{_TOPOLOGY_KEYS}')"
+    return Rule(
+        NOT_YOURS,
+        f"!has(self.{field}) || self.{field}.all(key, size(key) <= {_LONGEST_KEY} && !({own}))",
+        lambda pods: not any(is_own_key(key) for key in getattr(pods, field)),
+        field,
+        given=lambda pods: ", ".join(shown(key) for key in getattr(pods, field) if is_own_key(key)),
+    )
+
+
+def _text(pattern: str) -> str:
+    """A pattern as a text of CEL."""
+    return pattern.replace("\\", "\\\\")
+
+
+RULES: dict[type[Model], tuple[Rule, ...]] = {
+    RunSpec: (
+        Rule(
+            "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations",
+            "!self.policy.base.startsWith('tiny:') || has(self.warmStart)",
+            lambda spec: not spec.policy.base.startswith("tiny:") or spec.warm_start is not None,
+            "warm_start",
+        ),
+        Rule(
+            'allowed is above "0": at 0 no later outcome counts',
+            "double(self.discount) > 0.0",
+            lambda spec: float(spec.discount) > 0,
+            "discount",
+        ),
+        Rule(
+            "is missing; pods keep nothing, so a run in a cluster needs an S3 bucket: artifacts.s3.bucket",
+            "has(self.artifacts)",
+            _always,  # a run on one machine keeps them in its folder
+            "artifacts",
+        ),
+    ),
+    params.Policy: (_no_hub("base", "model"),),
+    params.WarmStart: (_exactly_one("conversations", "demonstrations"), _no_hub("conversations", "log")),
+    Simulate: (
+        Rule(
+            "allowed is at most conversations",
+            "self.parallelism <= self.conversations",
+            lambda simulate: simulate.parallelism <= simulate.conversations,
+            "parallelism",
+            given=lambda simulate: f"{simulate.parallelism} with conversations {simulate.conversations}",
+        ),
+        Rule(
+            'allowed is below "1": Q is the policy\'s, so some turns must be its own',
+            "!has(self.exploration) || double(self.exploration) < 1.0",
+            lambda simulate: float(simulate.exploration) < 1,
+            "exploration",
+        ),
+    ),
+    params.FitQ: (
+        Rule(
+            'allowed is above "0" and below "1": some train, others measure',
+            "!has(self.holdout) || double(self.holdout) > 0.0 && double(self.holdout) < 1.0",
+            lambda fit_q: 0 < float(fit_q.holdout) < 1,
+            "holdout",
+        ),
+    ),
+    S3: (
+        Rule(
+            f"allowed are {SEGMENTS}",
+            f"!has(self.prefix) || self.prefix == '' || self.prefix.matches('{_PREFIX}')",
+            lambda s3: not s3.prefix or re.fullmatch(_PREFIX, s3.prefix) is not None,
+            "prefix",
+        ),
+        Rule(
+            "allowed with encryption SSE-KMS only",
+            "!has(self.kmsKeyId) || has(self.encryption) && self.encryption == 'SSE-KMS'",
+            lambda s3: s3.kms_key_id is None or s3.encryption == "SSE-KMS",
+            "kms_key_id",
+        ),
+    ),
+    Promotion: (
+        Rule(
+            "approves and rejects the same iteration; give one of the two",
+            "!has(self.approve) || !has(self.reject) || self.approve != self.reject",
+            lambda promotion: promotion.approve is None or promotion.approve != promotion.reject,
+        ),
+    ),
+    ValueFrom: (_exactly_one("secret_key_ref", "config_map_key_ref"),),
+    EnvVar: (
+        _exactly_one("value", "value_from"),
+        Rule(
+            "this variable is set by the operator",
+            f"self.name == '{VLLM_ARGUMENTS}' || !self.name.matches('{_RESERVED_ENV}')",
+            lambda variable: variable.name == VLLM_ARGUMENTS or re.match(_RESERVED_ENV, variable.name) is None,
+            "name",
+        ),
+    ),
+    Toleration: (
+        Rule(
+            "without a key, operator must be Exists",
+            "has(self.key) || self.operator == 'Exists'",
+            lambda toleration: toleration.key is not None or toleration.operator == "Exists",
+        ),
+        Rule(
+            "operator Exists takes any value; leave value out",
+            "!has(self.value) || self.operator == 'Equal'",
+            lambda toleration: toleration.value is None or toleration.operator == "Equal",
+        ),
+    ),
+    Volume: (
+        _exactly_one("persistent_volume_claim", "secret", "config_map", "empty_dir"),
+        Rule(
+            "the operator provides this folder; take another one",
+            f"!self.mountPath.matches('{_PROVIDED_MOUNT}')",
+            lambda volume: re.match(_PROVIDED_MOUNT, volume.mount_path) is None,
+            "mount_path",
+        ),
+        Rule(
+            "allowed are a mountPath and a relative subPath without ..",
+            f"!self.mountPath.matches('{_text(_CLIMBS)}') && (!has(self.subPath) || "
+            f"!self.subPath.matches('^/|{_text(_CLIMBS)}'))",
+            lambda volume: (
+                not re.search(_CLIMBS, volume.mount_path) and not re.search(f"^/|{_CLIMBS}", volume.sub_path)
+            ),
+        ),
+    ),
+    PodSettings: (_no_own_keys("labels"), _no_own_keys("annotations")),
+}
+"""By model; a rule of a model counts for the models that derive from it."""
+
+
+def rules_of(model: type[Model]) -> list[Rule]:
+    """The rules of a section, with those of the models that it derives from."""
+    return [rule for base in model.__mro__ for rule in RULES.get(base, ())]
 
 
 def problems(spec: RunSpec) -> list[Problem]:
     """Every rule that this spec breaks."""
-    return [problem for rule in _RULES for problem in rule(spec)]
-
-
-def _warm_start_has_one_source(spec: RunSpec) -> list[Problem]:
-    if spec.warm_start is None:
-        return []
-    given = [spec.warm_start.conversations is not None, spec.warm_start.demonstrations is not None]
-    if sum(given) == 1:
-        return []
-    count = "both" if all(given) else "neither"
-    return [Problem("spec.warmStart", f"given {count}, allowed is exactly one of conversations and demonstrations")]
-
-
-def _tiny_needs_words(spec: RunSpec) -> list[Problem]:
-    if not spec.policy.base.startswith("tiny:") or spec.warm_start is not None:
-        return []
-    text = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
-    return [Problem("spec.warmStart", text)]
-
-
-def _addresses_can_be_read(spec: RunSpec) -> list[Problem]:
-    """hf:// is in the schema since the first release; stages reach nothing but the store."""
-    log = spec.warm_start.conversations if spec.warm_start is not None else None
-    given = (("spec.policy.base", spec.policy.base, "model"), ("spec.warmStart.conversations", log or "", "log"))
-    text = "which no stage can read; download the {} and give file:// or s3://"
     return [
-        Problem(path, f"given {shown(uri)}, {text.format(what)}") for path, uri, what in given if uri.startswith("hf:")
+        rule.problem(path, section)
+        for path, section in _sections("spec", spec)
+        for rule in rules_of(type(section))
+        if not rule.holds(section)
     ]
 
 
-def _discount_is_positive(spec: RunSpec) -> list[Problem]:
-    if float(spec.discount) > 0:
-        return []
-    return [
-        Problem("spec.discount", f'given {shown(spec.discount)}, allowed is above "0": at 0 no later outcome counts')
-    ]
-
-
-def _every_shard_has_work(spec: RunSpec) -> list[Problem]:
-    simulate = spec.collect.simulate
-    if simulate.parallelism <= simulate.conversations:
-        return []
-    text = f"given {simulate.parallelism}, allowed is at most conversations ({simulate.conversations})"
-    return [Problem("spec.collect.simulate.parallelism", text)]
-
-
-def _something_is_the_policys_own(spec: RunSpec) -> list[Problem]:
-    share = spec.collect.simulate.exploration
-    if float(share) < 1:
-        return []
-    text = f'given {shown(share)}, allowed is below "1": Q is the policy\'s, so some turns must be its own'
-    return [Problem("spec.collect.simulate.exploration", text)]
-
-
-def _holdout_leaves_both_sides(spec: RunSpec) -> list[Problem]:
-    if 0 < float(spec.fit_q.holdout) < 1:
-        return []
-    text = f'given {shown(spec.fit_q.holdout)}, allowed is above "0" and below "1": some train, others measure'
-    return [Problem("spec.fitQ.holdout", text)]
-
-
-def _a_key_has_its_encryption(spec: RunSpec) -> list[Problem]:
-    s3 = spec.artifacts.s3 if spec.artifacts is not None else None
-    if s3 is None or s3.kms_key_id is None or s3.encryption == "SSE-KMS":
-        return []
-    return [
-        Problem("spec.artifacts.s3.kmsKeyId", f"given {shown(s3.kms_key_id)}, allowed with encryption SSE-KMS only")
-    ]
-
-
-def _prefix_is_a_safe_key(spec: RunSpec) -> list[Problem]:
-    if spec.artifacts is None or not spec.artifacts.s3.prefix:
-        return []
-    try:
-        check_key(spec.artifacts.s3.prefix.rstrip("/"))
-    except BadSpecError as error:
-        return [Problem("spec.artifacts.s3.prefix", str(error))]
-    return []
-
-
-def _approved_or_rejected(spec: RunSpec) -> list[Problem]:
-    promotion = spec.promotion
-    if promotion.approve is None or promotion.approve != promotion.reject:
-        return []
-    return [Problem("spec.promotion", f"approves and rejects iteration {promotion.approve}; give one of the two")]
-
-
-_RULES: tuple[Callable[[RunSpec], list[Problem]], ...] = (
-    _warm_start_has_one_source,
-    _tiny_needs_words,
-    _addresses_can_be_read,
-    _discount_is_positive,
-    _every_shard_has_work,
-    _something_is_the_policys_own,
-    _holdout_leaves_both_sides,
-    _prefix_is_a_safe_key,
-    _a_key_has_its_encryption,
-    _approved_or_rejected,
-    pod_rules.problems,
-)
+def _sections(path: str, section: Model) -> Iterator[tuple[str, Model]]:
+    """The section and all below it, each with its path."""
+    yield path, section
+    for name, field in type(section).model_fields.items():
+        value, below = getattr(section, name), f"{path}.{field.alias}"
+        children = [(below, value)]
+        if isinstance(value, tuple):
+            children = [(f"{below}[{index}]", item) for index, item in enumerate(value)]
+        for place, child in children:
+            if isinstance(child, Model):
+                yield from _sections(place, child)

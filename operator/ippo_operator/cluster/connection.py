@@ -28,8 +28,9 @@ from ippo_operator.cluster.access.proxies import proxy_of
 from ippo_operator.cluster.errors import ApiError, TooLargeError, UnavailableError, from_response
 from ippo_operator.cluster.streams import ListReader, TooLongError
 from ippo_operator.cluster.transport import PIECE, Request, Response
+from ippo_operator.manifests.identity import MANAGER
 
-OPERATOR = "ippo-operator"
+OPERATOR = MANAGER
 CONNECT_TIMEOUT = 15.0
 LONGEST_LINE = 1 << 20
 """Bytes of a line of a stream that are kept; a longer one comes in pieces."""

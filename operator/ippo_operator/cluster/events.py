@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ippo_operator.api.resource import GROUP
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.calm import essence
 from ippo_operator.cluster.client import Client, Manifest
@@ -14,7 +15,7 @@ from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, NotFoundE
 from ippo_operator.cluster.resources import EVENTS
 from ippo_operator.plan.types import Event
 
-CONTROLLER = "ippo.dev/operator"
+CONTROLLER = f"{GROUP}/operator"
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 _REFRESH = 600.0
 """Seconds between two writes of a series' count; the second time is written at once."""

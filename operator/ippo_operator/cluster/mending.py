@@ -14,7 +14,8 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import InvalidError
 from ippo_operator.cluster.resources import resource_of
-from ippo_operator.manifests.additions import MANAGER, OVERWRITER, Addition, additions
+from ippo_operator.manifests.additions import OVERWRITER, Addition, additions
+from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.same import holds
 from ippo_operator.manifests.serving import OTHERS_FIELDS
 

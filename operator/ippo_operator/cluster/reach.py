@@ -5,9 +5,8 @@ from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ForbiddenError
 from ippo_operator.cluster.resources import ENDPOINT_SLICES
+from ippo_operator.manifests.identity import SERVICE_NAME
 from ippo_operator.plan.types import Waiting
-
-_SERVICE_NAME = "kubernetes.io/service-name"
 
 
 async def unreached(client: Client, name: str, service: Manifest | None, available: int) -> Waiting | None:
@@ -25,7 +24,7 @@ async def unreached(client: Client, name: str, service: Manifest | None, availab
     if service is None:
         return Waiting(Reason.NOT_REACHED, f"there is no Service {name}")
     metadata = service["metadata"]
-    labels = f"{_SERVICE_NAME}={metadata['name']}"
+    labels = f"{SERVICE_NAME}={metadata['name']}"
 
     def ready(found: Manifest) -> bool | None:
         if pod_facts.controller_uid(found) != metadata["uid"] or not found.get("ports"):

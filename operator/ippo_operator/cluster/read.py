@@ -21,6 +21,7 @@ from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.owned import OwnedJob, OwnedJobs
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.resources import CORE_EVENTS, JOBS, PODS, RUNS
+from ippo_operator.manifests.identity import JOB_UID
 from ippo_operator.manifests.settings import settings_annotations
 from ippo_operator.plan.types import ObservedJob
 
@@ -151,7 +152,7 @@ async def _pods(client: Client, namespace: str, uid: str) -> list[Manifest]:
     def own(pod: Manifest) -> Manifest | None:
         return trim.pod(pod) if pod_facts.controller_uid(pod) == uid else None
 
-    return await client.list(PODS, namespace, f"batch.kubernetes.io/controller-uid={uid}", keep=own)
+    return await client.list(PODS, namespace, f"{JOB_UID}={uid}", keep=own)
 
 
 def _ending(observed: ObservedJob, pods: list[Object], now: datetime) -> tuple[ObservedJob, float | None]:

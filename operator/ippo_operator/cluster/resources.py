@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from ippo_operator.api.resource import GROUP, KIND, PLURAL, VERSION
+
 
 @dataclass(frozen=True)
 class Resource:
@@ -27,7 +29,7 @@ class Resource:
         return f"{root}{scope}/" + "/".join(part for part in parts if part)
 
 
-RUNS = Resource("ippo.dev", "v1alpha1", "iterativepporuns", "IterativePPORun")
+RUNS = Resource(GROUP, VERSION, PLURAL, KIND)
 JOBS = Resource("batch", "v1", "jobs", "Job")
 PODS = Resource("", "v1", "pods", "Pod")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")

@@ -13,7 +13,7 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.manifests import identity
-from ippo_operator.manifests.additions import MANAGER
+from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.types import PodTemplate
 from ippo_operator.plan.types import ObservedServing, Waiting
 

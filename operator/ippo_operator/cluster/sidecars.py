@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from ippo_operator.cluster import clock, jobs
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
+from ippo_operator.manifests.identity import JOB_INDEX
 from ippo_operator.manifests.jobs import CONTAINER
 from ippo_operator.plan.types import ObservedJob
 
-INDEX = "batch.kubernetes.io/job-completion-index"
 GRACE = timedelta(seconds=15)
 """A sidecar that ends by itself has this time to do so: then the Job ends as ever, and its pods' logs stay."""
 
@@ -63,7 +63,7 @@ def _code(pod: Object) -> int | None:
 
 def _index(pod: Object) -> str:
     metadata = pod["metadata"]
-    return str((metadata.get("annotations") or {}).get(INDEX, metadata["name"]))
+    return str((metadata.get("annotations") or {}).get(JOB_INDEX, metadata["name"]))
 
 
 def _wanted(job: Object) -> int:

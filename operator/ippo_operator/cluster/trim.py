@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ippo_operator.manifests.identity import BATCH, OURS
+
 Object = Mapping[str, Any]
 _TEXT = 4096
 """Characters. A termination message has at most 4096 bytes."""
 _STATUSES, _CONDITIONS, _CONTAINERS = 64, 32, 64
 _ANNOTATIONS, _SHORT = 64, 256
-_NEEDED = ("batch.kubernetes.io/", "ippo.dev/")
+_NEEDED = (BATCH, OURS)
 _METADATA = ("name", "uid", "creationTimestamp", "deletionTimestamp")
 
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.same import holds
 
-MANAGER = "ippo-operator"
-"""Our own name there."""
 OVERWRITER = f"{MANAGER}-lists"
 """Ours too, where one of our fields has to be replaced before it can be applied."""
 _TWINS = {"serviceAccountName": "serviceAccount", "serviceAccount": "serviceAccountName"}

@@ -2,27 +2,39 @@
 
 from ippo_trainer.contract.spec import StageSpec
 
-from ippo_operator.api.resource import API_VERSION, KIND, IterativePPORun
+from ippo_operator.api.resource import API_VERSION, GROUP, KIND, IterativePPORun
 from ippo_operator.manifests.types import Metadata
 
-RUN = "ippo.dev/run"
-RUN_UID = "ippo.dev/run-uid"
-ITERATION = "ippo.dev/iteration"
-STAGE = "ippo.dev/stage"
-ATTEMPT = "ippo.dev/attempt"
-SPEC_DIGEST = "ippo.dev/spec-digest"
+OURS = f"{GROUP}/"
+"""Prefix of our own labels and annotations."""
+BATCH = "batch.kubernetes.io/"
+"""Prefix of the Job controller's."""
+RUN = f"{OURS}run"
+RUN_UID = f"{OURS}run-uid"
+ITERATION = f"{OURS}iteration"
+STAGE = f"{OURS}stage"
+ATTEMPT = f"{OURS}attempt"
+SPEC_DIGEST = f"{OURS}spec-digest"
 """Label: the first 16 hex digits of the stage spec's input digest."""
-INPUT_DIGEST = "ippo.dev/input-digest"
+INPUT_DIGEST = f"{OURS}input-digest"
 """Annotation: the whole digest."""
-POLICY_DIGEST = "ippo.dev/policy-digest"
+POLICY_DIGEST = f"{OURS}policy-digest"
 """Annotation: the served policy."""
-SETTINGS_DIGEST = "ippo.dev/settings-digest"
+SETTINGS_DIGEST = f"{OURS}settings-digest"
 """Annotation of servers' pods: all of their template but the policy. Of Jobs: what the spec says about their pods."""
-STORE_DIGEST = "ippo.dev/store-digest"
+STORE_DIGEST = f"{OURS}store-digest"
 """Annotation of Jobs: how the spec says that the store is reached."""
-REPLICAS = "ippo.dev/replicas"
+REPLICAS = f"{OURS}replicas"
 """Annotation of the Deployment: spec.serve.replicas when it was last applied."""
+MANAGER = "ippo-operator"
+"""How the operator is called in the books of the API server."""
 COMPONENT = "app.kubernetes.io/component"
+JOB_INDEX = f"{BATCH}job-completion-index"
+"""Label of an Indexed Job's pods, by Kubernetes."""
+JOB_UID = f"{BATCH}controller-uid"
+"""Label of a Job's pods, by Kubernetes."""
+SERVICE_NAME = "kubernetes.io/service-name"
+"""Label of a Service's EndpointSlices, by Kubernetes."""
 QUEUE_NAME = "kueue.x-k8s.io/queue-name"
 PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
 
@@ -33,7 +45,7 @@ def run_labels(run: IterativePPORun, component: str) -> dict[str, str]:
         "app.kubernetes.io/name": "iterative-ppo",
         "app.kubernetes.io/instance": run.metadata.name,
         COMPONENT: component,
-        "app.kubernetes.io/managed-by": "ippo-operator",
+        "app.kubernetes.io/managed-by": MANAGER,
         RUN: run.metadata.name,
         RUN_UID: run.metadata.uid,
     }

@@ -5,9 +5,9 @@ from typing import Any, Literal
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, TEMPORARY, THREADS
 
-from ippo_operator.api.pod_rules import is_own_key
 from ippo_operator.api.pods import CommonPods, PodSettings, Volume
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.rules import is_own_key
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.types import Container, Metadata, PodSpec, PodTemplate, VolumeMount
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from ippo_trainer.contract.errors import BAD_SPEC
 
+from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.process.logs import LogFormat
 
@@ -118,7 +119,7 @@ def _add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, st
         help="look after the runs of this namespace only; repeatable (default: all namespaces)",
     )
     add("--lease-namespace", default=default("LEASE_NAMESPACE"), help="where the Lease is (default: the pod's own)")
-    add("--lease-name", default=default("LEASE_NAME", "ippo-operator"), help="name of the Lease (default: %(default)s)")
+    add("--lease-name", default=default("LEASE_NAME", MANAGER), help="name of the Lease (default: %(default)s)")
     add("--workers", type=int, default=default("WORKERS", "16"), help="runs worked on at once (default: %(default)s)")
     add(
         "--resync-seconds",

@@ -3,7 +3,7 @@
 import copy
 from typing import Any, NamedTuple
 
-from ippo_operator.api.pod_rules import NOT_YOURS
+from ippo_operator.api.rules import NOT_YOURS
 
 GOOD: dict[str, Any] = {
     "apiVersion": "ippo.dev/v1alpha1",

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from ippo_operator.api import cel, pod_rules
+from ippo_operator.api.changes import IMMUTABLE, ONLY_RISES
 from ippo_operator.api.crd import custom_resource_definition
+from ippo_operator.api.rules import NOT_YOURS
 
 from tests.kit.control_plane import RUNS, Api
 
-from .cases import GOOD
+from .cases import GOOD, NO_HUB
 
 TRY = f"{RUNS.format('default')}?dryRun=All&fieldValidation=Strict"
 VALUE = {"name": "A", "value": "1"}
@@ -48,8 +49,8 @@ CASES: dict[str, Case] = {
         {key: value for key, value in SPEC.items() if key != "warmStart"},
         {key: value for key, value in SPEC.items() if key != "warmStart"} | {"policy": {"base": "s3://a/b"}},
     ),
-    cel.no_hub("model"): Case({"base": "hf://a/b"}, {"base": "file:///hf:/b"}),
-    cel.no_hub("log"): Case({"conversations": "hf://a/b"}, {"conversations": "s3://hf:/b"}),
+    NO_HUB.format("model"): Case({"base": "hf://a/b"}, {"base": "file:///hf:/b"}),
+    NO_HUB.format("log"): Case({"conversations": "hf://a/b"}, {"conversations": "s3://hf:/b"}),
     'allowed is above "0": at 0 no later outcome counts': Case(SPEC | {"discount": "0.0"}, SPEC | {"discount": "0.01"}),
     "is missing; pods keep nothing, so a run in a cluster needs an S3 bucket: artifacts.s3.bucket": Case(
         {key: value for key, value in SPEC.items() if key != "artifacts"}, SPEC
@@ -90,7 +91,7 @@ CASES: dict[str, Case] = {
     "allowed are a mountPath and a relative subPath without ..": Case(
         DIRECTORY | {"subPath": "a/../b"}, DIRECTORY | {"subPath": "a..b"}
     ),
-    pod_rules.NOT_YOURS: Case(
+    NOT_YOURS: Case(
         {"labels": {"kueue.x-k8s.io/queue-name": "q"}, "annotations": {"a.ippo.dev/b": "c"}},
         {"labels": {"notippo.dev/x": "q"}, "annotations": {"kueue.x-k8s.io/podset-required-topology": "c"}},
     ),
@@ -141,7 +142,7 @@ def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
 def test_every_rule_of_the_crd_has_a_case() -> None:
     assert {place.message for place in PLACES} == set(CASES)
     at_the_root = {place.message for place in rules(schema()) if not place.path}
-    assert {message for message in at_the_root if not message.startswith(NAME)} == {cel.IMMUTABLE, cel.RISING}
+    assert {message for message in at_the_root if not message.startswith(NAME)} == {IMMUTABLE, ONLY_RISES}
     assert len(PLACES) > 60
 
 

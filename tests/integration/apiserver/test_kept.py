@@ -17,7 +17,8 @@ from ippo_operator.cluster.mending import Repair, mend, repair
 from ippo_operator.cluster.resources import resource_of
 from ippo_operator.cluster.serving import leave_replicas
 from ippo_operator.cluster.transport import Request, Response
-from ippo_operator.manifests.additions import MANAGER, OVERWRITER
+from ippo_operator.manifests.additions import OVERWRITER
+from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
 from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, location

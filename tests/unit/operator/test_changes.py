@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from ippo_operator.api import changes
+from ippo_operator.api.changes import IMMUTABLE, ONLY_RISES
 
 from tests.kit.planner_world import make_run
 
@@ -36,37 +37,32 @@ def test_allowed(before: dict[str, Any], after: dict[str, Any]) -> None:
         (
             {"iterations": {"max": 3}},
             {"iterations": {"max": 2}},
-            "spec.iterations.max: given 2, but the run started with 3 and this field may only rise",
+            f"spec.iterations.max: given 2 instead of 3; this field {ONLY_RISES}",
         ),
         (
             {},
             {"seed": 5},
-            "spec.seed: given 5, but the run started with 0 and this field is immutable since; put it back or start a "
-            "new run",
+            f"spec.seed: given 5 instead of 0; this field {IMMUTABLE}",
         ),
         (
             {},
             {"warmStart": {"conversations": "file:///log.jsonl"}},
-            'spec.warmStart.conversations: given "file:///log.jsonl", but the run started with nothing and this '
-            "field is immutable since; put it back or start a new run",
+            f'spec.warmStart.conversations: given "file:///log.jsonl" instead of nothing; this field {IMMUTABLE}',
         ),
         (
             {"artifacts": {"s3": {"bucket": "abc"}}},
             {"artifacts": {"s3": {"bucket": "abc", "encryption": "SSE-S3"}}},
-            'spec.artifacts.s3.encryption: given "SSE-S3", but the run started with nothing and this field is '
-            "immutable since; put it back or start a new run",
+            f'spec.artifacts.s3.encryption: given "SSE-S3" instead of nothing; this field {IMMUTABLE}',
         ),
         (
             {"artifacts": {"s3": {"bucket": "abc"}}},
             {"artifacts": {"s3": {"bucket": "abc", "prefix": "elsewhere"}}},
-            'spec.artifacts.s3.prefix: given "elsewhere", but the run started with "" and this field is immutable '
-            "since; put it back or start a new run",
+            f'spec.artifacts.s3.prefix: given "elsewhere" instead of ""; this field {IMMUTABLE}',
         ),
         (
             {},
             {"artifacts": {"s3": {"bucket": "abc"}}},
-            'spec.artifacts.s3.bucket: given "abc", but the run started with nothing and this field is immutable '
-            "since; put it back or start a new run",
+            f'spec.artifacts.s3.bucket: given "abc" instead of nothing; this field {IMMUTABLE}',
         ),
     ],
 )

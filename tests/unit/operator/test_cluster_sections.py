@@ -25,15 +25,18 @@ def lines(**spec: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("pods", "line"),
     [
-        ({"env": [{"name": "A"}]}, f"{POD}.env[0]: allowed is exactly one of value and valueFrom"),
-        ({"env": [{"name": "HOME", "value": "/x"}]}, f"{POD}.env[0].name: HOME is set by the operator"),
+        ({"env": [{"name": "A"}]}, f"{POD}.env[0]: given none, allowed is exactly one of value and valueFrom"),
+        (
+            {"env": [{"name": "HOME", "value": "/x"}]},
+            f'{POD}.env[0].name: given "HOME"; this variable is set by the operator',
+        ),
         (
             {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
-            f'{POD}.env[1].name: "A" is given twice',
+            f'{POD}.env: "A" is given twice',
         ),
         (
             {"env": [{"name": "A", "valueFrom": {}}]},
-            f"{POD}.env[0].valueFrom: allowed is exactly one of secretKeyRef and configMapKeyRef",
+            f"{POD}.env[0].valueFrom: given none, allowed is exactly one of secretKeyRef and configMapKeyRef",
         ),
         (
             {"volumes": [{"name": "a", "mountPath": "/a", "emptyDir": {}, "secret": {"secretName": "s"}}]},
@@ -42,7 +45,7 @@ def lines(**spec: Any) -> list[str]:
         ),
         (
             {"volumes": [{"name": "a", "mountPath": "/ippo/work", "emptyDir": {}}]},
-            f'{POD}.volumes[0].mountPath: given "/ippo/work", which the operator provides; take another folder',
+            f'{POD}.volumes[0].mountPath: given "/ippo/work"; the operator provides this folder; take another one',
         ),
         (
             {"volumes": [{"name": "a", "mountPath": "/a", "subPath": "../b", "emptyDir": {}}]},
@@ -55,7 +58,7 @@ def lines(**spec: Any) -> list[str]:
         ),
         (
             {"tolerations": [{"value": "x"}]},
-            f"{POD}.tolerations[0]: without a key, operator must be Exists: every taint is tolerated",
+            f"{POD}.tolerations[0]: without a key, operator must be Exists",
         ),
         (
             {"resources": {"limits": {"cpu": 0.5}}},
@@ -74,7 +77,7 @@ def test_a_wrong_pod_setting_is_one_line(pods: dict[str, Any], line: str) -> Non
 
 def test_both_answers_at_once_are_none() -> None:
     assert lines(promotion={"approve": 1, "reject": 1}) == [
-        "spec.promotion: approves and rejects iteration 1; give one of the two"
+        "spec.promotion: approves and rejects the same iteration; give one of the two"
     ]
 
 

@@ -178,12 +178,13 @@ def test_all_problems_are_told_at_once() -> None:
         (
             "spec.warmStart",
             {"demonstrations": 10, "conversations": "file:///log.jsonl"},
-            "spec.warmStart: given both, allowed is exactly one of conversations and demonstrations",
+            "spec.warmStart: given conversations and demonstrations, allowed is exactly one of conversations and "
+            "demonstrations",
         ),
         (
             "spec.warmStart",
             {},
-            "spec.warmStart: given neither, allowed is exactly one of conversations and demonstrations",
+            "spec.warmStart: given none, allowed is exactly one of conversations and demonstrations",
         ),
         (
             "spec.warmStart",
@@ -194,19 +195,19 @@ def test_all_problems_are_told_at_once() -> None:
         (
             "spec.policy.base",
             "hf://a/b",
-            'spec.policy.base: given "hf://a/b", which no stage can read; download the model and give file:// or s3://',
+            'spec.policy.base: given "hf://a/b"; no stage can read hf://; download the model and give file:// or s3://',
         ),
         (
             "spec.warmStart",
             {"conversations": "hf://a/b"},
-            'spec.warmStart.conversations: given "hf://a/b", which no stage can read; download the log and give '
-            "file:// or s3://",
+            'spec.warmStart.conversations: given "hf://a/b"; no stage can read hf://; download the log and '
+            "give file:// or s3://",
         ),
         ("spec.discount", "0.0", 'spec.discount: given "0.0", allowed is above "0": at 0 no later outcome counts'),
         (
             "spec.collect.simulate.parallelism",
             5,
-            "spec.collect.simulate.parallelism: given 5, allowed is at most conversations (4)",
+            "spec.collect.simulate.parallelism: given 5 with conversations 4, allowed is at most conversations",
         ),
         (
             "spec.collect.simulate.exploration",
@@ -222,8 +223,8 @@ def test_all_problems_are_told_at_once() -> None:
         (
             "spec.artifacts.s3",
             {"bucket": "bucket", "prefix": "a/../b"},
-            "spec.artifacts.s3.prefix: artifact key 'a/../b' is not allowed. Use segments of letters, digits, '.', "
-            "'_', '=' and '-' joined by '/', none starting with a dot.",
+            "spec.artifacts.s3.prefix: given \"a/../b\", allowed are segments of letters, digits, '.', '_', '=' and "
+            "'-' joined by '/', none starting with a dot",
         ),
     ],
 )
@@ -238,7 +239,7 @@ def test_the_servers_arguments_of_vllm_are_the_users_and_no_other_variable_of_ou
     [variable] = parse_run(env("IPPO_VLLM_ARGS")).spec.pods.serve.env
     assert variable.name == "IPPO_VLLM_ARGS"
     for name in ("IPPO_VLLM_ARGS_", "IPPO_POLICY_DIGEST"):
-        with pytest.raises(ManifestError, match=f"{name} is set by the operator"):
+        with pytest.raises(ManifestError, match=f'given "{name}"; this variable is set by the operator'):
             parse_run(env(name))
 
 

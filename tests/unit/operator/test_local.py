@@ -137,7 +137,7 @@ def test_raising_the_iterations_goes_on(tmp_path: Path) -> None:
 
 def test_a_changed_manifest_is_refused_by_field(tmp_path: Path) -> None:
     drive(tmp_path, small())
-    with pytest.raises(ManifestError, match=r"^spec.seed: given 3, but the run started with 0 and this field is immu"):
+    with pytest.raises(ManifestError, match=r"^spec.seed: given 3 instead of 0; this field is immutable"):
         drive(tmp_path, small(seed=3))
     other = small()
     renamed = other.model_copy(update={"metadata": other.metadata.model_copy(update={"name": "other"})})

@@ -10,6 +10,7 @@ SNAPSHOT = "snapshot.json"
 ENVIRONMENT = "environment.json"
 SEGMENT = "[A-Za-z0-9][A-Za-z0-9._=-]{0,254}"
 """A part of a key, between two slashes."""
+SEGMENTS = "segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot"
 
 
 def check_key(key: str) -> str:
@@ -18,7 +19,7 @@ def check_key(key: str) -> str:
     if not key or len(key) > 900 or not all(re.fullmatch(SEGMENT, segment) for segment in segments):
         raise BadSpecError(
             f"artifact key {key!r} is not allowed",
-            "Use segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot.",
+            f"Use {SEGMENTS}.",
         )
     return key
 

@@ -14,9 +14,8 @@ from ippo_operator.cli.logs.attempts import Attempt, check, latest, note, record
 from ippo_operator.cli.run_view import RunView, cluster_view
 from ippo_operator.cluster.errors import InvalidError, NotFoundError, UnavailableError
 from ippo_operator.cluster.remote.runs import Object, Runs
-from ippo_operator.manifests.identity import ATTEMPT, ITERATION, STAGE
+from ippo_operator.manifests.identity import ATTEMPT, ITERATION, JOB_INDEX, STAGE
 
-INDEX = "batch.kubernetes.io/job-completion-index"
 INTERVAL = 1.0
 _NUMBER = re.compile(r"[0-9]{1,9}")
 
@@ -75,7 +74,7 @@ def _shard(pods: list[Object], shard: int | None) -> Object | None:
 
 def _index(pod: Object) -> int:
     metadata = pod["metadata"]
-    index = (metadata.get("labels") or {}).get(INDEX) or (metadata.get("annotations") or {}).get(INDEX)
+    index = (metadata.get("labels") or {}).get(JOB_INDEX) or (metadata.get("annotations") or {}).get(JOB_INDEX)
     return int(index) if index is not None and _NUMBER.fullmatch(index) else 0
 
 

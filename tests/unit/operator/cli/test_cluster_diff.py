@@ -44,7 +44,7 @@ def test_what_may_change_and_what_may_not(server: Server, ippo: Ippo, tmp_path: 
     assert said.code == 64
     first, second = said.out.splitlines()
     assert first == "spec.iterations.max: 1 → 3  allowed"
-    assert second.startswith("spec.seed: 0 → 7  REFUSED: given 7, but the run started with 0 and this field is immut")
+    assert second.startswith("spec.seed: 0 → 7  REFUSED: given 7 instead of 0; this field is immutable")
     assert the_run(server.api)["spec"]["iterations"] == {"max": 1}, "nothing is written"
 
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ippo_operator.cli.logs.cluster import INDEX, ClusterFollower
+from ippo_operator.cli.logs.cluster import ClusterFollower
 from ippo_operator.cluster.remote.runs import Runs
 from ippo_operator.cluster.transport import Response
+from ippo_operator.manifests.identity import JOB_INDEX
 
 from tests.kit.fake_api import answer
 from tests.kit.fake_server import Server, no_log
@@ -115,8 +116,8 @@ def test_an_index_that_is_no_number_is_none(server: Server, ippo: Ippo) -> None:
     running(server)
     [pod] = server.api.all("pods")
     metadata = pod["metadata"]
-    metadata["labels"].pop(INDEX, None)
-    annotations = metadata.get("annotations", {}) | {INDEX: "9" * 5000}
+    metadata["labels"].pop(JOB_INDEX, None)
+    annotations = metadata.get("annotations", {}) | {JOB_INDEX: "9" * 5000}
     server.api.edit("pods", "team", metadata["name"], metadata=metadata | {"annotations": annotations})
     assert ippo("logs", "small").code == 0
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from ippo_operator.cluster import jobs, sidecars
+from ippo_operator.manifests.identity import JOB_INDEX
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 
 from tests.kit.fake_api import Died, FakeApi, Object
@@ -145,7 +146,7 @@ def test_whoever_dies_at_any_call_leaves_a_run_that_goes_on(when: str) -> None:
 def pods_of(job: Object, *statuses: Object) -> list[Object]:
     made = [pod_of(job, index, status) for index, status in enumerate(statuses)]
     for index, pod in enumerate(made):
-        pod["metadata"]["annotations"] = {sidecars.INDEX: str(index)}
+        pod["metadata"]["annotations"] = {JOB_INDEX: str(index)}
     return made
 
 
