@@ -3,8 +3,8 @@
 from typing import Annotated, ClassVar, Literal
 
 from ippo_trainer.contract.origins import ORIGIN
-from ippo_trainer.contract.params import Model, matching
-from ippo_trainer.contract.spec import S3Location
+from ippo_trainer.contract.params import EngineName, Model, matching
+from ippo_trainer.contract.spec import Encryption, S3Location
 from pydantic import Field
 
 from ippo_operator.api.pods import LabelName, ObjectName
@@ -33,7 +33,7 @@ class S3(S3Location):
     """For stores other than AWS, e.g. http://minio.storage:9000. Without credentials: they belong in the Secret."""
     region: Annotated[str, matching(r"^[a-zA-Z0-9-]+$", "letters, digits and '-'", 64)] | None = None
     """The bucket's region, where the store has regions."""
-    encryption: Literal["SSE-S3", "SSE-KMS"] | None = None
+    encryption: Encryption | None = None
     """Server-side encryption that every write asks for. For buckets that refuse writes without it."""
     kms_key_id: (
         Annotated[str, matching(r"^[A-Za-z0-9:/_-]+$", "letters, digits, ':', '/', '_' and '-'", 512)] | None
@@ -72,7 +72,7 @@ class Serve(Model):
     goes on while the run is suspended and after it ended. In a cluster only; local runs ignore it.
     """
 
-    engine: Literal["VLLM", "Transformers"] = "VLLM"
+    engine: EngineName = "VLLM"
     """VLLM is fast and wants a GPU; its image is pods.serve.image or the operator's image of servers. Transformers is
     for small models and CPUs; it needs no other image than the stages'."""
     replicas: Annotated[int, Field(ge=0, le=100)] = 1

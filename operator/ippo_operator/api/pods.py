@@ -7,6 +7,7 @@ privilege, no host network and no service account token.
 from typing import Annotated, Any, Literal
 
 from ippo_trainer.contract.params import Model, matching
+from ippo_trainer.contract.spec import NAME
 from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import AfterValidator, Field
 
@@ -29,9 +30,8 @@ ObjectName = Annotated[
         253,
     ),
 ]
-LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _LABEL_WORDS = "lower-case letters, digits and '-', at most 63"
-LabelName = Annotated[str, matching(LABEL, _LABEL_WORDS, 63)]
+LabelName = Annotated[str, matching(NAME, _LABEL_WORDS, 63)]
 DataKey = Annotated[str, matching(r"^[-._a-zA-Z0-9]+$", "a key: letters, digits, '-', '_' and dots", 253)]
 Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
 
@@ -110,7 +110,7 @@ class EmptyDirSource(Model):
 class Volume(Model):
     """Files for a pod: exactly one source."""
 
-    name: Annotated[str, matching(LABEL, _LABEL_WORDS, 52)]
+    name: Annotated[str, matching(NAME, _LABEL_WORDS, 52)]
     """Any name."""
     mount_path: Annotated[str, matching(r"^/[^:]*$", "an absolute path without ':'", 512)]
     """Where the files appear; not in /ippo, /tmp or /dev, which the operator provides."""

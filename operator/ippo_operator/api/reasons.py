@@ -14,15 +14,14 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError,
 
 ConditionType = Literal["Accepted", "Reconciling", "Stalled", "Suspended", "Queued", "Succeeded", "Promoted", "Ready"]
 Place = ConditionType | Literal["lastFailure", "serving"]
-Recovery = Literal["Fine", "Itself", "OnceMended", "SpecChange", "NewRun"]
+Recovery = Literal["SpecChange", "OnceMended", "Itself", "Fine"]
 
 RECOVERY: Mapping[Recovery, str] = MappingProxyType(
     {
-        "Fine": "nothing to recover from",
-        "Itself": "recovers by itself",
-        "OnceMended": "recovers by itself once the cause is mended",
         "SpecChange": "goes on when you change the spec",
-        "NewRun": "this run never goes on; start a new one",
+        "OnceMended": "recovers by itself once the cause is mended",
+        "Itself": "recovers by itself",
+        "Fine": "nothing to recover from",
     }
 )
 
@@ -371,8 +370,7 @@ it names the object or field. `ippo explain REASON` prints a row, `ippo explain 
 
 def to_markdown() -> str:
     """The file docs/reasons.md: failures and waits first, by what it takes to recover from them."""
-    order: tuple[Recovery, ...] = ("NewRun", "SpecChange", "OnceMended", "Itself", "Fine")
-    return _HEAD + "\n".join("".join(_section(recovery)) for recovery in order)
+    return _HEAD + "\n".join("".join(_section(recovery)) for recovery in RECOVERY)
 
 
 def _section(recovery: Recovery) -> Iterator[str]:

@@ -135,7 +135,7 @@ class RunSpec(Model):
     """Per turn: an outcome n turns away is worth discount^n."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """CPU threads of a stage; the shards of collect share them. Part of the results' identity."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: params.Device = "auto"
     """Where tensors live. `auto` takes a GPU where there is one."""
     iterations: Iterations
     """How often the loop goes round."""

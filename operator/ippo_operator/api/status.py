@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from ippo_trainer.contract.lines import Line, one_line
-from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.params import GateMetric, Model
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest
 from ippo_trainer.contract.stages import CYCLE, StageName
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -17,6 +17,7 @@ MAX_HISTORY = 20
 MAX_METRICS = 32  # as many as a StageResult has
 MAX_ITERATION_WARNINGS = 8
 
+Truth = Literal["True", "False", "Unknown"]
 FailureKind = Literal["Spec", "Data", "TryAgain", "Crash", "Disruption", "Uninformative", "Conflict"]
 
 
@@ -52,7 +53,7 @@ class Condition(Model):
     """metav1.Condition."""
 
     type: ConditionType
-    status: Literal["True", "False", "Unknown"]
+    status: Truth
     reason: Reason
     message: Message = ""
     observed_generation: int
@@ -125,7 +126,7 @@ class Best(Model):
 
     iteration: int
     artifact: ArtifactRef
-    metric: Literal["Value", "Success"]
+    metric: GateMetric
     estimate: float
 
 

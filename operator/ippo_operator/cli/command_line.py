@@ -3,6 +3,8 @@
 import argparse
 from typing import NoReturn
 
+from ippo_trainer.contract.command_line import Parser
+
 from ippo_operator.cli import (
     completion,
     decide,
@@ -18,7 +20,6 @@ from ippo_operator.cli import (
     version,
 )
 from ippo_operator.cli.cluster_flags import add_flags
-from ippo_operator.cli.parsing import Parser
 
 _ABOUT = """\
 Iterative PPO: turn a chat agent's outcomes into a better agent, again and again.

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ippo_trainer.contract.command_line import Parser
 from ippo_trainer.contract.lines import printable
 
 from ippo_operator.cli.cluster_flags import names_folder, written_flags
 from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cli.errors import INTERRUPTED, TRY_AGAIN, CommandError
-from ippo_operator.cli.parsing import Parser, Verb
+from ippo_operator.cli.parsing import Verb
 
 COMPLETE = "__complete"
 """Followed by the words of an unfinished command line; as in commands that cobra makes."""

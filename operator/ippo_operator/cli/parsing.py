@@ -1,23 +1,13 @@
 """What the parsers of ippo's commands have in common."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
+
+from ippo_trainer.contract.command_line import Parser
 
 from ippo_operator.cli.cluster_flags import add_flags
-from ippo_operator.cli.errors import BAD_INPUT
-
-
-class Parser(argparse.ArgumentParser):
-    """Ends with 64 on a wrong command line."""
-
-    def error(self, message: str) -> NoReturn:
-        """One line, after the usage."""
-        self.print_usage(sys.stderr)
-        self.exit(BAD_INPUT, f"{self.prog}: {message}\n")
-
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from ippo_trainer.contract.digests import NO_DIGEST
+
 from ippo_operator.api.reasons import Reason
 from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
@@ -15,7 +17,7 @@ from ippo_operator.manifests.identity import INPUT_DIGEST, QUEUE_NAME
 from ippo_operator.plan.cleanup import EndedJob
 from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
 
-FOREIGN_DIGEST = "sha256:" + "0" * 64
+FOREIGN_DIGEST = NO_DIGEST
 """Of a child that is not ours: no attempt has it, so the planner takes it for a conflict."""
 _QUEUE = (
     "If it stays: this namespace needs a LocalQueue of that name (spec.queue.localQueueName) whose ClusterQueue has "

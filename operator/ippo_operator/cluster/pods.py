@@ -155,8 +155,8 @@ def _waiting(pod: Object) -> Waiting | None:
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
         told = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
-        remedy = "Add such nodes, free them, or change resources, nodeSelector or tolerations of spec.pods."
-        return Waiting(Reason.UNSCHEDULABLE, f"no node takes {name_of(pod)}: {told} {remedy}")
+        reason = Reason.UNSCHEDULABLE
+        return Waiting(reason, f"no node takes {name_of(pod)}: {told} {reason.remedy}")
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         state = (container.get("state") or {}).get("waiting") or {}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 
 from ippo_operator.api.cluster import Serve
@@ -33,7 +34,6 @@ from ippo_operator.plan.types import ObservedServing, Waiting
 LOOK_AGAIN = 60.0
 """Seconds: no event tells that a name is free again, nor that a Service reaches its servers."""
 _SOON = 2.0
-_NO_SETTINGS: Digest = "sha256:" + "0" * 64
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ async def read(
     deployment, service = (None if taken[0] else deployment), (None if taken[1] else service)
     exists = deployment is not None or service is not None
     if serve is None:
-        return Servers(ObservedServing(_NO_SETTINGS, exists=exists), deployment, service)
+        return Servers(ObservedServing(NO_DIGEST, exists=exists), deployment, service)
     settings, blocked = _settings(run, serve, store, platform)
     conflict = next((text for text in taken if text), None)
     if conflict is not None:
@@ -105,7 +105,7 @@ def _settings(
     try:
         return settings_digest(run, serve, store, platform), None
     except NoServerImageError as error:
-        return _NO_SETTINGS, Waiting(Reason.NO_SERVER_IMAGE, str(error))
+        return NO_DIGEST, Waiting(Reason.NO_SERVER_IMAGE, str(error))
 
 
 async def _looked_at(

@@ -39,7 +39,7 @@ class RunFolder:
         self.path = path
         self.jobs = path / "jobs"
         self.work = path / "work"
-        self._run_file = path / "run.json"
+        self.run_file = path / "run.json"
         self._status_file = path / "status.json"
         self._lock_file = path / "runner.lock"
 
@@ -71,7 +71,7 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether it holds a run."""
-        return self._run_file.exists()
+        return self.run_file.exists()
 
     def busy(self) -> bool:
         """Whether a runner is at work. Raises FolderError if that cannot be found out."""
@@ -120,14 +120,14 @@ class RunFolder:
         return self._write(run.model_copy(update={"metadata": metadata, "spec": spec}))
 
     def _write(self, run: IterativePPORun) -> IterativePPORun:
-        write_json(self._run_file, run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True))
+        write_json(self.run_file, run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True))
         return run
 
     def read(self) -> IterativePPORun:
         """The run and its status. Raises FolderError if there is none, it was damaged, or it cannot be read."""
         if not self.begun:
             raise FolderError(f"{self.path} holds no run; start one with: ippo run -f RUN.yaml --out {self.path}")
-        run = self._parse(self._run_file, IterativePPORun)
+        run = self._parse(self.run_file, IterativePPORun)
         if not self._status_file.exists():
             return run
         return run.model_copy(update={"status": self._parse(self._status_file, RunStatus)})

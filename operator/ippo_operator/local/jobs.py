@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ippo_operator.api.status import to_rfc3339
 from ippo_operator.local.files import read_bytes, write_atomically, write_json
+from ippo_operator.local.job_files import JobFiles
 from ippo_operator.local.processes import Launcher, exit_code, wait_for_any
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob
 
@@ -28,7 +29,7 @@ _SHOWN_LOG = 400
 class _Live:
     """A job whose processes are ours."""
 
-    folder: Path
+    files: JobFiles
     waiting: deque[int | None]
     running: dict[int | None, BaseProcess] = field(default_factory=dict)
     codes: dict[int | None, int] = field(default_factory=dict)
@@ -56,24 +57,23 @@ class LocalJobs:
 
     def create(self, intent: JobIntent) -> None:
         """Writes the job's files, then starts its processes. A job that exists is left alone."""
-        folder = self._folder / intent.name
-        if (folder / "job.json").exists():
+        files = JobFiles(self._folder / intent.name)
+        if files.job.exists():
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        files.folder.mkdir(parents=True, exist_ok=True)
         spec = intent.spec.model_dump_json(by_alias=True, exclude_none=True, indent=2)
-        write_atomically(folder / "spec.json", spec.encode())
+        write_atomically(files.spec, spec.encode())
         about = {"name": intent.name, "inputDigest": intent.spec.input_digest(), "shards": intent.shards}
-        write_json(folder / "job.json", about | {"createdAt": to_rfc3339(datetime.now(UTC))})
+        write_json(files.job, about | {"createdAt": to_rfc3339(datetime.now(UTC))})
         shards: list[int | None] = [None] if intent.shards is None else list(range(intent.shards))
-        self._live[intent.name] = _Live(folder, deque(shards))
+        self._live[intent.name] = _Live(files, deque(shards))
         self._start_waiting(self._live[intent.name])
 
     def _start_waiting(self, job: _Live) -> None:
         while job.waiting and len(job.running) < self._slots and job.first_failure is None:
             shard = job.waiting.popleft()
-            part = "" if shard is None else f"-{shard}"
-            log, termination = job.folder / f"log{part}.txt", job.folder / f"termination{part}.json"
-            job.running[shard] = self._launcher.start(job.folder / "spec.json", shard, log, termination, self._work)
+            log, termination = job.files.log(shard), job.files.termination(shard)
+            job.running[shard] = self._launcher.start(job.files.spec, shard, log, termination, self._work)
 
     def running(self) -> list[BaseProcess]:
         """Our processes that run."""
@@ -83,20 +83,20 @@ class LocalJobs:
         """The job as it is now; None if it was never created."""
         if name in self._live:
             self._reap(name, self._live[name])
-        folder = self._folder / name
-        about = _read_json(folder / "job.json")
+        files = JobFiles(self._folder / name)
+        about = _read_json(files.job)
         if about is None:
             return None
         digest = about["inputDigest"]
-        ended = _read_json(folder / "exit.json")
+        ended = _read_json(files.exit)
         if ended is None and name in self._live:
             return ObservedJob(name, digest, "Running")
         if ended is None:
             lost = JobFailure(message="the runner ended before this job did", disrupted=True)
             return ObservedJob(name, digest, "Failed", failure=lost)
         if ended["exitCode"] == 0:
-            return ObservedJob(name, digest, "Succeeded", _results(folder))
-        return ObservedJob(name, digest, "Failed", failure=_failure(folder, ended))
+            return ObservedJob(name, digest, "Succeeded", _results(files))
+        return ObservedJob(name, digest, "Failed", failure=_failure(files, ended))
 
     def _reap(self, name: str, job: _Live) -> None:
         """Takes note of processes that ended. One that failed takes the job's others with it."""
@@ -115,7 +115,7 @@ class LocalJobs:
             ended: dict[str, Any] = {"exitCode": job.first_failure or 0, "failedShard": job.failed_shard}
             if codes:
                 ended["shards"] = codes
-            write_json(job.folder / "exit.json", ended | {"finishedAt": to_rfc3339(datetime.now(UTC))})
+            write_json(job.files.exit, ended | {"finishedAt": to_rfc3339(datetime.now(UTC))})
             del self._live[name]
 
     def stop(self, name: str, grace: float, hurry: Callable[[], bool] = lambda: False) -> None:
@@ -158,10 +158,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return None if body is None else json.loads(body)
 
 
-def _results(folder: Path) -> tuple[StageResult, ...]:
+def _results(files: JobFiles) -> tuple[StageResult, ...]:
     """What the job's processes wrote; files that are no result are left out, and the planner misses them."""
     found = []
-    for path in sorted(folder.glob("termination*.json")):
+    for path in files.terminations():
         body = read_bytes(path, MAX_RESULT_BYTES)
         try:
             found.append(StageResult.model_validate_json(body or b""))
@@ -170,14 +170,13 @@ def _results(folder: Path) -> tuple[StageResult, ...]:
     return tuple(found)
 
 
-def _failure(folder: Path, ended: dict[str, Any]) -> JobFailure:
+def _failure(files: JobFiles, ended: dict[str, Any]) -> JobFailure:
     code, shard = ended["exitCode"], ended["failedShard"]
-    part = "" if shard is None else f"-{shard}"
-    body = read_bytes(folder / f"termination{part}.json", 1 << 16)
+    body = read_bytes(files.termination(shard), 1 << 16)
     try:
         message = str(json.loads(body or b"")["error"]["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        message = _without_message(folder / f"log{part}.txt", code)
+        message = _without_message(files.log(shard), code)
     return JobFailure(code, message)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ippo_trainer.contract.lines import one_line
 
+from ippo_operator.local.job_files import JobFiles
+
 _TAIL = 8192
 _LONGEST = 1024
 """Characters of a line; one about progress is much shorter."""
@@ -32,7 +34,7 @@ class Progress:
 
 def read_progress(job: Path) -> Progress | None:
     """The progress of the job in this folder; None before it says anything."""
-    return joined(map(_tail, sorted(job.glob("log*.txt"))))
+    return joined(map(_tail, JobFiles(job).logs()))
 
 
 def joined(logs: Iterable[Iterable[str]]) -> Progress | None:

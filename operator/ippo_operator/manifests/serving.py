@@ -6,7 +6,7 @@ verifies every one. Whoever changes the policy changes the pod template, so Kube
 
 from typing import Any
 
-from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.digests import NO_DIGEST, digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 from ippo_trainer.contract.variables import POLICY_DIGEST
 
@@ -88,7 +88,7 @@ def settings_digest(run: IterativePPORun, serve: Serve, store: StoreLocation, pl
     Raises:
         NoServerImageError: no image of the servers is known.
     """
-    nothing = DeployedPolicy(iteration=0, artifact=ArtifactRef(key="-", digest="sha256:" + "0" * 64))
+    nothing = DeployedPolicy(iteration=0, artifact=ArtifactRef(key="-", digest=NO_DIGEST))
     return digest_of(_template(run, serve, nothing, store, platform))
 
 

@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import Condition, RunStatus
+from ippo_operator.api.status import Condition, RunStatus, Truth
 from ippo_operator.plan import approval, serving
 from ippo_operator.plan.phase import Phase
-
-Truth = Literal["True", "False", "Unknown"]
 
 
 class Row(NamedTuple):

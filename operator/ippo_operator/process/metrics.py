@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -36,7 +36,7 @@ WAITS = (
     Reason.CHILD_REFUSED,
 )
 """What a run may wait for that somebody else has to see to."""
-Ended = Literal["Completed", "StopConditionMet", "Stalled"]
+ENDED = (str(Reason.COMPLETED), str(Reason.STOP_CONDITION_MET), "Stalled")
 ERROR_KINDS = (
     "UnavailableError",
     "ForbiddenError",
@@ -50,7 +50,7 @@ ERROR_KINDS = (
     "UnreadableStatusError",
     "Bug",
 )
-PROMOTIONS = ("Promote", "Reject", "Inconclusive", "NotApproved")
+PROMOTIONS = ("Promote", "Reject", "Inconclusive", str(Reason.NOT_APPROVED))
 ROLLOUTS = ("RolledOut", str(Reason.ROLLED_BACK), str(Reason.ROLLOUT_TIMED_OUT))
 _MINUTES = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0)
 _PASSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -113,7 +113,7 @@ class Metrics:
             self.promotions.labels(outcome)
         for rollout in ROLLOUTS:
             self.rollouts.labels(rollout)
-        for ended in get_args(Ended):
+        for ended in ENDED:
             self.ended.labels(ended)
         for kind in ERROR_KINDS:
             self.errors.labels(kind)
@@ -169,7 +169,7 @@ class Metrics:
         if active is None or (after.active is not None and after.active.job_name == active.job_name):
             return
         failed = after.last_failure is not None and after.last_failure != before.last_failure
-        reason = str(after.last_failure.reason) if failed and after.last_failure is not None else "Completed"
+        reason = str(after.last_failure.reason) if failed and after.last_failure is not None else str(Reason.COMPLETED)
         reason = "Suspended" if active.stopping and not failed and _same_stage(before, after) else reason
         outcome = "Failed" if failed else "Stopped" if reason == "Suspended" else "Succeeded"
         seconds = (self._wall() - active.created_at).total_seconds()
@@ -182,7 +182,7 @@ class Metrics:
         last = after.iterations[-1]
         if last.decision is not None:
             refused = last.decision.outcome == "Promote" and not last.promoted
-            self.promotions.labels("NotApproved" if refused else last.decision.outcome).inc()
+            self.promotions.labels(str(Reason.NOT_APPROVED) if refused else last.decision.outcome).inc()
 
     def _count_end(self, before: RunStatus, after: RunStatus) -> None:
         if after.is_true("Stalled") and not before.is_true("Stalled"):
@@ -190,7 +190,7 @@ class Metrics:
         if after.is_true("Succeeded") and not before.is_true("Succeeded"):
             condition = after.condition("Succeeded")
             met = condition is not None and condition.reason == Reason.STOP_CONDITION_MET
-            self.ended.labels("StopConditionMet" if met else "Completed").inc()
+            self.ended.labels(str(Reason.STOP_CONDITION_MET if met else Reason.COMPLETED)).inc()
 
     def _count_rollout(self, before: ServingStatus, after: ServingStatus) -> None:
         if after.active is not None and not after.active.same(before.active):

@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from ippo_trainer.contract.errors import BAD_SPEC
+from ippo_trainer.contract.command_line import Parser
 
 from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.platform import Platform
@@ -58,7 +57,7 @@ class Options:
 
 def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> Options:
     """The settings; exits with 64 and one line on stderr if they are wrong."""
-    parser = _Parser(
+    parser = Parser(
         prog="ippo-operator", description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _add_arguments(parser, environment)
@@ -89,12 +88,6 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
         log_level=given.log_level,
         context=given.context,
     )
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage()
-        self.exit(BAD_SPEC, f"{self.prog}: {message}\n")
 
 
 def _add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, str]) -> None:

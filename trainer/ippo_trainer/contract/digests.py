@@ -6,6 +6,10 @@ from pathlib import Path
 from typing import Any
 
 PIECE = 1 << 20
+DIGEST = r"^sha256:[0-9a-f]{64}$"
+"""The pattern of a digest."""
+NO_DIGEST = f"sha256:{'0' * 64}"
+"""Of nothing: where there has to be a digest and none is known."""
 
 
 def canonical_json(value: Any) -> bytes:

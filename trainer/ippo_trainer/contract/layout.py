@@ -8,6 +8,11 @@ from ippo_trainer.contract.stages import BY_NAME, StageName
 LEDGER = "ledger.jsonl"
 SNAPSHOT = "snapshot.json"
 ENVIRONMENT = "environment.json"
+# In the artifacts of stages, for reports and later stages.
+TRAINING = "training.json"
+CALIBRATION = "calibration.json"
+METRICS = "metrics.json"
+TRANSCRIPTS = "transcripts.json"
 SEGMENT = "[A-Za-z0-9][A-Za-z0-9._=-]{0,254}"
 """A part of a key, between two slashes."""
 SEGMENTS = "segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot"

@@ -45,6 +45,12 @@ BUILT_IN_ENVIRONMENTS = {
 """Names of environments -> module:Class."""
 
 
+Device = Literal["auto", "cpu", "cuda"]
+EngineName = Literal["VLLM", "Transformers"]
+GateMetric = Literal["Value", "Success"]
+OnTooLong = Literal["Skip", "Truncate"]
+
+
 class Model(BaseModel):
     """camelCase in JSON, snake_case in Python, unknown fields refused, immutable."""
 
@@ -94,7 +100,7 @@ class WarmStart(Model):
     """Peak of the cosine schedule. 0.004 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
     """Conversations per update."""
-    on_too_long: Literal["Skip", "Truncate"] | None = None
+    on_too_long: OnTooLong | None = None
     """Turns that do not fit into policy.maxPromptTokens or the model: not learnt (`Skip`, also by default), or cut."""
 
 
@@ -223,7 +229,7 @@ class Improve(Model):
 class Gate(Model):
     """When a candidate replaces the current policy."""
 
-    metric: Literal["Value", "Success"] = "Value"
+    metric: GateMetric = "Value"
     """Compared on the same seeds: the discounted outcome, or the share of conversations with the outcome."""
     min_lift: Decimal = "0"
     """The lower confidence bound of the lift must exceed this."""

@@ -6,13 +6,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ippo_trainer.contract import params
-from ippo_trainer.contract.digests import canonical_json, digest_of
+from ippo_trainer.contract.digests import DIGEST, canonical_json, digest_of
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import StageName
 
-Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+Digest = Annotated[str, Field(pattern=DIGEST)]
+NAME = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+Name = Annotated[str, Field(pattern=NAME)]
 MAX_RESULT_BYTES = 3072
 MAX_WARNING = 300  # bytes
 MAX_WARNINGS = 6
@@ -26,6 +27,9 @@ class ArtifactRef(Model):
     digest: Digest
 
 
+Encryption = Literal["SSE-S3", "SSE-KMS"]
+
+
 class S3Location(Model):
     """A bucket and prefix. Credentials come from the environment or from mounted files, never from here."""
 
@@ -34,7 +38,7 @@ class S3Location(Model):
     """At most as long as a key may be: the run's name and UID come after what a manifest gives."""
     endpoint_url: Annotated[str, Field(max_length=512)] | None = None
     region: Annotated[str, Field(max_length=64)] | None = None
-    encryption: Literal["SSE-S3", "SSE-KMS"] | None = None
+    encryption: Encryption | None = None
     """What every write asks of the store, for buckets that refuse others; None leaves it to the bucket."""
     kms_key_id: Annotated[str, Field(max_length=512)] | None = None
     """Of SSE-KMS; None takes the store's own key."""
@@ -69,7 +73,7 @@ class StageSpec(Model):
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """CPU threads of torch; part of the identity because sums depend on it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: params.Device = "auto"
     discount: params.Share
     store: StoreLocation
     inputs: dict[str, ArtifactRef] = {}

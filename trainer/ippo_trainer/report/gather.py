@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import LEDGER, SNAPSHOT, result_key
+from ippo_trainer.contract.layout import CALIBRATION, LEDGER, METRICS, SNAPSHOT, TRAINING, TRANSCRIPTS, result_key
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
 from ippo_trainer.report.model import (
@@ -112,16 +112,16 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         return None, problems
     reader = _Reader(store, problems)
     fit_q, evaluate = results.get(FIT_Q), results.get(EVALUATE)
-    evaluation = reader.read(evaluate, "evaluation", "metrics.json", Evaluation)
+    evaluation = reader.read(evaluate, "evaluation", METRICS, Evaluation)
     cycle = Cycle(
         iteration=iteration,
         artifacts=_artifacts(reader, results),
         metrics={stage: dict(result.metrics) for stage, result in results.items()},
         messages={stage: result.message for stage, result in results.items() if result.message},
         warnings=[f"{stage}: {text}" for stage, result in results.items() for text in result.warnings or ()],
-        calibration=reader.read(fit_q, "q", "calibration.json", Calibration),
+        calibration=reader.read(fit_q, "q", CALIBRATION, Calibration),
         informative=fit_q.informative if fit_q else None,
-        training=reader.read(results.get(IMPROVE) or results.get(WARM_START), "policy", "training.json", Training),
+        training=reader.read(results.get(IMPROVE) or results.get(WARM_START), "policy", TRAINING, Training),
         evaluation=evaluation,
         decision=(evaluate.decision if evaluate else None)
         or (evaluation.decision if evaluation else None)
@@ -198,7 +198,7 @@ def _with_transcripts(store: Store, cycles: list[Cycle], problems: list[str]) ->
         if cycle.iteration in wanted:
             artifact = cycle.artifacts[EVALUATE]
             ref = ArtifactRef(key=artifact.key, digest=artifact.digest)
-            cycle = dataclasses.replace(cycle, transcripts=reader.file(ref, "transcripts.json", Transcripts))
+            cycle = dataclasses.replace(cycle, transcripts=reader.file(ref, TRANSCRIPTS, Transcripts))
         filled.append(cycle)
     return filled
 

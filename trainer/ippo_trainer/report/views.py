@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.report import words
 from ippo_trainer.report.bars import Stack, colours, loss_bars, stacked_bars
 from ippo_trainer.report.charts import Axes, Level, Point, Series, line_chart, number_tick, percent_tick
@@ -369,4 +370,4 @@ def said_kind(turn: Said) -> str:
     """How the template shows a turn: `abstained`, `accepted`, `edited` or `rejected`."""
     if turn.suggestion is None:
         return "abstained"
-    return turn.reaction if turn.reaction in ("accepted", "edited", "rejected") else "rejected"
+    return turn.reaction if turn.reaction in REACTIONS else "rejected"

@@ -8,12 +8,14 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
+from ippo_trainer.contract.command_line import Parser
+from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.contract.origins import ORIGIN
+from ippo_trainer.contract.params import EngineName
 from ippo_trainer.contract.variables import POLICY_DIGEST
-from ippo_trainer.serve.engine import EngineName
 
 _HELP = """\
 Serves a policy over an OpenAI-compatible API: /v1/chat/completions (streaming too), /v1/models,
@@ -33,14 +35,6 @@ exit codes:
 example:
   IPPO_POLICY_DIGEST=sha256:… ippo-serve --policy policy/ --port 8000 --engine Transformers --name demo
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage is a wrong spec: exit code 64, not argparse's 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(BadSpecError.exit_code, f"{self.prog}: {message}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,7 +59,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from ippo_trainer.serve.settings import Settings
 
     digest = os.environ.get(POLICY_DIGEST, "")
-    if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+    if not re.fullmatch(DIGEST, digest):
         raise BadSpecError(
             f"{POLICY_DIGEST} is {digest!r}, not the digest of a policy", f"Set {POLICY_DIGEST}=sha256:…."
         )
@@ -82,7 +76,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="ippo-serve", description=_HELP, epilog=_MORE, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--policy", type=Path, required=True, metavar="DIR", help="folder of a policy artifact")

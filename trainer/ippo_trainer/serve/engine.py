@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-EngineName = Literal["Transformers", "VLLM"]
 Finish = Literal["stop", "length"]
 
 

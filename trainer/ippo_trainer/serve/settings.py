@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.serve.engine import Engine, EngineName
+from ippo_trainer.contract.params import EngineName
+from ippo_trainer.serve.engine import Engine
 from ippo_trainer.text.render import Renderer
 
 

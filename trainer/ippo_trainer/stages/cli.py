@@ -5,11 +5,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from ippo_trainer.contract.errors import BadSpecError
+from ippo_trainer.contract.command_line import Parser
 from ippo_trainer.contract.stages import COLLECT, NAMES, STAGES
-from ippo_trainer.contract.variables import COMPLETION_INDEX, TERMINATION_LOG
+from ippo_trainer.contract.variables import COMPLETION_INDEX, SERVICE_HOST, TERMINATION_LOG
 
 _POD_LOG = Path("/dev/termination-log")
 _HELP = """\
@@ -42,14 +41,6 @@ example:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """Wrong usage is a wrong spec: exit code 64, not argparse's 2."""
-
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(BadSpecError.exit_code, f"{self.prog}: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = _parser().parse_args(argv)
@@ -64,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="ippo-stage",
         description=_HELP + _STAGES,
         epilog=_MORE,
@@ -96,7 +87,7 @@ def _completion_index(environ: Mapping[str, str]) -> int | None:
 def _termination_log(environ: Mapping[str, str]) -> Path | None:
     if environ.get(TERMINATION_LOG):
         return Path(environ[TERMINATION_LOG])
-    in_pod = "KUBERNETES_SERVICE_HOST" in environ
+    in_pod = SERVICE_HOST in environ
     return _POD_LOG if in_pod and os.access(_POD_LOG, os.W_OK) else None
 
 

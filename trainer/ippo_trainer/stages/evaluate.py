@@ -14,6 +14,7 @@ from typing import Any
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.layout import CALIBRATION, METRICS, TRANSCRIPTS
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
@@ -87,7 +88,7 @@ def run(ctx: StageContext) -> StageResult:
     _report_unseen(ctx, findings.measured)
     directory = _write(ctx, section, environment, measured, findings)
     spoken = transcripts(held["candidate"], held["current"], [seed for _, seed in customers])
-    _write_json(directory / "transcripts.json", spoken)
+    _write_json(directory / TRANSCRIPTS, spoken)
     ref = ctx.publish(ctx.folder, directory, "evaluation")
     metrics = _metrics(findings)
     _record(ctx, metrics, findings.decision)
@@ -276,7 +277,7 @@ def _predicted(
 ) -> Interval | None:
     """What Q expects on the logged conversations that it was not trained on; None where these are fewer than two."""
     directory = ctx.input("q", "q")
-    calibration = json.loads((directory / "calibration.json").read_text("utf-8"))
+    calibration = json.loads((directory / CALIBRATION).read_text("utf-8"))
     separation = calibration["split"]
     held = split_finished(read_logged(ctx), float(separation["holdout"]), separation["seed"])[1]
     if len(held) < 2:
@@ -328,7 +329,7 @@ def _write(
         "decision": findings.decision.model_dump(),
         "references": [{"name": row.name, "value": row.value, "success": row.success} for row in ladder],
     }
-    _write_json(directory / "metrics.json", content)
+    _write_json(directory / METRICS, content)
     write_turns(directory / "turns.parquet", held["candidate"])
     return directory
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.layout import CALIBRATION
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.data.censoring import Censoring, outcome_bounds
@@ -387,7 +388,7 @@ def _write(
     save_policy(directory, model, policy.tokenizer, renderer)
     if layer is not None:
         save(directory, layer)
-    (directory / "calibration.json").write_text(json.dumps(account, indent=1, allow_nan=False) + "\n", "utf-8")
+    (directory / CALIBRATION).write_text(json.dumps(account, indent=1, allow_nan=False) + "\n", "utf-8")
     return directory
 
 

@@ -19,9 +19,11 @@ import torch
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.layout import CALIBRATION, TRAINING
 from ippo_trainer.contract.params import Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
+from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
 from ippo_trainer.models.verify import SHORT
@@ -105,7 +107,7 @@ def _improve(
 def _device(ctx: StageContext) -> torch.device:
     """Each process of a pod has a GPU of its own."""
     device = device_of(ctx.spec)
-    local = os.environ.get("LOCAL_RANK") if torch.distributed.is_torchelastic_launched() else None
+    local = os.environ.get(LOCAL_RANK) if torch.distributed.is_torchelastic_launched() else None
     return device if local is None or device.type == "cpu" else torch.device(device.type, int(local))
 
 
@@ -141,13 +143,13 @@ def _read(ctx: StageContext, renderer: Renderer) -> _Data:
 
 
 def _calibration(q: Path) -> dict[str, Any]:
-    path = q / "calibration.json"
+    path = q / CALIBRATION
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
         float(content["split"]["holdout"]), int(content["split"]["seed"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadDataError(
-            f"calibration.json of Q does not say how its data were split ({type(error).__name__}: {error})",
+            f"{CALIBRATION} of Q does not say how its data were split ({type(error).__name__}: {error})",
             "Pass the artifact of a fit-q stage.",
         ) from error
     return content
@@ -332,7 +334,7 @@ def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improve
     }
     # Sorted: rows that went through a checkpoint have lost their order.
     content = json.dumps(training, indent=1, allow_nan=False, sort_keys=True)
-    (directory / "training.json").write_text(content + "\n", "utf-8")
+    (directory / TRAINING).write_text(content + "\n", "utf-8")
     return directory
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.stages import IMPROVE
-from ippo_trainer.contract.variables import COMPLETION_INDEX
+from ippo_trainer.contract.variables import COMPLETION_INDEX, LOCAL_RANK
 from ippo_trainer.stages.output import error_message, write_termination_log
 
 PORT = 29500
@@ -32,8 +32,8 @@ _FOLLOWING = (TryAgainError.exit_code, StoppedError.exit_code, -signal.SIGTERM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments, rest = _parser().parse_known_args(argv)
-    if os.environ.get(_WORKER) and "LOCAL_RANK" in os.environ:
-        return _work(rest, Path(os.environ[_WORKER]), int(os.environ["LOCAL_RANK"]))
+    if os.environ.get(_WORKER) and LOCAL_RANK in os.environ:
+        return _work(rest, Path(os.environ[_WORKER]), int(os.environ[LOCAL_RANK]))
     log: Path | None = arguments.termination_log
     with tempfile.TemporaryDirectory(prefix="ippo-ranks-") as folder:
         os.environ[_WORKER] = folder

@@ -15,12 +15,12 @@ from tqdm import tqdm
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.lines import printable
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES
-from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME
+from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, WEB_IDENTITY_FILE
 
 _SECRET_NAME = re.compile(
     r"(^|_)(SECRET|SECRETS|TOKEN|PASSWORD|PASSWD|CREDENTIAL|CREDENTIALS|ACCESS_KEY|API_KEY|PRIVATE_KEY)(_|$)"
 )
-_SECRET_FILES = (CREDENTIALS_FILE, "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+_SECRET_FILES = (CREDENTIALS_FILE, WEB_IDENTITY_FILE, "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _SECRET_TEXT = re.compile(
     r"(?<=://)[^/\s@]+(?=@)"  # user:password@ of a URL
     r"|(?<=X-Amz-Signature=)[^&\s]+|(?<=X-Amz-Credential=)[^&\s]+|(?<=X-Amz-Security-Token=)[^&\s]+"

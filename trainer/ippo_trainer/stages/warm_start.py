@@ -14,6 +14,7 @@ from typing import Any
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.layout import TRAINING
 from ippo_trainer.contract.params import WarmStart
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import WARM_START
@@ -83,7 +84,7 @@ def run(ctx: StageContext) -> StageResult:
     directory = ctx.work / "policy"
     save_policy(directory, base.model.cpu(), base.tokenizer, base.renderer)
     training = {"kind": WARM_START, "curves": _curve(losses)}
-    (directory / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+    (directory / TRAINING).write_text(json.dumps(training, indent=1) + "\n")
     reference = ctx.publish(ctx.folder, directory, "policy")
     return ctx.result(artifacts={"policy": reference}, metrics=metrics)
 

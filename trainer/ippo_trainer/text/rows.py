@@ -1,13 +1,11 @@
 """Whole conversations as training rows: every suggestion after its own prompt, shared beginnings written once."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.params import OnTooLong
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.text.render import Prompt, Renderer, TooLongError
-
-OnTooLong = Literal["Skip", "Truncate"]
 
 
 @dataclass(slots=True)

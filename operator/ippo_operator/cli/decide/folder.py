@@ -15,4 +15,4 @@ def command(arguments: Namespace) -> int:
         if run.view.phase == "Failed":
             raise CommandError(f"another attempt would come to the same: {run.view.message}")
         raise CommandError(f"{run.view.argument} has no stage that stalled ({run.view.phase}: {run.view.message})")
-    return drive(run.folder, run.manifest, str(run.folder.path / "run.json"))
+    return drive(run.folder, run.manifest, str(run.folder.run_file))

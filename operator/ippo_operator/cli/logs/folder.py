@@ -17,6 +17,7 @@ from ippo_operator.cli.errors import FAILED, OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.folders import open_folder, read
 from ippo_operator.cli.logs.attempts import Attempt, check, latest, note, select
 from ippo_operator.local.folder import RunFolder
+from ippo_operator.local.job_files import JobFiles
 
 INTERVAL = 0.5
 _JOB = re.compile(rf".*-i(?P<iteration>\d{{1,4}})-(?P<stage>{'|'.join(NAMES)})-a(?P<attempt>\d{{1,4}})-[0-9a-f]{{8}}")
@@ -80,7 +81,7 @@ class FolderFollower:
 
     def _print(self, attempt: Attempt, job: Path, busy: bool) -> bool:
         """Prints what is new of an attempt's log; whether the attempt is over."""
-        over = not busy or (job / "exit.json").exists()
+        over = not busy or JobFiles(job).exit.exists()
         log = _log(job, self._shard)
         if log is not None and log not in self._offsets:
             note(f"{attempt}, {log}")
@@ -105,16 +106,18 @@ def _jobs(folder: RunFolder) -> dict[Attempt, Path]:
 
 def _log(job: Path | None, shard: int | None) -> Path | None:
     """The log below the folder of an attempt: of the shard, by default of the first one."""
-    logs = sorted(job.glob("log*.txt"), key=lambda path: (len(path.name), path.name)) if job is not None else []
-    names = {f"log-{shard}.txt", *(["log.txt"] if shard == 0 else [])}
-    return next((log for log in logs if shard is None or log.name in names), None)
+    if job is None:
+        return None
+    files = JobFiles(job)
+    shards = {files.log(shard), *([files.log(None)] if shard == 0 else [])}
+    return next((log for log in files.logs() if shard is None or log in shards), None)
 
 
 def last_lines(folder: RunFolder, failure: LastFailure, count: int) -> list[str]:
     """Of the log of the attempt that failed, of the shard that failed first; nothing where it is gone."""
     job = folder.jobs / failure.job_name
     try:
-        shard = json.loads((job / "exit.json").read_bytes())["failedShard"]
+        shard = json.loads(JobFiles(job).exit.read_bytes())["failedShard"]
         log = _log(job, shard)
         return list(_lines(log, count)) if log is not None else []
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ippo_trainer.contract.spec import StoreLocation
-from ippo_trainer.contract.variables import CREDENTIALS_FILE
+from ippo_trainer.contract.variables import CREDENTIALS_FILE, WEB_IDENTITY_FILE
 
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
@@ -40,7 +40,7 @@ _OTHER_CREDENTIALS = (
     "AWS_PROFILE",
     "AWS_DEFAULT_PROFILE",
     "AWS_ROLE_ARN",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    WEB_IDENTITY_FILE,
 )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from ippo_trainer.contract.variables import SERVICE_HOST
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _PATHS = {
@@ -107,7 +108,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 def in_cluster() -> dict[str, Any] | None:
     """The pod's service account, as a kubeconfig."""
-    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    host, port = os.environ.get(SERVICE_HOST), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     token, namespace = SERVICE_ACCOUNT / "token", SERVICE_ACCOUNT / "namespace"
     if not host or not token.is_file():
         return None
