@@ -5,12 +5,11 @@ from pathlib import Path
 
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.folder import RunFolder
-from ippo_operator.local.processes import Launcher
 from ippo_operator.local.runner import Runner, Signals
 from ippo_operator.plan.types import Event
 
-from tests.kit import toy_stages
 from tests.kit.planner_world import make_run
+from tests.kit.toy_stages import toy_launcher
 
 
 class Quiet:
@@ -35,4 +34,4 @@ def main(path: str, rules: str) -> None:
     policy = {"base": "tiny:d1", "systemPrompt": rules}
     run = make_run(policy=policy, iterations={"max": 1}, retries={"backoffSeconds": 0})
     with folder.lock(), Signals() as signals:
-        Runner(folder, Quiet(folder.path), signals, Launcher(toy_stages.TARGET, []), slots=2).run(run)
+        Runner(folder, Quiet(folder.path), signals, toy_launcher(), slots=2).run(run)

@@ -10,12 +10,15 @@ import os
 import signal
 from pathlib import Path
 
+from ippo_operator.local.processes import Launcher
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Shard, StageResult, StageSpec
 from ippo_trainer.contract.stages import BY_NAME
 
-TARGET = f"{__name__}:run_stage"
-"""For a Launcher."""
+
+def toy_launcher() -> Launcher:
+    """Starts stand-ins as processes; the fork server imports them once for all."""
+    return Launcher(f"{__name__}:run_stage", [__name__])
 
 
 def run_stage(spec_path: Path, shard: int | None, termination: Path, work: Path) -> int:

@@ -1,40 +1,57 @@
 """One API server per session and version, with the CRD of this tree installed."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from ippo_operator.api.crd import custom_resource_definition
 
 from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
-from tests.kit.real_controllers import PROGRAMS, Cluster
+from tests.kit.real_controllers import CRDS, PROGRAMS, Cluster
 
-CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 VERSIONS = {"": "KUBEBUILDER_ASSETS", "1.36": "KUBEBUILDER_ASSETS_1_36"}
 
 
+@pytest.fixture(scope="session")
+def plane_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ControlPlane]]:
+    """A control plane by its version; once started it is there for all tests, in whatever order they come."""
+    with ExitStack() as planes:
+
+        @functools.cache
+        def start(version: str) -> ControlPlane:
+            assets = find_assets(version)
+            if assets is None:
+                variable = VERSIONS[version]
+                pytest.skip(f"needs etcd and kube-apiserver: setup-envtest prints a folder with them for {variable}")
+            plane = planes.enter_context(ControlPlane(assets, tmp_path_factory.mktemp("control-plane")))
+            _prepare(plane.api)
+            return plane
+
+        yield start
+
+
+def _prepare(api: Api) -> None:
+    """The CRD and two namespaces: `default`, and `strict` with Pod Security."""
+    answer = api.create(CRDS, custom_resource_definition())
+    assert answer.code == 201, answer.message
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    for name, labels in (("default", {}), ("strict", restricted)):
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        assert api.create("/api/v1/namespaces", namespace).code in {201, 409}
+    until(lambda: api.get(RUNS.format("default")).code == 200, "the CRD is served")
+
+
 @pytest.fixture(scope="session", params=VERSIONS, ids=["usual", "1.36"])
-def control_plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    assets = find_assets(request.param)
-    if assets is None:
-        pytest.skip(
-            f"needs etcd and kube-apiserver: setup-envtest prints a folder with them for {VERSIONS[request.param]}"
-        )
-    with ControlPlane(assets, tmp_path_factory.mktemp("control-plane")) as plane:
-        yield plane
+def control_plane(request: pytest.FixtureRequest, plane_of: Callable[[str], ControlPlane]) -> ControlPlane:
+    """With the CRD and the namespaces `default` and `strict`."""
+    return plane_of(request.param)
 
 
 @pytest.fixture(scope="session")
 def api(control_plane: ControlPlane) -> Api:
-    """An administrator of a cluster that has the CRD and two namespaces: `default`, and `strict` with Pod Security."""
-    api = control_plane.api
-    answer = api.create(CRDS, custom_resource_definition())
-    assert answer.code == 201, answer.message
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    for name, given in (("default", {}), ("strict", labels)):
-        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": given}}
-        assert api.create("/api/v1/namespaces", namespace).code in {201, 409}
-    until(lambda: api.get(RUNS.format("default")).code == 200, "the CRD is served")
-    return api
+    """An administrator of it."""
+    return control_plane.api
 
 
 @pytest.fixture(scope="session")

@@ -16,9 +16,9 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.rules import RULES
 
 from tests.kit.control_plane import RUNS, Api
+from tests.kit.real_controllers import CRDS
 
 from .cases import BAD, GOOD, WELL, Bad, changed
-from .conftest import CRDS
 
 HERE = RUNS.format("default")
 TRY = f"{HERE}?dryRun=All&fieldValidation=Strict"

@@ -123,7 +123,7 @@ def older_chart(tmp_path: Path) -> Path:
     """A version of the chart whose CRD did not have spec.historyLimit yet."""
     chart = Path(shutil.copytree(CHART, tmp_path / "older"))
     path = chart / "files" / "crd-spec.yaml"
-    crd = yaml.safe_load(path.read_text())
+    crd = yaml.load(path.read_text(), yaml.CSafeLoader)
     root = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     del root["properties"]["spec"]["properties"]["historyLimit"]
     root["x-kubernetes-validations"] = [

@@ -61,7 +61,7 @@ def test_the_crd_is_the_one_of_the_models() -> None:
     text = CRD_FILE.read_text()
     assert text[text.index("\nspec:") + 1 :] == (CHART / "files" / "crd-spec.yaml").read_text(), "make manifests"
     [rendered] = of_kind(objects(render()), "CustomResourceDefinition")
-    origin = yaml.safe_load(text)
+    [origin] = objects(text)
     assert rendered["spec"] == origin["spec"]
     assert rendered["metadata"]["name"] == origin["metadata"]["name"]
 

@@ -4,6 +4,8 @@
 Progressing, Healthy, Degraded or Suspended. Both are written down by hand; the objects come from the planner.
 """
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -55,7 +57,7 @@ def _leaving(name: str, world: Callable[[], worlds.Recorded]) -> State:
     return State(name, lambda: shown(world().run, **DELETION), "Terminating", "Progressing", "")
 
 
-STATES: tuple[State, ...] = (
+_STATES: tuple[State, ...] = (
     # Not begun
     _working("nobody looked at it yet", _fresh),
     State("suspended before anybody looked", _of(lambda: _fresh(suspend=True)), "InProgress", "Progressing", "resume"),
@@ -212,3 +214,12 @@ def _gone(world: worlds.Recorded) -> worlds.Recorded:
 
 def _crashed() -> worlds.Recorded:
     return driven(fails("collect", 1, "boom"))
+
+
+def _once(make: Callable[[], Object]) -> Callable[[], Object]:
+    """The run is driven to its state once; whoever asks gets a copy."""
+    made = functools.cache(make)
+    return lambda: copy.deepcopy(made())
+
+
+STATES = tuple(state._replace(make=_once(state.make)) for state in _STATES)

@@ -1,6 +1,7 @@
 """Runs as the API server shows them, in every state that the real planner can bring them to."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -24,11 +25,17 @@ def shown(run: IterativePPORun, **metadata: Any) -> Object:
     whole: Object = run.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"status": True})
     whole["metadata"] |= {"namespace": "team", **metadata}
     if run.status is None:
-        [version] = custom_resource_definition()["spec"]["versions"]
-        whole["status"] = dict(version["schema"]["openAPIV3Schema"]["properties"]["status"]["default"])
+        whole["status"] = dict(_first_status())
     else:
         whole["status"] = json.loads(run.status.model_dump_json(by_alias=True, exclude_none=True))
     return whole
+
+
+@functools.cache
+def _first_status() -> Object:
+    [version] = custom_resource_definition()["spec"]["versions"]
+    status: Object = version["schema"]["openAPIV3Schema"]["properties"]["status"]["default"]
+    return status
 
 
 class Recorded(Cluster):

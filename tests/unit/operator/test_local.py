@@ -13,14 +13,13 @@ from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.folder import BusyError, FolderError, RunFolder
-from ippo_operator.local.processes import Launcher
 from ippo_operator.local.runner import Runner, Signals
 from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.phase import Phase
 from ippo_operator.plan.types import Event
 
-from tests.kit import toy_stages
 from tests.kit.planner_world import make_run
+from tests.kit.toy_stages import toy_launcher
 from tests.kit.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
@@ -65,7 +64,7 @@ def drive(
     folder = RunFolder(path)
     with folder.lock(), Signals() as signals:
         listener = Listener(path / "artifacts" / "hanging" if interrupt else None)
-        runner = Runner(folder, listener, signals, Launcher(toy_stages.TARGET, []), slots=slots, interval=0.05)
+        runner = Runner(folder, listener, signals, toy_launcher(), slots=slots, interval=0.05)
         return runner.run(run), listener, folder
 
 

@@ -1,5 +1,6 @@
 """What an environment is made of besides its name and options: the content of its files, wherever they lie."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,8 @@ def _loaded() -> Iterator[tuple[str, Path]]:
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not file.endswith(".py") or name.partition(".")[0] in _OWN_PACKAGES:
+            continue
+        if not _NOT_OURS.isdisjoint(file.split(os.sep)):  # before the look at the disk: there are thousands
             continue
         path = Path(file).resolve()
         if path.is_file() and not _NOT_OURS.intersection(path.parts):

@@ -9,11 +9,10 @@ from ippo_operator.cli.logs import folder as folder_logs
 from ippo_operator.cli.logs.folder import FolderFollower
 from ippo_operator.cli.main import main
 from ippo_operator.local.folder import RunFolder
-from ippo_operator.local.processes import Launcher
 from ippo_operator.local.runner import Runner, Signals
 
-from tests.kit import toy_stages
 from tests.kit.planner_world import make_run
+from tests.kit.toy_stages import toy_launcher
 
 ROOT = Path(__file__).parents[4]
 RULES = "fit-q=65 improve=75-once"
@@ -35,7 +34,7 @@ def drive(folder: RunFolder) -> None:
         policy={"base": "tiny:d1", "systemPrompt": RULES}, iterations={"max": 1}, retries={"backoffSeconds": 0}
     )
     with folder.lock(), Signals() as signals:
-        Runner(folder, Silent(), signals, Launcher(toy_stages.TARGET, []), slots=2, interval=0.05).run(run)
+        Runner(folder, Silent(), signals, toy_launcher(), slots=2, interval=0.05).run(run)
 
 
 @pytest.fixture
