@@ -1,7 +1,6 @@
 """Requests to a run's servers, one after the other, from a pod beside them; every one is counted."""
 
 import json
-from types import TracebackType
 from typing import Self
 
 from .kube import until
@@ -67,9 +66,7 @@ class Load:
         self.more()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         command = ("delete", "pod", self._pod, "-n", self._runs.namespace, "--grace-period=0", "--force")
         self._runs.kube.call("kubectl", *command)
 

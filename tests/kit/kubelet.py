@@ -4,25 +4,21 @@ Statuses and events are worded as the kubelet words them. It looks at Secrets as
 that what is mended later starts later.
 """
 
-import threading
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from ippo_trainer.contract.spec import StageResult, StageSpec
-
+from tests.kit.background import Background
 from tests.kit.control_plane import Api, until
 from tests.kit.planner_world import good_result
-from tests.kit.toy_controllers import Ending, _now
+from tests.kit.stage_ends import Ending, end_of, now, phase_of, terminated
 
 Pod = dict[str, Any]
 
 JOB_NAME = "batch.kubernetes.io/job-name"
 
 
-class Kubelet:
+class Kubelet(Background):
     """Runs every bound pod of the cluster in a thread. Use as a context manager.
 
     Args:
@@ -34,6 +30,7 @@ class Kubelet:
     def __init__(
         self, api: Api, ending: Ending = good_result, holds: Callable[[Pod], bool] = lambda _pod: False
     ) -> None:
+        super().__init__(interval=0.1)
         self._api = api
         self._ending = ending
         self.holds = holds
@@ -41,43 +38,25 @@ class Kubelet:
         """Images that no registry has."""
         self.ended: list[str] = []
         """Pods that ran to their end."""
-        self.errors: list[str] = []
         self._told: set[str] = set()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(0.2):
-            try:
-                for pod in self._api.get("/api/v1/pods").body.get("items") or ():
-                    self._look_at(pod)
-            except OSError:  # the API server is away, as tests ask
-                continue
-            except Exception:
-                self.errors.append(traceback.format_exc())
+    def look(self) -> None:
+        with suppress(OSError):  # the API server is away, as tests ask
+            for pod in self._api.get("/api/v1/pods").body.get("items") or ():
+                self._look_at(pod)
 
     def _look_at(self, pod: Pod) -> None:
         metadata, phase = pod["metadata"], pod["status"].get("phase")
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"
         if "deletionTimestamp" in metadata:
             if phase in {"Pending", "Running"}:  # the Job controller lets go of pods that have an end only
-                self._say(path, "Failed", {"terminated": {"exitCode": 143, "startedAt": _now(), "finishedAt": _now()}})
+                self._say(path, "Failed", terminated(143, ""))
             self._api.delete(f"{path}?gracePeriodSeconds=0")
         elif self._rests(pod) or self._troubled(pod, path):
             return
         elif self.holds(pod):
             if phase == "Pending":
-                self._say(path, "Running", {"running": {"startedAt": _now()}})
+                self._say(path, "Running", {"running": {"startedAt": now()}})
         else:
             self._run(pod, path)
 
@@ -90,18 +69,13 @@ class Kubelet:
     def _run(self, pod: Pod, path: str) -> None:
         metadata = pod["metadata"]
         name = metadata["labels"][JOB_NAME]
-        config = self._api.get(f"/api/v1/namespaces/{metadata['namespace']}/configmaps/{name}")
-        if config.code != 200:
-            return
-        ended = self._ending(StageSpec.model_validate_json(config.body["data"]["spec.json"]))
-        code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
-        terminated = {"exitCode": code, "message": message, "finishedAt": _now(), "startedAt": _now()}
-        if self._say(path, "Failed" if code else "Succeeded", {"terminated": terminated}):
+        end = end_of(self._api, metadata["namespace"], name, self._ending)
+        if end is not None and self._say(path, phase_of(end[0]), terminated(*end)):
             self.ended.append(metadata["name"])
 
     def _say(self, path: str, phase: str, state: dict[str, Any]) -> bool:
         container = {"name": "stage", "state": state, "ready": False, "restartCount": 0, "image": "i", "imageID": "i"}
-        status = {"phase": phase, "containerStatuses": [container], "startTime": _now()}
+        status = {"phase": phase, "containerStatuses": [container], "startTime": now()}
         return self._api.merge(f"{path}/status", {"status": status}).code == 200
 
     def _troubled(self, pod: Pod, path: str) -> bool:
@@ -144,8 +118,8 @@ class Kubelet:
             "type": "Warning",
             "reason": reason,
             "message": message,
-            "firstTimestamp": _now(),
-            "lastTimestamp": _now(),
+            "firstTimestamp": now(),
+            "lastTimestamp": now(),
             "source": {"component": "kubelet"},
         }
         answer = self._api.create(f"/api/v1/namespaces/{metadata['namespace']}/events", event)

@@ -300,3 +300,21 @@ def spec_of(api: FakeApi, job: str) -> StageSpec:
     return StageSpec.model_validate(
         json.loads(api.objects["configmaps", "team", job]["data"]["spec.json"]), strict=False
     )
+
+
+def begin(ending: Ending = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
+    """A cluster with a run that nobody looked at yet, its operator, and what carries out its Jobs."""
+    api = FakeApi()
+    api.put("iterativepporuns", run_manifest(**spec))
+    return api, ToyOperator(api), ToyController(api, ending)
+
+
+def edit(api: FakeApi, **spec: Any) -> None:
+    """Somebody replaces fields of the run's spec."""
+    api.edit("iterativepporuns", "team", "small", spec=the_run(api)["spec"] | spec)
+
+
+def stands(api: FakeApi, kind: str = "Succeeded") -> tuple[str, str]:
+    """Status and reason of one of the run's conditions."""
+    found = condition(api, kind)
+    return found["status"], found["reason"]

@@ -1,25 +1,21 @@
 """A stand-in for controllers and the kubelet: Jobs get pods that end as a stage would, Deployments get ready."""
 
-import threading
-import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from ippo_trainer.contract.digests import digest_of
-from ippo_trainer.contract.spec import StageResult, StageSpec
 
+from tests.kit.background import Background
 from tests.kit.control_plane import Api
 from tests.kit.planner_world import good_result
+from tests.kit.stage_ends import Ending, end_of, now, phase_of, terminated
 from tests.kit.toy_cluster import deployment_status, endpoint_slice
 
-Ending = Callable[[StageSpec], StageResult | tuple[int, str]]
 JOBS = "/apis/batch/v1"
 APPS = "/apis/apps/v1"
 
 
-class StandIn:
+class StandIn(Background):
     """Runs every Job and Deployment of the cluster in a thread. Use as a context manager.
 
     Args:
@@ -36,35 +32,18 @@ class StandIn:
         interval: float = 0.1,
         serves: Callable[[dict[str, Any]], bool] = lambda _template: True,
     ) -> None:
+        super().__init__(interval)
         self._api = api
         self._ending = ending
         self._serves = serves
-        self._interval = interval
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
         self.ran: list[str] = []
-        self.errors: list[str] = []
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(self._interval):
-            try:
-                for job in self._api.get(f"{JOBS}/jobs").body.get("items") or ():
-                    self._look_at(job)
-                for deployment in self._api.get(f"{APPS}/deployments").body.get("items") or ():
-                    self._roll_out(deployment)
-                    connect(self._api, deployment)
-            except Exception:
-                self.errors.append(traceback.format_exc())
+    def look(self) -> None:
+        for job in self._api.get(f"{JOBS}/jobs").body.get("items") or ():
+            self._look_at(job)
+        for deployment in self._api.get(f"{APPS}/deployments").body.get("items") or ():
+            self._roll_out(deployment)
+            connect(self._api, deployment)
 
     def _look_at(self, job: dict[str, Any]) -> None:
         metadata = job["metadata"]
@@ -85,9 +64,10 @@ class StandIn:
     def _run(self, job: dict[str, Any]) -> None:
         metadata = job["metadata"]
         place, name = metadata["namespace"], metadata["name"]
-        config = self._api.get(f"/api/v1/namespaces/{place}/configmaps/{name}").body
-        ended = self._ending(StageSpec.model_validate_json(config["data"]["spec.json"]))
-        code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
+        end = end_of(self._api, place, name, self._ending)
+        if end is None:
+            return
+        code, message = end
         self.ran.append(name)
         for index in range(job["spec"]["completions"]):
             self._pod(job, index, code, message)
@@ -112,10 +92,9 @@ class StandIn:
         pods = f"/api/v1/namespaces/{metadata['namespace']}/pods"
         made = self._api.create(pods, pod)
         assert made.code in {201, 409}, made.message
-        terminated = {"exitCode": code, "message": message, "finishedAt": _now(), "startedAt": _now()}
-        container = {"name": "stage", "state": {"terminated": terminated}, "ready": False, "restartCount": 0}
+        container = {"name": "stage", "state": terminated(code, message), "ready": False, "restartCount": 0}
         container |= {"image": "stages", "imageID": "stages"}
-        status = {"phase": "Failed" if code else "Succeeded", "containerStatuses": [container]}
+        status = {"phase": phase_of(code), "containerStatuses": [container]}
         self._api.merge(f"{pods}/{metadata['name']}-{index}/status", {"status": status})
 
     def _roll_out(self, deployment: dict[str, Any]) -> None:
@@ -129,7 +108,7 @@ class StandIn:
         if not new and not works:
             total = before["replicas"]
         # A generation that was not seen yet has its servers started; they are ready at the next look, or never.
-        gave_up = "" if new or works else _now()
+        gave_up = "" if new or works else now()
         status = deployment_status(metadata["generation"], wanted, total, available, exceeded=gave_up)
         status["readyReplicas"] = available
         if any(before.get(name, 0) != value for name, value in status.items() if name != "conditions") or (
@@ -186,15 +165,11 @@ def _reasons(status: dict[str, Any]) -> list[str]:
 
 def _job_status(job: dict[str, Any], code: int) -> dict[str, Any]:
     """As the API server's validation wants a Job that is over."""
-    count, now = job["spec"]["completions"], _now()
+    count, moment = job["spec"]["completions"], now()
     kinds = ("FailureTarget", "Failed") if code else ("SuccessCriteriaMet", "Complete")
     reason = {"reason": "PodFailurePolicy", "message": f"exit code {code}"} if code else {}
-    conditions = [{"type": kind, "status": "True", "lastTransitionTime": now, **reason} for kind in kinds]
-    status: dict[str, Any] = {"startTime": now, "conditions": conditions, "uncountedTerminatedPods": {}}
+    conditions = [{"type": kind, "status": "True", "lastTransitionTime": moment, **reason} for kind in kinds]
+    status: dict[str, Any] = {"startTime": moment, "conditions": conditions, "uncountedTerminatedPods": {}}
     indexed = job["spec"].get("completionMode") == "Indexed"
     done = {"completedIndexes": f"0-{count - 1}" if count > 1 else "0"} if indexed and not code else {}
-    return status | done | ({"failed": count} if code else {"succeeded": count, "completionTime": now})
-
-
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return status | done | ({"failed": count} if code else {"succeeded": count, "completionTime": moment})

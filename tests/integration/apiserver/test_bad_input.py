@@ -5,15 +5,15 @@ Jobs, quota, service accounts, admission and scheduling are the real ones; the k
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.api_runs import condition, create_run, stands, wait_for
+from tests.kit.control_plane import Api, until
 from tests.kit.kubelet import Kubelet, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.real_controllers import Cluster
-from tests.kit.toy_cluster import run_manifest
 
 SECONDS = 15.0
 
@@ -47,45 +47,26 @@ def namespace(bench: Bench, request: pytest.FixtureRequest) -> Iterator[str]:
     bench.api.delete(f"/api/v1/namespaces/{name}")
 
 
-def begin(bench: Bench, namespace: str, **spec: Any) -> str:
-    answer = bench.api.create(RUNS.format(namespace), run_manifest(**spec) | {"metadata": {"name": "small"}})
-    assert answer.code == 201, answer.message
-    return f"{RUNS.format(namespace)}/small"
-
-
-def condition(bench: Bench, path: str, kind: str = "Reconciling") -> tuple[str, str, str]:
-    conditions = bench.api.get(path).body.get("status", {}).get("conditions", [])
-    found = [(c["status"], c["reason"], c["message"]) for c in conditions if c["type"] == kind]
-    return found[0] if found else ("", "", "")
-
-
 def shows(bench: Bench, path: str, reason: str, *words: str) -> None:
     """The run says so, in one line with these words, and goes on waiting."""
-    try:
-        until(lambda: condition(bench, path)[1] == reason, f"the reason is {reason}", SECONDS)
-    except TimeoutError as error:
-        raise AssertionError(f"{error}: {condition(bench, path)}\n{bench.operator.log.read_text()[-2000:]}") from None
-    truth, _, message = condition(bench, path)
-    assert truth == "True"
+    wait_for(bench.api, path, "Reconciling", bench.operator, reason=reason, seconds=SECONDS)
+    message = condition(bench.api, path, "Reconciling")["message"]
     assert [word for word in words if word not in message] == [], message
     assert "\n" not in message
-    assert condition(bench, path, "Stalled")[0] == "False"
-    assert condition(bench, path, "Ready")[:2] == ("False", reason)
+    assert stands(bench.api, path, "Stalled")[0] == "False"
+    assert stands(bench.api, path, "Ready") == ("False", reason)
 
 
 def heals(bench: Bench, path: str) -> None:
     """The run goes on to its end, and nothing was counted as a failure."""
-    try:
-        until(lambda: condition(bench, path, "Succeeded")[0] == "True", "the run succeeds", 120)
-    except TimeoutError as error:
-        raise AssertionError(f"{error}: {condition(bench, path)}\n{bench.operator.log.read_text()[-2000:]}") from None
+    wait_for(bench.api, path, "Succeeded", bench.operator, seconds=120)
     status = bench.api.get(path).body["status"]
     assert "lastFailure" not in status
     assert status["completedIterations"] == 1
 
 
 def test_a_missing_service_account(bench: Bench, namespace: str) -> None:
-    path = begin(bench, namespace, serviceAccountName="trainer")
+    path = create_run(bench.api, namespace, serviceAccountName="trainer")
     shows(bench, path, "PodRefused", 'serviceaccount "trainer" not found', "serviceAccountName")
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "trainer"}}
     assert bench.api.create(f"/api/v1/namespaces/{namespace}/serviceaccounts", account).code == 201
@@ -98,7 +79,7 @@ def secret(bench: Bench, namespace: str, name: str) -> None:
 
 
 def test_a_missing_secret_of_the_bucket(bench: Bench, namespace: str) -> None:
-    path = begin(bench, namespace, artifacts={"s3": {"bucket": "artifacts", "credentialsSecretName": "keys"}})
+    path = create_run(bench.api, namespace, artifacts={"s3": {"bucket": "artifacts", "credentialsSecretName": "keys"}})
     shows(bench, path, "PodNotStarted", 'secret "keys" not found', "Create it")
     secret(bench, namespace, "keys")
     heals(bench, path)
@@ -106,7 +87,7 @@ def test_a_missing_secret_of_the_bucket(bench: Bench, namespace: str) -> None:
 
 def test_a_missing_secret_of_a_variable(bench: Bench, namespace: str) -> None:
     env = [{"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}]
-    path = begin(bench, namespace, pods={"common": {"env": env}})
+    path = create_run(bench.api, namespace, pods={"common": {"env": env}})
     shows(bench, path, "PodNotStarted", 'secret "hub" not found', "Create it")
     secret(bench, namespace, "hub")
     heals(bench, path)
@@ -114,7 +95,7 @@ def test_a_missing_secret_of_a_variable(bench: Bench, namespace: str) -> None:
 
 def test_an_image_that_nobody_has(bench: Bench, namespace: str) -> None:
     bench.kubelet.no_such_image.add("registry.example/typo:1")
-    path = begin(bench, namespace, pods={"common": {"image": "registry.example/typo:1"}})
+    path = create_run(bench.api, namespace, pods={"common": {"image": "registry.example/typo:1"}})
     shows(bench, path, "ImagePullFailed", "registry.example/typo:1", "not found", "imagePullSecrets")
     bench.kubelet.no_such_image.clear()
     heals(bench, path)
@@ -122,16 +103,16 @@ def test_an_image_that_nobody_has(bench: Bench, namespace: str) -> None:
 
 def test_an_image_that_is_corrected_in_the_spec(bench: Bench, namespace: str) -> None:
     bench.kubelet.no_such_image.add("registry.example/wrong:1")
-    path = begin(bench, namespace, pods={"common": {"image": "registry.example/wrong:1"}})
+    path = create_run(bench.api, namespace, pods={"common": {"image": "registry.example/wrong:1"}})
     shows(bench, path, "ImagePullFailed", "registry.example/wrong:1")
     answer = bench.api.merge(path, {"spec": {"pods": {"common": {"image": "registry.example/right:1"}}}})
     assert answer.code == 200, answer.message
-    until(lambda: condition(bench, path, "Succeeded")[0] == "True", "the run succeeds", 120)
+    wait_for(bench.api, path, "Succeeded", bench.operator, seconds=120)
 
 
 def test_gpus_that_no_node_has(bench: Bench, namespace: str) -> None:
     limits = {"limits": {"nvidia.com/gpu": 8}}
-    path = begin(bench, namespace, pods={"improve": {"resources": limits}})
+    path = create_run(bench.api, namespace, pods={"improve": {"resources": limits}})
     shows(bench, path, "Unschedulable", "nvidia.com/gpu", "resources")
     bench.cluster.has_room(**{"nvidia.com/gpu": "8"})
     heals(bench, path)
@@ -147,7 +128,7 @@ def quota(bench: Bench, namespace: str, hard: dict[str, str]) -> str:
 
 def test_a_quota_of_pods(bench: Bench, namespace: str) -> None:
     path_of_quota = quota(bench, namespace, {"pods": "0"})
-    path = begin(bench, namespace)
+    path = create_run(bench.api, namespace)
     shows(bench, path, "PodRefused", "exceeded quota: team-quota")
     bench.api.delete(path_of_quota)
     heals(bench, path)
@@ -155,7 +136,7 @@ def test_a_quota_of_pods(bench: Bench, namespace: str) -> None:
 
 def test_a_quota_of_jobs(bench: Bench, namespace: str) -> None:
     path_of_quota = quota(bench, namespace, {"count/jobs.batch": "0"})
-    path = begin(bench, namespace)
+    path = create_run(bench.api, namespace)
     shows(bench, path, "ChildRefused", "exceeded quota: team-quota")
     bench.api.delete(path_of_quota)
     heals(bench, path)
@@ -198,7 +179,7 @@ def test_a_policy_of_the_company(bench: Bench, namespace: str, group: str, kind:
         probe["spec"] = {"template": {"spec": probe["spec"] | {"restartPolicy": "Never"}}}
     until(lambda: WORDS in bench.api.create(f"{place}?dryRun=All", probe).message, "the policy holds")
     try:
-        path = begin(bench, namespace)
+        path = create_run(bench.api, namespace)
         shows(bench, path, reason, WORDS)
     finally:
         bench.api.delete(f"{POLICIES}/{name}")
@@ -208,19 +189,19 @@ def test_a_policy_of_the_company(bench: Bench, namespace: str, group: str, kind:
 def test_pod_security_of_the_namespace(bench: Bench) -> None:
     """The operator's pods meet the strictest standard, so a run in such a namespace just works."""
     name = namespace_of(bench.api, "strictest", **{"pod-security.kubernetes.io/enforce": "restricted"})
-    heals(bench, begin(bench, name))
+    heals(bench, create_run(bench.api, name))
 
 
 def test_a_queue_that_is_not_there(bench: Bench, namespace: str) -> None:
-    path = begin(bench, namespace, queue={"localQueueName": "gpsu"})
+    path = create_run(bench.api, namespace, queue={"localQueueName": "gpsu"})
     shows(bench, path, "WaitingForQuota", "gpsu", "LocalQueue")
-    assert condition(bench, path, "Queued")[0] == "True"
+    assert stands(bench.api, path, "Queued")[0] == "True"
     assert bench.api.merge(path, {"spec": {"queue": {"localQueueName": "gpus"}}}).code == 200
-    until(lambda: "gpus" in condition(bench, path)[2], "the new queue is asked", SECONDS)
+    until(lambda: "gpus" in condition(bench.api, path, "Reconciling")["message"], "the new queue is asked", SECONDS)
 
 
 def test_an_edit_of_what_is_immutable_is_refused_in_our_words(bench: Bench, namespace: str) -> None:
-    path = begin(bench, namespace, queue={"localQueueName": "q"})
+    path = create_run(bench.api, namespace, queue={"localQueueName": "q"})
     shows(bench, path, "WaitingForQuota")
     answer = bench.api.merge(path, {"spec": {"seed": 7}})
     assert answer.code == 422

@@ -14,12 +14,11 @@ from ippo_operator.cli.diff.cluster import LAST_APPLIED
 from ippo_operator.cli.main import main
 from moto.server import ThreadedMotoServer
 
+from tests.kit.api_runs import create_run, stands, wait_for
 from tests.kit.control_plane import RUNS, USERS, Api, ControlPlane, find_assets, until
 from tests.kit.operator_process import Operator
 from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import StandIn
-
-from .test_operator import put, truth, wait_for
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NAMESPACE = "ada"
@@ -109,8 +108,8 @@ def test_a_candidate_is_approved_and_the_run_watched_to_its_end(
     spec: dict[str, Any] = {"promotion": {"mode": "Manual"}, "iterations": {"max": 2}}
     file = str(manifest(tmp_path, "asks", **spec))
     assert ippo("diff", "-f", file) == (1, f"asks would be created in namespace {NAMESPACE}\n", "")
-    path = put(api, NAMESPACE, "asks", **spec)
-    until(lambda: truth(api, path, "Promoted")[1] == "AwaitingApproval", "the candidate waits", 90)
+    path = create_run(api, NAMESPACE, "asks", **spec)
+    until(lambda: stands(api, path, "Promoted")[1] == "AwaitingApproval", "the candidate waits", 90)
     shown = ippo("status", "asks")
     assert shown.out.startswith("asks: Waiting, 0 of 2 iterations done")
     assert "asks you" in shown.out
@@ -134,8 +133,8 @@ def test_a_candidate_is_approved_and_the_run_watched_to_its_end(
 
 
 def test_suspend_and_resume_wait_until_it_is_so(api: Api, cluster: Operator, ippo: Ippo) -> None:
-    path = put(api, NAMESPACE, "naps", suspend=True)
-    until(lambda: truth(api, path, "Suspended")[0] == "True", "it is suspended")
+    path = create_run(api, NAMESPACE, "naps", suspend=True)
+    until(lambda: stands(api, path, "Suspended")[0] == "True", "it is suspended")
     assert ippo("status", "naps").out.startswith("naps: Suspended")
     assert ippo("suspend", "naps").out == "naps is suspended already\n"
     resumed = ippo("resume", "naps", "--wait")
@@ -155,7 +154,7 @@ def test_who_else_writes_a_field_is_named(api: Api, cluster: Operator, ippo: Ipp
 
 
 def test_diff_says_what_the_api_server_would(api: Api, cluster: Operator, ippo: Ippo, tmp_path: Path) -> None:
-    path = put(api, NAMESPACE, "kept")
+    path = create_run(api, NAMESPACE, "kept")
     applied = json.loads(manifest(tmp_path, "kept").read_text())
     api.merge(path, {"metadata": {"annotations": {LAST_APPLIED: json.dumps(applied)}}})
     wait_for(api, path, "Succeeded", cluster)
@@ -194,7 +193,7 @@ def test_diff_foresees_what_kubectl_applies(api: Api, cluster: Operator, ippo: I
 
 def test_logs_say_what_there_is(api: Api, cluster: Operator, ippo: Ippo) -> None:
     """No kubelet here: what counts is that the API server's answers are understood."""
-    path = put(api, NAMESPACE, "talks")
+    path = create_run(api, NAMESPACE, "talks")
     wait_for(api, path, "Succeeded", cluster)
     said = ippo("logs", "talks")
     assert said.err.startswith("--- evaluate of iteration 1, attempt 1, pod talks-")
@@ -217,7 +216,7 @@ def test_a_report_with_the_runs_own_credentials(
         keys = {"aws_access_key_id": "k", "aws_secret_access_key": "s", "region_name": "us-east-1"}
         boto3.client("s3", endpoint_url=url, **keys).create_bucket(Bucket="artifacts")  # type: ignore[call-overload]
         s3 = {"bucket": "artifacts", "region": "us-east-1", "credentialsSecretName": "keys"}
-        path = put(api, NAMESPACE, "tells", artifacts={"s3": s3})
+        path = create_run(api, NAMESPACE, "tells", artifacts={"s3": s3})
         wait_for(api, path, "Succeeded", cluster)
         said = ippo("report", "tells", "--credentials-from-secret", "--endpoint-url", url)
         assert said.code == 0, said.err
@@ -229,7 +228,7 @@ def test_a_report_with_the_runs_own_credentials(
 
 
 def test_what_ada_may_not_and_where_things_are(api: Api, cluster: Operator, ippo: Ippo) -> None:
-    put(api, NAMESPACE, "near-miss", suspend=True)
+    create_run(api, NAMESPACE, "near-miss", suspend=True)
     assert "did you mean near-miss?" in ippo("status", "nearmiss").err
     said = ippo("status", "near-miss", "-n", "default")
     assert said.code == 64
@@ -239,7 +238,7 @@ def test_what_ada_may_not_and_where_things_are(api: Api, cluster: Operator, ippo
 
 
 def test_watch_follows_a_run_that_is_deleted(api: Api, cluster: Operator, ippo: Ippo) -> None:
-    path = put(api, NAMESPACE, "goes", suspend=True)
+    path = create_run(api, NAMESPACE, "goes", suspend=True)
     timer = threading.Timer(1.0, api.delete, [path])
     timer.start()
     said = ippo("status", "goes", "--watch")

@@ -5,18 +5,18 @@ Every run ends right, no attempt is made twice, and the probes tell the truth me
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kit.api_runs import create_run, stands, status_of, wait_for
 from tests.kit.control_plane import RUNS, Api, until
 from tests.kit.kubelet import Kubelet, delete_namespace, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.real_controllers import CRD, Cluster
-from tests.kit.toy_cluster import run_manifest
 
 QUICK = {"pods": {"common": {"terminationGracePeriodSeconds": 5}}}
 """A namespace controller waits as long as the pods in it may take to end."""
@@ -45,37 +45,13 @@ def operator(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Opera
 
 
 def begin(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:
-    answer = api.create(RUNS.format(namespace), run_manifest(**(QUICK | spec)) | {"metadata": {"name": name}})
-    assert answer.code == 201, answer.message
-    return f"{RUNS.format(namespace)}/{name}"
-
-
-def status_of(api: Api, path: str) -> dict[str, Any]:
-    found: dict[str, Any] = api.get(path).body.get("status") or {}
-    return found
-
-
-def truth(api: Api, path: str, kind: str) -> tuple[str, str]:
-    conditions = status_of(api, path).get("conditions") or ()
-    return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
+    return create_run(api, namespace, name, **QUICK | spec)
 
 
 def await_end(api: Api, path: str, *operators: Operator, seconds: float = 90) -> dict[str, Any]:
     """Until the run succeeded; its status."""
-    try:
-        until(lambda: _answers(lambda: truth(api, path, "Succeeded")[0] == "True"), "the run succeeds", seconds)
-    except TimeoutError as error:
-        logs = "\n".join(operator.log.read_text()[-3000:] for operator in operators)
-        raise AssertionError(f"{error}\n{json.dumps(status_of(api, path))}\n{logs}") from None
+    wait_for(api, path, "Succeeded", *operators, seconds=seconds)
     return status_of(api, path)
-
-
-def _answers(holds: Callable[[], bool]) -> bool:
-    """Whether it holds; not while the API server does not answer."""
-    try:
-        return holds()
-    except OSError:
-        return False
 
 
 def under_way(api: Api, path: str, stage: str = "collect") -> None:
@@ -275,7 +251,7 @@ def test_a_job_that_someone_suspends_waits_and_goes_on(
     name = status_of(cluster.api, path)["active"]["jobName"]
     job = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
     assert cluster.api.merge(job, {"spec": {"suspend": True}}).code == 200
-    until(lambda: truth(cluster.api, path, "Reconciling") == ("True", "JobPaused"), "the run says that its Job rests")
+    until(lambda: stands(cluster.api, path, "Reconciling") == ("True", "JobPaused"), "the run says that its Job rests")
     kubelet.holds = lambda _pod: False
     assert cluster.api.merge(job, {"spec": {"suspend": False}}).code == 200
     status = await_end(cluster.api, path, operator)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.kit.api_runs import create_run, stands, wait_for
 from tests.kit.control_plane import RUNS, Api, ControlPlane, until
 from tests.kit.operator_process import Operator
-from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import StandIn
 
 FAST = ("--resync-seconds", "20")
@@ -27,37 +27,16 @@ def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
     api.delete(f"/apis/batch/v1/namespaces/{name}/jobs")
 
 
-def put(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:
-    manifest = run_manifest(**spec) | {"metadata": {"name": name}}
-    answer = api.create(RUNS.format(namespace), manifest)
-    assert answer.code == 201, answer.message
-    return f"{RUNS.format(namespace)}/{name}"
-
-
-def truth(api: Api, path: str, kind: str) -> tuple[str, str]:
-    conditions = api.get(path).body.get("status", {}).get("conditions", [])
-    found = [(c["status"], c["reason"]) for c in conditions if c["type"] == kind]
-    return found[0] if found else ("", "")
-
-
-def wait_for(api: Api, path: str, kind: str, operator: Operator, seconds: float = 90) -> None:
-    try:
-        until(lambda: truth(api, path, kind)[0] == "True", f"{kind} is True", seconds)
-    except TimeoutError as error:
-        shown = json.dumps(api.get(path).body.get("status"), indent=1)[-3000:]
-        raise AssertionError(f"{error}\n{shown}\n{operator.log.read_text()[-4000:]}") from None
-
-
 def test_a_run_of_three_iterations_ends_succeeded(
     api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
     with StandIn(api) as cluster, Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as operator:
         operator.wait_ready()
-        path = put(api, namespace, iterations={"max": 3})
+        path = create_run(api, namespace, iterations={"max": 3})
         wait_for(api, path, "Succeeded", operator)
         run = api.get(path).body
         assert run["status"]["progress"] == "3/3"
-        assert truth(api, path, "Ready") == ("True", "Completed")
+        assert stands(api, path, "Ready") == ("True", "Completed")
         assert "finalizers" not in run["metadata"]
         assert "annotations" not in run["metadata"]
         names = [name for name in cluster.ran if name.startswith("small-")]
@@ -76,7 +55,7 @@ def test_a_killed_operator_is_replaced_and_nothing_runs_twice(
 ) -> None:
     with StandIn(api) as cluster, Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as first:
         first.wait_ready()
-        path = put(api, namespace)
+        path = create_run(api, namespace)
         until(lambda: "collect" in api.get(path).body.get("status", {}).get("stage", ""), "the run is under way", 60)
         first.signal(signal.SIGSTOP)
         with Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as second:
@@ -92,11 +71,11 @@ def test_a_killed_operator_is_replaced_and_nothing_runs_twice(
 def test_an_operator_of_one_namespace_leaves_others_alone(
     api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:
-    elsewhere = put(api, "default", namespace)
+    elsewhere = create_run(api, "default", namespace)
     flags = ("--lease-name", namespace, "--lease-namespace", namespace, "--namespace", namespace)
     with StandIn(api), Operator(control_plane, tmp_path, *flags) as operator:
         operator.wait_ready()
-        path = put(api, namespace)
+        path = create_run(api, namespace)
         wait_for(api, path, "Succeeded", operator)
         assert api.get(elsewhere).body["status"] == {"observedGeneration": -1}
     api.delete(elsewhere)
@@ -107,11 +86,11 @@ def test_suspend_resume_and_deletion_on_a_real_server(
 ) -> None:
     with Operator(control_plane, tmp_path, "--lease-name", namespace, *FAST) as operator:
         operator.wait_ready()
-        path = put(api, namespace)
+        path = create_run(api, namespace)
         until(lambda: bool(jobs(api, namespace)), "the first job is there")
         api.merge(path, {"spec": {"suspend": True}})
         until(lambda: "deletionTimestamp" in jobs(api, namespace)[0]["metadata"], "the job is told to stop")
-        assert truth(api, path, "Suspended")[0] == "False"
+        assert stands(api, path, "Suspended")[0] == "False"
         with StandIn(api) as cluster:
             wait_for(api, path, "Suspended", operator)
             api.merge(path, {"spec": {"suspend": False}})

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from ippo_operator.manifests import identity
 
+from tests.kit.api_runs import create_run, stands, wait_for
 from tests.kit.control_plane import RUNS, Api, ControlPlane, until
 from tests.kit.operator_process import Operator
-from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import APPS, StandIn
 
 FLAGS = ("--serve-image", "servers:test", "--resync-seconds", "20")
@@ -34,25 +34,6 @@ def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
         api.delete(path)
 
 
-def put(api: Api, namespace: str, **spec: Any) -> str:
-    manifest = run_manifest(pods={"serve": SERVERS}, **spec) | {"metadata": {"name": "small"}}
-    answer = api.create(RUNS.format(namespace), manifest)
-    assert answer.code == 201, answer.message
-    return f"{RUNS.format(namespace)}/small"
-
-
-def stands(api: Api, path: str, kind: str) -> tuple[str, str]:
-    conditions = api.get(path).body.get("status", {}).get("conditions", [])
-    return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
-
-
-def wait_for(api: Api, path: str, kind: str, wanted: tuple[str, str], operator: Operator) -> None:
-    try:
-        until(lambda: stands(api, path, kind) == wanted, f"{kind} is {wanted}", 90)
-    except TimeoutError as error:
-        raise AssertionError(f"{error}\n{api.get(path).body}\n{operator.log.read_text()[-4000:]}") from None
-
-
 def deployment(api: Api, namespace: str) -> dict[str, Any]:
     return dict(api.get(f"{APPS}/namespaces/{namespace}/deployments/small").body)
 
@@ -72,8 +53,8 @@ def test_a_run_that_serves_ends_with_the_promoted_policy_ready(
 ) -> None:
     with StandIn(api) as cluster, Operator(control_plane, tmp_path, "--lease-name", namespace, *FLAGS) as operator:
         operator.wait_ready()
-        path = put(api, namespace, iterations={"max": 2}, serve={"replicas": 2})
-        wait_for(api, path, "Ready", ("True", "Completed"), operator)
+        path = create_run(api, namespace, pods={"serve": SERVERS}, iterations={"max": 2}, serve={"replicas": 2})
+        wait_for(api, path, "Ready", operator, reason="Completed")
         status = api.get(path).body["status"]
         assert annotations(api, namespace)[identity.POLICY_DIGEST] == status["policy"]["artifact"]["digest"]
         assert status["serving"]["active"]["digest"] == status["policy"]["artifact"]["digest"]
@@ -84,7 +65,7 @@ def test_a_run_that_serves_ends_with_the_promoted_policy_ready(
         uid = deployment(api, namespace)["metadata"]["uid"]
         api.delete(f"{APPS}/namespaces/{namespace}/deployments/small")
         until(lambda: deployment(api, namespace).get("metadata", {}).get("uid", uid) != uid, "it is there again", 30)
-        wait_for(api, path, "Ready", ("True", "Completed"), operator)
+        wait_for(api, path, "Ready", operator, reason="Completed")
         api.merge(path, {"spec": {"serve": None}})
         until(lambda: "serving" not in api.get(path).body["status"], "serving ended", 30)
         assert api.get(f"{APPS}/namespaces/{namespace}/deployments/small").code == 404
@@ -104,11 +85,11 @@ def test_a_policy_that_never_gets_ready_is_rolled_back(
         Operator(control_plane, tmp_path, "--lease-name", namespace, *FLAGS) as operator,
     ):
         operator.wait_ready()
-        path = put(api, namespace, serve={})
-        wait_for(api, path, "Ready", ("True", "Completed"), operator)
+        path = create_run(api, namespace, pods={"serve": SERVERS}, serve={})
+        wait_for(api, path, "Ready", operator, reason="Completed")
         before = deployment(api, namespace)["spec"]["template"]
         api.merge(path, {"spec": {"iterations": {"max": 2}}})
-        wait_for(api, path, "Stalled", ("True", "RolledBack"), operator)
+        wait_for(api, path, "Stalled", operator, reason="RolledBack")
         assert stands(api, path, "Succeeded") == ("True", "Completed")
         assert stands(api, path, "Ready") == ("False", "RolledBack")
         until(lambda: "since" not in api.get(path).body["status"]["serving"], "the old one is ready", 30)

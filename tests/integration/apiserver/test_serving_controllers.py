@@ -5,11 +5,11 @@ from typing import Any
 
 from ippo_operator.manifests import identity
 
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.api_runs import condition, create_run, stands, wait_for
+from tests.kit.control_plane import Api, until
 from tests.kit.kubelet import Kubelet, Pod, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.real_controllers import Cluster
-from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import APPS
 
 NAMESPACE = "served"
@@ -41,11 +41,6 @@ class Node(Kubelet):
             )
 
 
-def stands(api: Api, path: str, kind: str) -> tuple[str, str, str]:
-    conditions = api.get(path).body.get("status", {}).get("conditions", [])
-    return next(((c["status"], c["reason"], c["message"]) for c in conditions if c["type"] == kind), ("", "", ""))
-
-
 def servers(api: Api) -> dict[str, str]:
     """Names and images of the servers that are there."""
     items = api.get(f"{PODS}?labelSelector={identity.COMPONENT}=server").body["items"]
@@ -64,22 +59,20 @@ def test_an_image_that_cannot_be_pulled_is_rolled_back_and_the_old_server_never_
     with Node(api) as node, Operator(cluster, tmp_path, *flags) as operator:
         node.no_such_image.add("broken:1")
         operator.wait_ready()
-        manifest = run_manifest(serve={"progressDeadlineSeconds": 10}) | {"metadata": {"name": "small"}}
-        assert api.create(RUNS.format(NAMESPACE), manifest).code == 201
-        path = f"{RUNS.format(NAMESPACE)}/small"
-        until(lambda: stands(api, path, "Ready")[:2] == ("True", "Completed"), "the run is ready", 120)
+        path = create_run(api, NAMESPACE, serve={"progressDeadlineSeconds": 10})
+        wait_for(api, path, "Ready", operator, reason="Completed", seconds=120)
         until(lambda: list(servers(api).values()) == ["servers:1"], "one server is left", 30)
         [first] = servers(api)
         api.merge(path, {"spec": {"pods": {"serve": {"image": "broken:1"}}}})
         until(lambda: "broken:1" in servers(api).values(), "the new server is tried", 30)
         assert first in servers(api)
-        until(lambda: stands(api, path, "Stalled")[:2] == ("True", "RolledBack"), "it is rolled back", 60)
-        assert "broken:1 cannot be pulled" in stands(api, path, "Ready")[2]
-        assert stands(api, path, "Succeeded")[:2] == ("True", "Completed")
+        wait_for(api, path, "Stalled", operator, reason="RolledBack", seconds=60)
+        assert "broken:1 cannot be pulled" in condition(api, path, "Ready")["message"]
+        assert stands(api, path, "Succeeded") == ("True", "Completed")
         until(lambda: servers(api) == {first: "servers:1"}, "the old server alone is left", 30)
         assert len(replica_sets(api)) == 3  # of the warm start, of iteration 1 and of the broken image
         api.merge(path, {"spec": {"pods": {"serve": {"image": "servers:2"}}}})
-        until(lambda: stands(api, path, "Ready")[:2] == ("True", "Completed"), "the mended image is served", 60)
+        wait_for(api, path, "Ready", operator, reason="Completed", seconds=60)
         until(lambda: list(servers(api).values()) == ["servers:2"], "the new server alone is left", 30)
         assert node.errors == []
         assert operator.stop() == 0

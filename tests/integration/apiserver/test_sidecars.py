@@ -6,12 +6,12 @@ from typing import Any
 
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.api_runs import create_run, status_of, wait_for
+from tests.kit.control_plane import until
 from tests.kit.kubelet import Kubelet, Pod, delete_namespace, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.planner_world import good_result
 from tests.kit.real_controllers import Cluster
-from tests.kit.toy_cluster import run_manifest
 
 NAMESPACE = "meshed"
 LONG_AGO = "2026-01-31T12:00:00Z"
@@ -35,11 +35,6 @@ class Meshed(Kubelet):
         return self._api.merge(f"{path}/status", {"status": status}).code == 200
 
 
-def stands(api: Api, name: str) -> dict[str, str]:
-    conditions = api.get(f"{RUNS.format(NAMESPACE)}/{name}").body.get("status", {}).get("conditions", [])
-    return {c["type"]: c["reason"] for c in conditions if c["status"] == "True"}
-
-
 def test_runs_end_although_their_pods_do_not(cluster: Cluster, tmp_path: Path) -> None:
     api = cluster.api
     namespace_of(api, NAMESPACE)
@@ -50,12 +45,10 @@ def test_runs_end_although_their_pods_do_not(cluster: Cluster, tmp_path: Path) -
 
     with Meshed(api, ending) as node, Operator(cluster, tmp_path, "--lease-name", NAMESPACE) as operator:
         operator.wait_ready()
-        for name in ("good", "bad"):
-            manifest = run_manifest() | {"metadata": {"name": name}}
-            assert api.create(RUNS.format(NAMESPACE), manifest).code == 201
-        until(lambda: stands(api, "good").get("Succeeded") == "Completed", "the run is done", 120)
-        until(lambda: stands(api, "bad").get("Stalled") == "InvalidData", "the other one says why not", 60)
-        failure = api.get(f"{RUNS.format(NAMESPACE)}/bad").body["status"]["lastFailure"]
+        good, bad = (create_run(api, NAMESPACE, name) for name in ("good", "bad"))
+        wait_for(api, good, "Succeeded", operator, reason="Completed", seconds=120)
+        wait_for(api, bad, "Stalled", operator, reason="InvalidData", seconds=60)
+        failure = status_of(api, bad)["lastFailure"]
         assert (failure["exitCode"], failure["stage"]) == (65, "collect")
         assert "no outcome in it" in failure["message"]
         for kind in ("/apis/batch/v1/namespaces/{}/jobs", "/api/v1/namespaces/{}/pods"):

@@ -1,12 +1,10 @@
 """The chart in a cluster, with its operator as a process that has the rights and the arguments that the chart gives."""
 
-import json
 from pathlib import Path
-from typing import Any
 
-from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit import api_runs
+from tests.kit.control_plane import RUNS, ControlPlane, until
 from tests.kit.operator_process import Operator
-from tests.kit.toy_cluster import run_manifest
 
 from .conftest import make_namespace
 from .helm import apply, container, objects, path, render
@@ -54,24 +52,5 @@ class Installed:
         until(lambda: self.api.get(CRD).code == 404, "the CRD is gone")
 
 
-def create(api: Api, place: str, name: str, **spec: Any) -> str:
-    answer = api.create(RUNS.format(place), run_manifest(**spec) | {"metadata": {"name": name}})
-    assert answer.code == 201, answer.message
-    return f"{RUNS.format(place)}/{name}"
-
-
-def condition(api: Api, run: str, kind: str) -> tuple[str, str]:
-    conditions = api.get(run).body.get("status", {}).get("conditions", [])
-    return next(((c["status"], c["reason"]) for c in conditions if c["type"] == kind), ("", ""))
-
-
 def wait_for(made: Installed, run: str, kind: str, reason: str = "") -> None:
-    def holds() -> bool:
-        status, why = condition(made.api, run, kind)
-        return status == "True" and reason in {"", why}
-
-    try:
-        until(holds, f"{kind} {reason}", 60)
-    except TimeoutError as error:
-        status = json.dumps(made.api.get(run).body.get("status"), indent=1)[-2000:]
-        raise AssertionError(f"{error}\n{status}\n{made.operator.log.read_text()[-3000:]}") from None
+    api_runs.wait_for(made.api, run, kind, made.operator, reason=reason, seconds=60)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.kit.api_runs import create_run
 from tests.kit.control_plane import RUNS, Api, until
 from tests.kit.toy_cluster import run_manifest
 
@@ -40,8 +41,7 @@ def install(kubeconfig: Path, *flags: str, release: str = "ippo-operator", chart
 
 def put_run(api: Api, name: str) -> None:
     until(lambda: api.get(PLACE).code == 200, "the CRD is served")
-    answer = api.create(PLACE, run_manifest() | {"metadata": {"name": name}})
-    assert answer.code == 201, answer.message
+    create_run(api, "default", name)
 
 
 def test_uninstall_keeps_the_crd_and_the_runs_and_install_takes_them_over(admin: Api, kubeconfig: Path) -> None:

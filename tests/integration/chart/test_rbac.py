@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from ippo_operator.plan.names import job_name
 
+from tests.kit.api_runs import create_run, stands
 from tests.kit.control_plane import Api, ControlPlane, until
 from tests.kit.toy_controllers import StandIn, connect
 
 from .helm import USER_ROLES, Manifest, apply, of_kind
-from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, condition, create, wait_for
+from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, wait_for
 from .rights import granted
 
 
@@ -37,7 +38,7 @@ def a_whole_life(made: Installed) -> None:
 
 def a_run_that_waits_is_suspended_and_goes_on(made: Installed) -> None:
     api, place = made.api, made.namespaces[0]
-    run = create(api, place, "whole", cleanup={"succeededSeconds": 0, "failedSeconds": 0})
+    run = create_run(api, place, "whole", cleanup={"succeededSeconds": 0, "failedSeconds": 0})
     # No pod comes: after some seconds the operator looks for the reason among the events.
     until(lambda: any(right[1:] == ("events", "list") for right in made.audit.used()), "events are asked for", 60)
     api.merge(run, {"spec": {"suspend": True}})
@@ -52,7 +53,7 @@ def a_run_that_waits_is_suspended_and_goes_on(made: Installed) -> None:
 
 def a_name_that_is_taken(made: Installed) -> None:
     api, place = made.api, made.namespaces[1]
-    run = create(api, place, "taken", suspend=True)
+    run = create_run(api, place, "taken", suspend=True)
     wait_for(made, run, "Suspended")
     name = job_name("taken", api.get(run).body["metadata"]["uid"], 0, "warm-start", 1)
     pod = {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}
@@ -66,7 +67,7 @@ def a_stage_that_fails_twice(made: Installed) -> None:
     """The second event of the same is a series of the first."""
     api, place = made.api, made.namespaces[0]
     with StandIn(api, ending=lambda _spec: (75, "the world is not ready")) as cluster:
-        run = create(api, place, "twice", retries={"tryAgain": 1, "backoffSeconds": 0})
+        run = create_run(api, place, "twice", retries={"tryAgain": 1, "backoffSeconds": 0})
         wait_for(made, run, "Stalled", "BudgetExhausted")
         assert cluster.errors == []
 
@@ -75,9 +76,9 @@ def a_policy_is_served_until_it_is_not(made: Installed) -> None:
     api, place = made.api, made.namespaces[1]
     deployment = f"/apis/apps/v1/namespaces/{place}/deployments/served"
     with StandIn(api) as cluster:
-        run = create(api, place, "served", serve={"engine": "Transformers"})
+        run = create_run(api, place, "served", serve={"engine": "Transformers"})
         until(lambda: api.get(deployment).code == 200, "there is a deployment", 60)
-        until(lambda: serve(api, deployment) and condition(api, run, "Ready")[0] == "True", "the policy is served", 60)
+        until(lambda: serve(api, deployment) and stands(api, run, "Ready")[0] == "True", "the policy is served", 60)
         assert cluster.errors == []
     api.merge(run, {"spec": {"serve": None}})
     until(lambda: api.get(deployment).code == 404, "nothing is served any more")

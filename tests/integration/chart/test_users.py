@@ -10,6 +10,7 @@ from ippo_operator.api.cluster import Serve
 from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
+from tests.kit.api_runs import stands
 from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
 from tests.kit.control_plane import RUNS, Answer, Api, ControlPlane, until
 from tests.kit.toy_cluster import run_manifest
@@ -17,7 +18,7 @@ from tests.kit.toy_controllers import StandIn
 
 from .conftest import make_namespace
 from .helm import CHART, Manifest, apply, objects, render
-from .installed import CLUSTER_WIDE, Installed, condition, wait_for
+from .installed import CLUSTER_WIDE, Installed, wait_for
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 ADA, BOB, CLEO = "token-of-ada", "token-of-bob", "token-of-cleo"
@@ -116,7 +117,7 @@ def test_an_editor_takes_a_run_through_its_whole_life(installed: Installed, plan
         done(ada.create(RUNS.format(place), manual))
         wait_for(installed, run, "Suspended")
         done(ada.merge(run, {"spec": {"suspend": False}}))
-        until(lambda: condition(ada, run, "Promoted")[1] == "AwaitingApproval", "a decision is asked for", 60)
+        until(lambda: stands(ada, run, "Promoted")[1] == "AwaitingApproval", "a decision is asked for", 60)
         refused = ada.merge(run, {"spec": {"promotion": {"approve": 1}}})
         assert (refused.code, "ClusterRole ippo-approve" in refused.message) == (403, True), refused.body
         done(plane.user(CLEO).merge(run, {"spec": {"promotion": {"approve": 1}}}))

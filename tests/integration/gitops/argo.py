@@ -6,7 +6,6 @@ import subprocess
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tests.kit.control_plane import free_port, until
@@ -47,9 +46,7 @@ class ArgoServer:
             raise AssertionError(f"{error}\n{self._log.read_text()[-3000:]}") from None
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def _stop(self) -> None:

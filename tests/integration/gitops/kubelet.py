@@ -1,22 +1,14 @@
 """What kwok cannot do: end a stage's pod with the result that its spec asks for, when a test says so."""
 
-import threading
-import traceback
-from collections.abc import Callable
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any
 
-from ippo_trainer.contract.spec import StageResult, StageSpec
-
+from tests.kit.background import Background
 from tests.kit.control_plane import Api
 from tests.kit.planner_world import good_result
-
-Ending: TypeAlias = Callable[[StageSpec], StageResult | tuple[int, str] | None]
-"""How a stage ends: a result, or an exit code and a termination message; None: it goes on for now."""
+from tests.kit.stage_ends import Ending, end_of, phase_of, terminated
 
 
-class Kubelet:
+class Kubelet(Background):
     """Ends the running pods of stages. Use as a context manager.
 
     Args:
@@ -24,37 +16,21 @@ class Kubelet:
     """
 
     def __init__(self, api: Api) -> None:
+        super().__init__(interval=0.2)
         self._api = api
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True)
         self.endings: dict[str, Ending] = {}
         """By namespace of the run; all goes well where there is none."""
         self.ran: list[tuple[str, str]] = []
         """Namespace and Job of every pod that was ended."""
-        self.errors: list[str] = []
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
 
     def jobs(self, namespace: str) -> list[str]:
         """Jobs whose pods were ended there, each once, in order."""
         return list(dict.fromkeys(job for place, job in self.ran if place == namespace))
 
-    def _loop(self) -> None:
+    def look(self) -> None:
         query = "labelSelector=ippo.dev/run-uid&fieldSelector=status.phase%3DRunning"
-        while not self._stop.wait(0.2):
-            try:
-                for pod in self._api.get(f"/api/v1/pods?{query}").body.get("items") or ():
-                    self._look_at(pod)
-            except Exception:
-                self.errors.append(traceback.format_exc())
+        for pod in self._api.get(f"/api/v1/pods?{query}").body.get("items") or ():
+            self._look_at(pod)
 
     def _look_at(self, pod: dict[str, Any]) -> None:
         metadata = pod["metadata"]
@@ -62,20 +38,13 @@ class Kubelet:
         if owner["kind"] != "Job" or "deletionTimestamp" in metadata:
             return
         place = metadata["namespace"]
-        config = self._api.get(f"/api/v1/namespaces/{place}/configmaps/{owner['name']}")
-        if config.code == 404:
-            return  # cleaned up meanwhile
-        spec = StageSpec.model_validate_json(config.body["data"]["spec.json"])
-        ended = self.endings.get(place, good_result)(spec)
-        if ended is None:
+        end = end_of(self._api, place, owner["name"], self.endings.get(place, good_result))
+        if end is None:
             return
-        code, message = (0, ended.to_message().decode()) if isinstance(ended, StageResult) else ended
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        terminated = {"exitCode": code, "message": message, "startedAt": now, "finishedAt": now}
         [container] = pod["status"]["containerStatuses"]
         status = {
-            "phase": "Failed" if code else "Succeeded",
-            "containerStatuses": [container | {"ready": False, "state": {"terminated": terminated}}],
+            "phase": phase_of(end[0]),
+            "containerStatuses": [container | {"ready": False, "state": terminated(*end)}],
         }
         answer = self._api.merge(f"/api/v1/namespaces/{place}/pods/{metadata['name']}/status", {"status": status})
         if answer.code == 200:

@@ -7,10 +7,10 @@ from ippo_trainer.contract.spec import StageSpec
 
 from tests.kit.control_plane import until
 from tests.kit.planner_world import good_result
+from tests.kit.stage_ends import Ending
 from tests.kit.toy_cluster import RUN
 
 from .cluster import Lab
-from .kubelet import Ending
 
 
 def manifest(annotations: dict[str, str] | None = None, **spec: Any) -> str:

@@ -7,7 +7,6 @@ import ssl
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
@@ -51,9 +50,7 @@ class Cluster:
         self._session = aiohttp.ClientSession(self._url, connector=connector, headers=self._headers, timeout=timeout)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
     async def send(self, method: str, path: str, body: Object | None = None) -> tuple[int, Object]:

@@ -4,12 +4,12 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import pairwise
 
 from ippo_trainer.contract.spec import StageSpec
 
 from tests.kit.planner_world import good_result
+from tests.kit.stage_ends import terminated
 
 from .cluster import Cluster, Object
 
@@ -88,12 +88,10 @@ class Kubelet:
         config = await self._cluster.get(f"/api/v1/namespaces/{place}/configmaps/{job}")
         result = good_result(StageSpec.model_validate_json(config["data"]["spec.json"])).to_message().decode()
         await asyncio.sleep(self._random.uniform(0.5, 1.5) * self._mean)
-        moment = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        ended = {"exitCode": 0, "message": result, "startedAt": moment, "finishedAt": moment, "reason": "Completed"}
         [container] = pod["status"]["containerStatuses"]
         status = {
             "phase": "Succeeded",
-            "containerStatuses": [container | {"ready": False, "state": {"terminated": ended}}],
+            "containerStatuses": [container | {"ready": False, "state": terminated(0, result)}],
         }
         path = f"/api/v1/namespaces/{place}/pods/{name}/status"
         code, answer = await self._cluster.send("PATCH", path, {"status": status})

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.kit.fake_api import FakeApi, Object, Request
-from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, status_of
+from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, edit, stands, status_of
 
-from .test_serving import begin, deployment, edit, finished, only, promoted, served, stands
+from .test_serving import begin_serving, deployment, finished, only, promoted, served
 
 SERVE: dict[str, Any] = {"progressDeadlineSeconds": 600}
 
@@ -60,7 +60,7 @@ def test_another_chance_that_fails_too_is_rolled_back_again_once() -> None:
 
 def test_servers_that_were_left_for_a_look_get_the_whole_time_again() -> None:
     serve = SERVE | {"onFailure": "Hold"}
-    api, operator, controller = begin(serve=serve)
+    api, operator, controller = begin_serving(serve=serve)
     controller.serves = lambda _: False
     operator.finish(controller)
     assert stands(api, "Stalled") == ("True", "RolloutTimedOut")
@@ -117,7 +117,7 @@ def test_a_deployment_that_is_on_its_way_out_does_not_count() -> None:
 
 def test_that_an_earlier_roll_out_to_the_same_servers_took_too_long_does_not_count() -> None:
     """The Deployment controller writes observedGeneration first and takes back its verdict with the next change."""
-    api, operator, controller = begin(serve=SERVE | {"onFailure": "Hold"})
+    api, operator, controller = begin_serving(serve=SERVE | {"onFailure": "Hold"})
     controller.serves = lambda _: False
     operator.finish(controller)
     gave_up = operator.now.isoformat()

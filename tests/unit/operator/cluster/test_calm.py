@@ -8,7 +8,7 @@ import pytest
 from ippo_operator.cluster.calm import essence
 
 from tests.kit.fake_api import FakeApi, Object, answer
-from tests.kit.toy_cluster import ToyOperator, condition, pod_of, run_manifest, the_run
+from tests.kit.toy_cluster import ToyOperator, begin, condition, pod_of, run_manifest, the_run
 
 WORDS = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima"]
 
@@ -102,9 +102,7 @@ def test_a_text_that_comes_and_goes_is_a_series() -> None:
 
 
 def test_another_reason_is_told_at_once() -> None:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest())
-    operator = ToyOperator(api)
+    api, operator, _ = begin()
     operator.settle()
     operator.now += timedelta(seconds=30)
     complain(api, "exceeded quota: a")
@@ -146,9 +144,7 @@ def test_what_a_text_says() -> None:
 
 
 def test_events_of_what_is_no_warning_are_never_a_series() -> None:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest())
-    operator = ToyOperator(api)
+    api, operator, _ = begin()
     operator.settle()
     for number in range(3):
         api.edit("iterativepporuns", "team", "small", spec=the_run(api)["spec"] | {"suspend": number % 2 == 0})

@@ -10,9 +10,9 @@ from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.plan.types import ObservedServing
 
 from tests.kit.fake_api import FakeApi
-from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, status_of
+from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, edit, stands, status_of
 
-from .test_serving import begin, deployment, edit, finished, only, promoted, served, stands
+from .test_serving import begin_serving, deployment, finished, only, promoted, served
 
 HOURS = [-26, -1, 1, 26]
 DATE = "Sat, 31 Jan 2026 12:00:00 GMT"
@@ -117,7 +117,7 @@ def test_a_verdict_from_the_future_is_that_of_a_wrong_clock_and_heals() -> None:
 
 @pytest.mark.parametrize("skew", HOURS)
 def test_jobs_are_kept_for_as_long_as_the_spec_says_by_any_clock(skew: int) -> None:
-    api, operator, controller = begin(serve=None, cleanup={"succeededSeconds": 3600})
+    api, operator, controller = begin_serving(serve=None, cleanup={"succeededSeconds": 3600})
     operator.skew = hours(skew)
     operator.finish(controller)
     assert condition(api, "Succeeded")["status"] == "True"
@@ -129,7 +129,7 @@ def test_jobs_are_kept_for_as_long_as_the_spec_says_by_any_clock(skew: int) -> N
 
 @pytest.mark.parametrize("skew", HOURS)
 def test_pods_may_wait_for_as_long_as_the_spec_says_by_any_clock(skew: int) -> None:
-    api, operator, _ = begin(pods={"common": {"pendingDeadlineSeconds": 600}})
+    api, operator, _ = begin_serving(pods={"common": {"pendingDeadlineSeconds": 600}})
     operator.settle()
     operator.skew = hours(skew)
     operator.now += timedelta(seconds=300)

@@ -17,27 +17,18 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
+    begin,
     condition,
     ended_status,
     pod_of,
     run_manifest,
+    stands,
     status_of,
     the_run,
     uid,
 )
 
 SUCCEEDED = ("True", "Completed")
-
-
-def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    return api, ToyOperator(api), ToyController(api)
-
-
-def stands(api: FakeApi, kind: str = "Succeeded") -> tuple[str, str]:
-    found = condition(api, kind)
-    return found["status"], found["reason"]
 
 
 def stubborn(operator: ToyOperator, controller: ToyController) -> None:

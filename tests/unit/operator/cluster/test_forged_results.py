@@ -17,10 +17,10 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
+    begin,
     condition,
     ended_status,
     pod_of,
-    run_manifest,
     spec_of,
     status_of,
 )
@@ -32,12 +32,6 @@ def said(spec: StageSpec, **changes: Any) -> dict[str, Any]:
     """The right result's JSON with some fields replaced; `...` leaves one out."""
     right = json.loads(good_result(spec).to_message())
     return {key: value for key, value in (right | changes).items() if value is not ...}
-
-
-def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    return api, ToyOperator(api), ToyController(api)
 
 
 FORGED: dict[str, Callable[[StageSpec], str]] = {

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.kit.fake_api import FakeApi, Object, answer
-from tests.kit.toy_cluster import ToyOperator, condition, endpoint_slice, status_of
+from tests.kit.toy_cluster import ToyOperator, condition, endpoint_slice, stands, status_of
 
-from .test_serving import begin, deployment, finished, stands, writes
+from .test_serving import begin_serving, deployment, finished, writes
 
 Path = tuple[str, ...]
 
@@ -95,7 +95,7 @@ def test_a_new_policy_does_not_wait_for_the_end_of_a_fight() -> None:
 
 
 def test_a_service_that_reaches_nobody_is_not_ready_and_no_policy_is_blamed() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     controller.connects = False
     for _ in range(60):
         operator.settle()
@@ -116,7 +116,7 @@ def test_a_service_that_reaches_nobody_is_not_ready_and_no_policy_is_blamed() ->
 
 
 def test_endpoints_that_come_a_moment_later_are_no_news() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     operator.finish(controller)
     assert not [event for event in api.all("events") if event["reason"] == "NotReached"]
 
@@ -156,7 +156,7 @@ def test_without_the_right_to_look_the_run_says_which_one() -> None:
 
 
 def test_an_object_that_is_refused_does_not_hold_up_the_other() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     no = answer(403, "Forbidden", "exceeded quota: no more services")
     api.before = lambda _n, request: no if request.method == "PATCH" and "deployments" in request.path else None
     for _ in range(30):
@@ -185,7 +185,7 @@ def test_servers_that_were_tampered_with_are_not_what_a_roll_back_brings_back() 
 
 
 def test_a_restarted_operator_measures_a_deadline_anew() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     controller.serves = lambda _: False
     for _ in range(40):
         operator.settle()

@@ -10,14 +10,14 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
+    begin,
     condition,
+    edit,
     ended_status,
     job_condition,
     pod_of,
-    run_manifest,
     spec_of,
     status_of,
-    the_run,
 )
 
 PULLING: Object = {
@@ -27,19 +27,13 @@ PULLING: Object = {
 
 
 def waiting_for_an_image(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    operator, controller = ToyOperator(api), ToyController(api)
+    api, operator, controller = begin(**spec)
     operator.settle()
     [job] = api.all("jobs")
     api.put("pods", pod_of(job, 0, PULLING))
     operator.settle()
     assert condition(api, "Reconciling")["reason"] == "ImagePullFailed"
     return api, operator, controller
-
-
-def edit(api: FakeApi, **spec: Any) -> None:
-    api.edit("iterativepporuns", "team", "small", spec=the_run(api)["spec"] | spec)
 
 
 @pytest.mark.parametrize(
@@ -121,9 +115,7 @@ def test_a_job_of_an_operator_that_left_the_store_out_is_not_stopped_by_an_upgra
 
 
 def test_a_stage_spec_whose_job_was_refused_gets_the_address_that_the_store_has_now() -> None:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest())
-    operator = ToyOperator(api)
+    api, operator, _ = begin()
     no_quota = answer(403, "Forbidden", "exceeded quota: team-quota")
     api.before = lambda _n, request: no_quota if request.method == "POST" and "/jobs" in request.path else None
     operator.reconcile()

@@ -4,35 +4,11 @@ from datetime import timedelta
 
 import pytest
 
-from tests.kit.fake_api import FakeApi, answer
-from tests.kit.toy_cluster import (
-    ToyController,
-    ToyOperator,
-    attempts,
-    condition,
-    pod_of,
-    run_manifest,
-    status_of,
-    the_run,
-)
+from tests.kit.fake_api import answer
+from tests.kit.toy_cluster import attempts, begin, condition, edit, pod_of, stands, status_of
 
 WEBHOOK = 'Internal error occurred: failed calling webhook "mjob.kb.io": no endpoints available for service "kueue"'
 NO_FILES = 'MountVolume.SetUp failed for volume "ippo-spec" : configmap "x" not found'
-
-
-def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    return api, ToyOperator(api), ToyController(api)
-
-
-def stands(api: FakeApi, kind: str) -> tuple[str, str]:
-    found = condition(api, kind)
-    return found["status"], found["reason"]
-
-
-def edit(api: FakeApi, **spec: object) -> None:
-    api.edit("iterativepporuns", "team", "small", spec=the_run(api)["spec"] | spec)
 
 
 def test_a_suspension_before_the_job_could_be_made_is_looked_at_again() -> None:

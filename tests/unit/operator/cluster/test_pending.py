@@ -3,30 +3,20 @@
 from datetime import timedelta
 from typing import Any
 
+from tests.kit import toy_cluster
 from tests.kit.fake_api import FakeApi
-from tests.kit.toy_cluster import (
-    ToyController,
-    ToyOperator,
-    attempts,
-    condition,
-    pod_of,
-    run_manifest,
-    status_of,
-    the_run,
-)
+from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, condition, pod_of, stands, status_of, the_run
 
 LIMIT: dict[str, Any] = {"common": {"pendingDeadlineSeconds": 3600}, "warmStart": {"pendingDeadlineSeconds": 300}}
 NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available."}
 PENDING = {"phase": "Pending", "conditions": [NO_NODE]}
 
 
-def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
+def at_first_job(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
     """A run whose first job is there."""
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(pods=LIMIT, **spec))
-    operator = ToyOperator(api)
+    api, operator, controller = toy_cluster.begin(pods=LIMIT, **spec)
     operator.settle()
-    return api, operator, ToyController(api)
+    return api, operator, controller
 
 
 def pending_pod(api: FakeApi) -> None:
@@ -34,13 +24,8 @@ def pending_pod(api: FakeApi) -> None:
     api.put("pods", pod_of(job, 0, PENDING))
 
 
-def stands(api: FakeApi, kind: str) -> tuple[str, str]:
-    found = condition(api, kind)
-    return found["status"], found["reason"]
-
-
 def test_pods_that_wait_for_too_long_are_given_up_and_tried_again() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = at_first_job()
     pending_pod(api)
     [first] = attempts(api)
     operator.now += timedelta(seconds=290)
@@ -66,7 +51,7 @@ def test_pods_that_wait_for_too_long_are_given_up_and_tried_again() -> None:
 
 
 def test_the_stages_own_limit_comes_before_the_common_one() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = at_first_job()
     while status_of(api).get("stage") != "collect" or not status_of(api).get("active"):
         controller.step()
         operator.settle()
@@ -81,7 +66,7 @@ def test_the_stages_own_limit_comes_before_the_common_one() -> None:
 
 
 def test_the_time_in_a_queue_does_not_count() -> None:
-    api, operator, controller = begin(queue={"localQueueName": "q"})
+    api, operator, controller = at_first_job(queue={"localQueueName": "q"})
     operator.now += timedelta(days=9)
     operator.settle()
     assert stands(api, "Queued") == ("True", "WaitingForQuota")
@@ -103,7 +88,7 @@ def test_the_time_in_a_queue_does_not_count() -> None:
 
 
 def test_a_job_whose_pods_start_in_time_is_left_alone() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = at_first_job()
     controller.step()
     operator.now += timedelta(seconds=400)
     operator.settle()
@@ -114,7 +99,7 @@ def test_a_job_whose_pods_start_in_time_is_left_alone() -> None:
 
 
 def test_a_suspended_run_gives_nothing_up() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = at_first_job()
     pending_pod(api)
     operator.now += timedelta(seconds=400)
     operator.reconcile()
@@ -127,7 +112,7 @@ def test_a_suspended_run_gives_nothing_up() -> None:
 
 
 def test_waiting_for_ever_ends_when_the_budget_does() -> None:
-    api, operator, controller = begin(retries={"tryAgain": 1, "backoffSeconds": 0})
+    api, operator, controller = at_first_job(retries={"tryAgain": 1, "backoffSeconds": 0})
     for _ in range(2):
         operator.now += timedelta(seconds=301)
         operator.settle()
@@ -138,7 +123,7 @@ def test_waiting_for_ever_ends_when_the_budget_does() -> None:
 
 
 def test_stage_specs_of_jobs_that_are_gone_do_not_pile_up() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = at_first_job()
     for _ in range(3):
         [job] = api.all("jobs")
         api.remove("jobs", "team", job["metadata"]["name"])

@@ -13,6 +13,7 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
+    begin,
     condition,
     run_manifest,
     spec_of,
@@ -26,9 +27,7 @@ SERVED = {"iterations": {"max": 2}, "serve": {"engine": "Transformers"}}
 
 def under_way(stop: Callable[[FakeApi], bool], **spec: Any) -> FakeApi:
     """A run that was carried so far."""
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    operator, controller = ToyOperator(api), ToyController(api)
+    api, operator, controller = begin(**spec)
     for _ in range(100):
         operator.reconcile()
         if stop(api):

@@ -15,9 +15,12 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
+    begin,
     condition,
     deployment_status,
+    edit,
     run_manifest,
+    stands,
     status_of,
     the_run,
 )
@@ -25,22 +28,15 @@ from tests.kit.toy_cluster import (
 SERVE: dict[str, Any] = {"serve": {"progressDeadlineSeconds": 600}}
 
 
-def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**SERVE | spec))
-    return api, ToyOperator(api), ToyController(api)
+def begin_serving(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
+    return begin(**SERVE | spec)
 
 
 def finished(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api, operator, controller = begin(**spec)
+    api, operator, controller = begin_serving(**spec)
     operator.finish(controller)
     assert stands(api, "Ready") == ("True", "Completed")
     return api, operator, controller
-
-
-def stands(api: FakeApi, kind: str) -> tuple[str, str]:
-    found = condition(api, kind)
-    return found["status"], found["reason"]
 
 
 def deployment(api: FakeApi) -> Object:
@@ -57,10 +53,6 @@ def promoted(api: FakeApi, iteration: int | None = None) -> str:
     return next(str(row["policy"]) for row in status_of(api)["iterations"] if row["iteration"] == iteration)
 
 
-def edit(api: FakeApi, **spec: Any) -> None:
-    api.edit("iterativepporuns", "team", "small", spec=the_run(api)["spec"] | spec)
-
-
 def writes(api: FakeApi, begin_at: int = 0) -> list[str]:
     return [f"{request.method} {request.path}" for request in api.calls[begin_at:] if request.writes]
 
@@ -71,7 +63,7 @@ def only(*digests: str) -> Any:
 
 
 def test_the_promoted_policy_is_served_and_the_run_waits_for_its_servers() -> None:
-    api, operator, controller = begin(iterations={"max": 2})
+    api, operator, controller = begin_serving(iterations={"max": 2})
     seen = []
     api.on_change = lambda kind, item: seen.append((kind, served(api))) if item["kind"] == "Deployment" else None
     operator.finish(controller)
@@ -86,7 +78,7 @@ def test_the_promoted_policy_is_served_and_the_run_waits_for_its_servers() -> No
 
 
 def test_a_run_whose_servers_are_not_ready_is_not_done() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     controller.serves = lambda _: False
     for _ in range(40):
         operator.settle()
@@ -110,7 +102,7 @@ def test_an_idle_run_that_serves_writes_nothing() -> None:
 
 
 def test_a_stage_costs_at_most_six_writes_with_serving() -> None:
-    api, operator, controller = begin(iterations={"max": 3})
+    api, operator, controller = begin_serving(iterations={"max": 3})
     operator.finish(controller)
     assert len(writes(api)) <= 6 * len(attempts(api))
 
@@ -220,7 +212,7 @@ def test_hold_leaves_the_servers_for_a_look_and_takes_them_when_they_get_ready()
 
 
 def test_a_first_policy_that_never_gets_ready_has_nothing_to_go_back_to() -> None:
-    api, operator, controller = begin(iterations={"max": 1})
+    api, operator, controller = begin_serving(iterations={"max": 1})
     controller.serves = lambda _: False
     controller.ending = rejected
     operator.finish(controller)
@@ -255,7 +247,7 @@ def test_the_deployment_controller_knows_first_that_a_roll_out_failed() -> None:
 
 
 def test_a_roll_out_does_not_hold_up_the_next_iteration_and_its_failure_shows_at_once() -> None:
-    api, operator, controller = begin(iterations={"max": 2})
+    api, operator, controller = begin_serving(iterations={"max": 2})
     controller.serves = only("")
     ended = []
 
@@ -273,7 +265,7 @@ def test_a_roll_out_does_not_hold_up_the_next_iteration_and_its_failure_shows_at
 
 
 def test_serving_goes_on_while_a_run_is_suspended_or_stalled() -> None:
-    api, operator, controller = begin(iterations={"max": 2}, retries={"crashes": 0})
+    api, operator, controller = begin_serving(iterations={"max": 2}, retries={"crashes": 0})
     controller.ending = lambda spec: good_result(spec) if spec.iteration < 2 else (1, "bug")
     operator.finish(controller)
     assert stands(api, "Stalled") == ("True", "BudgetExhausted")
@@ -305,7 +297,7 @@ def test_serving_may_come_later_and_go_again() -> None:
 
 @pytest.mark.parametrize("kind", ["Deployment", "Service"])
 def test_a_strangers_object_is_never_touched_and_told_of(kind: str) -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     plural = f"{kind.lower()}s"
     theirs = {"kind": kind, "metadata": {"name": "small", "namespace": "team"}, "spec": {"mine": True, "replicas": 1}}
     api.put(plural, theirs)
@@ -325,7 +317,7 @@ def test_a_strangers_object_is_never_touched_and_told_of(kind: str) -> None:
 
 
 def test_without_an_image_of_servers_the_run_says_so() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     operator.reconciler._platform = operator.reconciler._platform.__class__(image="stages:test")
     operator.finish(controller)
     assert stands(api, "Stalled") == ("True", "NoServerImage")
@@ -338,7 +330,7 @@ def test_without_an_image_of_servers_the_run_says_so() -> None:
 
 
 def test_a_deployment_that_the_server_refuses_is_told_once_and_heals() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     no = answer(403, "Forbidden", "exceeded quota: team-quota")
     api.before = lambda _n, request: no if request.method == "PATCH" and "deployments" in request.path else None
     for _ in range(60):
@@ -355,7 +347,7 @@ def test_a_deployment_that_the_server_refuses_is_told_once_and_heals() -> None:
 
 
 def test_a_stage_that_the_server_refuses_does_not_hold_up_the_servers() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     no = answer(403, "Forbidden", "exceeded quota: team-quota")
     refused = lambda request: request.method == "POST" and "/jobs" in request.path  # noqa: E731
     api.before = lambda _n, request: no if refused(request) and status_of(api).get("stage") == "collect" else None
@@ -428,7 +420,7 @@ CAUSES: list[tuple[Object, Reason, str]] = [
 
 @pytest.mark.parametrize(("status", "reason", "text"), CAUSES, ids=lambda value: getattr(value, "value", None))
 def test_the_cause_is_told(status: Object, reason: Reason, text: str) -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin_serving()
     controller.serves = lambda _: False
     for _ in range(40):
         operator.settle()

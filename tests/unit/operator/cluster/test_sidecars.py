@@ -16,10 +16,10 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
+    begin,
     condition,
     ended_status,
     pod_of,
-    run_manifest,
     status_of,
     uid,
 )
@@ -55,14 +55,13 @@ class Mesh(ToyController):
         return True
 
 
-def begin(ending: Callable[[StageSpec], Any] = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, Mesh]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    return api, ToyOperator(api), Mesh(api, ending)
+def meshed(ending: Callable[[StageSpec], Any] = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, Mesh]:
+    api, operator, _ = begin(**spec)
+    return api, operator, Mesh(api, ending)
 
 
 def test_a_run_whose_pods_never_end_by_themselves_is_done_all_the_same() -> None:
-    api, operator, mesh = begin()
+    api, operator, mesh = meshed()
     operator.finish(mesh)
     assert condition(api, "Succeeded")["status"] == "True"
     assert len(attempts(api)) == 5
@@ -84,7 +83,7 @@ def test_a_run_whose_pods_never_end_by_themselves_is_done_all_the_same() -> None
 )
 @pytest.mark.parametrize("stage", ["warm-start", "collect"])
 def test_a_stage_that_failed_says_why(code: int, kind: str, reason: str, stage: str) -> None:
-    api, operator, mesh = begin(
+    api, operator, mesh = meshed(
         lambda spec: (code, '{"error": {"message": "no outcome"}}') if spec.stage == stage else good_result(spec),
         retries={"crashes": 0},
     )
@@ -98,14 +97,14 @@ def test_a_stage_that_failed_says_why(code: int, kind: str, reason: str, stage: 
 
 def test_what_can_be_tried_again_is() -> None:
     ends = iter([(75, "the store is down"), (143, "told to stop")])
-    api, operator, mesh = begin(lambda spec: next(ends, None) or good_result(spec))
+    api, operator, mesh = meshed(lambda spec: next(ends, None) or good_result(spec))
     operator.finish(mesh)
     assert condition(api, "Succeeded")["status"] == "True"
     assert len(attempts(api)) == 7
 
 
 def test_a_stage_without_a_result_is_not_done_and_its_pod_ends() -> None:
-    api, operator, mesh = begin(lambda _spec: (0, "done!"), retries={"crashes": 0})
+    api, operator, mesh = meshed(lambda _spec: (0, "done!"), retries={"crashes": 0})
     operator.finish(mesh)
     assert status_of(api)["lastFailure"]["reason"] == "ResultUnreadable"
     assert api.all("jobs") == []
@@ -115,7 +114,7 @@ def test_a_stage_without_a_result_is_not_done_and_its_pod_ends() -> None:
 def test_whoever_dies_at_any_call_leaves_a_run_that_goes_on(when: str) -> None:
     number = 0
     while True:
-        api, operator, mesh = begin()
+        api, operator, mesh = meshed()
         calls = iter(range(10_000))
 
         def die(*_: Any, at: int = number, calls: Any = calls) -> None:
@@ -220,9 +219,7 @@ def test_native_sidecars_and_pods_on_their_way_out_are_the_kubelets_business() -
 
 
 def test_a_stage_that_was_done_is_done_although_its_sidecar_failed_afterwards() -> None:
-    api, operator, controller = FakeApi(), None, None
-    api.put("iterativepporuns", run_manifest())
-    operator, controller = ToyOperator(api), ToyController(api)
+    api, operator, controller = begin()
     broken = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 1, "finishedAt": FINISHED}}}
     operator.settle()
     controller.step()

@@ -4,16 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from tests.kit.fake_api import FakeApi
-from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, condition, run_manifest, status_of, uid
+from tests.kit.toy_cluster import ToyOperator, attempts, begin, condition, status_of, uid
 
 HOURS = [-26, -1, 0, 1, 26]
-
-
-def begin(**spec: object) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**spec))
-    return api, ToyOperator(api), ToyController(api)
 
 
 @pytest.mark.parametrize("hours", HOURS)

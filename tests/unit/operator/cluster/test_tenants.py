@@ -26,7 +26,7 @@ from tests.kit.toy_cluster import (
 )
 
 
-def begin(metadata: dict[str, Any] | None = None, **spec: Any) -> tuple[FakeApi, ToyOperator]:
+def at_first_job(metadata: dict[str, Any] | None = None, **spec: Any) -> tuple[FakeApi, ToyOperator]:
     """A run whose first job is there."""
     api = FakeApi()
     run = run_manifest(**spec)
@@ -56,7 +56,7 @@ def events(api: FakeApi, reason: str) -> list[Object]:
     ids=["labels", "annotations", "finalizers", "owners", "fields of later versions", "null"],
 )
 def test_no_metadata_that_kubernetes_takes_stalls_a_run(metadata: dict[str, Any]) -> None:
-    api, operator = begin()
+    api, operator = at_first_job()
     [first] = attempts(api)
     run = the_run(api)
     api.edit("iterativepporuns", "team", "small", metadata=run["metadata"] | metadata)
@@ -72,7 +72,7 @@ def test_no_metadata_that_kubernetes_takes_stalls_a_run(metadata: dict[str, Any]
 
 @pytest.mark.parametrize("served", [False, True], ids=["a stage", "servers too"])
 def test_a_deleted_run_that_anothers_finalizer_keeps_is_stopped(served: bool) -> None:
-    api, operator = begin(**({"serve": {"engine": "Transformers"}} if served else {}))
+    api, operator = at_first_job(**({"serve": {"engine": "Transformers"}} if served else {}))
     controller = ToyController(api)
     while served and not api.all("deployments"):
         controller.step()
@@ -90,7 +90,7 @@ def test_a_deleted_run_that_anothers_finalizer_keeps_is_stopped(served: bool) ->
 
 
 def test_what_belongs_to_another_stays_when_a_run_is_deleted() -> None:
-    api, operator = begin()
+    api, operator = at_first_job()
     other = {"metadata": {"name": "small", "namespace": "team"}, "spec": {"selector": {}}}
     api.put("services", other)
     job = {"metadata": {"name": "theirs", "namespace": "team", "labels": {"ippo.dev/run-uid": uid(the_run(api))}}}
@@ -115,7 +115,7 @@ def test_what_belongs_to_another_stays_when_a_run_is_deleted() -> None:
     ids=["parallelism", "suspend"],
 )
 def test_a_paused_job_says_so_and_never_fails(spec: Object, why: str, patch: str) -> None:
-    api, operator = begin(pods={"common": {"pendingDeadlineSeconds": 60}})
+    api, operator = at_first_job(pods={"common": {"pendingDeadlineSeconds": 60}})
     [name] = attempts(api)
     job = api.objects["jobs", "team", name]
     before = {field: job["spec"].get(field) for field in spec}
@@ -159,7 +159,7 @@ def refusing(status: int, reason: str, message: str) -> Any:
 def test_a_status_that_cannot_be_written_is_told_once_on_the_run(
     status: int, reason: str, message: str, passes: int, words: str
 ) -> None:
-    api, operator = begin()
+    api, operator = at_first_job()
     run = the_run(api)
     api.edit("iterativepporuns", "team", "small", spec=run["spec"] | {"suspend": True})
     api.before = refusing(status, reason, message)
@@ -178,7 +178,7 @@ def test_a_status_that_cannot_be_written_is_told_once_on_the_run(
 
 
 def test_conflicts_that_pass_are_nobodys_news() -> None:
-    api, operator = begin()
+    api, operator = at_first_job()
     run = the_run(api)
     api.edit("iterativepporuns", "team", "small", spec=run["spec"] | {"suspend": True})
     api.before = refusing(409, "Conflict", "the object has been modified")
@@ -193,7 +193,7 @@ def test_conflicts_that_pass_are_nobodys_news() -> None:
 
 
 def test_an_object_that_is_larger_than_most_is_left_to_who_reads_more() -> None:
-    api, operator = begin()
+    api, operator = at_first_job()
     run = the_run(api)
     labels = {f"label-{n}": "x" * 50 for n in range(SMALL // 60)}
     api.edit("iterativepporuns", "team", "small", metadata=run["metadata"] | {"labels": labels})
@@ -209,7 +209,7 @@ def test_an_object_that_is_larger_than_most_is_left_to_who_reads_more() -> None:
 
 
 def test_kept_and_forged_jobs_are_read_a_few_at_a_time_and_remembered_in_little() -> None:
-    api, operator = begin(cleanup={"succeededSeconds": 10**6, "failedSeconds": 10**6})
+    api, operator = at_first_job(cleanup={"succeededSeconds": 10**6, "failedSeconds": 10**6})
     owner = {"apiVersion": "ippo.dev/v1alpha1", "kind": "IterativePPORun", "name": "small", "uid": uid(the_run(api))}
     for number in range(100):
         api.put(
@@ -278,7 +278,7 @@ def test_of_a_pod_of_any_size_only_what_it_tells_is_kept() -> None:
 
 
 def test_pods_and_replica_sets_of_others_with_a_runs_labels_are_nobodys() -> None:
-    api, operator = begin(serve={"engine": "Transformers"})
+    api, operator = at_first_job(serve={"engine": "Transformers"})
     controller = ToyController(api, serves=lambda _template: False)
     while not api.all("replicasets"):
         controller.step()

@@ -13,9 +13,10 @@ from ippo_operator.api.status import MAX_MESSAGE
 from ippo_operator.process.logs import JsonFormatter, TextFormatter
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
+from tests.kit import toy_cluster
 from tests.kit.fake_api import FakeApi, Object, answer
 from tests.kit.planner_world import good_result
-from tests.kit.toy_cluster import ToyController, ToyOperator, ended_status, pod_of, run_manifest
+from tests.kit.toy_cluster import ToyController, ToyOperator, ended_status, pod_of
 
 HOSTILE = {
     "half a surrogate": "\ud83d",
@@ -38,14 +39,12 @@ ERROR_OF_A_KIND: dict[str, Callable[[str], Any]] = {
 }
 
 
-def begin(ending: Callable[[StageSpec], Any] = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(**{"retries": {"crashes": 0}} | spec))
-    return api, ToyOperator(api), ToyController(api, ending)
+def fragile(ending: toy_cluster.Ending = good_result, **spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
+    return toy_cluster.begin(ending, **{"retries": {"crashes": 0}} | spec)
 
 
 def ends_with(message: str, code: int = 1) -> FakeApi:
-    api, operator, controller = begin(lambda _spec: (code, message))
+    api, operator, controller = fragile(lambda _spec: (code, message))
     operator.finish(controller)
     return api
 
@@ -60,14 +59,14 @@ def evaluates(**said: Any) -> FakeApi:
         decision = right["decision"] | {"reason": said.pop("reason", "r")[:512]}
         return 0, json.dumps(right | {"decision": decision} | said)
 
-    api, operator, controller = begin(ending)
+    api, operator, controller = fragile(ending)
     operator.finish(controller)
     return api
 
 
 def pod_says(status: Object, job_over: bool = False) -> FakeApi:
     """A run whose first pod has that status."""
-    api, operator, _ = begin()
+    api, operator, _ = fragile()
     operator.settle()
     [job] = api.all("jobs")
     api.put("pods", pod_of(job, 0, status))
@@ -95,7 +94,7 @@ def beside(text: str) -> Object:
 
 
 def complained(text: str) -> FakeApi:
-    api, operator, _ = begin()
+    api, operator, _ = fragile()
     operator.settle()
     [job] = api.all("jobs")
     event = {"reason": "FailedCreate", "message": text, "type": "Warning", "lastTimestamp": "2026-01-31T12:00:00Z"}
@@ -107,7 +106,7 @@ def complained(text: str) -> FakeApi:
 
 
 def job_says(text: str) -> FakeApi:
-    api, operator, _ = begin()
+    api, operator, _ = fragile()
     operator.settle()
     [job] = api.all("jobs")
     failed = {"type": "Failed", "status": "True", "reason": text, "message": text}
@@ -118,7 +117,7 @@ def job_says(text: str) -> FakeApi:
 
 
 def refused(text: str, plural: str) -> FakeApi:
-    api, operator, controller = begin(serve={"engine": "Transformers"})
+    api, operator, controller = fragile(serve={"engine": "Transformers"})
     no = answer(403, "Forbidden", text)
     api.before = lambda _n, request: no if request.writes and f"/{plural}" in request.path else None
     for _ in range(6):
@@ -128,7 +127,7 @@ def refused(text: str, plural: str) -> FakeApi:
 
 
 def server_says(text: str) -> FakeApi:
-    api, operator, controller = begin(serve={"engine": "Transformers"})
+    api, operator, controller = fragile(serve={"engine": "Transformers"})
     controller.serves = lambda _template: False
     for _ in range(4):
         operator.settle()
@@ -145,13 +144,13 @@ def server_says(text: str) -> FakeApi:
 
 
 def bad_spec(text: str) -> FakeApi:
-    api, operator, _ = begin(policy={"base": text}, seed=text)
+    api, operator, _ = fragile(policy={"base": text}, seed=text)
     operator.reconcile()
     return api
 
 
 def node_is_lost(text: str) -> FakeApi:
-    api, operator, _ = begin()
+    api, operator, _ = fragile()
     operator.settle()
     [job] = api.all("jobs")
     pod = pod_of(job, 0, {"phase": "Running"})
@@ -252,7 +251,8 @@ def test_json_that_is_deep_odd_or_doubled_ends_the_attempt(message: str, code: i
 
 def test_no_time_stops_a_pass() -> None:
     """Whoever may write the status of a Job or a Deployment can write any."""
-    api, operator, controller = begin(serve={"engine": "Transformers"}, pods={"common": {"pendingDeadlineSeconds": 60}})
+    pods = {"common": {"pendingDeadlineSeconds": 60}}
+    api, operator, controller = fragile(serve={"engine": "Transformers"}, pods=pods)
     for _ in range(12):
         operator.reconcile()
         controller.step()

@@ -1,21 +1,14 @@
 """Pods of improve that train together: their Service comes before their Job and goes with it; they end as one."""
 
 from datetime import timedelta
-from typing import Any
 
-from tests.kit.fake_api import FakeApi
-from tests.kit.planner_world import good_result
-from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, ended_status, pod_of, run_manifest, status_of
+from tests.kit.toy_cluster import attempts, begin, ended_status, pod_of, status_of
 
-
-def begin(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api = FakeApi()
-    api.put("iterativepporuns", run_manifest(pods={"improve": {"nodes": 3}}, **spec))
-    return api, ToyOperator(api), ToyController(api, good_result)
+THREE_PODS = {"improve": {"nodes": 3}}
 
 
 def test_the_service_is_there_before_the_job_and_goes_with_it() -> None:
-    api, operator, controller = begin(cleanup={"succeededSeconds": 2000, "failedSeconds": 2000})
+    api, operator, controller = begin(pods=THREE_PODS, cleanup={"succeededSeconds": 2000, "failedSeconds": 2000})
     operator.finish(controller)
     services = [service["metadata"]["name"] for service in api.all("services")]
     assert services == [job["metadata"]["name"] for job in api.all("jobs") if "-improve-" in job["metadata"]["name"]]
@@ -30,7 +23,7 @@ def test_the_service_is_there_before_the_job_and_goes_with_it() -> None:
 
 
 def test_a_pod_that_was_evicted_costs_a_disruption_whatever_the_others_say() -> None:
-    api, operator, controller = begin()
+    api, operator, controller = begin(pods=THREE_PODS)
     operator.settle()
     while not (together := [job for job in api.all("jobs") if "-improve-" in job["metadata"]["name"]]):
         controller.step()
