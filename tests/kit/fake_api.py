@@ -5,9 +5,9 @@ create-only names, UID preconditions, garbage collection by ownerReferences, for
 selectors, pages, field merge for server-side apply, JSON patches that remove, and metav1.Status errors.
 """
 
-import copy
 import itertools
 import json
+import pickle
 import re
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +29,11 @@ _PATH = re.compile(
     r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?"
 )
 WITH_STATUS = {"iterativepporuns", "jobs", "pods", "deployments"}
+
+
+def copied(value: Any) -> Any:
+    """A deep copy of plain data, seven times as quick as `copy.deepcopy`: most of these tests' time went there."""
+    return pickle.loads(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
 
 
 class Died(BaseException):
@@ -60,7 +65,7 @@ class FakeApi:
     async def send(self, request: Request, timeout: float) -> Response:
         """See Transport."""
         number = len(self.calls)
-        self.calls.append(copy.deepcopy(request))
+        self.calls.append(replace(request, query=dict(request.query), body=copied(request.body)))
         instead = self.before(number, request)
         if instead is not None:
             return narrowed(request, instead)
@@ -83,13 +88,13 @@ class FakeApi:
         try:
             if request.method == "GET":
                 found = self._list(plural, namespace, request) if name is None else self._found(plural, namespace, name)
-                return Response(200, {}, copy.deepcopy(found))
+                return Response(200, {}, copied(found))
             if request.method == "POST":
                 return Response(201, {}, self._create(plural, namespace, body))
             if request.method == "DELETE":
                 return Response(200, {}, self._delete(plural, namespace, name, body or {}))
             changed = self._write(plural, namespace, name, sub, body, request)
-            return Response(200, {}, copy.deepcopy(changed))
+            return Response(200, {}, copied(changed))
         except _Refused as refused:
             return refused.response
 
@@ -148,14 +153,14 @@ class FakeApi:
         old = self._found(plural, namespace, name)
         if isinstance(body, dict) and body.get("kind") == "PartialObjectMetadata":
             raise refusal(400, "BadRequest", "the kind in the data does not match the expected one")
-        new = body if request.method == "PUT" else _patched(copy.deepcopy(old), body)
+        new = body if request.method == "PUT" else _patched(copied(old), body)
         self._check_same(old, new, f'{plural} "{name}"')
         if sub == "status":
             new = old | {"status": new.get("status")}
         elif plural in WITH_STATUS:
             new = {key: value for key, value in new.items() if key != "status"}
             new |= {"status": old["status"]} if "status" in old else {}
-        new = copy.deepcopy(new)
+        new = copied(new)
         if sub is None:
             kept = {name: old["metadata"][name] for name in ("uid", "generation", "namespace")}
             new["metadata"] = new["metadata"] | kept
@@ -173,8 +178,8 @@ class FakeApi:
     def _store(self, key: Key, body: Object, event: str) -> Object:
         body["metadata"]["resourceVersion"] = str(next(self._versions))
         self.objects[key] = body
-        self.on_change(event, copy.deepcopy(body))
-        return copy.deepcopy(body)
+        self.on_change(event, copied(body))
+        return copied(body)
 
     def _delete(self, plural: str, namespace: str, name: str, options: Object) -> Object:
         found = self._found(plural, namespace, name)
@@ -194,7 +199,7 @@ class FakeApi:
     def remove(self, plural: str, namespace: str, name: str) -> None:
         """Deletes an object and, as the garbage collector does, all that it owns."""
         gone = self.objects.pop((plural, namespace, name))
-        self.on_change("DELETED", copy.deepcopy(gone))
+        self.on_change("DELETED", copied(gone))
         for (kind, place, other), item in list(self.objects.items()):
             owners = item["metadata"].get("ownerReferences") or []
             if (
@@ -206,7 +211,7 @@ class FakeApi:
     def put(self, plural: str, body: Object) -> Object:
         """Creates an object from outside, in namespace default where it has none."""
         namespace = body["metadata"].get("namespace", "default")
-        body = copy.deepcopy(body)
+        body = copied(body)
         self._look_at_clock()
         status = body.get("status")
         made = self._create(plural, namespace, body)
@@ -216,7 +221,7 @@ class FakeApi:
     def edit(self, plural: str, namespace: str, name: str, **fields: Any) -> Object:
         """Replaces whole top-level fields from outside; a changed spec raises the generation."""
         old = self.objects[plural, namespace, name]
-        new = copy.deepcopy(old) | copy.deepcopy(fields)
+        new = copied(old) | copied(fields)
         new["metadata"]["generation"] += new.get("spec") != old.get("spec")
         return self._store((plural, namespace, name), new, "MODIFIED")
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -222,6 +223,17 @@ def ended_status(code: int, message: str, reason: str = "", finished: str = "202
     }
 
 
+_OF_THREAD = threading.local()
+
+
+def _run(coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """On one loop for all passes of a thread: to make one for each, and to mind Ctrl-C, takes longer than a pass."""
+    if not hasattr(_OF_THREAD, "loop"):
+        _OF_THREAD.loop = asyncio.new_event_loop()
+    outcome: Outcome = _OF_THREAD.loop.run_until_complete(coroutine)
+    return outcome
+
+
 class ToyOperator:
     """One operator process on the fake API; a new instance is a restarted process."""
 
@@ -244,7 +256,7 @@ class ToyOperator:
 
     def reconcile(self, name: str = "small", namespace: str = "team") -> Outcome:
         """One pass."""
-        return asyncio.run(self.reconciler.reconcile(namespace, name))
+        return _run(self.reconciler.reconcile(namespace, name))
 
     def settle(self, limit: int = 50) -> Outcome:
         """Passes until one changes nothing."""
