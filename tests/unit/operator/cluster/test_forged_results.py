@@ -1,6 +1,7 @@
 """What a pod says is text from a container: nothing but the result of this very attempt moves a run, or harms it."""
 
 import copy
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_operator.api.status import RunStatus
-from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult, StageSpec
+from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageSpec
 
-from tests.kit.fake_api import FakeApi, Object
+from tests.kit.fake_api import FakeApi, Key, Object, copied
 from tests.kit.planner_world import good_result
 from tests.kit.toy_cluster import (
     ToyController,
@@ -155,23 +156,29 @@ names = st.text(st.characters(codec="utf-8"), max_size=20) | st.text("m", min_si
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@functools.cache
+def at_its_evaluation() -> dict[Key, Object]:
+    """All that is in the cluster of a run whose evaluation is about to start."""
+    api, operator, controller = begin(retries={"crashes": 0})
+    while operator.settle() and status_of(api)["stage"] != "evaluate":
+        controller.step()
+    return api.objects
+
+
 @given(metrics=st.dictionaries(names, finite, max_size=32), reason=text, message=text, key=names)
 @settings(max_examples=150, deadline=None)
 def test_whatever_an_evaluation_says_leaves_a_status_that_can_be_read_again(
     metrics: dict[str, float], reason: str, message: str, key: str
 ) -> None:
-    api, operator, controller = begin(retries={"crashes": 0})
-
-    def ending(spec: StageSpec) -> StageResult | tuple[int, str]:
-        if spec.stage != "evaluate":
-            return good_result(spec)
+    def ending(spec: StageSpec) -> tuple[int, str]:
         right = said(spec, metrics=metrics, message=message)
         right["decision"]["reason"] = reason
         right["artifacts"]["evaluation"]["key"] = key
         return 0, json.dumps(right, ensure_ascii=False)
 
-    controller.ending = ending
-    operator.finish(controller)
+    api = FakeApi(copied(at_its_evaluation()))
+    api.skip_versions(1000)
+    ToyOperator(api).finish(ToyController(api, ending))
     status = RunStatus.model_validate_json(json.dumps(status_of(api)), by_alias=True, by_name=False)
     assert status.is_true("Succeeded") or status.is_true("Stalled")
     assert len(json.dumps(status_of(api))) < 64_000
