@@ -11,7 +11,8 @@ CHART := charts/ippo-operator
 PLAIN := deploy/ippo-operator.yaml
 HELM ?= $(shell command -v helm)
 RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --namespace ippo-system; }
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# File by file, in the order of the folders: the long ones, tests/integration, come first, so that none is left at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 # In one process: they share a cluster. It pulls its images, or the lab loads what is built here.
 E2E := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=10
 E2E_IMAGES = $(if $(or $(IPPO_E2E_KUBECONFIG),$(IPPO_E2E_ARCHIVES)),,build/images/.built)
