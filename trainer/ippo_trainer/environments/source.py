@@ -1,6 +1,5 @@
 """What an environment is made of besides its name and options: the content of its files, wherever they lie."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +49,7 @@ def _loaded() -> Iterator[tuple[str, Path]]:
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not file.endswith(".py") or name.partition(".")[0] in _OWN_PACKAGES:
             continue
-        if not _NOT_OURS.isdisjoint(file.split(os.sep)):  # before the look at the disk: there are thousands
+        if not _NOT_OURS.isdisjoint(Path(file).parts):  # before the look at the disk: there are thousands
             continue
         path = Path(file).resolve()
         if path.is_file() and not _NOT_OURS.intersection(path.parts):
