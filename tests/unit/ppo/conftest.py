@@ -1,7 +1,6 @@
 """A toy: a tiny language model over 16 tokens, a Q of it, and conversations whose prompts are made up."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +12,8 @@ from ippo_trainer.ppo.operators import Experience, find
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from tests.unit.ranks import group as group
 
 STOP, PAD = 1, 0
 
@@ -114,7 +115,7 @@ class Toy:
             "old_logprobs": own,
             "ref_logprobs": own,
             "kl_coefficient": 0.05,
-            "rate_scale": 1.0,
+            "rate_share": 1.0,
         }
         return Experience(**(fields | changes))
 
@@ -129,11 +130,3 @@ def toy() -> Toy:
 def make_toy() -> Any:
     """A function from changed settings to a toy."""
     return lambda **changes: Toy(settings(**changes))
-
-
-@pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """A directory for snapshots."""
-    folder = tmp_path / "snapshots"
-    folder.mkdir()
-    return folder

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ippo_trainer.ppo.control import adapt_kl_coefficient, first_kl_coefficient, has_plateaued, kl_pressure, rate_scale
+from ippo_trainer.ppo.control import adapt_kl_coefficient, first_kl_coefficient, has_plateaued, kl_pressure
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,3 @@ def test_pressure_acts_above_the_target_only() -> None:
     assert kl_pressure(0.3, 1.0, 2.0) == kl_pressure(1.0, 1.0, 2.0) == 1.0
     assert kl_pressure(1.5, 1.0, 2.0) == pytest.approx(2.71828, rel=1e-5)
     assert kl_pressure(9.0, 1.0, 2.0) == kl_pressure(2.0, 1.0, 2.0)
-
-
-def test_rate_rises_then_falls_to_its_share() -> None:
-    scales = [rate_scale(update, 40, 4, 0.1) for update in range(41)]
-    assert scales[0] == pytest.approx(0.25)
-    assert max(scales) == scales[3] == pytest.approx(1.0, abs=0.02)
-    assert scales[20] == pytest.approx(0.55)
-    assert scales[40] == pytest.approx(0.1)
-    assert scales[3:] == sorted(scales[3:], reverse=True)

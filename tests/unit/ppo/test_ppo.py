@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.training.optimiser import Optimiser
 from torch import Tensor
 
 
@@ -33,14 +34,15 @@ def gradients(toy: Any, numbers: list[int]) -> tuple[Tensor, Tensor]:
     """Of the first step of policy and critic on these conversations as one minibatch."""
     operator = toy.operator()
     steps: list[Tensor] = []
+    step = Optimiser.step
 
-    def keep(optimiser: Any, *_: Any) -> None:
-        found = [p.grad.flatten() for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-        steps.append(torch.cat(found))
+    def noted(optimiser: Optimiser, share: float = 1.0) -> float:
+        steps.append(torch.cat([p.grad.flatten() for p in optimiser.parameters if p.grad is not None]))
+        return step(optimiser, share)
 
-    for optimiser in operator.optimisers().values():
-        optimiser.register_step_pre_hook(keep)
-    operator.improve(toy.experience(numbers))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Optimiser, "step", noted)
+        operator.improve(toy.experience(numbers))
     return steps[0], steps[1]
 
 

@@ -10,7 +10,7 @@ from ippo_trainer.qfit.examples import (
     Example,
     Targets,
     make_examples,
-    make_parts,
+    pack_turns,
     shuffled_batches,
     turn_offsets,
 )
@@ -33,7 +33,7 @@ def test_every_conversation_is_in_one_batch_and_batches_differ_by_seed(make_toy:
 def test_every_turn_is_in_one_part_at_its_own_place(make_toy: Any) -> None:
     examples = make_toy(30).examples
     offsets = turn_offsets(examples)
-    parts = make_parts(examples, [4, 9, 2, 17, 25], offsets, max_tokens=64)
+    parts = pack_turns(examples, [4, 9, 2, 17, 25], offsets, max_tokens=64)
     assert len(parts) > 1
     turns = torch.cat([part.turns for part in parts]).tolist()
     expected = [turn for member in (4, 9, 2, 17, 25) for turn in range(offsets[member], offsets[member + 1])]
@@ -49,7 +49,7 @@ def test_every_turn_is_in_one_part_at_its_own_place(make_toy: Any) -> None:
 
 def test_dialogue_tokens_are_predicted_once_each(make_toy: Any) -> None:
     examples = make_toy(1, turns=[3]).examples
-    (part,) = make_parts(examples, [0], turn_offsets(examples), 1024)
+    (part,) = pack_turns(examples, [0], turn_offsets(examples), 1024)
     last = examples[0].groups[-1]
     whole = last.prompt + last.responses[0]
     ids = part.packed.input_ids.reshape(-1)
@@ -63,7 +63,7 @@ def test_loss_is_that_of_plain_forwards(make_toy: Any, make_policy: Any) -> None
     model, examples = new_q(policy, 1), make_toy(5).examples
     offsets = turn_offsets(examples)
     targets = Targets.of([[Target(0.3, 1.0 + turn, turn % 2) for turn, _ in enumerate(row.groups)] for row in examples])
-    parts = make_parts(examples, range(5), offsets, 96)
+    parts = pack_turns(examples, range(5), offsets, 96)
     head = language_head(policy, model)
     got = [loss_sums(model, head, part, targets) for part in parts]
     q = v = lm = 0.0
@@ -89,7 +89,7 @@ def test_reading_all_turns_is_reading_each(make_toy: Any, make_policy: Any) -> N
     q, v = read_all(model, examples, 64, torch.device("cpu"))
     offsets = turn_offsets(examples)
     for number in range(12):
-        (part,) = make_parts(examples, [number], offsets, 1024)
+        (part,) = pack_turns(examples, [number], offsets, 1024)
         logits = read_logits(model, part.packed)
         assert torch.allclose(torch.tensor(q)[part.turns].float(), logits.q.sigmoid(), atol=1e-5)
         assert torch.allclose(torch.tensor(v)[part.turns].float(), logits.v.sigmoid(), atol=1e-5)

@@ -1,7 +1,9 @@
 """The fit learns a Q that is known, stops early, and restores its state exactly."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,21 +13,34 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import new_q
 from ippo_trainer.qfit.examples import Targets
-from ippo_trainer.qfit.procedure import Part, Procedure, language_head
+from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.trainer import FitSettings, constant_loss
+from ippo_trainer.training import checkpoint
 
-SETTINGS = FitSettings(epochs=7, patience=7, learning_rate=0.01, batch_size=20, lm_loss_weight=0.1, seed=5)
+SETTINGS = FitSettings(
+    epochs=7,
+    patience=7,
+    learning_rate=0.01,
+    batch_size=20,
+    lm_loss_weight=0.1,
+    discount=0.9,
+    trace_lambda=1.0,
+    seed=5,
+)
 
 
-def procedure(
-    make_toy: Any, make_policy: Any, settings: FitSettings, trace: float = 1.0, tied: bool = True
-) -> Procedure:
+def split_of(*sides: Any, open_conversations: Sequence[Conversation] = ()) -> Split:
+    """Training and held-out toys."""
+    log = [conversation for side in sides for conversation in side.conversations]
+    return Split(*(Side(side.conversations, side.examples) for side in sides), [*log, *open_conversations])
+
+
+def procedure(make_toy: Any, make_policy: Any, settings: FitSettings, tied: bool = True) -> Procedure:
     torch.manual_seed(1)
     policy, train, held = make_policy(tied), make_toy(240, 1, [1, 2]), make_toy(80, 2, [1, 2])
     model = new_q(policy, 2)
-    parts = (Part(side.conversations, side.examples) for side in (train, held))
-    return Procedure(model, language_head(policy, model), settings, *parts, 0.9, trace)
+    return Procedure(model, language_head(policy, model), settings, split_of(train, held))
 
 
 def nothing() -> None:
@@ -36,9 +51,8 @@ def test_open_conversations_count_for_weights_and_for_the_explored_share(make_to
     """What is finished is a choice: neither the hazard of being cut off nor the explorer's coin is counted on it."""
     policy, train, held = make_policy(), make_toy(40, 1, [2]), make_toy(10, 2, [2])
     turns = [replace(train.conversations[0].turns[0], behaviour="explore")]
-    log = [*train.conversations, *held.conversations, *[Conversation("open", turns, censored=True)] * 50]
-    parts = (Part(side.conversations, side.examples) for side in (train, held))
-    fitting = Procedure(new_q(policy, 2), None, SETTINGS, *parts, 0.9, 1.0, log)
+    split = split_of(train, held, open_conversations=[Conversation("open", turns, censored=True)] * 50)
+    fitting = Procedure(new_q(policy, 2), None, SETTINGS, split)
     assert fitting.explore_share == pytest.approx(50 / 150)
     assert fitting.censoring.kept == pytest.approx([0.5, 1.0])
     weights = fitting.fit.train.targets.weight  # a first turn was seen to the end in half of the cases
@@ -47,7 +61,7 @@ def test_open_conversations_count_for_weights_and_for_the_explored_share(make_to
 
 @pytest.mark.parametrize("trace", [1.0, 0.3])
 def test_it_tells_good_suggestions_from_bad_ones(make_toy: Any, make_policy: Any, trace: float) -> None:
-    fitting = procedure(make_toy, make_policy, SETTINGS, trace)
+    fitting = procedure(make_toy, make_policy, replace(SETTINGS, trace_lambda=trace))
     fitting.run(nothing)
     test = make_toy(200, 9, turns=[1])
     q, v = read_all(fitting.model, test.examples, 1024, torch.device("cpu"))
@@ -70,22 +84,23 @@ def test_it_stops_early_and_keeps_the_best(make_toy: Any, make_policy: Any) -> N
 
 
 @pytest.mark.parametrize(("tied", "trace"), [(True, 1.0), (False, 0.5)])
-def test_restored_at_any_update_it_ends_the_same(make_toy: Any, make_policy: Any, tied: bool, trace: float) -> None:
-    settings = replace(SETTINGS, epochs=2, patience=2)
-    whole = procedure(make_toy, make_policy, settings, trace, tied)
-    states: list[Any] = []
+def test_restored_at_any_update_it_ends_the_same(
+    make_toy: Any, make_policy: Any, tmp_path: Path, tied: bool, trace: float
+) -> None:
+    settings = replace(SETTINGS, epochs=2, patience=2, trace_lambda=trace)
+    whole = procedure(make_toy, make_policy, settings, tied)
 
-    def keep() -> None:
-        tensors, facts = whole.state()
-        states.append(({name: value.clone() for name, value in tensors.items()}, facts))
+    def save() -> None:
+        (tmp_path / str(whole.steps)).mkdir()
+        checkpoint.save(tmp_path / str(whole.steps), whole)
 
-    whole.run(keep)
+    whole.run(save)
     total = 24 if trace == 1.0 else 48
-    assert len(states) == total
+    assert len(list(tmp_path.iterdir())) == whole.total == total
     for index in (0, 11, total // 2, total - 1):
-        again = procedure(make_toy, make_policy, settings, trace, tied)
-        again.restore(*states[index])
-        assert again.updates == index + 1
+        again = procedure(make_toy, make_policy, settings, tied)
+        assert checkpoint.load(tmp_path / str(index + 1), again)
+        assert again.steps == index + 1
         again.run(nothing)
         for name, value in whole.model.state_dict().items():
             assert torch.equal(value, again.model.state_dict()[name]), name
@@ -111,7 +126,14 @@ def test_a_diverging_loss_names_the_remedy(make_toy: Any, make_policy: Any) -> N
     fitting = procedure(make_toy, make_policy, SETTINGS)
     with torch.no_grad():
         fitting.model.score.weight.fill_(torch.nan)
-    with pytest.raises(BadDataError, match=r"fitQ\.learningRate"):
+    with pytest.raises(BadDataError, match=r"the loss of Q is nan .*fitQ\.learningRate"):
+        fitting.run(nothing)
+
+
+def test_a_fit_that_diverges_in_the_last_step_of_an_epoch_names_the_remedy(make_toy: Any, make_policy: Any) -> None:
+    fitting = procedure(make_toy, make_policy, SETTINGS)
+    fitting.fit.held_out_loss = lambda: math.nan  # type: ignore[method-assign]
+    with pytest.raises(BadDataError, match=r"the held-out loss of Q is nan after 12 updates.*fitQ\.learningRate"):
         fitting.run(nothing)
 
 

@@ -14,9 +14,10 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.environments.checked import CheckedEnvironment
 from ippo_trainer.environments.rollout import PolicyAgent
-from ippo_trainer.stages import pace, stop
+from ippo_trainer.stages import stop
 from ippo_trainer.stages.runtime import run_stage
 from ippo_trainer.store.local import LocalStore
+from ippo_trainer.training import cadence
 
 BATCH, CONVERSATIONS, TURNS = 8, 20, 6
 
@@ -95,8 +96,8 @@ class Moments:
         patch.setattr(CheckedEnvironment, "step", logged_step)
         patch.setattr(LocalStore, "put", counted(put))
         patch.setattr(PolicyAgent, "__call__", counted(suggest))
-        patch.setattr(pace, "SAVE_SECONDS", 0.0)
-        patch.setattr(pace, "SAVING_SHARE", float("inf"))
+        patch.setattr(cadence, "SAVE_SECONDS", 0.0)
+        patch.setattr(cadence, "SAVING_SHARE", float("inf"))
 
 
 def spec_of(world: Any, stage: str, kind: str) -> Any:
@@ -191,7 +192,7 @@ def test_told_to_stop_it_ends_after_the_turn_and_keeps_it(
     for moment in (4, 16, 27):
         with pytest.MonkeyPatch.context() as patch:
             Moments(lambda: os.kill(os.getpid(), signal.SIGTERM), moment, log).install(patch)
-            patch.setattr(pace, "SAVE_SECONDS", 1e9)  # only the stop saves
+            patch.setattr(cadence, "SAVE_SECONDS", 1e9)  # only the stop saves
             code, message = small_world.run(spec)
         assert code == 143, message
     with pytest.MonkeyPatch.context() as patch:
@@ -220,7 +221,7 @@ def test_a_turn_that_does_not_end_is_interrupted_and_the_turns_before_are_kept(
 
     with pytest.MonkeyPatch.context() as patch:
         Moments(hang, 12, log).install(patch)
-        patch.setattr(pace, "SAVE_SECONDS", 1e9)
+        patch.setattr(cadence, "SAVE_SECONDS", 1e9)
         patch.setattr(stop, "PATIENCE_SECONDS", 0.01)
         code, message = small_world.run(spec)
     assert code == 143, message
@@ -246,7 +247,7 @@ def test_a_simulator_that_is_not_ready_is_tried_again_with_what_it_held(
     calls = itertools.count()
     with pytest.MonkeyPatch.context() as patch:
         Moments(lambda: None, 0, log).install(patch)
-        patch.setattr(pace, "SAVE_SECONDS", 1e9)
+        patch.setattr(cadence, "SAVE_SECONDS", 1e9)
         call = CheckedEnvironment._call
 
         def sometimes(environment: Any, method: str, *arguments: Any) -> Any:

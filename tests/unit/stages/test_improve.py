@@ -16,11 +16,11 @@ from ippo_trainer.environments import load
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.ppo.rollout import Sampler
 from ippo_trainer.ppo.trainer import Improvement
-from ippo_trainer.stages import pace
 from ippo_trainer.stages.runtime import StopFlag
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
 from ippo_trainer.store.local import LocalStore
 from ippo_trainer.text.render import Renderer
+from ippo_trainer.training import cadence
 
 FUNNEL = params.Environment(name="sr-funnel", options={"horizon": 4})
 QUICK = params.Improve(
@@ -168,7 +168,7 @@ def _killed(world: Any, spec: StageSpec, at_put: int) -> None:
     if child:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         return
-    pace.SAVE_SECONDS, pace.SAVING_SHARE = 0.0, float("inf")
+    cadence.SAVE_SECONDS, cadence.SAVING_SHARE = 0.0, float("inf")
     put, puts = LocalStore.put, 0
 
     def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:

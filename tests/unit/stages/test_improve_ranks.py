@@ -27,9 +27,9 @@ HOOK = """
 import os, signal, time
 if os.environ.get("RANK"):
     from ippo_trainer.ppo.trainer import Improvement
-    from ippo_trainer.stages import pace
+    from ippo_trainer.training import cadence
     from ippo_trainer.stages.runtime import StopFlag
-    pace.SAVE_SECONDS, pace.SAVING_SHARE = 0.0, float("inf")
+    cadence.SAVE_SECONDS, cadence.SAVING_SHARE = 0.0, float("inf")
     run, handle, told = Improvement.run, StopFlag.handle, []
 
     def stop_the_pod():

@@ -12,9 +12,9 @@ from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.turns import read_turns
 from ippo_trainer.environments import load
 from ippo_trainer.environments.source import source_digest
-from ippo_trainer.stages import pace
 from ippo_trainer.stages.runtime import run_stage
 from ippo_trainer.store.artifact import fetch, read_manifest
+from ippo_trainer.training import cadence
 
 SHOP = """
 class Shop:
@@ -58,8 +58,8 @@ class Edited:
         log.unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(StageSpec, "input_digest", lambda _: "sha256:" + "5" * 64)
-            patch.setattr(pace, "SAVE_SECONDS", 0.0)
-            patch.setattr(pace, "SAVING_SHARE", float("inf"))
+            patch.setattr(cadence, "SAVE_SECONDS", 0.0)
+            patch.setattr(cadence, "SAVING_SHARE", float("inf"))
             code = run_stage(path, index, log, self.world.folder)
         return code, json.loads(log.read_bytes())
 

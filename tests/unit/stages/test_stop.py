@@ -10,8 +10,9 @@ import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import StoppedError
 from ippo_trainer.contract.spec import StageSpec
-from ippo_trainer.stages import pace, stop
+from ippo_trainer.stages import stop
 from ippo_trainer.stages.stop import Interrupted, StopFlag
+from ippo_trainer.training import cadence
 
 
 def stop_me() -> None:
@@ -49,15 +50,15 @@ def test_a_long_step_is_interrupted_and_the_stage_resumes_to_the_same_bytes(
         with monkeypatch.context() as patch:
             patch.setattr(torch.nn.Embedding, "forward", counted)
             patch.setattr(stop, "PATIENCE_SECONDS", 0.01)
-            patch.setattr(pace, "SAVE_SECONDS", 0.0)
-            patch.setattr(pace, "SAVING_SHARE", float("inf"))
+            patch.setattr(cadence, "SAVE_SECONDS", 0.0)
+            patch.setattr(cadence, "SAVING_SHARE", float("inf"))
             return small_world.run(spec)
 
     _, expected = run(-1)
     count = next(forwards)
     for found in list(small_world.store.list("iterations")):
         small_world.store.delete(found.key)
-    for share in (0.3, 0.7):
+    for share in (0.1, 0.4):
         forwards = itertools.count()
         code, message = run(round(share * count))
         assert code == 143, message

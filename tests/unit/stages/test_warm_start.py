@@ -15,13 +15,15 @@ from ippo_trainer.contract.spec import StageResult, StageSpec, StoreLocation
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
-from ippo_trainer.sft import training
-from ippo_trainer.sft.order import training_order
+from ippo_trainer.sft import trainer
+from ippo_trainer.sft.trainer import SupervisedFit
 from ippo_trainer.stages import warm_start
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store import artifact, open_store
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
+from ippo_trainer.training import cadence
+from safetensors.torch import save_file
 
 LINES = ["which colour would you like", "shall i wrap a bouquet for you", "lovely weather today"]
 
@@ -90,7 +92,6 @@ def test_it_learns_what_the_business_writes(tmp_path: Path) -> None:
     value = json.loads((directory / "training.json").read_text())
     assert value["kind"] == "warm-start"
     assert value["curves"][0]["loss"] > 4 > 0.6 > value["curves"][-1]["loss"]
-    assert "forward" not in vars(policy.model)
     assert policy.model.config.use_cache
 
 
@@ -102,8 +103,8 @@ def test_killed_at_any_step_and_resumed_it_ends_bit_equal(tmp_path: Path, monkey
     log = write_log(tmp_path / "log.jsonl")
     expected = warm_start.run(context(tmp_path, log, "whole"))
     steps = int(expected.metrics["updates"])
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    monkeypatch.setattr(training, "_CHECKPOINT_SHARE", float("inf"))
+    monkeypatch.setattr(cadence, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(cadence, "SAVING_SHARE", float("inf"))
     before, saves = StageContext.save_checkpoint, 0
 
     def save_and_die(self: StageContext, directory: Path, step: int) -> None:
@@ -131,19 +132,17 @@ def test_told_to_stop_it_saves_and_the_next_attempt_goes_on(tmp_path: Path, monk
     log = write_log(tmp_path / "log.jsonl")
     expected = warm_start.run(context(tmp_path, log, "whole"))
     ctx = context(tmp_path, log, "stopped")
-    seen: list[float] = []
-    before = training._Keeper.on_log
+    update = SupervisedFit._update
 
-    def stop_at_three(self: Any, args: Any, state: Any, control: Any, logs: dict[str, float], **more: Any) -> None:
-        seen.append(1)
-        if len(seen) == 3:
+    def stop_at_three(fit: SupervisedFit, rows: int) -> float:
+        if fit.steps == 2:
             ctx.stop.signal = "SIGTERM"
-        before(self, args, state, control, logs, **more)
+        return update(fit, rows)
 
-    monkeypatch.setattr(training._Keeper, "on_log", stop_at_three)
-    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
-        warm_start.run(ctx)
-    monkeypatch.setattr(training._Keeper, "on_log", before)
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedFit, "_update", stop_at_three)
+        with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+            warm_start.run(ctx)
     assert context(tmp_path, log, "stopped").load_checkpoint(tmp_path / "found") == 3
     assert warm_start.run(context(tmp_path, log, "stopped")).artifacts == expected.artifacts
 
@@ -199,7 +198,7 @@ def test_accumulated_micro_batches_train_as_whole_ones(tmp_path: Path, monkeypat
     log = write_log(tmp_path / "log.jsonl", 30)
     whole, pieces = context(tmp_path, log, "whole"), context(tmp_path, log, "pieces")
     first = warm_start.run(whole)
-    monkeypatch.setattr(training, "_ACTIVATION_BYTES", 1 << 19)
+    monkeypatch.setattr(trainer, "_ACTIVATION_BYTES", 1 << 19)
     second = warm_start.run(pieces)
     a, b = (
         load_policy(published(ctx, result, tmp_path / f"policy-{i}")).model.state_dict()
@@ -337,22 +336,26 @@ def test_bad_specs(tmp_path: Path) -> None:
 
 def test_a_diverging_loss_is_an_error_with_a_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = write_log(tmp_path / "log.jsonl", 10)
-    real = training._Trainer.compute_loss
-    monkeypatch.setattr(training._Trainer, "compute_loss", lambda *args, **more: real(*args, **more) * float("nan"))
+    real = SupervisedFit._loss_sum
+    monkeypatch.setattr(SupervisedFit, "_loss_sum", lambda fit, rows: real(fit, rows) * float("nan"))
     with pytest.raises(BadDataError, match=r"loss of the warm start is nan at step 0. Lower warmStart.learningRate"):
         warm_start.run(context(tmp_path, log))
 
 
-def test_the_order_is_of_whole_epochs_in_batches_of_like_length() -> None:
-    lengths = [random.Random(i).randint(1, 100) for i in range(1003)]
-    order = training_order(lengths, 3, 8, seed=1)
-    assert sorted(order) == sorted(list(range(1003)) * 3)
-    assert order == training_order(lengths, 3, 8, seed=1) != training_order(lengths, 3, 8, seed=2)
-    batches = [order[i : i + 8] for i in range(0, len(order), 8)]
-    padded = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-    assert padded < 1.05 * sum(lengths) * 3
-    means = [sum(lengths[i] for i in batch) / len(batch) for batch in batches]
-    assert abs(sum(means[:60]) / 60 - sum(means[-60:]) / 60) < 15  # lengths are not in order over time
+def test_a_checkpoint_of_release_0_2_is_left_alone_with_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = write_log(tmp_path / "log.jsonl", 20)
+    expected = warm_start.run(context(tmp_path, log, "new"))
+    ctx, old = context(tmp_path, log, "old"), tmp_path / "checkpoint"
+    old.mkdir()
+    save_file({"weight/model.norm.weight": torch.ones(16)}, old / "state.safetensors")
+    (old / "losses.json").write_text("[1.0, 2.0]")
+    ctx.save_checkpoint(old, 2)
+    with caplog.at_level(logging.WARNING):
+        assert warm_start.run(ctx).artifacts == expected.artifacts
+    (line,) = [record.getMessage() for record in caplog.records if "checkpoint" in record.getMessage()]
+    assert line == "the checkpoint after 2 updates is of another release of the trainer: starting over"
 
 
 def test_what_was_never_displayed_is_not_imitated(tmp_path: Path) -> None:

@@ -37,12 +37,6 @@ def kl_pressure(kl: float, target: float, strength: float) -> float:
     return math.exp(strength * min(max(kl / target - 1.0, 0.0), 1.0))
 
 
-def rate_scale(update: int, updates: int, warmup: int, final: float) -> float:
-    """What the learning rate is multiplied with in `update` (from 0): a linear rise, then a cosine down to `final`."""
-    rise = min(1.0, (update + 1) / max(1, warmup))
-    return rise * (final + (1.0 - final) * 0.5 * (1.0 + math.cos(math.pi * update / updates)))
-
-
 def has_plateaued(history: Sequence[float], window: int, tolerance: float) -> bool:
     """Whether the mean of the last `window` figures exceeds that of the `window` before by less than `tolerance`.
 

@@ -1,7 +1,7 @@
 """The interface of improvement operators, and how one is found by the name in `improve.algorithm`.
 
 An operator is one module in `ippo_trainer.ppo.algorithms`, named as the algorithm in lower case, with a function
-`make(policy, q, settings, world)`. Sampling, Q's scores, the KL budget, guards, held-out states and checkpoints are the
+`make(policy, q, settings, ranks)`. Sampling, Q's scores, the KL budget, guards, held-out states and checkpoints are the
 trainer's business; the operator only turns scored responses into a better policy.
 """
 
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.ppo import algorithms
-from ippo_trainer.ppo.distributed import World
 from ippo_trainer.ppo.rollout import Rollout
 from ippo_trainer.ppo.settings import Settings
+from ippo_trainer.training.checkpoint import Resumable
+from ippo_trainer.training.distributed import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,13 @@ class Experience:
     """(N, T) under pi_i."""
     kl_coefficient: float
     """Weight of KL(policy || pi_i), in units of the rewards."""
-    rate_scale: float
-    """What the policy's learning rate is multiplied with in this update."""
+    rate_share: float
+    """Share of the policy's peak learning rate in this update."""
 
 
-class ImprovementOperator(Protocol):
-    """Changes the policy that it was made for, in place."""
+class ImprovementOperator(Resumable, Protocol):
+    """Changes the policy that it was made for, in place. Its parts are what it trains besides the policy, and its
+    optimisers."""
 
     def warm_up(self, experience: Experience) -> tuple[dict[str, float], bool]:
         """Learns what it needs from samples of pi_i without moving the policy.
@@ -53,28 +55,12 @@ class ImprovementOperator(Protocol):
         """One update of the policy. Returns figures for the curves; not finite ones end the step."""
         ...
 
-    def modules(self) -> dict[str, nn.Module]:
-        """What it trains besides the policy, by name, for checkpoints."""
-        ...
-
-    def optimisers(self) -> dict[str, Any]:
-        """Its optimisers, by name, for checkpoints."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """The rest of its state, as JSON."""
-        ...
-
-    def restore(self, facts: dict[str, Any]) -> None:
-        """Puts back what `facts` gave."""
-        ...
-
 
 class Factory(Protocol):
     """Makes an operator."""
 
-    def __call__(self, policy: Any, q: Any, settings: Settings, world: World = ...) -> ImprovementOperator:
-        """For a policy, which it shards over the processes of `world` before it makes optimisers."""
+    def __call__(self, policy: Any, q: Any, settings: Settings, ranks: Ranks = ...) -> ImprovementOperator:
+        """For a policy, which it shards over the processes of `ranks` before it makes optimisers."""
         ...
 
 

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.models.packing import Group, PackedBatch, pack_batches
+from ippo_trainer.models.packing import Group, PackedBatch, TokenScores, pack_batches, token_logprobs
 from ippo_trainer.models.sampling import Sampled, Sampling, sample
-from ippo_trainer.models.scoring import TokenScores, token_logprobs
-from ippo_trainer.ppo.distributed import ALONE, World
 from ippo_trainer.qfit.readings import read_logits
+from ippo_trainer.training.distributed import ALONE, Ranks
 
 _CACHED_CONVERSATIONS = 4096
 
@@ -148,7 +147,7 @@ class Sampler:
         temperature: of sampling, and of every log-probability of the policy and of the reference.
         seed: randomness depends on it and on (purpose, conversation, turn, sample, position) only.
         max_tokens: of one packed forward.
-        world: the processes that sample and score together.
+        ranks: the processes that sample and score together.
     """
 
     def __init__(
@@ -162,11 +161,11 @@ class Sampler:
         temperature: float,
         seed: int,
         max_tokens: int,
-        world: World = ALONE,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.q, self.stop_ids, self.pad_id = q, stop_ids, pad_id
         self.samples, self.max_new_tokens, self.temperature = samples, max_new_tokens, temperature
-        self.seed, self.max_tokens, self.world = seed, max_tokens, world
+        self.seed, self.max_tokens, self.ranks = seed, max_tokens, ranks
 
     def draw(
         self, policy: Any, conversations: Sequence[Sequence[State]], purpose: str, minibatches: int = 1
@@ -179,27 +178,27 @@ class Sampler:
         """
         states = [state for conversation in conversations for state in conversation]
         device = next(policy.parameters()).device
-        sampled = self.world.with_whole(self._sample, policy, conversations, purpose)
+        sampled = self.ranks.with_whole(self._sample, policy, conversations, purpose)
         return self._lay_out(conversations, states, sampled, min(minibatches, len(conversations)), device)
 
     def _sample(self, policy: Any, conversations: Sequence[Sequence[State]], purpose: str) -> list[list[Sampled]]:
         """Responses by state. Each process samples every n-th conversation: their states share what they compute."""
-        world = self.world
-        states = [state for conversation in conversations[world.rank :: world.size] for state in conversation]
+        ranks = self.ranks
+        states = [state for conversation in conversations[ranks.rank :: ranks.size] for state in conversation]
         sampled = sample(
             policy,
             [state.prompt for state in states],
             [derive_seed(self.seed, purpose, state.conversation, state.turn) for state in states],
             Sampling(self.samples, self.max_new_tokens, self.temperature, self.stop_ids, self.pad_id),
         )
-        if world.size == 1:
+        if ranks.size == 1:
             return sampled
-        told: list[Any] = world.gathered(
+        told: list[Any] = ranks.gathered(
             [[[each.ids, each.logprobs, each.ended] for each in found] for found in sampled]
         )
         shares = [iter(share) for share in told]
         return [
-            [Sampled(*response) for response in next(shares[number % world.size])]
+            [Sampled(*response) for response in next(shares[number % ranks.size])]
             for number, conversation in enumerate(conversations)
             for _ in conversation
         ]
@@ -208,12 +207,12 @@ class Sampler:
         """Log-probabilities and entropies, (N, T), of the rollout's tokens under `model`, without gradient."""
         logprobs, entropy = (torch.zeros(rollout.mask.shape, device=rollout.mask.device) for _ in range(2))
         with torch.no_grad():
-            for part, counts in self.world.share(list(rollout.parts)):
-                scores = self.world.call(token_logprobs, model, part.packed, self.temperature)
+            for part, counts in self.ranks.share(list(rollout.parts)):
+                scores = self.ranks.call(token_logprobs, model, part.packed, self.temperature)
                 if counts:
                     logprobs[part.rows] = rollout.padded(scores.logprobs, part)
                     entropy[part.rows] = rollout.padded(scores.entropy, part)
-        self.world.sum(logprobs, entropy)
+        self.ranks.sum(logprobs, entropy)
         return TokenScores(logprobs, entropy)
 
     def _lay_out(
@@ -258,19 +257,19 @@ class Sampler:
 
     def _shares(self, start: int, end: int) -> list[tuple[int, int]]:
         """Which of the states from `start` to `end` each process runs forwards on: about equally many."""
-        cuts = np.linspace(start, end, self.world.size + 1).round().astype(int).tolist()
+        cuts = np.linspace(start, end, self.ranks.size + 1).round().astype(int).tolist()
         return list(pairwise(cuts))
 
     def _score(self, parts: list[Part], owners: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         """Q of every response and V of its state, (N,) each."""
         scores, baselines = (torch.zeros(len(owners), device=device) for _ in range(2))
         with torch.no_grad():
-            for part, counts in self.world.share(parts):
-                logits = self.world.call(read_logits, self.q, part.packed)
+            for part, counts in self.ranks.share(parts):
+                logits = self.ranks.call(read_logits, self.q, part.packed)
                 if counts:
                     scores[part.rows] = logits.q.sigmoid()
                     baselines[part.rows] = logits.v.sigmoid()[part.packed.group_index]
-        self.world.sum(scores, baselines)
+        self.ranks.sum(scores, baselines)
         return scores, baselines
 
 

@@ -42,7 +42,6 @@ class Settings:
     """Geometric mean of trainer / sampler outside of which a response does not train."""
     ratio_tolerance: float = 1e-4
     """How far the first minibatch's ratio may be from 1."""
-    clip_norm: float = 1.0
     adam_epsilon: float = 1e-5
     """TensorFlow's placement of epsilon in lm-human-preferences (N implementation details)."""
     rate_warmup_updates: int = 3

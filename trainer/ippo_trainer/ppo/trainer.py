@@ -5,25 +5,24 @@ What turns scored responses into a better policy is the operator's business (`ip
 
 import copy
 import math
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.ppo.control import adapt_kl_coefficient, first_kl_coefficient, kl_pressure, rate_scale
+from ippo_trainer.ppo.control import adapt_kl_coefficient, first_kl_coefficient, kl_pressure
 from ippo_trainer.ppo.credit import RewardNormaliser, penalise_truncated
-from ippo_trainer.ppo.distributed import ALONE, World
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
 from ippo_trainer.ppo.maths import kl_estimate, masked_mean, response_sums
 from ippo_trainer.ppo.operators import Experience, ImprovementOperator
-from ippo_trainer.ppo.persist import load_facts, load_module, load_optimiser, save_facts, save_module, save_optimiser
 from ippo_trainer.ppo.rollout import BatchStream, LoggedStates, Rollout, Sampler
 from ippo_trainer.ppo.settings import Settings
+from ippo_trainer.training.checkpoint import Snapshot, StatePart, Weights
+from ippo_trainer.training.distributed import ALONE, Ranks
+from ippo_trainer.training.schedule import Schedule
 
 PROBES = 4
 """Looks at the held-out probe during the updates, for the collapse guard."""
@@ -77,8 +76,7 @@ class Improvement:
         states: those of the training conversations.
         probe: held-out states for the collapse guard; may be empty.
         settings: see there.
-        work: an existing directory for snapshots of the policy.
-        world: the processes that work on it together.
+        ranks: the processes that work on it together.
         reference: pi_i; by default a copy of the policy, which must not be sharded then.
     """
 
@@ -90,21 +88,30 @@ class Improvement:
         states: LoggedStates,
         probe: HeldOut,
         settings: Settings,
-        work: Path,
-        world: World = ALONE,
+        ranks: Ranks = ALONE,
         reference: Any = None,
     ) -> None:
         self.policy, self.operator, self.sampler = policy, operator, sampler
-        self.states, self.probe, self.settings, self.work, self.world = states, probe, settings, work, world
+        self.states, self.probe, self.settings, self.ranks = states, probe, settings, ranks
         self.reference = frozen_copy(policy) if reference is None else reference
         self.position = Position()
+        self._schedule = Schedule(settings.updates, max(1, settings.rate_warmup_updates), settings.final_rate)
         self._stream = BatchStream(len(states), settings.batch_size, settings.seed)
+        self._snapshots = {name: Snapshot(policy) for name in (SAFE, BEST)}
         self._probe_base: Measurement | None = None
 
     @property
     def steps(self) -> int:
         """Warm-ups and updates so far."""
         return self.position.warmups + self.position.updates
+
+    @property
+    def total(self) -> int:
+        return self.settings.critic_warmup_updates + self.settings.updates
+
+    def figures(self) -> dict[str, float]:
+        curves = self.position.curves
+        return {name: curves[-1][name] for name in ("kl", "q_mean")} if curves else {}
 
     def run(self, after_step: Callable[[], None]) -> None:
         """Warms up, updates until the updates or the KL budget are used up or a guard ends it, and keeps one policy.
@@ -137,7 +144,7 @@ class Improvement:
             position.normaliser = normaliser.model_dump()
             position.least_kl_coefficient = self.settings.kl_coefficient / normaliser.scale if normaliser.scale else 0.0
             first = self._first_kl_coefficient(self._rewards(rollout), rollout)
-            position.kl_coefficient = self.world.agreed(first)
+            position.kl_coefficient = self.ranks.agreed(first)
         return rollout
 
     def _rewards(self, rollout: Rollout) -> Tensor:
@@ -158,7 +165,7 @@ class Improvement:
         return max(self.position.least_kl_coefficient, first_kl_coefficient(spread, target))
 
     def _experience(self, rollout: Rollout, old: Tensor, ref: Tensor, pressure: float = 1.0) -> Experience:
-        position, settings = self.position, self.settings
+        position = self.position
         assert position.kl_coefficient is not None  # set with the first batch
         return Experience(
             rollout=rollout,
@@ -166,9 +173,7 @@ class Improvement:
             old_logprobs=old,
             ref_logprobs=ref,
             kl_coefficient=position.kl_coefficient * pressure,
-            rate_scale=rate_scale(
-                position.updates, settings.updates, settings.rate_warmup_updates, settings.final_rate
-            ),
+            rate_share=self._schedule.share(position.updates),
         )
 
     def _warm_up(self) -> None:
@@ -177,7 +182,7 @@ class Improvement:
             rollout = self._draw()
             # The sampler is pi_i, so there is no KL whatever the log-probabilities.
             experience = self._experience(rollout, rollout.sampler_logprobs, rollout.sampler_logprobs)
-            figures, ready = self.world.agreed(self.operator.warm_up(experience))
+            figures, ready = self.ranks.agreed(self.operator.warm_up(experience))
             position.warmup_curves.append({"update": position.warmups, **_finite(figures)})
             position.warmups += 1
             position.warm = ready
@@ -190,16 +195,16 @@ class Improvement:
         rollout = self._draw()
         own = self.sampler.logprobs(self.policy, rollout)
         ref = own if position.updates == 0 else self.sampler.logprobs(self.reference, rollout)
-        kl = self.world.agreed(float(response_sums(kl_estimate(own.logprobs, ref.logprobs, "k1"), rollout.mask).mean()))
+        kl = self.ranks.agreed(float(response_sums(kl_estimate(own.logprobs, ref.logprobs, "k1"), rollout.mask).mean()))
         if kl > settings.budget_factor * settings.kl_target:
             self._end(SAFE, f"the KL budget was used up after {position.updates} updates")
             return
-        self._snapshot(SAFE)
+        self._snapshots[SAFE].take()
         position.safe_update = position.updates
         self._adapt(kl)
         pressure = kl_pressure(kl, settings.kl_target, settings.kl_strength)
         experience = self._experience(rollout, own.logprobs, ref.logprobs, pressure)
-        figures = self.world.agreed(self.operator.improve(experience))
+        figures = self.ranks.agreed(self.operator.improve(experience))
         if not all(math.isfinite(value) for value in figures.values()):
             self._end(SAFE, f"a loss or gradient was not finite in update {position.updates}")
             return
@@ -243,7 +248,7 @@ class Improvement:
         within = measured.mean_kl().estimate <= self.settings.budget_factor * self.settings.kl_target
         if within and (position.best is None or lift > position.best.lift):
             position.best = Best(position.updates, lift, measured.q.tolist())
-            self._snapshot(BEST)
+            self._snapshots[BEST].take()
 
     def _worse_than_best(self, measured: Measurement) -> bool:
         """Whether more than half of the best lift is gone, beyond what chance does. Less may be the KL's price."""
@@ -281,47 +286,20 @@ class Improvement:
         if position.kept == BEST and position.best is not None:
             position.kept_update = position.best.update
         if position.kept != LAST:
-            load_module(self._snapshot_path(position.kept), self.policy, self.world)
+            self._snapshots[position.kept].put_back()
 
     # State --------------------------------------------------------------------------------------------------------
 
-    def save(self, directory: Path) -> None:
-        """Writes everything that `load` needs to go on bit-equal, into an existing directory.
+    def parts(self) -> dict[str, StatePart]:
+        return {"policy": Weights(self.policy), **self._snapshots, **self.operator.parts()}
 
-        All processes call it together, and the first one writes. Any number of processes can go on from it.
-        """
-        save_module(directory / "policy.safetensors", self.policy, self.world)
-        for name, module in self.operator.modules().items():
-            save_module(directory / f"module-{name}.safetensors", module, self.world)
-        for name, optimiser in self.operator.optimisers().items():
-            save_optimiser(directory / f"optimiser-{name}.safetensors", optimiser, self.world)
-        if not self.world.first:
-            return
-        for name in (SAFE, BEST):
-            if self._snapshot_path(name).exists():
-                shutil.copyfile(self._snapshot_path(name), directory / f"{name}.safetensors")
-        save_facts(directory / "state.json", {"position": asdict(self.position), "operator": self.operator.facts()})
+    def facts(self) -> dict[str, Any]:
+        return {"position": asdict(self.position), "operator": self.operator.facts()}
 
-    def load(self, directory: Path) -> None:
-        """Goes on from what `save` wrote; made with the same arguments. Only the first process needs the files."""
-        load_module(directory / "policy.safetensors", self.policy, self.world)
-        for name, module in self.operator.modules().items():
-            load_module(directory / f"module-{name}.safetensors", module, self.world)
-        for name, optimiser in self.operator.optimisers().items():
-            load_optimiser(directory / f"optimiser-{name}.safetensors", optimiser, self.world)
-        for name in (SAFE, BEST):
-            if (directory / f"{name}.safetensors").exists():
-                shutil.copyfile(directory / f"{name}.safetensors", self._snapshot_path(name))
-        facts = self.world.agreed(load_facts(directory / "state.json") if self.world.first else {})
+    def restore(self, facts: dict[str, Any]) -> None:
         best = facts["position"].pop("best")
         self.position = Position(**facts["position"], best=Best(**best) if best else None)
         self.operator.restore(facts["operator"])
-
-    def _snapshot(self, name: str) -> None:
-        save_module(self._snapshot_path(name), self.policy, self.world)
-
-    def _snapshot_path(self, name: str) -> Path:
-        return self.work / f"{name}.safetensors"
 
 
 def frozen_copy(policy: Any) -> Any:

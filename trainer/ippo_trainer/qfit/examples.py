@@ -30,7 +30,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PackedTurns:
     """A packed piece of a batch. Its N turns are its N groups and its N responses, in the same order."""
 
     packed: PackedBatch
@@ -41,10 +41,10 @@ class Part:
     lm_token: Tensor
     """(S,) where that token sits."""
 
-    def to(self, device: torch.device) -> "Part":
-        """The same part on another device."""
+    def to(self, device: torch.device) -> "PackedTurns":
+        """The same on another device."""
         rest = (tensor.to(device) for tensor in (self.turns, self.lm_predict, self.lm_token))
-        return Part(self.packed.to(device), *rest)
+        return PackedTurns(self.packed.to(device), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,10 @@ class Targets:
     value: Tensor
     weight: Tensor
     value_weight: Tensor
+
+    def to(self, device: torch.device) -> "Targets":
+        """The same on another device."""
+        return Targets(self.value.to(device), self.weight.to(device), self.value_weight.to(device))
 
     @staticmethod
     def of(targets: Sequence[Sequence[Target]]) -> "Targets":
@@ -113,22 +117,22 @@ def shuffled_batches(examples: Sequence[Example], batch_size: int, seed: int) ->
     return batches
 
 
-def make_parts(
+def pack_turns(
     examples: Sequence[Example], members: Sequence[int], offsets: NDArray[np.int64], max_tokens: int
-) -> list[Part]:
-    """Packs the conversations `members` into parts of at most `max_tokens` tokens each."""
+) -> list[PackedTurns]:
+    """Packs the conversations `members` into pieces of at most `max_tokens` tokens each."""
     groups = [group for member in members for group in examples[member].groups]
     turns = np.concatenate([np.arange(offsets[member], offsets[member + 1]) for member in members])
-    return [_part(packed, turns[numbers]) for numbers, packed in pack_batches(groups, max_tokens)]
+    return [_packed_turns(packed, turns[numbers]) for numbers, packed in pack_batches(groups, max_tokens)]
 
 
-def _part(packed: PackedBatch, turns: NDArray[np.int64]) -> Part:
+def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64]) -> PackedTurns:
     width = packed.input_ids.shape[1]
     rows = packed.prompt_index // width
     last = torch.ones(len(rows), dtype=torch.bool)
     last[:-1] = rows[1:] != rows[:-1]  # earlier suggestions are in the trunk already
     ending = last[packed.response_index]
-    return Part(
+    return PackedTurns(
         packed=packed,
         turns=torch.from_numpy(turns),
         lm_predict=torch.cat([packed.trunk_predict_index, packed.predict_index[ending]]),

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ippo_trainer.models.packing import hidden_states
+from ippo_trainer.models.packing import CHUNK_LOGITS, hidden_states
 from ippo_trainer.models.parts import decoder
-from ippo_trainer.models.scoring import CHUNK_LOGITS
-from ippo_trainer.qfit.examples import Part, Targets
+from ippo_trainer.qfit.examples import PackedTurns, Targets
 from ippo_trainer.qfit.readings import read_logits
 
 VALUE_WEIGHT = 0.5
@@ -19,7 +18,7 @@ VALUE_WEIGHT = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """Sums, not means, so that parts of a batch add up to exactly the batch's loss."""
+    """Sums, not means, so that pieces of a batch add up to exactly the batch's loss."""
 
     q: Tensor
     """Weighted cross-entropy of Q."""
@@ -29,8 +28,8 @@ class LossSums:
     """Cross-entropy of the dialogue's tokens; 0 without a language-model head."""
 
 
-def loss_sums(model: Any, lm_head: Any, part: Part, targets: Targets) -> LossSums:
-    """Losses of one part, in nats; differentiable.
+def loss_sums(model: Any, lm_head: Any, piece: PackedTurns, targets: Targets) -> LossSums:
+    """Losses of one piece of a batch, in nats; differentiable.
 
     Soft-target cross-entropy has the same minimiser as squared error, the conditional mean, and is better conditioned
     near 0, where rare outcomes live.
@@ -38,18 +37,18 @@ def loss_sums(model: Any, lm_head: Any, part: Part, targets: Targets) -> LossSum
     Args:
         model: the Q model.
         lm_head: linear map from hidden states to the vocabulary, or None to leave next-token prediction out.
-        part: on the model's device.
+        piece: on the model's device.
         targets: of all turns, on the model's device.
     """
-    states = hidden_states(decoder(model), part.packed)
-    logits = read_logits(model, part.packed, states)
-    value = targets.value[part.turns]
-    q = functional.binary_cross_entropy_with_logits(logits.q, value, targets.weight[part.turns], reduction="sum")
-    v = functional.binary_cross_entropy_with_logits(logits.v, value, targets.value_weight[part.turns], reduction="sum")
+    states = hidden_states(decoder(model), piece.packed)
+    logits = read_logits(model, piece.packed, states)
+    value = targets.value[piece.turns]
+    q = functional.binary_cross_entropy_with_logits(logits.q, value, targets.weight[piece.turns], reduction="sum")
+    v = functional.binary_cross_entropy_with_logits(logits.v, value, targets.value_weight[piece.turns], reduction="sum")
     if lm_head is None:
         return LossSums(q, v, torch.zeros((), device=q.device))
-    tokens = part.packed.input_ids.reshape(-1)[part.lm_token]
-    return LossSums(q, v, _next_token_loss(states[part.lm_predict], lm_head, tokens))
+    tokens = piece.packed.input_ids.reshape(-1)[piece.lm_token]
+    return LossSums(q, v, _next_token_loss(states[piece.lm_predict], lm_head, tokens))
 
 
 def _next_token_loss(states: Tensor, lm_head: Any, tokens: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ippo_trainer.models.last_layer import last_layer
 from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder, head
-from ippo_trainer.qfit.examples import Example, make_parts, turn_offsets
+from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.stats.intervals import Floats
 
 
@@ -50,9 +50,9 @@ def read_all(model: Any, examples: Sequence[Example], max_tokens: int, device: t
     offsets = turn_offsets(examples)
     q, v = np.zeros(offsets[-1]), np.zeros(offsets[-1])
     with torch.no_grad():
-        for part in make_parts(examples, range(len(examples)), offsets, max_tokens):
-            logits = read_logits(model, part.packed.to(device))
-            turns = part.turns.numpy()  # numpy takes a tensor of one number for an index, not for a list of one
+        for piece in pack_turns(examples, range(len(examples)), offsets, max_tokens):
+            logits = read_logits(model, piece.packed.to(device))
+            turns = piece.turns.numpy()  # numpy takes a tensor of one number for an index, not for a list of one
             q[turns] = logits.q.double().sigmoid().cpu().numpy()
             v[turns] = logits.v.double().sigmoid().cpu().numpy()
     return q, v

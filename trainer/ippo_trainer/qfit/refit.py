@@ -12,7 +12,7 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.last_layer import LastLayer, attach
 from ippo_trainer.models.packing import hidden_states
 from ippo_trainer.models.parts import decoder
-from ippo_trainer.qfit.examples import Example, make_parts, turn_offsets
+from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.qfit.last_layer import LoggedTurns, Settings, fit
 from ippo_trainer.qfit.targets import lambda_targets
 
@@ -60,7 +60,7 @@ def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> t
     states, actions = (torch.zeros(int(offsets[-1]), width) for _ in range(2))
     device = next(model.parameters()).device
     with torch.no_grad():
-        for part in make_parts(examples, range(len(examples)), offsets, max_tokens):
+        for part in pack_turns(examples, range(len(examples)), offsets, max_tokens):
             packed = part.packed.to(device)
             hidden = hidden_states(decoder(model), packed).float().cpu()
             states[part.turns] = hidden[part.packed.prompt_index]

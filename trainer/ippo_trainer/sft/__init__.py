@@ -1,1 +1,1 @@
-"""Supervised start: whole conversations through trl's SFTTrainer, resumable to the bit."""
+"""The supervised start of the policy, on whole conversations."""

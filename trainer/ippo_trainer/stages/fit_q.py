@@ -2,12 +2,10 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import load_file, save_file
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
@@ -25,7 +23,7 @@ from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.last_layer import Settings
-from ippo_trainer.qfit.procedure import Part, Procedure, language_head
+from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.refit import refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
@@ -33,8 +31,8 @@ from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.logged import finished, read_logged, split_finished
-from ippo_trainer.stages.pace import Pace
 from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.stages.train import train
 from ippo_trainer.text.render import Renderer
 
 MIN_CONVERSATIONS = 10
@@ -73,17 +71,17 @@ def run(ctx: StageContext) -> StageResult:
     _ranks(fit_q, policy.model)  # before hours of training
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data, explored_share(data.everything))
-    train, held = (_render(ctx, part, renderer) for part in (data.train, data.held))
-    procedure = _procedure(ctx, fit_q, policy, (train, held), data.everything)
-    _train(ctx, procedure)
-    layer = _refit(ctx, fit_q, procedure, train)
-    q, v = read_all(procedure.model, held.examples, procedure.settings.max_tokens, device)
+    split = Split(_render(ctx, data.train, renderer), _render(ctx, data.held, renderer), data.everything)
+    procedure = _procedure(ctx, fit_q, policy, split)
+    train(ctx, procedure, "fitting Q")
+    layer = _refit(ctx, fit_q, procedure)
+    q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
-    constant = mean_return(data.train, procedure.discount, share, data.censoring)
+    constant = mean_return(data.train, procedure.settings.discount, share, data.censoring)
     confidence = confidence_of(ctx.spec.collection or 1)
-    calibration = assess(data.held, q, v, constant, procedure.discount, share, data.censoring, confidence)
+    calibration = assess(data.held, q, v, constant, procedure.settings.discount, share, data.censoring, confidence)
     comparison = _comparison(ctx, data, procedure, renderer)
-    error = _standard_error(procedure, held, layer)
+    error = _standard_error(procedure, layer)
     metrics = calibration.metrics() | _counts(data, procedure) | (comparison.metrics() if comparison else {})
     metrics |= {} if error is None else {"qStandardError": error}
     account = calibration.to_json(procedure.curves) | {
@@ -198,20 +196,14 @@ def _report_exploration(ctx: StageContext, data: _Data, share: float) -> None:
     )
 
 
-def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: Renderer) -> Part:
+def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: Renderer) -> Side:
     examples, dropped = make_examples(conversations, renderer)
     if dropped:
         ctx.log.info("%d old turns did not fit into policy.maxPromptTokens and were dropped from prompts", dropped)
-    return Part(conversations, examples)
+    return Side(conversations, examples)
 
 
-def _procedure(
-    ctx: StageContext,
-    fit_q: params.FitQ,
-    policy: LoadedPolicy,
-    parts: tuple[Part, Part],
-    log: Sequence[Conversation],
-) -> Procedure:
+def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, split: Split) -> Procedure:
     seed = derive_seed(ctx.spec.seed, FIT_Q, ctx.spec.iteration)
     device = next(policy.model.parameters()).device
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
@@ -230,63 +222,12 @@ def _procedure(
         learning_rate=float(fit_q.learning_rate),
         batch_size=fit_q.batch_size,
         lm_loss_weight=float(fit_q.lm_loss_weight),
+        discount=float(ctx.spec.discount),
+        trace_lambda=float(fit_q.trace_lambda),
         seed=seed,
     )
     head = language_head(policy.model, model) if settings.lm_loss_weight > 0 else None
-    discount, trace_lambda = float(ctx.spec.discount), float(fit_q.trace_lambda)
-    return Procedure(model, head, settings, *parts, discount, trace_lambda, log)
-
-
-def _train(ctx: StageContext, procedure: Procedure) -> None:
-    """Resumes from the checkpoint, if there is one, and trains to the end, saving after epochs and now and then."""
-    if _resume(ctx, procedure):
-        ctx.log.info("resumed after %d updates", procedure.updates)
-    total = procedure.updates_per_phase * len(procedure.phases)
-    with ctx.progress(total, "fitting Q", "updates", initial=procedure.updates) as bar:
-        procedure.run(_after_update(ctx, procedure, bar))
-        bar.close()
-
-
-def _after_update(ctx: StageContext, procedure: Procedure, bar: Any) -> Callable[[], None]:
-    pace, shown = Pace(), procedure.updates
-
-    def after_update() -> None:
-        nonlocal shown
-        position = procedure.fit.position
-        bar.update(procedure.updates - shown, **_figures(procedure))
-        shown = procedure.updates
-        if position.batch == 0 or ctx.stop.is_set() or pace.due():
-            with pace.saving():
-                _save(ctx, procedure)
-        ctx.check_stop()
-
-    return after_update
-
-
-def _figures(procedure: Procedure) -> dict[str, float]:
-    position = procedure.fit.position
-    figures = {"epoch": float(position.epoch)}
-    if position.curves:
-        figures["held_out_loss"] = position.curves[-1]["held_out_loss"]
-    return figures
-
-
-def _save(ctx: StageContext, procedure: Procedure) -> None:
-    directory = ctx.work / "checkpoint"
-    directory.mkdir(exist_ok=True)
-    tensors, facts = procedure.state()
-    save_file(tensors, directory / "state.safetensors")
-    (directory / "state.json").write_text(json.dumps(facts))
-    ctx.save_checkpoint(directory, procedure.updates)
-
-
-def _resume(ctx: StageContext, procedure: Procedure) -> bool:
-    directory = ctx.work / "resume"
-    if ctx.load_checkpoint(directory) is None:
-        return False
-    facts = json.loads((directory / "state.json").read_text())
-    procedure.restore(load_file(directory / "state.safetensors"), facts)
-    return True
+    return Procedure(model, head, settings, split)
 
 
 def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
@@ -303,19 +244,20 @@ def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
     return ranks
 
 
-def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, train: Part) -> LastLayer | None:
+def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure) -> LastLayer | None:
     """Puts the last layer by least squares into the model; None where it keeps the trained head."""
     ranks = _ranks(fit_q, procedure.model)
     if not ranks:
         return None
     ridge = params.RIDGE if fit_q.ridge is None else float(fit_q.ridge)
-    folds = min(fit_q.folds or params.FOLDS, len(train.conversations) // 2)
-    settings = Settings(ranks, ridge, procedure.discount)
+    train_side = procedure.split.train
+    folds = min(fit_q.folds or params.FOLDS, len(train_side.conversations) // 2)
+    settings = Settings(ranks, ridge, procedure.settings.discount)
     began = time.monotonic()
     layer = refit(
         procedure.model,
-        train.conversations,
-        train.examples,
+        train_side.conversations,
+        train_side.examples,
         procedure.censoring,
         settings,
         folds,
@@ -325,11 +267,11 @@ def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, train: P
     return layer
 
 
-def _standard_error(procedure: Procedure, held: Part, layer: LastLayer | None) -> float | None:
+def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | None:
     """Root mean square over the held-out suggestions of Q's standard error, as the fits differ; None for one fit."""
     if layer is None or len(layer.q) < 2:
         return None
-    states, actions = turn_features(procedure.model, held.examples, procedure.settings.max_tokens)
+    states, actions = turn_features(procedure.model, procedure.split.held.examples, procedure.settings.max_tokens)
     device = layer.q.device
     return float(layer.standard_error(states.to(device), actions.to(device)).square().mean().sqrt())
 

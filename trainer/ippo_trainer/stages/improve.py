@@ -7,11 +7,8 @@ ended the updates, and how much better the policy is on held-out states in the t
 import json
 import logging
 import os
-import shutil
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +24,18 @@ from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.ppo.distributed import World, joined
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
 from ippo_trainer.ppo.operators import Factory, find
-from ippo_trainer.ppo.persist import load_module, save_module
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
 from ippo_trainer.ppo.trainer import Improvement, frozen_copy
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.logged import read_logged, split_finished
-from ippo_trainer.stages.pace import Pace
-from ippo_trainer.stages.progress import Progress
 from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.stages.train import train
 from ippo_trainer.text.render import Renderer
+from ippo_trainer.training.checkpoint import Weights, load_part, save_part
+from ippo_trainer.training.distributed import Ranks, joined
 
 REPORT_BATCHES = 4
 """Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
@@ -74,27 +70,28 @@ def run(ctx: StageContext) -> StageResult:
         raise BadSpecError("stage spec: improve is missing", "Add the section.")
     make_operator = find(ctx.spec.improve.algorithm)
     device = _device(ctx)
-    with joined(device) as world:
-        if not world.first:  # one voice is enough
+    with joined(device) as ranks:
+        if not ranks.first:  # one voice is enough
             logging.getLogger("ippo_trainer").setLevel(logging.WARNING)
         # Processes that work together stop together, between two updates: one alone would leave the others waiting.
-        with ctx.stop.deferred() if world.size > 1 else nullcontext():
-            return _improve(ctx, ctx.spec.improve, make_operator, device, world)
+        with ctx.stop.deferred() if ranks.size > 1 else nullcontext():
+            return _improve(ctx, ctx.spec.improve, make_operator, device, ranks)
 
 
 def _improve(
-    ctx: StageContext, section: Improve, make_operator: Factory, device: torch.device, world: World
+    ctx: StageContext, section: Improve, make_operator: Factory, device: torch.device, ranks: Ranks
 ) -> StageResult:
     """What `run` says, by all the processes together; each returns the same."""
     models = _load(ctx, device)
     data = _read(ctx, models.renderer)
-    if world.first:
+    if ranks.first:
         _report_shortened(ctx, data)
     settings = _settings(ctx, section, models.policy.model)
-    sampler = _sampler(models, settings, world)
+    sampler = _sampler(models, settings, ranks)
     probe, report = _held_out(sampler, data.held, settings)
-    improvement = _improvement(ctx, models, (sampler, data.train, probe), settings, make_operator)
-    _train(ctx, improvement)
+    improvement = _improvement(models, (sampler, data.train, probe), settings, make_operator)
+    train(ctx, improvement, "improving the policy", ranks)
+    ctx.log.info("%s; kept the policy of update %d", improvement.position.ended, improvement.position.kept_update)
     candidate = report.measure(improvement.policy, improvement.reference)
     gain = _gain(candidate, report.measure(improvement.reference, None))
     return ctx.result(
@@ -176,7 +173,7 @@ def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
     )
 
 
-def _sampler(models: _Models, settings: Settings, world: World) -> Sampler:
+def _sampler(models: _Models, settings: Settings, ranks: Ranks) -> Sampler:
     return Sampler(
         models.q,
         stop_ids=models.renderer.stop_ids,
@@ -186,26 +183,24 @@ def _sampler(models: _Models, settings: Settings, world: World) -> Sampler:
         temperature=settings.temperature,
         seed=settings.seed,
         max_tokens=settings.max_tokens,
-        world=world,
+        ranks=ranks,
     )
 
 
 def _improvement(
-    ctx: StageContext,
     models: _Models,
     drawn: tuple[Sampler, LoggedStates, HeldOut],
     settings: Settings,
     make_operator: Factory,
 ) -> Improvement:
     """In this order: copies are made of whole models, optimisers for sharded ones."""
-    (sampler, states, probe), world = drawn, drawn[0].world
-    policy, snapshots = models.policy.model, ctx.work / "snapshots"
-    snapshots.mkdir()
+    (sampler, states, probe), ranks = drawn, drawn[0].ranks
+    policy = models.policy.model
     reference = frozen_copy(policy)
-    operator = make_operator(policy, models.q, settings, world)
+    operator = make_operator(policy, models.q, settings, ranks)
     for frozen in (reference, models.q):
-        world.shard(frozen)
-    return Improvement(policy, operator, sampler, states, probe, settings, snapshots, world, reference)
+        ranks.shard(frozen)
+    return Improvement(policy, operator, sampler, states, probe, settings, ranks, reference)
 
 
 def _held_out(sampler: Sampler, states: LoggedStates, settings: Settings) -> tuple[HeldOut, HeldOut]:
@@ -216,50 +211,6 @@ def _held_out(sampler: Sampler, states: LoggedStates, settings: Settings) -> tup
         HeldOut(sampler, states, range(guards), settings.batch_size, "probe"),
         HeldOut(sampler, states, report, settings.batch_size, "held-out"),
     )
-
-
-def _train(ctx: StageContext, improvement: Improvement) -> None:
-    """Resumes from the checkpoint, if there is one, and goes on to the end."""
-    directory = ctx.work / "resume"
-    world = improvement.world
-    if world.agreed(world.first and ctx.load_checkpoint(directory) is not None):
-        improvement.load(directory)
-        ctx.log.info("resumed after %d warm-ups and updates", improvement.steps)
-    settings = improvement.settings
-    total = settings.critic_warmup_updates + settings.updates
-    progress = ctx.progress if world.first else partial(Progress[Any], terminal=False)
-    with progress(total, "improving the policy", "updates", initial=improvement.steps) as bar:
-        improvement.run(_after_step(ctx, improvement, bar))
-    ctx.log.info("%s; kept the policy of update %d", improvement.position.ended, improvement.position.kept_update)
-
-
-def _after_step(ctx: StageContext, improvement: Improvement, bar: Any) -> Callable[[], None]:
-    pace, shown = Pace(), improvement.steps
-    world = improvement.world
-
-    def after_step() -> None:
-        nonlocal shown
-        position = improvement.position
-        figures = {name: position.curves[-1][name] for name in ("kl", "q_mean")} if position.curves else {}
-        bar.update(improvement.steps - shown, **figures)
-        shown = improvement.steps
-        if world.any(ctx.stop.is_set()):
-            ctx.stop.signal = ctx.stop.signal or "the stop of another process"
-        if ctx.stop.is_set() or world.agreed(pace.due()):
-            with pace.saving():
-                _save(ctx, improvement)
-        ctx.check_stop()
-
-    return after_step
-
-
-def _save(ctx: StageContext, improvement: Improvement) -> None:
-    directory = ctx.work / "checkpoint"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
-    improvement.save(directory)
-    if improvement.world.first:
-        ctx.save_checkpoint(directory, improvement.steps)
 
 
 def _gain(candidate: Measurement, current: Measurement) -> dict[str, float]:
@@ -298,24 +249,24 @@ def _metrics(improvement: Improvement, data: _Data) -> dict[str, float]:
 
 
 def _publish(ctx: StageContext, models: _Models, improvement: Improvement, gain: dict[str, float]) -> ArtifactRef:
-    world = improvement.world
+    ranks = improvement.ranks
     policy = _whole_policy(ctx, models, improvement)
-    if world.first:
+    if ranks.first:
         published = ctx.publish(ctx.folder, _write(ctx, models, policy, improvement, gain), "policy")
-    told = world.agreed(published.model_dump(mode="json") if world.first else {})
+    told = ranks.agreed(published.model_dump(mode="json") if ranks.first else {})
     return ArtifactRef.model_validate(told)
 
 
 def _whole_policy(ctx: StageContext, models: _Models, improvement: Improvement) -> Any:
     """The improved policy on the CPU, as it is saved; of several processes only the first has it."""
-    world, path = improvement.world, ctx.work / "improved.safetensors"
-    if world.size == 1:
+    ranks, path = improvement.ranks, ctx.work / "improved.safetensors"
+    if ranks.size == 1:
         return improvement.policy.cpu()
-    save_module(path, improvement.policy, world)
-    if not world.first:
+    save_part(path, Weights(improvement.policy), ranks)
+    if not ranks.first:
         return None
     policy = load_policy(models.policy.directory, longest=SHORT).model
-    load_module(path, policy)
+    load_part(path, Weights(policy))
     return policy
 
 

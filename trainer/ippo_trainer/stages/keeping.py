@@ -10,9 +10,9 @@ from ippo_trainer.contract.errors import BadDataError, StageError, TryAgainError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments.rollout import Unfinished
-from ippo_trainer.stages.pace import Pace
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.stop import Interrupted
+from ippo_trainer.training.cadence import Cadence
 
 _TURNS, _WAITING = "unfinished.parquet", "unfinished.json"
 
@@ -26,7 +26,7 @@ class Keeper:
     """
 
     def __init__(self, ctx: StageContext, save: Callable[[Unfinished | None], None]) -> None:
-        self._ctx, self._write, self._pace = ctx, save, Pace()
+        self._ctx, self._write, self._cadence = ctx, save, Cadence()
         self.unfinished: Unfinished | None = None
         """The batch under way, after its latest turn."""
         self._saved = True
@@ -35,7 +35,7 @@ class Keeper:
         """Takes the state after a turn, or after a batch (None). Saves it if that is due; raises if told to stop."""
         self.unfinished, self._saved = unfinished, False
         stopped = self._ctx.stop.is_set()
-        if stopped or self._pace.due():
+        if stopped or self._cadence.due():
             self._save()
         self._ctx.check_stop()
 
@@ -51,7 +51,7 @@ class Keeper:
 
     def _save(self) -> None:
         self._saved = True  # also if it fails: nobody waits for a store that is down twice
-        with self._pace.saving():
+        with self._cadence.saving():
             self._write(self.unfinished)
 
     def _save_at_last(self) -> None:

@@ -6,11 +6,11 @@ import logging
 import math
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
@@ -25,22 +25,16 @@ from ippo_trainer.environments.source import source_digest
 from ippo_trainer.models import memory, needs
 from ippo_trainer.models.files import check_files, loaded_files
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
-from ippo_trainer.stages.progress import Progress, progress
 from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
 from ippo_trainer.store import artifact, checkpoint, open_store
 from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
 from ippo_trainer.store.disk import FULL, disk_error
 from ippo_trainer.store.uri import fetch_directory
+from ippo_trainer.training.progress import ProgressBar
 
 _log = logging.getLogger(__name__)
 _FULL_TEXT = ("No space left on device", "Disk quota exceeded")
-
-
-class ProgressFactory(Protocol):
-    """Makes a progress display; `progress.progress` is one."""
-
-    def __call__(self, items: Any, description: str, unit: str = ..., *, initial: int = ...) -> Progress[Any]: ...
 
 
 @dataclass
@@ -51,7 +45,7 @@ class StageContext:
     store: Store
     work: Path
     shard_index: int | None = None
-    progress: ProgressFactory = progress
+    progress: Callable[..., ProgressBar] = ProgressBar
     stop: StopFlag = field(default_factory=StopFlag)
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("ippo_trainer.stage"))
 

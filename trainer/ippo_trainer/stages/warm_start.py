@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.digests import derive_seed
@@ -26,9 +25,10 @@ from ippo_trainer.models.attention import limits
 from ippo_trainer.models.files import unheeded
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
 from ippo_trainer.models.sampling import Sampling, sample
-from ippo_trainer.sft.training import Hooks, Settings, train
+from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.stages.train import train
 from ippo_trainer.store.uri import fetch_file
 from ippo_trainer.text.render import Renderer, TooLongError
 from ippo_trainer.text.rows import Row, training_rows
@@ -213,32 +213,16 @@ def _tell_unfit(ctx: StageContext, unfit: list[tuple[str, str]], turns: int, row
 
 
 def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> list[float]:
-    def save(directory: Path, step: int) -> None:
-        ctx.save_checkpoint(directory, step)
-
-    def load(directory: Path) -> int | None:
-        step = ctx.load_checkpoint(directory)
-        if step is not None:
-            ctx.log.info("resumed after %d updates", step)
-        return step
-
-    hooks = Hooks(
-        save=save,
-        load=load,
-        stopped=ctx.stop.is_set,
-        on_steps=lambda total, done: ctx.progress(total, "warm start", "updates", initial=done),
-    )
-    training = Settings(
+    training = SupervisedSettings(
         epochs=settings.epochs,
         learning_rate=float(settings.learning_rate),
         batch_size=settings.batch_size,
         seed=derive_seed(ctx.spec.seed, WARM_START, "order"),
-        device=device_of(ctx.spec),
+        pad_id=base.tokenizer.pad_token_id,
     )
-    outcome = train(base.model, base.tokenizer, rows, training, ctx.work / "sft", hooks)
-    if not outcome.finished:
-        ctx.check_stop()
-    return outcome.losses
+    fit = SupervisedFit(base.model.to(device_of(ctx.spec)), rows, training)
+    train(ctx, fit, "warm start")
+    return fit.losses
 
 
 def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Iterator[list[int]]:

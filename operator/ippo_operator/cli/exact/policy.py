@@ -34,14 +34,14 @@ def score(
     from ippo_trainer.environments import ExactScorer
     from ippo_trainer.environments.rollout import PolicyAgent, rollout
     from ippo_trainer.models.load import load_policy
-    from ippo_trainer.stages.progress import Progress, progress
     from ippo_trainer.text.render import Renderer
+    from ippo_trainer.training.progress import ProgressBar
 
     policy = load_policy(path)
     agent = PolicyAgent(policy.model, Renderer.load(path, policy.tokenizer), str(path), new_tokens, temperature=1.0)
     seeds = [derive_seed(seed, "exact", number) for number in range(conversations)]
     held = []
-    bar: Progress[int] = progress(conversations, "scoring", "conversations")
+    bar = ProgressBar(conversations, "scoring", "conversations")
     with bar:
         for start in range(0, conversations, _BATCH):
             batch = seeds[start : start + _BATCH]

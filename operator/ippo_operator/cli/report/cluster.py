@@ -28,8 +28,8 @@ from ippo_operator.plan import folders
 from ippo_operator.plan.stage_specs import s3_location
 
 if TYPE_CHECKING:
-    from ippo_trainer.stages.progress import Progress
     from ippo_trainer.store.base import Store
+    from ippo_trainer.training.progress import ProgressBar
 
 SECRET_KEY = "credentials"  # noqa: S105 the name of a key
 _ELSEWHERE = "if it has another address from here, give that with --endpoint-url (kubectl port-forward makes one)."
@@ -77,11 +77,11 @@ def _write(run: RunView, location: StoreLocation, output: Path) -> int:
     try:
         with report_errors(output):
             from ippo_trainer.report import write_report
-            from ippo_trainer.stages.progress import progress
             from ippo_trainer.store import open_store
+            from ippo_trainer.training.progress import ProgressBar
 
             total = run.status.completed_iterations + 1
-            bar: Progress[int] = progress(total, "reading the run's results", "iterations")
+            bar = ProgressBar(total, "reading the run's results", "iterations")
             with bar:
                 metadata = {"name": run.name, "namespace": run.namespace}
                 counted = Counted(open_store(location), bar, total)
@@ -107,7 +107,7 @@ class Counted:
         total: iterations, with the warm start.
     """
 
-    def __init__(self, store: "Store", bar: "Progress[int]", total: int) -> None:
+    def __init__(self, store: "Store", bar: "ProgressBar", total: int) -> None:
         self._store, self._bar, self._total = store, bar, total
         self._lock = threading.Lock()
         self.iterations: set[int] = set()

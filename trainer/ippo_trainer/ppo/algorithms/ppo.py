@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models.packing import PackedBatch, hidden_states
+from ippo_trainer.models.packing import PackedBatch, hidden_states, token_logprobs
 from ippo_trainer.models.parts import decoder
-from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.ppo.control import has_plateaued
 from ippo_trainer.ppo.credit import Credit, generalised_advantages, token_rewards
-from ippo_trainer.ppo.distributed import ALONE, World, whole
 from ippo_trainer.ppo.losses import aggregate, clipped_policy_loss, value_loss
 from ippo_trainer.ppo.maths import (
     explained_variance,
@@ -28,6 +26,9 @@ from ippo_trainer.ppo.maths import (
 from ippo_trainer.ppo.operators import Experience
 from ippo_trainer.ppo.rollout import Part, Rollout
 from ippo_trainer.ppo.settings import Settings
+from ippo_trainer.training.checkpoint import StatePart, Weights
+from ippo_trainer.training.distributed import ALONE, Ranks
+from ippo_trainer.training.optimiser import Optimiser
 
 PLATEAU_WINDOW = 3
 PLATEAU_TOLERANCE = 0.02
@@ -58,21 +59,25 @@ class Critic(nn.Module):
 class PPO:
     """The improvement operator; see `operators.ImprovementOperator`."""
 
-    def __init__(self, policy: Any, q: Any, settings: Settings, world: World = ALONE) -> None:
-        self.policy, self.settings, self.world = policy, settings, world
+    def __init__(self, policy: Any, q: Any, settings: Settings, ranks: Ranks = ALONE) -> None:
+        self.policy, self.settings, self.ranks = policy, settings, ranks
         self.critic = Critic(q).eval()
         for module in (policy, self.critic):
-            world.shard(module)
-        self.policy_optimiser = _adam(policy, settings.learning_rate, settings)
-        self.critic_optimiser = _adam(self.critic, settings.critic_learning_rate, settings)
+            ranks.shard(module)
+        # No weight decay: the KL to pi_i is the anchor, not the origin.
+        self.policy_optimiser, self.critic_optimiser = (
+            Optimiser(module.parameters(), rate, epsilon=settings.adam_epsilon)
+            for module, rate in ((policy, settings.learning_rate), (self.critic, settings.critic_learning_rate))
+        )
         self.history: list[float] = []
         """Explained variance by warm-up update, each on samples not yet trained on."""
 
-    def modules(self) -> dict[str, nn.Module]:
-        return {"critic": self.critic}
-
-    def optimisers(self) -> dict[str, Any]:
-        return {"policy": self.policy_optimiser, "critic": self.critic_optimiser}
+    def parts(self) -> dict[str, StatePart]:
+        return {
+            "critic": Weights(self.critic),
+            "policy-optimiser": self.policy_optimiser,
+            "critic-optimiser": self.critic_optimiser,
+        }
 
     def facts(self) -> dict[str, Any]:
         return {"history": self.history}
@@ -93,8 +98,6 @@ class PPO:
 
     def improve(self, experience: Experience) -> dict[str, float]:
         settings, rollout = self.settings, experience.rollout
-        for group in self.policy_optimiser.param_groups:
-            group["lr"] = settings.learning_rate * experience.rate_scale
         credit, figures = self._credit(experience)
         trained = self._trained(experience)
         advantages = whiten(credit.advantages, rollout.mask)
@@ -117,7 +120,7 @@ class PPO:
             | {
                 "ratio_max": max(step["ratio_max"] for step in steps),
                 "policy_steps": float(len(steps)),
-                "learning_rate": settings.learning_rate * experience.rate_scale,
+                "learning_rate": settings.learning_rate * experience.rate_share,
                 "untrusted_share": 1.0 - float((trained.any(1)).float().mean()),
             }
         )
@@ -129,11 +132,11 @@ class PPO:
         rollout, settings = experience.rollout, self.settings
         values = torch.zeros(rollout.mask.shape, device=rollout.mask.device)
         with torch.no_grad():
-            for part, counts in self.world.share(list(rollout.parts)):
+            for part, counts in self.ranks.share(list(rollout.parts)):
                 found = self.critic(part.packed)
                 if counts:
                     values[part.rows] = rollout.padded(found, part)
-        self.world.sum(values)
+        self.ranks.sum(values)
         rewards = token_rewards(
             experience.rewards,
             experience.old_logprobs,
@@ -162,9 +165,9 @@ class PPO:
         tokens = max(1, sum(int(trained[part.rows].sum()) for part in minibatch))
         sums: dict[str, float] = {}
         ratio_max = ratio_error = 0.0
-        for part, counts in self.world.share(minibatch):
+        for part, counts in self.ranks.share(minibatch):
             rows, mask = part.rows, trained[part.rows] & counts
-            scores = self.world.call(token_logprobs, self.policy, part.packed, settings.temperature)
+            scores = self.ranks.call(token_logprobs, self.policy, part.packed, settings.temperature)
             logprobs, entropy = rollout.padded(scores.logprobs, part), rollout.padded(scores.entropy, part)
             old = experience.old_logprobs[rows]
             clipped = clipped_policy_loss(
@@ -186,29 +189,29 @@ class PPO:
                     clip_fraction_high=float(clipped.clipped_high.sum()),
                     dual_clip_fraction=float(clipped.dual_clipped.sum()),
                 )
-        sums = self.world.sums(sums)
-        norm = _step(self.policy, self.policy_optimiser, settings.clip_norm)
+        sums = self.ranks.sums(sums)
+        norm = self.policy_optimiser.step(experience.rate_share)
         responses = sum(part.rows.stop - part.rows.start for part in minibatch)
         figures = {name: value / tokens for name, value in sums.items()}
         moved = sums["approx_kl"] / responses
         return figures | {
             "moved": moved,
             "grad_norm": norm,
-            "ratio_max": self.world.maximum(ratio_max),
-            "ratio_error": self.world.maximum(ratio_error),
+            "ratio_max": self.ranks.maximum(ratio_max),
+            "ratio_error": self.ranks.maximum(ratio_error),
         }
 
     def _critic_step(self, rollout: Rollout, minibatch: list[Part], returns: Tensor) -> dict[str, float]:
         """One optimiser step on the critic."""
         tokens = max(1, sum(int(rollout.mask[part.rows].sum()) for part in minibatch))
         total = 0.0
-        for part, counts in self.world.share(minibatch):
+        for part, counts in self.ranks.share(minibatch):
             values = rollout.padded(self.critic(part.packed), part)
             loss = aggregate(value_loss(values, returns[part.rows], rollout.mask[part.rows] & counts), tokens)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
-        norm = _step(self.critic, self.critic_optimiser, self.settings.clip_norm)
-        return self.world.sums({"value_loss": total}) | {"critic_grad_norm": norm}
+        norm = self.critic_optimiser.step()
+        return self.ranks.sums({"value_loss": total}) | {"critic_grad_norm": norm}
 
     def _check_ratio(self, error: float) -> None:
         """Before the first step the policy is the one that sampled, so the ratio is 1 everywhere."""
@@ -220,22 +223,9 @@ class PPO:
             )
 
 
-def make(policy: Any, q: Any, settings: Settings, world: World = ALONE) -> PPO:
+def make(policy: Any, q: Any, settings: Settings, ranks: Ranks = ALONE) -> PPO:
     """The operator for a policy, with a critic that starts from Q, which must not be sharded yet."""
-    return PPO(policy, q, settings, world)
-
-
-def _adam(module: nn.Module, rate: float, settings: Settings) -> torch.optim.AdamW:
-    # No weight decay: the KL to pi_i is the anchor, not the origin.
-    return torch.optim.AdamW(module.parameters(), lr=rate, eps=settings.adam_epsilon, weight_decay=0.0, fused=True)
-
-
-def _step(module: nn.Module, optimiser: torch.optim.Optimizer, clip_norm: float) -> float:
-    """Clips the gradient, steps, forgets the gradient; returns its norm before the clip."""
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)))
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    return norm
+    return PPO(policy, q, settings, ranks)
 
 
 def _add(sums: dict[str, float], **values: float) -> None:

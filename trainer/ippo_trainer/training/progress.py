@@ -3,21 +3,20 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Generic, Self, TypeVar
+from collections.abc import Callable
+from typing import Self
 
 from tqdm import tqdm
 
-T = TypeVar("T")
 INTERVAL = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Progress(Generic[T]):
-    """Counts units of work. Iterate over it, or call `update`; use it in a `with` block or call `close`.
+class ProgressBar:
+    """Counts units of work. Call `update`; use it in a `with` block or call `close`.
 
     Args:
-        items: what to iterate over, or how many units there will be.
+        total: units that there will be.
         description: what is being done.
         unit: what is counted, in the plural, e.g. `conversations`.
         initial: units that an earlier attempt did already.
@@ -27,7 +26,7 @@ class Progress(Generic[T]):
 
     def __init__(
         self,
-        items: Iterable[T] | int,
+        total: int,
         description: str,
         unit: str = "steps",
         *,
@@ -35,23 +34,13 @@ class Progress(Generic[T]):
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.description, self.unit, self.count = description, unit, initial
-        self._items: Iterable[T] | None = None if isinstance(items, int) else items
-        self.total = items if isinstance(items, int) else len(items) if isinstance(items, Sized) else None
+        self.total, self.description, self.unit, self.count = total, description, unit, initial
         self._clock, self._initial, self._start = clock, initial, clock()
-        self._said, self._said_count = self._start, -1
+        self._line_at, self._line_count = self._start, -1
         self._figures: dict[str, float] = {}
         self._bar: tqdm | None = None
         if sys.stderr.isatty() if terminal is None else terminal:
-            self._bar = tqdm(total=self.total, initial=initial, desc=description, unit=f" {unit}", dynamic_ncols=True)
-
-    def __iter__(self) -> Iterator[T]:
-        if self._items is None:
-            raise TypeError("this progress only counts: it was given a number, not items")
-        with self:
-            for item in self._items:
-                yield item
-                self.update()
+            self._bar = tqdm(total=total, initial=initial, desc=description, unit=f" {unit}", dynamic_ncols=True)
 
     def __enter__(self) -> Self:
         return self
@@ -67,37 +56,29 @@ class Progress(Generic[T]):
             if figures:
                 self._bar.set_postfix_str(self._postfix(), refresh=False)
             self._bar.update(count)
-        elif self._clock() - self._said >= INTERVAL:
-            self._say()
+        elif self._clock() - self._line_at >= INTERVAL:
+            self._write_line()
 
     def close(self) -> None:
         """Ends the bar, or logs the last line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        elif self._said_count != self.count:
-            self._say()
+        elif self._line_count != self.count:
+            self._write_line()
 
     def _postfix(self) -> str:
         return ", ".join(f"{name}={value:.4g}" for name, value in self._figures.items())
 
-    def _say(self) -> None:
+    def _write_line(self) -> None:
         now = self._clock()
-        self._said, self._said_count = now, self.count
-        done, seconds = self.count - self._initial, now - self._start
-        rate = done / seconds if seconds > 0 else 0.0
-        line = f"{self.description}: {self.count}"
-        if self.total is not None:
-            line += f"/{self.total}"
-        line += f" {self.unit}, {rate:.3g}/s"
-        if self.total is not None and self.count < self.total and rate > 0:
+        self._line_at, self._line_count = now, self.count
+        seconds = now - self._start
+        rate = (self.count - self._initial) / seconds if seconds > 0 else 0.0
+        line = f"{self.description}: {self.count}/{self.total} {self.unit}, {rate:.3g}/s"
+        if self.count < self.total and rate > 0:
             line += f", {_duration((self.total - self.count) / rate)} left"
         _log.info("%s", ", ".join(filter(None, [line, self._postfix()])))
-
-
-def progress(items: Iterable[T] | int, description: str, unit: str = "steps", *, initial: int = 0) -> Progress[T]:
-    """The progress of a stage on this process's standard error."""
-    return Progress(items, description, unit, initial=initial)
 
 
 def _duration(seconds: float) -> str:

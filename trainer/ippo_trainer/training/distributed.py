@@ -1,8 +1,8 @@
-"""An improvement step on several processes, each with a part of the forwards and of the parameters (FSDP2).
+"""A stage on several processes (ranks), each with a part of the forwards and of the parameters (FSDP2).
 
-Every process has the same tables of the whole batch, so statistics, the KL weight, guards and early stops need no
-sums of their own. What is divided is what costs: sampling, forwards and backwards. `World` is a process alone: there
-nothing is divided, and nothing here changes a number.
+Every rank has the same tables of the whole batch, so statistics, the KL weight, guards and early stops need no sums of
+their own. What is divided is what costs: sampling, forwards and backwards. `Ranks` is a process alone: there nothing is
+divided, and nothing here changes a number.
 """
 
 import json
@@ -40,8 +40,8 @@ class Owned(Protocol):
 O = TypeVar("O", bound=Owned)  # noqa: E741 - as T, for what is owned
 
 
-class World:
-    """The processes of a stage; this is a world of one."""
+class Ranks:
+    """The processes of a stage; here, one alone."""
 
     rank = 0
     size = 1
@@ -96,13 +96,13 @@ class World:
         """The first process's whole tensor, for every process, laid out as `like`."""
         if tensor is None:
             raise ValueError("the first process gives the tensor")
-        return tensor
+        return tensor if like is None else tensor.to(like.device)
 
 
-ALONE = World()
+ALONE = Ranks()
 
 
-class Ranks(World):
+class ManyRanks(Ranks):
     """The processes of the default group of torch.distributed."""
 
     def __init__(self, device: torch.device) -> None:
@@ -189,9 +189,9 @@ class Ranks(World):
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         if isinstance(like, DTensor):
-            whole = torch.empty(like.shape, dtype=like.dtype, device=self.device) if tensor is None else tensor
-            return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=0)
-        whole = torch.zeros((), device=self.device) if tensor is None else tensor
+            whole = torch.empty(like.shape, dtype=like.dtype) if tensor is None else tensor
+            return distribute_tensor(whole.to(self.device), like.device_mesh, like.placements, src_data_rank=0)
+        whole = (torch.zeros(()) if tensor is None else tensor).to(self.device)
         dist.broadcast(whole, 0)
         return whole
 
@@ -203,8 +203,15 @@ def whole(tensor: Tensor) -> Tensor:
     return result
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that may be sharded; shares its memory."""
+    part = getattr(tensor, "to_local", None)
+    result: Tensor = tensor if part is None else part()
+    return result
+
+
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def joined(device: torch.device) -> Iterator[Ranks]:
     """The processes that torchrun started with this one; alone where it did not.
 
     Raises:
@@ -218,7 +225,7 @@ def joined(device: torch.device) -> Iterator[World]:
             torch.cuda.set_device(device)
         # Small things go through the CPU, and there the loss of a process is seen at once.
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        yield Ranks(device)
+        yield ManyRanks(device)
         dist.barrier()
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error)):

@@ -1,4 +1,4 @@
-"""When a stage saves a checkpoint: by time, and seldom enough where saving is slow."""
+"""When a checkpoint is due: by time, and seldom enough where saving is slow."""
 
 import time
 from collections.abc import Iterator
@@ -9,15 +9,15 @@ SAVING_SHARE = 0.05
 """Of the time that saving may take; what is large is saved less often."""
 
 
-class Pace:
-    """Says when a checkpoint is due."""
+class Cadence:
+    """The timer of a stage's checkpoints, whatever the stage does. A stage that is told to stop saves once more."""
 
     def __init__(self) -> None:
-        self._due = time.monotonic() + SAVE_SECONDS
+        self._next = time.monotonic() + SAVE_SECONDS
 
     def due(self) -> bool:
-        """Whether the last one is old enough."""
-        return time.monotonic() >= self._due
+        """Whether the last checkpoint is old enough."""
+        return time.monotonic() >= self._next
 
     @contextmanager
     def saving(self) -> Iterator[None]:
@@ -25,4 +25,4 @@ class Pace:
         start = time.monotonic()
         yield
         now = time.monotonic()
-        self._due = now + max(SAVE_SECONDS, (now - start) / SAVING_SHARE)
+        self._next = now + max(SAVE_SECONDS, (now - start) / SAVING_SHARE)

@@ -1,0 +1,1 @@
+"""What every training loop shares: optimiser, learning rate, state on disk, save cadence, progress, ranks."""

@@ -1,0 +1,76 @@
+"""AdamW on a list of parameters, one clipped step at a time."""
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from ippo_trainer.training.distributed import whole
+
+CLIP_NORM = 1.0
+"""Largest norm of all gradients together."""
+_STEP = "step"
+_MOMENTS = (_STEP, "exp_avg", "exp_avg_sq")
+
+
+class Optimiser:
+    """AdamW (arXiv 1711.05101) with a clipped gradient; a `StatePart`.
+
+    Args:
+        parameters: what it changes, each once; sharded already, where they will be.
+        rate: peak of the learning rate.
+        decay: weight decay of matrices; vectors have none.
+        betas, epsilon: of Adam.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        rate: float,
+        *,
+        decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        epsilon: float = 1e-8,
+    ) -> None:
+        self.parameters, self.rate = list(parameters), rate
+        matrices = [parameter for parameter in self.parameters if parameter.dim() >= 2]
+        vectors = [parameter for parameter in self.parameters if parameter.dim() < 2]
+        groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+        self._adam = torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=rate, betas=betas, eps=epsilon, fused=True
+        )
+
+    def step(self, share: float = 1.0) -> float:
+        """Steps along the accumulated gradients at `share` of the peak rate and forgets them.
+
+        Returns:
+            The norm of the gradients before the clip.
+        """
+        for group in self._adam.param_groups:
+            group["lr"] = self.rate * share
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)))
+        self._adam.step()
+        self._adam.zero_grad(set_to_none=True)
+        return norm
+
+    def tensors(self) -> Iterable[tuple[str, Tensor]]:
+        """Adam's moments and step counts, by the number of the parameter; none before the first step."""
+        for number, parameter in enumerate(self.parameters):
+            moments = self._adam.state.get(parameter, {})
+            yield from ((f"{number}.{name}", moments[name]) for name in _MOMENTS if name in moments)
+
+    def layout(self) -> Mapping[str, Tensor | None]:
+        """Moments lie as their parameter does; a step count is whole, on the parameters' device."""
+        return {
+            f"{number}.{name}": None if name == _STEP else parameter
+            for number, parameter in enumerate(self.parameters)
+            for name in _MOMENTS
+        }
+
+    def set_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Puts back what `tensors` gave."""
+        for number, moments in groupby(tensors, key=lambda item: int(item[0].partition(".")[0])):
+            parameter = self.parameters[number]
+            # The fused step wants its count on the device, too.
+            self._adam.state[parameter] = {key.partition(".")[2]: value.to(parameter.device) for key, value in moments}
