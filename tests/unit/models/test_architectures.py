@@ -9,9 +9,10 @@ import torch
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models import load
 from ippo_trainer.models.cache import PrefixMemory
-from ippo_trainer.models.packing import Group, hidden_states, pack, token_logprobs
+from ippo_trainer.models.packing import Group, hidden_states, pack
 from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.models.sampling import Sampling, sample
+from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.text.tokenizer import build_tokenizer
 from transformers import AutoModelForCausalLM
 

@@ -11,8 +11,9 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.models import attention
 from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.load import check_context
-from ippo_trainer.models.packing import Group, pack, token_logprobs
+from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
+from ippo_trainer.models.scoring import token_logprobs
 from transformers import AutoModelForCausalLM
 
 from tests.kit.architectures import tiny_config

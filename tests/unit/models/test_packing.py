@@ -2,16 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_trainer.models.packing import (
-    Group,
-    hidden_states,
-    pack,
-    pack_batches,
-    score_tokens,
-    to_flat,
-    to_padded,
-    token_logprobs,
-)
+from ippo_trainer.models.packing import Group, hidden_states, pack, pack_batches, to_flat, to_padded
+from ippo_trainer.models.scoring import score_tokens, token_logprobs
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 VOCABULARY = 23

@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models import decoding, sampling
 from ippo_trainer.models.cache import PrefixMemory
-from ippo_trainer.models.packing import Group, pack, token_logprobs
+from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
+from ippo_trainer.models.scoring import token_logprobs
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 VOCABULARY = 11

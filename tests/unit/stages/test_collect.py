@@ -12,7 +12,8 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns
 from ippo_trainer.environments import load
 from ippo_trainer.models.load import load_policy
-from ippo_trainer.models.packing import Group, pack, token_logprobs
+from ippo_trainer.models.packing import Group, pack
+from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.stages import collect
 from ippo_trainer.stages.runtime import StageContext, run_stage
 from ippo_trainer.store.artifact import fetch, read_manifest

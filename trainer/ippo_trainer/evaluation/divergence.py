@@ -7,7 +7,8 @@ import numpy as np
 import torch
 
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.models.packing import Group, pack_batches, token_logprobs
+from ippo_trainer.models.packing import Group, pack_batches
+from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.stats.intervals import Interval, cluster_sums, ratio_interval
 
 MAX_TOKENS = 1 << 14

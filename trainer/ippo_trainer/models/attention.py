@@ -1,6 +1,6 @@
 """The attention masks that a decoder takes, and up to which length its forward is a matter of each text alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models import kernels
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _FOLLOWING = {"longrope": "LongRoPE", "dynamic": "dynamic NTK rope"}
@@ -47,7 +48,14 @@ def check_reach(decoder: Any, longest: int) -> None:
             )
 
 
-def attention_mask(decoder: Any, seen: Tensor, queries: Tensor, keys: Tensor, longest: int) -> Any:
+def follows_the_batch(config: Any) -> bool:
+    """Whether some rotary embedding looks at the longest text of a batch."""
+    return next(_following(config), None) is not None
+
+
+def attention_mask(
+    decoder: Any, seen: Tensor, queries: Tensor, keys: Tensor, longest: int, causal: bool = False
+) -> Any:
     """What to give a decoder as `attention_mask`.
 
     Args:
@@ -56,18 +64,28 @@ def attention_mask(decoder: Any, seen: Tensor, queries: Tensor, keys: Tensor, lo
         queries: (R, q) the queries' positions.
         keys: (R or 1, k) the keys' positions.
         longest: no position is this large.
+        causal: query i sees the keys up to i, but for windows, and so does `seen` say.
 
     Returns:
-        A (R, 1, q, k) additive mask; where windows matter to some layers only, one for each kind of layer, by name.
+        A (R, 1, q, k) mask, additive or what `kernels.attend` takes; where windows matter to some layers only, one for
+        each kind of layer, by name.
     """
-    dtype = next(decoder.parameters()).dtype
     window = sliding_window(decoder.config)
     if window is None or longest <= window:
-        return additive_mask(seen, dtype)
-    near = seen & (queries.unsqueeze(2) - keys.unsqueeze(1) < window)
-    if getattr(decoder.config, "layer_types", None) is None:
-        return additive_mask(near, dtype)
-    return {_FULL: additive_mask(seen, dtype), _SLIDING: additive_mask(near, dtype)}
+        return _mask(decoder, seen, causal)
+    near = _mask(decoder, seen & (queries.unsqueeze(2) - keys.unsqueeze(1) < window), False)
+    return by_kind(decoder, near, lambda: _mask(decoder, seen, causal))
+
+
+def by_kind(decoder: Any, near: Any, full: Callable[[], Any]) -> Any:
+    """Masks for a decoder some of whose layers have windows: `near` with the window, `full` without."""
+    return near if getattr(decoder.config, "layer_types", None) is None else {_FULL: full(), _SLIDING: near}
+
+
+def _mask(decoder: Any, seen: Tensor, causal: bool) -> Tensor:
+    if kernels.enabled(decoder):
+        return kernels.causal(seen.device) if causal else seen.unsqueeze(1)
+    return additive_mask(seen, next(decoder.parameters()).dtype)
 
 
 def additive_mask(seen: Tensor, dtype: torch.dtype) -> Tensor:

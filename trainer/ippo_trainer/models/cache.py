@@ -85,6 +85,12 @@ class RaggedCache(Cache):  # type: ignore[misc]
         """Bytes held."""
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized)
 
+    @property
+    def plain(self) -> bool:
+        """Whether the next forward's tokens are whole texts, from the first column on."""
+        place = self.layers[0].place
+        return place is not None and place.plain
+
     def place(self, positions: Tensor, *, first: int, width: int, plain: bool) -> None:
         """Says where the next forward's tokens go.
 

@@ -93,7 +93,7 @@ def forward(trunk: Any, cache: RaggedCache, tokens: Tensor, positions: Tensor, w
     """Runs `tokens` (n, tokens) where the cache was told to place them; returns hidden states (n, tokens, D)."""
     columns = torch.arange(width, device=tokens.device)
     seen = columns <= positions.unsqueeze(-1)
-    mask = attention_mask(trunk, seen, positions, columns.unsqueeze(0), width)
+    mask = attention_mask(trunk, seen, positions, columns.unsqueeze(0), width, cache.plain)
     output = trunk(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
     states: Tensor = output.last_hidden_state
     return states

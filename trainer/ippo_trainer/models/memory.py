@@ -5,9 +5,13 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.files import weight_files
+
+if TYPE_CHECKING:
+    import torch
 
 # Of a process that has loaded torch and transformers, and nothing else yet.
 RUNTIME_BYTES = 450 << 20
@@ -32,6 +36,14 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/p
 def held(status: Path = Path("/proc/self/status")) -> int:
     """Bytes that this process holds and the kernel cannot take back as it can files'; 0 where that is not known."""
     return _field(status, "RssAnon") or 0
+
+
+def free_bytes(device: "torch.device") -> int:
+    """Bytes that are free on a GPU, those included that torch holds without using them."""
+    import torch  # a server that asks whether a model fits has not loaded it yet
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def stored_bytes(sizes: Mapping[str, int]) -> int:

@@ -7,20 +7,20 @@ attention of speculative decoding (arXiv 2305.09781), used for training.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ippo_trainer.models.attention import additive_mask, attention_mask, check_reach
-from ippo_trainer.models.parts import decoder
+from ippo_trainer.models import kernels
+from ippo_trainer.models.attention import additive_mask, attention_mask, by_kind, check_reach, sliding_window
+from ippo_trainer.models.recompute import recompute_layers
 
-# Logits held at once by token_logprobs: 64 MiB in fp32.
-CHUNK_LOGITS = 1 << 24
+# Entries of a mask of every query and key, up to which no block mask is compiled.
+_DENSE = 1 << 22
 _TRUNK = 0
 
 
@@ -66,6 +66,10 @@ class PackedBatch:
     """(S,) every trunk token but the first of each row is predicted from here."""
     trunk_token_index: Tensor
     """(S,) where that trunk token sits."""
+    longest: int
+    """Tokens of the longest sequence."""
+    masks: dict[int | None, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Block masks made so far, by window."""
 
     @property
     def tokens(self) -> Tensor:
@@ -79,14 +83,16 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> "PackedBatch":
         """The same batch on another device."""
-        return replace(self, **{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        tables = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        moved: dict[str, Any] = {name: table.to(device) for name, table in tables.items() if isinstance(table, Tensor)}
+        return replace(self, **moved, masks={})
 
-
-class TokenScores(NamedTuple):
-    """Of each of the T response tokens, fp32: its log-probability and the entropy of the distribution it came from."""
-
-    logprobs: Tensor
-    entropy: Tensor
+    def block_mask(self, window: int | None) -> Any:
+        """The batch's mask for a GPU, if its rows are laid end to end; see `kernels.tree_mask`."""
+        if window not in self.masks:
+            mask = kernels.tree_mask(self.branch_ids, self.position_ids, self.visible, window)
+            self.masks[window] = mask
+        return self.masks[window]
 
 
 class _Row:
@@ -197,6 +203,7 @@ def _assemble(
         lengths=torch.from_numpy(size),
         trunk_predict_index=torch.from_numpy(np.concatenate([trunk[:-1] for trunk in trunks])),
         trunk_token_index=torch.from_numpy(np.concatenate([trunk[1:] for trunk in trunks])),
+        longest=1 + max(max(row.positions) for row in rows),
     )
 
 
@@ -259,12 +266,14 @@ def hidden_states(trunk: Any, packed: PackedBatch) -> Tensor:
     Raises:
         BadDataError: a sequence is longer than the trunk treats every text of a batch alike.
     """
+    check_reach(trunk, packed.longest)
+    recompute_layers(trunk)
+    if kernels.enabled(trunk) and _is_large(trunk, packed):
+        return _states_by_blocks(trunk, packed)
     positions = packed.position_ids
-    longest = int(positions.max()) + 1
-    check_reach(trunk, longest)
     output = trunk(
         input_ids=packed.input_ids,
-        attention_mask=attention_mask(trunk, allowed(packed), positions, positions, longest),
+        attention_mask=attention_mask(trunk, allowed(packed), positions, positions, packed.longest),
         position_ids=positions,
         use_cache=False,
     )
@@ -272,48 +281,32 @@ def hidden_states(trunk: Any, packed: PackedBatch) -> Tensor:
     return states.reshape(-1, states.shape[-1])
 
 
-def token_logprobs(
-    model: Any, packed: PackedBatch, temperature: float = 1.0, chunk_logits: int = CHUNK_LOGITS
-) -> TokenScores:
-    """Log-probabilities, at a temperature, of every response token under a causal LM; differentiable.
+def _is_large(trunk: Any, packed: PackedBatch) -> bool:
+    """Whether a block mask is worth its compilation."""
+    rows, width = packed.input_ids.shape
+    return rows * width * width > _DENSE and next(trunk.parameters()).dtype in kernels.HALVES
 
-    Args:
-        model: a causal LM whose logits are `get_output_embeddings()(hidden)`, which `load_policy` verifies.
-        packed: the batch.
-        temperature: logits are divided by it, as the sampler does.
-        chunk_logits: at most about this many logits exist at once, also in the backward pass (they are recomputed).
 
-    Returns:
-        (T,) fp32 log-probabilities and entropies in nats.
-    """
-    states = hidden_states(decoder(model), packed)
-    return score_tokens(
-        states[packed.predict_index], model.get_output_embeddings(), packed.tokens, temperature, chunk_logits
+def _states_by_blocks(trunk: Any, packed: PackedBatch) -> Tensor:
+    """`hidden_states` with the rows laid end to end, so that one shape of input fits all batches."""
+    rows, width = packed.input_ids.shape
+    ids, positions = kernels.padded(packed.input_ids, 0), kernels.padded(packed.position_ids, 0)
+    output = trunk(
+        input_ids=ids.view(1, -1),
+        attention_mask=_block_masks(trunk, packed),
+        position_ids=positions.view(1, -1),
+        use_cache=False,
     )
+    states: Tensor = output.last_hidden_state
+    return states.view(*ids.shape, -1)[:, :width].reshape(rows * width, -1)
 
 
-def score_tokens(
-    states: Tensor, head: Any, tokens: Tensor, temperature: float = 1.0, chunk_logits: int = CHUNK_LOGITS
-) -> TokenScores:
-    """Scores `tokens` (T,) given the hidden states (T, D) that predict them; see `token_logprobs`."""
-    vocabulary = head.weight.shape[0]
-    chunk = max(1, chunk_logits // int(vocabulary))
-    if len(tokens) <= chunk:
-        return TokenScores(*_score(states, head, tokens, temperature))
-    pieces: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, len(tokens), chunk):
-        part = (states[start : start + chunk], head, tokens[start : start + chunk], temperature)
-        pieces.append(checkpoint(_score, *part, use_reentrant=False) if torch.is_grad_enabled() else _score(*part))
-    return TokenScores(torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces]))
-
-
-def _score(states: Tensor, head: Any, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = head(states).float() / temperature
-    total = logits.logsumexp(-1)
-    logprobs = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - total
-    # H = log Z - E[logit]; an impossible token (logit -inf) has probability 0 and must not make a NaN.
-    entropy = total - (logits.softmax(-1) * logits.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
-    return logprobs, entropy
+def _block_masks(trunk: Any, packed: PackedBatch) -> Any:
+    """As `attention_mask`; made once for all the models that run the batch."""
+    window = sliding_window(trunk.config)
+    if window is None or packed.longest <= window:
+        return packed.block_mask(None)
+    return by_kind(trunk, packed.block_mask(window), lambda: packed.block_mask(None))
 
 
 def to_padded(values: Tensor, packed: PackedBatch) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.kernels import HALVES, product
 
 
 def decoder(model: Any) -> Any:
@@ -22,3 +23,15 @@ def head(model: Any) -> Any:
             f"{type(model).__name__} has no linear head that we know", "Choose a model of the Llama or Qwen families."
         )
     return output
+
+
+def logits(output: Any, states: Tensor) -> Tensor:
+    """(n, outputs) fp32 of a head, from states (n, D); sums of 16-bit products are not rounded to 16 bits.
+
+    Differentiable on a CPU, and where nothing has 16 bits.
+    """
+    if states.dtype not in HALVES or type(output) is not nn.Linear:
+        result: Tensor = output(states).float()
+        return result
+    result = product(states, output.weight.t())
+    return result if output.bias is None else result + output.bias.float()

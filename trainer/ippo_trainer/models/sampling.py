@@ -17,13 +17,17 @@ from ippo_trainer.models import decoding
 from ippo_trainer.models.attention import check_reach
 from ippo_trainer.models.cache import PrefixMemory, RaggedCache, Remembered
 from ippo_trainer.models.decoding import Decode, Request, Sampled, Sampling
+from ippo_trainer.models.graphs import GraphDecode
+from ippo_trainer.models.memory import free_bytes
 from ippo_trainer.models.parts import decoder
 
 __all__ = ["Sampled", "Sampling", "sample"]
-# Bounds of one batch: beyond, more rows at once are not faster (a CPU), or do not fit beside the model.
-_MAX_BATCH_TOKENS = 1 << 16
+# Bounds of one batch on a CPU: beyond, more rows at once are not faster.
+_CPU_BATCH_TOKENS = 1 << 16
 _CPU_BATCH_BYTES = 256 << 20
-_DEVICE_BATCH_BYTES = 4 << 30
+# Of a GPU's free memory, for one batch: for keys and values, and for some tables of its logits.
+_DEVICE_SHARE = 0.4
+_TABLES = 5
 # Tokens of one prefill forward on a CPU: beyond, the activations leave its caches.
 _PREFILL_TOKENS = 2048
 
@@ -75,10 +79,11 @@ def sample(
     trunks = _plan(prompts, [remembered.get(slot) for slot in slots or []] or [None] * len(prompts))
     results: list[list[Sampled]] = [[] for _ in prompts]
     latest: dict[int, Remembered] = {}
-    budget = sampling.batch_tokens or _batch_tokens(model)
+    budget = sampling.batch_tokens or _batch_tokens(model, max(map(len, prompts)) + sampling.max_new_tokens)
+    decode = Decode if device.type == "cpu" else GraphDecode
     with torch.inference_mode():
         for batch in _batches(trunks, budget, sampling):
-            run = Decode(request, *_prefill(batch, request, budget))
+            run = decode(request, *_prefill(batch, request, budget))
             run.finish()
             for number, response in run.responses():
                 results[number].append(response)
@@ -100,13 +105,16 @@ def _check(
         raise ValueError("prompts must not be empty")
 
 
-def _batch_tokens(model: Any) -> int:
+def _batch_tokens(model: Any, longest: int) -> int:
+    """Rows times columns of one batch, for sequences of at most `longest` tokens."""
     config, weight = model.config, next(model.parameters())
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_token = 2 * config.num_hidden_layers * heads * width * weight.element_size()
-    limit = _CPU_BATCH_BYTES if weight.device.type == "cpu" else _DEVICE_BATCH_BYTES
-    return max(1, min(_MAX_BATCH_TOKENS, limit // int(per_token)))
+    if weight.device.type == "cpu":
+        return max(1, min(_CPU_BATCH_TOKENS, _CPU_BATCH_BYTES // int(per_token)))
+    drawing = _TABLES * 4 * config.vocab_size / longest  # of each row, by column
+    return max(1, int(_DEVICE_SHARE * free_bytes(weight.device) / (per_token + drawing)))
 
 
 def _plan(prompts: Sequence[list[int]], sources: Sequence[Remembered | None]) -> list[_Trunk]:

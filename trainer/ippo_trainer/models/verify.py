@@ -16,9 +16,10 @@ from transformers import AutoModelForSequenceClassification
 from ippo_trainer.contract.errors import BadDataError, StageError
 from ippo_trainer.models.attention import sliding_window
 from ippo_trainer.models.cache import PrefixMemory
-from ippo_trainer.models.packing import Group, hidden_states, pack, token_logprobs
+from ippo_trainer.models.packing import Group, hidden_states, pack
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.sampling import Sampled, Sampling, sample
+from ippo_trainer.models.scoring import token_logprobs
 
 SHORT = 24
 """Tokens of the comparison that every load makes."""

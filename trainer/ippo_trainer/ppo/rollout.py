@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.models.packing import Group, PackedBatch, TokenScores, pack_batches, token_logprobs
+from ippo_trainer.models.packing import Group, PackedBatch, pack_batches
 from ippo_trainer.models.sampling import Sampled, Sampling, sample
+from ippo_trainer.models.scoring import TokenScores, token_logprobs
 from ippo_trainer.qfit.readings import read_logits
 from ippo_trainer.training.distributed import ALONE, Ranks
 

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from ippo_trainer.models.packing import CHUNK_LOGITS, hidden_states
+from ippo_trainer.models.packing import hidden_states
 from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.scoring import CHUNK_LOGITS
 from ippo_trainer.qfit.examples import PackedTurns, Targets
 from ippo_trainer.qfit.readings import read_logits
 

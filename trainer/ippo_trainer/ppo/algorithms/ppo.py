@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models.packing import PackedBatch, hidden_states, token_logprobs
+from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.ppo.control import has_plateaued
 from ippo_trainer.ppo.credit import Credit, generalised_advantages, token_rewards
 from ippo_trainer.ppo.losses import aggregate, clipped_policy_loss, value_loss
