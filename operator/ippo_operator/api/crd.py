@@ -15,6 +15,7 @@ from ippo_trainer.contract.params import Model
 from ippo_operator.api import cel
 from ippo_operator.api.pods import LIST_KEYS, LIST_MAP
 from ippo_operator.api.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, IterativePPORun
+from ippo_operator.api.status import FORMER_NAME
 
 Schema = dict[str, Any]
 
@@ -138,7 +139,7 @@ class _Converter:
         if "exclusiveMaximum" in source or "exclusiveMinimum" in source:
             raise ValueError(f"write the bound inclusively: {source}")
         if "properties" in source:
-            target["properties"] = {name: self.schema(child) for name, child in source["properties"].items()}
+            target["properties"] = dict(self._fields(source["properties"]))
         if isinstance(source.get("additionalProperties"), dict):
             target["additionalProperties"] = self.schema(source["additionalProperties"])
         if "items" in source:
@@ -147,6 +148,14 @@ class _Converter:
         if default is not None:
             target["default"] = default
         return target
+
+    def _fields(self, properties: dict[str, Schema]) -> Iterator[tuple[str, Schema]]:
+        """Each field, and beside one that was renamed its former name: the API server drops what it does not know."""
+        for name, source in properties.items():
+            yield name, self.schema(source)
+            if FORMER_NAME in source:
+                text = f"Deprecated: {name}, as 0.2 called it. It is read where {name} is missing, and never written."
+                yield source[FORMER_NAME], self.schema(source) | {"description": text}
 
     def _union(self, source: Schema) -> Schema:
         options = [option for option in source["anyOf"] if option.get("type") != "null"]

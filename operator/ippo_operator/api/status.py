@@ -1,13 +1,13 @@
 """The status of a run: all that the planner remembers between two passes, bounded to 64 KB."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import GateMetric, Model
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest
 from ippo_trainer.contract.stages import CYCLE, StageName
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer
 
 from ippo_operator.api.reasons import ConditionType, Reason
 
@@ -19,6 +19,18 @@ MAX_ITERATION_WARNINGS = 8
 
 Truth = Literal["True", "False", "Unknown"]
 FailureKind = Literal["Spec", "Data", "TryAgain", "Crash", "Disruption", "Uninformative", "Conflict"]
+
+
+FORMER_NAME = "x-ippo-former-name"
+
+
+def formerly(name: str, former: str) -> Any:
+    """A field of another name in 0.2, in JSON: it is read by either name and written by the new one."""
+    return Field(
+        validation_alias=AliasChoices(name, former),
+        serialization_alias=name,
+        json_schema_extra={FORMER_NAME: former},
+    )
 
 
 def to_rfc3339(moment: datetime) -> str:
@@ -42,11 +54,12 @@ Message = Annotated[str, BeforeValidator(_message), Field(max_length=MAX_MESSAGE
 Metrics = Annotated[dict[Annotated[Line, Field(max_length=63)], float], Field(max_length=MAX_METRICS)]
 
 
-class Waits(Model):
-    """Why the active attempt does not run yet."""
+class Waiting(Model):
+    """Why something that should be at work is not."""
 
     reason: Reason
     message: Message = ""
+    """Names the object that is waited for, and the remedy."""
 
 
 class Condition(Model):
@@ -66,13 +79,13 @@ class ActiveAttempt(Model):
     job_name: Annotated[Line, Field(max_length=63)]
     input_digest: Digest
     created_at: Time
-    chance: Digest | None = None
+    retry_digest: Digest | None = None
     """Of spec.pods, the store's address and spec.retries.requested: a failure is final until one of them changes."""
-    seen: bool = False
+    observed: Annotated[bool, formerly("observed", "seen")] = False
     """The job was observed; if it is missing from now on, it is lost."""
     stopping: bool = False
     """Deleted for a suspension; how it ends costs no budget."""
-    waits: Waits | None = None
+    waiting: Annotated[Waiting | None, formerly("waiting", "waits")] = None
     """What keeps it from running, if anything does."""
     overdue: Message | None = None
     """Deleted because its pods waited for too long; counted as a failure once it is gone."""
@@ -142,7 +155,7 @@ class LastFailure(Model):
     exit_code: int | None = None
     message: Message = ""
     time: Time
-    chance: Digest | None = None
+    retry_digest: Digest | None = None
     """The attempt's. None: of an operator that did not know it."""
 
 
@@ -175,7 +188,7 @@ class FailedRollout(ServedPolicy):
     reason: Reason
     message: Message = ""
     time: Time
-    chance: Digest | None = None
+    retry_digest: Digest | None = None
     """Of what people can change to have them tried again. None: of an operator that did not know it."""
 
 
@@ -186,13 +199,14 @@ class ServingStatus(Model):
     """The last policy whose servers got ready; a roll-out that fails goes back to it."""
     target: ServedPolicy | None = None
     """What the Deployment is asked to serve."""
-    since: Time | None = None
+    waiting_since: Annotated[Time | None, formerly("waitingSince", "since")] = None
     """Since when the target's servers are waited for; none while they are ready."""
-    verdict: Time | None = None
-    """When the Deployment controller gave up on the servers before: that word is not about the target."""
-    waits: Waits | None = None
+    stale_progress_time: Time | None = None
+    """When the servers before the target last got on, if the Deployment controller had given up on them: what it says
+    of that time is not about the target."""
+    waiting: Annotated[Waiting | None, formerly("waiting", "waits")] = None
     """What keeps them from getting ready, as far as it is known."""
-    blocked: Waits | None = None
+    blocked: Waiting | None = None
     """Why the Deployment cannot be made what it should be."""
     failed: FailedRollout | None = None
     """The latest policy could not be rolled out; none once it is, or once another one is tried."""

@@ -8,9 +8,9 @@ import re
 from collections.abc import Hashable
 from dataclasses import replace
 
-from ippo_operator.api.status import RunStatus, Waits
+from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster import clock
-from ippo_operator.plan.types import ObservedJob, ObservedServing, Waiting
+from ippo_operator.plan.types import ObservedJob, ObservedServing
 
 NEWS_EVERY = 300.0
 """Seconds. Another text for the same reason is told so often at most."""
@@ -40,13 +40,13 @@ class Calm:
     def job(self, run: Hashable, seen: ObservedJob, status: RunStatus | None) -> ObservedJob:
         """The job, with the text that the status has."""
         active = status.active if status is not None else None
-        before = active.waits if active is not None and active.job_name == seen.name else None
+        before = active.waiting if active is not None and active.job_name == seen.name else None
         return replace(seen, waiting=self._calmed((run, "job"), seen.waiting, before))
 
     def serving(self, run: Hashable, seen: ObservedServing, status: RunStatus | None) -> ObservedServing:
         """The servers, with the texts that the status has."""
         before = status.serving if status is not None else None
-        waits, blocked = (before.waits, before.blocked) if before is not None else (None, None)
+        waits, blocked = (before.waiting, before.blocked) if before is not None else (None, None)
         trouble = self._calmed((run, "servers"), seen.trouble, waits)
         return replace(seen, trouble=trouble, blocked=self._calmed((run, "blocked"), seen.blocked, blocked))
 
@@ -55,7 +55,7 @@ class Calm:
         for what in ("job", "servers", "blocked"):
             self._told.pop((run, what), None)
 
-    def _calmed(self, key: Hashable, now: Waiting | None, before: Waits | None) -> Waiting | None:
+    def _calmed(self, key: Hashable, now: Waiting | None, before: Waiting | None) -> Waiting | None:
         if now is None or before is None or now.reason != before.reason:
             self._told.pop(key, None)
             return now
@@ -64,6 +64,6 @@ class Calm:
         last = self._told.get(key)
         recent = last is not None and self._steady() - last < NEWS_EVERY
         if recent or essence(now.message) == essence(before.message):
-            return replace(now, message=before.message)
+            return before
         self._told[key] = self._steady()
         return now

@@ -9,13 +9,14 @@ from typing import Any
 from ippo_trainer.contract.digests import NO_DIGEST
 
 from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import Waiting
 from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.identity import INPUT_DIGEST, QUEUE_NAME
 from ippo_operator.plan.cleanup import EndedJob
-from ippo_operator.plan.types import JobFailure, ObservedJob, Waiting
+from ippo_operator.plan.types import JobFailure, ObservedJob
 
 FOREIGN_DIGEST = NO_DIGEST
 """Of a child that is not ours: no attempt has it, so the planner takes it for a conflict."""
@@ -64,7 +65,7 @@ def foreign(name: str) -> ObservedJob:
 def refused(name: str, digest: str, told: str) -> ObservedJob:
     """A job that the API server does not let us create."""
     text = f"the API server refuses to create {name}: {with_remedy(told)}"
-    return ObservedJob(name, digest, "Refused", waiting=Waiting(Reason.CHILD_REFUSED, text))
+    return ObservedJob(name, digest, "Refused", waiting=Waiting(reason=Reason.CHILD_REFUSED, message=text))
 
 
 def outdated(job: Object, settings: Mapping[str, str]) -> bool:
@@ -126,7 +127,10 @@ def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | 
     if job["spec"].get("suspend"):
         queue = (job["metadata"].get("labels") or {}).get(QUEUE_NAME)
         if queue:
-            return Waiting(Reason.WAITING_FOR_QUOTA, f"{job['metadata']['name']} waits in the queue {queue}. {_QUEUE}")
+            return Waiting(
+                reason=Reason.WAITING_FOR_QUOTA,
+                message=f"{job['metadata']['name']} waits in the queue {queue}. {_QUEUE}",
+            )
         return _paused(job, "somebody suspended it", {"suspend": False})
     if _without_pods(job):
         return _paused(job, "somebody set its parallelism to 0", {"parallelism": job["spec"].get("completions") or 1})
@@ -134,8 +138,8 @@ def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | 
     if found is not None or not troubles:
         return found
     if not pods:
-        return Waiting(Reason.POD_REFUSED, f"no pod can be created: {with_remedy(troubles[-1])}")
-    return Waiting(Reason.POD_NOT_STARTED, with_remedy(troubles[-1]))
+        return Waiting(reason=Reason.POD_REFUSED, message=f"no pod can be created: {with_remedy(troubles[-1])}")
+    return Waiting(reason=Reason.POD_NOT_STARTED, message=with_remedy(troubles[-1]))
 
 
 def _without_pods(job: Object) -> bool:
@@ -145,7 +149,10 @@ def _without_pods(job: Object) -> bool:
 def _paused(job: Object, why: str, mended: dict[str, object]) -> Waiting:
     metadata, patch = job["metadata"], json.dumps({"spec": mended}, separators=(",", ":"))
     command = f"kubectl patch job {metadata['name']} --namespace {metadata['namespace']} --type=merge -p '{patch}'"
-    return Waiting(Reason.JOB_PAUSED, f"{metadata['name']} makes no pods, because {why}. To have it go on: {command}")
+    return Waiting(
+        reason=Reason.JOB_PAUSED,
+        message=f"{metadata['name']} makes no pods, because {why}. To have it go on: {command}",
+    )
 
 
 def _pending_since(job: Object, pods: list[Object]) -> datetime | None:

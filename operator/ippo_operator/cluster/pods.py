@@ -15,9 +15,10 @@ from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
 
 from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import Waiting
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.jobs import CONTAINER, NEVER_AGAIN
-from ippo_operator.plan.types import JobFailure, Waiting
+from ippo_operator.plan.types import JobFailure
 
 Object: TypeAlias = Mapping[str, Any]
 _IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
@@ -156,7 +157,7 @@ def _waiting(pod: Object) -> Waiting | None:
     if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
         told = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
         reason = Reason.UNSCHEDULABLE
-        return Waiting(reason, f"no node takes {name_of(pod)}: {told} {reason.remedy}")
+        return Waiting(reason=reason, message=f"no node takes {name_of(pod)}: {told} {reason.remedy}")
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         state = (container.get("state") or {}).get("waiting") or {}
@@ -164,9 +165,9 @@ def _waiting(pod: Object) -> Waiting | None:
         if state.get("reason") in _IMAGE:
             remedy = "Correct image or imagePullSecrets of spec.pods."
             text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
-            return Waiting(Reason.IMAGE_PULL_FAILED, text)
+            return Waiting(reason=Reason.IMAGE_PULL_FAILED, message=text)
         if state.get("reason") in _CONFIG:
-            return Waiting(Reason.POD_NOT_STARTED, f"{name_of(pod)} cannot start: {with_remedy(told)}")
+            return Waiting(reason=Reason.POD_NOT_STARTED, message=f"{name_of(pod)} cannot start: {with_remedy(told)}")
     return None
 
 
@@ -179,7 +180,7 @@ def does_not_end(pods: Iterable[Object], now: datetime) -> Waiting | None:
         node = pod.get("spec", {}).get("nodeName") or "its node"
         told = f"{name_of(pod)} should have ended at {due}, but {node} does not say that it has"
         remedy = f"Bring the node back or, if it is gone for good, delete it: kubectl delete node {node}"
-        return Waiting(Reason.DISRUPTED, f"{told}. {remedy}")
+        return Waiting(reason=Reason.DISRUPTED, message=f"{told}. {remedy}")
     return None
 
 

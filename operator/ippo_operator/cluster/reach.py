@@ -1,12 +1,12 @@
 """Whether requests get from the Service to servers: a Deployment that is ready may serve nobody."""
 
 from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import Waiting
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ForbiddenError
 from ippo_operator.cluster.resources import ENDPOINT_SLICES
 from ippo_operator.manifests.identity import SERVICE_NAME
-from ippo_operator.plan.types import Waiting
 
 
 async def unreached(client: Client, name: str, service: Manifest | None, available: int) -> Waiting | None:
@@ -22,7 +22,7 @@ async def unreached(client: Client, name: str, service: Manifest | None, availab
         ApiError: the API server refused, or could not be reached.
     """
     if service is None:
-        return Waiting(Reason.NOT_REACHED, f"there is no Service {name}")
+        return Waiting(reason=Reason.NOT_REACHED, message=f"there is no Service {name}")
     metadata = service["metadata"]
     labels = f"{SERVICE_NAME}={metadata['name']}"
 
@@ -36,8 +36,10 @@ async def unreached(client: Client, name: str, service: Manifest | None, availab
         listed = await client.list(ENDPOINT_SLICES, metadata["namespace"], labels, keep=ready)
     except ForbiddenError as error:
         text = f"the operator cannot tell whether Service {name} reaches servers; give its role the right: {error}"
-        return Waiting(Reason.NOT_REACHED, text)
+        return Waiting(reason=Reason.NOT_REACHED, message=text)
     if listed:
         return None
     some = "the server that is" if available == 1 else f"any of the {available} servers that are"
-    return Waiting(Reason.NOT_REACHED, f"Service {name} does not reach {some} available: it has no ready endpoint")
+    return Waiting(
+        reason=Reason.NOT_REACHED, message=f"Service {name} does not reach {some} available: it has no ready endpoint"
+    )

@@ -16,7 +16,7 @@ from ippo_trainer.contract.spec import StoreLocation
 
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import RunStatus
+from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster import children, clock, ending, folders, invalid, jobs, log_context, read, serving
 from ippo_operator.cluster.calm import Calm
 from ippo_operator.cluster.children import ChildConflictError, stage_objects
@@ -35,7 +35,7 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.cleanup import expired
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import job_intent, s3_location
-from ippo_operator.plan.types import Event, ObservedJob, ObservedServing, Plan, Waiting
+from ippo_operator.plan.types import Event, ObservedJob, ObservedServing, Plan
 
 _LOGGED_ONLY = {"StageStarted", "RollingOut", "RolledOut"}
 """Jobs and Deployments tell of these themselves; writes are what a control plane has least of."""
@@ -217,7 +217,7 @@ class Reconciler:
             text = (
                 f"the API server refuses the Deployment or the Service {run.metadata.name}: {with_remedy(str(error))}"
             )
-            return replace(servers.observed, blocked=Waiting(Reason.CHILD_REFUSED, text)), None
+            return replace(servers.observed, blocked=Waiting(reason=Reason.CHILD_REFUSED, message=text)), None
         for text in carried.told:
             _log.warning("%s", text)
             await self._events.write(raw, Event("Warning", "PutBack", text))

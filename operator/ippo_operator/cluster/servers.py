@@ -9,13 +9,14 @@ from typing import Any, cast
 from ippo_trainer.contract.spec import Digest
 
 from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import Waiting
 from ippo_operator.cluster import clock
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.pods import Object
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.types import PodTemplate
-from ippo_operator.plan.types import ObservedServing, Waiting
+from ippo_operator.plan.types import ObservedServing
 
 _HASH = "pod-template-hash"
 
@@ -97,10 +98,13 @@ def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:
     refused = _condition(deployment.get("status") or {}, "ReplicaFailure")
     if refused.get("status") == "True":
         told = " ".join(str(refused.get("message") or refused.get("reason")).split())
-        return Waiting(Reason.POD_REFUSED, f"no pod of a server can be created: {told}")
+        return Waiting(reason=Reason.POD_REFUSED, message=f"no pod of a server can be created: {told}")
     name = deployment["metadata"]["name"]
     if "deletionTimestamp" in deployment["metadata"]:
-        return Waiting(Reason.SERVER_FAILED, f"Deployment {name} is being deleted; a new one is made once it is gone")
+        return Waiting(
+            reason=Reason.SERVER_FAILED,
+            message=f"Deployment {name} is being deleted; a new one is made once it is gone",
+        )
     return None
 
 
@@ -113,7 +117,7 @@ def _failing(pods: Iterable[Object]) -> Waiting | None:
             if ended is not None:
                 said = pod_facts.said(ended.get("message")) or f"exit code {ended.get('exitCode')}"
                 where = f"{container.get('name')} of pod {pod['metadata']['name']}"
-                return Waiting(Reason.SERVER_FAILED, f"{where} failed: {said}")
+                return Waiting(reason=Reason.SERVER_FAILED, message=f"{where} failed: {said}")
     return None
 
 

@@ -10,7 +10,7 @@ from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import DeployedPolicy, ServedPolicy
+from ippo_operator.api.status import DeployedPolicy, ServedPolicy, Waiting
 from ippo_operator.cluster import history, reach, servers
 from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.children import refusal
@@ -29,7 +29,7 @@ from ippo_operator.manifests.serving import (
     settings_digest,
 )
 from ippo_operator.manifests.types import PodTemplate
-from ippo_operator.plan.types import ObservedServing, Waiting
+from ippo_operator.plan.types import ObservedServing
 
 LOOK_AGAIN = 60.0
 """Seconds: no event tells that a name is free again, nor that a Service reaches its servers."""
@@ -84,7 +84,7 @@ async def read(
     settings, blocked = _settings(run, serve, store, platform)
     conflict = next((text for text in taken if text), None)
     if conflict is not None:
-        blocked = Waiting(Reason.CHILD_CONFLICT, conflict)
+        blocked = Waiting(reason=Reason.CHILD_CONFLICT, message=conflict)
     found = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service)
     found = await _looked_at(client, run, serve, store, platform, found)
     watched = stopwatch.seconds(key_of(run), before, found.observed)
@@ -105,7 +105,7 @@ def _settings(
     try:
         return settings_digest(run, serve, store, platform), None
     except NoServerImageError as error:
-        return NO_DIGEST, Waiting(Reason.NO_SERVER_IMAGE, str(error))
+        return NO_DIGEST, Waiting(reason=Reason.NO_SERVER_IMAGE, message=str(error))
 
 
 async def _looked_at(
@@ -120,7 +120,7 @@ async def _looked_at(
         observed = replace(observed, unreached=unreached)
     status = run.status.serving if run.status is not None else None
     templates = servers.templates([found.deployment])
-    if status is None or status.failed is not None or status.since is not None or not observed.available:
+    if status is None or status.failed is not None or status.waiting_since is not None or not observed.available:
         labels = f"{identity.RUN_UID}={run.metadata.uid},{identity.COMPONENT}={SERVER}"
         named = (status.active, status.target, status.failed) if status is not None else ()
         wanted = {(served.digest, served.settings) for served in named if served is not None}

@@ -46,8 +46,8 @@ class Stopwatch:
 
 def _where(serving: ServingStatus | None, seen: ObservedServing) -> object:
     """How far they are; None where they are not waited for."""
-    if serving is None or serving.target is None or serving.since is None:
+    if serving is None or serving.target is None or serving.waiting_since is None:
         return None
-    asked = serving.target.digest, serving.target.settings, serving.since
+    asked = serving.target.digest, serving.target.settings, serving.waiting_since
     there = seen.policy, seen.template, seen.fresh, seen.progressed_at, seen.updated, seen.available
     return asked, there, seen.unreached is None

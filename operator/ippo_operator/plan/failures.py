@@ -40,7 +40,7 @@ def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
     return known or ("Crash", Reason.USER_CODE_FAILED)
 
 
-def chance(spec: RunSpec, stage: StageName) -> Digest:
+def retry_digest(spec: RunSpec, stage: StageName) -> Digest:
     """Of what people can change to have a stage tried again, whatever it failed of."""
     pods = (spec.pods.common, spec.pods.of(stage))
     said = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in pods]
@@ -63,7 +63,7 @@ def record(
         exit_code=exit_code,
         message=message,
         time=now,
-        chance=status.active.chance,
+        retry_digest=status.active.retry_digest,
     )
     return status.model_copy(update={"active": None, "last_failure": failure, "budgets": _spend(status.budgets, kind)})
 
@@ -135,7 +135,7 @@ def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
 
 def _mended(failure: LastFailure, spec: RunSpec) -> bool:
     """Somebody changed what the attempt was made from, or asked for another one, since it began."""
-    return failure.chance not in {None, chance(spec, failure.stage)}
+    return failure.retry_digest not in {None, retry_digest(spec, failure.stage)}
 
 
 def _account(budgets: Budgets, retries: Retries, kind: FailureKind) -> tuple[str, int, int]:

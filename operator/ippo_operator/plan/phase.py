@@ -65,8 +65,8 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
 
 
 def _with_active(spec: RunSpec, status: RunStatus) -> Phase:
-    waits = status.active.waits if status.active is not None else None
-    late = f": {waits.message}" if waits is not None and waits.reason == Reason.DISRUPTED else ""
+    waiting = status.active.waiting if status.active is not None else None
+    late = f": {waiting.message}" if waiting is not None and waiting.reason == Reason.DISRUPTED else ""
     if status.active is not None and status.active.stopping and not spec.suspend:
         text = f"{_where(status)} ends, and the next one starts with what the spec says now{late}"
         return Phase("Running", Reason.STAGE_RUNNING, text)
@@ -74,8 +74,8 @@ def _with_active(spec: RunSpec, status: RunStatus) -> Phase:
         return Phase("Suspending", Reason.SUSPENDING, f"{_where(status)} saves its checkpoint{late}")
     if status.active is not None and status.active.overdue is not None:
         return Phase("Running", Reason.PENDING_DEADLINE_EXCEEDED, f"{status.active.overdue}; its job is being deleted")
-    if waits is not None:
-        return Phase("Running", waits.reason, f"{_where(status)}: {waits.message}")
+    if waiting is not None:
+        return Phase("Running", waiting.reason, f"{_where(status)}: {waiting.message}")
     return Phase("Running", Reason.STAGE_RUNNING, _where(status))
 
 
@@ -91,7 +91,7 @@ def _with_servers(spec: RunSpec, status: RunStatus, done: tuple[Reason, str]) ->
     problem = serving.trouble(served)
     if problem is not None:
         return Phase("NotServed", *problem, done)
-    if served is not None and served.since is not None:
+    if served is not None and served.waiting_since is not None:
         return Phase("RollingOut", Reason.ROLLING_OUT, serving.rolling_out(served), done)
     return Phase("Succeeded", *done, done)
 

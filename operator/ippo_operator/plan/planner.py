@@ -11,7 +11,7 @@ from ippo_trainer.contract.stages import COLLECT, WARM_START
 
 from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, RunStatus, Waits, short
+from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, RunStatus, short
 from ippo_operator.plan import approval, failures, folders, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words
@@ -113,15 +113,15 @@ class _Pass:
             self._tell(Event("Normal", "SidecarEnded", told + "docs/stages.md#sidecars says how its logs are kept"))
 
     def _runs(self, active: ActiveAttempt, job: ObservedJob) -> None:
-        waits = Waits(reason=job.waiting.reason, message=job.waiting.message) if job.waiting else None
-        if waits is not None and waits != active.waits and waits.reason != Reason.WAITING_FOR_QUOTA:
-            self._tell(Event("Warning", waits.reason, f"{self._where()}: {waits.message}"))
-        seen = active.seen or job.state == "Running"
+        waiting = job.waiting
+        if waiting is not None and waiting != active.waiting and waiting.reason != Reason.WAITING_FOR_QUOTA:
+            self._tell(Event("Warning", waiting.reason, f"{self._where()}: {waiting.message}"))
+        observed = active.observed or job.state == "Running"
         overdue = active.overdue or self._overdue(active, job)
         # A Job cannot be changed. One that waits for what the spec no longer asks for gives way to a new attempt.
-        stopping = active.stopping or (job.outdated and waits is not None)
-        found = {"seen": seen, "waits": waits, "overdue": overdue, "stopping": stopping}
-        self._update(active=active.model_copy(update=found))
+        stopping = active.stopping or (job.outdated and waiting is not None)
+        update = {"observed": observed, "waiting": waiting, "overdue": overdue, "stopping": stopping}
+        self._update(active=active.model_copy(update=update))
 
     def _overdue(self, active: ActiveAttempt, job: ObservedJob) -> str | None:
         """What to say once its pods have waited for too long, by the later of the API server's clock and ours."""
@@ -140,7 +140,7 @@ class _Pass:
             self._update(active=None)
         elif active.overdue is not None:
             self._fail("TryAgain", Reason.PENDING_DEADLINE_EXCEEDED, None, active.overdue)
-        elif active.seen:
+        elif active.observed:
             self._fail("Disruption", Reason.DISRUPTED, None, f"{active.job_name} is gone")
 
     def _succeeded(self, job: ObservedJob) -> None:
@@ -218,7 +218,7 @@ class _Pass:
             self._tell(Event("Normal", Reason.SUSPENDING, f"{self._where()} is told to stop"))
         if active.stopping or active.overdue is not None:
             self.deletes.append(active.job_name)
-        elif not active.seen:
+        elif not active.observed:
             self.creates.append(job_intent(self.run, self.status, active.job_name, self.store))
 
     def _begin(self) -> None:
@@ -236,8 +236,8 @@ class _Pass:
         intent = job_intent(self.run, self.status, name, self.store)
         self.creates.append(intent)
         digest = intent.spec.input_digest()
-        chance = failures.chance(self.run.spec, stage)
-        active = ActiveAttempt(job_name=name, input_digest=digest, created_at=self.world.now, chance=chance)
+        retry = failures.retry_digest(self.run.spec, stage)
+        active = ActiveAttempt(job_name=name, input_digest=digest, created_at=self.world.now, retry_digest=retry)
         self._update(active=active)
         again = f", attempt {attempt}" if attempt > 1 else ""
         self._tell(Event("Normal", "StageStarted", f"{self._where()} starts{again}"))

@@ -15,8 +15,8 @@ from ippo_trainer.contract.spec import Digest
 from ippo_operator.api.cluster import Serve
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
-from ippo_operator.api.status import FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waits
-from ippo_operator.plan.types import Event, ObservedServing, Waiting
+from ippo_operator.api.status import FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waiting
+from ippo_operator.plan.types import Event, ObservedServing
 
 _AHEAD = timedelta(minutes=5)
 _LAG = 10.0
@@ -34,28 +34,28 @@ class ServingPlan:
     requeue_after: float | None = None
 
 
-def plan_serving(spec: RunSpec, status: RunStatus, seen: ObservedServing, now: datetime) -> ServingPlan:
+def plan_serving(spec: RunSpec, status: RunStatus, observed: ObservedServing, now: datetime) -> ServingPlan:
     """What to serve now.
 
     Args:
         spec: of the run.
         status: after all else that this pass decides: its policy is what should be served.
-        seen: the Deployment, read after the run was.
+        observed: the Deployment, read after the run was.
         now: the time, with a zone.
     """
     if spec.serve is None:
-        gone = status.serving is None or not seen.exists
+        gone = status.serving is None or not observed.exists
         return ServingPlan(None if gone else status.serving, unserve=not gone)
     if status.policy is None:
         return ServingPlan(status.serving)
     artifact = status.policy.artifact
     wanted = ServedPolicy(
-        iteration=status.policy.iteration, digest=artifact.digest, key=artifact.key, settings=seen.settings
+        iteration=status.policy.iteration, digest=artifact.digest, key=artifact.key, settings=observed.settings
     )
-    return _Rollout(spec.serve, _chance(spec), status.serving or ServingStatus(), wanted, seen, now).plan()
+    return _Rollout(spec.serve, _retry_digest(spec), status.serving or ServingStatus(), wanted, observed, now).plan()
 
 
-def _chance(spec: RunSpec) -> Digest:
+def _retry_digest(spec: RunSpec) -> Digest:
     """Of what people can change, besides the servers' pods, to have a failed roll-out tried again."""
     serve = spec.serve.model_dump(mode="json", by_alias=True, exclude_none=True) if spec.serve is not None else None
     return digest_of({"serve": serve, "requested": spec.retries.requested or 0})
@@ -67,8 +67,8 @@ def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
         return None
     if serving.blocked is not None:
         return serving.blocked.reason, serving.blocked.message
-    if serving.waits is not None and serving.waits.reason == Reason.ROLLOUT_TIMED_OUT:
-        return serving.waits.reason, serving.waits.message
+    if serving.waiting is not None and serving.waiting.reason == Reason.ROLLOUT_TIMED_OUT:
+        return serving.waiting.reason, serving.waiting.message
     if serving.failed is not None:
         return serving.failed.reason, serving.failed.message
     return None
@@ -77,7 +77,7 @@ def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
 def rolling_out(serving: ServingStatus) -> str:
     """What a run that waits for its servers waits for."""
     number = serving.target.iteration if serving.target is not None else 0
-    cause = f": {serving.waits.message}" if serving.waits is not None else ""
+    cause = f": {serving.waiting.message}" if serving.waiting is not None else ""
     return f"the servers of iteration {number}'s policy are not ready yet{cause}"
 
 
@@ -87,25 +87,25 @@ class _Rollout:
     def __init__(
         self,
         serve: Serve,
-        chance: Digest,
+        retry_digest: Digest,
         before: ServingStatus,
         wanted: ServedPolicy,
-        seen: ObservedServing,
+        observed: ObservedServing,
         now: datetime,
     ) -> None:
         self.serve = serve
-        self.chance = chance
+        self.retry_digest = retry_digest
         self.before = before
         self.serving = before
         self.wanted = wanted
-        self.seen = seen
+        self.observed = observed
         self.now = now
-        self.watched = seen.watched
+        self.watched = observed.watched
         self.events: list[Event] = []
 
     def plan(self) -> ServingPlan:
-        if self.seen.blocked is not None:
-            self._block(self.seen.blocked)
+        if self.observed.blocked is not None:
+            self._block(self.observed.blocked)
             return self._plan(None)
         self._aim()
         if self._still_refused():
@@ -127,15 +127,16 @@ class _Rollout:
 
     def _block(self, why: Waiting) -> None:
         """Time in which nothing can be rolled out does not count."""
-        blocked = Waits(reason=why.reason, message=why.message)
-        if self.before.blocked != blocked:
-            self._tell(blocked.reason, blocked.message)
-        self._update(blocked=blocked, since=None, waits=None)
+        if self.before.blocked != why:
+            self._tell(why.reason, why.message)
+        self._update(blocked=why, waiting_since=None, waiting=None)
 
     def _aim(self) -> None:
         failed = self.before.failed if self.wanted.same(self.before.failed) else None
         # A verdict of the future is that of a clock that was wrong.
-        again = failed is not None and (failed.chance not in {None, self.chance} or failed.time > self.now + _AHEAD)
+        again = failed is not None and (
+            failed.retry_digest not in {None, self.retry_digest} or failed.time > self.now + _AHEAD
+        )
         failed = None if again else failed
         target = self.wanted
         if failed is not None and not failed.same(self.before.target):
@@ -149,8 +150,8 @@ class _Rollout:
             self._update(target=target)
 
     def _go_for(self, target: ServedPolicy) -> None:
-        verdict = self.seen.progressed_at if self.seen.exceeded else None
-        self._update(target=target, since=self.now, verdict=verdict, waits=None)
+        stale = self.observed.progressed_at if self.observed.exceeded else None
+        self._update(target=target, waiting_since=self.now, stale_progress_time=stale, waiting=None)
         self.watched = 0.0
 
     def _way_back(self, failed: ServedPolicy) -> ServedPolicy | None:
@@ -158,8 +159,8 @@ class _Rollout:
         active = self.before.active
         if active is None:
             return None
-        known = active.settings == self.wanted.settings or (active.digest, active.settings) in self.seen.restorable
-        there = (self.seen.policy, self.seen.template) == (active.digest, active.settings)
+        known = active.settings == self.wanted.settings or (active.digest, active.settings) in self.observed.restorable
+        there = (self.observed.policy, self.observed.template) == (active.digest, active.settings)
         if known or there:
             return active
         anew = active.model_copy(update={"settings": self.wanted.settings})
@@ -169,7 +170,7 @@ class _Rollout:
         """What the API server refused is refused until it is seen to be there; saying so again would be a write."""
         blocked, target = self.before.blocked, self.serving.target
         refused = blocked is not None and blocked.reason == Reason.CHILD_REFUSED
-        return refused and not self.seen.as_asked and target is not None and target.same(self.before.target)
+        return refused and not self.observed.as_asked and target is not None and target.same(self.before.target)
 
     # How far it is
 
@@ -181,40 +182,40 @@ class _Rollout:
         if self._ready(target):
             self._arrive(target)
             return None
-        self._update(since=self.serving.since or self.now, waits=self._waits(target))
+        self._update(waiting_since=self.serving.waiting_since or self.now, waiting=self._waits(target))
         left, on = self.serve.progress_deadline_seconds - self.watched, self._on(target)
         if left > 0 and not (on and self._given_up()):
             return left
         if on:
             return self._late(target)
-        self._update(since=self.now)  # nobody has tried yet
+        self._update(waiting_since=self.now)  # nobody has tried yet
         return float(self.serve.progress_deadline_seconds)
 
     def _on(self, target: ServedPolicy) -> bool:
         """Whether what the Deployment says is about the target."""
-        return self.seen.fresh and self._is(target)
+        return self.observed.fresh and self._is(target)
 
     def _is(self, target: ServedPolicy) -> bool:
-        return (self.seen.policy, self.seen.template) == (target.digest, target.settings)
+        return (self.observed.policy, self.observed.template) == (target.digest, target.settings)
 
     def _given_up(self) -> bool:
         """Whether the Deployment says that it took too long, and not of the servers before these."""
-        told = self.seen.progressed_at
-        return self.seen.exceeded and told is not None and told != self.serving.verdict
+        told = self.observed.progressed_at
+        return self.observed.exceeded and told is not None and told != self.serving.stale_progress_time
 
     def _ready(self, target: ServedPolicy) -> bool:
         """Whether requests get to servers of the target."""
-        return self._up(target) and (self.seen.unreached is None or self.seen.replicas == 0)
+        return self._up(target) and (self.observed.unreached is None or self.observed.replicas == 0)
 
     def _up(self, target: ServedPolicy) -> bool:
         """New servers are up when all of them are and the old ones are gone; later on, one of them is enough."""
-        seen = self.seen
-        if target.same(self.serving.active) and self.serving.since is None:
-            return self._is(target) and (seen.available > 0 or seen.replicas == 0)
+        observed = self.observed
+        if target.same(self.serving.active) and self.serving.waiting_since is None:
+            return self._is(target) and (observed.available > 0 or observed.replicas == 0)
         if not self._on(target):
             return False
-        whole = seen.updated >= seen.replicas and seen.total <= seen.updated
-        return whole and seen.available >= seen.replicas
+        whole = observed.updated >= observed.replicas and observed.total <= observed.updated
+        return whole and observed.available >= observed.replicas
 
     def _arrive(self, target: ServedPolicy) -> None:
         if not target.same(self.before.active):
@@ -222,19 +223,19 @@ class _Rollout:
             self.events.append(Event("Normal", "RolledOut", text))
         over = target.same(self.serving.failed)
         failed = None if over else self.serving.failed
-        self._update(active=target, since=None, verdict=None, waits=None, failed=failed)
+        self._update(active=target, waiting_since=None, stale_progress_time=None, waiting=None, failed=failed)
 
-    def _waits(self, target: ServedPolicy) -> Waits | None:
+    def _waits(self, target: ServedPolicy) -> Waiting | None:
         """A cause keeps its first words: a kubelet finds new ones for the same trouble all the time."""
-        found, before = self.seen.trouble, self.serving.waits
+        found, before = self.observed.trouble, self.serving.waiting
         if self._up(target) and self.watched >= _LAG:
-            found = self.seen.unreached
+            found = self.observed.unreached
         if found is None:
             return before if before is not None and before.reason == Reason.ROLLOUT_TIMED_OUT else None
         if before is not None and before.reason in {found.reason, Reason.ROLLOUT_TIMED_OUT}:
             return before
         self._tell(found.reason, found.message)
-        return Waits(reason=found.reason, message=found.message)
+        return found
 
     def _late(self, target: ServedPolicy) -> float | None:
         failed = self.serving.failed
@@ -248,7 +249,9 @@ class _Rollout:
         text = f"the servers of iteration {target.iteration}'s policy were not ready within {self._deadline()}"
         text += f" ({self._cause()}). " if self._cause() else ". "
         text += self._what_now(back)
-        failed = FailedRollout(**dict(target), reason=reason, message=text, time=self.now, chance=self.chance)
+        failed = FailedRollout(
+            **dict(target), reason=reason, message=text, time=self.now, retry_digest=self.retry_digest
+        )
         self._update(failed=failed)
         self._tell(reason, failed.message)
         if back is not None:
@@ -256,21 +259,25 @@ class _Rollout:
         return float(self.serve.progress_deadline_seconds) if back is not None else None
 
     def _never_came_back(self, target: ServedPolicy) -> None:
-        if self.serving.waits is not None and self.serving.waits.reason == Reason.ROLLOUT_TIMED_OUT:
+        if self.serving.waiting is not None and self.serving.waiting.reason == Reason.ROLLOUT_TIMED_OUT:
             return
         cause = f": {self._cause()}" if self._cause() else ""
-        some = f"only {self.seen.available} of {self.seen.replicas} servers" if self.seen.available else "no server"
+        some = (
+            f"only {self.observed.available} of {self.observed.replicas} servers"
+            if self.observed.available
+            else "no server"
+        )
         whose = f"of iteration {target.iteration}'s policy"
         told = f"no request got to a server {whose}" if self._up(target) else f"{some} {whose} got ready"
         text = f"{told} within {self._deadline()}{cause}"
-        self._update(waits=Waits(reason=Reason.ROLLOUT_TIMED_OUT, message=text))
+        self._update(waiting=Waiting(reason=Reason.ROLLOUT_TIMED_OUT, message=text))
         self._tell(Reason.ROLLOUT_TIMED_OUT, text)
 
     def _deadline(self) -> str:
         return f"spec.serve.progressDeadlineSeconds, {self.serve.progress_deadline_seconds} s"
 
     def _cause(self) -> str:
-        return self.serving.waits.message.rstrip(". ") if self.serving.waits is not None else ""
+        return self.serving.waiting.message.rstrip(". ") if self.serving.waiting is not None else ""
 
     def _what_now(self, back: ServedPolicy | None) -> str:
         again = "It is tried again when spec.serve or spec.pods.serve changes, or with ippo retry; "

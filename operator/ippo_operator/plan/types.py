@@ -7,7 +7,7 @@ from typing import Literal
 from ippo_trainer.contract.spec import Digest, StageResult, StageSpec
 
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.status import RunStatus, ServedPolicy, short
+from ippo_operator.api.status import RunStatus, ServedPolicy, Waiting, short
 
 
 class _Told:
@@ -29,15 +29,6 @@ class JobFailure(_Told):
     """What the stage said."""
     disrupted: bool = False
     """Lost or evicted through no fault of the stage."""
-
-
-@dataclass(frozen=True)
-class Waiting(_Told):
-    """Why a job that is not over does not run yet."""
-
-    reason: Reason
-    message: str
-    """Names the object that is waited for, and the remedy."""
 
 
 @dataclass(frozen=True)

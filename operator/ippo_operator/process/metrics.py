@@ -195,12 +195,12 @@ class Metrics:
     def _count_rollout(self, before: ServingStatus, after: ServingStatus) -> None:
         if after.active is not None and not after.active.same(before.active):
             self.rollouts.labels("RolledOut").inc()
-            if before.since is not None:
-                self.rollout_duration.observe(max(0.0, (self._wall() - before.since).total_seconds()))
+            if before.waiting_since is not None:
+                self.rollout_duration.observe(max(0.0, (self._wall() - before.waiting_since).total_seconds()))
         if after.failed is not None and after.failed != before.failed:
             self.rollouts.labels(str(after.failed.reason)).inc()
-        lost = after.waits is not None and after.waits.reason == Reason.ROLLOUT_TIMED_OUT
-        if lost and (before.waits is None or before.waits.reason != Reason.ROLLOUT_TIMED_OUT):
+        lost = after.waiting is not None and after.waiting.reason == Reason.ROLLOUT_TIMED_OUT
+        if lost and (before.waiting is None or before.waiting.reason != Reason.ROLLOUT_TIMED_OUT):
             self.rollouts.labels(str(Reason.ROLLOUT_TIMED_OUT)).inc()
 
 

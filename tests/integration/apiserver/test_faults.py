@@ -59,7 +59,7 @@ def under_way(api: Api, path: str, stage: str = "collect") -> None:
 
     def seen() -> bool:
         status = status_of(api, path)
-        return status.get("stage") == stage and bool((status.get("active") or {}).get("seen"))
+        return status.get("stage") == stage and bool((status.get("active") or {}).get("observed"))
 
     until(seen, f"the job of {stage} is seen", 60)
 

@@ -92,7 +92,7 @@ def test_a_policy_that_never_gets_ready_is_rolled_back(
         wait_for(api, path, "Stalled", operator, reason="RolledBack")
         assert stands(api, path, "Succeeded") == ("True", "Completed")
         assert stands(api, path, "Ready") == ("False", "RolledBack")
-        until(lambda: "since" not in api.get(path).body["status"]["serving"], "the old one is ready", 30)
+        until(lambda: "waitingSince" not in api.get(path).body["status"]["serving"], "the old one is ready", 30)
         assert deployment(api, namespace)["spec"]["template"] == before
         failed = api.get(path).body["status"]["serving"]["failed"]["settings"]
 

@@ -65,7 +65,7 @@ class Run:
 
     def _at(self, stage: str) -> bool:
         status = self.now["status"]
-        return status.get("stage") == stage and status.get("active", {}).get("seen") is True
+        return status.get("stage") == stage and status.get("active", {}).get("observed") is True
 
     def wait(self, kind: str, reason: str = "", seconds: float = 90) -> None:
         """Until the condition is True and the newest spec was seen."""

@@ -10,8 +10,9 @@ from typing import Any
 from ippo_operator.api.crd import custom_resource_definition
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import Waiting
 from ippo_operator.cluster import invalid
-from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing, Waiting
+from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing
 from ippo_trainer.contract.spec import Decision, StageResult
 
 from tests.kit.planner_world import START, Cluster, Outcome, changed, good_result, make_run
@@ -103,7 +104,7 @@ def waiting_for(reason: Reason) -> Recorded:
     """The first stage's job is there but does not run."""
     world = begun(queue=QUEUE)
     [(name, job)] = world.jobs.items()
-    world.jobs[name] = dataclasses.replace(job, waiting=Waiting(reason, f"{name} waits"))
+    world.jobs[name] = dataclasses.replace(job, waiting=Waiting(reason=reason, message=f"{name} waits"))
     return seen(world)
 
 
@@ -111,7 +112,7 @@ def refused() -> Recorded:
     """The API server does not let the first stage's job be created."""
     world = begun()
     [(name, job)] = world.jobs.items()
-    waits = Waiting(Reason.CHILD_REFUSED, f"the API server refuses to create {name}")
+    waits = Waiting(reason=Reason.CHILD_REFUSED, message=f"the API server refuses to create {name}")
     world.jobs[name] = dataclasses.replace(job, state="Refused", waiting=waits)
     return seen(world)
 
@@ -192,14 +193,16 @@ def set_up_anew(**serve: Any) -> Recorded:
 def crashing() -> Recorded:
     """The same, and it is known why."""
     world = set_up_anew()
-    world.trouble = Waiting(Reason.SERVER_FAILED, "the server ends again and again")
+    world.trouble = Waiting(reason=Reason.SERVER_FAILED, message="the server ends again and again")
     return seen(world)
 
 
 def unreached() -> Recorded:
     """The servers of a run that is done are ready, but its Service does not lead to them."""
     world = serving()
-    world.unreached = Waiting(Reason.NOT_REACHED, "Service small does not reach 1 available: it has no ready endpoint")
+    world.unreached = Waiting(
+        reason=Reason.NOT_REACHED, message="Service small does not reach 1 available: it has no ready endpoint"
+    )
     seen(world, 2)
     world.now += timedelta(minutes=1)
     return seen(world)
@@ -218,7 +221,7 @@ def late(**serve: Any) -> Recorded:
 def without_server_image() -> Recorded:
     """A run that serves, where nobody named an image with the server."""
     world = Recorded(make_run(iterations={"max": 1}, serve={"replicas": 1}))
-    world.blocked = Waiting(Reason.NO_SERVER_IMAGE, "spec.pods.serve.image is missing")
+    world.blocked = Waiting(reason=Reason.NO_SERVER_IMAGE, message="spec.pods.serve.image is missing")
     return world
 
 
@@ -235,7 +238,7 @@ def pending_too_long() -> Recorded:
     """The first stage's pods found no node for longer than the spec allows."""
     world = begun(pods={"common": {"pendingDeadlineSeconds": 60}})
     [(name, job)] = world.jobs.items()
-    waits = Waiting(Reason.UNSCHEDULABLE, f"no node takes the pods of {name}")
+    waits = Waiting(reason=Reason.UNSCHEDULABLE, message=f"no node takes the pods of {name}")
     world.jobs[name] = dataclasses.replace(job, waiting=waits, pending_since=START)
     world.now += timedelta(seconds=61)
     jobs = dict(world.jobs)

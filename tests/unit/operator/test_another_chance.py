@@ -73,6 +73,6 @@ def test_a_failure_that_an_older_operator_recorded_stays_final() -> None:
     world.drive(failing("collect", JobFailure(65), 1))
     failure = status(world).last_failure
     assert failure is not None
-    older = status(world).model_copy(update={"last_failure": failure.model_copy(update={"chance": None})})
+    older = status(world).model_copy(update={"last_failure": failure.model_copy(update={"retry_digest": None})})
     world.run = changed(world.run.model_copy(update={"status": older}), pods={"common": {"image": "mended"}})
     assert world.plan().creates == ()

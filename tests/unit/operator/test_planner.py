@@ -63,7 +63,7 @@ def test_the_intent_is_in_the_status_before_the_job_is() -> None:
     made = world.plan()
     assert made.status.active is not None
     assert made.status.active.job_name == made.creates[0].name
-    assert not made.status.active.seen
+    assert not made.status.active.observed
     # the status was written, then the adapter died before it created the job
     world.run = world.run.model_copy(update={"status": made.status})
     again = world.plan()

@@ -9,7 +9,7 @@ from ippo_operator.api.status import (
     RunStatus,
     ServedPolicy,
     ServingStatus,
-    Waits,
+    Waiting,
 )
 from ippo_operator.plan.types import JobFailure, JobIntent
 from ippo_trainer.contract.digests import digest_of
@@ -35,8 +35,8 @@ def largest_serving() -> ServingStatus:
     """Servers that cannot be rolled out, with all that can be said about it."""
     policy = ServedPolicy(iteration=1000, digest=digest_of(1), key="k" * 900, settings=digest_of(2))
     failed = FailedRollout(**dict(policy), reason=Reason.ROLLED_BACK, message="ü" * MAX_MESSAGE, time=START)
-    waits = Waits(reason=Reason.UNSCHEDULABLE, message="ü" * MAX_MESSAGE)
-    return ServingStatus(active=policy, target=policy, since=START, waits=waits, blocked=waits, failed=failed)
+    waits = Waiting(reason=Reason.UNSCHEDULABLE, message="ü" * MAX_MESSAGE)
+    return ServingStatus(active=policy, target=policy, waiting_since=START, waiting=waits, blocked=waits, failed=failed)
 
 
 def test_the_status_of_a_thousand_iterations_with_the_largest_results_and_servers_fits() -> None:

@@ -66,8 +66,8 @@ def _doing(run: RunView, stage: Progress | str | None, time: datetime) -> list[s
     if active is None:
         return []
     text = [f"  for {span_in_words((time - active.created_at).total_seconds())}, in job {active.job_name}"]
-    if active.waits is not None:
-        text.append(f"  waits: {active.waits.reason}")
+    if active.waiting is not None:
+        text.append(f"  waits: {active.waiting.reason}")
     elif isinstance(stage, Progress):
         text.append(f"  {stage.what}: {bar(stage.share)} {count(stage)}")
     elif stage is not None:
@@ -88,9 +88,9 @@ def _serving(run: RunView, time: datetime) -> list[str]:
     text = ["", f"serving: {_policy(serving.active)}" if serving.active is not None else "serving: nothing yet"]
     if serving.target is not None and not serving.target.same(serving.active):
         text.append(f"  rolling out: {_policy(serving.target)}")
-    if serving.since is not None:
-        text.append(f"  waiting for its servers for {span_in_words((time - serving.since).total_seconds())}")
-    troubles = (serving.waits, serving.blocked, serving.failed)
+    if serving.waiting_since is not None:
+        text.append(f"  waiting for its servers for {span_in_words((time - serving.waiting_since).total_seconds())}")
+    troubles = (serving.waiting, serving.blocked, serving.failed)
     return text + [f"  {trouble.reason}: {trouble.message}" for trouble in troubles if trouble is not None]
 
 

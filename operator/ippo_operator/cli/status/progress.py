@@ -14,7 +14,7 @@ _SHARDS = 8
 def cluster_progress(runs: Runs, run: RunView) -> Progress | str | None:
     """How far the running stage says it is; a text where its logs cannot be read."""
     status = run.status
-    if status.active is None or status.stage is None or status.active.waits is not None:
+    if status.active is None or status.stage is None or status.active.waiting is not None:
         return None
     labels = {ITERATION: str(status.iteration), STAGE: status.stage, ATTEMPT: str(status.attempt)}
     try:

@@ -59,7 +59,7 @@ def test_a_status_by_a_clock_that_was_off_undoes_no_roll_out_either(skew: int) -
     api, operator, _, good = rolling()
     status = status_of(api)
     since = (operator.now + hours(skew)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    status = status | {"serving": status["serving"] | {"since": since}}
+    status = status | {"serving": status["serving"] | {"waitingSince": since}}
     api.edit("iterativepporuns", "team", "small", status=status)
     operator.settle()
     operator.now += timedelta(seconds=300)
@@ -95,10 +95,10 @@ def test_a_verdict_of_servers_before_these_is_not_about_them() -> None:
     api.edit("deployments", "team", "small", status=deployment_status(generation, 0, 2, 1, exceeded=gave_up))
     operator.settle()
     assert status_of(api)["serving"]["target"]["digest"] == good
-    assert "waits" not in status_of(api)["serving"], "the way back has not timed out"
+    assert "waiting" not in status_of(api)["serving"], "the way back has not timed out"
     controller.serves = only(good)
     operator.finish(controller)
-    assert "since" not in status_of(api)["serving"]
+    assert "waitingSince" not in status_of(api)["serving"]
 
 
 def test_a_verdict_from_the_future_is_that_of_a_wrong_clock_and_heals() -> None:
@@ -161,7 +161,7 @@ def test_a_stopwatch_starts_again_with_every_news() -> None:
     watch = Stopwatch(lambda: steady)
     digest = "sha256:" + "0" * 64
     target = ServedPolicy(iteration=1, digest=digest, key="k", settings=digest)
-    serving = ServingStatus(target=target, since=NOON)
+    serving = ServingStatus(target=target, waiting_since=NOON)
 
     def seen(**fields: Any) -> ObservedServing:
         return ObservedServing(digest, **fields)
@@ -173,9 +173,9 @@ def test_a_stopwatch_starts_again_with_every_news() -> None:
     steady = 20.0
     assert watch.seconds(key, serving, seen()) == 20.0
     assert watch.seconds(key, serving, seen(updated=1)) == 0.0
-    assert watch.seconds(key, serving.model_copy(update={"since": NOON + hours(1)}), seen()) == 0.0
+    assert watch.seconds(key, serving.model_copy(update={"waiting_since": NOON + hours(1)}), seen()) == 0.0
     watch.look(key, serving, seen(updated=1))
     steady = 25.0
     assert watch.seconds(key, serving, seen(updated=1)) == 5.0
-    watch.look(key, serving.model_copy(update={"since": None}), seen(updated=1))
+    watch.look(key, serving.model_copy(update={"waiting_since": None}), seen(updated=1))
     assert watch.seconds(key, serving, seen(updated=1)) == 0.0

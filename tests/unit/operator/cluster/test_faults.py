@@ -202,7 +202,7 @@ def test_a_strangers_object_under_our_name_stalls_the_run(kind: str) -> None:
     for plural in ("jobs", "configmaps"):
         api.remove(plural, "team", job)
     status = status_of(api)
-    status["active"]["seen"] = False
+    status["active"]["observed"] = False
     api.edit("iterativepporuns", "team", "small", status=status)
     api.put(kind, {"metadata": {"name": job, "namespace": "team"}, "spec": {}})
     operator.settle()

@@ -39,7 +39,7 @@ def under_way(stop: Callable[[FakeApi], bool], **spec: Any) -> FakeApi:
 def at(stage: str, seen: bool = True) -> Callable[[FakeApi], bool]:
     def there(api: FakeApi) -> bool:
         active = status_of(api).get("active") or {}
-        return status_of(api).get("stage") == stage and bool(active) and active.get("seen", False) == seen
+        return status_of(api).get("stage") == stage and bool(active) and active.get("observed", False) == seen
 
     return there
 

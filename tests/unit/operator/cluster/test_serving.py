@@ -73,7 +73,7 @@ def test_the_promoted_policy_is_served_and_the_run_waits_for_its_servers() -> No
     assert order == [promoted(api, number) for number in range(3)]
     serving = status_of(api)["serving"]
     assert serving["active"] == serving["target"]
-    assert "since" not in serving
+    assert "waitingSince" not in serving
     assert "failed" not in serving
 
 
@@ -356,7 +356,7 @@ def test_a_stage_that_the_server_refuses_does_not_hold_up_the_servers() -> None:
         controller.step()
     assert stands(api, "Reconciling") == ("True", "ChildRefused")
     assert served(api) == promoted(api, 0)
-    assert "since" not in status_of(api)["serving"]
+    assert "waitingSince" not in status_of(api)["serving"]
 
 
 def test_a_deployment_that_is_scaled_stays_ready() -> None:
@@ -442,7 +442,7 @@ def test_the_cause_is_told(status: Object, reason: Reason, text: str) -> None:
     }
     api.put("pods", pod)
     operator.settle()
-    assert status_of(api)["serving"]["waits"]["reason"] == reason
+    assert status_of(api)["serving"]["waiting"]["reason"] == reason
     assert text in condition(api, "Ready")["message"]
     operator.finish(controller)
     assert stands(api, "Stalled") == ("True", "RolloutTimedOut")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.status import ActiveAttempt, FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waits
+from ippo_operator.api.status import ActiveAttempt, FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waiting
 from ippo_operator.cluster.errors import UnavailableError
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.cluster.transport import Request, Response
@@ -175,12 +175,12 @@ def test_rollouts_count_when_they_end() -> None:
     now = START + timedelta(seconds=40)
     metrics = Metrics(lambda: now)
     run = make_run()
-    first = ServingStatus(target=served(0), since=START)
+    first = ServingStatus(target=served(0), waiting_since=START)
     ready = ServingStatus(active=served(0), target=served(0))
-    aimed = ready.model_copy(update={"target": served(1), "since": START})
+    aimed = ready.model_copy(update={"target": served(1), "waiting_since": START})
     failed = FailedRollout(**dict(served(1)), reason=Reason.ROLLED_BACK, time=START)
-    back = ServingStatus(active=served(0), target=served(0), since=START, failed=failed)
-    history = [None, first, ready, ready, aimed, back, back, back.model_copy(update={"since": None})]
+    back = ServingStatus(active=served(0), target=served(0), waiting_since=START, failed=failed)
+    history = [None, first, ready, ready, aimed, back, back, back.model_copy(update={"waiting_since": None})]
     for before, after in pairwise(history):
         metrics.status_written(run.model_copy(update={"status": RunStatus(serving=before)}), RunStatus(serving=after))
     found = samples(metrics)
@@ -192,8 +192,8 @@ def test_rollouts_count_when_they_end() -> None:
 
 def test_what_runs_wait_for_and_how_long() -> None:
     metrics = Metrics(lambda: START + timedelta(hours=2))
-    waits = Waits(reason=Reason.WAITING_FOR_QUOTA, message="waits")
-    active = ActiveAttempt(job_name="j", input_digest=digest_of(1), created_at=START, seen=True, waits=waits)
+    waits = Waiting(reason=Reason.WAITING_FOR_QUOTA, message="waits")
+    active = ActiveAttempt(job_name="j", input_digest=digest_of(1), created_at=START, observed=True, waiting=waits)
     status = RunStatus(stage="warm-start", attempt=1, active=active)
     metrics.phase_of(("team", "small"), make_run().model_copy(update={"status": status}))
     found = samples(metrics)

@@ -34,7 +34,7 @@ def test_a_status_that_a_pass_wrote_makes_no_other_pass() -> None:
             await at_rest(process)
         # One for the run, which makes the Job; one for the Job, which notes that it was seen.
         assert passes(api) == 2
-        assert the_run(api)["status"]["active"]["seen"] is True
+        assert the_run(api)["status"]["active"]["observed"] is True
 
     run(scene())
 
