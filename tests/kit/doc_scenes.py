@@ -150,7 +150,7 @@ kubectl create namespace flux-system
 kubectl -n argocd create configmap argocd-cm
 echo hold shop-assistant-i1-improve > $STAGES
 """,
-            "2. Have a tool follow it": "touch followed; git -C shop push",
+            "2. Have a tool follow it": "touch followed; git -C shop push origin main",
             "4. Approve a candidate": ": > $STAGES",
         },
         settings={"https://git.example/shop.git\n": "$HOME/shop.git\n"},
@@ -162,7 +162,7 @@ echo hold shop-assistant-i1-improve > $STAGES
     Scene(
         "docs/runbooks/IppoApprovalPending.md",
         before={
-            "": "kubectl apply -f shop.yaml\n" + _WAIT.format("ippo status shop | grep 'asks you'"),
+            "": "rm -rf shop; kubectl apply -f shop.yaml\n" + _WAIT.format("ippo status shop | grep 'asks you'"),
         },
         fails=("64 ippo reject",),
         settings={"NAMESPACE": "sales", "NAME": "shop"},

@@ -106,7 +106,11 @@ class Shell:
                     os.killpg(shell.pid, signal.SIGKILL)
         parts = re.split(_MARK.format(r"\d+") + "\n", log.read_text(errors="replace"))
         if len(parts) != len(blocks) + 1:
-            raise AssertionError(f"the shell ended in {blocks[len(parts) - 1]}:\n{parts[-1][-4000:]}")
+            before = Path(f"{self._failures}.log")
+            told = before.read_text() if before.exists() else ""
+            raise AssertionError(
+                f"the shell ended before {blocks[len(parts) - 1]}:\n{parts[-1][-4000:]}\n{told[-2000:]}"
+            )
         return Done(tuple(blocks), tuple(parts[:-1]), tuple(self._failures.read_text().splitlines()))
 
 
