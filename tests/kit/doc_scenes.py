@@ -48,7 +48,7 @@ TUTORIALS = (
 )
 """One after the other in one folder: each leaves runs for the next."""
 
-_ASK = "curl --silent --show-error --retry 60 --retry-delay 1 --retry-connrefused localhost:8000/v1/models"
+_ASK = "curl --silent --fail --retry 300 --retry-delay 1 --retry-connrefused localhost:8000/v1/models"
 PAGES_OF_ONE_MACHINE = (
     Scene(
         "docs/stages.md",
@@ -58,14 +58,19 @@ PAGES_OF_ONE_MACHINE = (
     Scene("docs/serving.md", ("By hand",)),
     Scene("docs/environments.md"),
     Scene("docs/manifest.md"),
-    Scene("docs/cli.md", ("Completion",), before={"": "mkdir -p ~/.config/fish/completions"}),
+    Scene(
+        "docs/cli.md",
+        ("Completion",),
+        before={"": "mkdir -p ~/.config/fish/completions"},
+        settings={"source <(ippo completion zsh)": "ippo completion zsh > /dev/null"},
+    ),
     Scene(
         "README.md",
         ("What to do next",),
         before={
             "": "cp -r runs/smoke runs/demo; cp -r runs/tea runs/mine; cp examples/my-environment.yaml my-run.yaml"
         },
-        settings={"ippo serve runs/demo ": f"ippo serve runs/demo & {_ASK}; kill $! "},
+        settings={"ippo serve runs/demo ": f"ippo serve runs/demo & {_ASK}; kill $! && wait "},
     ),
     Scene("docs/reading-the-report.md"),
 )

@@ -26,7 +26,7 @@ exec {curl} "${{@//localhost:8000/localhost:$PORT}}"
 _HF = """\
 #!/bin/sh
 # in place of a download: the policy of the first tutorial is a model like any other
-{programs}/hf "$@" --help > /dev/null && cp -r runs/tea/artifacts/iterations/0000/policy/*/ "$5"
+{programs}/hf "$@" --help > /dev/null && cp -r runs/tea/artifacts/iterations/0000/policy/*/ "$4"
 """
 _AWS = """\
 #!/bin/sh

@@ -13,6 +13,8 @@ from ippo_trainer.data.logs import read_log
 from tests.kit.doc_pages import ROOT, pages
 
 PAGES = [ROOT / name for name in pages()]
+HALVES = [ROOT / "operator" / "ippo_operator", ROOT / "trainer" / "ippo_trainer"]
+ROOMS = sorted(path.parent.name for half in HALVES for path in half.glob("*/__init__.py"))
 SECTIONS = {"collect": params.Collect, "fitQ": params.FitQ, "improve": params.Improve}
 
 
@@ -61,11 +63,30 @@ def test_ppo_md_has_the_defaults_of_the_models() -> None:
         assert (section, name, default) == (section, name, str(field.default))
 
 
-def test_files_named_in_ppo_md_exist() -> None:
-    names = set(re.findall(r"`([a-z_]+/[a-z_/]*(?:\.py)?)`", (ROOT / "docs" / "ppo.md").read_text()))
-    assert len(names) > 15
-    root = ROOT / "trainer" / "ippo_trainer"
-    assert [name for name in sorted(names) if not (root / name).exists() and not (ROOT / name).exists()] == []
+def code_named(page: Path) -> list[str]:
+    """Python files and modules that a page names, as `room/file.py` or `room.module`."""
+    words = re.findall(r"`([^`\s]+)`", page.read_text())
+    files = [word for word in words if re.fullmatch(r"[\w/]+\.py", word)]
+    modules = [word for word in words if re.fullmatch(rf"(?:{'|'.join(ROOMS)})(?:\.[a-z_]+)+", word)]
+    return [*files, *(module.replace(".", "/") for module in modules)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_page_names_is_there(page: Path) -> None:
+    for name in code_named(page):
+        places = [folder / name for folder in (ROOT, *HALVES)]
+        there = [place for place in places if place.exists() or place.with_suffix(".py").exists()]
+        of_module = [place.parent for place in places if place.parent.with_suffix(".py").exists()]
+        in_a_room = "/" not in name and any(next(half.rglob(name), None) for half in HALVES)
+        assert there or of_module or in_a_room or "NAME" in name, name
+
+
+def test_bounds_in_metrics_md_are_those_of_the_test() -> None:
+    text = (ROOT / "docs" / "metrics.md").read_text().split("## What hundreds of runs cost")[1]
+    test = (ROOT / "tests" / "integration" / "scale" / "test_scale.py").read_text()
+    bounds = re.findall(r"^\| .* \| (\d+)", text, re.MULTILINE)
+    named = [re.search(rf"{name} <= (\d+)", test) for name in ("writes_per_stage", "reads_per_stage", "memory_peak")]
+    assert bounds[:3] == [match.group(1) for match in named if match]
 
 
 def test_the_example_log_is_read_as_described(tmp_path: Path) -> None:
