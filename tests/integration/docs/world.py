@@ -36,7 +36,7 @@ from tests.kit.doc_scenes import Scene
 from tests.kit.doc_shell import Done, Shell, work_folder
 from tests.kit.operator_process import Operator
 from tests.kit.planner_world import good_result
-from tests.kit.toy_controllers import JOBS, StandIn
+from tests.kit.toy_controllers import StandIn
 
 NODE = "node-1"
 BUCKETS = ("sales-models", "my-bucket", "shop-assistant", "ippo")
@@ -87,6 +87,7 @@ class Stages(StandIn):
     def __init__(self, api: Api, orders: Path) -> None:
         super().__init__(api, self._end)
         self._orders = orders
+        self._held: set[str] = set()
         orders.touch()
 
     def _look_at(self, job: dict[str, Any]) -> None:
@@ -116,8 +117,9 @@ class Stages(StandIn):
         if not self._ordered("hold", metadata["name"]):
             super()._run(job)
             return
-        if (job.get("status") or {}).get("active"):
+        if metadata["uid"] in self._held:
             return
+        self._held.add(metadata["uid"])
         for index in range(job["spec"]["completions"]):
             pod = _pod(job, index)
             self._api.create(f"/api/v1/namespaces/{metadata['namespace']}/pods", pod)
@@ -125,8 +127,6 @@ class Stages(StandIn):
             status = {"phase": "Running", "containerStatuses": [running | {"image": "stages", "imageID": "stages"}]}
             path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{pod['metadata']['name']}/status"
             self._api.merge(path, {"status": status})
-        path = f"{JOBS}/namespaces/{metadata['namespace']}/jobs/{metadata['name']}/status"
-        self._api.merge(path, {"status": dict.fromkeys(("active", "ready"), job["spec"]["completions"])})
 
     def _pod(self, job: dict[str, Any], index: int, code: int, message: str) -> None:
         template = job["spec"]["template"]
@@ -224,7 +224,7 @@ class World:
             moto.start()
             stack.callback(moto.stop)
             host, port = moto.get_host_and_port()
-            self._operator = Operator(plane, self._folder)
+            self._operator = Operator(plane, self._folder, "--lease-namespace", "ippo-system")
             self._operator.log.touch()
             kubelet = stack.enter_context(Kubelet(self._folder, self._operator.log))
             self._prepare(plane, kubelet.port, f"http://{host}:{port}")
