@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from ippo_operator.api.cluster import Serve
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import DeployedPolicy
 from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.serving import ServingContext
 from ippo_operator.plan.names import job_name
 from ippo_operator.plan.stage_specs import s3_location
 from ippo_operator.plan.types import JobIntent
@@ -34,6 +36,11 @@ def cluster_run(name: str = "shop", **spec: Any) -> IterativePPORun:
 def location(run: IterativePPORun) -> StoreLocation:
     assert run.spec.artifacts is not None
     return StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
+
+
+def serving_context(run: IterativePPORun, serve: Serve | None = None, platform: Platform = PLATFORM) -> ServingContext:
+    """Of servers."""
+    return ServingContext(run, serve or Serve(), location(run), platform)
 
 
 def intent(

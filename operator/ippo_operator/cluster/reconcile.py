@@ -208,9 +208,7 @@ class Reconciler:
         if made.serve is None:
             return None, None
         try:
-            carried = await serving.carry_out(
-                self._client, run, made.serve, _store(run), self._platform, servers, self._patience
-            )
+            carried = await serving.carry_out(self._client, made.serve, servers, self._patience)
         except ApiError as error:
             if not children.refusal(error):
                 raise

@@ -24,6 +24,7 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import (
     SERVER,
     NoServerImageError,
+    ServingContext,
     serving_deployment,
     serving_service,
     settings_digest,
@@ -47,6 +48,8 @@ class Servers:
     """The run's own."""
     templates: Mapping[tuple[Digest, Digest], PodTemplate] = field(default_factory=dict)
     """Of pods, by policy and settings, as far as the cluster still knows them."""
+    context: ServingContext | None = None
+    """Of a run that serves."""
 
     @property
     def look_again(self) -> float | None:
@@ -81,12 +84,13 @@ async def read(
     exists = deployment is not None or service is not None
     if serve is None:
         return Servers(ObservedServing(NO_DIGEST, exists=exists), deployment, service)
-    settings, blocked = _settings(run, serve, store, platform)
+    context = ServingContext(run, serve, store, platform)
+    settings, blocked = _settings(context)
     conflict = next((text for text in taken if text), None)
     if conflict is not None:
         blocked = Waiting(reason=Reason.CHILD_CONFLICT, message=conflict)
-    found = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service)
-    found = await _looked_at(client, run, serve, store, platform, found)
+    found = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service, context=context)
+    found = await _looked_at(client, context, found)
     watched = stopwatch.seconds(key_of(run), before, found.observed)
     return replace(found, observed=replace(found.observed, watched=watched))
 
@@ -99,21 +103,18 @@ def _foreign(found: Manifest | None, run: IterativePPORun) -> str:
     return f"{what} exists and is not this run's; delete it, or give the run another name"
 
 
-def _settings(
-    run: IterativePPORun, serve: Serve, store: StoreLocation, platform: Platform
-) -> tuple[Digest, Waiting | None]:
+def _settings(context: ServingContext) -> tuple[Digest, Waiting | None]:
     try:
-        return settings_digest(run, serve, store, platform), None
+        return settings_digest(context), None
     except NoServerImageError as error:
         return NO_DIGEST, Waiting(reason=Reason.NO_SERVER_IMAGE, message=str(error))
 
 
-async def _looked_at(
-    client: Client, run: IterativePPORun, serve: Serve, store: StoreLocation, platform: Platform, found: Servers
-) -> Servers:
+async def _looked_at(client: Client, context: ServingContext, found: Servers) -> Servers:
     """With how the servers are doing. Old pod templates and pods are read only while a roll-out is not over."""
     if found.deployment is None:
         return found
+    run = context.run
     observed = servers.observe(found.deployment, found.observed)
     if observed.available:
         unreached = await reach.unreached(client, run.metadata.name, found.service, observed.available)
@@ -130,7 +131,7 @@ async def _looked_at(
     observed = replace(observed, restorable=frozenset(templates))
     found = replace(found, observed=observed, templates=templates)
     target = status.target if status is not None else None
-    asked = target is not None and not _repairs(run, serve, target, store, platform, found)
+    asked = target is not None and not _repairs(context, target, found)
     return replace(found, observed=replace(observed, as_asked=asked))
 
 
@@ -151,26 +152,18 @@ class Carried:
     wait: float | None = None
 
 
-async def carry_out(
-    client: Client,
-    run: IterativePPORun,
-    target: ServedPolicy,
-    store: StoreLocation,
-    platform: Platform,
-    found: Servers,
-    patience: Patience,
-) -> Carried:
+async def carry_out(client: Client, target: ServedPolicy, found: Servers, patience: Patience) -> Carried:
     """Puts right what is not as it should be; what is refused of one object does not hold up the other.
 
     Raises:
         ApiError: the API server refused, or could not be reached.
         ConflictError: the object is another one by now.
     """
-    if run.spec.serve is None:
+    if found.context is None:
         raise ValueError("the run does not serve")
     told, waits = [], []
     refused: ApiError | None = None
-    for made in _repairs(run, run.spec.serve, target, store, platform, found):
+    for made in _repairs(found.context, target, found):
         left = patience.left(made)
         if left:
             waits.append(left)
@@ -202,22 +195,15 @@ async def remove(client: Client, run: IterativePPORun, found: Servers) -> None:
             continue  # another object has the name by now; ours is gone
 
 
-def _repairs(
-    run: IterativePPORun,
-    serve: Serve,
-    target: ServedPolicy,
-    store: StoreLocation,
-    platform: Platform,
-    found: Servers,
-) -> list[Repair]:
+def _repairs(context: ServingContext, target: ServedPolicy, found: Servers) -> list[Repair]:
     """What is wrong; nothing while an object of that name is on its way out."""
     template = _template(target, found)
     if template is None and target.settings != found.observed.settings:
         return []  # these servers are not known any more; the next pass goes for others
     policy = DeployedPolicy(iteration=target.iteration, artifact=ArtifactRef(key=target.key, digest=target.digest))
-    deployment = serving_deployment(run, serve, policy, store, platform, template)
-    leave_replicas(deployment, serve, found.deployment)
-    pairs = ((deployment, found.deployment), (serving_service(run, serve), found.service))
+    deployment = serving_deployment(context, policy, template)
+    leave_replicas(deployment, context.serve, found.deployment)
+    pairs = ((deployment, found.deployment), (serving_service(context), found.service))
     return [made for wanted, there in pairs if (made := repair(wanted, there)) is not None]
 
 

@@ -16,9 +16,9 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.manifests import identity, rendezvous
 from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.manifests.pods import WORK, container, pod_template
+from ippo_operator.manifests.pods import TERMINATION_LOG, WORK, PodContext, container, pod_template
 from ippo_operator.manifests.settings import settings_annotations
-from ippo_operator.manifests.types import Object, PodTemplate, VolumeMount
+from ippo_operator.manifests.types import Object, PodSpec, PodTemplate, VolumeMount
 from ippo_operator.plan.types import JobIntent
 
 CONTAINER = "stage"
@@ -85,13 +85,17 @@ def _template(run: IterativePPORun, intent: JobIntent, platform: Platform) -> Po
     settings = rendezvous.with_shared_memory(intent, for_stage(run.spec.pods, intent.spec.stage))
     mount: VolumeMount = {"name": "ippo-spec", "mountPath": SPEC, "readOnly": True}
     command = rendezvous.program(run, intent, settings)
-    command += ["--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK, "--termination-log", "/dev/termination-log"]
+    command += ["--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK, "--termination-log", TERMINATION_LOG]
     image = settings.image or platform.image
-    stage_container = container(run, platform, settings, CONTAINER, image, command, [mount])
+    context = PodContext(run, platform, settings)
     labels = identity.stage_labels(run, intent.spec)
     selector = {name: labels[name] for name in (identity.RUN_UID, identity.ITERATION, identity.STAGE, identity.ATTEMPT)}
-    volume = {"name": "ippo-spec", "configMap": {"name": intent.name}}
-    template = pod_template(run, platform, settings, labels, selector, ([], [stage_container]), [volume], "Never")
+    containers: PodSpec = {
+        "restartPolicy": "Never",
+        "containers": [container(context, CONTAINER, image, command, [mount])],
+        "volumes": [{"name": "ippo-spec", "configMap": {"name": intent.name}}],
+    }
+    template = pod_template(context, labels, selector, containers)
     _limit(template, settings)
     if rendezvous.nodes(run, intent) > 1:
         template["spec"]["subdomain"] = intent.name  # of the Service: <job>-0.<job> is the pod to meet at

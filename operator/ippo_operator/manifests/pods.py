@@ -1,6 +1,7 @@
 """Pods that Pod Security's `restricted` lets pass: no privilege, no token, nothing writable but scratch space."""
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, TEMPORARY, THREADS
@@ -14,43 +15,42 @@ from ippo_operator.manifests.types import Container, Metadata, PodSpec, PodTempl
 WORK = "/ippo/work"
 CREDENTIALS = "/ippo/s3"
 CREDENTIALS_KEY = "credentials"
+TERMINATION_LOG = "/dev/termination-log"
 _GROUP_READABLE = 0o440
 _OWN = "ippo-"  # volumes of the operator; users' have another prefix
 _NOTHING = (None, (), "")
 
 
+@dataclass(frozen=True)
+class PodContext:
+    """What the containers of a pod have in common."""
+
+    run: IterativePPORun
+    platform: Platform
+    settings: PodSettings
+    """Merged from the run's sections of spec.pods."""
+
+
 def pod_template(
-    run: IterativePPORun,
-    platform: Platform,
-    settings: PodSettings,
-    labels: dict[str, str],
-    selector: dict[str, str],
-    containers: tuple[list[Container], list[Container]],
-    volumes: list[dict[str, Any]],
-    restart: Literal["Never", "Always"],
+    context: PodContext, labels: dict[str, str], selector: dict[str, str], containers: PodSpec
 ) -> PodTemplate:
     """A pod template.
 
     Args:
-        run: whose pod it is.
-        platform: the operator's defaults.
-        settings: merged from the run's spec.
+        context: of the pod.
         labels: the operator's own. Those that nobody is found by give way to the user's.
         selector: labels that the pods of this Job or Deployment share and no others have, to spread them.
-        containers: those that run first, one by one, and those that stay.
-        volumes: beyond scratch space, credentials and what the settings name.
-        restart: what the kubelet does when a container ends.
+        containers: what only this kind of pod has: containers, their volumes beyond scratch space, credentials and what
+            the settings name, and what the kubelet does when one ends.
     """
+    run, settings = context.run, context.settings
     spec: PodSpec = {
-        "restartPolicy": restart,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "securityContext": _security(platform),
-        "containers": containers[1],
-        "volumes": [*_volumes(run, settings), *volumes],
+        "securityContext": _security(context.platform),
+        **containers,
+        "volumes": [*_volumes(run, settings), *containers["volumes"]],
     }
-    if containers[0]:
-        spec["initContainers"] = containers[0]
     if run.spec.service_account_name is not None:
         spec["serviceAccountName"] = run.spec.service_account_name
     _place(spec, settings)
@@ -63,9 +63,7 @@ def pod_template(
 
 
 def container(
-    run: IterativePPORun,
-    platform: Platform,
-    settings: PodSettings,
+    context: PodContext,
     name: str,
     image: str,
     command: list[str],
@@ -73,7 +71,8 @@ def container(
     credentials: bool = True,
 ) -> Container:
     """A container with scratch space, the bucket's credentials if it needs them, and what the settings name."""
-    made: Container = {
+    run, settings = context.run, context.settings
+    built: Container = {
         "name": name,
         "image": image,
         "command": command,
@@ -85,14 +84,14 @@ def container(
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePath": TERMINATION_LOG,
         # A process that is killed writes no message; the end of its log then says what it was about.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
-    pull = settings.image_pull_policy or platform.image_pull_policy
+    pull = settings.image_pull_policy or context.platform.image_pull_policy
     if pull is not None:
-        made["imagePullPolicy"] = pull
-    return made
+        built["imagePullPolicy"] = pull
+    return built
 
 
 def _security(platform: Platform) -> dict[str, Any]:

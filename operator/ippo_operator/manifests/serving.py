@@ -4,6 +4,7 @@ A server never starts with files that are not the policy's: an init container fe
 verifies every one. Whoever changes the policy changes the pod template, so Kubernetes rolls it out.
 """
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ippo_trainer.contract.digests import NO_DIGEST, digest_of
@@ -17,9 +18,9 @@ from ippo_operator.api.status import DeployedPolicy
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_servers
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.manifests.pods import container, pod_template
+from ippo_operator.manifests.pods import PodContext, container, pod_template
 from ippo_operator.manifests.rendezvous import SHARED_MEMORY
-from ippo_operator.manifests.types import Container, Object, PodTemplate, VolumeMount
+from ippo_operator.manifests.types import Container, Object, PodSpec, PodTemplate, VolumeMount
 
 SERVER = "server"
 FETCH = "fetch"
@@ -44,27 +45,35 @@ class NoServerImageError(ValueError):
     """Neither the run nor the operator names an image of the servers."""
 
 
-def serving_deployment(
-    run: IterativePPORun,
-    serve: Serve,
-    policy: DeployedPolicy,
-    store: StoreLocation,
-    platform: Platform,
-    template: PodTemplate | None = None,
-) -> Object:
+@dataclass(frozen=True)
+class ServingContext:
+    """What the servers of a run are made from, the policy apart.
+
+    Args:
+        run: who owns them.
+        serve: the run's section.
+        store: where the run's artifacts are.
+        platform: the operator's defaults.
+    """
+
+    run: IterativePPORun
+    serve: Serve
+    store: StoreLocation
+    platform: Platform
+
+
+def serving_deployment(context: ServingContext, policy: DeployedPolicy, template: PodTemplate | None = None) -> Object:
     """Servers of one policy. Apply it server-side: an autoscaler or a human may own other fields.
 
     Args:
-        run: who owns it.
-        serve: the run's section.
+        context: of the servers.
         policy: what to serve: the promoted policy, or the one before it in a rollback.
-        store: where the run's artifacts are.
-        platform: the operator's defaults.
         template: of the pods, where it is not what the spec asks for now: in a rollback.
 
     Raises:
         NoServerImageError: no image of the servers is known.
     """
+    run, serve = context.run, context.serve
     labels = identity.run_labels(run, SERVER)
     annotations = _about(policy) | {identity.REPLICAS: str(serve.replicas)}
     return {
@@ -77,24 +86,25 @@ def serving_deployment(
             "strategy": _strategy(serve),
             "progressDeadlineSeconds": serve.progress_deadline_seconds,
             "revisionHistoryLimit": _OLD_REVISIONS,
-            "template": template or _whole_template(run, serve, policy, store, platform),
+            "template": template or _whole_template(context, policy),
         },
     }
 
 
-def settings_digest(run: IterativePPORun, serve: Serve, store: StoreLocation, platform: Platform) -> Digest:
+def settings_digest(context: ServingContext) -> Digest:
     """Of the servers' pod template, the policy apart: what is not the policy's fault if they do not get ready.
 
     Raises:
         NoServerImageError: no image of the servers is known.
     """
     nothing = DeployedPolicy(iteration=0, artifact=ArtifactRef(key="-", digest=NO_DIGEST))
-    return digest_of(_template(run, serve, nothing, store, platform))
+    return digest_of(_template(context, nothing))
 
 
-def serving_service(run: IterativePPORun, serve: Serve) -> Object:
+def serving_service(context: ServingContext) -> Object:
     """One address for the servers that are ready."""
-    port = {"name": PORT, "port": serve.port, "targetPort": PORT, "protocol": "TCP"}
+    run = context.run
+    port = {"name": PORT, "port": context.serve.port, "targetPort": PORT, "protocol": "TCP"}
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -118,26 +128,23 @@ def _about(policy: DeployedPolicy) -> dict[str, str]:
     return {identity.POLICY_DIGEST: policy.artifact.digest, identity.ITERATION: str(policy.iteration)}
 
 
-def _whole_template(
-    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
-) -> PodTemplate:
-    template = _template(run, serve, policy, store, platform)
-    template["metadata"]["annotations"][identity.SETTINGS_DIGEST] = settings_digest(run, serve, store, platform)
+def _whole_template(context: ServingContext, policy: DeployedPolicy) -> PodTemplate:
+    template = _template(context, policy)
+    template["metadata"]["annotations"][identity.SETTINGS_DIGEST] = settings_digest(context)
     return template
 
 
-def _template(
-    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, store: StoreLocation, platform: Platform
-) -> PodTemplate:
-    settings = _with_shared_memory(serve, for_servers(run.spec.pods))
-    fetch, server = _fetch(run, policy, store, platform, settings), _server(run, serve, policy, platform, settings)
-    if serve.engine == "Transformers":  # it holds all weights in the container's memory
-        fetch["command"].append("--fits-memory")
-    containers = ([fetch], [server])
-    volume = {"name": "ippo-policy", "emptyDir": {}}
-    labels = identity.run_labels(run, SERVER)
-    template = pod_template(run, platform, settings, labels, selector(run), containers, [volume], "Always")
-    template["spec"]["terminationGracePeriodSeconds"] = _GRACE_SECONDS
+def _template(context: ServingContext, policy: DeployedPolicy) -> PodTemplate:
+    run = context.run
+    pod = PodContext(run, context.platform, _with_shared_memory(context.serve, for_servers(run.spec.pods)))
+    containers: PodSpec = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "initContainers": [_fetch(context, pod, policy)],
+        "containers": [_server(context, pod, policy)],
+        "volumes": [{"name": "ippo-policy", "emptyDir": {}}],
+    }
+    template = pod_template(pod, identity.run_labels(run, SERVER), selector(run), containers)
     template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | _about(policy)
     return template
 
@@ -149,31 +156,30 @@ def _with_shared_memory(serve: Serve, settings: PodSettings) -> PodSettings:
     return settings.model_copy(update={"shared_memory": SHARED_MEMORY})
 
 
-def _fetch(
-    run: IterativePPORun, policy: DeployedPolicy, store: StoreLocation, platform: Platform, settings: PodSettings
-) -> Container:
+def _fetch(context: ServingContext, pod: PodContext, policy: DeployedPolicy) -> Container:
     """Runs in the stages' image, with the servers' CPU and memory but none of their GPUs."""
-    place = store.model_dump_json(by_alias=True, exclude_none=True)
+    place = context.store.model_dump_json(by_alias=True, exclude_none=True)
     command = ["python", "-m", "ippo_trainer.store.fetch", "--store", place, "--kind", "policy"]
     command += ["--key", policy.artifact.key, "--digest", policy.artifact.digest, "--to", f"{POLICY}/model"]
+    if context.serve.engine == "Transformers":  # it holds all weights in the container's memory
+        command.append("--fits-memory")
+    resources = pod.settings.resources
     plain = Resources.model_construct(
-        requests=_without_devices(settings.resources.requests), limits=_without_devices(settings.resources.limits)
+        requests=_without_devices(resources.requests), limits=_without_devices(resources.limits)
     )
-    image = run.spec.pods.common.image or platform.image
+    image = context.run.spec.pods.common.image or context.platform.image
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY}
-    settings = settings.model_copy(update={"resources": plain})
-    return container(run, platform, settings, FETCH, image, command, [mount])
+    pod = replace(pod, settings=pod.settings.model_copy(update={"resources": plain}))
+    return container(pod, FETCH, image, command, [mount])
 
 
 def _without_devices(amounts: dict[str, Any]) -> dict[str, Any]:
     return {name: amount for name, amount in amounts.items() if "/" not in name}
 
 
-def _server(
-    run: IterativePPORun, serve: Serve, policy: DeployedPolicy, platform: Platform, settings: PodSettings
-) -> Container:
-    image = _image(run, serve, platform, settings)
-    command = [*platform.serve_command, "--policy", f"{POLICY}/model", "--port", str(serve.port)]
+def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) -> Container:
+    run, serve = context.run, context.serve
+    command = [*context.platform.serve_command, "--policy", f"{POLICY}/model", "--port", str(serve.port)]
     command += ["--engine", serve.engine, "--name", run.metadata.name]
     command += ["--max-tokens", str(serve.max_tokens or run.spec.policy.max_new_tokens)]
     if serve.max_waiting is not None:
@@ -182,21 +188,21 @@ def _server(
         command += ["--allow-origin", origin]
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
     # Whoever takes over a server that anybody may ask must not find the bucket's keys there.
-    made = container(run, platform, settings, SERVER, image, command, [mount], credentials=False)
-    made["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
-    made["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
-    made["startupProbe"] = _probe("/healthz", _START_PROBES)
-    made["readinessProbe"] = _probe("/readyz", 2)
-    made["livenessProbe"] = _probe("/healthz", 6)
+    server = container(pod, SERVER, _image(context, pod), command, [mount], credentials=False)
+    server["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
+    server["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
+    server["startupProbe"] = _probe("/healthz", _START_PROBES)
+    server["readinessProbe"] = _probe("/readyz", 2)
+    server["livenessProbe"] = _probe("/healthz", 6)
     # Requests still arrive until every node knows that this server goes away.
-    made["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}}
-    return made
+    server["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}}
+    return server
 
 
-def _image(run: IterativePPORun, serve: Serve, platform: Platform, settings: PodSettings) -> str:
-    if serve.engine == "Transformers":
-        return settings.image or run.spec.pods.common.image or platform.image
-    image = settings.image or platform.serve_image
+def _image(context: ServingContext, pod: PodContext) -> str:
+    if context.serve.engine == "Transformers":
+        return pod.settings.image or context.run.spec.pods.common.image or context.platform.image
+    image = pod.settings.image or context.platform.serve_image
     if not image:
         raise NoServerImageError(
             "no image with vLLM is known; name one in spec.pods.serve.image, start the operator with --serve-image, or "

@@ -21,7 +21,7 @@ from ippo_operator.manifests.additions import OVERWRITER
 from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
-from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, location
+from tests.kit.cluster_objects import POLICY, cluster_run, serving_context
 from tests.kit.control_plane import Api
 
 Object = dict[str, Any]
@@ -212,7 +212,10 @@ class Kept:
         self.api, self.wire = api, Wire(api)
         self._client = Client(self.wire)
         run = cluster_run("kept", pods=PODS)
-        made = (serving_deployment(run, Serve(), POLICY, location(run), PLATFORM), serving_service(run, Serve()))
+        made = (
+            serving_deployment(serving_context(run), POLICY),
+            serving_service(serving_context(run)),
+        )
         self.wanted = {manifest["kind"]: manifest for manifest in made}
 
     def path(self, kind: str) -> str:

@@ -10,7 +10,7 @@ from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
-from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
+from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, serving_context
 from tests.kit.control_plane import RUNS, Api
 
 SPECS: list[dict[str, Any]] = [
@@ -51,9 +51,9 @@ def objects(run: IterativePPORun, platform: Platform = PLATFORM) -> list[dict[st
     return [
         *(stage_config_map(run, wanted) for wanted in jobs),
         *(stage_job(run, wanted, platform) for wanted in jobs),
-        serving_deployment(run, serve, POLICY, location(run), platform),
-        serving_deployment(run, Serve(strategy="Recreate"), POLICY, location(run), platform),
-        serving_service(run, serve),
+        serving_deployment(serving_context(run, serve, platform), POLICY),
+        serving_deployment(serving_context(run, Serve(strategy="Recreate"), platform), POLICY),
+        serving_service(serving_context(run, serve)),
     ]
 
 
@@ -127,7 +127,7 @@ def test_a_spec_cannot_be_altered_and_a_second_job_is_a_conflict(api: Api) -> No
 
 def test_applying_the_same_deployment_twice_changes_nothing(api: Api) -> None:
     run = cluster_run("served")
-    made = serving_deployment(run, Serve(), POLICY, location(run), PLATFORM)
+    made = serving_deployment(serving_context(run), POLICY)
     place = f"{PATHS['Deployment'].format('default')}/served"
     first = api.apply(place, made, "ippo-operator")
     assert first.code == 201, first.message

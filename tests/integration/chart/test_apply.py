@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ippo_operator.api.cluster import Serve
 from ippo_operator.manifests.jobs import stage_job
 from ippo_operator.manifests.serving import serving_deployment
 
-from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, intent, location
+from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, intent, serving_context
 from tests.kit.control_plane import RUNS, Api, until
 
 from .conftest import make_namespace
@@ -157,7 +156,7 @@ def test_the_network_policies_of_the_security_page_select_the_pods_of_runs(admin
         policy["metadata"]["namespace"] = make_namespace(admin, "ops")
     put(admin, policies, clean, dry_run=True)
     run = cluster_run(serve={})
-    server = serving_deployment(run, Serve(), POLICY, location(run), PLATFORM)["spec"]["template"]
+    server = serving_deployment(serving_context(run), POLICY)["spec"]["template"]
     stage = stage_job(run, intent(run), PLATFORM)["spec"]["template"]
     selectors = [policy["spec"]["podSelector"]["matchLabels"].items() for policy in policies]
     assert [selector <= stage["metadata"]["labels"].items() for selector in selectors] == [True, False]

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
-from ippo_operator.api.cluster import Serve
 from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 
 from tests.kit.api_runs import stands
-from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, location
+from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, serving_context
 from tests.kit.control_plane import RUNS, Answer, Api, ControlPlane, until
 from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import StandIn
@@ -234,8 +233,8 @@ def test_every_child_is_in_the_runs_own_namespace_and_has_no_token() -> None:
     children = [
         stage_config_map(run, wanted),
         stage_job(run, wanted, PLATFORM),
-        serving_deployment(run, Serve(), POLICY, location(run), PLATFORM),
-        serving_service(run, Serve()),
+        serving_deployment(serving_context(run), POLICY),
+        serving_service(serving_context(run)),
     ]
     for child in children:
         assert child["metadata"]["namespace"] == run.metadata.namespace

@@ -10,12 +10,12 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 from ippo_trainer.contract.spec import StoreLocation
 
-from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, location
+from tests.kit.cluster_objects import POLICY, RICH, cluster_run, location, serving_context
 
 
 def deployment(serve: Serve | None = None, **spec: Any) -> dict[str, Any]:
     run = cluster_run(**spec)
-    return serving_deployment(run, serve or Serve(), POLICY, location(run), PLATFORM)
+    return serving_deployment(serving_context(run, serve), POLICY)
 
 
 def test_no_server_starts_before_the_policy_is_verified() -> None:
@@ -43,7 +43,7 @@ def test_another_policy_is_another_template_for_the_same_pods() -> None:
     other = POLICY.model_copy(
         update={"iteration": 4, "artifact": POLICY.artifact.model_copy(update={"digest": "sha256:" + "b" * 64})}
     )
-    first, second = (serving_deployment(run, Serve(), p, location(run), PLATFORM) for p in (POLICY, other))
+    first, second = (serving_deployment(serving_context(run), p) for p in (POLICY, other))
     assert first["spec"]["template"] != second["spec"]["template"]
     assert first["spec"]["selector"] == second["spec"]["selector"]
     assert first["spec"]["selector"]["matchLabels"].items() <= first["spec"]["template"]["metadata"]["labels"].items()
@@ -88,12 +88,12 @@ def test_gpus_are_the_servers_alone_and_images_are_apart() -> None:
 def test_without_an_image_of_servers_the_reason_is_told() -> None:
     run = cluster_run()
     with pytest.raises(ValueError, match=r"name one in spec\.pods\.serve\.image"):
-        serving_deployment(run, Serve(), POLICY, location(run), Platform(image="trainer:1"))
+        serving_deployment(serving_context(run, Serve(), Platform(image="trainer:1")), POLICY)
 
 
 def test_the_service_leads_to_the_servers() -> None:
     run = cluster_run()
-    service = serving_service(run, Serve(port=9000))
+    service = serving_service(serving_context(run, Serve(port=9000)))
     spec = deployment(Serve(port=9000))["spec"]
     assert service["metadata"]["name"] == "shop"
     assert service["spec"]["selector"] == spec["selector"]["matchLabels"]
