@@ -21,7 +21,7 @@ _JSON_TAGS = {None, *(f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "
 """What JSON has, and None for the constructor that refuses the rest: sets, bytes and dates mean nothing to a spec."""
 
 
-class _Loader(yaml.SafeLoader):
+class _ManifestLoader(yaml.SafeLoader):
     """Safe YAML as far as JSON goes: it refuses duplicate keys and merge keys, and keeps timestamps as text."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -55,10 +55,10 @@ def _at(node: yaml.Node, text: str) -> ManifestError:
     return ManifestError([Problem("", f"line {node.start_mark.line + 1}: {text}")])
 
 
-_Loader.yaml_constructors = {
+_ManifestLoader.yaml_constructors = {
     tag: constructor for tag, constructor in yaml.SafeLoader.yaml_constructors.items() if tag in _JSON_TAGS
 }
-_Loader.yaml_implicit_resolvers = {
+_ManifestLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
@@ -113,7 +113,7 @@ def _documents(text: str) -> list[dict[str, Any]]:
     if len(text.encode()) > MAX_BYTES:
         raise ManifestError([Problem("", f"the file is larger than {MAX_BYTES >> 20} MiB")])
     try:
-        found = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
+        found = [document for document in yaml.load_all(text, Loader=_ManifestLoader) if document is not None]
     except yaml.YAMLError as error:
         raise ManifestError([Problem("", f"not YAML: {_where(error)}")]) from None
     except RecursionError:

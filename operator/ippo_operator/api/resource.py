@@ -78,7 +78,7 @@ class Iterations(Model):
 class Simulate(params.Collect):
     """Collect from a conversation simulator."""
 
-    environment: params.Environment
+    environment: params.EnvironmentSpec
     """The simulator."""
 
 
@@ -89,7 +89,7 @@ class CollectFrom(Model):
     """A simulator; it also evaluates the candidates."""
 
 
-class FitQ(params.FitQ):
+class FitQSection(params.FitQ):
     """Regress Monte Carlo returns on (state, suggestion)."""
 
     on_uninformative: Literal["Stop", "CollectMore"] | None = None
@@ -147,7 +147,7 @@ class RunSpec(Model):
     """Deploy the current policy and log conversations."""
     artifacts: Artifacts | None = None
     """Where artifacts are kept. A run in a cluster needs it."""
-    fit_q: FitQ = FitQ()
+    fit_q: FitQSection = FitQSection()
     """Regress Monte Carlo returns on (state, suggestion)."""
     improve: params.Improve = params.Improve()
     """Token-level PPO on the logged states with Q as the reward."""

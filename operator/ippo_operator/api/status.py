@@ -134,7 +134,7 @@ class DeployedPolicy(Model):
     artifact: ArtifactRef
 
 
-class Best(Model):
+class BestPolicy(Model):
     """The promoted policy with the highest measured gate metric; measured anew by each iteration it is current in."""
 
     iteration: int
@@ -246,7 +246,7 @@ class RunStatus(Model):
     consecutive_rejections: int = 0
     iterations: Annotated[tuple[IterationStatus, ...], Field(max_length=MAX_HISTORY)] = ()
     """The latest spec.historyLimit iterations."""
-    best: Best | None = None
+    best: BestPolicy | None = None
     last_failure: LastFailure | None = None
     budgets: Budgets = Budgets()
     serving: ServingStatus | None = None

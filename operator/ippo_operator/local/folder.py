@@ -28,7 +28,7 @@ class FolderError(Exception):
     """The folder cannot be used; the message says why and what to do."""
 
 
-class BusyError(FolderError):
+class FolderInUseError(FolderError):
     """Another runner is at work in the folder."""
 
 
@@ -48,7 +48,7 @@ class RunFolder:
         """Holds the folder for one runner. The lock dies with its holder, also on kill -9.
 
         Raises:
-            BusyError: another runner holds it.
+            FolderInUseError: another runner holds it.
             FolderError: the folder holds something else than a run.
         """
         self._check_ours()
@@ -59,7 +59,7 @@ class RunFolder:
             except BlockingIOError:
                 file.seek(0)
                 pid = file.read(32).strip() or "unknown"
-                raise BusyError(
+                raise FolderInUseError(
                     f"another `ippo run` (process {pid}) is at work in {self.path}; wait for it, stop it, "
                     f"or give another --out"
                 ) from None

@@ -3,7 +3,7 @@
 from ippo_trainer.contract.spec import StageSpec
 
 from ippo_operator.api.resource import API_VERSION, GROUP, KIND, IterativePPORun
-from ippo_operator.manifests.types import Metadata
+from ippo_operator.manifests.types import ObjectMeta
 
 OURS = f"{GROUP}/"
 """Prefix of our own labels and annotations."""
@@ -66,7 +66,7 @@ def short_digest(digest: str) -> str:
     return digest.removeprefix("sha256:")[:16]
 
 
-def metadata(run: IterativePPORun, name: str, labels: dict[str, str], annotations: dict[str, str]) -> Metadata:
+def metadata(run: IterativePPORun, name: str, labels: dict[str, str], annotations: dict[str, str]) -> ObjectMeta:
     """Of an object that the run owns and that ends with it.
 
     Raises:

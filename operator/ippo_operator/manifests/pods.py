@@ -10,7 +10,7 @@ from ippo_operator.api.pods import CommonPods, PodSettings, Volume
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.rules import is_own_key
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.manifests.types import Container, Metadata, PodSpec, PodTemplate, VolumeMount
+from ippo_operator.manifests.types import Container, ObjectMeta, PodSpec, PodTemplate, VolumeMount
 
 WORK = "/ippo/work"
 CREDENTIALS = "/ippo/s3"
@@ -56,7 +56,7 @@ def pod_template(
     _place(spec, settings)
     _place_all(spec, run.spec.pods.common, selector)
     own = {key: value for key, value in labels.items() if is_own_key(key)}
-    metadata: Metadata = {"labels": labels | settings.labels | own}
+    metadata: ObjectMeta = {"labels": labels | settings.labels | own}
     if settings.annotations:
         metadata["annotations"] = dict(settings.annotations)
     return {"metadata": metadata, "spec": spec}

@@ -8,7 +8,7 @@ from ippo_trainer.contract.stages import IMPROVE
 from ippo_operator.api.pods import StagePods
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.manifests import identity
-from ippo_operator.manifests.types import Metadata, Object
+from ippo_operator.manifests.types import Object, ObjectMeta
 from ippo_operator.plan.types import JobIntent
 
 PORT = 29500
@@ -46,7 +46,7 @@ def with_shared_memory(intent: JobIntent, settings: StagePods) -> StagePods:
     return settings.model_copy(update={"shared_memory": SHARED_MEMORY})
 
 
-def service(metadata: Metadata) -> Object:
+def service(metadata: ObjectMeta) -> Object:
     """The headless Service that gives each pod of the Job of that name its own address, before it is ready."""
     labels = metadata["labels"]
     keys = (identity.RUN_UID, identity.ITERATION, identity.STAGE, identity.ATTEMPT)

@@ -6,7 +6,7 @@ Object: TypeAlias = dict[str, Any]
 """A whole object, as JSON."""
 
 
-class Metadata(TypedDict, total=False):
+class ObjectMeta(TypedDict, total=False):
     """ObjectMeta."""
 
     name: str
@@ -73,5 +73,5 @@ class PodSpec(TypedDict, total=False):
 class PodTemplate(TypedDict):
     """A pod template."""
 
-    metadata: Metadata
+    metadata: ObjectMeta
     spec: PodSpec

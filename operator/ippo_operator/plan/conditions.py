@@ -11,7 +11,7 @@ from ippo_operator.plan import approval, serving
 from ippo_operator.plan.phase import Phase
 
 
-class Row(NamedTuple):
+class ConditionRow(NamedTuple):
     """A condition without its times."""
 
     kind: ConditionType
@@ -25,7 +25,7 @@ def conditions(run: IterativePPORun, status: RunStatus, phase: Phase, now: datet
     return tuple(_condition(row, run.metadata.generation, status, now) for row in _rows(status, phase))
 
 
-def _condition(row: Row, generation: int, status: RunStatus, now: datetime) -> Condition:
+def _condition(row: ConditionRow, generation: int, status: RunStatus, now: datetime) -> Condition:
     kind, truth, reason, message = row
     before = status.condition(kind)
     since = before.last_transition_time if before is not None and before.status == truth else now
@@ -39,7 +39,7 @@ def _condition(row: Row, generation: int, status: RunStatus, now: datetime) -> C
     )
 
 
-def _rows(status: RunStatus, phase: Phase) -> Iterator[Row]:
+def _rows(status: RunStatus, phase: Phase) -> Iterator[ConditionRow]:
     def truth(holds: bool) -> Truth:
         return "True" if holds else "False"
 
@@ -49,42 +49,42 @@ def _rows(status: RunStatus, phase: Phase) -> Iterator[Row]:
     invalid, stalled = phase.name == "Invalid", phase.name in {"Invalid", "Failed", "NotServed"}
     working = phase.name in {"Running", "Waiting", "Suspending", "RollingOut"}
     suspended = phase.name == "Suspended"
-    yield Row("Accepted", truth(not invalid), *told(invalid))
-    yield Row("Reconciling", truth(working), phase.reason, phase.message)
-    yield Row("Stalled", truth(stalled), *told(stalled))
-    yield Row("Suspended", truth(suspended), *told(suspended or phase.name == "Suspending"))
+    yield ConditionRow("Accepted", truth(not invalid), *told(invalid))
+    yield ConditionRow("Reconciling", truth(working), phase.reason, phase.message)
+    yield ConditionRow("Stalled", truth(stalled), *told(stalled))
+    yield ConditionRow("Suspended", truth(suspended), *told(suspended or phase.name == "Suspending"))
     queued = working and phase.reason == Reason.WAITING_FOR_QUOTA
-    yield Row("Queued", truth(queued), *told(queued))
+    yield ConditionRow("Queued", truth(queued), *told(queued))
     yield _succeeded_row(status, phase)
     yield promoted_row(status)
     untold = serving.trouble(status.serving) if phase.name in {"Running", "Waiting"} else None
-    yield Row("Ready", truth(phase.name == "Succeeded"), *(untold or (phase.reason, phase.message)))
+    yield ConditionRow("Ready", truth(phase.name == "Succeeded"), *(untold or (phase.reason, phase.message)))
 
 
-def _succeeded_row(status: RunStatus, phase: Phase) -> Row:
+def _succeeded_row(status: RunStatus, phase: Phase) -> ConditionRow:
     """All iterations and the first roll-out after them are done; what becomes of the servers then is Ready's matter."""
     if phase.done is not None and (phase.ended or status.is_true("Succeeded")):
-        return Row("Succeeded", "True", *phase.done)
-    return Row("Succeeded", "False" if phase.ended else "Unknown", phase.reason, phase.message)
+        return ConditionRow("Succeeded", "True", *phase.done)
+    return ConditionRow("Succeeded", "False" if phase.ended else "Unknown", phase.reason, phase.message)
 
 
-def promoted_row(status: RunStatus) -> Row:
+def promoted_row(status: RunStatus) -> ConditionRow:
     """The gate's latest answer."""
     decided = next((row for row in reversed(status.iterations) if row.decision is not None), None)
     if decided is None or decided.decision is None:
         before = status.condition("Promoted")
         if before is not None and status.completed_iterations:  # the history is shorter than that
-            return Row("Promoted", before.status, before.reason, before.message)
-        return Row("Promoted", "Unknown", Reason.NO_DECISION_YET, "no candidate was evaluated so far")
+            return ConditionRow("Promoted", before.status, before.reason, before.message)
+        return ConditionRow("Promoted", "Unknown", Reason.NO_DECISION_YET, "no candidate was evaluated so far")
     if decided.promoted is None:
-        return Row("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(decided))
+        return ConditionRow("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(decided))
     if decided.decision.outcome == "Promote" and not decided.promoted:
         text = f"iteration {decided.iteration}: spec.promotion.reject names it. The gate: {decided.decision.reason}"
-        return Row("Promoted", "False", Reason.NOT_APPROVED, text)
+        return ConditionRow("Promoted", "False", Reason.NOT_APPROVED, text)
     reason = {
         "Promote": Reason.PROMOTED,
         "Reject": Reason.GATE_FAILED,
         "Inconclusive": Reason.GATE_INCONCLUSIVE,
     }[decided.decision.outcome]
     message = f"iteration {decided.iteration}: {decided.decision.reason}"
-    return Row("Promoted", "True" if decided.promoted else "False", reason, message)
+    return ConditionRow("Promoted", "True" if decided.promoted else "False", reason, message)

@@ -10,7 +10,7 @@ from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_
 from ippo_operator.api.resource import MAX_COLLECTIONS, RunSpec
 from ippo_operator.api.status import (
     MAX_ITERATION_WARNINGS,
-    Best,
+    BestPolicy,
     Budgets,
     DeployedPolicy,
     IterationStatus,
@@ -156,7 +156,7 @@ def _settled(status: RunStatus, spec: RunSpec, iteration: IterationStatus, candi
     return status.model_copy(update=changes)
 
 
-def _measured_again(status: RunStatus, spec: RunSpec, metrics: dict[str, float]) -> Best | None:
+def _measured_again(status: RunStatus, spec: RunSpec, metrics: dict[str, float]) -> BestPolicy | None:
     """The best policy with what this iteration measured of it, where it is the current one.
 
     The customers of the iteration that promoted it flatter it; these chose nothing, and are the candidate's too.
@@ -168,13 +168,13 @@ def _measured_again(status: RunStatus, spec: RunSpec, metrics: dict[str, float])
 
 
 def _best(
-    best: Best | None, iteration: int, spec: RunSpec, candidate: ArtifactRef, metrics: dict[str, float]
-) -> Best | None:
+    best: BestPolicy | None, iteration: int, spec: RunSpec, candidate: ArtifactRef, metrics: dict[str, float]
+) -> BestPolicy | None:
     metric = spec.evaluate.gate.metric
     estimate = metrics.get(METRIC_NAMES[metric])
     if estimate is None or (best is not None and best.estimate >= estimate):
         return best
-    return Best(iteration=iteration, artifact=candidate, metric=metric, estimate=estimate)
+    return BestPolicy(iteration=iteration, artifact=candidate, metric=metric, estimate=estimate)
 
 
 def _close(status: RunStatus, spec: RunSpec, now: datetime) -> RunStatus:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.params import Environment
+from ippo_trainer.contract.params import EnvironmentSpec
 from ippo_trainer.environments import Demonstrator, load
 from ippo_trainer.environments.checked import CheckedEnvironment
 from ippo_trainer.environments.demonstrations import demonstrate
@@ -14,7 +14,7 @@ ASK, OFFER = "which tea do you like", "i can offer you a box of tea"
 
 
 def shop(**options: str) -> CheckedEnvironment:
-    return load(Environment(name=f"{EXAMPLE}:TeaShop", options=options))
+    return load(EnvironmentSpec(name=f"{EXAMPLE}:TeaShop", options=options))
 
 
 def sold(seeds: list[int], script: list[str], **options: str) -> list[bool]:
@@ -71,7 +71,7 @@ def test_the_page_quotes_the_errors_as_they_are(tmp_path: Path) -> None:
         broken = tmp_path / str(number) / EXAMPLE.name
         broken.parent.mkdir()
         broken.write_text(EXAMPLE.read_text().replace(right, wrong))
-        environment = load(Environment(name=f"{broken}:TeaShop"))
+        environment = load(EnvironmentSpec(name=f"{broken}:TeaShop"))
         environment.reset([1, 2])
         with pytest.raises(BadDataError) as error:
             environment.step([ASK, ASK])

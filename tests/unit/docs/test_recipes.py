@@ -152,9 +152,10 @@ def test_an_environment(copy: Copy) -> None:
         'BUILT_IN_ENVIRONMENTS = {\n    "tea-shop": "ippo_trainer.environments.tea_shop:TeaShop",\n',
     )
     assert "with tea-shop" in copy.validate("examples/my_environment.py:TeaShop", "tea-shop")
-    load = "from ippo_trainer.environments import load; from ippo_trainer.contract.params import Environment\n"
+    load = "from ippo_trainer.environments import load; from ippo_trainer.contract.params import EnvironmentSpec\n"
     assert (
-        copy.run("-c", f"{load}print(load(Environment(name='tea-shop')).reset([1]))") == "['hello what do you have']\n"
+        copy.run("-c", f"{load}print(load(EnvironmentSpec(name='tea-shop')).reset([1]))")
+        == "['hello what do you have']\n"
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError, EndpointConnectionError
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
-from ippo_trainer.contract.params import Environment
+from ippo_trainer.contract.params import EnvironmentSpec
 from ippo_trainer.environments import TryAgain, load
 from ippo_trainer.environments.failures import failure
 
@@ -145,15 +145,15 @@ def test_an_environment_that_cannot_start_now_is_tried_again(tmp_path: Path, whe
     file = tmp_path / f"{where}.py"
     file.write_text(SHOP.format(**{"at_import": False, "at_start": False, "in_property": False, where: True}))
     with pytest.raises(TryAgainError, match=r"no licence server|no model|no settings"):
-        load(Environment(name=f"{file}:Shop"))
+        load(EnvironmentSpec(name=f"{file}:Shop"))
 
 
 def test_a_fault_is_named_with_the_line_of_the_users_own_file(tmp_path: Path) -> None:
     file = tmp_path / "shop.py"
     file.write_text(SHOP.format(at_import=False, at_start=False, in_property=False))
-    environment = load(Environment(name=f"{file}:Shop"))
+    environment = load(EnvironmentSpec(name=f"{file}:Shop"))
     with pytest.raises(BadDataError, match=r"Shop.reset raised JSONDecodeError: .*\(shop.py, line 24, in greet\)"):
         environment.reset([1])
     file.with_name("early.py").write_text("\n\n1 / 0\n")
     with pytest.raises(BadSpecError, match=r"ZeroDivisionError: division by zero \(early.py, line 3, in <module>\)"):
-        load(Environment(name=f"{file.with_name('early.py')}:Shop"))
+        load(EnvironmentSpec(name=f"{file.with_name('early.py')}:Shop"))

@@ -50,7 +50,7 @@ def stranger(tmp_path: Path) -> Path:
 
 
 def named(name: str, **options: str | int | bool) -> Environment:
-    return load(params.Environment(name=name, options=options))
+    return load(params.EnvironmentSpec(name=name, options=options))
 
 
 @pytest.mark.parametrize("name", ["sr-funnel", "double-t-maze"])

@@ -12,7 +12,7 @@ import pytest
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
-from ippo_operator.local.folder import BusyError, FolderError, RunFolder
+from ippo_operator.local.folder import FolderError, FolderInUseError, RunFolder
 from ippo_operator.local.runner import Runner, Signals
 from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.phase import Phase
@@ -238,7 +238,7 @@ def test_a_second_runner_is_kept_out(tmp_path: Path) -> None:
     assert not folder.busy()
     with folder.lock():
         assert folder.busy()
-        with pytest.raises(BusyError, match=rf"another `ippo run` \(process {os.getpid()}\) is at work in"):
+        with pytest.raises(FolderInUseError, match=rf"another `ippo run` \(process {os.getpid()}\) is at work in"):
             RunFolder(tmp_path).lock().__enter__()
     assert not folder.busy()
 

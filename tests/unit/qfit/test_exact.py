@@ -23,7 +23,7 @@ from ippo_trainer.text.tokenizer import build_tokenizer
 
 @pytest.fixture(scope="module")
 def funnel() -> Any:
-    return load(params.Environment(name="sr-funnel", options={"horizon": 4}))
+    return load(params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4}))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from ippo_trainer.store.artifact import fetch, publish
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
 
-FUNNEL = params.Environment(name="sr-funnel", options={"horizon": 4})
+FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4})
 
 
 def demonstrations(count: int, first_seed: int = 0) -> list[Conversation]:

@@ -227,7 +227,7 @@ def test_another_collection_goes_into_the_same_data(small_world: Any) -> None:
     [
         ({"collect": params.Collect(conversations=2, parallelism=3)}, 64, "parallelism 3 exceeds"),
         ({"environment": None}, 64, "environment is missing"),
-        ({"environment": params.Environment(name="no-such")}, 64, "environment.name"),
+        ({"environment": params.EnvironmentSpec(name="no-such")}, 64, "environment.name"),
         ({"collect": params.Collect(conversations=4, parallelism=1, exploration="0.1")}, 64, "inputs.explorer"),
         ({"policy": params.Policy(base="tiny:d16-l1-h2", max_new_tokens=4096)}, 64, "maxNewTokens 4096"),
     ],
@@ -277,7 +277,7 @@ class Blind:
 def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any, censored: str) -> None:
     file = small_world.folder / "blind.py"
     file.write_text(UNSEEN.replace("CENSORED", f"({censored})"))
-    spec = spec_of(small_world).model_copy(update={"environment": params.Environment(name=f"{file}:Blind")})
+    spec = spec_of(small_world).model_copy(update={"environment": params.EnvironmentSpec(name=f"{file}:Blind")})
     result = shard(small_world, spec)
     data, metrics = data_of(small_world, result), result.metrics
     turns = [turn for found in data for turn in found.turns]
@@ -318,7 +318,7 @@ def test_a_customer_who_says_more_than_fits_is_heard_as_far_as_it_does(small_wor
     """maxPromptTokens cannot change in a run, so one long message must not end it."""
     source = small_world.folder / "talker.py"
     source.write_text(TALKER)
-    environment = params.Environment(name=f"{source}:Talker")
+    environment = params.EnvironmentSpec(name=f"{source}:Talker")
     spec = spec_of(small_world).model_copy(update={"environment": environment})
     result = shard(small_world, spec)
     [warning] = result.warnings or ()

@@ -218,7 +218,7 @@ class Cut(Funnel):
 def test_censored_conversations_are_weighted_for_and_bounded(small_world: Any, spec: StageSpec, tmp_path: Path) -> None:
     file = tmp_path / "cut.py"
     file.write_text(CUTTING)
-    environment = params.Environment(name=f"{file}:Cut", options={"horizon": 4})
+    environment = params.EnvironmentSpec(name=f"{file}:Cut", options={"horizon": 4})
     result = small_world.result(spec.model_copy(update={"environment": environment}))
     metrics = result.metrics
     assert metrics["censored"] > 0
@@ -239,6 +239,8 @@ def test_censored_conversations_are_weighted_for_and_bounded(small_world: Any, s
 def test_an_environment_that_censors_everything_is_named(small_world: Any, spec: StageSpec, tmp_path: Path) -> None:
     file = tmp_path / "silent.py"
     file.write_text(CENSORING)
-    code, message = small_world.run(spec.model_copy(update={"environment": params.Environment(name=f"{file}:Silent")}))
+    code, message = small_world.run(
+        spec.model_copy(update={"environment": params.EnvironmentSpec(name=f"{file}:Silent")})
+    )
     assert code == 65
     assert "0 of 40 pairs" in message["error"]["message"]

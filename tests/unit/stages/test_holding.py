@@ -105,7 +105,7 @@ def spec_of(world: Any, stage: str, kind: str) -> Any:
     file.write_text(SHOP)
     policy = world.put_policy(1)
     sections: dict[str, Any] = {
-        "environment": params.Environment(name=f"{file}:{kind}"),
+        "environment": params.EnvironmentSpec(name=f"{file}:{kind}"),
         "collect": params.Collect(conversations=CONVERSATIONS, parallelism=1, batch_size=BATCH),
     }
     if stage == "collect":

@@ -22,7 +22,7 @@ from ippo_trainer.store.local import LocalStore
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.training import cadence
 
-FUNNEL = params.Environment(name="sr-funnel", options={"horizon": 4})
+FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4})
 QUICK = params.Improve(
     updates=4, batch_size=8, samples_per_state=2, critic_warmup_updates=2, learning_rate="0.003", kl_target="5"
 )

@@ -49,7 +49,7 @@ class Edited:
         (folder / "shop.py").write_text(SHOP.format(hello=hello, trouble=trouble))
         section = params.Collect(**({"conversations": 12, "parallelism": 1, "batch_size": 4} | settings))
         spec = self.world.spec("collect", {"policy": self.policy}, collect=section)
-        return spec.model_copy(update={"environment": params.Environment(name=f"{folder / 'shop.py'}:Shop")})
+        return spec.model_copy(update={"environment": params.EnvironmentSpec(name=f"{folder / 'shop.py'}:Shop")})
 
     def run(self, spec: Any, index: int | None = None) -> tuple[int, dict[str, Any]]:
         """With the name that the spec had from the start: its digest has the path and not the content."""
@@ -155,7 +155,7 @@ def test_what_the_digest_is_of(tmp_path: Path) -> None:
         imports += "sys.path.insert(0, str(path.parent))\n__import__(path.stem)\nsys.path.pop(0)\n"
         (place / "shop.py").write_text(imports + SHOP.format(hello=source, trouble="pass"))
         options: dict[str, str | int | bool] = {"menu": str(place / "menu.json")}
-        environment = params.Environment(name=f"{place / 'shop.py'}:Shop", options=options)
+        environment = params.EnvironmentSpec(name=f"{place / 'shop.py'}:Shop", options=options)
         load(environment)
         found = source_digest(environment)
         (place / f"{module}.py").rename(place / "helper.py")
@@ -167,11 +167,11 @@ def test_what_the_digest_is_of(tmp_path: Path) -> None:
 
 
 def test_built_in_environments_have_none_but_that_of_their_tables(tmp_path: Path) -> None:
-    assert source_digest(params.Environment(name="sr-funnel", options={"horizon": 4})) is None
+    assert source_digest(params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4})) is None
     (tmp_path / "tables.json").write_text("{}")
-    spec = params.Environment(name="sr-funnel", options={"tables": str(tmp_path / "tables.json")})
+    spec = params.EnvironmentSpec(name="sr-funnel", options={"tables": str(tmp_path / "tables.json")})
     first = source_digest(spec)
     (tmp_path / "tables.json").write_text("{ }")
     assert None not in (first, source_digest(spec))
     assert first != source_digest(spec)
-    assert source_digest(params.Environment(name="sr-funnel", options={"tables": "x" * 5000 + "\0"})) is None
+    assert source_digest(params.EnvironmentSpec(name="sr-funnel", options={"tables": "x" * 5000 + "\0"})) is None

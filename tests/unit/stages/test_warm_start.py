@@ -158,7 +158,7 @@ def test_equal_specs_make_equal_artifacts_and_another_seed_another(tmp_path: Pat
 
 def test_demonstrations_of_the_environment(tmp_path: Path) -> None:
     start = {"conversations": None, "demonstrations": 40, "epochs": 1}
-    environment = params.Environment(name="sr-funnel")
+    environment = params.EnvironmentSpec(name="sr-funnel")
     ctx = context(tmp_path, None, start=start, environment=environment, policy={"max_prompt_tokens": 256})
     result = warm_start.run(ctx)
     assert result.metrics["conversations"] == 40

@@ -64,7 +64,7 @@ class Model(BaseModel):
     )
 
 
-class Environment(Model):
+class EnvironmentSpec(Model):
     """A conversation simulator."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]

@@ -77,7 +77,7 @@ class StageSpec(Model):
     discount: params.Share
     store: StoreLocation
     inputs: dict[str, ArtifactRef] = {}
-    environment: params.Environment | None = None
+    environment: params.EnvironmentSpec | None = None
     policy: params.Policy
     warm_start: params.WarmStart | None = None
     collect: params.Collect | None = None

@@ -17,7 +17,7 @@ from ippo_trainer.environments.failures import failure
 _HOW = f"Use one of {', '.join(BUILT_IN_ENVIRONMENTS)}, or your own as module:Class or path/to/file.py:Class."
 
 
-def load(spec: params.Environment) -> CheckedEnvironment:
+def load(spec: params.EnvironmentSpec) -> CheckedEnvironment:
     """The environment that a spec names, wrapped so that its mistakes are named.
 
     The result is a `Demonstrator` or an `ExactScorer` where the environment's own class is one.
@@ -90,7 +90,7 @@ def _import_module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _check_options(spec: params.Environment, factory: type) -> None:
+def _check_options(spec: params.EnvironmentSpec, factory: type) -> None:
     try:
         parameters = inspect.signature(factory).parameters
     except ValueError as error:  # a class written in C may tell nothing

@@ -43,7 +43,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Problem:
+class DecisionProblem:
     """A finite decision problem whose only reward is one outcome at the end.
 
     Args:
@@ -81,7 +81,7 @@ Chooser = Callable[[int, Array], Array]
 """(turn, q (N, A)) -> the probabilities (N, A) that a policy gives the actions there."""
 
 
-def _backward(problem: Problem, discount: float, choose: Chooser) -> Solution:
+def _backward(problem: DecisionProblem, discount: float, choose: Chooser) -> Solution:
     q: list[Array] = []
     v: list[Array] = []
     later = np.zeros(1)
@@ -95,12 +95,12 @@ def _backward(problem: Problem, discount: float, choose: Chooser) -> Solution:
     return Solution(q[::-1], v[::-1], float(problem.start @ later))
 
 
-def evaluate(problem: Problem, policy: Policy, discount: float) -> Solution:
+def evaluate(problem: DecisionProblem, policy: Policy, discount: float) -> Solution:
     """Q and V of a policy. The discounted outcome at `discount`, its probability at 1."""
     return _backward(problem, discount, lambda turn, q: policy[turn])
 
 
-def optimum(problem: Problem, discount: float) -> Solution:
+def optimum(problem: DecisionProblem, discount: float) -> Solution:
     """Q* and V*."""
     return _backward(problem, discount, lambda turn, q: best(q))
 
@@ -135,7 +135,7 @@ def _normalised(weights: Array, otherwise: Array) -> Array:
     return np.where(total > 0, weights / np.where(total > 0, total, 1), otherwise)
 
 
-def reach(problem: Problem, policy: Policy) -> list[Array]:
+def reach(problem: DecisionProblem, policy: Policy) -> list[Array]:
     """(N,) per level: the probability of being in each state at that turn."""
     reached = [problem.start]
     for level, following, p in zip(problem.levels, problem.levels[1:], policy, strict=False):
@@ -147,7 +147,7 @@ def reach(problem: Problem, policy: Policy) -> list[Array]:
     return reached
 
 
-def tabulate(problem: Problem, policy: Callable[[int, Ints, Array], Array]) -> Policy:
+def tabulate(problem: DecisionProblem, policy: Callable[[int, Ints, Array], Array]) -> Policy:
     """The policy that a function of (turn, stage (N,), features (N, F)) gives, as probabilities (N, A) by level."""
     return [
         np.asarray(policy(turn, level.stage, level.features), dtype=np.float64)
@@ -155,7 +155,7 @@ def tabulate(problem: Problem, policy: Callable[[int, Ints, Array], Array]) -> P
     ]
 
 
-def ladder(problem: Problem, discount: float) -> list[LadderRow]:
+def ladder(problem: DecisionProblem, discount: float) -> list[LadderRow]:
     """Reference policies with their value and success, from those who know nothing to the optimum.
 
     `greedy-k` is k steps of exact policy iteration from the base policy, `soft-BETA-k` of the KL-regularised kind,
@@ -167,7 +167,7 @@ def ladder(problem: Problem, discount: float) -> list[LadderRow]:
     ]
 
 
-def _references(problem: Problem, discount: float) -> Iterator[tuple[str, Policy]]:
+def _references(problem: DecisionProblem, discount: float) -> Iterator[tuple[str, Policy]]:
     base = problem.by_stage(problem.base)
     yield "optimum", greedy(optimum(problem, discount))
     yield "base", base
@@ -189,5 +189,5 @@ def _references(problem: Problem, discount: float) -> Iterator[tuple[str, Policy
             yield f"{name}-{k}", policy
 
 
-def _soft_step(problem: Problem, discount: float, beta: float) -> Callable[[Policy], Policy]:
+def _soft_step(problem: DecisionProblem, discount: float, beta: float) -> Callable[[Policy], Policy]:
     return lambda policy: soft(policy, evaluate(problem, policy, discount), beta)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import problem as exact
-from ippo_trainer.environments.problem import Array, Ints, Policy, Problem, Solution
+from ippo_trainer.environments.problem import Array, DecisionProblem, Ints, Policy, Solution
 from ippo_trainer.environments.protocol import ExactScore, ExactTurn, History, IntentPolicy, LadderRow
 
 Number = TypeVar("Number", np.float64, np.int64)
@@ -30,7 +30,7 @@ PRIOR_COUNT = 5.0
 
 @dataclass(frozen=True)
 class Trace:
-    """The turns of conversations as states and actions of a `Problem`; all arrays are (T,), in order.
+    """The turns of conversations as states and actions of a `DecisionProblem`; all arrays are (T,), in order.
 
     Args:
         conversation, turn: where the turn is.
@@ -51,13 +51,13 @@ class Trace:
 
 
 class ExactlySolved(ABC):
-    """What an environment with a finite `Problem` can do: an `ExactScorer`."""
+    """What an environment with a finite `DecisionProblem` can do: an `ExactScorer`."""
 
     intents: tuple[str, ...]
     wordings: Mapping[str, Sequence[str]]
 
     @abstractmethod
-    def _build(self) -> Problem: ...
+    def _build(self) -> DecisionProblem: ...
 
     @abstractmethod
     def trace(self, conversations: Sequence[Conversation]) -> Trace:
@@ -72,7 +72,7 @@ class ExactlySolved(ABC):
         """The name of a suggestion's intent, or UNPARSED."""
 
     @cached_property
-    def problem(self) -> Problem:
+    def problem(self) -> DecisionProblem:
         """The decision problem behind the text."""
         return self._build()
 

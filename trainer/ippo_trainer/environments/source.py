@@ -11,7 +11,7 @@ _NOT_OURS = {"site-packages", "dist-packages"}
 _OWN_PACKAGES = {"ippo_trainer", "ippo_operator", "__main__"}
 
 
-def source_digest(spec: params.Environment) -> str | None:
+def source_digest(spec: params.EnvironmentSpec) -> str | None:
     """Digest of an environment's own file or module, of what it imported from beside it, and of files in its options.
 
     It is the same on every machine: places do not count. None for a built-in environment without files: its source is
@@ -56,7 +56,7 @@ def _loaded() -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-def _option_files(spec: params.Environment) -> Iterator[tuple[str, Path]]:
+def _option_files(spec: params.EnvironmentSpec) -> Iterator[tuple[str, Path]]:
     for option, value in sorted(spec.options.items()):
         try:
             if isinstance(value, str) and value and Path(value).is_file():

@@ -49,13 +49,13 @@ def _solve(arguments: Namespace) -> dict[str, Any]:
     return result
 
 
-def _named(arguments: Namespace) -> params.Environment:
+def _named(arguments: Namespace) -> params.EnvironmentSpec:
     options: dict[str, str | int | bool] = {}
     if arguments.horizon is not None:
         options[_HORIZON_OPTION.get(arguments.env, "horizon")] = arguments.horizon
     if arguments.tables:
         options["tables"] = arguments.tables
-    return params.Environment(name=arguments.env, options=options)
+    return params.EnvironmentSpec(name=arguments.env, options=options)
 
 
 def _lines(result: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from ippo_trainer.environments.funnel.dynamics import ACCEPTED, EDITED, Draw, Dy
 from ippo_trainer.environments.funnel.exact import build
 from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT, Tables
 from ippo_trainer.environments.funnel.text import GREETINGS, SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_intent
-from ippo_trainer.environments.problem import Problem
+from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import History, Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
@@ -87,7 +87,7 @@ class Funnel(ExactlySolved):
         """By level, one typical history of each information state."""
         return histories.representatives(self.problem, self.tables, seed)
 
-    def _build(self) -> Problem:
+    def _build(self) -> DecisionProblem:
         return build(self.tables, self.max_turns)
 
     def _render(self, suggestions: Sequence[str | None], intents: np.ndarray, turns: Turns, last: bool) -> list[Step]:

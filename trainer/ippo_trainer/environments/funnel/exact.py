@@ -7,7 +7,7 @@ import numpy as np
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.environments.funnel.tables import ASK, CLOSE, DISC, FEAT, INTENTS, SENT, STAGES, TYPES, Tables
-from ippo_trainer.environments.problem import Array, Ints, Level, Problem
+from ippo_trainer.environments.problem import Array, DecisionProblem, Ints, Level
 
 CONTINUATIONS = 1 + len(TYPES)
 """Of a sent message: no news; then a signal of each type (ASK) or the next stage in the first place (FEAT, DISC)."""
@@ -53,7 +53,7 @@ def branches(tables: Tables) -> Branches:
     return Branches(likelihood, stage)
 
 
-def build(tables: Tables, horizon: int) -> Problem:
+def build(tables: Tables, horizon: int) -> DecisionProblem:
     """Enumerates the reachable states from a cold customer of unknown type; their features are the belief (N, 3).
 
     Raises BadSpecError if there are more than MAX_STATES: they grow with about the eighth power of the horizon.
@@ -83,7 +83,7 @@ def build(tables: Tables, horizon: int) -> Problem:
     accepted = np.hstack([np.asarray(tables.accept).T, np.zeros((len(STAGES), 1))])
     base = np.tile(np.asarray(tables.base_policy), (len(STAGES), 1))
     uniform = np.full(base.shape, 1 / len(INTENTS))
-    return Problem(INTENTS, STAGES, tables.response(), accepted, np.ones(1), levels, base, uniform)
+    return DecisionProblem(INTENTS, STAGES, tables.response(), accepted, np.ones(1), levels, base, uniform)
 
 
 class _Following(NamedTuple):

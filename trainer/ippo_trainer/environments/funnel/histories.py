@@ -16,14 +16,14 @@ from ippo_trainer.environments.funnel.text import (
     parse_customer,
     parse_intent,
 )
-from ippo_trainer.environments.problem import Array, Ints, Problem, reach
+from ippo_trainer.environments.problem import Array, DecisionProblem, Ints, reach
 from ippo_trainer.environments.protocol import History
 from ippo_trainer.environments.scoring import Trace
 
 UNPARSED_LABEL = len(INTENTS)
 
 
-def trace(problem: Problem, conversations: Sequence[Conversation]) -> Trace:
+def trace(problem: DecisionProblem, conversations: Sequence[Conversation]) -> Trace:
     """Follows conversations from state to state by what is visible; BadDataError names conversation and turn."""
     rows: list[tuple[int, int, int, int, int]] = []
     for index, conversation in enumerate(conversations):
@@ -51,7 +51,7 @@ def suggestion_label(suggestion: str | None) -> int:
     return UNPARSED_LABEL if intent is None else intent
 
 
-def _next_state(problem: Problem, turn: int, state: int, sent_message: str, answer: str, identity: str) -> int:
+def _next_state(problem: DecisionProblem, turn: int, state: int, sent_message: str, answer: str, identity: str) -> int:
     sent, seen = parse_intent(sent_message), parse_customer(answer)
     where = f"conversation {identity}, turn {turn}"
     if sent is None:
@@ -72,7 +72,7 @@ def _next_state(problem: Problem, turn: int, state: int, sent_message: str, answ
     )
 
 
-def representatives(problem: Problem, tables: Tables, seed: int) -> list[list[History]]:
+def representatives(problem: DecisionProblem, tables: Tables, seed: int) -> list[list[History]]:
     """By level, one typical history for every information state.
 
     Its ways through the tree, reactions and wordings are drawn as conversations with the base policy (a hundredth of

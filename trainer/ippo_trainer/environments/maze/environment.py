@@ -20,7 +20,7 @@ from ippo_trainer.environments.maze.layout import (
     after,
     describe,
 )
-from ippo_trainer.environments.problem import Problem
+from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import History, Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
 from ippo_trainer.environments.streams import as_seeds, choose, uniforms
@@ -124,7 +124,7 @@ class Maze(ExactlySolved):
             histories.append(written)
         return histories
 
-    def _build(self) -> Problem:
+    def _build(self) -> DecisionProblem:
         return build(self.max_turns)
 
 

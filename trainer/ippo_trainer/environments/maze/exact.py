@@ -1,13 +1,13 @@
-"""The maze as a `Problem`: a state is a cell and a turn."""
+"""The maze as a `DecisionProblem`: a state is a cell and a turn."""
 
 import numpy as np
 
 from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.maze.layout import AREAS, CELLS, GOAL, INTENTS, MOVES, after, area
-from ippo_trainer.environments.problem import Level, Policy, Problem
+from ippo_trainer.environments.problem import DecisionProblem, Level, Policy
 
 
-def build(max_turns: int) -> Problem:
+def build(max_turns: int) -> DecisionProblem:
     """Starts are uniform over the free cells; every level has the same 25 states, whose features are row and column."""
     count, intents = len(CELLS), len(INTENTS)
     index = {cell: i for i, cell in enumerate(CELLS)}
@@ -22,10 +22,12 @@ def build(max_turns: int) -> Problem:
     accepted = np.tile(np.append(np.ones(len(MOVES)), 0.0), (len(AREAS), 1))
     uniform = accepted / len(MOVES)
     start = np.full(count, 1 / count)
-    return Problem(INTENTS, AREAS, same, accepted, start, [going_on] * (max_turns - 1) + [last], uniform, uniform)
+    return DecisionProblem(
+        INTENTS, AREAS, same, accepted, start, [going_on] * (max_turns - 1) + [last], uniform, uniform
+    )
 
 
-def mean_return(problem: Problem, policy: Policy) -> float:
+def mean_return(problem: DecisionProblem, policy: Policy) -> float:
     """LMRL-Gym's return averaged over the starts: -1 for every turn that does not reach the goal, -1 more for failing.
 
     With 100 turns the published worst and best are -101 and -6.84.
@@ -39,7 +41,7 @@ def mean_return(problem: Problem, policy: Policy) -> float:
     return -waiting - (1 - arrived)
 
 
-def return_ladder(problem: Problem, discount: float) -> dict[str, float]:
+def return_ladder(problem: DecisionProblem, discount: float) -> dict[str, float]:
     """Mean returns of the uniform policy, of one exact improvement of it, and of the optimum (rl-anchors D.2)."""
     uniform = problem.by_stage(problem.uniform)
     policies = {
