@@ -52,7 +52,11 @@ def check(machine: Shell, scene: Scene) -> None:
     assert not problems, "\n".join(problems)
 
 
-@pytest.mark.parametrize("scene", TUTORIALS, ids=str)
+FIRST, *OTHERS = TUTORIALS
+SLOW = [pytest.param(scene, marks=pytest.mark.slow) for scene in OTHERS]
+
+
+@pytest.mark.parametrize("scene", [FIRST, *SLOW], ids=str)
 def test_a_tutorial_is_carried_out(machine: Shell, scene: Scene) -> None:
     check(machine, scene)
 
