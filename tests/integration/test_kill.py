@@ -9,15 +9,20 @@ import pytest
 from tests.kit import local_runs as runs
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
+@pytest.fixture
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict]]:
     folder = tmp_path_factory.mktemp("untouched")
-    manifest = runs.write_run(folder)
+    manifest = request.param(folder)
     runs.finish(manifest, folder / "out")
     return manifest, runs.ledger(folder / "out")
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("untouched", "kills"),
+    [(runs.write_smoke, 4), pytest.param(runs.write_run, 50, marks=pytest.mark.slow)],
+    indirect=["untouched"],
+    ids=["one iteration, killed 4 times", "two iterations, killed 50 times"],
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_digests(untouched, tmp_path: Path, kills: int) -> None:
     manifest, expected = untouched
     moments = random.Random(kills)

@@ -9,25 +9,12 @@ import threading
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.kit import local_runs as runs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def smoke(folder: Path, **sections: Any) -> Path:
-    """The smoke example, its tables found from anywhere."""
-    manifest = yaml.safe_load((EXAMPLES / "tiny-smoke.yaml").read_text())
-    environment = manifest["spec"]["collect"]["simulate"]["environment"]
-    environment["options"]["tables"] = str(EXAMPLES / "easy-customers.json")
-    manifest["spec"] |= sections
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(manifest))
-    return path
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -40,7 +27,7 @@ def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> Non
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A run that was stopped by Ctrl-C while it fitted Q, and then resumed to its end."""
     folder = tmp_path_factory.mktemp("run")
-    manifest, out = smoke(folder), folder / "out"
+    manifest, out = runs.write_smoke(folder), folder / "out"
     process = runs.start(manifest, out)
     wait_until(lambda: bool(list(out.glob("jobs/*-fit-q-a1-*/log.txt"))), process)
     os.kill(process.pid, signal.SIGINT)
@@ -134,7 +121,7 @@ def test_a_run_that_is_done_ends_at_once(finished: tuple[Path, str]) -> None:
 
 def test_a_stage_that_finds_bad_data_ends_the_run_with_its_code(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"conversation_id": "a", "messages": [], "outcome": true}\n')
-    manifest = smoke(tmp_path, warmStart={"conversations": f"file://{tmp_path}/log.jsonl"})
+    manifest = runs.write_smoke(tmp_path, warmStart={"conversations": f"file://{tmp_path}/log.jsonl"})
     process = runs.start(manifest, tmp_path / "out")
     output, _ = process.communicate()
     assert process.returncode == 65, output

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api
 from tests.kit.operator_process import Operator
 from tests.kit.toy_cluster import run_manifest
+from tests.kit.waiting import until
 
 
 def create_run(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:

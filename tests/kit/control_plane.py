@@ -4,14 +4,11 @@ import base64
 import json
 import os
 import shutil
-import socket
 import ssl
 import subprocess
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +17,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.kit.lab import unpack
+from tests.kit.ports import free_port
+from tests.kit.waiting import until
 
 TOKEN = "tests-only"
 USERS = {f"token-of-{name}": name for name in ("ada", "bob", "cleo")}
@@ -43,22 +42,6 @@ def find_assets(version: str = "") -> Path | None:
     given = os.environ.get(variable, "")
     folder = Path(given) if given else unpack("assets", *([version] if version else []))
     return folder if folder is not None and (folder / "kube-apiserver").exists() else None
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(holds: Callable[[], bool], what: str, seconds: float = 30, every: float = 0.05) -> None:
-    """Returns once it holds; raises TimeoutError otherwise."""
-    deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:g} s: {what}")
-        pause.wait(every)
 
 
 @dataclass(frozen=True)
@@ -211,7 +194,7 @@ class ControlPlane:
 
     def _wait_until_ready(self, seconds: float = 90) -> None:
         try:
-            until(self._is_ready, "the API server is ready", seconds)
+            until(self._is_ready, "the API server is ready", seconds, every=0.2)
         except TimeoutError as error:
             logs = [f"{path.name}: {path.read_text(errors='replace')[-600:]}" for path in self._folder.glob("*.log")]
             raise RuntimeError("\n".join([str(error), *logs])) from error

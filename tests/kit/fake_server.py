@@ -2,17 +2,17 @@
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from ippo_operator.cluster.transport import Request, Response
 
 from tests.kit.fake_api import FakeApi, Object, answer
+from tests.kit.http_server import HttpServer
 
 Log = Callable[[str, dict[str, str]], Iterator[bytes] | Response]
 """Of a pod's name and the query: pieces of its log, or the server's refusal."""
@@ -24,7 +24,7 @@ def no_log(pod: str, query: dict[str, str]) -> Response:
 
 
 @dataclass
-class Server:
+class Server(HttpServer):
     """An API server for one user. Use as a context manager."""
 
     api: FakeApi = field(default_factory=FakeApi)
@@ -38,32 +38,6 @@ class Server:
     agents: set[str] = field(default_factory=set)
     impersonation: set[tuple[str, str]] = field(default_factory=set)
     """Headers."""
-
-    def __enter__(self) -> Self:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                return
-
-            def _serve(self) -> None:
-                outer.serve(self)
-
-            do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = _serve  # noqa: N815
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         """Answers one request."""

@@ -9,9 +9,10 @@ from contextlib import suppress
 from typing import Any
 
 from tests.kit.background import Background
-from tests.kit.control_plane import Api, until
+from tests.kit.control_plane import Api
 from tests.kit.planner_world import good_result
 from tests.kit.stage_ends import Ending, end_of, now, phase_of, terminated
+from tests.kit.waiting import until
 
 Pod = dict[str, Any]
 

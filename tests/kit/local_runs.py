@@ -50,6 +50,17 @@ def write_run(folder: Path, **sections: Any) -> Path:
     return path
 
 
+def write_smoke(folder: Path, **sections: Any) -> Path:
+    """The smoke example, its tables found from anywhere."""
+    manifest = yaml.safe_load((EXAMPLES / "tiny-smoke.yaml").read_text())
+    environment = manifest["spec"]["collect"]["simulate"]["environment"]
+    environment["options"]["tables"] = str(EXAMPLES / "easy-customers.json")
+    manifest["spec"] |= sections
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(manifest))
+    return path
+
+
 def start(manifest: Path, out: Path, **environment: str) -> subprocess.Popen[str]:
     """`ippo run` in a process group of its own."""
     return subprocess.Popen(

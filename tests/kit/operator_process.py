@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kit.control_plane import ControlPlane, free_port, until
+from tests.kit.control_plane import ControlPlane
+from tests.kit.ports import free_port
+from tests.kit.waiting import until
 
 
 class Operator:

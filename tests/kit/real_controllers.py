@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ippo_operator.api.crd import custom_resource_definition
 
-from tests.kit.control_plane import RUNS, ControlPlane, until
+from tests.kit.control_plane import RUNS, ControlPlane
+from tests.kit.waiting import until
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CRD = f"{CRDS}/iterativepporuns.ippo.dev"

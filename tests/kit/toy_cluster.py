@@ -330,3 +330,12 @@ def stands(api: FakeApi, kind: str = "Succeeded") -> tuple[str, str]:
     """Status and reason of one of the run's conditions."""
     found = condition(api, kind)
     return found["status"], found["reason"]
+
+
+def complain(api: FakeApi, text: str) -> None:
+    """As the Job controller does where the only Job gets no pod: the newest event says why."""
+    [job] = api.all("jobs")
+    about = {"uid": job["metadata"]["uid"]}
+    api.objects.pop(("events", "team", "complaint"), None)
+    told = {"metadata": {"name": "complaint", "namespace": "team"}, "type": "Warning", "reason": "FailedCreate"}
+    api.put("events", told | {"involvedObject": about, "message": text})

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(holds: Callable[[], bool], timeout: float = 60.0) -> None:
-    """Returns as soon as the condition holds; fails after `timeout` seconds."""
-    deadline, pause = time.monotonic() + timeout, threading.Event()
+def until(holds: Callable[[], bool], what: str, seconds: float = 30, every: float = 0.05) -> None:
+    """Returns once it holds; raises TimeoutError otherwise."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
     while not holds():
-        assert time.monotonic() < deadline, "it never came to hold"
-        pause.wait(0.01)
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s: {what}")
+        pause.wait(every)

@@ -1,9 +1,10 @@
 """Manifests that must be refused, and such that must pass, by pydantic and by the API server alike."""
 
-import copy
 from typing import Any, NamedTuple
 
 from ippo_operator.api.rules import NOT_YOURS
+
+from tests.kit.manifests import with_field
 
 GOOD: dict[str, Any] = {
     "apiVersion": "ippo.dev/v1alpha1",
@@ -17,6 +18,11 @@ GOOD: dict[str, Any] = {
         "artifacts": {"s3": {"bucket": "bucket"}},
     },
 }
+
+
+def changed(path: str, value: Any, document: dict[str, Any] = GOOD) -> dict[str, Any]:
+    """The document with the field at a dotted path set, or removed for `...`."""
+    return with_field(document, path, value)
 
 
 SPELLINGS = ("//", "/.", "/./", "//ippo", "/./ippo", "/ippo/", "/ippo//work", "/ippo/.", "/.//./tmp", "/dev/./shm")
@@ -55,20 +61,6 @@ class Bad(NamedTuple):
     path: str
     value: Any
     rule: str = ""
-
-
-def changed(path: str, value: Any, document: dict[str, Any] = GOOD) -> dict[str, Any]:
-    """The document with the field at a dotted path set, or removed for `...`."""
-    document = copy.deepcopy(document)
-    place: Any = document
-    *parents, last = path.split(".")
-    for part in parents:
-        place = place.setdefault(part, {})
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
-    return document
 
 
 def environment(**options: Any) -> dict[str, Any]:

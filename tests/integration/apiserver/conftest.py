@@ -7,8 +7,9 @@ from contextlib import ExitStack
 import pytest
 from ippo_operator.api.crd import custom_resource_definition
 
-from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets
 from tests.kit.real_controllers import CRDS, PROGRAMS, Cluster
+from tests.kit.waiting import until
 
 VERSIONS = {"": "KUBEBUILDER_ASSETS", "1.36": "KUBEBUILDER_ASSETS_1_36"}
 
@@ -62,3 +63,14 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(f"needs {', '.join(PROGRAMS)} in the folder that KUBEBUILDER_ASSETS names")
     with Cluster(assets, tmp_path_factory.mktemp("cluster")) as made:
         yield made
+
+
+@pytest.fixture
+def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of its own for each test, whose objects end with it."""
+    name = f"t{abs(hash(request.node.nodeid)) % 10**8}"
+    answer = api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    assert answer.code == 201, answer.message
+    yield name
+    for path in (RUNS, "/apis/batch/v1/namespaces/{}/jobs", "/apis/apps/v1/namespaces/{}/deployments"):
+        api.delete(path.format(name))

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import pytest
 
 from tests.kit.api_runs import condition, create_run, stands, wait_for
-from tests.kit.control_plane import Api, until
+from tests.kit.control_plane import Api
 from tests.kit.kubelet import Kubelet, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.real_controllers import Cluster
+from tests.kit.waiting import until
 
 SECONDS = 15.0
 

@@ -4,21 +4,22 @@ import base64
 import json
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import boto3
 import pytest
 from ippo_operator.cli.diff.cluster import LAST_APPLIED
-from ippo_operator.cli.main import main
 from moto.server import ThreadedMotoServer
 
 from tests.kit.api_runs import create_run, stands, wait_for
-from tests.kit.control_plane import RUNS, USERS, Api, ControlPlane, find_assets, until
+from tests.kit.control_plane import RUNS, USERS, Api, ControlPlane, find_assets
+from tests.kit.ippo_command import Ippo, ippo_command
 from tests.kit.operator_process import Operator
 from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import StandIn
+from tests.kit.waiting import until
 
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 NAMESPACE = "ada"
@@ -32,17 +33,6 @@ EDIT: list[dict[str, Any]] = [
     {"apiGroups": [""], "resources": ["pods", "pods/log", "secrets"], "verbs": ["get", "list", "watch"]},
 ]
 """What the chart's ippo-edit and Kubernetes' own edit give, as far as `ippo` needs it."""
-
-
-class Said(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-Ippo = Callable[..., Said]
 
 
 @pytest.fixture(scope="module")
@@ -84,16 +74,7 @@ def ippo(
     monkeypatch.setenv("KUBECONFIG", str(path))
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> Said:
-        try:
-            code = main(arguments)
-        except SystemExit as error:
-            code = int(str(error.code))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(code, captured.out, captured.err)
-
-    return run
+    return ippo_command(capsys)
 
 
 def manifest(folder: Path, name: str, **spec: Any) -> Path:

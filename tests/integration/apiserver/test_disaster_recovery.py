@@ -11,10 +11,11 @@ import pytest
 from ippo_operator.api.crd import custom_resource_definition
 
 from tests.e2e import page
-from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets
 from tests.kit.operator_process import Operator
 from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import APPS, JOBS, StandIn
+from tests.kit.waiting import until
 
 PAGE = "docs/disaster-recovery.md"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

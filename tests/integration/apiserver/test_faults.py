@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 
 from tests.kit.api_runs import create_run, stands, status_of, wait_for
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api
 from tests.kit.kubelet import Kubelet, delete_namespace, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.real_controllers import CRD, Cluster
+from tests.kit.waiting import until
 
 QUICK = {"pods": {"common": {"terminationGracePeriodSeconds": 5}}}
 """A namespace controller waits as long as the pods in it may take to end."""

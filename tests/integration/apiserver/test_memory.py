@@ -19,9 +19,10 @@ from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.resources import RUNS as RUN_KIND
 from ippo_operator.plan.types import Event
 
-from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets, until
+from tests.kit.control_plane import RUNS, Api, ControlPlane, find_assets
 from tests.kit.operator_process import Operator
 from tests.kit.toy_cluster import run_manifest
+from tests.kit.waiting import until
 
 JOBS = "/apis/batch/v1/namespaces/default/jobs"
 PODS = "/api/v1/namespaces/default/pods"

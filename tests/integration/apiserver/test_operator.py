@@ -2,29 +2,16 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.kit.api_runs import create_run, stands, wait_for
-from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.control_plane import Api, ControlPlane
 from tests.kit.operator_process import Operator
 from tests.kit.toy_controllers import StandIn
+from tests.kit.waiting import until
 
 FAST = ("--resync-seconds", "20")
-
-
-@pytest.fixture
-def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of its own for each test, whose runs end with it."""
-    name = f"t{abs(hash(request.node.nodeid)) % 10**8}"
-    answer = api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    assert answer.code == 201, answer.message
-    yield name
-    api.delete(RUNS.format(name))
-    api.delete(f"/apis/batch/v1/namespaces/{name}/jobs")
 
 
 def test_a_run_of_three_iterations_ends_succeeded(

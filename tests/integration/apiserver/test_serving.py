@@ -1,17 +1,16 @@
 """A run that serves, on a real API server; a stand-in plays the Deployment controller."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from ippo_operator.manifests import identity
 
 from tests.kit.api_runs import create_run, stands, wait_for
-from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.control_plane import Api, ControlPlane
 from tests.kit.operator_process import Operator
 from tests.kit.toy_controllers import APPS, StandIn
+from tests.kit.waiting import until
 
 FLAGS = ("--serve-image", "servers:test", "--resync-seconds", "20")
 SERVERS = {
@@ -20,18 +19,6 @@ SERVERS = {
     "env": [{"name": "EMPTY", "value": ""}],
 }
 """Amounts that the API server rewrites, and what it leaves out."""
-
-
-@pytest.fixture
-def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of its own for each test, whose objects end with it."""
-    name = f"s{abs(hash(request.node.nodeid)) % 10**8}"
-    answer = api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
-    assert answer.code == 201, answer.message
-    yield name
-    api.delete(RUNS.format(name))
-    for path in (f"/apis/batch/v1/namespaces/{name}/jobs", f"{APPS}/namespaces/{name}/deployments"):
-        api.delete(path)
 
 
 def deployment(api: Api, namespace: str) -> dict[str, Any]:

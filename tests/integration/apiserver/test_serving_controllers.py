@@ -6,11 +6,12 @@ from typing import Any
 from ippo_operator.manifests import identity
 
 from tests.kit.api_runs import condition, create_run, stands, wait_for
-from tests.kit.control_plane import Api, until
+from tests.kit.control_plane import Api
 from tests.kit.kubelet import Kubelet, Pod, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.real_controllers import Cluster
 from tests.kit.toy_controllers import APPS
+from tests.kit.waiting import until
 
 NAMESPACE = "served"
 ADDRESS = "10.244.0.5"

@@ -7,11 +7,11 @@ from typing import Any
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from tests.kit.api_runs import create_run, status_of, wait_for
-from tests.kit.control_plane import until
 from tests.kit.kubelet import Kubelet, Pod, delete_namespace, namespace_of
 from tests.kit.operator_process import Operator
 from tests.kit.planner_world import good_result
 from tests.kit.real_controllers import Cluster
+from tests.kit.waiting import until
 
 NAMESPACE = "meshed"
 LONG_AGO = "2026-01-31T12:00:00Z"

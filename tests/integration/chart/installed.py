@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from tests.kit import api_runs
-from tests.kit.control_plane import RUNS, ControlPlane, until
+from tests.kit.control_plane import RUNS, ControlPlane
 from tests.kit.operator_process import Operator
+from tests.kit.waiting import until
 
 from .conftest import make_namespace
 from .helm import apply, container, objects, path, render

@@ -12,7 +12,8 @@ from ippo_operator.manifests.jobs import stage_job
 from ippo_operator.manifests.serving import serving_deployment
 
 from tests.kit.cluster_objects import PLATFORM, POLICY, cluster_run, intent, serving_context
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api
+from tests.kit.waiting import until
 
 from .conftest import make_namespace
 from .helm import ROOT, VARIANTS, Manifest, apply, need, objects, of_kind, path, render

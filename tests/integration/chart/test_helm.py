@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from tests.kit.api_runs import create_run
-from tests.kit.control_plane import RUNS, Api, until
+from tests.kit.control_plane import RUNS, Api
 from tests.kit.toy_cluster import run_manifest
+from tests.kit.waiting import until
 
 from .conftest import make_namespace
 from .helm import CHART, USER_ROLES, helm

@@ -7,8 +7,9 @@ import pytest
 from ippo_operator.plan.names import job_name
 
 from tests.kit.api_runs import create_run, stands
-from tests.kit.control_plane import Api, ControlPlane, until
+from tests.kit.control_plane import Api, ControlPlane
 from tests.kit.toy_controllers import StandIn, connect
+from tests.kit.waiting import until
 
 from .helm import USER_ROLES, Manifest, apply, of_kind
 from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, wait_for

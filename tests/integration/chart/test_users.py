@@ -11,9 +11,10 @@ from ippo_operator.manifests.serving import serving_deployment, serving_service
 
 from tests.kit.api_runs import stands
 from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, serving_context
-from tests.kit.control_plane import RUNS, Answer, Api, ControlPlane, until
+from tests.kit.control_plane import RUNS, Answer, Api, ControlPlane
 from tests.kit.toy_cluster import run_manifest
 from tests.kit.toy_controllers import StandIn
+from tests.kit.waiting import until
 
 from .conftest import make_namespace
 from .helm import CHART, Manifest, apply, objects, render

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.control_plane import free_port
 from tests.kit.doc_scenes import PAGES_OF_ONE_MACHINE, TUTORIALS, Scene
 from tests.kit.doc_shell import Shell, work_folder
+from tests.kit.ports import free_port
 
 pytestmark = pytest.mark.timeout(900)
 

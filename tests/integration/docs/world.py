@@ -30,13 +30,14 @@ from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.stats.intervals import Interval
 from moto.server import ThreadedMotoServer
 
-from tests.kit.control_plane import RUNS, Api, ControlPlane, until
+from tests.kit.control_plane import RUNS, Api, ControlPlane
 from tests.kit.doc_pages import blocks
 from tests.kit.doc_scenes import Scene
 from tests.kit.doc_shell import Done, Shell, work_folder
 from tests.kit.operator_process import Operator
 from tests.kit.planner_world import good_result
 from tests.kit.toy_controllers import StandIn
+from tests.kit.waiting import until
 
 NODE = "node-1"
 BUCKETS = ("sales-models", "my-bucket", "shop-assistant", "ippo")

@@ -8,7 +8,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
-from tests.kit.control_plane import free_port, until
+from tests.kit.ports import free_port
+from tests.kit.waiting import until
 
 from .cluster import Lab
 

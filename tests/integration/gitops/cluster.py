@@ -10,7 +10,8 @@ from typing import IO, Any, Self
 import yaml
 from ippo_operator.api.crd import custom_resource_definition
 
-from tests.kit.control_plane import RUNS, Answer, Api, until
+from tests.kit.control_plane import RUNS, Answer, Api
+from tests.kit.waiting import until
 
 NEEDED = "needs a lab script (IPPO_LAB, or ../shared/lab/lab beside the repository) that brings Flux and Argo CD up"
 _KWOK = Path(__file__).parents[1] / "scale" / "kwok.yaml"

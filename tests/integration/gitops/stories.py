@@ -5,10 +5,10 @@ from typing import Any
 import yaml
 from ippo_trainer.contract.spec import StageSpec
 
-from tests.kit.control_plane import until
 from tests.kit.planner_world import good_result
 from tests.kit.stage_ends import Ending
 from tests.kit.toy_cluster import RUN
+from tests.kit.waiting import until
 
 from .cluster import Lab
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kit.control_plane import RUNS, until
+from tests.kit.control_plane import RUNS
+from tests.kit.waiting import until
 
 from .cluster import Lab
 from .kubelet import Kubelet

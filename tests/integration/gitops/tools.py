@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import yaml
 
-from tests.kit.control_plane import until
+from tests.kit.waiting import until
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "gitops"
 

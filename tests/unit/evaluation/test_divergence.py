@@ -13,7 +13,8 @@ from ippo_trainer.models.load import new_q
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.qfit.readings import read_logits
-from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from tests.kit.tiny_models import tiny_model
 
 VOCABULARY, STOP, LENGTH, TEMPERATURE = 5, 4, 2, 0.8
 PROMPT = [1, 2, 3]
@@ -21,18 +22,7 @@ PROMPT = [1, 2, 3]
 
 def policy(seed: int) -> Any:
     """A causal LM over five tokens with opinions."""
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        initializer_range=0.4,
-        pad_token_id=0,
-    )
-    return Qwen2ForCausalLM(config).eval()
+    return tiny_model("qwen2", VOCABULARY, seed, intermediate_size=16, initializer_range=0.4, pad_token_id=0)
 
 
 class Constant:

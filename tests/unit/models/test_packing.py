@@ -4,25 +4,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models.packing import Group, hidden_states, pack, pack_batches, to_flat, to_padded
 from ippo_trainer.models.scoring import score_tokens, token_logprobs
-from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.kit.tiny_models import tiny_model
 
 VOCABULARY = 23
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
+    return tiny_model(
+        "qwen2",
+        VOCABULARY,
+        seed=0,
         num_hidden_layers=2,
-        num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=128,
         initializer_range=0.4,
     )
-    return Qwen2ForCausalLM(config).eval()
 
 
 def naive(model, prompt, response, temperature=1.0):

@@ -8,7 +8,9 @@ from ippo_trainer.models.cache import PrefixMemory
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.models.scoring import token_logprobs
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from tests.kit.tiny_models import tiny_model
 
 VOCABULARY = 11
 STOP = 1
@@ -17,18 +19,8 @@ STOP = 1
 @pytest.fixture(scope="module")
 def model():
     """In double: in float32 a draw falls between two roundings of one boundary about once in 100,000 times."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        initializer_range=0.5,
-    )
-    return LlamaForCausalLM(config).double().eval()
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
+    return tiny_model("llama", VOCABULARY, seed=0, initializer_range=0.5, **sizes).double()
 
 
 def draw(model, prompts, **changes):

@@ -1,6 +1,5 @@
 """Manifests: what is accepted, and that every mistake is one exact line."""
 
-import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_operator.api.load import load_run, parse_run
 from ippo_operator.api.problems import ManifestError, Problem
+
+from tests.kit.manifests import with_field
 
 GOOD: dict[str, Any] = {
     "apiVersion": "ippo.dev/v1alpha1",
@@ -26,17 +27,7 @@ GOOD: dict[str, Any] = {
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """GOOD with the field at a dotted path set, or removed for `...`."""
-    document = copy.deepcopy(GOOD)
-    place = document
-    *parents, last = path.split(".")
-    for part in parents:
-        place = place.setdefault(part, {})
-    if value is ...:
-        del place[last]
-    else:
-        place[last] = value
-    return document
+    return with_field(GOOD, path, value)
 
 
 def complaints(text: str) -> list[str]:

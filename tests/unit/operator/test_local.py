@@ -20,7 +20,7 @@ from ippo_operator.plan.types import Event
 
 from tests.kit.planner_world import make_run
 from tests.kit.toy_stages import toy_launcher
-from tests.kit.waiting import wait_until
+from tests.kit.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -314,12 +314,12 @@ def is_alive(pid: int) -> bool:
 def test_no_stage_survives_a_runner_that_is_killed(tmp_path: Path, behaviour: str) -> None:
     process = runner_process(tmp_path, f"fit-q={behaviour}-once")
     marker = tmp_path / "artifacts" / "hanging"
-    wait_until(marker.exists)
+    until(marker.exists, "a stage hangs", 60)
     stage = int(marker.read_text())
     assert is_alive(stage)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    wait_until(lambda: not is_alive(stage))
+    until(lambda: not is_alive(stage), "the stage ends", 60)
     assert not RunFolder(tmp_path).busy()
     # what was recorded stands, the lost attempt is a disruption
     status = RunFolder(tmp_path).read().status
@@ -335,9 +335,9 @@ def test_no_stage_survives_a_runner_that_is_killed(tmp_path: Path, behaviour: st
 def test_a_second_ctrl_c_kills_a_stage_that_does_not_stop(tmp_path: Path) -> None:
     process = runner_process(tmp_path, "warm-start=stubborn")
     marker = tmp_path / "artifacts" / "hanging"
-    wait_until(marker.exists)
+    until(marker.exists, "a stage hangs", 60)
     os.kill(process.pid, signal.SIGINT)
-    wait_until((tmp_path / "stopping").exists)
+    until((tmp_path / "stopping").exists, "the runner stops", 60)
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(timeout=30) == 0
     assert not is_alive(int(marker.read_text()))

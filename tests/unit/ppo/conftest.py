@@ -11,8 +11,8 @@ from ippo_trainer.models.load import new_q
 from ippo_trainer.ppo.operators import Experience, find
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.kit.tiny_models import tiny_model
 from tests.unit.ranks import group as group
 
 STOP, PAD = 1, 0
@@ -68,20 +68,9 @@ class Toy:
     conversations = staticmethod(conversations)
 
     def __post_init__(self) -> None:
-        config = LlamaConfig(
-            vocab_size=16,
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            pad_token_id=PAD,
-            eos_token_id=STOP,
-            tie_word_embeddings=True,
-        )
+        tokens = {"pad_token_id": PAD, "eos_token_id": STOP, "tie_word_embeddings": True}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.policy: Any = LlamaForCausalLM(config).eval()
+            self.policy: Any = tiny_model("llama", 16, seed=0, **tokens)
             with torch.no_grad():  # far from uniform, so that there is something to learn
                 for parameter in self.policy.parameters():
                     if parameter.dim() > 1:

@@ -9,7 +9,8 @@ import pytest
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.models.packing import Group
 from ippo_trainer.qfit.examples import Example
-from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from tests.kit.tiny_models import tiny_model
 
 VOCABULARY = 24
 GOOD, BAD, STOP = 20, 21, 22
@@ -17,18 +18,7 @@ GOOD, BAD, STOP = 20, 21, 22
 
 def tiny_policy(tied: bool = True) -> Any:
     """A causal LM of width 16."""
-    config = Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        tie_word_embeddings=tied,
-        pad_token_id=0,
-    )
-    return Qwen2ForCausalLM(config).eval()
+    return tiny_model("qwen2", VOCABULARY, max_position_embeddings=256, tie_word_embeddings=tied, pad_token_id=0)
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+from ippo_trainer.serve.cli import main
 
 from tests.kit.chat import DIGEST, ask_streamed, run, user
 
-COMMAND = [sys.executable, "-m", "ippo_trainer.serve.cli", "--engine", "Transformers", "--name", "demo", "--port", "0"]
+ARGUMENTS = ["--engine", "Transformers", "--name", "demo", "--port", "0"]
+COMMAND = [sys.executable, "-m", "ippo_trainer.serve.cli", *ARGUMENTS]
 SECONDS = 120
 
 
@@ -174,29 +176,26 @@ def bad(tmp_path, policy_directory, kind):
         ("damaged", "model.safetensors is damaged"),
     ],
 )
-def test_a_folder_that_is_no_policy_ends_it_with_one_line(tmp_path, policy_directory, kind, words):
-    with server(bad(tmp_path, policy_directory, kind)) as made:
-        assert made.process.wait(SECONDS) == 65
-        made.wait_for(rf"ERROR .*({re.escape(words)})")
-        assert sum("ERROR" in line for line in made.lines) == 1
-        assert not any("Traceback" in line for line in made.lines)
+def test_a_folder_that_is_no_policy_ends_it_with_one_line(tmp_path, policy_directory, kind, words, monkeypatch, capsys):
+    monkeypatch.setenv("IPPO_POLICY_DIGEST", DIGEST)
+    assert main([*ARGUMENTS, "--policy", str(bad(tmp_path, policy_directory, kind))]) == 65
+    said = capsys.readouterr().err
+    assert re.search(rf"ERROR .*{re.escape(words)}", said)
+    assert said.count("ERROR") == 1
+    assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("digest", [None, "latest"])
-def test_without_a_digest_it_does_not_start(policy_directory, digest):
-    environment = {name: value for name, value in os.environ.items() if name != "IPPO_POLICY_DIGEST"}
+@pytest.mark.parametrize("digest", ["", "latest"])
+def test_without_a_digest_it_does_not_start(policy_directory, digest, monkeypatch, capsys):
+    monkeypatch.delenv("IPPO_POLICY_DIGEST", raising=False)
     if digest:
-        environment["IPPO_POLICY_DIGEST"] = digest
-    command = [*COMMAND, "--policy", str(policy_directory)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS, check=False)
-    assert ended.returncode == 64
-    assert "IPPO_POLICY_DIGEST" in ended.stderr
+        monkeypatch.setenv("IPPO_POLICY_DIGEST", digest)
+    assert main([*ARGUMENTS, "--policy", str(policy_directory)]) == 64
+    assert "IPPO_POLICY_DIGEST" in capsys.readouterr().err
 
 
-def test_a_port_that_is_taken_is_named(policy_directory, running):
+def test_a_port_that_is_taken_is_named(policy_directory, running, monkeypatch, capsys):
+    monkeypatch.setenv("IPPO_POLICY_DIGEST", DIGEST)
     port = running.url.rsplit(":", 1)[1]
-    command = [*COMMAND, "--policy", str(policy_directory), "--port", port]
-    environment = os.environ | {"IPPO_POLICY_DIGEST": DIGEST}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=SECONDS, check=False)
-    assert ended.returncode == 64
-    assert f"cannot listen on port {port}" in ended.stderr
+    assert main([*ARGUMENTS, "--policy", str(policy_directory), "--port", port]) == 64
+    assert f"cannot listen on port {port}" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 """Fixtures of the stage tests: a small SR-funnel run in a local store, an untrained policy, demonstrations as data."""
 
+import itertools
 import json
+import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,10 @@ from ippo_trainer.models.load import build_tiny, load_policy, new_q, save_policy
 from ippo_trainer.stages.runtime import run_stage
 from ippo_trainer.store import open_store
 from ippo_trainer.store.artifact import fetch, publish
+from ippo_trainer.store.local import LocalStore
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
+from ippo_trainer.training import cadence
 
 FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4})
 
@@ -101,6 +106,24 @@ class SmallWorld:
         log.unlink(missing_ok=True)
         code = run_stage(path, None, log, self.folder)
         return code, json.loads(log.read_bytes())
+
+    def kill_at_put(self, spec: StageSpec, number: int) -> None:
+        """Runs a stage, saving after every step, in a forked process that kills itself before its n-th write."""
+        child = os.fork()
+        if child:
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+            return
+        cadence.SAVE_SECONDS, cadence.SAVING_SHARE = 0.0, float("inf")
+        put, puts = LocalStore.put, itertools.count(1)
+
+        def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:
+            if next(puts) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            put(store, *arguments, **options)
+
+        LocalStore.put = counted  # type: ignore[method-assign]
+        self.run(spec)
+        os._exit(1)
 
     def result(self, spec: StageSpec) -> StageResult:
         """Runs a stage that must succeed."""

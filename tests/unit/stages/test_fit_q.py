@@ -1,8 +1,6 @@
 """The stage fit-q as the operator runs it: spec in, artifacts and exit code out."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from ippo_trainer.models.load import load_q
 from ippo_trainer.stages import fit_q
 from ippo_trainer.stages.runtime import StopFlag
 from ippo_trainer.store.artifact import fetch, read_manifest
-from ippo_trainer.store.local import LocalStore
-from ippo_trainer.training import cadence
 
 QUICK = params.FitQ(epochs=2, batch_size=16, learning_rate="0.004")
 
@@ -226,34 +222,13 @@ def test_stopped_anywhere_it_resumes_to_the_same_bytes(
     assert resumed.metrics == whole.metrics
 
 
-def _killed(small_world: Any, spec: StageSpec, at_put: int) -> None:
-    """Runs the stage, saving after every update, in a forked process that kills itself before its n-th write."""
-    child = os.fork()
-    if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        return
-    cadence.SAVE_SECONDS, cadence.SAVING_SHARE = 0.0, float("inf")
-    put, puts = LocalStore.put, 0
-
-    def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:
-        nonlocal puts
-        puts += 1
-        if puts == at_put:
-            os.kill(os.getpid(), signal.SIGKILL)
-        put(store, *arguments, **options)
-
-    LocalStore.put = counted  # type: ignore[method-assign]
-    small_world.run(spec)
-    os._exit(1)
-
-
 def test_killed_it_resumes_to_the_same_bytes(small_world: Any) -> None:
     section = QUICK.model_copy(update={"epochs": 3, "patience": 3})
     spec = spec_of(small_world, buying(small_world, 60), section)
     whole = small_world.result(spec)
     small_world.store.delete("iterations/0001/q/result.json")
     for at_put in (5, 9, 21):  # a checkpoint is four files, a manifest and a pointer
-        _killed(small_world, spec, at_put)
+        small_world.kill_at_put(spec, at_put)
     assert small_world.result(spec).artifacts == whole.artifacts
 
 

@@ -1,9 +1,7 @@
 """The stage improve as the operator runs it: spec in, a better policy and its account out."""
 
 import json
-import os
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,7 @@ from ippo_trainer.ppo.rollout import Sampler
 from ippo_trainer.ppo.trainer import Improvement
 from ippo_trainer.stages.runtime import StopFlag
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
-from ippo_trainer.store.local import LocalStore
 from ippo_trainer.text.render import Renderer
-from ippo_trainer.training import cadence
 
 FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4})
 QUICK = params.Improve(
@@ -162,34 +158,13 @@ def test_stopped_anywhere_it_resumes_to_the_same_bytes(small_world: Any, monkeyp
     assert small_world.result(spec) == whole
 
 
-def _killed(world: Any, spec: StageSpec, at_put: int) -> None:
-    """Runs the stage, saving after every step, in a forked process that kills itself before its n-th write."""
-    child = os.fork()
-    if child:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        return
-    cadence.SAVE_SECONDS, cadence.SAVING_SHARE = 0.0, float("inf")
-    put, puts = LocalStore.put, 0
-
-    def counted(store: LocalStore, *arguments: Any, **options: Any) -> None:
-        nonlocal puts
-        puts += 1
-        if puts == at_put:
-            os.kill(os.getpid(), signal.SIGKILL)
-        put(store, *arguments, **options)
-
-    LocalStore.put = counted  # type: ignore[method-assign]
-    world.run(spec)
-    os._exit(1)
-
-
 def test_killed_anywhere_it_resumes_to_the_same_bytes(small_world: Any) -> None:
     """Before any write to the store: within a checkpoint, at its pointer, between two."""
     spec = spec_of(small_world)
     whole = small_world.result(spec)
     again(small_world)
     for at_put in (4, 9, 17):
-        _killed(small_world, spec, at_put)
+        small_world.kill_at_put(spec, at_put)
     assert small_world.result(spec) == whole
     assert not list(small_world.store.list("iterations/0001/policy/checkpoint"))
 

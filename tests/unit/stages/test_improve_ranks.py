@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,8 @@ from ippo_trainer.stages import improve_ranks
 from ippo_trainer.stages.improve_ranks import first_failure
 from ippo_trainer.store.artifact import fetch
 from safetensors.torch import load_file
+
+from tests.kit.ports import free_port
 
 SECTION = params.Improve(
     updates=3, batch_size=8, samples_per_state=2, critic_warmup_updates=2, learning_rate="0.003", kl_target="5"
@@ -59,13 +60,6 @@ def spec_of(world: Any, section: params.Improve = SECTION, seed: int = 7) -> Sta
     limits = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=8)
     spec: StageSpec = world.spec("improve", inputs, improve=section, policy=limits, seed=seed)
     return spec
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 class Ranks:

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -28,7 +28,10 @@ from ippo_trainer.store.base import Store
 from ippo_trainer.store.local import LocalStore
 from ippo_trainer.store.s3 import Patience, S3Store
 
+from tests.kit.http_server import HttpServer
 from tests.kit.lab import unpack
+from tests.kit.ports import free_port
+from tests.kit.waiting import until
 
 ACCESS, SECRET = "AKIATESTTESTTESTTEST", "the-secret-access-key-of-the-tests"
 BUCKET = "ippo-tests"
@@ -44,22 +47,19 @@ def _one_loader() -> Iterator[None]:
         yield
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def _server(command: list[str], port: int, log: Path) -> Iterator[str]:
     """A server process that listens on a port; waits until it does."""
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
         try:
-            for _ in range(600):
+
+            def listens() -> bool:
                 assert process.poll() is None, f"{command[0]} ended: {log.read_text()}"
                 with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.05)
+                    return True
+                return False
+
+            until(listens, f"{command[0]} listens", 60)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.kill()
@@ -81,7 +81,7 @@ def _make_bucket(endpoint: str) -> None:
 @pytest.fixture(scope="session")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a moto server in a process of its own: its memory is not ours."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with _server(command, port, tmp_path_factory.mktemp("moto") / "log") as endpoint:
         _make_bucket(endpoint)
@@ -105,7 +105,7 @@ def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     binary = _find_versitygw()
     if binary is None:
         pytest.skip("no S3 server: neither IPPO_TEST_S3_ENDPOINT is set nor versitygw found on PATH")
-    home, port = tmp_path_factory.mktemp("versitygw"), _free_port()
+    home, port = tmp_path_factory.mktemp("versitygw"), free_port()
     (home / "data").mkdir()
     command = [
         binary,
@@ -160,7 +160,7 @@ class Fault:
     demand: answer the status to requests without a header."""
 
 
-class FaultProxy:
+class FaultProxy(HttpServer):
     """Forwards HTTP to an S3 server, except where a fault applies.
 
     `seen` holds methods and paths, `sent` counts the bytes of bodies.
@@ -175,28 +175,10 @@ class FaultProxy:
         """Requests with this in their query have no faults: of an upload, only the first one speaks of encryption."""
         self.over = threading.Event()
         self._lock = threading.Lock()
-        proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def _serve(self) -> None:
-                proxy.serve(self)
-
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _serve  # noqa: N815
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         self.over.set()
-        self._server.shutdown()
-        self._server.server_close()
+        super().__exit__(*error)
 
     def _next_fault(self, method: str, path: str) -> Fault | None:
         with self._lock:
@@ -278,15 +260,14 @@ def _hang_up(handler: BaseHTTPRequestHandler) -> None:
 @pytest.fixture
 def proxy(moto: str, credentials: None) -> Iterator[FaultProxy]:
     """A proxy before moto that has no faults yet."""
-    running = FaultProxy(moto)
-    yield running
-    running.close()
+    with FaultProxy(moto) as running:
+        yield running
 
 
 @pytest.fixture
 def faulty(proxy: FaultProxy) -> S3Store:
     """A store behind the proxy, with little patience."""
-    return s3_store(proxy.endpoint, QUICK)
+    return s3_store(proxy.url, QUICK)
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def write_everything(store: S3Store, tmp_path: Path) -> None:
 def test_every_write_asks_for_encryption(
     moto: str, proxy: FaultProxy, tmp_path: Path, settings: dict[str, str], algorithm: str, key: str | None
 ) -> None:
-    location = S3Location(bucket=BUCKET, prefix=f"tests/{tmp_path.name}", endpoint_url=proxy.endpoint, **settings)  # type: ignore[arg-type]
+    location = S3Location(bucket=BUCKET, prefix=f"tests/{tmp_path.name}", endpoint_url=proxy.url, **settings)  # type: ignore[arg-type]
     proxy.faults = [Fault(method=method, how="demand", header=HEADER, status=403) for method in ("PUT", "POST")]
     proxy.exempt = "uploadId="
     store = S3Store(location, QUICK)

@@ -215,7 +215,7 @@ def test_bytes_altered_on_the_way_are_noticed(faulty: S3Store, proxy: FaultProxy
 
 
 def test_an_operation_has_a_deadline(proxy: FaultProxy, pauses: list[float]) -> None:
-    store = s3_store(proxy.endpoint, Patience(connect=1, read=0.4, total=0.5, attempts=50))
+    store = s3_store(proxy.url, Patience(connect=1, read=0.4, total=0.5, attempts=50))
     proxy.faults = [Fault(how="hang")]
     started = time.monotonic()
     with pytest.raises(TryAgainError, match="DeadlineError"):
@@ -228,8 +228,8 @@ def test_a_transfer_that_drips_has_a_deadline(
 ) -> None:
     monkeypatch.setattr(s3, "_TRANSFER", TransferConfig(multipart_threshold=1, multipart_chunksize=5 << 20))
     (tmp_path / "source").write_bytes(bytes(6 << 20))
-    s3_store(proxy.endpoint).put("k", tmp_path / "source")
-    slow = s3_store(proxy.endpoint, Patience(total=0.001, slowest=1e12))
+    s3_store(proxy.url).put("k", tmp_path / "source")
+    slow = s3_store(proxy.url, Patience(total=0.001, slowest=1e12))
     with pytest.raises(TryAgainError, match="DeadlineError"):
         slow.put("k", tmp_path / "source")
     with pytest.raises(TryAgainError, match="DeadlineError"):

@@ -8,48 +8,16 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+from tests.kit.http_server import HttpServer, QuietHandler, QuietServer
 
 from .authority import Pair
 
 
-class _Served:
-    """Serves in a thread. Use as a context manager."""
-
-    port: int
-
-    def _server(self) -> ThreadingHTTPServer:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        self._running = self._server()
-        self._running.daemon_threads = True
-        self.port = self._running.server_port
-        self._thread = threading.Thread(target=self._running.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._running.shutdown()
-        self._running.server_close()
-        self._thread.join()
-
-
-class _QuietServer(ThreadingHTTPServer):
-    """Says nothing of clients that break off a handshake."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        return
-
-
-class _Quiet(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: Any) -> None:
-        return
-
+class _Replying(QuietHandler):
     def reply(self, status: int, body: Any, **headers: str) -> None:
         data = json.dumps(body).encode()
         self.send_response(status)
@@ -60,7 +28,7 @@ class _Quiet(BaseHTTPRequestHandler):
 
 
 @dataclass
-class ApiServer(_Served):
+class ApiServer(HttpServer):
     """Answers with what it was shown: the certificate's user, authorization, impersonation and the name asked for."""
 
     folder: Path
@@ -72,11 +40,11 @@ class ApiServer(_Served):
     names: list[str | None] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
 
-    def _server(self) -> ThreadingHTTPServer:
+    def listen(self) -> ThreadingHTTPServer:
         outer = self
 
-        class Handler(_Quiet):
-            def do_GET(self) -> None:
+        class Handler(_Replying):
+            def do_GET(self) -> None:  # noqa: N802
                 authorization = self.headers.get("Authorization", "")
                 outer.shown.append(authorization)
                 if outer.refused(authorization):
@@ -104,13 +72,13 @@ class ApiServer(_Served):
         context.load_verify_locations(cadata=self.clients.decode())
         context.verify_mode = ssl.CERT_OPTIONAL
         context.sni_callback = lambda _socket, name, _context: self.names.append(name)
-        server = _QuietServer(("127.0.0.1", 0), Handler)
+        server = QuietServer(("127.0.0.1", 0), Handler)
         server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         return server
 
 
 @dataclass
-class Proxy(_Served):
+class Proxy(HttpServer):
     """Takes CONNECT for any name, and connects with one server."""
 
     target: int
@@ -122,11 +90,11 @@ class Proxy(_Served):
     asked: list[str] = field(default_factory=list)
     """`host:port` of every tunnel that it opened."""
 
-    def _server(self) -> ThreadingHTTPServer:
+    def listen(self) -> ThreadingHTTPServer:
         outer = self
 
-        class Handler(_Quiet):
-            def do_CONNECT(self) -> None:
+        class Handler(_Replying):
+            def do_CONNECT(self) -> None:  # noqa: N802
                 wanted = "Basic " + base64.b64encode(outer.password.encode()).decode()
                 if outer.password and self.headers.get("Proxy-Authorization") != wanted:
                     self.reply(407, {}, **{"Proxy-Authenticate": "Basic"})
@@ -141,11 +109,11 @@ class Proxy(_Served):
                     back.join()
                 self.close_connection = True
 
-            def do_GET(self) -> None:
+            def do_GET(self) -> None:  # noqa: N802
                 """Of what goes without TLS it says what it sees."""
                 self.reply(200, {"path": self.path, "authorization": self.headers.get("Authorization", "")})
 
-        server = _QuietServer(("127.0.0.1", 0), Handler)
+        server = QuietServer(("127.0.0.1", 0), Handler)
         if self.certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(self.certificate)

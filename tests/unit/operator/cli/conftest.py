@@ -1,26 +1,14 @@
 """A cluster in memory whose runs `ippo` meets over HTTP."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from ippo_operator.cli.main import main
 from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.remote.runs import Runs
 
 from tests.kit.fake_server import Server
-
-
-class Said(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-Ippo = Callable[..., Said]
+from tests.kit.ippo_command import Ippo, ippo_command
 
 
 @pytest.fixture
@@ -43,13 +31,4 @@ def runs(server: Server) -> Iterator[Runs]:
 def ippo(capsys: pytest.CaptureFixture[str]) -> Ippo:
     """Runs a command."""
 
-    def run(*arguments: str) -> Said:
-        try:
-            code = main(arguments)
-        except SystemExit as error:
-            code = int(str(error.code))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Said(code, captured.out, captured.err)
-
-    return run
+    return ippo_command(capsys)

@@ -7,11 +7,11 @@ from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from tests.kit.fake_api import Object, answer
 from tests.kit.fake_server import Server
+from tests.kit.ippo_command import Ippo
 from tests.kit.planner_world import good_result
 from tests.kit.toy_cluster import ToyController, ToyOperator, status_of, the_run
 
-from .conftest import Ippo
-from .test_cluster_status import begin
+from .cluster_runs import begin
 
 MANUAL: dict[str, Any] = {"promotion": {"mode": "Manual"}, "iterations": {"max": 2}}
 

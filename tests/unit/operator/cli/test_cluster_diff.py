@@ -10,10 +10,10 @@ from ippo_operator.cli.diff.cluster import LAST_APPLIED, merge_patch
 
 from tests.kit.fake_api import answer
 from tests.kit.fake_server import Server
+from tests.kit.ippo_command import Ippo
 from tests.kit.toy_cluster import run_manifest, the_run
 
-from .conftest import Ippo
-from .test_cluster_status import KEPT, begin, crash, finish
+from .cluster_runs import KEPT, begin, crash, finish
 
 
 def manifest(folder: Path, metadata: Any = None, **spec: Any) -> str:

@@ -10,9 +10,9 @@ from ippo_operator.cluster.access.kubeconfig import load
 
 from tests.kit.fake_api import Object, answer
 from tests.kit.fake_server import Server, kubeconfig
+from tests.kit.ippo_command import Ippo
 
-from .conftest import Ippo
-from .test_cluster_status import begin
+from .cluster_runs import begin
 
 V1BETA1 = {"apiVersion": "client.authentication.k8s.io/v1beta1"}
 VERBS = [["status"], ["logs"], ["approve"], ["reject"], ["suspend"], ["resume"], ["report"], ["explain"]]

@@ -11,10 +11,10 @@ from ippo_operator.manifests.identity import JOB_INDEX
 
 from tests.kit.fake_api import answer
 from tests.kit.fake_server import Server, no_log
+from tests.kit.ippo_command import Ippo
 from tests.kit.toy_cluster import ToyController, ToyOperator
 
-from .conftest import Ippo
-from .test_cluster_status import begin, crash, finish
+from .cluster_runs import begin, crash, finish
 
 
 def written(pod: str, query: dict[str, str]) -> Iterator[bytes]:

@@ -12,10 +12,10 @@ from ippo_trainer.contract.layout import SNAPSHOT
 from moto.server import ThreadedMotoServer
 
 from tests.kit.fake_server import Server
+from tests.kit.ippo_command import Ippo
 from tests.kit.toy_cluster import the_run
 
-from .conftest import Ippo
-from .test_cluster_status import finish
+from .cluster_runs import finish
 
 RUN = "prefix/small/{uid}"
 

@@ -14,9 +14,9 @@ from ippo_operator.cli.completion.answers import FILES, NO_FILES, completions
 from ippo_operator.cli.completion.command import SCRIPTS
 
 from tests.kit.fake_server import Server
+from tests.kit.ippo_command import Ippo
 
-from .conftest import Ippo
-from .test_cluster_status import begin
+from .cluster_runs import begin
 
 
 def names(*words: str) -> list[str]:

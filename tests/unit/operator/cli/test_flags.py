@@ -10,9 +10,9 @@ from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cluster.access.kubeconfig import Flags
 
 from tests.kit.fake_server import Server, kubeconfig
+from tests.kit.ippo_command import Ippo
 
-from .conftest import Ippo
-from .test_cluster_status import begin
+from .cluster_runs import begin
 
 PARSER = make_parser("ippo")
 VERBS = ["status", "logs", "approve", "reject", "suspend", "resume", "retry", "report", "diff", "explain"]

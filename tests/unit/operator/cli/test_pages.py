@@ -7,7 +7,7 @@ import yaml
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.reasons import Reason
 
-from .conftest import Ippo
+from tests.kit.ippo_command import Ippo
 
 DOCS = Path(__file__).parents[4] / "docs"
 PAGES = [DOCS / name for name in ("cli.md", "life-of-a-run.md", "reasons.md")]

@@ -10,12 +10,12 @@ from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from tests.kit.fake_api import answer
 from tests.kit.fake_server import Server
+from tests.kit.ippo_command import Ippo, Said
 from tests.kit.planner_world import good_result
 from tests.kit.toy_cluster import ToyController
 
 from ..cluster.test_text_from_outside import HOSTILE
-from .conftest import Ippo, Said
-from .test_cluster_status import begin
+from .cluster_runs import begin
 
 EVIL = "".join(HOSTILE.values()).replace("\ud83d", "").replace("\udc00", "")
 """What an API server can hold: it has no halves of characters."""

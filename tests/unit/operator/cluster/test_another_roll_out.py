@@ -9,7 +9,7 @@ import pytest
 from tests.kit.fake_api import FakeApi, Object, Request
 from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, edit, stands, status_of
 
-from .test_serving import begin_serving, deployment, finished, only, promoted, served
+from .served_runs import begin_serving, deployment, finished, only, promoted, served
 
 SERVE: dict[str, Any] = {"progressDeadlineSeconds": 600}
 

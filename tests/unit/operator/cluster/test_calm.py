@@ -8,7 +8,7 @@ import pytest
 from ippo_operator.cluster.calm import essence
 
 from tests.kit.fake_api import FakeApi, Object, answer
-from tests.kit.toy_cluster import ToyOperator, begin, condition, pod_of, run_manifest, the_run
+from tests.kit.toy_cluster import ToyOperator, begin, complain, condition, pod_of, run_manifest, the_run
 
 WORDS = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima"]
 
@@ -37,15 +37,6 @@ def scheduler(rng: random.Random) -> str:
 
 def anything(rng: random.Random) -> str:
     return " ".join(rng.sample(WORDS, 6))
-
-
-def complain(api: FakeApi, text: str) -> None:
-    """As the Job controller does."""
-    [job] = api.all("jobs")
-    about = {"uid": job["metadata"]["uid"]}
-    api.objects.pop(("events", "team", "complaint"), None)
-    told = {"metadata": {"name": "complaint", "namespace": "team"}, "type": "Warning", "reason": "FailedCreate"}
-    api.put("events", told | {"involvedObject": about, "message": text})
 
 
 def unschedulable(api: FakeApi, text: str) -> None:

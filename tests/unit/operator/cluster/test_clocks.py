@@ -9,10 +9,9 @@ from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.stopwatch import Stopwatch
 from ippo_operator.plan.types import ObservedServing
 
-from tests.kit.fake_api import FakeApi
-from tests.kit.toy_cluster import ToyController, ToyOperator, condition, deployment_status, edit, stands, status_of
+from tests.kit.toy_cluster import ToyOperator, condition, deployment_status, stands, status_of
 
-from .test_serving import begin_serving, deployment, finished, only, promoted, served
+from .served_runs import begin_serving, deployment, only, promoted, rolling, served
 
 HOURS = [-26, -1, 1, 26]
 DATE = "Sat, 31 Jan 2026 12:00:00 GMT"
@@ -21,19 +20,6 @@ NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 def hours(number: float) -> timedelta:
     return timedelta(hours=number)
-
-
-def rolling() -> tuple[FakeApi, ToyOperator, ToyController, str]:
-    """A run whose second policy is being rolled out, and the digest of the first."""
-    api, operator, controller = finished()
-    good = promoted(api)
-    controller.serves = only(good)
-    edit(api, iterations={"max": 2})
-    for _ in range(40):
-        operator.settle()
-        controller.step()
-    assert stands(api, "Reconciling") == ("True", "RollingOut")
-    return api, operator, controller, good
 
 
 @pytest.mark.parametrize("skew", HOURS)

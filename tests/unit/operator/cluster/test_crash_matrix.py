@@ -1,12 +1,11 @@
 """The operator dies before and after each of its API calls; a new one goes on to the same end."""
 
-import copy
 from collections.abc import Iterator
 
 import pytest
 from ippo_operator.cluster.transport import Request, Response
 
-from tests.kit.fake_api import Died, FakeApi, Key, Object
+from tests.kit.fake_api import Died, FakeApi, Key, Object, copied
 from tests.kit.toy_cluster import ToyController, ToyOperator, attempts, newest, run_manifest, status_of
 
 
@@ -31,7 +30,7 @@ class Undisturbed:
     def _keep(self) -> None:
         at = (newest(self.api), len(self.controller.ran))
         if at not in self.states:
-            self.states[at] = copy.deepcopy((self.api.objects, self.api.created, self.controller.ran))
+            self.states[at] = copied((self.api.objects, self.api.created, self.controller.ran))
 
     def restarts(self) -> Iterator[tuple[FakeApi, ToyController]]:
         """A world for each state."""

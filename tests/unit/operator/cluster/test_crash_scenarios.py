@@ -3,7 +3,6 @@ a raised limit, cleanup, roll-outs and their undoing. Wherever the operator dies
 end.
 """
 
-import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import pytest
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.kit.fake_api import FakeApi, Object
+from tests.kit.fake_api import FakeApi, Object, copied
 from tests.kit.planner_world import START, good_result
 from tests.kit.toy_cluster import (
     ToyController,
@@ -200,7 +199,7 @@ def states(make: Callable[[], World]) -> tuple[World, list[World]]:
         now = world.operator.now
         at = (newest(world.api), len(world.controller.ran), now)
         if at not in kept:
-            objects, created, ran = copy.deepcopy((world.api.objects, world.api.created, world.controller.ran))
+            objects, created, ran = copied((world.api.objects, world.api.created, world.controller.ran))
             other = dataclasses.replace(world, now=now)
             other.api = FakeApi(objects, created=created)
             other.api.skip_versions(newest(world.api))

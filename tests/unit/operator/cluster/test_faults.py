@@ -18,6 +18,7 @@ from tests.kit.toy_cluster import (
     ToyOperator,
     attempts,
     begin,
+    complain,
     condition,
     ended_status,
     pod_of,
@@ -381,15 +382,7 @@ def test_a_stage_costs_at_most_six_writes() -> None:
 def test_pods_that_cannot_be_created_are_told_within_seconds_and_heal() -> None:
     api, operator, controller = begin()
     assert operator.settle().requeue_after == 4
-    [job] = api.all("jobs")
-    complaint = {
-        "metadata": {"name": "small.1", "namespace": "team"},
-        "involvedObject": {"uid": uid(job)},
-        "type": "Warning",
-        "reason": "FailedCreate",
-        "message": 'error looking up service account team/trainer: serviceaccount "trainer" not found',
-    }
-    api.put("events", complaint)
+    complain(api, 'error looking up service account team/trainer: serviceaccount "trainer" not found')
     operator.now += timedelta(seconds=4)
     assert operator.settle().requeue_after == 4
     assert stands(api, "Reconciling") == ("True", "PodRefused")

@@ -9,7 +9,7 @@ import pytest
 from tests.kit.fake_api import FakeApi, Object, answer
 from tests.kit.toy_cluster import ToyOperator, condition, endpoint_slice, stands, status_of
 
-from .test_serving import begin_serving, deployment, finished, writes
+from .served_runs import begin_serving, deployment, finished, writes
 
 Path = tuple[str, ...]
 

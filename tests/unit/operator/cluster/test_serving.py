@@ -2,11 +2,9 @@
 
 import copy
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from ippo_operator.api.reasons import Reason
-from ippo_operator.manifests import identity
 from ippo_trainer.contract.spec import Decision, StageResult, StageSpec
 
 from tests.kit.fake_api import FakeApi, Object, answer
@@ -15,7 +13,6 @@ from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
-    begin,
     condition,
     deployment_status,
     edit,
@@ -25,41 +22,7 @@ from tests.kit.toy_cluster import (
     the_run,
 )
 
-SERVE: dict[str, Any] = {"serve": {"progressDeadlineSeconds": 600}}
-
-
-def begin_serving(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    return begin(**SERVE | spec)
-
-
-def finished(**spec: Any) -> tuple[FakeApi, ToyOperator, ToyController]:
-    api, operator, controller = begin_serving(**spec)
-    operator.finish(controller)
-    assert stands(api, "Ready") == ("True", "Completed")
-    return api, operator, controller
-
-
-def deployment(api: FakeApi) -> Object:
-    return api.objects["deployments", "team", "small"]
-
-
-def served(api: FakeApi) -> str:
-    return str(deployment(api)["spec"]["template"]["metadata"]["annotations"][identity.POLICY_DIGEST])
-
-
-def promoted(api: FakeApi, iteration: int | None = None) -> str:
-    if iteration is None:
-        return str(status_of(api)["policy"]["artifact"]["digest"])
-    return next(str(row["policy"]) for row in status_of(api)["iterations"] if row["iteration"] == iteration)
-
-
-def writes(api: FakeApi, begin_at: int = 0) -> list[str]:
-    return [f"{request.method} {request.path}" for request in api.calls[begin_at:] if request.writes]
-
-
-def only(*digests: str) -> Any:
-    """Servers of other policies than these never get ready."""
-    return lambda template: template["metadata"]["annotations"][identity.POLICY_DIGEST] in digests
+from .served_runs import begin_serving, deployment, finished, only, promoted, rolling, served, writes
 
 
 def test_the_promoted_policy_is_served_and_the_run_waits_for_its_servers() -> None:
@@ -227,14 +190,7 @@ def rejected(spec: StageSpec) -> StageResult:
 
 
 def test_the_deployment_controller_knows_first_that_a_roll_out_failed() -> None:
-    api, operator, controller = finished()
-    good = promoted(api)
-    controller.serves = only(good)
-    edit(api, iterations={"max": 2})
-    for _ in range(40):
-        operator.settle()
-        controller.step()
-    assert stands(api, "Reconciling") == ("True", "RollingOut")
+    api, operator, _, good = rolling()
     generation = deployment(api)["metadata"]["generation"]
     stale = deployment_status(generation - 1, updated=1, total=2, available=1, exceeded=operator.now.isoformat())
     api.edit("deployments", "team", "small", status=stale)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.kit.toy_cluster import ToyOperator, attempts, begin, condition, status_of, uid
+from tests.kit.toy_cluster import ToyOperator, attempts, begin, complain, condition, status_of
 
 HOURS = [-26, -1, 0, 1, 26]
 
@@ -54,15 +54,7 @@ def test_why_a_pod_cannot_be_made_is_told_at_once_whatever_the_clocks_say(hours:
     api, operator, _ = begin()
     operator.skew = timedelta(hours=hours)
     operator.settle()
-    [job] = api.all("jobs")
-    complaint = {
-        "metadata": {"name": "small.1", "namespace": "team"},
-        "involvedObject": {"uid": uid(job)},
-        "type": "Warning",
-        "reason": "FailedCreate",
-        "message": 'serviceaccount "trainer" not found',
-    }
-    api.put("events", complaint)
+    complain(api, 'serviceaccount "trainer" not found')
     operator.now += timedelta(seconds=4)
     operator.settle()
     assert condition(api, "Reconciling")["reason"] == "PodRefused"

@@ -96,10 +96,7 @@ def beside(text: str) -> Object:
 def complained(text: str) -> FakeApi:
     api, operator, _ = fragile()
     operator.settle()
-    [job] = api.all("jobs")
-    event = {"reason": "FailedCreate", "message": text, "type": "Warning", "lastTimestamp": "2026-01-31T12:00:00Z"}
-    about = {"involvedObject": {"uid": job["metadata"]["uid"]}}
-    api.put("events", event | about | {"metadata": {"name": "e", "namespace": "team"}})
+    toy_cluster.complain(api, text)
     operator.now += timedelta(seconds=30)
     operator.settle()
     return api
