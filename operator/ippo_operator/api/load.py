@@ -38,16 +38,16 @@ class _ManifestLoader(yaml.SafeLoader):
             raise _at(node, f"{json.dumps(value)[:40]} holds half of a character (a lone surrogate)") from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Any, int] = {}
+        lines: dict[Any, int] = {}
         for key_node, _ in node.value:
             if key_node.tag == _MERGE:  # merged sections can grow without bound before anybody counts them
                 raise _at(key_node, "merge keys (<<) are not supported; write the fields out")
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise _at(key_node, f"the key {shown(key)} is not text; put it in quotes")
-            if key in seen:
-                raise _at(key_node, f"the key {key} is given twice, first in line {seen[key]}")
-            seen[key] = key_node.start_mark.line + 1
+            if key in lines:
+                raise _at(key_node, f"the key {key} is given twice, first in line {lines[key]}")
+            lines[key] = key_node.start_mark.line + 1
         return super().construct_mapping(node, deep=deep)
 
 
@@ -113,20 +113,20 @@ def _documents(text: str) -> list[dict[str, Any]]:
     if len(text.encode()) > MAX_BYTES:
         raise ManifestError([Problem("", f"the file is larger than {MAX_BYTES >> 20} MiB")])
     try:
-        found = [document for document in yaml.load_all(text, Loader=_ManifestLoader) if document is not None]
+        documents = [document for document in yaml.load_all(text, Loader=_ManifestLoader) if document is not None]
     except yaml.YAMLError as error:
         raise ManifestError([Problem("", f"not YAML: {_where(error)}")]) from None
     except RecursionError:
         raise ManifestError([Problem("", f"the file nests more than {MAX_DEPTH} levels")]) from None
-    if not found:
+    if not documents:
         raise ManifestError([Problem("", f"the file is empty; expected apiVersion: {API_VERSION}, kind: {KIND}, …")])
-    for number, document in enumerate(found, 1):
+    for number, document in enumerate(documents, 1):
         if not isinstance(document, dict):
             raise ManifestError([Problem("", f"document {number} is {shown(document)}, not a section of fields")])
         if _count(document, MAX_NODES, MAX_DEPTH) < 0:
             text = f"document {number} has more than {MAX_NODES} values or {MAX_DEPTH} levels with aliases expanded"
             raise ManifestError([Problem("", text)])
-    return [item for document in found for item in (document["items"] if _is_list(document) else [document])]
+    return [item for document in documents for item in (document["items"] if _is_list(document) else [document])]
 
 
 def _is_list(document: dict[str, Any]) -> bool:

@@ -50,24 +50,24 @@ def from_validation(error: ValidationError, model: type[BaseModel], value: Any) 
     for details in error.errors(include_url=False, include_context=True):
         location, schema = _resolve(root, details["loc"], details["type"])
         path = _dotted(location)
-        problems.setdefault(path, Problem(path, _explain(details, root, schema, _given(value, location))))
+        problems.setdefault(path, Problem(path, _explain(details, root, schema, _value_at(value, location))))
     return list(problems.values())
 
 
 def _resolve(root: Schema, location: Location, kind: str) -> tuple[Location, Schema]:
     """Follows a location through the schema; drops what pydantic appends to tell the members of a union apart."""
-    schema, kept = _dereference(root, root), []
+    schema, path = _dereference(root, root), []
     last = len(location) - 1
     for index, part in enumerate(location):
         if kind == "extra_forbidden" and index == last:
-            kept.append(part)
+            path.append(part)
             break
         child = _child(root, schema, part)
         if child is None:
             break
-        kept.append(part)
+        path.append(part)
         schema = child
-    return tuple(kept), schema
+    return tuple(path), schema
 
 
 def _child(root: Schema, schema: Schema, part: str | int) -> Schema | None:
@@ -99,7 +99,7 @@ def _key(part: str) -> str:
     return part if re.fullmatch(r"[\w./-]+", part) else json.dumps(part)
 
 
-def _given(value: Any, location: Location) -> Any:
+def _value_at(value: Any, location: Location) -> Any:
     for part in location:
         try:
             value = value[part]
@@ -108,7 +108,7 @@ def _given(value: Any, location: Location) -> Any:
     return value
 
 
-def _explain(details: ErrorDetails, root: Schema, schema: Schema, given: Any) -> str:
+def _explain(details: ErrorDetails, root: Schema, schema: Schema, value: Any) -> str:
     kind = details["type"]
     if kind == "extra_forbidden":
         return _unknown(str(details["loc"][-1]), sorted(schema.get("properties", {})))
@@ -117,19 +117,19 @@ def _explain(details: ErrorDetails, root: Schema, schema: Schema, given: Any) ->
     if kind == "value_error":
         return str(details["msg"]).removeprefix("Value error, ")
     allowed = allowed_words(schema, root)
-    repair = _repair(given, schema)
+    repair = _repair(value, schema)
     if repair is not None:
-        return f"given {shown(given)}, allowed is {allowed}; write {repair}"
-    return f"given {shown(given)}, allowed is {allowed}"
+        return f"given {shown(value)}, allowed is {allowed}; write {repair}"
+    return f"given {shown(value)}, allowed is {allowed}"
 
 
-def _unknown(field: str, known: Sequence[str]) -> str:
-    lower = {name.lower(): name for name in known}
+def _unknown(field: str, names: Sequence[str]) -> str:
+    lower = {name.lower(): name for name in names}
     snake = field.replace("_", "").replace("-", "").lower()
     close = difflib.get_close_matches(snake, lower, n=1, cutoff=0.6)
     if close:
-        return f"unknown field; did you mean {lower[close[0]]}? Allowed here: {', '.join(known)}"
-    return f"unknown field; allowed here: {', '.join(known)}"
+        return f"unknown field; did you mean {lower[close[0]]}? Allowed here: {', '.join(names)}"
+    return f"unknown field; allowed here: {', '.join(names)}"
 
 
 def _teach(schema: Schema, root: Schema) -> str:
@@ -187,30 +187,30 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
 
 
-def _repair(given: Any, schema: Schema) -> str | None:
+def _repair(value: Any, schema: Schema) -> str | None:
     """The same value as the field wants it, where only the notation is wrong."""
-    if isinstance(given, bool) or not isinstance(given, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     if schema.get("type") == "integer":
-        return _repair_integer(given)
+        return _repair_integer(value)
     types = [schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))]
-    plain = _plain(given)
-    fits = plain is not None and plain != given and re.fullmatch(schema.get("pattern", ".*"), plain)
+    plain = _plain(value)
+    fits = plain is not None and plain != value and re.fullmatch(schema.get("pattern", ".*"), plain)
     return f'"{plain}"' if "string" in types and fits else None
 
 
-def _repair_integer(given: Any) -> str | None:
-    if isinstance(given, str) and given.strip().lstrip("-").isdigit():
-        return given.strip()
-    if isinstance(given, float) and given.is_integer():
-        return str(int(given))
+def _repair_integer(value: Any) -> str | None:
+    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
+        return value.strip()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return None
 
 
-def _plain(given: float | str) -> str | None:
+def _plain(value: float | str) -> str | None:
     """A number without exponent, or None if it is none."""
     try:
-        number = Decimal(str(given).strip())
+        number = Decimal(str(value).strip())
     except InvalidOperation:
         return None
     # Without an exponent, 1e999999999 would be a gigabyte of zeros.

@@ -71,8 +71,8 @@ class _Reference:
 
     def _wider(self, model: type[Model]) -> type[Model] | None:
         """A model that comes earlier and has all fields of this one."""
-        earlier = takewhile(lambda known: known is not model, self._places)
-        return next((known for known in earlier if issubclass(known, model)), None)
+        earlier = takewhile(lambda other: other is not model, self._places)
+        return next((other for other in earlier if issubclass(other, model)), None)
 
     def _section(self, model: type[Model], path: str) -> str:
         schema, wider = self._schema(model), self._wider(model)

@@ -173,8 +173,8 @@ class RunSpec(Model):
 
     def store_address(self) -> dict[str, str]:
         """What may change of where artifacts are; nothing where a local run keeps them in its folder."""
-        given = self.artifacts.s3.model_dump(mode="json", by_alias=True, exclude_none=True) if self.artifacts else {}
-        return {field: given[field] for field in S3.ADDRESS if field in given}
+        location = self.artifacts.s3.model_dump(mode="json", by_alias=True, exclude_none=True) if self.artifacts else {}
+        return {field: location[field] for field in S3.ADDRESS if field in location}
 
 
 class IterativePPORun(Model):

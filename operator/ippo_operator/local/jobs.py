@@ -135,10 +135,10 @@ class LocalJobs:
         _signal(job, signal.SIGTERM)
         deadline = time.monotonic() + grace
         while name in self._live:
-            left = deadline - time.monotonic()
-            if left <= 0 or hurry():
+            seconds = deadline - time.monotonic()
+            if seconds <= 0 or hurry():
                 _signal(job, signal.SIGKILL)
-            wait_for_any(list(job.running.values()), (), min(0.1, max(0.0, left)) or 0.1)
+            wait_for_any(list(job.running.values()), (), min(0.1, max(0.0, seconds)) or 0.1)
             self._reap(name, job)
 
     def stop_all(self, grace: float, hurry: Callable[[], bool] = lambda: False) -> None:
@@ -160,14 +160,14 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 def _results(files: JobFiles) -> tuple[StageResult, ...]:
     """What the job's processes wrote; files that are no result are left out, and the planner misses them."""
-    found = []
+    results = []
     for path in files.terminations():
         body = read_bytes(path, MAX_RESULT_BYTES)
         try:
-            found.append(StageResult.model_validate_json(body or b""))
+            results.append(StageResult.model_validate_json(body or b""))
         except ValidationError:
             continue
-    return tuple(found)
+    return tuple(results)
 
 
 def _failure(files: JobFiles, ended: dict[str, Any]) -> JobFailure:

@@ -117,12 +117,12 @@ class Runner:
         run = self._folder.begin(manifest)
         try:
             while not self._signals.count:
-                run, made = self._pass(run)
-                stands = phase(run.spec, made.status, self._clock())
+                run, new_plan = self._pass(run)
+                stands = phase(run.spec, new_plan.status, self._clock())
                 if stands.at_rest:
                     return stands
-                if not made.deletes:
-                    self._wait(made)
+                if not new_plan.deletes:
+                    self._wait(new_plan)
             self._observer.stopping()
             self._jobs.stop_all(GRACE, hurry=lambda: self._signals.count > 1)
             return None
@@ -130,16 +130,16 @@ class Runner:
             self._jobs.stop_all(0.0)
 
     def _pass(self, run: IterativePPORun) -> tuple[IterativePPORun, Plan]:
-        made = plan(run, self._observe(run), self._clock(), self._folder.store(run))
-        if made.status != run.status:
-            self._folder.write_status(made.status)
-        for intent in made.creates:
+        new_plan = plan(run, self._observe(run), self._clock(), self._folder.store(run))
+        if new_plan.status != run.status:
+            self._folder.write_status(new_plan.status)
+        for intent in new_plan.creates:
             self._jobs.create(intent)
-        for name in made.deletes:
+        for name in new_plan.deletes:
             self._jobs.stop(name, GRACE, hurry=lambda: self._signals.count > 1)
-        for event in made.events:
+        for event in new_plan.events:
             self._observer.event(event)
-        return run.model_copy(update={"status": made.status}), made
+        return run.model_copy(update={"status": new_plan.status}), new_plan
 
     def _observe(self, run: IterativePPORun) -> tuple[ObservedJob, ...]:
         """The active attempt's job; no other one can change what is next."""
@@ -147,20 +147,20 @@ class Runner:
         job = self._jobs.observe(active.job_name) if active is not None else None
         return () if job is None else (job,)
 
-    def _wait(self, made: Plan) -> None:
+    def _wait(self, new_plan: Plan) -> None:
         """Until a process ended, a signal came, or a repetition is due; the observer is told that time passes."""
         processes = self._jobs.running()
-        until = None if made.requeue_after is None else time.monotonic() + made.requeue_after
+        until = None if new_plan.requeue_after is None else time.monotonic() + new_plan.requeue_after
         while not self._signals.count and (processes or until is not None):
-            left = self._interval if until is None else until - time.monotonic()
-            if left <= 0:
+            seconds = self._interval if until is None else until - time.monotonic()
+            if seconds <= 0:
                 return
-            wait_for_any(processes, [self._signals.fileno()], min(self._interval, left))
+            wait_for_any(processes, [self._signals.fileno()], min(self._interval, seconds))
             self._signals.drain()
             if any(not process.is_alive() for process in processes):
                 return
-            if made.status.active is not None:
-                self._observer.tick(made.status, self._folder.jobs / made.status.active.job_name)
+            if new_plan.status.active is not None:
+                self._observer.tick(new_plan.status, self._folder.jobs / new_plan.status.active.job_name)
 
 
 def _cores() -> int:

@@ -39,12 +39,12 @@ def read_progress(job: Path) -> Progress | None:
 
 def joined(logs: Iterable[Iterable[str]]) -> Progress | None:
     """The progress of a stage by the last lines of its shards' logs."""
-    found = [progress for lines in logs if (progress := _last(list(lines))) is not None]
-    if not found:
+    shards = [progress for lines in logs if (progress := _last(list(lines))) is not None]
+    if not shards:
         return None
-    alike = [progress for progress in found if progress.what == found[-1].what]
+    alike = [progress for progress in shards if progress.what == shards[-1].what]
     done, total = sum(progress.done for progress in alike), sum(progress.total for progress in alike)
-    return Progress(found[-1].what, done, total, found[-1].rest)
+    return Progress(shards[-1].what, done, total, shards[-1].rest)
 
 
 def _tail(path: Path) -> list[str]:

@@ -40,10 +40,10 @@ class Addition:
         text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in self.path)
         return text.removeprefix(".")
 
-    def pointers(self, found: Mapping[str, Any]) -> list[str]:
+    def pointers(self, live: Mapping[str, Any]) -> list[str]:
         """As in a JSON Patch: the field, by both of its names where the object has both."""
         *above, last = self.path
-        holder: Any = found
+        holder: Any = live
         for step in above:
             holder = holder[step]
         twin = _TWINS.get(str(last))
@@ -56,13 +56,13 @@ def _pointer(path: tuple[Step, ...]) -> str:
 
 
 def additions(
-    wanted: Mapping[str, Any], found: Mapping[str, Any], others: Iterable[str], also_ours: bool = False
+    desired: Mapping[str, Any], live: Mapping[str, Any], others: Iterable[str], also_ours: bool = False
 ) -> list[Addition]:
     """What others wrote, deepest and last entries of lists first, so that they can be removed one after the other.
 
     Args:
-        wanted: what is applied.
-        found: the object on the server, with its managedFields.
+        desired: what is applied.
+        live: the object on the server, with its managedFields.
         others: dotted paths of fields, without places in lists, that are theirs to set, with all below.
         also_ours: whether what was applied in our name counts, too: anybody may use it. Where something else is wanted
             than before, what we applied then is no addition.
@@ -70,9 +70,9 @@ def additions(
     free = frozenset(others)
     listed = {
         addition.path: addition
-        for entry in found["metadata"].get("managedFields") or ()
+        for entry in live["metadata"].get("managedFields") or ()
         if not entry.get("subresource") and (entry.get("manager") not in _OURS or (also_ours and _applied(entry)))
-        for addition in _written(entry.get("fieldsV1") or {}, wanted, found, str(entry.get("manager")), (), free)
+        for addition in _written(entry.get("fieldsV1") or {}, desired, live, str(entry.get("manager")), (), free)
     }
     return sorted(listed.values(), key=_order, reverse=True)
 
@@ -86,16 +86,16 @@ def _order(addition: Addition) -> list[tuple[bool, int, str]]:
 
 
 def _written(
-    fields: Mapping[str, Any], wanted: Any, found: Any, manager: str, path: tuple[Step, ...], free: frozenset[str]
+    fields: Mapping[str, Any], desired: Any, live: Any, manager: str, path: tuple[Step, ...], free: frozenset[str]
 ) -> Iterator[Addition]:
     for key, below in fields.items():
-        step = _step(key, found)
-        if step is None or (isinstance(wanted, dict) and _TWINS.get(str(step)) in wanted):
+        step = _step(key, live)
+        if step is None or (isinstance(desired, dict) and _TWINS.get(str(step)) in desired):
             continue  # the list or map itself, what has gone since, or a field that we set by its other name
         here = (*path, step)
         if ".".join(part for part in here if isinstance(part, str)) in free:
             continue
-        there, value = _of(wanted, key), found[step]
+        there, value = _of(desired, key), live[step]
         if there is _NONE:
             yield Addition(here, manager)
         elif below and below.keys() != {"."}:
@@ -104,28 +104,28 @@ def _written(
             yield Addition(here, manager, ours=True)
 
 
-def _step(key: str, found: Any) -> Step | None:
+def _step(key: str, live: Any) -> Step | None:
     """Where a key of fieldsV1 leads to in the object: `f:name`, `k:{"name":"server"}` or `v:"value"`."""
     kind, _, rest = key.partition(":")
     if kind == "f":
-        return rest if isinstance(found, dict) and rest in found else None
-    if kind not in {"k", "v"} or not isinstance(found, list):
+        return rest if isinstance(live, dict) and rest in live else None
+    if kind not in {"k", "v"} or not isinstance(live, list):
         return None
-    told = json.loads(rest)
-    return next((place for place, entry in enumerate(found) if _meant(kind, told, entry)), None)
+    keys = json.loads(rest)
+    return next((place for place, entry in enumerate(live) if _meant(kind, keys, entry)), None)
 
 
-def _of(wanted: Any, key: str) -> Any:
+def _of(desired: Any, key: str) -> Any:
     """The same place in what is wanted, or `_NONE`. A list's entry may leave out keys that have defaults."""
     kind, _, rest = key.partition(":")
     if kind == "f":
-        return wanted.get(rest, _NONE) if isinstance(wanted, dict) else _NONE
-    told = json.loads(rest)
-    entries = wanted if isinstance(wanted, list) else []
-    return next((entry for entry in entries if _meant(kind, told, entry)), _NONE)
+        return desired.get(rest, _NONE) if isinstance(desired, dict) else _NONE
+    keys = json.loads(rest)
+    entries = desired if isinstance(desired, list) else []
+    return next((entry for entry in entries if _meant(kind, keys, entry)), _NONE)
 
 
-def _meant(kind: str, told: Any, entry: Any) -> bool:
+def _meant(kind: str, keys: Any, entry: Any) -> bool:
     if kind == "v":
-        return bool(entry == told)
-    return isinstance(entry, dict) and all(entry.get(name, value) == value for name, value in told.items())
+        return bool(entry == keys)
+    return isinstance(entry, dict) and all(entry.get(name, value) == value for name, value in keys.items())

@@ -137,7 +137,7 @@ def _environment(run: IterativePPORun, settings: PodSettings, credentials: bool)
 
 def _resources(settings: PodSettings) -> dict[str, Any]:
     both = {"requests": settings.resources.requests, "limits": settings.resources.limits}
-    return {name: {key: str(amount) for key, amount in given.items()} for name, given in both.items() if given}
+    return {name: {key: str(amount) for key, amount in amounts.items()} for name, amounts in both.items() if amounts}
 
 
 def _credentials(run: IterativePPORun) -> str | None:
@@ -168,8 +168,8 @@ def _volume(volume: Volume) -> dict[str, Any]:
         "configMap": volume.config_map,
         "emptyDir": volume.empty_dir,
     }
-    given = {name: _plain(source) for name, source in sources.items() if source is not None}
-    return {"name": f"user-{volume.name}", **given}
+    source_fields = {name: _plain(source) for name, source in sources.items() if source is not None}
+    return {"name": f"user-{volume.name}", **source_fields}
 
 
 def _mounts(run: IterativePPORun, settings: PodSettings, credentials: bool) -> list[VolumeMount]:
@@ -199,6 +199,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Model):
         fields = [(field, getattr(value, name)) for name, field in type(value).model_fields.items()]
         return {
-            field.alias: _plain(given) for field, given in fields if given not in _NOTHING or given != field.default
+            field.alias: _plain(entry) for field, entry in fields if entry not in _NOTHING or entry != field.default
         }
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

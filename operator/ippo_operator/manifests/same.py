@@ -15,27 +15,27 @@ _KEY = "name"
 """What entries of a list are told apart by; other lists are compared entry by entry."""
 
 
-def holds(wanted: Any, found: Any) -> bool:
-    """Whether all that is wanted is found, whatever else is."""
-    if isinstance(wanted, dict):
-        return isinstance(found, dict) and all(_has(found, key, value) for key, value in wanted.items())
-    if isinstance(wanted, list):
-        return isinstance(found, list) and _entries(wanted, found)
-    return bool(wanted == found) or _same_amount(wanted, found)
+def holds(desired: Any, live: Any) -> bool:
+    """Whether all that is desired is live, whatever else is."""
+    if isinstance(desired, dict):
+        return isinstance(live, dict) and all(_has(live, key, value) for key, value in desired.items())
+    if isinstance(desired, list):
+        return isinstance(live, list) and _entries(desired, live)
+    return bool(desired == live) or _same_amount(desired, live)
 
 
-def _has(found: dict[str, Any], key: str, wanted: Any) -> bool:
+def _has(live: dict[str, Any], key: str, desired: Any) -> bool:
     """The server leaves out what is empty. Without most booleans it means true, so they are not: they stay there."""
-    if key in found:
-        return holds(wanted, found[key])
-    return wanted in ("", [], {}, None) if wanted is not False else key in _FALSE_WITHOUT
+    if key in live:
+        return holds(desired, live[key])
+    return desired in ("", [], {}, None) if desired is not False else key in _FALSE_WITHOUT
 
 
-def _entries(wanted: list[Any], found: list[Any]) -> bool:
-    if not wanted or not all(isinstance(entry, dict) and _KEY in entry for entry in wanted):
-        return len(wanted) == len(found) and all(map(holds, wanted, found))
-    known = {entry.get(_KEY): entry for entry in found if isinstance(entry, dict)}
-    return all(entry[_KEY] in known and holds(entry, known[entry[_KEY]]) for entry in wanted)
+def _entries(desired: list[Any], live: list[Any]) -> bool:
+    if not desired or not all(isinstance(entry, dict) and _KEY in entry for entry in desired):
+        return len(desired) == len(live) and all(map(holds, desired, live))
+    by_name = {entry.get(_KEY): entry for entry in live if isinstance(entry, dict)}
+    return all(entry[_KEY] in by_name and holds(entry, by_name[entry[_KEY]]) for entry in desired)
 
 
 def _same_amount(one: Any, other: Any) -> bool:

@@ -34,9 +34,9 @@ def expired(ended: Iterable[EndedJob], active: str | None, cleanup: Cleanup, now
         cleanup: how long they are kept, by outcome.
         now: the time.
     """
-    left = [(_due(job, cleanup), job.name) for job in ended if job.name != active]
-    later = [due for due, _ in left if due > now]
-    names = tuple(name for due, name in sorted(left) if due <= now)
+    dates = [(_due(job, cleanup), job.name) for job in ended if job.name != active]
+    later = [due for due, _ in dates if due > now]
+    names = tuple(name for due, name in sorted(dates) if due <= now)
     return Expired(names, (min(later) - now).total_seconds() if later else None)
 
 

@@ -43,22 +43,22 @@ def _rows(status: RunStatus, phase: Phase) -> Iterator[ConditionRow]:
     def truth(holds: bool) -> Truth:
         return "True" if holds else "False"
 
-    def told(holds: bool) -> tuple[Reason, str]:
+    def cause(holds: bool) -> tuple[Reason, str]:
         return (phase.reason, phase.message) if holds else (Reason.AS_EXPECTED, "")
 
     invalid, stalled = phase.name == "Invalid", phase.name in {"Invalid", "Failed", "NotServed"}
     working = phase.name in {"Running", "Waiting", "Suspending", "RollingOut"}
     suspended = phase.name == "Suspended"
-    yield ConditionRow("Accepted", truth(not invalid), *told(invalid))
+    yield ConditionRow("Accepted", truth(not invalid), *cause(invalid))
     yield ConditionRow("Reconciling", truth(working), phase.reason, phase.message)
-    yield ConditionRow("Stalled", truth(stalled), *told(stalled))
-    yield ConditionRow("Suspended", truth(suspended), *told(suspended or phase.name == "Suspending"))
+    yield ConditionRow("Stalled", truth(stalled), *cause(stalled))
+    yield ConditionRow("Suspended", truth(suspended), *cause(suspended or phase.name == "Suspending"))
     queued = working and phase.reason == Reason.WAITING_FOR_QUOTA
-    yield ConditionRow("Queued", truth(queued), *told(queued))
+    yield ConditionRow("Queued", truth(queued), *cause(queued))
     yield _succeeded_row(status, phase)
     yield promoted_row(status)
-    untold = serving.trouble(status.serving) if phase.name in {"Running", "Waiting"} else None
-    yield ConditionRow("Ready", truth(phase.name == "Succeeded"), *(untold or (phase.reason, phase.message)))
+    serving_trouble = serving.trouble(status.serving) if phase.name in {"Running", "Waiting"} else None
+    yield ConditionRow("Ready", truth(phase.name == "Succeeded"), *(serving_trouble or (phase.reason, phase.message)))
 
 
 def _succeeded_row(status: RunStatus, phase: Phase) -> ConditionRow:

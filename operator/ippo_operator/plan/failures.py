@@ -32,19 +32,19 @@ _UNLESS = "Tried again once spec.retries.requested, spec.pods or the address in 
 
 def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
     """The budget and the reason of a failed job. A wrong spec stays wrong even if the job was disrupted too."""
-    known = _BY_EXIT_CODE.get(failure.exit_code) if failure.exit_code is not None else None
-    if known is not None and known[0] in _NEVER_AGAIN:
-        return known
+    by_code = _BY_EXIT_CODE.get(failure.exit_code) if failure.exit_code is not None else None
+    if by_code is not None and by_code[0] in _NEVER_AGAIN:
+        return by_code
     if failure.disrupted:
         return "Disruption", Reason.DISRUPTED
-    return known or ("Crash", Reason.USER_CODE_FAILED)
+    return by_code or ("Crash", Reason.USER_CODE_FAILED)
 
 
 def retry_digest(spec: RunSpec, stage: StageName) -> Digest:
     """Of what people can change to have a stage tried again, whatever it failed of."""
     pods = (spec.pods.common, spec.pods.of(stage))
-    said = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in pods]
-    return digest_of({"pods": said, "requested": spec.retries.requested or 0, "store": spec.store_address()})
+    sections = [section.model_dump(mode="json", by_alias=True, exclude_none=True) for section in pods]
+    return digest_of({"pods": sections, "requested": spec.retries.requested or 0, "store": spec.store_address()})
 
 
 def record(
@@ -95,16 +95,16 @@ def final(status: RunStatus, spec: RunSpec) -> tuple[Reason, str] | None:
     if failure.kind == "Uninformative":
         if results.may_collect_more(status, spec):
             return None
-        said = cut(failure.message, MAX_MESSAGE - len(_MORE) - 2)
-        return failure.reason, f"{said.rstrip('.')}. {_MORE}"
+        message = cut(failure.message, MAX_MESSAGE - len(_MORE) - 2)
+        return failure.reason, f"{message.rstrip('.')}. {_MORE}"
     if status.attempt >= MAX_ATTEMPT:
         text = f"{failure.stage} was attempted {status.attempt} times. Last: {failure.message}"
         return Reason.BUDGET_EXHAUSTED, text
     if _mended(failure, spec):
         return None
     if failure.kind in _NEVER_AGAIN:
-        said = cut(failure.message, MAX_MESSAGE - len(_UNLESS) - 2)
-        return failure.reason, f"{said.rstrip('.')}. {_UNLESS}"
+        message = cut(failure.message, MAX_MESSAGE - len(_UNLESS) - 2)
+        return failure.reason, f"{message.rstrip('.')}. {_UNLESS}"
     field, spent, limit = _account(status.budgets, spec.retries, failure.kind)
     if spent > limit:
         text = f"{failure.stage} of iteration {failure.iteration} failed {spent} times, spec.retries.{field} is {limit}"

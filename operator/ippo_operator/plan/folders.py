@@ -31,11 +31,11 @@ def restored(run: IterativePPORun) -> bool:
 
 def problem(run: IterativePPORun) -> str | None:
     """Why the folder cannot be this run's; None where it can. A status never leads out of the run's own name."""
-    found, name = folder(run), run.metadata.name
-    if re.fullmatch(f"{re.escape(name)}/{_UID}", found):
+    place, name = folder(run), run.metadata.name
+    if re.fullmatch(f"{re.escape(name)}/{_UID}", place):
         return None
     return (
-        f"status.artifacts.folder is {found}, but the artifacts of a run called {name} are in {name}/<UID>: its "
+        f"status.artifacts.folder is {place}, but the artifacts of a run called {name} are in {name}/<UID>: its "
         "status is another run's. Delete this run, and restore that one under its own name"
     )
 

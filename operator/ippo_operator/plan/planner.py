@@ -109,8 +109,8 @@ class _Pass:
             self._failed(active, job)
         if job is not None and job.lingers:
             self.deletes.append(job.name)
-            told = f"{job.name}: {job.lingers} went on after the stage had ended, so the job is deleted; "
-            self._tell(Event("Normal", "SidecarEnded", told + "docs/stages.md#sidecars says how its logs are kept"))
+            message = f"{job.name}: {job.lingers} went on after the stage had ended, so the job is deleted; "
+            self._tell(Event("Normal", "SidecarEnded", message + "docs/stages.md#sidecars says how its logs are kept"))
 
     def _runs(self, active: ActiveAttempt, job: ObservedJob) -> None:
         waiting = job.waiting
@@ -182,8 +182,8 @@ class _Pass:
         if row.truth == "True":
             self._tell(Event("Normal", row.reason, f"iteration {iteration} promoted: {decision.reason}"))
             return
-        kept = self.status.policy.iteration if self.status.policy is not None else 0
-        text = f"iteration {iteration} not promoted: {decision.reason} The policy of iteration {kept} stays."
+        current = self.status.policy.iteration if self.status.policy is not None else 0
+        text = f"iteration {iteration} not promoted: {decision.reason} The policy of iteration {current} stays."
         self._tell(Event("Warning", row.reason, text))
 
     def _uninformative(self, before: RunStatus, message: str) -> None:
@@ -201,8 +201,8 @@ class _Pass:
             self._fail("TryAgain", Reason.PENDING_DEADLINE_EXCEEDED, None, active.overdue)
             return
         code = job.failure.exit_code
-        said = job.failure.message or ("lost" if code is None else f"exit code {code}")
-        self._fail(kind, reason, code, f"{self._where()}: {said}")
+        message = job.failure.message or ("lost" if code is None else f"exit code {code}")
+        self._fail(kind, reason, code, f"{self._where()}: {message}")
 
     def _fail(self, kind: FailureKind, reason: Reason, code: int | None, message: str) -> None:
         self.status = failures.record(self.status, kind, reason, code, message, self.world.now)
@@ -246,10 +246,10 @@ class _Pass:
         """What is served follows from the policy that all else in this pass came to."""
         if self.world.serving is None:
             return ServingPlan(self.status.serving)
-        made = plan_serving(self.run.spec, self.status, self.world.serving, self.world.now)
-        self._update(serving=made.serving)
-        self.events += made.events
-        return made
+        rollout = plan_serving(self.run.spec, self.status, self.world.serving, self.world.now)
+        self._update(serving=rollout.serving)
+        self.events += rollout.events
+        return rollout
 
     def _finish(self) -> Plan:
         now, before = self.world.now, self.run.status
@@ -285,5 +285,5 @@ class _Pass:
             event = Event("Warning" if kind == "Stalled" else "Normal", stands.reason, stands.message)
         elif stands.name == "Running" and was.is_true("Suspended"):
             event = Event("Normal", "Resumed", f"goes on with {stands.message}")
-        if event is not None and all(event.reason != told.reason for told in self.events):
+        if event is not None and all(event.reason != earlier.reason for earlier in self.events):
             self._tell(event)

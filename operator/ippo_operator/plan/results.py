@@ -35,8 +35,8 @@ def find_result(status: RunStatus, job: ObservedJob) -> StageResult | str:
     expected = (stage, status.iteration, active.input_digest)
     ours = [r for r in job.results if (r.stage, r.iteration, r.input_digest) == expected]
     if not ours:
-        found = "a result of another stage or of other inputs" if job.results else "no result that can be read"
-        return f"{job.name} ended well but left {found}"
+        problem = "a result of another stage or of other inputs" if job.results else "no result that can be read"
+        return f"{job.name} ended well but left {problem}"
     whole = [result for result in ours if BY_NAME[stage].artifact in result.artifacts]
     if not whole:
         return f"{job.name} ended well but none of its results names the {BY_NAME[stage].artifact} artifact"
@@ -193,10 +193,10 @@ def _with_iteration(status: RunStatus, iteration: IterationStatus, limit: int) -
 
 def _within_bounds(rows: tuple[IterationStatus, ...]) -> tuple[IterationStatus, ...]:
     """The latest rows that the status has room for; only rows that are full of figures are ever dropped early."""
-    room, kept = MAX_HISTORY_BYTES, len(rows)
+    room, count = MAX_HISTORY_BYTES, len(rows)
     for number, row in enumerate(reversed(rows)):
         room -= len(row.model_dump_json(by_alias=True, exclude_none=True).encode())
         if room < 0:
-            kept = max(1, number)
+            count = max(1, number)
             break
-    return rows[len(rows) - kept :]
+    return rows[len(rows) - count :]

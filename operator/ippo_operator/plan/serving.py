@@ -49,10 +49,10 @@ def plan_serving(spec: RunSpec, status: RunStatus, observed: ObservedServing, no
     if status.policy is None:
         return ServingPlan(status.serving)
     artifact = status.policy.artifact
-    wanted = ServedPolicy(
+    latest = ServedPolicy(
         iteration=status.policy.iteration, digest=artifact.digest, key=artifact.key, settings=observed.settings
     )
-    return _Rollout(spec.serve, _retry_digest(spec), status.serving or ServingStatus(), wanted, observed, now).plan()
+    return _Rollout(spec.serve, _retry_digest(spec), status.serving or ServingStatus(), latest, observed, now).plan()
 
 
 def _retry_digest(spec: RunSpec) -> Digest:
@@ -89,7 +89,7 @@ class _Rollout:
         serve: Serve,
         retry_digest: Digest,
         before: ServingStatus,
-        wanted: ServedPolicy,
+        latest: ServedPolicy,
         observed: ObservedServing,
         now: datetime,
     ) -> None:
@@ -97,7 +97,7 @@ class _Rollout:
         self.retry_digest = retry_digest
         self.before = before
         self.serving = before
-        self.wanted = wanted
+        self.latest = latest
         self.observed = observed
         self.now = now
         self.watched = observed.watched
@@ -132,15 +132,15 @@ class _Rollout:
         self._update(blocked=why, waiting_since=None, waiting=None)
 
     def _aim(self) -> None:
-        failed = self.before.failed if self.wanted.same(self.before.failed) else None
+        failed = self.before.failed if self.latest.same(self.before.failed) else None
         # A verdict of the future is that of a clock that was wrong.
         again = failed is not None and (
             failed.retry_digest not in {None, self.retry_digest} or failed.time > self.now + _AHEAD
         )
         failed = None if again else failed
-        target = self.wanted
+        target = self.latest
         if failed is not None and not failed.same(self.before.target):
-            target = self._way_back(failed) or self.wanted
+            target = self._way_back(failed) or self.latest
         self._update(failed=failed)
         if again or not target.same(self.before.target):
             self._go_for(target)
@@ -159,12 +159,14 @@ class _Rollout:
         active = self.before.active
         if active is None:
             return None
-        known = active.settings == self.wanted.settings or (active.digest, active.settings) in self.observed.restorable
-        there = (self.observed.policy, self.observed.template) == (active.digest, active.settings)
-        if known or there:
+        can_be_restored = (
+            active.settings == self.latest.settings or (active.digest, active.settings) in self.observed.restorable
+        )
+        is_there = (self.observed.policy, self.observed.template) == (active.digest, active.settings)
+        if can_be_restored or is_there:
             return active
-        anew = active.model_copy(update={"settings": self.wanted.settings})
-        return None if anew.same(failed) else anew
+        renewal = active.model_copy(update={"settings": self.latest.settings})
+        return None if renewal.same(failed) else renewal
 
     def _still_refused(self) -> bool:
         """What the API server refused is refused until it is seen to be there; saying so again would be a write."""
@@ -183,9 +185,9 @@ class _Rollout:
             self._arrive(target)
             return None
         self._update(waiting_since=self.serving.waiting_since or self.now, waiting=self._waits(target))
-        left, on = self.serve.progress_deadline_seconds - self.watched, self._on(target)
-        if left > 0 and not (on and self._given_up()):
-            return left
+        seconds, on = self.serve.progress_deadline_seconds - self.watched, self._on(target)
+        if seconds > 0 and not (on and self._given_up()):
+            return seconds
         if on:
             return self._late(target)
         self._update(waiting_since=self.now)  # nobody has tried yet
@@ -200,8 +202,10 @@ class _Rollout:
 
     def _given_up(self) -> bool:
         """Whether the Deployment says that it took too long, and not of the servers before these."""
-        told = self.observed.progressed_at
-        return self.observed.exceeded and told is not None and told != self.serving.stale_progress_time
+        progress_time = self.observed.progressed_at
+        return (
+            self.observed.exceeded and progress_time is not None and progress_time != self.serving.stale_progress_time
+        )
 
     def _ready(self, target: ServedPolicy) -> bool:
         """Whether requests get to servers of the target."""
@@ -227,15 +231,15 @@ class _Rollout:
 
     def _waits(self, target: ServedPolicy) -> Waiting | None:
         """A cause keeps its first words: a kubelet finds new ones for the same trouble all the time."""
-        found, before = self.observed.trouble, self.serving.waiting
+        trouble, before = self.observed.trouble, self.serving.waiting
         if self._up(target) and self.watched >= _LAG:
-            found = self.observed.unreached
-        if found is None:
+            trouble = self.observed.unreached
+        if trouble is None:
             return before if before is not None and before.reason == Reason.ROLLOUT_TIMED_OUT else None
-        if before is not None and before.reason in {found.reason, Reason.ROLLOUT_TIMED_OUT}:
+        if before is not None and before.reason in {trouble.reason, Reason.ROLLOUT_TIMED_OUT}:
             return before
-        self._tell(found.reason, found.message)
-        return found
+        self._tell(trouble.reason, trouble.message)
+        return trouble
 
     def _late(self, target: ServedPolicy) -> float | None:
         failed = self.serving.failed
@@ -268,8 +272,8 @@ class _Rollout:
             else "no server"
         )
         whose = f"of iteration {target.iteration}'s policy"
-        told = f"no request got to a server {whose}" if self._up(target) else f"{some} {whose} got ready"
-        text = f"{told} within {self._deadline()}{cause}"
+        outcome = f"no request got to a server {whose}" if self._up(target) else f"{some} {whose} got ready"
+        text = f"{outcome} within {self._deadline()}{cause}"
         self._update(waiting=Waiting(reason=Reason.ROLLOUT_TIMED_OUT, message=text))
         self._tell(Reason.ROLLOUT_TIMED_OUT, text)
 

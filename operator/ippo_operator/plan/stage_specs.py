@@ -67,9 +67,9 @@ def _inputs(run: IterativePPORun, status: RunStatus, stage: StageName) -> dict[s
     }
     inputs = {}
     for name in BY_NAME[stage].inputs:
-        made = before[name] if name in before else record.artifact(_MAKERS[name]) if record is not None else None
-        if made is not None:
-            inputs[name] = made
+        artifact = before[name] if name in before else record.artifact(_MAKERS[name]) if record is not None else None
+        if artifact is not None:
+            inputs[name] = artifact
         elif name not in BY_NAME[stage].optional:
             raise ValueError(f"iteration {status.iteration} cannot {stage} without {name}")
     return inputs
@@ -90,5 +90,5 @@ def collections_of(status: RunStatus) -> int:
 def s3_location(run: IterativePPORun, s3: S3Location) -> S3Location:
     """The run's own folder below the prefix. Which credentials open it is no stage's business."""
     prefix = "/".join(filter(None, [s3.prefix.strip("/"), folder(run)]))
-    given = s3.model_dump(include=set(S3Location.model_fields))
-    return S3Location(**given | {"prefix": prefix})
+    location = s3.model_dump(include=set(S3Location.model_fields))
+    return S3Location(**location | {"prefix": prefix})
