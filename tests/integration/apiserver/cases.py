@@ -84,6 +84,7 @@ SEGMENTS = "allowed are segments of letters, digits, '.', '_', '=' and '-' joine
 ONE_SOURCE = "allowed is exactly one of conversations and demonstrations"
 NO_HUB = "no stage can read hf://; download the {} and give file:// or s3://"
 POSITIVE = 'allowed is above "0": at 0 no later outcome counts'
+OWN_TURNS = 'allowed is below "1": Q is the policy\'s, so some turns must be its own'
 BETWEEN = 'allowed is above "0" and below "1": some train, others measure'
 NEEDS_WORDS = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
 
@@ -97,6 +98,9 @@ BAD = [
     Bad("spec.discount", "0.0", POSITIVE),
     Bad("spec.collect.simulate.exploration", "1", "allowed is below"),
     Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
+    Bad(
+        "spec.collect.simulate.explore", "1", 'allowed is below "1": Q is the policy\'s, so some turns must be its own'
+    ),
     Bad("spec.fitQ.holdout", "0", BETWEEN),
     Bad("spec.fitQ.holdout", "1.0", BETWEEN),
     Bad("spec.artifacts.s3.prefix", "a/../b", SEGMENTS),
