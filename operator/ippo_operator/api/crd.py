@@ -101,7 +101,7 @@ def _root() -> Schema:
         raise ValueError(f"without a bound: {', '.join(unbounded)}")
     plain = {"apiVersion": f"Of this schema, {API_VERSION}.", "kind": f"{KIND}."}
     return {
-        "description": _flowed(source["description"]),
+        "description": flowed(source["description"]),
         "type": "object",
         "required": ["spec"],
         "properties": {
@@ -119,7 +119,7 @@ class _Converter:
 
     def __init__(self, definitions: dict[str, Schema]) -> None:
         self._definitions = definitions
-        self._models = {model.__name__: model for model in _subclasses(Model)}
+        self._models = {model.__name__: model for model in subclasses(Model)}
 
     def schema(self, source: Schema) -> Schema:
         """The structural schema of a value."""
@@ -134,7 +134,7 @@ class _Converter:
         if "const" in source:
             source = {**source, "enum": [source["const"]]}
         if "description" in source:
-            target["description"] = _flowed(source["description"])
+            target["description"] = flowed(source["description"])
         target |= {key: source[key] for key in _KEPT if key in source}
         if "exclusiveMaximum" in source or "exclusiveMinimum" in source:
             raise ValueError(f"write the bound inclusively: {source}")
@@ -163,7 +163,7 @@ class _Converter:
         if len(options) == 1:
             return self.schema({**options[0], **rest})
         types = {option["type"] for option in options}
-        text = {"description": _flowed(source["description"])} if "description" in source else {}
+        text = {"description": flowed(source["description"])} if "description" in source else {}
         if types == {"integer", "string"}:
             bounds = {key: option[key] for option in options for key in _KEPT if key in option and key != "type"}
             kinds = [{"type": "integer"}, {"type": "string"}]
@@ -218,13 +218,14 @@ def _unbounded(schema: Schema, path: str) -> Iterator[str]:
             yield from _unbounded(schema[key], f"{path}[]")
 
 
-def _subclasses(model: type[Model]) -> Iterator[type[Model]]:
+def subclasses(model: type[Model]) -> Iterator[type[Model]]:
+    """All models that derive from it."""
     for child in model.__subclasses__():
         yield child
-        yield from _subclasses(child)
+        yield from subclasses(child)
 
 
-def _flowed(text: str) -> str:
+def flowed(text: str) -> str:
     """A docstring without its line breaks; paragraphs stay."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
 

@@ -128,6 +128,10 @@ class Volume(Model):
     """Scratch space."""
 
 
+VOLUME_SOURCES = ("persistent_volume_claim", "secret", "config_map", "empty_dir")
+"""Fields of a Volume, of which one is given."""
+
+
 def _unique(items: tuple[Any, ...]) -> tuple[Any, ...]:
     """What the API server asks of lists with LIST_BY_NAME."""
     names = [item.name for item in items]
@@ -233,3 +237,8 @@ class Pods(Model):
         """A stage's own section."""
         section: StagePods = getattr(self, BY_NAME[stage].section)
         return section
+
+    def pending_limit(self, stage: StageName) -> int | None:
+        """Seconds that a stage's pods may wait for a node and their image; None: for ever."""
+        own = self.of(stage).pending_deadline_seconds
+        return self.common.pending_deadline_seconds if own is None else own

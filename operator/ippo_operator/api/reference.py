@@ -6,7 +6,7 @@ python -m ippo_operator.api.reference > docs/manifest.md
 import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -14,6 +14,7 @@ from ippo_trainer.contract.params import Model
 from pydantic.alias_generators import to_camel
 
 from ippo_operator.api import changes
+from ippo_operator.api.crd import flowed, subclasses
 from ippo_operator.api.problems import allowed_words
 from ippo_operator.api.resource import KIND, IterativePPORun
 from ippo_operator.api.rules import rules_of
@@ -48,7 +49,7 @@ class _Reference:
 
     def __init__(self) -> None:
         self._root = IterativePPORun.model_json_schema(by_alias=True)
-        self._models = {model.__name__: model for model in _subclasses(Model)}
+        self._models = {model.__name__: model for model in subclasses(Model)}
         self._places: dict[type[Model], str] = {}
         self._find(IterativePPORun, "")
 
@@ -76,7 +77,7 @@ class _Reference:
 
     def _section(self, model: type[Model], path: str) -> str:
         schema, wider = self._schema(model), self._wider(model)
-        head = f"## {f'`{path}`' if path else 'The whole file'}\n\n{_flowed(schema.get('description', ''))}\n\n"
+        head = f"## {f'`{path}`' if path else 'The whole file'}\n\n{flowed(schema.get('description', ''))}\n\n"
         if wider is not None:
             return head + self._narrower(model, wider)
         required = schema.get("required", [])
@@ -98,7 +99,7 @@ class _Reference:
             allowed = f"a list of [sections]({link})" if suffix else f"a [section]({link})"
         else:
             allowed = self._allowed(_plain(field))
-        return [f"`{name}`", allowed, _default(field, required), _flowed(text)]
+        return [f"`{name}`", allowed, _default(field, required), flowed(text)]
 
     def _allowed(self, field: Schema) -> str:
         if field.get("$ref", "").endswith("/Reason"):
@@ -154,16 +155,6 @@ def _cell(text: str) -> str:
 def _anchor(path: str) -> str:
     """GitHub's anchor of a heading: lower case, punctuation left out."""
     return re.sub(r"[^a-z0-9-]", "", path.lower())
-
-
-def _flowed(text: str) -> str:
-    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.strip().split("\n\n"))
-
-
-def _subclasses(model: type[Model]) -> Iterator[type[Model]]:
-    for child in model.__subclasses__():
-        yield child
-        yield from _subclasses(child)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from ippo_trainer.contract.variables import (
 from pydantic.alias_generators import to_camel
 
 from ippo_operator.api.cluster import S3, Promotion
-from ippo_operator.api.pods import EnvVar, PodSettings, ValueFrom, Volume
+from ippo_operator.api.pods import VOLUME_SOURCES, EnvVar, PodSettings, ValueFrom, Volume
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import RunSpec, Simulate
 from ippo_operator.api.scheduling import Toleration
@@ -214,7 +214,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         ),
     ),
     Volume: (
-        _exactly_one("persistent_volume_claim", "secret", "config_map", "empty_dir"),
+        _exactly_one(*VOLUME_SOURCES),
         Rule(
             "the operator provides this folder; take another one",
             f"!self.mountPath.matches('{_PROVIDED_MOUNT}')",

@@ -5,8 +5,9 @@ from typing import Any
 
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, TEMPORARY, THREADS
+from pydantic.alias_generators import to_camel
 
-from ippo_operator.api.pods import CommonPods, PodSettings, Volume
+from ippo_operator.api.pods import VOLUME_SOURCES, CommonPods, PodSettings, Volume
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.rules import is_own_key
 from ippo_operator.manifests.platform import Platform
@@ -162,14 +163,8 @@ def _volumes(run: IterativePPORun, settings: PodSettings) -> list[dict[str, Any]
 
 
 def _volume(volume: Volume) -> dict[str, Any]:
-    sources: dict[str, Model | None] = {
-        "persistentVolumeClaim": volume.persistent_volume_claim,
-        "secret": volume.secret,
-        "configMap": volume.config_map,
-        "emptyDir": volume.empty_dir,
-    }
-    source_fields = {name: _plain(source) for name, source in sources.items() if source is not None}
-    return {"name": f"user-{volume.name}", **source_fields}
+    fields, sources = _plain(volume), map(to_camel, VOLUME_SOURCES)
+    return {"name": f"user-{volume.name}", **{name: fields[name] for name in sources if name in fields}}
 
 
 def _mounts(run: IterativePPORun, settings: PodSettings, credentials: bool) -> list[VolumeMount]:

@@ -16,7 +16,6 @@ from ippo_operator.plan import approval, failures, folders, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.names import job_name
-from ippo_operator.plan.pending import pending_limit
 from ippo_operator.plan.phase import Phase, PhaseName, phase
 from ippo_operator.plan.serving import ServingPlan, plan_serving
 from ippo_operator.plan.stage_specs import job_intent
@@ -125,7 +124,8 @@ class _Pass:
 
     def _overdue(self, active: ActiveAttempt, job: ObservedJob) -> str | None:
         """What to say once its pods have waited for too long, by the later of the API server's clock and ours."""
-        limit = pending_limit(self.run.spec.pods, self.status.stage)
+        stage = self.status.stage
+        limit = self.run.spec.pods.pending_limit(stage) if stage is not None else None
         if limit is None or job.pending_since is None:
             return None
         self.overdue_at = max(job.pending_since, active.created_at) + timedelta(seconds=limit)
