@@ -55,7 +55,7 @@ PAGES_OF_ONE_MACHINE = (
         before={"Improve on several GPUs or pods": "cp runs/smoke/jobs/*-improve-a1-*/spec.json spec.json"},
     ),
     Scene("docs/artifacts.md"),
-    Scene("docs/serving.md", ("By hand",)),
+    Scene("docs/serving.md", ("By hand",), settings={"--port 8000": '--port "$PORT"'}),
     Scene("docs/environments.md"),
     Scene("docs/manifest.md"),
     Scene(
