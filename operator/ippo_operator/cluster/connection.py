@@ -10,12 +10,12 @@ import re
 import socket
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import aiohttp
 from yarl import URL
@@ -56,18 +56,12 @@ class Connection:
         return expires is not None and datetime.now(UTC) >= expires
 
 
-class Narrowing(Protocol):
-    """Of a session of somebody who would read more than there is room for."""
-
-    async def ask(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        """A middleware: sends another request in place of this one."""
-
-    def response_class(self) -> type[aiohttp.ClientResponse]:
-        """Reads answers."""
-
-
 async def connect(
-    login: Login, agent: str = OPERATOR, connections: int = 16, narrow: Narrowing | None = None
+    login: Login,
+    agent: str = OPERATOR,
+    connections: int = 16,
+    middlewares: Sequence[aiohttp.ClientMiddlewareType] = (),
+    response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse,
 ) -> Connection:
     """Opens a session in this event loop; the caller closes it. Nothing is sent yet, but a plugin may be asked.
 
@@ -75,7 +69,8 @@ async def connect(
         login: where and who.
         agent: the name of the client.
         connections: at most so many at the same time; 0 for any number.
-        narrow: changes what is asked for and what is read of answers.
+        middlewares: change what is asked for.
+        response_class: reads answers.
 
     Raises:
         KubeconfigError: the credentials, certificates or the proxy cannot be used.
@@ -87,8 +82,8 @@ async def connect(
         connector=aiohttp.TCPConnector(limit=connections, ssl=_tls(login, credentials)),
         headers=headers,
         proxy=proxy,
-        middlewares=(_Identity(login, credentials), *((narrow.ask,) if narrow else ())),
-        response_class=narrow.response_class() if narrow else aiohttp.ClientResponse,
+        middlewares=(_Identity(login, credentials), *middlewares),
+        response_class=response_class,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
     return Connection(login, credentials, session)

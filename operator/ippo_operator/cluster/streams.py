@@ -7,7 +7,7 @@ never held as a whole: an object is parsed, reduced and forgotten before the nex
 import codecs
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 Keep = Callable[[dict[str, Any]], Any]
@@ -92,35 +92,3 @@ class ListReader:
 def _skip(text: str, at: int) -> int:
     match = _BETWEEN.match(text, at)
     return match.end() if match is not None else at
-
-
-class LineReader:
-    """The lines of a watch, fed in pieces; one that is longer than `most` bytes is left out.
-
-    Args:
-        most: bytes of a line.
-        told: is called once for each line that is left out.
-    """
-
-    def __init__(self, most: int, told: Callable[[], None]) -> None:
-        self._most = most
-        self._told = told
-        self._start = bytearray()
-        self._passing = False
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """The lines that are whole now."""
-        *whole, rest = piece.split(b"\n")
-        for line in whole:
-            self._start += line
-            if self._start and not self._passing and len(self._start) <= self._most:
-                yield bytes(self._start)
-            elif not self._passing and self._start:
-                self._told()
-            self._start, self._passing = bytearray(), False
-        if self._passing:
-            return
-        self._start += rest
-        if len(self._start) > self._most:
-            self._told()
-            self._start, self._passing = bytearray(), True

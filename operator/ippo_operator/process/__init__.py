@@ -1,4 +1,4 @@
 """The operator's process: kopf's watches wake runs, a keyed queue feeds passes, a Lease fences, probes tell the truth.
 
-Only `watches` imports kopf, and of kopf only low-level event handlers: no finalizers, no annotations, no timers.
+`operator` puts the process together, `service` decides when a run gets a pass, and `watches` is all that imports kopf.
 """

@@ -5,13 +5,11 @@
 /metrics  for Prometheus
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
 
-from ippo_operator.cluster import clock
-from ippo_operator.cluster.resources import RUNS
 from ippo_operator.process.metrics import CONTENT_TYPE, Metrics
 from ippo_operator.process.service import Service
 
@@ -33,23 +31,19 @@ class Health:
 
     Args:
         service: to be judged.
-        missing: the kinds whose watch does not run.
+        failure: why watches do not run; None where they do.
         limits: of what is tolerable.
-        steady: seconds.
     """
 
-    def __init__(
-        self,
-        service: Service,
-        missing: Callable[[], Sequence[str]],
-        limits: Limits | None = None,
-        steady: clock.Steady = clock.steady,
-    ) -> None:
+    def __init__(self, service: Service, failure: Callable[[], str | None], limits: Limits | None = None) -> None:
         self._service = service
-        self._missing = missing
+        self._failure = failure
         self._limits = limits or Limits()
-        self._steady = steady
-        self._whole_at = steady()
+
+    @property
+    def unwatched(self) -> str | None:
+        """Why not all is watched; None where it is."""
+        return self._failure() or self._service.unlisted
 
     def report(self) -> dict[str, object]:
         """What the verdicts are made of, for people."""
@@ -57,11 +51,11 @@ class Health:
         return {
             "leader": service.lease.held,
             "identity": service.lease.identity,
-            "knownRuns": len(service.sightings.known()),
+            "knownRuns": len(service.index.versions()),
             "queueDepth": service.queue.depth,
-            "lastWatchEventAgeSeconds": round(service.sightings.event_age, 1),
-            "missingWatches": self._missing(),
-            "watchStaleSeconds": round(service.sightings.stale_for, 1),
+            "lastWatchEventAgeSeconds": round(service.index.event_age, 1),
+            "unwatched": self.unwatched,
+            "watchStaleSeconds": round(service.index.stale_for, 1),
             "longestPassSeconds": round(service.queue.oldest_work, 1),
             "lastAnswerAgeSeconds": _rounded(service.answer_age),
         }
@@ -71,14 +65,8 @@ class Health:
         service = self._service
         if service.failed.done():
             return "a loop of the operator ended"
-        missing = self._missing()
-        # Without the CRD alone, a restart brings nothing; the watches come by themselves once it is there.
-        if not set(missing) - {RUNS.plural}:
-            self._whole_at = self._steady()
-        elif self._steady() - self._whole_at > self._limits.stale:
-            return _unwatched(missing)
-        if service.sightings.stale_for > self._limits.stale:
-            return f"the watches have been missing changes for {service.sightings.stale_for:.0f} s"
+        if service.index.stale_for > self._limits.stale:
+            return f"the watches have been missing changes for {service.index.stale_for:.0f} s"
         if service.queue.oldest_work > self._limits.hanging:
             return f"a pass has been going on for {service.queue.oldest_work:.0f} s"
         return None
@@ -90,12 +78,9 @@ class Health:
             return "the API server has not answered yet"
         if age > self._limits.unanswered:
             return f"the API server has not answered for {age:.0f} s"
-        missing = self._missing()
-        return _unwatched(missing) if missing else self.unhealthy()
-
-
-def _unwatched(missing: Sequence[str]) -> str:
-    return f"not watched: {', '.join(missing)}; is the CRD installed, and may this service account watch them?"
+        if self.unwatched is not None:
+            return f"not all is watched: {self.unwatched}; is the CRD installed, and may this service account watch?"
+        return self.unhealthy()
 
 
 def application(health: Health, metrics: Metrics) -> web.Application:
@@ -114,9 +99,9 @@ def application(health: Health, metrics: Metrics) -> web.Application:
     async def scrape(_: web.Request) -> web.Response:
         return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    made = web.Application()
-    made.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", scrape)])
-    return made
+    server = web.Application()
+    server.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", scrape)])
+    return server
 
 
 def _rounded(value: float | None) -> float | None:

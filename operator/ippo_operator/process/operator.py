@@ -5,6 +5,7 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp.web
@@ -49,17 +50,18 @@ async def _run(options: Options) -> int:
     metrics = Metrics(clock)
     async with KubernetesTransport(login, lambda: kubeconfig.load(flags)) as transport:
         await transport.connection()
-        service = _service(options, CountingTransport(transport, metrics), metrics, clock)
-        watching = Watches(service, lambda: kubeconfig.load(flags), options.namespaces)
-        ask(metrics, service, watching)
-        probes = await _serve(options.port, Health(service, lambda: watching.missing), metrics)
+        service = _service(options, CountingTransport(transport, metrics), metrics, clock, lambda: watches.restart())
+        watches = Watches(service, lambda: kubeconfig.load(flags), options.namespaces)
+        health = Health(service, lambda: watches.problem)
+        ask(metrics, service, health)
+        probes = await _serve(options.port, health, metrics)
         service.start()
-        watching.start()
+        watches.start()
         _log.info("watching %s as %s", ", ".join(options.namespaces) or "all namespaces", options.identity)
         try:
             return await _until_stopped(service)
         finally:
-            await watching.stop()
+            await watches.stop()
             await service.stop()
             await probes.cleanup()
 
@@ -81,7 +83,13 @@ async def _until_stopped(service: Service) -> int:
     return FAILED
 
 
-def _service(options: Options, transport: CountingTransport, metrics: Metrics, clock: ServerClock) -> Service:
+def _service(
+    options: Options,
+    transport: CountingTransport,
+    metrics: Metrics,
+    clock: ServerClock,
+    renew_watches: Callable[[], None],
+) -> Service:
     times = LeaseTimes()
     # A renewal that takes longer than its turn is a renewal that failed.
     impatient = RetryPolicy(attempts=1, timeout=times.renew_every)
@@ -94,17 +102,15 @@ def _service(options: Options, transport: CountingTransport, metrics: Metrics, c
     )
     pace = Pace(workers=options.workers, resync=options.resync)
     large = reconciler.reading_more(client)
-    return Service(client, reconciler, lease, metrics, options.namespaces, pace, large)
+    return Service(client, reconciler, lease, metrics, options.namespaces, pace, large, renew_watches)
 
 
-def ask(metrics: Metrics, service: Service, watching: Watches) -> None:
+def ask(metrics: Metrics, service: Service, health: Health) -> None:
     """Adds what is known only when somebody asks."""
     metrics.ask("ippo_queue_depth", "Runs that are due and wait", lambda: service.queue.depth)
-    metrics.ask("ippo_last_watch_event_age_seconds", "Since the last watch event", lambda: service.sightings.event_age)
-    metrics.ask(
-        "ippo_watch_stale_seconds", "For how long the watches miss changes", lambda: service.sightings.stale_for
-    )
-    metrics.ask("ippo_watches_missing", "Kinds of objects that are not watched", lambda: len(watching.missing))
+    metrics.ask("ippo_last_watch_event_age_seconds", "Since the last watch event", lambda: service.index.event_age)
+    metrics.ask("ippo_watch_stale_seconds", "For how long the watches miss changes", lambda: service.index.stale_for)
+    metrics.ask("ippo_watches_missing", "1 if not all is watched", lambda: float(health.unwatched is not None))
     metrics.ask("ippo_lease_held", "1 if this process acts", lambda: float(service.lease.held))
     metrics.ask("ippo_longest_pass_seconds", "Of the passes that go on now", lambda: service.queue.oldest_work)
 

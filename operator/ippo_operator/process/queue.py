@@ -7,6 +7,7 @@ the same time. Repetitions back off exponentially with jitter, per key.
 import asyncio
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -118,6 +119,14 @@ class KeyedQueue(Generic[K]):
             for entry in held:
                 heapq.heappush(self._heap, entry)
 
+    def waits(self, key: K) -> None:
+        """Whoever works on the key waits for room: that is no work that hangs, until `begins` is called."""
+        self._working[key] = math.inf
+
+    def begins(self, key: K) -> None:
+        """Whoever works on the key has room for it now."""
+        self._working[key] = self.clock()
+
     def done(self, key: K) -> None:
         """Nobody works on the key any more."""
         self._working.pop(key, None)
@@ -141,4 +150,4 @@ class KeyedQueue(Generic[K]):
     @property
     def oldest_work(self) -> float:
         """For how many seconds the longest pass has been going on."""
-        return max((self.clock() - since for since in self._working.values()), default=0.0)
+        return max((self.clock() - since for since in self._working.values() if since < math.inf), default=0.0)

@@ -3,9 +3,9 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from ippo_operator.cluster import clock, log_context
 from ippo_operator.cluster.client import Client, Manifest
@@ -15,10 +15,9 @@ from ippo_operator.cluster.read import UnreadableStatusError
 from ippo_operator.cluster.reconcile import Outcome, Reconciler
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.cluster.transport import EVERYTHING
-from ippo_operator.process.lanes import Lanes
 from ippo_operator.process.metrics import Metrics
 from ippo_operator.process.queue import KeyedQueue
-from ippo_operator.process.sightings import Sightings
+from ippo_operator.process.run_index import RunIndex
 
 Key: TypeAlias = tuple[str, str]
 """Namespace and name of a run."""
@@ -54,6 +53,7 @@ class Service:
         namespaces: to look at; none for all.
         pace: how much at once, and how often.
         large: does those passes, one at a time.
+        renew_watches: has the watches begin anew.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Service:
         namespaces: Sequence[str] = (),
         pace: Pace | None = None,
         large: Reconciler | None = None,
+        renew_watches: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._reconciler = reconciler
@@ -73,24 +74,30 @@ class Service:
         self._namespaces: list[str | None] = list(namespaces) or [None]
         self.pace = pace or Pace()
         self._large = large or reconciler
-        self.queue: Lanes[Key] = Lanes()
-        self.sightings = Sightings()
+        self._renew_watches = renew_watches
+        self.queue: KeyedQueue[Key] = KeyedQueue()
+        self.index = RunIndex()
+        self.unlisted: str | None = None
+        """Why runs could not be listed; None where they could."""
         self._leading = asyncio.Event()
+        self._room = asyncio.Semaphore(self.pace.workers)
+        self._room_for_large = asyncio.Lock()
         self._heard: dict[Key, float] = {}
         self._own: dict[Key, str] = {}
         self._meanwhile: dict[Key, str] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def start(self) -> None:
         """Starts working."""
-        loops = [self._hold_lease(), self._look_at_all(), self._check_watches()]
-        loops += [self._work(self.queue.many, self._reconciler) for _ in range(self.pace.workers)]
-        loops.append(self._work(self.queue.single, self._large))
-        for loop in loops:
-            task = asyncio.create_task(loop)
-            task.add_done_callback(self._ended)
-            self._tasks.append(task)
+        for loop in (self._hold_lease(), self._look_at_all(), self._check_watches(), self._work()):
+            self._start(loop).add_done_callback(self._ended)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         """No loop may end by itself: the process then ends too, and is started again."""
@@ -104,16 +111,17 @@ class Service:
         deadline = self.queue.clock() + self.pace.drain
         while self.queue.working and self.queue.clock() < deadline:
             await asyncio.sleep(0.05)
-        for task in self._tasks:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.lease.release()
 
     # What the watches tell
 
     def run_changed(self, key: Key, version: str) -> None:
         """See Listener. That a pass wrote the status is no reason for another one: it left nothing undone."""
-        if not self.sightings.saw(key, version) or version == self._own.get(key):
+        if not self.index.put(key, version) or version == self._own.get(key):
             return
         if self.queue.busy(key):
             self._meanwhile[key] = version  # most likely the pass's own write; known once it ends
@@ -121,20 +129,18 @@ class Service:
         self._hear(key)
         self.queue.add(key)
 
-    def knows(self, key: Key) -> bool:
-        """See Listener."""
-        return self.sightings.knows(key)
-
     def run_deleted(self, key: Key) -> None:
         """See Listener."""
-        self.sightings.gone(key)
+        self.index.event()
+        self.index.remove(key)
         self.queue.add(key)
 
     def child_changed(self, key: Key, delay: float) -> None:
-        """See Listener."""
-        self.sightings.child_seen()
-        self._hear(key)
-        self.queue.add(key, delay or -_AHEAD)
+        """See Listener. Anybody can label an object as some run's; of runs that are not there it is nobody's."""
+        self.index.event()
+        if key in self.index:
+            self._hear(key)
+            self.queue.add(key, delay or -_AHEAD)
 
     def _hear(self, key: Key) -> None:
         """Takes note of the first event that the next pass answers."""
@@ -152,7 +158,7 @@ class Service:
         while True:
             held = await self.lease.tick()
             if held and not self._leading.is_set():
-                for key in self.sightings.known():
+                for key in self.index.versions():
                     self.queue.add(key)
                 self._leading.set()
             elif not held:
@@ -160,35 +166,32 @@ class Service:
                 self._metrics.forget_runs()
             await asyncio.sleep(self.lease.times.renew_every)
 
-    async def _work(self, queue: KeyedQueue[Key], reconciler: Reconciler) -> None:
+    async def _work(self) -> None:
         while True:
             await self._leading.wait()
-            key = await queue.take()
-            try:
-                # A task of its own, so that what one pass binds to its log lines does not reach the next one.
-                await asyncio.create_task(self._pass(key, reconciler))
-            finally:
-                queue.done(key)
-                told = self._meanwhile.pop(key, None)
-                if told is not None and told != self._own.get(key):
-                    self._hear(key)
-                    self.queue.add(key)
+            await self._room.acquire()
+            self._start(self._pass(await self.queue.take()))
 
-    async def _pass(self, key: Key, reconciler: Reconciler) -> None:
+    async def _pass(self, key: Key) -> None:
         log_context.bind(namespace=key[0], run=key[1])
-        heard = self._heard.pop(key, None)
         try:
-            with self._metrics.reconcile.time():
-                outcome = await reconciler.reconcile(*key)
+            await self._answer(key, self._heard.pop(key, None))
+        finally:
+            self.queue.done(key)
+            version = self._meanwhile.pop(key, None)
+            if version is not None and version != self._own.get(key):
+                self._hear(key)
+                self.queue.add(key)
+
+    async def _answer(self, key: Key, heard: float | None) -> None:
+        try:
+            outcome = await self._reconcile(key)
         except FencedError as error:
             self._still(key, heard)
             _log.info("not done: %s", error)
             self.queue.add(key, 1.0)
         except (ApiError, UnreadableStatusError) as error:
             self._still(key, heard)
-            if isinstance(error, TooLargeError) and reconciler is not self._large:
-                self.queue.is_large(key)
-                return
             self._metrics.failed(type(error).__name__)
             asked = min(_LONGEST_REST, getattr(error, "retry_after", None) or 0.0)
             _log.warning("tried again in %.1f s: %s", self.queue.retry(key, asked), error)
@@ -198,6 +201,23 @@ class Service:
             _log.exception("tried again in %.1f s: this is a bug", self.queue.retry(key))
         else:
             self._passed(key, outcome, heard)
+
+    async def _reconcile(self, key: Key) -> Outcome:
+        """A pass over a run of a megabyte takes many times that. There is room for one such pass at a time, and whoever
+        makes hundreds of such runs must not hold up the others: they wait for each other, and nobody for them."""
+        try:
+            with self._metrics.reconcile.time():
+                return await self._reconciler.reconcile(*key)
+        except TooLargeError:
+            if self._large is self._reconciler:
+                raise
+        finally:
+            self._room.release()
+        self.queue.waits(key)
+        async with self._room_for_large:
+            self.queue.begins(key)
+            with self._metrics.reconcile.time():
+                return await self._large.reconcile(*key)
 
     def _passed(self, key: Key, outcome: Outcome, heard: float | None) -> None:
         """What follows from a pass that came to an end."""
@@ -221,7 +241,7 @@ class Service:
     def _forget(self, key: Key) -> None:
         self.queue.drop(key)
         if key not in self._meanwhile:  # else there is a new one of that name
-            self.sightings.forget(key)
+            self.index.remove(key)
         self._metrics.phase_of(key, None)
         self._own.pop(key, None)
         self._heard.pop(key, None)
@@ -235,35 +255,38 @@ class Service:
         """The slow resync: catches what no event told, such as a wall clock that was set."""
         while True:
             await asyncio.sleep(self.pace.resync * random.uniform(0.9, 1.1))  # noqa: S311
-            self.queue.look_again()
-            for key in {*await self._listed(), *self.sightings.known()}:  # also those whose end no watch told of
+            for key in {*await self._listed(), *self.index.versions()}:  # also those whose end no watch told of
                 self.queue.add(key, random.uniform(0.0, min(30.0, self.pace.resync / 2)))  # noqa: S311
 
     async def _check_watches(self) -> None:
         """Compares what the API server lists with what the watches told; what they missed is worked on now."""
         while True:
-            await asyncio.sleep(self.pace.check)
-            before = self.sightings.snapshot()
+            before, unlisted = self.index.versions(), self.unlisted
             listed = await self._listed()
             await asyncio.sleep(min(10.0, self.pace.check / 2))
-            missed = self.sightings.missed(before, listed)
+            missed = self.index.missed(before, listed)
             for key in missed:
                 _log.warning("the watch missed a change of run %s/%s", *key)
                 self.queue.add(key)
+            if missed or (unlisted is not None and self.unlisted is None):  # such as a CRD that came back
+                self._renew_watches()
+            await asyncio.sleep(self.pace.check)
 
     async def _listed(self) -> dict[Key, str]:
-        """Every run's resourceVersion; nothing where the server cannot be asked."""
-        found: list[tuple[Key, str]] = []
+        """Every run's resourceVersion; nothing of namespaces that the server cannot be asked about."""
+        listed: list[tuple[Key, str]] = []
+        problem = None
         for namespace in self._namespaces:
             try:
-                found += await self._client.list(RUNS, namespace, metadata_only=True, keep=_key, whole=EVERYTHING)
+                listed += await self._client.list(RUNS, namespace, metadata_only=True, keep=_key, whole=EVERYTHING)
             except NotFoundError:
-                _log.warning("the API server does not know %s; install the CRD", RUNS.plural)
-                continue
+                problem = f"the API server does not know {RUNS.plural}; install the CRD"
             except ApiError as error:
-                _log.warning("runs cannot be listed: %s", error)
-                continue
-        return dict(found)
+                problem = f"{RUNS.plural} cannot be listed: {error}"
+        if problem is not None:
+            _log.warning("%s", problem)
+        self.unlisted = problem
+        return dict(listed)
 
 
 def _key(run: Manifest) -> tuple[Key, str]:

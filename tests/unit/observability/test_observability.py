@@ -13,7 +13,7 @@ import yaml
 from ippo_operator.process.metrics import Metrics
 from ippo_operator.process.operator import ask
 from ippo_operator.process.queue import KeyedQueue
-from ippo_operator.process.sightings import Sightings
+from ippo_operator.process.run_index import RunIndex
 from prometheus_client.metrics import MetricWrapperBase
 
 ROOT = Path(__file__).parents[3]
@@ -35,9 +35,9 @@ async def exposed() -> dict[str, set[str]]:
     """The labels of every sample that the operator's own metrics can have, by the sample's name."""
     metrics = Metrics()
     queue: KeyedQueue[str] = KeyedQueue()
-    service: Any = SimpleNamespace(queue=queue, sightings=Sightings(), lease=SimpleNamespace(held=True))
-    watching: Any = SimpleNamespace(missing=())
-    ask(metrics, service, watching)
+    service: Any = SimpleNamespace(queue=queue, index=RunIndex(), lease=SimpleNamespace(held=True))
+    health: Any = SimpleNamespace(unwatched=None)
+    ask(metrics, service, health)
     found: dict[str, set[str]] = {}
     for collector in set(metrics.registry._collector_to_names):
         own = set(collector._labelnames) if isinstance(collector, MetricWrapperBase) else set()

@@ -1,14 +1,13 @@
 """Lists and watches that are read piece by piece: right for every way they are cut, and never held as a whole."""
 
 import json
-import random
 import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from ippo_operator.cluster.streams import LineReader, ListReader, TooLongError
+from ippo_operator.cluster.streams import ListReader, TooLongError
 
 TEXT = some.text(max_size=8) | some.sampled_from(['"items":[', "]}", "\\", '"', "é€😀", "],", "{"])
 VALUE = some.recursive(
@@ -82,29 +81,3 @@ def test_memory_is_that_of_one_object_and_work_is_linear() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 20 * len(item)
-
-
-@given(
-    some.lists(some.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=9), some.integers(1, 12)
-)
-def test_lines_come_whole_and_long_ones_are_told_of(lines: list[bytes], size: int) -> None:
-    left_out: list[int] = []
-    reader, found = LineReader(20, lambda: left_out.append(1)), []
-    data = b"".join(line + b"\n" for line in lines)
-    for at in range(0, len(data), size):
-        found += list(reader.feed(data[at : at + size]))
-    assert found == [line for line in lines if 0 < len(line) <= 20]
-    assert len(left_out) == sum(len(line) > 20 for line in lines)
-
-
-def test_a_line_that_never_ends_takes_no_memory() -> None:
-    reader = LineReader(1 << 16, lambda: None)
-    tracemalloc.start()
-    try:
-        for _ in range(100):
-            assert list(reader.feed(random.randbytes(1 << 16).replace(b"\n", b" "))) == []
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert peak < 1 << 19
-    assert list(reader.feed(b"\nnext\n")) == [b"next"]

@@ -86,7 +86,7 @@ def test_an_event_of_a_run_that_is_gone_brings_nothing_back() -> None:
             await drive(controller, lambda: not process.service.queue.depth and not process.service.queue.working)
             await asyncio.sleep(0)
             assert attempts(api) == made
-            assert process.service.sightings.known() == []
+            assert process.service.index.versions() == {}
             assert api.all("jobs") == api.all("configmaps") == api.all("iterativepporuns") == []
 
     run(scene())

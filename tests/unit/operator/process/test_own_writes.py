@@ -77,7 +77,7 @@ def test_an_own_write_that_a_watch_tells_of_late_makes_no_other_pass() -> None:
             assert passes(api) == 1
             # The watches have told of it all the same: nothing is missed.
             listed = {("team", "small"): the_run(api)["metadata"]["resourceVersion"]}
-            assert process.service.sightings.missed(listed, listed) == []
+            assert process.service.index.missed(listed, listed) == []
 
     run(scene())
 

@@ -31,9 +31,11 @@ class Process:
         self.lease = Lease(Client(transport, retries=RetryPolicy(attempts=1)), "ippo", "lock", name, QUICK)
         client = Client(transport, self.lease.check, RetryPolicy(attempts=1))
         reconciler = Reconciler(client, PLATFORM, name, watcher=self.metrics.status_written)
-        self.service = Service(client, reconciler, self.lease, self.metrics, pace=pace)
-        self.missing: list[str] = []
-        self.health = Health(self.service, lambda: self.missing, Limits(stale=0.2, hanging=0.5, unanswered=0.5))
+        self.renewals = 0
+        self.service = Service(client, reconciler, self.lease, self.metrics, pace=pace, renew_watches=self._renew)
+        self.watch_problem: str | None = None
+        limits = Limits(stale=0.2, hanging=0.5, unanswered=0.5)
+        self.health = Health(self.service, lambda: self.watch_problem, limits)
         if watched:
             before = api.on_change
 
@@ -42,6 +44,9 @@ class Process:
                 self.hear(kind, item)
 
             api.on_change = changed
+
+    def _renew(self) -> None:
+        self.renewals += 1
 
     def hear(self, kind: str, item: Object) -> None:
         """A watch event."""
@@ -134,9 +139,10 @@ def test_what_no_watch_told_is_found_and_told_of() -> None:
         async with Process(api, pace=pace, watched=False) as process:
             api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
-            await until(lambda: process.service.sightings.stale_for > 0)
+            await until(lambda: process.service.index.stale_for > 0)
             await until(lambda: process.health.unhealthy() is not None)
             assert "missing changes" in str(process.health.unhealthy())
+            assert process.renewals > 0
 
     run(scene())
 
@@ -172,8 +178,8 @@ def test_a_server_that_asks_for_a_rest_is_not_asked_about_the_run_before() -> No
         api.before = lambda _n, request: busy if "leases" not in request.path else None
         async with Process(api) as process:
             api.put("iterativepporuns", run_manifest())
-            await until(lambda: bool(process.service.queue.many._failures))
-            [due] = process.service.queue.many._due.values()
+            await until(lambda: bool(process.service.queue._failures))
+            [due] = process.service.queue._due.values()
             assert 25 < due - process.service.queue.clock() <= 30
 
     run(scene())
@@ -187,7 +193,7 @@ def test_a_run_whose_end_no_watch_told_of_is_forgotten_at_the_resync() -> None:
             await until(lambda: 'ippo_runs{phase="Running"} 1.0' in process.metrics.text().decode())
             api.remove("iterativepporuns", "team", "small")
             await until(lambda: 'ippo_runs{phase="Running"} 0.0' in process.metrics.text().decode())
-            assert process.service.sightings.known() == []
+            assert process.service.index.versions() == {}
 
     run(scene())
 
@@ -205,13 +211,12 @@ def test_probes_tell_what_is_wrong() -> None:
                 ready = await http.get("/readyz")
                 assert ready.status == 200
                 assert (await ready.json())["leader"] is True
-                process.missing.append("jobs")
-                assert (await http.get("/readyz")).status == 503
-                await until(lambda: process.health.unhealthy() is not None)
-                told = await (await http.get("/livez")).json()
-                assert "not watched: jobs" in told["problem"]
-                process.missing.clear()
-                assert (await http.get("/livez")).status == 200
+                process.watch_problem = "APIForbiddenError: jobs.batch is forbidden"
+                refused = await http.get("/readyz")
+                assert refused.status == 503
+                assert "jobs.batch is forbidden" in (await refused.json())["problem"]
+                assert (await http.get("/livez")).status == 200  # a restart would not help
+                process.watch_problem = None
                 api.before = lambda _n, _r: answer(503, "ServiceUnavailable")
                 await until(lambda: process.health.unready() is not None)
                 assert (await http.get("/livez")).status == 200

@@ -1,150 +1,178 @@
-"""kopf's settings, and a watch thread that has nothing to talk to."""
+"""kopf's settings and handlers, what its session asks for, and a thread that has nothing to talk to."""
 
 import asyncio
-import json
+import itertools
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from ippo_operator.cluster.access.kubeconfig import Login
-from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Resource
+from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES
 from ippo_operator.process import watches
-from ippo_operator.process.narrow import Narrow
-from ippo_operator.process.watches import Watches, settings
+from ippo_operator.process.watches import CHILDREN, Watches, decisive, settings
+
+from .test_service import until
 
 
-class Deaf:
-    """Is told nothing."""
+class Listener:
+    """Takes down what it is told, and in which thread's event loop."""
 
-    def knows(self, key: Any) -> bool:
-        return True
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
 
     def run_changed(self, key: Any, version: str) -> None:
-        raise AssertionError
+        self._take("changed", key, version)
 
     def run_deleted(self, key: Any) -> None:
-        raise AssertionError
+        self._take("deleted", key)
 
     def child_changed(self, key: Any, delay: float) -> None:
-        raise AssertionError
+        self._take("child", key, delay)
 
-
-def nowhere() -> Login:
-    return Login("https://127.0.0.1:1")
+    def _take(self, *words: Any) -> None:
+        assert asyncio.get_running_loop()
+        self.told.append(words)
 
 
 def test_children_are_selected_by_the_server_and_nothing_is_posted() -> None:
-    made = settings(["team"])
-    assert {str(selector): label for selector, label in made.watching.label_selectors.items()} != {}
-    assert set(made.watching.label_selectors.values()) == {"ippo.dev/run-uid"}
-    assert made.scanning.disabled
+    values = settings(["team"])
+    assert len(values.watching.label_selectors) == len(CHILDREN)
+    assert set(values.watching.label_selectors.values()) == {"ippo.dev/run-uid"}
+    assert set(values.watching.field_selectors.values()) == {"status.phase!=Succeeded,status.phase!=Failed"}
+    assert values.scanning.disabled
     assert not settings([]).scanning.disabled
-    assert not made.posting.enabled
-    assert isinstance(made.watching.server_timeout, int)
-
-
-def test_without_a_server_everything_is_missing_and_it_stops_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watches, "_FIRST_PATIENCE", 0.1)
-
-    async def scene() -> None:
-        watching = Watches(Deaf(), nowhere, ["team"])
-        assert "iterativepporuns" in watching.missing
-        watching.start()
-        await asyncio.sleep(0.7)
-        assert "jobs" in watching.missing
-        await watching.stop()
-        assert not watching._thread.is_alive()
-        assert set(watching.missing) == {"iterativepporuns", "jobs", "pods", "deployments", "services"}
-
-    asyncio.run(asyncio.wait_for(scene(), 60))
-
-
-def test_kopf_keeps_little_and_copies_nothing() -> None:
-    made = settings([])
-    assert made.watching.chunk_size == 100
-    assert made.queueing.idle_timeout < 1
-    assert made.persistence.diffbase_storage.build(body={"spec": {"a": 1}}) == {}  # type: ignore[arg-type]
-    assert set(made.watching.field_selectors.values()) == {"status.phase!=Succeeded,status.phase!=Failed"}
-
-
-NARROW = Narrow((RUNS, *watches.CHILDREN), lambda key: key == ("team", "small"))
-
-
-def told(resource: Resource, event: str = "MODIFIED", status: Any = None, **metadata: Any) -> Any:
-    """What kopf is told of a change, as the watch's line tells it."""
-    labels = {"ippo.dev/run": "small", "ippo.dev/run-uid": "u"}
-    metadata = {"name": "x", "namespace": "team", "uid": "x-uid", "resourceVersion": "7", "labels": labels} | metadata
-    line = {"type": event, "object": {"kind": resource.kind, "metadata": metadata, "status": status or {}}}
-    return json.loads(NARROW.event(resource, json.dumps(line).encode()))
+    assert not values.posting.enabled
+    assert isinstance(values.watching.server_timeout, int)
 
 
 def test_a_job_that_is_over_or_gone_wakes_its_run_at_once_and_one_that_starts_does_not() -> None:
     done = {"conditions": [{"type": "Complete", "status": "True"}]}
     nearly = {"conditions": [{"type": "SuccessCriteriaMet", "status": "True"}, {"type": "Failed", "status": "False"}]}
-    assert watches._decisive(told(JOBS, status=done))
-    assert watches._decisive(told(JOBS, "DELETED"))
-    assert watches._decisive(told(DEPLOYMENTS))
-    assert watches._decisive(told(SERVICES, "DELETED"))
-    assert not watches._decisive(told(JOBS, "ADDED"))
-    assert not watches._decisive(told(JOBS, status={"active": 1} | nearly))
-    assert not watches._decisive(told(PODS, status={"phase": "Running"}))
+    assert decisive(JOBS.plural, "MODIFIED", done)
+    assert decisive(JOBS.plural, "DELETED", {})
+    assert decisive(DEPLOYMENTS.plural, "MODIFIED", {})
+    assert decisive(SERVICES.plural, "DELETED", {})
+    assert not decisive(JOBS.plural, "ADDED", {})
+    assert not decisive(JOBS.plural, "MODIFIED", {"active": 1} | nearly)
+    assert not decisive(PODS.plural, "MODIFIED", {"phase": "Running"})
 
 
-def test_a_job_that_only_counts_its_pods_wakes_nobody() -> None:
-    changes = watches._JobChanges()
-    done = [{"type": "Complete", "status": "True"}]
-    events = [
-        told(JOBS, "ADDED", generation=1),
-        told(JOBS, status={"active": 1}, generation=1),
-        told(JOBS, status={"active": 1, "ready": 1}, generation=1),
-        told(JOBS, status={"active": 1}, generation=2),
-        told(JOBS, status={"uncountedTerminatedPods": {"succeeded": ["p"]}}, generation=2),
-        told(JOBS, status={"conditions": done}, generation=2),
-        told(JOBS, status={"conditions": done, "succeeded": 1}, generation=2),
-        told(JOBS, "DELETED", {"conditions": done}, generation=2),
-    ]
-    assert [changes.matters(one) for one in events] == [True, False, False, True, False, True, False, True]
-    assert changes._known == {}
-    assert changes.matters(told(PODS, status={"phase": "Running"}))
-    assert changes.matters(told(DEPLOYMENTS))
+def run_manifest(version: str) -> dict[str, Any]:
+    metadata = {"name": "small", "namespace": "team", "uid": "u", "resourceVersion": version}
+    return {"metadata": metadata, "kind": RUNS.kind, "apiVersion": RUNS.api_version}
 
 
-def test_what_is_known_of_jobs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watches, "_JOBS_KNOWN", 5)
-    changes = watches._JobChanges()
-    assert all(changes.matters(told(JOBS, uid=f"job-{number}")) for number in range(50))
-    assert len(changes._known) == 5
-    assert not changes.matters(told(JOBS, uid="job-49"))
+class ApiServer:
+    """Discovery of the kinds, one run in the list, and no watch that lasts."""
+
+    def __init__(self) -> None:
+        self.refused: dict[str, int] = {}
+        self.accepted: dict[tuple[str, bool], str] = {}
+        self.version = 1
+        self.app = web.Application()
+        self.app.router.add_get("/{path:.*}", self.answer)
+
+    async def answer(self, request: web.Request) -> web.Response:
+        path = request.path.strip("/").split("/")
+        if path == ["apis"]:
+            groups = {one.group: one.version for one in (RUNS, *CHILDREN) if one.group}
+            listed = [
+                {"name": name, "preferredVersion": {"version": v}, "versions": [{"version": v}]}
+                for name, v in groups.items()
+            ]
+            return web.json_response({"groups": listed})
+        if path == ["api"]:
+            return web.json_response({"versions": ["v1"]})
+        here = [one for one in (RUNS, *CHILDREN) if one.api_version == "/".join(path[1:])]
+        if here or path == ["api", "v1"]:
+            kinds = here or [one for one in CHILDREN if not one.group]
+            extra = [("namespaces", "Namespace", False)] if path == ["api", "v1"] else []
+            names = [(one.plural, one.kind, True) for one in kinds] + extra
+            verbs = ["list", "watch", "patch"]
+            resources = [
+                {"name": plural, "singularName": "", "kind": kind, "namespaced": namespaced, "verbs": verbs}
+                for plural, kind, namespaced in names
+            ]
+            return web.json_response({"resources": resources})
+        self.accepted[path[-1], "watch" in request.query] = request.headers["Accept"]
+        if path[-1] in self.refused:
+            return web.json_response({"kind": "Status", "message": "no"}, status=self.refused[path[-1]])
+        if "watch" in request.query:
+            await asyncio.sleep(0.05)
+            return web.Response(body=b"")
+        items = [run_manifest(str(self.version))] if path[-1] == RUNS.plural else None  # as the API server has it
+        return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
 
 
-@pytest.mark.parametrize("resource", [RUNS, *watches.CHILDREN], ids=lambda resource: resource.plural)
-def test_kopf_is_told_little_of_objects_of_any_size_and_number(resource: Resource) -> None:
-    labels = {"ippo.dev/run": "small", "ippo.dev/run-uid": "u"} | {f"label-{n}": "x" * 60 for n in range(10_000)}
-    annotations = {"note": "<" * (1 << 18)}
-    lines = [
-        told(resource, name=f"x-{n}", uid=f"u-{n}", labels=labels, annotations=annotations, status={"big": "x" * 10**6})
-        for n in range(5)
-    ]
-    assert all(len(json.dumps(line)) < 600 for line in lines)
-    uids = {told(resource, name=f"x-{n}", uid=f"u-{n}")["object"]["metadata"]["uid"] for n in range(500)}
-    assert len(uids) <= 64
+async def watching_of(api: ApiServer, listener: Listener, scene: Any) -> None:
+    async with TestServer(api.app) as server:
+        url = str(server.make_url("")).rstrip("/")
+        watching = Watches(listener, lambda: Login(url), ["team"])
+        watching.start()
+        try:
+            await scene(watching)
+        finally:
+            await watching.stop()
+        assert not watching._thread.is_alive()
 
 
-def test_children_of_runs_that_are_not_there_only_move_the_watch_on() -> None:
-    line = told(JOBS, labels={"ippo.dev/run": "nobody", "ippo.dev/run-uid": "u"})
-    assert line == {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}}
-    assert told(JOBS, labels=None)["type"] == "BOOKMARK"
-    for passing in (
-        b'{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}',
-        b'{"type":"ERROR","object":{}}',
-    ):
-        assert NARROW.event(JOBS, passing) == passing
+def test_no_more_is_asked_of_objects_than_the_handlers_need() -> None:
+    api, listener = ApiServer(), Listener()
+    kinds = [one.plural for one in (RUNS, *CHILDREN)]
+
+    async def scene(_: Watches) -> None:
+        await until(lambda: {(kind, watch) for kind in kinds for watch in (False, True)} <= set(api.accepted))
+
+    asyncio.run(asyncio.wait_for(watching_of(api, listener, scene), 60))
+    for (kind, watch), accept in api.accepted.items():
+        whole = watch and kind == "jobs"  # its status tells whether the run goes on
+        assert ("as=PartialObjectMetadata" in accept) == (kind in kinds and not whole)
+        assert ("as=PartialObjectMetadataList" in accept) == (kind in kinds and not watch)
 
 
-def test_requests_are_told_by_their_path() -> None:
-    assert NARROW.resource("/apis/batch/v1/namespaces/team/jobs") == JOBS
-    assert NARROW.resource("/apis/batch/v1/jobs") == JOBS
-    assert NARROW.resource("/api/v1/namespaces/jobs/pods") == PODS
-    assert NARROW.resource("/api/v1/namespaces/namespaces/pods") == PODS
-    assert NARROW.resource("/k8s/clusters/c-1/apis/batch/v1/jobs") == JOBS
-    for other in ("/apis/batch/v1/namespaces/team/jobs/j", "/apis/batch/v1", "/api/v1/namespaces/pods", "/version"):
-        assert NARROW.resource(other) is None
+def test_a_kind_that_is_refused_is_a_problem_until_it_is_not_and_holds_up_no_other_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watches.Backoffs, "__iter__", lambda _: itertools.repeat(0.05))
+    api, listener = ApiServer(), Listener()
+    api.refused["jobs"] = 403
+
+    async def scene(watching: Watches) -> None:
+        await until(lambda: watching.problem == "403 Forbidden for /apis/batch/v1/namespaces/team/jobs")
+        await until(lambda: ("changed", ("team", "small"), "1") in listener.told)
+        api.refused.clear()
+        await until(lambda: watching.problem is None)
+
+    asyncio.run(asyncio.wait_for(watching_of(api, listener, scene), 60))
+
+
+def test_a_kind_that_is_gone_has_kopf_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "_PAUSE", 0.05)
+    monkeypatch.setattr(watches, "_GRACE", 0.05)
+    api, listener = ApiServer(), Listener()
+
+    async def scene(watching: Watches) -> None:
+        await until(lambda: ("changed", ("team", "small"), "1") in listener.told)
+        api.refused[RUNS.plural] = 404
+        await until(lambda: "404 Not Found" in str(watching.problem))
+        api.version = 2
+        api.refused.clear()
+        await until(lambda: ("changed", ("team", "small"), "2") in listener.told)
+        assert watching.problem is None
+        api.version = 3  # nothing tells of it: a restart looks anew
+        watching.restart()
+        await until(lambda: ("changed", ("team", "small"), "3") in listener.told)
+
+    asyncio.run(asyncio.wait_for(watching_of(api, listener, scene), 60))
+
+
+def test_without_a_server_it_stops_all_the_same() -> None:
+    async def scene() -> None:
+        watching = Watches(Listener(), lambda: Login("https://127.0.0.1:1"), ["team"])
+        watching.start()
+        await asyncio.sleep(0.5)
+        await watching.stop()
+        assert not watching._thread.is_alive()
+
+    asyncio.run(asyncio.wait_for(scene(), 60))

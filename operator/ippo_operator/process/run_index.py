@@ -1,4 +1,4 @@
-"""What the watches have told: the index of known runs, and whether anything escapes them."""
+"""The index of runs: what the watches told of them, and whether the watches miss anything."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from ippo_operator.cluster import clock
 Key = tuple[str, str]
 
 
-class Sightings:
+class RunIndex:
     """Runs by their newest resourceVersion that a watch told of.
 
     Args:
@@ -17,59 +17,48 @@ class Sightings:
     def __init__(self, steady: clock.Steady = clock.steady) -> None:
         self._steady = steady
         self._versions: dict[Key, str] = {}
-        self._last: float | None = None
-        self._started = steady()
+        self._event_at = steady()
         self._missing_since: float | None = None
 
-    def saw(self, key: Key, version: str) -> bool:
+    def __contains__(self, key: Key) -> bool:
+        return key in self._versions
+
+    def put(self, key: Key, version: str) -> bool:
         """Takes note of a run; whether this version is news."""
-        self._last = self._steady()
+        self.event()
         news = self._versions.get(key) != version
         self._versions[key] = version
         return news
 
-    def gone(self, key: Key) -> None:
-        """The run was deleted."""
-        self._last = self._steady()
+    def remove(self, key: Key) -> None:
+        """The run is gone."""
         self._versions.pop(key, None)
 
-    def forget(self, key: Key) -> None:
-        """A pass found no such run: what a watch told of it came late."""
-        self._versions.pop(key, None)
+    def event(self) -> None:
+        """A watch told of something."""
+        self._event_at = self._steady()
 
-    def knows(self, key: Key) -> bool:
-        """Whether a watch told of such a run that was not deleted since."""
-        return key in self._versions
-
-    def child_seen(self) -> None:
-        """A watch told of a Job, a pod or a Deployment."""
-        self._last = self._steady()
-
-    def known(self) -> list[Key]:
-        """All known runs."""
-        return list(self._versions)
-
-    def snapshot(self) -> Mapping[Key, str]:
-        """What is known now."""
+    def versions(self) -> Mapping[Key, str]:
+        """A copy of the index."""
         return dict(self._versions)
 
     def missed(self, before: Mapping[Key, str], listed: Mapping[Key, str]) -> list[Key]:
         """Runs that were listed in a version that no watch told of, neither before nor since."""
-        found = [
+        missed = [
             key
             for key, version in listed.items()
             if before.get(key) != version and self._versions.get(key) in {None, before.get(key)}
         ]
-        if not found:
+        if not missed:
             self._missing_since = None
         elif self._missing_since is None:
             self._missing_since = self._steady()
-        return found
+        return missed
 
     @property
     def event_age(self) -> float:
         """Seconds since the last watch event, or since the start."""
-        return self._steady() - (self._last if self._last is not None else self._started)
+        return self._steady() - self._event_at
 
     @property
     def stale_for(self) -> float:
