@@ -17,8 +17,7 @@ from email.utils import format_datetime
 from typing import Any
 
 from ippo_operator.cluster.errors import TooLargeError, UnavailableError
-from ippo_operator.cluster.streams import ListReader
-from ippo_operator.cluster.transport import OBJECT_MOST, Request, Response
+from ippo_operator.cluster.transport import OBJECT_MOST, ListReader, Request, Response
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]

@@ -8,7 +8,7 @@ from typing import Any
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
-from ippo_operator.cluster.stopwatch import Stopwatch
+from ippo_operator.cluster.servers import Stopwatch
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob, ObservedServing, Plan
 from ippo_trainer.contract.digests import digest_of

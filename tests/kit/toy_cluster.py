@@ -10,7 +10,7 @@ from typing import Any
 
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.clock import ServerClock
-from ippo_operator.cluster.reconcile import Outcome, Reconciler
+from ippo_operator.cluster.reconcile import PassOutcome, Reconciler
 from ippo_operator.manifests.platform import Platform
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import StageResult, StageSpec
@@ -226,11 +226,11 @@ def ended_status(code: int, message: str, reason: str = "", finished: str = "202
 _OF_THREAD = threading.local()
 
 
-def _run(coroutine: Coroutine[Any, Any, Outcome]) -> Outcome:
+def _run(coroutine: Coroutine[Any, Any, PassOutcome]) -> PassOutcome:
     """On one loop for all passes of a thread: to make one for each, and to mind Ctrl-C, takes longer than a pass."""
     if not hasattr(_OF_THREAD, "loop"):
         _OF_THREAD.loop = asyncio.new_event_loop()
-    outcome: Outcome = _OF_THREAD.loop.run_until_complete(coroutine)
+    outcome: PassOutcome = _OF_THREAD.loop.run_until_complete(coroutine)
     return outcome
 
 
@@ -254,11 +254,11 @@ class ToyOperator:
     async def _sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
 
-    def reconcile(self, name: str = "small", namespace: str = "team") -> Outcome:
+    def reconcile(self, name: str = "small", namespace: str = "team") -> PassOutcome:
         """One pass."""
         return _run(self.reconciler.reconcile(namespace, name))
 
-    def settle(self, limit: int = 50) -> Outcome:
+    def settle(self, limit: int = 50) -> PassOutcome:
         """Passes until one changes nothing."""
         for _ in range(limit):
             before = newest(self.api)

@@ -1,15 +1,15 @@
 """Creates and deletes children. A name that is taken is ours only by owner UID and input digest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.cluster import jobs
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, ConflictError
-from ippo_operator.cluster.owned import OwnedJob
-from ippo_operator.cluster.resources import CONFIG_MAPS, JOBS, SERVICES, Resource, resource_of
+from ippo_operator.cluster.observe import job_state
+from ippo_operator.cluster.observe.owned_jobs import OwnedJob
+from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, SERVICES, Resource, resource_of
 from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.types import JobIntent
@@ -26,8 +26,8 @@ def stage_objects(platform: Platform) -> Builder:
     """What every attempt is made of: the ConfigMap with its spec, a Service where its pods meet, then its Job."""
 
     def build(run: IterativePPORun, intent: JobIntent) -> list[Manifest]:
-        made = [stage_config_map(run, intent), stage_service(run, intent), stage_job(run, intent, platform)]
-        return [manifest for manifest in made if manifest is not None]
+        objects = [stage_config_map(run, intent), stage_service(run, intent), stage_job(run, intent, platform)]
+        return [manifest for manifest in objects if manifest is not None]
 
     return build
 
@@ -44,18 +44,20 @@ async def create(client: Client, run_uid: str, namespace: str, objects: Sequence
         try:
             await client.create(resource, namespace, manifest)
         except AlreadyExistsError:
-            found = await client.get(resource, namespace, name)
-            if found is None:
+            existing = await client.get(resource, namespace, name)
+            if existing is None:
                 raise ConflictError(f"{resource.kind} {name} went away while it was adopted", 409) from None
-            if not _same(found, manifest, run_uid):
+            if not _same(existing, manifest, run_uid):
                 raise ChildConflictError(f"{resource.kind} {name} exists and is not this run's") from None
-            if found.get("data") != manifest.get("data"):  # a stage spec; its Job could not be made so far
-                await client.delete(resource, namespace, name, str(found["metadata"]["uid"]))
+            if existing.get("data") != manifest.get("data"):  # a stage spec; its Job could not be made so far
+                await client.delete(resource, namespace, name, str(existing["metadata"]["uid"]))
                 await client.create(resource, namespace, manifest)
 
 
-def _same(found: Manifest, manifest: Manifest, run_uid: str) -> bool:
-    return jobs.is_ours(found, run_uid) and jobs.digest_of_child(found) == jobs.digest_of_child(manifest)
+def _same(existing: Manifest, manifest: Manifest, run_uid: str) -> bool:
+    return job_state.is_ours(existing, run_uid) and job_state.digest_of_child(existing) == job_state.digest_of_child(
+        manifest
+    )
 
 
 async def stop(client: Client, namespace: str, job: OwnedJob) -> None:
@@ -78,18 +80,20 @@ async def forget(client: Client, run_uid: str, namespace: str, name: str) -> Non
 
 async def _delete_beside(client: Client, run_uid: str, namespace: str, name: str, kinds: list[Resource]) -> None:
     for kind in kinds:
-        found = await client.get(kind, namespace, name)
-        if found is None or not jobs.is_ours(found, run_uid):
-            continue
-        with suppress(ConflictError):  # another object has the name by now; ours is gone
-            await client.delete(kind, namespace, name, str(found["metadata"]["uid"]))
+        child = await client.get(kind, namespace, name)
+        if child is not None and job_state.is_ours(child, run_uid):
+            await _delete_if_same(client, kind, namespace, child)
+
+
+async def _delete_if_same(client: Client, kind: Resource, namespace: str, child: Manifest) -> None:
+    metadata = child["metadata"]
+    with suppress(ConflictError):  # another object has the name by now; ours is gone
+        await client.delete(kind, namespace, str(metadata["name"]), str(metadata["uid"]))
 
 
 async def _delete(client: Client, namespace: str, job: OwnedJob, foreground: bool) -> None:
-    try:
+    with suppress(ConflictError):
         await client.delete(JOBS, namespace, job.name, job.uid, foreground)
-    except ConflictError:
-        return  # another object has the name by now; ours is gone
 
 
 def refusal(error: ApiError) -> bool:
@@ -97,3 +101,20 @@ def refusal(error: ApiError) -> bool:
     taken, does not answer. Repeating the request at once is of no use."""
     unanswered = error.status == 500 and "calling webhook" in str(error)
     return unanswered or (400 <= error.status < 500 and error.status not in {404, 408, 409, 410, 429})
+
+
+async def wind_down(client: Client, run_uid: str, namespace: str, name: str, jobs: Iterable[OwnedJob]) -> None:
+    """Of a run that is being deleted while a finalizer of somebody else keeps it: what it started ends.
+
+    Deletes the Jobs that are not over, and the servers. What else the run owns goes with it.
+
+    Raises:
+        ApiError: the API server refused, or could not be reached.
+    """
+    for job in jobs:
+        if not job.over:
+            await stop(client, namespace, job)
+    for resource in (DEPLOYMENTS, SERVICES):
+        child = await client.get(resource, namespace, name)
+        if child is not None and "deletionTimestamp" not in child["metadata"] and job_state.is_ours(child, run_uid):
+            await _delete_if_same(client, resource, namespace, child)

@@ -9,8 +9,7 @@ from typing import Any, TypeAlias
 from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.errors import NotFoundError, UnavailableError, from_response
 from ippo_operator.cluster.resources import Resource
-from ippo_operator.cluster.streams import Keep
-from ippo_operator.cluster.transport import LIST_MOST, OBJECT_MOST, Request, Response, Transport
+from ippo_operator.cluster.transport import LIST_MOST, OBJECT_MOST, Keep, Request, Response, Transport
 
 Manifest: TypeAlias = dict[str, Any]
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -103,14 +102,14 @@ class Client:
         accept = METADATA_LIST if metadata_only else "application/json"
         left = whole
         request = Request("GET", resource.path(namespace), query, accept=accept, keep=keep or _all_of_it)
-        found: list[Any] = []
+        items: list[Any] = []
         while True:
             page = await self._answer(replace(request, query=query, whole=left))
-            found += page.body.get("items") or ()
+            items += page.body.get("items") or ()
             left -= page.size
             following = page.body.get("metadata", {}).get("continue")
             if not following:
-                return found
+                return items
             query = query | {"continue": following}
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
@@ -137,13 +136,13 @@ class Client:
         return await self._object(Request("PATCH", path, query, manifest, "application/apply-patch+yaml", METADATA))
 
     async def patch(
-        self, resource: Resource, found: Manifest, operations: Sequence[dict[str, Any]], manager: str
+        self, resource: Resource, current: Manifest, operations: Sequence[dict[str, Any]], manager: str
     ) -> Manifest:
         """A JSON Patch (RFC 6902) of the object as it was found; raises ConflictError if it changed since.
 
         Returns the metadata.
         """
-        metadata = found["metadata"]
+        metadata = current["metadata"]
         same = {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]}
         path = resource.path(metadata["namespace"], metadata["name"])
         content = "application/json-patch+json"
@@ -176,11 +175,11 @@ class Client:
     async def _object(self, request: Request) -> Manifest:
         """The object, or the metadata, that is answered. A proxy between may answer anything, and say that all is well:
         what would come of that, such as a Job without an owner, is not to be believed."""
-        found = await self.send(request)
-        metadata = found.get("metadata") if isinstance(found, dict) else None
+        answer = await self.send(request)
+        metadata = answer.get("metadata") if isinstance(answer, dict) else None
         if not isinstance(metadata, dict) or not metadata.get("uid") or not metadata.get("resourceVersion"):
             raise UnavailableError(f"{request.method} {request.path}: the answer is no object of Kubernetes")
-        return dict(found)
+        return dict(answer)
 
     async def send(self, request: Request) -> Any:
         """The body of a successful answer. Raises an ApiError of the refusal, FencedError before a write."""

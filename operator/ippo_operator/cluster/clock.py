@@ -45,21 +45,21 @@ class ServerClock:
     def __init__(self, steady: Steady = steady, own: Wall = wall) -> None:
         self._steady = steady
         self._own = own
-        self._told: tuple[datetime, float] | None = None
+        self._last: tuple[datetime, float] | None = None
 
     def heard(self, date: str | None) -> None:
         """Takes note of an answer's Date header."""
         try:
-            told = parsedate_to_datetime(date or "")
+            server_time = parsedate_to_datetime(date or "")
         except ValueError:
             return
-        told = told if told.tzinfo is not None else told.replace(tzinfo=UTC)
-        if self._told is None or told > self() or self() - told > _JITTER:
-            self._told = told, self._steady()
+        server_time = server_time if server_time.tzinfo is not None else server_time.replace(tzinfo=UTC)
+        if self._last is None or server_time > self() or self() - server_time > _JITTER:
+            self._last = server_time, self._steady()
 
     def __call__(self) -> datetime:
         """Now, with a zone."""
-        if self._told is None:
+        if self._last is None:
             return self._own()
-        told, at = self._told
-        return told + timedelta(seconds=self._steady() - at)
+        server_time, at = self._last
+        return server_time + timedelta(seconds=self._steady() - at)

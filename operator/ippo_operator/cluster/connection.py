@@ -26,8 +26,7 @@ from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.access.plugins import Credentials
 from ippo_operator.cluster.access.proxies import proxy_of
 from ippo_operator.cluster.errors import ApiError, TooLargeError, UnavailableError, from_response
-from ippo_operator.cluster.streams import ListReader, TooLongError
-from ippo_operator.cluster.transport import PIECE, Request, Response
+from ippo_operator.cluster.transport import PIECE, BodyTooLongError, ListReader, Request, Response
 from ippo_operator.manifests.identity import MANAGER
 
 OPERATOR = MANAGER
@@ -227,7 +226,7 @@ class KubernetesTransport:
         try:
             async with self._started(connection, request, limits) as answer:
                 response = await _read(answer, request)
-        except (TooLongError, RecursionError) as error:
+        except (BodyTooLongError, RecursionError) as error:
             raise TooLargeError(f"{request.method} {request.path}: {error}") from None
         except _BROKEN as error:
             raise _unreachable(connection.login, error) from None
@@ -288,8 +287,8 @@ def _unreachable(login: Login, error: BaseException) -> ApiError:
 def _words(login: Login, error: BaseException) -> str:
     """What broke, and what to check; a proxy's password is in no text."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        told = getattr(error.certificate_error, "verify_message", None) or "its name is another one"
-        return f"its certificate is not trusted ({told}); check certificate-authority of the kubeconfig"
+        message = getattr(error.certificate_error, "verify_message", None) or "its name is another one"
+        return f"its certificate is not trusted ({message}); check certificate-authority of the kubeconfig"
     if isinstance(error, aiohttp.ClientHttpProxyError):
         hint = "; check the user and password in the proxy's URL" if error.status == 407 else ""
         return f"the proxy answers {error.status} {error.message}{hint}"
@@ -316,7 +315,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def _read(answer: aiohttp.ClientResponse, request: Request) -> Response:
-    """Raises TooLongError before more of it is held than the request allows, ValueError for a list that is cut off."""
+    """Raises BodyTooLongError before it holds more than the request allows, ValueError for a list that is cut off."""
     success = 200 <= answer.status < 300
     if request.keep is None or not success:
         body = await _read_whole(answer, request.most if success else _REFUSAL)
@@ -332,7 +331,7 @@ async def _read_whole(answer: aiohttp.ClientResponse, most: int) -> bytes:
     async for piece in answer.content.iter_chunked(PIECE):
         body += piece
         if len(body) > most:
-            raise TooLongError(f"the answer has more than {most >> 10} KiB")
+            raise BodyTooLongError(f"the answer has more than {most >> 10} KiB")
     return bytes(body)
 
 

@@ -74,24 +74,24 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 def from_response(status: int, headers: Mapping[str, str], body: object) -> ApiError:
     """The error of a response that is no success. `body` is a metav1.Status where the server wrote one."""
-    told = body if isinstance(body, dict) else {}
-    reason = str(told.get("reason") or "")
-    message = one_line(str(told.get("message") or f"HTTP {status}"), MAX_TOLD)
+    answer = body if isinstance(body, dict) else {}
+    reason = str(answer.get("reason") or "")
+    message = one_line(str(answer.get("message") or f"HTTP {status}"), MAX_TOLD)
     if status == 409 and reason == "AlreadyExists":
         return AlreadyExistsError(message, status, reason)
     kind = _BY_STATUS.get(status)
     if kind is not None:
         return kind(message, status, reason)
     if status in {408, 429} or status >= 500:
-        return UnavailableError(message, status, reason, _retry_after(headers, told))
+        return UnavailableError(message, status, reason, _retry_after(headers, answer))
     return ApiError(message, status, reason)
 
 
-def _retry_after(headers: Mapping[str, str], told: Mapping[str, object]) -> float | None:
+def _retry_after(headers: Mapping[str, str], answer: Mapping[str, object]) -> float | None:
     """Seconds; the header's date form is not used by API servers and counts as absent."""
-    details = told.get("details")
-    given = headers.get("Retry-After") or (details.get("retryAfterSeconds") if isinstance(details, dict) else None)
+    details = answer.get("details")
+    seconds = headers.get("Retry-After") or (details.get("retryAfterSeconds") if isinstance(details, dict) else None)
     try:
-        return max(0.0, float(given)) if given is not None else None
+        return max(0.0, float(seconds)) if seconds is not None else None
     except (TypeError, ValueError):
         return None

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from ippo_operator.api.resource import GROUP
 from ippo_operator.cluster import clock
-from ippo_operator.cluster.calm import essence
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, NotFoundError
 from ippo_operator.cluster.resources import EVENTS
+from ippo_operator.cluster.waiting_messages import essence
 from ippo_operator.plan.types import Event
 
 CONTROLLER = f"{GROUP}/operator"
@@ -65,9 +65,9 @@ class EventWriter:
             event: what happened.
         """
         key = (about["metadata"]["uid"], event.type, event.reason, essence(event.message))
-        known = self._series.get(key) if event.type == "Warning" else None
+        series = self._series.get(key) if event.type == "Warning" else None
         try:
-            if known is None or not await self._counted(about, known):
+            if series is None or not await self._counted(about, series):
                 name = await self._create(about, event)
                 if event.type == "Warning":
                     self._remember(key, _Series(name, 1, self._steady()))

@@ -95,23 +95,23 @@ class Lease:
 
     async def _tick(self) -> None:
         started = self._steady()
-        found = await self._client.get(LEASES, self._namespace, self._name)
-        if found is None:
+        lease = await self._client.get(LEASES, self._namespace, self._name)
+        if lease is None:
             await self._client.create(LEASES, self._namespace, self._manifest(None, 0))
             self._take(started)
             return
-        if not self._may_take(found, started):
+        if not self._may_take(lease, started):
             if self._held_until is not None:
-                self._drop(f"{_spec(found).get('holderIdentity')} has it")
+                self._drop(f"{_spec(lease).get('holderIdentity')} has it")
             return
-        transitions = int(_spec(found).get("leaseTransitions") or 0)
-        changed_hands = _spec(found).get("holderIdentity") != self.identity
-        manifest = self._manifest(found, transitions + changed_hands)
+        transitions = int(_spec(lease).get("leaseTransitions") or 0)
+        changed_hands = _spec(lease).get("holderIdentity") != self.identity
+        manifest = self._manifest(lease, transitions + changed_hands)
         await self._client.replace(LEASES, self._namespace, self._name, manifest)
         self._take(started)
 
-    def _may_take(self, found: Manifest, now: float) -> bool:
-        spec, version = _spec(found), str(found["metadata"]["resourceVersion"])
+    def _may_take(self, lease: Manifest, now: float) -> bool:
+        spec, version = _spec(lease), str(lease["metadata"]["resourceVersion"])
         if version != self._seen_version:
             self._seen_version, self._seen_at = version, now
         holder = spec.get("holderIdentity")
@@ -136,22 +136,22 @@ class Lease:
             return
         self._held_until = None
         try:
-            found = await self._client.get(LEASES, self._namespace, self._name)
-            if found is None or _spec(found).get("holderIdentity") != self.identity:
+            lease = await self._client.get(LEASES, self._namespace, self._name)
+            if lease is None or _spec(lease).get("holderIdentity") != self.identity:
                 return
-            found["spec"] = _spec(found) | {"holderIdentity": "", "leaseDurationSeconds": 1}
-            await self._client.replace(LEASES, self._namespace, self._name, found)
+            lease["spec"] = _spec(lease) | {"holderIdentity": "", "leaseDurationSeconds": 1}
+            await self._client.replace(LEASES, self._namespace, self._name, lease)
             _log.info("lease %s/%s released", self._namespace, self._name)
         except ApiError as error:
             _log.warning("lease not released, others wait until it runs out: %s", error)
 
-    def _manifest(self, found: Manifest | None, transitions: int) -> Manifest:
+    def _manifest(self, lease: Manifest | None, transitions: int) -> Manifest:
         now = self._wall().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        before = _spec(found) if found is not None else {}
+        before = _spec(lease) if lease is not None else {}
         same = before.get("holderIdentity") == self.identity
         metadata: Manifest = {"name": self._name, "namespace": self._namespace}
-        if found is not None:
-            metadata = {**found["metadata"]}
+        if lease is not None:
+            metadata = {**lease["metadata"]}
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,

@@ -21,7 +21,7 @@ from ippo_operator.manifests.serving import OTHERS_FIELDS
 
 _FIRST, _LONGEST = 1.0, 300.0
 _QUIET = 60.0
-_KEPT = 10_000
+_REMEMBERED = 10_000
 _SHOWN = 4
 
 
@@ -30,35 +30,35 @@ class Repair:
     """An object that is not as it should be.
 
     Args:
-        wanted: what is applied.
-        found: what there is; None where there is nothing.
+        desired: what is applied.
+        current: what there is; None where there is nothing.
         foreign: what others wrote into it.
     """
 
-    wanted: Manifest
-    found: Manifest | None
+    desired: Manifest
+    current: Manifest | None
     foreign: tuple[Addition, ...] = ()
 
     def __str__(self) -> str:
         fields = ", ".join(str(addition) for addition in self.foreign[:_SHOWN])
         more = f" and {len(self.foreign) - _SHOWN} more" if len(self.foreign) > _SHOWN else ""
         managers = ", ".join(sorted({addition.manager for addition in self.foreign}))
-        kind, name = self.wanted["kind"], self.wanted["metadata"]["name"]
+        kind, name = self.desired["kind"], self.desired["metadata"]["name"]
         return f"{kind} {name} was changed by {managers}; put back: {fields}{more}"
 
 
-def repair(wanted: Manifest, found: Manifest | None) -> Repair | None:
+def repair(desired: Manifest, current: Manifest | None) -> Repair | None:
     """What is wrong with an object; None where it is right, or on its way out."""
-    if found is None:
-        return Repair(wanted, None)
-    if "deletionTimestamp" in found["metadata"]:
+    if current is None:
+        return Repair(desired, None)
+    if "deletionTimestamp" in current["metadata"]:
         return None
-    right = holds(wanted, found)
-    foreign = tuple(additions(wanted, found, OTHERS_FIELDS[wanted["kind"]], also_ours=right))
-    return Repair(wanted, found, foreign) if foreign or not right else None
+    right = holds(desired, current)
+    foreign = tuple(additions(desired, current, OTHERS_FIELDS[desired["kind"]], also_ours=right))
+    return Repair(desired, current, foreign) if foreign or not right else None
 
 
-async def mend(client: Client, made: Repair) -> None:
+async def mend(client: Client, due: Repair) -> None:
     """Applies what is wanted, then takes out what others added.
 
     Raises:
@@ -66,70 +66,72 @@ async def mend(client: Client, made: Repair) -> None:
         ConflictError: the object changed meanwhile, or is another one.
     """
     try:
-        await _field_by_field(client, made)
+        await _field_by_field(client, due)
     except InvalidError:
-        if made.found is None or not made.foreign:
+        if due.current is None or not due.foreign:
             raise
-        await _overwrite(client, made.wanted)
+        await _overwrite(client, due.desired)
 
 
-async def _field_by_field(client: Client, made: Repair) -> None:
-    wanted, found = made.wanted, made.found
-    left: Sequence[Addition] = [addition for addition in made.foreign if not addition.ours]
-    if found is None or not holds(wanted, found) or len(left) < len(made.foreign):
-        await _apply(client, wanted, found)
-        found = await _read(client, wanted) if left else None
-        left = additions(wanted, found, OTHERS_FIELDS[wanted["kind"]], also_ours=True) if found is not None else []
-    if found is None:
+async def _field_by_field(client: Client, due: Repair) -> None:
+    desired, current = due.desired, due.current
+    left: Sequence[Addition] = [addition for addition in due.foreign if not addition.ours]
+    if current is None or not holds(desired, current) or len(left) < len(due.foreign):
+        await _apply(client, desired, current)
+        current = await _read(client, desired) if left else None
+        left = (
+            additions(desired, current, OTHERS_FIELDS[desired["kind"]], also_ours=True) if current is not None else []
+        )
+    if current is None:
         return
-    paths = [path for addition in left if not addition.ours for path in addition.pointers(found)]
+    paths = [path for addition in left if not addition.ours for path in addition.pointers(current)]
     if paths:
         removals = [{"op": "remove", "path": path} for path in dict.fromkeys(paths)]
-        await client.patch(resource_of(wanted), found, removals, MANAGER)
+        await client.patch(resource_of(desired), current, removals, MANAGER)
 
 
-async def _overwrite(client: Client, wanted: Manifest) -> None:
+async def _overwrite(client: Client, desired: Manifest) -> None:
     """For fields that exclude each other: two kinds of a probe, a variable's value and its source, ports of one name.
 
     Side by side with ours they are refused, so all of the spec is replaced. What a webhook put in goes with that, and
     the webhook is asked again. Whoever replaced it owns nothing afterwards: what is applied later has to be able to go.
     """
-    found = await _read(client, wanted)
-    if found is None:
+    current = await _read(client, desired)
+    if current is None:
         return
-    resource = resource_of(wanted)
-    spec = _with_theirs(wanted, found, OTHERS_FIELDS[wanted["kind"]])["spec"]
-    await client.patch(resource, found, [{"op": "replace", "path": "/spec", "value": spec}], OVERWRITER)
-    applied = await _apply(client, wanted, found)
+    resource = resource_of(desired)
+    spec = _with_theirs(desired, current, OTHERS_FIELDS[desired["kind"]])["spec"]
+    await client.patch(resource, current, [{"op": "replace", "path": "/spec", "value": spec}], OVERWRITER)
+    applied = await _apply(client, desired, current)
     books = [entry for entry in applied["metadata"].get("managedFields") or () if entry.get("manager") != OVERWRITER]
     await client.patch(
         resource, applied, [{"op": "replace", "path": "/metadata/managedFields", "value": books}], MANAGER
     )
 
 
-async def _apply(client: Client, wanted: Manifest, found: Manifest | None) -> Manifest:
-    metadata = wanted["metadata"]
+async def _apply(client: Client, desired: Manifest, current: Manifest | None) -> Manifest:
+    metadata = desired["metadata"]
     # With the UID of the object that is meant: one that took its name is refused.
-    same = {} if found is None else {"uid": found["metadata"]["uid"]}
-    manifest = wanted | {"metadata": metadata | same}
-    return await client.apply(resource_of(wanted), metadata["namespace"], metadata["name"], manifest, MANAGER)
+    same = {} if current is None else {"uid": current["metadata"]["uid"]}
+    manifest = desired | {"metadata": metadata | same}
+    return await client.apply(resource_of(desired), metadata["namespace"], metadata["name"], manifest, MANAGER)
 
 
-async def _read(client: Client, wanted: Manifest) -> Manifest | None:
-    return await client.get(resource_of(wanted), wanted["metadata"]["namespace"], wanted["metadata"]["name"])
+async def _read(client: Client, desired: Manifest) -> Manifest | None:
+    return await client.get(resource_of(desired), desired["metadata"]["namespace"], desired["metadata"]["name"])
 
 
-def _with_theirs(wanted: Manifest, found: Manifest, others: Iterable[str]) -> Manifest:
+def _with_theirs(desired: Manifest, current: Manifest, others: Iterable[str]) -> Manifest:
     """What is wanted, with what is there of the fields that are theirs to set."""
-    made = copy.deepcopy(wanted)
+    result = copy.deepcopy(desired)
     for path in others:
         *above, last = path.split(".")
-        inside, there = made, found
+        inside, there = result, current
         for step in above:
             inside, there = inside[step], there[step]
         if last in there:
             inside[last] = _below(there[last], inside.get(last))
-    return made
+    return result
 
 
 def _below(theirs: Any, ours: Any) -> Any:
@@ -139,7 +141,7 @@ def _below(theirs: Any, ours: Any) -> Any:
     return theirs if ours is None else ours
 
 
-class Patience:
+class RepairBackoff:
     """How long objects are left alone that others change, or delete, again and again.
 
     Args:
@@ -151,21 +153,21 @@ class Patience:
         self._last: dict[tuple[str, str, str], tuple[str, float, float]] = {}
         """By object: what it was made last, when, and how long it then has rest."""
 
-    def left(self, made: Repair) -> float:
+    def wait(self, due: Repair) -> float:
         """Seconds until it may be put right. What it was not before, it may become at once."""
-        before, at, rest = self._last.get(_name(made), ("", 0.0, 0.0))
-        return max(0.0, at + rest - self._steady()) if before == digest_of(made.wanted) else 0.0
+        before, at, rest = self._last.get(_name(due), ("", 0.0, 0.0))
+        return max(0.0, at + rest - self._steady()) if before == digest_of(due.desired) else 0.0
 
-    def mended(self, made: Repair) -> None:
+    def note(self, due: Repair) -> None:
         """Takes note that it was put right."""
-        now, wanted = self._steady(), digest_of(made.wanted)
-        before, at, rest = self._last.pop(_name(made), ("", now, 0.0))
-        again = before == wanted and now - at <= 2 * rest + _QUIET
-        self._last[_name(made)] = wanted, now, min(_LONGEST, max(_FIRST, 2 * rest)) if again else 0.0
-        if len(self._last) > _KEPT:
+        now, desired = self._steady(), digest_of(due.desired)
+        before, at, rest = self._last.pop(_name(due), ("", now, 0.0))
+        again = before == desired and now - at <= 2 * rest + _QUIET
+        self._last[_name(due)] = desired, now, min(_LONGEST, max(_FIRST, 2 * rest)) if again else 0.0
+        if len(self._last) > _REMEMBERED:
             del self._last[next(iter(self._last))]
 
 
-def _name(made: Repair) -> tuple[str, str, str]:
-    metadata = made.wanted["metadata"]
-    return str(made.wanted["kind"]), str(metadata["namespace"]), str(metadata["name"])
+def _name(due: Repair) -> tuple[str, str, str]:
+    metadata = due.desired["metadata"]
+    return str(due.desired["kind"]), str(metadata["namespace"]), str(metadata["name"])

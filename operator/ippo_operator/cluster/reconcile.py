@@ -17,23 +17,23 @@ from ippo_trainer.contract.spec import StoreLocation
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus, Waiting
-from ippo_operator.cluster import children, clock, ending, folders, invalid, jobs, log_context, read, serving
-from ippo_operator.cluster.calm import Calm
+from ippo_operator.cluster import artifacts_in_use, children, clock, log_context, run_status
 from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError, TooLargeError
 from ippo_operator.cluster.events import EventWriter
-from ippo_operator.cluster.mending import Patience
-from ippo_operator.cluster.owned import OwnedJobs
-from ippo_operator.cluster.read import Snapshot
+from ippo_operator.cluster.mending import RepairBackoff
+from ippo_operator.cluster.observe import job_state
+from ippo_operator.cluster.observe.owned_jobs import OwnedJobs
+from ippo_operator.cluster.observe.snapshot import Snapshot, read_snapshot
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.cluster.resources import RUNS
-from ippo_operator.cluster.serving import Servers
-from ippo_operator.cluster.statuses import StatusWriter
-from ippo_operator.cluster.stopwatch import Stopwatch
+from ippo_operator.cluster.run_status import StatusWriter
+from ippo_operator.cluster.servers import Servers, Serving, Stopwatch
+from ippo_operator.cluster.waiting_messages import WaitingMessages
 from ippo_operator.manifests.platform import Platform
+from ippo_operator.plan import planner
 from ippo_operator.plan.cleanup import expired
-from ippo_operator.plan.planner import plan
 from ippo_operator.plan.stage_specs import job_intent, s3_location
 from ippo_operator.plan.types import Event, ObservedJob, ObservedServing, Plan
 
@@ -45,7 +45,7 @@ _log = logging.getLogger("ippo.reconcile")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PassOutcome:
     """How a pass ended."""
 
     exists: bool = True
@@ -94,21 +94,21 @@ class Reconciler:
         self._watcher = watcher
         self._namespaces = namespaces
         self._events = EventWriter(client, instance, self._wall, steady)
-        self._calm = Calm(steady)
+        self._messages = WaitingMessages(steady)
         self._statuses = StatusWriter(self._events)
         self._stopwatch = Stopwatch(steady)
-        self._patience = Patience(steady)
+        self._repair_backoff = RepairBackoff(steady)
         self._owned = OwnedJobs()
         self._reads_all = False
 
     def reading_more(self, client: Client) -> "Reconciler":
         """The same, with a client that reads larger objects."""
-        made = copy.copy(self)
-        made._client = client
-        made._reads_all = True
-        return made
+        reconciler = copy.copy(self)
+        reconciler._client = client
+        reconciler._reads_all = True
+        return reconciler
 
-    async def reconcile(self, namespace: str, name: str) -> Outcome:
+    async def reconcile(self, namespace: str, name: str) -> PassOutcome:
         """One pass.
 
         Raises:
@@ -123,33 +123,33 @@ class Reconciler:
                 await self._tell_too_large(namespace, name, error)
             raise
 
-    async def _reconcile(self, namespace: str, name: str) -> Outcome:
-        found = await read.snapshot(self._client, self._owned, namespace, name, self._wall())
-        if found is None:
-            for memory in (self._stopwatch, self._statuses, self._calm):
+    async def _reconcile(self, namespace: str, name: str) -> PassOutcome:
+        snapshot = await read_snapshot(self._client, self._owned, namespace, name, self._wall())
+        if snapshot is None:
+            for memory in (self._stopwatch, self._statuses, self._messages):
                 memory.forget((namespace, name))
-            return Outcome(exists=False)
-        if found.being_deleted:
-            await ending.wind_down(self._client, found)
-            return Outcome(requeue_after=found.look_again)
-        if found.run is None:
-            return Outcome(again=not await self._report(found, found.problem, Reason.INVALID_SPEC))
-        taken = await folders.problem(self._client, self._namespaces, found.run)
-        if taken is not None:
-            told = await self._report(found, taken, Reason.ARTIFACTS_IN_USE)
-            return Outcome(again=not told, requeue_after=folders.LOOK_AGAIN)
+            return PassOutcome(exists=False)
+        if snapshot.being_deleted:
+            await children.wind_down(self._client, snapshot.uid, namespace, name, snapshot.jobs.values())
+            return PassOutcome(requeue_after=snapshot.look_again)
+        if snapshot.run is None:
+            return PassOutcome(again=not await self._refuse(snapshot, snapshot.problem, Reason.INVALID_SPEC))
+        problem = await artifacts_in_use.problem(self._client, self._namespaces, snapshot.run)
+        if problem is not None:
+            written = await self._refuse(snapshot, problem, Reason.ARTIFACTS_IN_USE)
+            return PassOutcome(again=not written, requeue_after=artifacts_in_use.LOOK_AGAIN)
         try:
-            return await self._act(found, found.run)
+            return await self._act(snapshot, snapshot.run)
         except (ConflictError, NotFoundError) as error:
             _log.debug("the world changed during the pass: %s", error)
-            return Outcome(again=True)
+            return PassOutcome(again=True)
 
-    async def _report(self, found: Snapshot, problem: str, reason: Reason) -> bool:
+    async def _refuse(self, snapshot: Snapshot, problem: str, reason: Reason) -> bool:
         """Has the conditions say why nothing is done; False if the run changed meanwhile."""
-        status = invalid.status(found.raw, problem, self._wall(), reason)
+        status = run_status.refused(snapshot.raw, problem, self._wall(), reason)
         try:
             if status is not None:
-                await self._statuses.write(self._client, found.raw, status)
+                await self._statuses.write(self._client, snapshot.raw, status)
         except (ConflictError, NotFoundError):
             return False
         return True
@@ -165,138 +165,138 @@ class Reconciler:
                 about |= {"apiVersion": RUNS.api_version, "kind": RUNS.kind}
                 await self._events.write(about, Event("Warning", "TooLarge", text))
 
-    async def _act(self, found: Snapshot, run: IterativePPORun) -> Outcome:
-        servers = await serving.read(self._client, run, _store(run), self._platform, self._stopwatch)
+    async def _act(self, snapshot: Snapshot, run: IterativePPORun) -> PassOutcome:
+        serving = Serving(self._client, run, _store(run), self._platform)
+        servers = await serving.read(self._stopwatch)
         observed = servers.observed if servers is not None else None
-        made = self._plan(run, found.observed, observed)
+        plan = self._plan(run, snapshot.observed, observed)
         if observed is not None:
-            self._stopwatch.look(serving.key_of(run), made.status.serving, observed)
-        await self._forget(found, run, made)
+            self._stopwatch.look(serving.key, plan.status.serving, observed)
+        await self._forget(snapshot, run, plan)
         before = run.status
-        raw, run = await self._record(found.raw, run, made)
+        raw, run = await self._record(snapshot.raw, run, plan)
         try:
-            trouble = await self._create(found.uid, run, made)
-            await self._restore(found, run)
-            for name in (*made.deletes, *_strays(found, run)):
-                if name in found.jobs:
-                    await children.stop(self._client, raw["metadata"]["namespace"], found.jobs[name])
-            refused, rest = await self._serve(raw, run, made, servers)
+            trouble = await self._create(snapshot.uid, run, plan)
+            await self._restore(snapshot, run)
+            for name in (*plan.deletes, *_strays(snapshot, run)):
+                if name in snapshot.jobs:
+                    await children.stop(self._client, raw["metadata"]["namespace"], snapshot.jobs[name])
+            refused, rest = await self._serve(raw, replace(serving, run=run), plan, servers)
         finally:  # last, so that no Job waits for them; but what the status says is told in any case
-            await self._tell(raw, before, made)
+            await self._tell(raw, before, plan)
         if trouble is not None or refused is not None:
-            seen = found.observed if trouble is None else (trouble,)
-            told, before = self._plan(run, seen, refused or observed), run.status
-            raw, run = await self._record(raw, run, told)
-            await self._tell(raw, before, told)
-            return Outcome(again=True, run=run)
-        next_cleanup = await self._clean(found, run)
+            jobs = snapshot.observed if trouble is None else (trouble,)
+            second, before = self._plan(run, jobs, refused or observed), run.status
+            raw, run = await self._record(raw, run, second)
+            await self._tell(raw, before, second)
+            return PassOutcome(again=True, run=run)
+        next_cleanup = await self._clean(snapshot, run)
         look_again = servers.look_again if servers is not None else None
         # No event tells that a Job which was never made is gone.
-        absent = None if all(name in found.jobs for name in made.deletes) else _SOON
-        again = _sooner(made.requeue_after, found.look_again, look_again, next_cleanup, absent, rest)
-        return Outcome(requeue_after=again, run=run, version=raw["metadata"]["resourceVersion"])
+        absent = None if all(name in snapshot.jobs for name in plan.deletes) else _SOON
+        again = _sooner(plan.requeue_after, snapshot.look_again, look_again, next_cleanup, absent, rest)
+        return PassOutcome(requeue_after=again, run=run, version=raw["metadata"]["resourceVersion"])
 
     async def _serve(
-        self, raw: Manifest, run: IterativePPORun, made: Plan, servers: Servers | None
+        self, raw: Manifest, serving: Serving, plan: Plan, servers: Servers | None
     ) -> tuple[ObservedServing | None, float | None]:
         """Makes the Deployment and the Service what they should be; returns what the planner has to know if the API
         server refuses that, and the seconds after which they may be put right again."""
         if servers is None:
             return None, None
-        if made.unserve:
-            await serving.remove(self._client, run, servers)
-        if made.serve is None:
+        if plan.unserve:
+            await serving.remove(servers)
+        if plan.serve is None:
             return None, None
         try:
-            carried = await serving.carry_out(self._client, made.serve, servers, self._patience)
+            repairs = await serving.carry_out(plan.serve, servers, self._repair_backoff)
         except ApiError as error:
             if not children.refusal(error):
                 raise
-            text = (
-                f"the API server refuses the Deployment or the Service {run.metadata.name}: {with_remedy(str(error))}"
-            )
+            name = serving.run.metadata.name
+            text = f"the API server refuses the Deployment or the Service {name}: {with_remedy(str(error))}"
             return replace(servers.observed, blocked=Waiting(reason=Reason.CHILD_REFUSED, message=text)), None
-        for text in carried.told:
-            _log.warning("%s", text)
-            await self._events.write(raw, Event("Warning", "PutBack", text))
-        return None, carried.wait
+        for message in repairs.messages:
+            _log.warning("%s", message)
+            await self._events.write(raw, Event("Warning", "PutBack", message))
+        return None, repairs.wait
 
-    async def _forget(self, found: Snapshot, run: IterativePPORun, made: Plan) -> None:
+    async def _forget(self, snapshot: Snapshot, run: IterativePPORun, plan: Plan) -> None:
         """Deletes the stage spec of an attempt whose Job is gone, before the status forgets its name."""
         active = run.status.active if run.status is not None else None
-        over = active is not None and (made.status.active is None or made.status.active.job_name != active.job_name)
-        if active is not None and over and active.job_name not in found.jobs:
-            await children.forget(self._client, found.uid, found.raw["metadata"]["namespace"], active.job_name)
+        over = active is not None and (plan.status.active is None or plan.status.active.job_name != active.job_name)
+        if active is not None and over and active.job_name not in snapshot.jobs:
+            await children.forget(self._client, snapshot.uid, snapshot.raw["metadata"]["namespace"], active.job_name)
 
-    async def _clean(self, found: Snapshot, run: IterativePPORun) -> float | None:
+    async def _clean(self, snapshot: Snapshot, run: IterativePPORun) -> float | None:
         """Deletes Jobs that were kept for long enough; returns the seconds until the next one is due."""
-        ended = [job.ended for job in found.jobs.values() if job.ended is not None]
+        ended = [job.ended for job in snapshot.jobs.values() if job.ended is not None]
         active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
         due = expired(ended, active, run.spec.cleanup, self._wall())
         for name in due.names:
-            await children.clean(self._client, found.uid, found.raw["metadata"]["namespace"], found.jobs[name])
+            await children.clean(self._client, snapshot.uid, snapshot.raw["metadata"]["namespace"], snapshot.jobs[name])
         return due.next_after
 
     def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...], servers: ObservedServing | None) -> Plan:
         key = (run.metadata.namespace, run.metadata.name)
-        observed = tuple(self._calm.job(key, job, run.status) for job in observed)
-        servers = self._calm.serving(key, servers, run.status) if servers is not None else None
-        return plan(run, observed, self._wall().astimezone(UTC), _store(run), servers)
+        observed = tuple(self._messages.job(key, job, run.status) for job in observed)
+        servers = self._messages.serving(key, servers, run.status) if servers is not None else None
+        return planner.plan(run, observed, self._wall().astimezone(UTC), _store(run), servers)
 
-    async def _record(self, raw: Manifest, run: IterativePPORun, made: Plan) -> tuple[Manifest, IterativePPORun]:
+    async def _record(self, raw: Manifest, run: IterativePPORun, plan: Plan) -> tuple[Manifest, IterativePPORun]:
         """Writes the status if it changed; returns the run as it is on the server now.
 
         Raises:
             ConflictError: the run changed since it was read; nothing of the plan may be done.
         """
-        if made.status == run.status:
+        if plan.status == run.status:
             return raw, run
-        status = json.loads(made.status.model_dump_json(by_alias=True, exclude_none=True))
+        status = json.loads(plan.status.model_dump_json(by_alias=True, exclude_none=True))
         raw = await self._statuses.write(self._client, raw, status)
-        log_context.bind(stage=made.status.stage, attempt=made.status.attempt)
-        self._watcher(run, made.status)
-        return raw, run.model_copy(update={"status": made.status})
+        log_context.bind(stage=plan.status.stage, attempt=plan.status.attempt)
+        self._watcher(run, plan.status)
+        return raw, run.model_copy(update={"status": plan.status})
 
-    async def _tell(self, written: Manifest, before: RunStatus | None, made: Plan) -> None:
+    async def _tell(self, written: Manifest, before: RunStatus | None, plan: Plan) -> None:
         """Events of a status that was written."""
-        if made.status == before:
+        if plan.status == before:
             return
-        for event in made.events:
+        for event in plan.events:
             _log.info("%s: %s", event.reason, event.message)
             if event.reason not in _LOGGED_ONLY:
                 await self._events.write(written, event)
 
-    async def _create(self, uid: str, run: IterativePPORun, made: Plan) -> ObservedJob | None:
+    async def _create(self, uid: str, run: IterativePPORun, plan: Plan) -> ObservedJob | None:
         """Creates what is due; returns what the planner has to know about it if that cannot be done."""
-        for intent in made.creates:
+        for intent in plan.creates:
             try:
                 await children.create(self._client, uid, str(run.metadata.namespace), list(self._builder(run, intent)))
             except ChildConflictError as error:
                 _log.warning("%s", error)
-                return jobs.foreign(intent.name)
+                return job_state.foreign(intent.name)
             except ApiError as error:
                 if not children.refusal(error):
                     raise
-                return jobs.refused(intent.name, intent.spec.input_digest(), str(error))
+                return job_state.refused(intent.name, intent.spec.input_digest(), str(error))
         return None
 
-    async def _restore(self, found: Snapshot, run: IterativePPORun) -> None:
+    async def _restore(self, snapshot: Snapshot, run: IterativePPORun) -> None:
         """Makes what a Job's pods wait for again, where somebody deleted it. The Job itself is never made twice."""
         active = run.status.active if run.status is not None else None
-        waits = {job.waiting.reason for job in found.observed if job.waiting is not None}
+        waits = {job.waiting.reason for job in snapshot.observed if job.waiting is not None}
         if run.status is None or active is None or active.stopping or Reason.POD_NOT_STARTED not in waits:
             return
         *beside, _ = self._builder(run, job_intent(run, run.status, active.job_name, _store(run)))
         try:
-            await children.create(self._client, found.uid, str(run.metadata.namespace), beside)
+            await children.create(self._client, snapshot.uid, str(run.metadata.namespace), beside)
         except ChildConflictError as error:
             _log.warning("%s", error)
 
 
-def _strays(found: Snapshot, run: IterativePPORun) -> Iterator[str]:
+def _strays(snapshot: Snapshot, run: IterativePPORun) -> Iterator[str]:
     """Jobs of earlier attempts that still run: a creation that seemed to have failed can arrive after all."""
     active = run.status.active if run.status is not None else None
-    for name, job in found.jobs.items():
+    for name, job in snapshot.jobs.items():
         if not job.over and (active is None or (name != active.job_name and job.created_at < active.created_at)):
             yield name
 

@@ -32,8 +32,8 @@ _REMEDIES = (
 )
 
 
-def with_remedy(told: str) -> str:
+def with_remedy(refusal: str) -> str:
     """A refusal on one line, followed by what to do where that is known; at most as long as a message may be."""
-    said = one_line(told, _ROOM)
-    found = next((remedy for words, remedy in _REMEDIES if re.search(words, told)), "")
-    return f"{said.rstrip('.')}. {found}" if found else said
+    line = one_line(refusal, _ROOM)
+    remedy = next((remedy for words, remedy in _REMEDIES if re.search(words, refusal)), "")
+    return f"{line.rstrip('.')}. {remedy}" if remedy else line

@@ -1,138 +1,266 @@
-"""A Deployment, its ReplicaSets and its pods as the planner sees them."""
+"""The run's Deployment and Service: read fresh, adopted by owner UID only, applied only where they differ."""
 
-import copy
-from collections.abc import Iterable
-from dataclasses import replace
-from datetime import datetime
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from ippo_trainer.contract.spec import Digest
+from ippo_trainer.contract.digests import NO_DIGEST
+from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 
+from ippo_operator.api.cluster import Serve
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.status import Waiting
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import DeployedPolicy, ServedPolicy, ServingStatus, Waiting
 from ippo_operator.cluster import clock
-from ippo_operator.cluster import pods as pod_facts
-from ippo_operator.cluster.pods import Object
+from ippo_operator.cluster.children import refusal
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.errors import ApiError, ConflictError
+from ippo_operator.cluster.mending import Repair, RepairBackoff, mend, repair
+from ippo_operator.cluster.observe import pod_state, server_state
+from ippo_operator.cluster.resources import DEPLOYMENTS, SERVICES
 from ippo_operator.manifests import identity
-from ippo_operator.manifests.identity import MANAGER
+from ippo_operator.manifests.platform import Platform
+from ippo_operator.manifests.serving import (
+    SERVER,
+    NoServerImageError,
+    ServingContext,
+    serving_deployment,
+    serving_service,
+    settings_digest,
+)
 from ippo_operator.manifests.types import PodTemplate
 from ippo_operator.plan.types import ObservedServing
 
-_HASH = "pod-template-hash"
+Key: TypeAlias = tuple[str, str]
+"""Namespace and name of a run."""
+LOOK_AGAIN = 60.0
+"""Seconds: no event tells that a name is free again, nor that a Service reaches its servers."""
+_SOON = 2.0
 
 
-def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
-    """What a Deployment tells.
+@dataclass(frozen=True)
+class Servers:
+    """What there is of a run's serving."""
 
-    Args:
-        deployment: the run's own.
-        so_far: what is known besides.
-    """
-    spec, status = deployment["spec"], deployment.get("status") or {}
-    policy, settings = _identity(spec["template"]) or (None, None)
-    progressing = _condition(status, "Progressing")
-    told = _time(progressing.get("lastUpdateTime"))
-    gave_up = progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
-    applied = _applied_at(deployment["metadata"])
-    return replace(
-        so_far,
-        policy=policy,
-        template=settings,
-        fresh=status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 1)
-        and "deletionTimestamp" not in deployment["metadata"],
-        replicas=spec.get("replicas", 1),
-        total=status.get("replicas", 0),
-        updated=status.get("updatedReplicas", 0),
-        available=status.get("availableReplicas", 0),
-        exceeded=gave_up and not (told is not None and applied is not None and told < applied),
-        progressed_at=told,
-    )
+    observed: ObservedServing
+    deployment: Manifest | None = None
+    """The run's own."""
+    service: Manifest | None = None
+    """The run's own."""
+    templates: Mapping[tuple[Digest, Digest], PodTemplate] = field(default_factory=dict)
+    """Of pods, by policy and settings, as far as the cluster still knows them."""
+    context: ServingContext | None = None
+    """Of a run that serves."""
+
+    @property
+    def look_again(self) -> float | None:
+        """Seconds after which to look again because no event would tell."""
+        blocked = self.observed.blocked
+        if blocked is not None and blocked.reason == Reason.CHILD_CONFLICT:
+            return LOOK_AGAIN
+        return min(LOOK_AGAIN, max(_SOON, self.observed.watched / 4)) if self.observed.unreached is not None else None
 
 
-def _applied_at(metadata: Object) -> datetime | None:
-    """When what we apply changed last: a verdict from before, which stays for a moment, is about other servers."""
-    entries = metadata.get("managedFields") or ()
-    ours = (entry for entry in entries if entry.get("manager") == MANAGER and entry.get("operation") == "Apply")
-    return max((moment for entry in ours if (moment := _time(entry.get("time"))) is not None), default=None)
-
-
-def _time(text: Any) -> datetime | None:
-    return clock.moment(text) if text else None
-
-
-def _identity(template: Object) -> tuple[Digest, Digest] | None:
-    """The policy and the settings that a pod template is made of."""
-    annotations = template["metadata"].get("annotations") or {}
-    found = annotations.get(identity.POLICY_DIGEST), annotations.get(identity.SETTINGS_DIGEST)
-    return cast("tuple[Digest, Digest]", found) if all(found) else None
-
-
-def templates(holders: Iterable[Object]) -> dict[tuple[Digest, Digest], PodTemplate]:
-    """The pod templates of Deployments or ReplicaSets, as they were applied, by what they are made of.
-
-    Of several the oldest counts: what somebody writes into the Deployment makes another one with the same annotations.
-    """
-    made: dict[tuple[Digest, Digest], PodTemplate] = {}
-    for holder in sorted(holders, key=lambda holder: str(holder["metadata"]["creationTimestamp"]), reverse=True):
-        template: Any = copy.deepcopy(dict(holder["spec"]["template"]))
-        found = _identity(template)
-        if found is not None:
-            template["metadata"].get("labels", {}).pop(_HASH, None)
-            template["metadata"].pop("creationTimestamp", None)
-            made[found] = template
-    return made
-
-
-def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:
-    """Why servers do not get ready.
+@dataclass(frozen=True)
+class Repairs:
+    """What was put right.
 
     Args:
-        deployment: the run's own.
-        pods: its own.
+        messages: what others had changed, one line for each object.
+        wait: seconds until an object may be put right again that somebody changes again and again.
     """
-    wanted = _identity(deployment["spec"]["template"])
-    newest = [pod for pod in pods if _identity(pod) == wanted]
-    found = pod_facts.waiting(newest) or _failing(newest)
-    if found is not None:
-        return found
-    refused = _condition(deployment.get("status") or {}, "ReplicaFailure")
-    if refused.get("status") == "True":
-        told = " ".join(str(refused.get("message") or refused.get("reason")).split())
-        return Waiting(reason=Reason.POD_REFUSED, message=f"no pod of a server can be created: {told}")
-    name = deployment["metadata"]["name"]
-    if "deletionTimestamp" in deployment["metadata"]:
-        return Waiting(
-            reason=Reason.SERVER_FAILED,
-            message=f"Deployment {name} is being deleted; a new one is made once it is gone",
-        )
-    return None
+
+    messages: tuple[str, ...] = ()
+    wait: float | None = None
 
 
-def _failing(pods: Iterable[Object]) -> Waiting | None:
-    """A container that ended with an error, be it that the kubelet starts it again."""
-    for pod in pods:
-        status = pod.get("status", {})
-        for container in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
-            ended = _ended(container)
-            if ended is not None:
-                said = pod_facts.said(ended.get("message")) or f"exit code {ended.get('exitCode')}"
-                where = f"{container.get('name')} of pod {pod['metadata']['name']}"
-                return Waiting(reason=Reason.SERVER_FAILED, message=f"{where} failed: {said}")
-    return None
+@dataclass(frozen=True)
+class Serving:
+    """Serves one run's policies in a cluster.
+
+    Args:
+        client: of this process.
+        run: as the server has it.
+        store: where the run's artifacts are.
+        platform: the operator's defaults.
+    """
+
+    client: Client
+    run: IterativePPORun
+    store: StoreLocation
+    platform: Platform
+
+    @property
+    def key(self) -> Key:
+        """How the run is told from others in memory."""
+        return str(self.run.metadata.namespace), self.run.metadata.name
+
+    @property
+    def _status(self) -> ServingStatus | None:
+        return self.run.status.serving if self.run.status is not None else None
+
+    async def read(self, stopwatch: "Stopwatch") -> Servers | None:
+        """The Deployment and the Service as they are now; None for a run that neither serves nor has to stop serving.
+
+        Raises:
+            ApiError: the API server refused, or could not be reached.
+        """
+        serve = self.run.spec.serve
+        if serve is None and self._status is None:
+            return None
+        deployment, blocked_deployment = self._own(await self.client.get(DEPLOYMENTS, *self.key))
+        service, blocked_service = self._own(await self.client.get(SERVICES, *self.key))
+        exists = deployment is not None or service is not None
+        if serve is None:
+            return Servers(ObservedServing(NO_DIGEST, exists=exists), deployment, service)
+        context = ServingContext(self.run, serve, self.store, self.platform)
+        settings, blocked = _settings(context)
+        blocked = blocked_deployment or blocked_service or blocked
+        servers = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service, context=context)
+        if deployment is not None:
+            servers = await self._observed(context, deployment, servers)
+        watched = stopwatch.seconds(self.key, self._status, servers.observed)
+        return replace(servers, observed=replace(servers.observed, watched=watched))
+
+    def _own(self, child: Manifest | None) -> tuple[Manifest | None, Waiting | None]:
+        """The object if it is the run's; what to say where it has the run's name and another owner."""
+        if child is None or pod_state.controller_uid(child) == self.run.metadata.uid:
+            return child, None
+        what = f"{child['kind']} {self.run.metadata.namespace}/{self.run.metadata.name}"
+        text = f"{what} exists and is not this run's; delete it, or give the run another name"
+        return None, Waiting(reason=Reason.CHILD_CONFLICT, message=text)
+
+    async def _observed(self, context: ServingContext, deployment: Manifest, servers: Servers) -> Servers:
+        """With how the servers are doing. Old pod templates and pods are read only while a roll-out is not over."""
+        status = self._status
+        observed = server_state.observe(deployment, servers.observed)
+        if observed.available:
+            name = self.run.metadata.name
+            unreached = await server_state.unreached(self.client, name, servers.service, observed.available)
+            observed = replace(observed, unreached=unreached)
+        templates = server_state.templates([deployment])
+        if status is None or status.failed is not None or status.waiting_since is not None or not observed.available:
+            labels = f"{identity.RUN_UID}={self.run.metadata.uid},{identity.COMPONENT}={SERVER}"
+            policies = (status.active, status.target, status.failed) if status is not None else ()
+            identities = {(policy.digest, policy.settings) for policy in policies if policy is not None}
+            past = await server_state.read_history(self.client, deployment, labels, identities)
+            templates |= past.templates  # as applied, where somebody edits the Deployment now
+            observed = replace(observed, trouble=server_state.trouble(deployment, past.pods))
+        observed = replace(observed, restorable=frozenset(templates))
+        servers = replace(servers, observed=observed, templates=templates)
+        target = status.target if status is not None else None
+        as_asked = target is not None and not _repairs(context, target, servers)
+        return replace(servers, observed=replace(observed, as_asked=as_asked))
+
+    async def carry_out(self, target: ServedPolicy, servers: Servers, backoff: RepairBackoff) -> Repairs:
+        """Puts right what is not as it should be; what is refused of one object does not hold up the other.
+
+        Raises:
+            ApiError: the API server refused, or could not be reached.
+            ConflictError: the object is another one by now.
+        """
+        if servers.context is None:
+            raise ValueError("the run does not serve")
+        messages, waits = [], []
+        refused: ApiError | None = None
+        for due in _repairs(servers.context, target, servers):
+            wait = backoff.wait(due)
+            if wait:
+                waits.append(wait)
+                continue
+            try:
+                await mend(self.client, due)
+            except ApiError as error:
+                if not refusal(error):
+                    raise
+                refused = refused or error
+                continue
+            backoff.note(due)
+            if due.foreign:
+                messages.append(str(due))
+        if refused is not None:
+            raise refused
+        return Repairs(tuple(messages), min(waits, default=None))
+
+    async def remove(self, servers: Servers) -> None:
+        """Deletes the Deployment and the Service, if they are the run's."""
+        for resource, child in ((DEPLOYMENTS, servers.deployment), (SERVICES, servers.service)):
+            if child is None or "deletionTimestamp" in child["metadata"]:
+                continue
+            try:
+                await self.client.delete(resource, *self.key, str(child["metadata"]["uid"]))
+            except ConflictError:
+                continue  # another object has the name by now; ours is gone
 
 
-def _ended(container: Object) -> Object | None:
-    """How it ended last, if it was badly and it is not at work again."""
-    if container.get("ready") or container.get("started"):
+def _settings(context: ServingContext) -> tuple[Digest, Waiting | None]:
+    try:
+        return settings_digest(context), None
+    except NoServerImageError as error:
+        return NO_DIGEST, Waiting(reason=Reason.NO_SERVER_IMAGE, message=str(error))
+
+
+def _repairs(context: ServingContext, target: ServedPolicy, servers: Servers) -> list[Repair]:
+    """What is wrong; nothing while an object of that name is on its way out."""
+    template: PodTemplate | None = None
+    if target.settings != servers.observed.settings:  # the spec does not ask for these servers any more
+        template = servers.templates.get((target.digest, target.settings))
+        if template is None:
+            return []  # they are not known any more; the next pass goes for others
+    policy = DeployedPolicy(iteration=target.iteration, artifact=ArtifactRef(key=target.key, digest=target.digest))
+    deployment = serving_deployment(context, policy, template)
+    leave_replicas(deployment, context.serve, servers.deployment)
+    service = serving_service(context)
+    repairs = (repair(deployment, servers.deployment), repair(service, servers.service))
+    return [due for due in repairs if due is not None]
+
+
+def leave_replicas(deployment: Manifest, serve: Serve, there: Manifest | None) -> None:
+    """A number that changed since ours was applied is somebody else's, until spec.serve.replicas changes."""
+    if there is None:
+        return
+    applied = (there["metadata"].get("annotations") or {}).get(identity.REPLICAS)
+    if applied == str(serve.replicas) and there["spec"].get("replicas", 1) != serve.replicas:
+        del deployment["spec"]["replicas"]
+
+
+class Stopwatch:
+    """For how long servers have got no further, by a clock that never jumps.
+
+    The status says since when they are waited for, but by the clock of whoever wrote it: a clock that is an hour off,
+    or set meanwhile, would undo roll-outs that go well. Another process measures anew; the Deployment controller, which
+    has the same deadline, does not wait for it.
+
+    Args:
+        steady: seconds that go on.
+    """
+
+    def __init__(self, steady: clock.Steady = clock.steady) -> None:
+        self._steady = steady
+        self._since: dict[Key, tuple[object, float]] = {}
+
+    def seconds(self, key: Key, serving: ServingStatus | None, observed: ObservedServing) -> float:
+        """For how long this very thing has been seen."""
+        where, at = self._since.get(key, (None, 0.0))
+        return self._steady() - at if where is not None and where == _where(serving, observed) else 0.0
+
+    def look(self, key: Key, serving: ServingStatus | None, observed: ObservedServing) -> None:
+        """Takes note of how far servers are; any news starts the measurement again."""
+        where = _where(serving, observed)
+        if where is None:
+            self.forget(key)
+        elif self._since.get(key, (None, 0.0))[0] != where:
+            self._since[key] = where, self._steady()
+
+    def forget(self, key: Key) -> None:
+        """There is nothing to measure."""
+        self._since.pop(key, None)
+
+
+def _where(serving: ServingStatus | None, observed: ObservedServing) -> object:
+    """How far they are; None where they are not waited for."""
+    if serving is None or serving.target is None or serving.waiting_since is None:
         return None
-    for state in (container.get("state") or {}, container.get("lastState") or {}):
-        ended: Object | None = state.get("terminated")
-        if ended is not None and ended.get("exitCode") != 0:
-            return ended
-    return None
-
-
-def _condition(status: Object, kind: str) -> Object:
-    """The condition of that type, or nothing of it."""
-    found: Object = next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
-    return found
+    target = serving.target.digest, serving.target.settings, serving.waiting_since
+    progress = observed.policy, observed.template, observed.fresh, observed.progressed_at
+    return target, progress, observed.updated, observed.available, observed.unreached is None

@@ -60,8 +60,8 @@ class TextFormatter(logging.Formatter):
         if not record.exc_info:
             return text
         # Set off, so that no line of an error's own words reads as one of ours.
-        told = self.formatException(record.exc_info).split("\n")
-        return "\n".join([text, *(f"    {printable(line)}" for line in told)])
+        traceback = self.formatException(record.exc_info).split("\n")
+        return "\n".join([text, *(f"    {printable(line)}" for line in traceback)])
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -23,7 +23,7 @@ from ippo_operator.process import logs
 from ippo_operator.process.health import Health, application
 from ippo_operator.process.metrics import CountingTransport, Metrics
 from ippo_operator.process.options import Options
-from ippo_operator.process.service import Pace, Service
+from ippo_operator.process.service import Service, WorkPace
 from ippo_operator.process.watches import Watches
 
 _log = logging.getLogger("ippo.operator")
@@ -68,10 +68,10 @@ async def _run(options: Options) -> int:
 
 async def _until_stopped(service: Service) -> int:
     """Until SIGTERM or Ctrl-C, or until a loop failed that nothing goes on without."""
-    told = asyncio.Event()
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
-    waiting: asyncio.Future[Any] = asyncio.ensure_future(told.wait())
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    waiting: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
     ends: list[asyncio.Future[Any]] = [waiting, service.failed]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
@@ -100,7 +100,7 @@ def _service(
     reconciler = Reconciler(
         small, options.platform, options.identity, watcher=metrics.status_written, namespaces=options.namespaces
     )
-    pace = Pace(workers=options.workers, resync=options.resync)
+    pace = WorkPace(workers=options.workers, resync=options.resync)
     large = reconciler.reading_more(client)
     return Service(client, reconciler, lease, metrics, options.namespaces, pace, large, renew_watches)
 

@@ -61,32 +61,32 @@ def parse(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os
         prog="ippo-operator", description=_ABOUT, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _add_arguments(parser, environment)
-    given = parser.parse_args(argv)
-    if not given.image:
+    flags = parser.parse_args(argv)
+    if not flags.image:
         parser.error("--image (or IPPO_OPERATOR_IMAGE) is missing: the image with ippo-stage that runs the stages")
-    if given.user != "none" and not given.user.isdecimal():
-        parser.error(f"--user is {given.user}; it has to be a number, or none")
-    named = given.namespace or [environment.get(f"{PREFIX}NAMESPACE", "")]
-    namespaces = tuple(dict.fromkeys(name for text in named for name in text.split(",") if name))
-    if given.workers < 1 or given.resync_seconds <= 0:
+    if flags.user != "none" and not flags.user.isdecimal():
+        parser.error(f"--user is {flags.user}; it has to be a number, or none")
+    texts = flags.namespace or [environment.get(f"{PREFIX}NAMESPACE", "")]
+    namespaces = tuple(dict.fromkeys(name for text in texts for name in text.split(",") if name))
+    if flags.workers < 1 or flags.resync_seconds <= 0:
         parser.error("--workers and --resync-seconds have to be above 0")
     return Options(
         platform=Platform(
-            image=given.image,
-            serve_image=given.serve_image,
-            image_pull_policy=given.image_pull_policy or None,
-            user=None if given.user == "none" else int(given.user),
+            image=flags.image,
+            serve_image=flags.serve_image,
+            image_pull_policy=flags.image_pull_policy or None,
+            user=None if flags.user == "none" else int(flags.user),
         ),
         namespaces=namespaces,
-        lease_namespace=given.lease_namespace or _own_namespace(environment),
-        lease_name=given.lease_name,
+        lease_namespace=flags.lease_namespace or _own_namespace(environment),
+        lease_name=flags.lease_name,
         identity=f"{environment.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
-        workers=given.workers,
-        resync=given.resync_seconds,
-        port=given.port,
-        log_format=given.log_format,
-        log_level=given.log_level,
-        context=given.context,
+        workers=flags.workers,
+        resync=flags.resync_seconds,
+        port=flags.port,
+        log_format=flags.log_format,
+        log_level=flags.log_level,
+        context=flags.context,
     )
 
 
@@ -132,7 +132,7 @@ def _add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, st
 
 
 def _own_namespace(environment: Mapping[str, str]) -> str:
-    given = environment.get("POD_NAMESPACE")
-    if given:
-        return given
+    namespace = environment.get("POD_NAMESPACE")
+    if namespace:
+        return namespace
     return _POD_NAMESPACE.read_text().strip() if _POD_NAMESPACE.exists() else "default"

@@ -11,8 +11,8 @@ from ippo_operator.cluster import clock, log_context
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, FencedError, NotFoundError, TooLargeError
 from ippo_operator.cluster.lease import Lease
-from ippo_operator.cluster.read import UnreadableStatusError
-from ippo_operator.cluster.reconcile import Outcome, Reconciler
+from ippo_operator.cluster.observe.snapshot import UnreadableStatusError
+from ippo_operator.cluster.reconcile import PassOutcome, Reconciler
 from ippo_operator.cluster.resources import RUNS
 from ippo_operator.cluster.transport import EVERYTHING
 from ippo_operator.process.metrics import Metrics
@@ -29,7 +29,7 @@ _log = logging.getLogger("ippo.operator")
 
 
 @dataclass(frozen=True)
-class Pace:
+class WorkPace:
     """How much at once, and how often."""
 
     workers: int = 16
@@ -63,7 +63,7 @@ class Service:
         lease: Lease,
         metrics: Metrics,
         namespaces: Sequence[str] = (),
-        pace: Pace | None = None,
+        pace: WorkPace | None = None,
         large: Reconciler | None = None,
         renew_watches: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,7 +72,7 @@ class Service:
         self.lease = lease
         self._metrics = metrics
         self._namespaces: list[str | None] = list(namespaces) or [None]
-        self.pace = pace or Pace()
+        self.pace = pace or WorkPace()
         self._large = large or reconciler
         self._renew_watches = renew_watches
         self.queue: KeyedQueue[Key] = KeyedQueue()
@@ -193,8 +193,8 @@ class Service:
         except (ApiError, UnreadableStatusError) as error:
             self._still(key, heard)
             self._metrics.failed(type(error).__name__)
-            asked = min(_LONGEST_REST, getattr(error, "retry_after", None) or 0.0)
-            _log.warning("tried again in %.1f s: %s", self.queue.retry(key, asked), error)
+            rest = min(_LONGEST_REST, getattr(error, "retry_after", None) or 0.0)
+            _log.warning("tried again in %.1f s: %s", self.queue.retry(key, rest), error)
         except Exception:
             self._still(key, heard)
             self._metrics.failed("Bug")
@@ -202,7 +202,7 @@ class Service:
         else:
             self._passed(key, outcome, heard)
 
-    async def _reconcile(self, key: Key) -> Outcome:
+    async def _reconcile(self, key: Key) -> PassOutcome:
         """A pass over a run of a megabyte takes many times that. There is room for one such pass at a time, and whoever
         makes hundreds of such runs must not hold up the others: they wait for each other, and nobody for them."""
         try:
@@ -219,7 +219,7 @@ class Service:
             with self._metrics.reconcile.time():
                 return await self._large.reconcile(*key)
 
-    def _passed(self, key: Key, outcome: Outcome, heard: float | None) -> None:
+    def _passed(self, key: Key, outcome: PassOutcome, heard: float | None) -> None:
         """What follows from a pass that came to an end."""
         if not outcome.exists:
             self._forget(key)

@@ -190,7 +190,9 @@ class LogIn:
 
     async def log_in(self, **_: Any) -> kopf.AiohttpSession:
         """Raises kopf.PermanentError, which ends kopf, if there is nothing new to log in with."""
-        connection = await connect(self._load(), connections=0, middlewares=self._middlewares, response_class=Response)
+        connection = await connect(
+            self._load(), connections=0, middlewares=self._middlewares, response_class=KopfResponse
+        )
         shown = (connection.login, connection.credentials)
         if shown == self._last:
             await connection.session.close()
@@ -203,7 +205,7 @@ class LogIn:
         )
 
 
-class Response(aiohttp.ClientResponse):
+class KopfResponse(aiohttp.ClientResponse):
     """An answer as kopf reads it: to the API server, no metadata at all are null, and to kopf an empty list."""
 
     async def json(self, **options: Any) -> Any:

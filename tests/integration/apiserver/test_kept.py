@@ -15,7 +15,7 @@ from ippo_operator.api.cluster import Serve
 from ippo_operator.cluster.client import Client
 from ippo_operator.cluster.mending import Repair, mend, repair
 from ippo_operator.cluster.resources import resource_of
-from ippo_operator.cluster.serving import leave_replicas
+from ippo_operator.cluster.servers import leave_replicas
 from ippo_operator.cluster.transport import Request, Response
 from ippo_operator.manifests.additions import OVERWRITER
 from ippo_operator.manifests.identity import MANAGER

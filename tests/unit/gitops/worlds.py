@@ -11,7 +11,7 @@ from ippo_operator.api.crd import custom_resource_definition
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import Waiting
-from ippo_operator.cluster import invalid
+from ippo_operator.cluster import run_status
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing
 from ippo_trainer.contract.spec import Decision, StageResult
 
@@ -264,7 +264,7 @@ def reported(world: Recorded, problem: str, reason: Reason) -> Object:
     raw = world.now_shown
     raw["metadata"]["generation"] += 1
     stored = json.loads(json.dumps(raw))
-    status = invalid.status(stored, problem, START, reason)
+    status = run_status.refused(stored, problem, START, reason)
     assert status is not None
     return stored | {"status": status}
 

@@ -75,7 +75,7 @@ def _placed(value: dict[str, Any], section: str, folder: Path) -> dict[str, Any]
     return value
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _KubeconfigLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """In C where there is one; what looks like a date is text, as for kubectl."""
 
     yaml_implicit_resolvers = {
@@ -96,7 +96,7 @@ def _read(file: Path) -> dict[str, Any]:
         try:
             document = json.loads(text)  # YAML takes no tabs
         except ValueError:
-            document = yaml.load(text, Loader=_Loader)  # noqa: S506 a safe loader
+            document = yaml.load(text, Loader=_KubeconfigLoader)  # noqa: S506 a safe loader
     except (yaml.YAMLError, RecursionError, ValueError, KeyError, AttributeError):  # the last three: of odd numbers
         raise KubeconfigError(f"the kubeconfig {file} is not YAML") from None
     if document is None:

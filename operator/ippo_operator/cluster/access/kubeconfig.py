@@ -47,8 +47,8 @@ class Flags:
     def of(cls, arguments: object) -> "Flags":
         """From a parsed command line."""
         values: dict[str, Any] = {one.name: getattr(arguments, one.name, None) for one in fields(cls)}
-        given = {name: value for name, value in values.items() if value is not None}
-        return cls(**given | {"as_group": tuple(given.get("as_group", ()))})
+        flags = {name: value for name, value in values.items() if value is not None}
+        return cls(**flags | {"as_group": tuple(flags.get("as_group", ()))})
 
 
 @dataclass(frozen=True, repr=False)
@@ -114,23 +114,23 @@ def names(section: str, flags: Flags) -> list[str]:
 
 
 def _login(config: dict[str, Any], flags: Flags, where: str) -> Login:
-    context = _context(config, flags, where)
+    context_name = flags.context or str(config["current-context"])
+    context = _context(config, context_name, flags, where)
     cluster_name, user_name = flags.cluster or context.cluster, flags.user or context.user
     for section, name in (("clusters", flags.cluster), ("users", flags.user)):
         if name and name not in config[section]:
             raise KubeconfigError(f"{where} has no {section[:-1]} {name}; there are: {_names(config[section])}")
-    cluster_value = _with_cluster_flags(config["clusters"].get(cluster_name, {}), flags)
-    user_value = _with_user_flags(config["users"].get(user_name, {}), flags)
+    cluster_value = _overridden(config["clusters"].get(cluster_name, {}), _cluster_flags(flags))
+    user_value = _overridden(config["users"].get(user_name, {}), _user_flags(flags))
     cluster = _part(ClusterPart, cluster_value, f"{where}: cluster {cluster_name}")
     part = _part(UserPart, user_value, f"{where}: user {user_name}")
     if not cluster.server:
-        raise KubeconfigError(f"context {_context_name(config, flags)} of {where} names no cluster with a server")
-    user = _user(part, where)
-    server = _server(cluster.server)
+        raise KubeconfigError(f"context {context_name} of {where} names no cluster with a server")
+    user, server = _user(part, where), _server(cluster.server)
     return Login(
         server=server,
         namespace=flags.namespace or context.namespace or "default",
-        context=_context_name(config, flags),
+        context=context_name,
         ca=_bytes(cluster, "certificate_authority", where),
         insecure=cluster.insecure_skip_tls_verify,
         server_name=cluster.tls_server_name,
@@ -141,12 +141,7 @@ def _login(config: dict[str, Any], flags: Flags, where: str) -> Login:
     )
 
 
-def _context_name(config: dict[str, Any], flags: Flags) -> str:
-    return flags.context or str(config["current-context"])
-
-
-def _context(config: dict[str, Any], flags: Flags, where: str) -> ContextPart:
-    name = _context_name(config, flags)
+def _context(config: dict[str, Any], name: str, flags: Flags, where: str) -> ContextPart:
     value = config["contexts"].get(name)
     if value is None and name:
         raise KubeconfigError(f"{where} has no context {name}; there are: {_names(config['contexts'])}")
@@ -155,37 +150,42 @@ def _context(config: dict[str, Any], flags: Flags, where: str) -> ContextPart:
     return _part(ContextPart, value or {}, f"{where}: context {name}")
 
 
-def _with_cluster_flags(value: dict[str, Any], flags: Flags) -> dict[str, Any]:
-    value = dict(value)
-    if flags.insecure_skip_tls_verify or flags.certificate_authority:
-        for key in ("certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify"):
-            value.pop(key, None)
-    given = {
+_TRUST = ("certificate-authority", "certificate-authority-data", "insecure-skip-tls-verify")
+_EXCLUDED = {
+    "certificate-authority": _TRUST,
+    "insecure-skip-tls-verify": _TRUST,
+    "client-certificate": ("client-certificate-data",),
+    "client-key": ("client-key-data",),
+    "token": ("tokenFile",),
+}
+"""What a flag takes the place of besides the field that it sets."""
+
+
+def _overridden(value: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    """A part of the kubeconfig with the flags that are set."""
+    fields = {name: flag for name, flag in flags.items() if flag}
+    excluded = {other for name in fields for other in _EXCLUDED.get(name, ())}
+    return {name: item for name, item in value.items() if name not in excluded} | fields
+
+
+def _cluster_flags(flags: Flags) -> dict[str, Any]:
+    return {
         "server": flags.server,
         "tls-server-name": flags.tls_server_name,
         "certificate-authority": _here(flags.certificate_authority),
-        "insecure-skip-tls-verify": flags.insecure_skip_tls_verify or None,
+        "insecure-skip-tls-verify": flags.insecure_skip_tls_verify,
     }
-    return value | {key: item for key, item in given.items() if item is not None}
 
 
-def _with_user_flags(value: dict[str, Any], flags: Flags) -> dict[str, Any]:
-    value = dict(value)
-    given = {
+def _user_flags(flags: Flags) -> dict[str, Any]:
+    return {
         "token": flags.token,
         "client-certificate": _here(flags.client_certificate),
         "client-key": _here(flags.client_key),
         "as": flags.as_user,
         "as-uid": flags.as_uid,
-        "as-groups": list(flags.as_group) or None,
+        "as-groups": list(flags.as_group),
     }
-    for key, item in given.items():
-        if item is not None:
-            value.pop(f"{key}-data", None)
-            value[key] = item
-    if flags.token is not None:
-        value.pop("tokenFile", None)
-    return value
 
 
 def _here(path: str | None) -> str | None:

@@ -55,7 +55,7 @@ class _Status(BaseModel):
         return self
 
 
-class _Answer(BaseModel):
+class _ExecCredential(BaseModel):
     """An ExecCredential."""
 
     api_version: str = Field("", alias="apiVersion")
@@ -156,7 +156,7 @@ def _info(login: Login, plugin: Plugin, interactive: bool) -> dict[str, Any]:
 
 def _parsed(output: bytes, plugin: Plugin) -> _Status:
     try:
-        answer = _Answer.model_validate_json(output)
+        answer = _ExecCredential.model_validate_json(output)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         # What it printed may hold secrets; only a rule of our own is repeated.

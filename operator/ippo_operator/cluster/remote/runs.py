@@ -33,8 +33,8 @@ class Runs:
 
     def get(self, name: str) -> Object:
         """The run. Raises NotFoundError if there is none."""
-        found: Object = self.calls.request(Request("GET", RUNS.path(self.namespace, name)))
-        return found
+        answer: Object = self.calls.request(Request("GET", RUNS.path(self.namespace, name)))
+        return answer
 
     def all(self, everywhere: bool = False) -> list[Object]:
         """The namespace's runs by name, or those of all namespaces."""
@@ -62,19 +62,19 @@ class Runs:
         """
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
         path = RUNS.path(self.namespace, name)
-        made: Object = self.calls.request(Request("PATCH", path, query, patch, content_type=_MERGE))
-        return made
+        answer: Object = self.calls.request(Request("PATCH", path, query, patch, content_type=_MERGE))
+        return answer
 
     def create(self, manifest: Object, dry: bool) -> Object:
         """POST."""
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
-        made: Object = self.calls.request(Request("POST", RUNS.path(self.namespace), query, manifest))
-        return made
+        answer: Object = self.calls.request(Request("POST", RUNS.path(self.namespace), query, manifest))
+        return answer
 
     def pods(self, run: Object, labels: dict[str, str]) -> list[Object]:
         """The run's stage pods with these labels."""
-        wanted = {RUN_UID: str(run["metadata"]["uid"]), COMPONENT: "stage", **labels}
-        selector = ",".join(f"{key}={value}" for key, value in wanted.items())
+        selected = {RUN_UID: str(run["metadata"]["uid"]), COMPONENT: "stage", **labels}
+        selector = ",".join(f"{key}={value}" for key, value in selected.items())
         return list(self._items(PODS.path(str(run["metadata"]["namespace"])), {"labelSelector": selector}))
 
     def log(self, pod: Object, tail: int | None = None, follow: bool = False) -> Iterator[str]:
@@ -95,8 +95,8 @@ class Runs:
 
     def secret(self, namespace: str, name: str) -> Object:
         """A Secret."""
-        found: Object = self.calls.request(Request("GET", _SECRETS.path(namespace, name)))
-        return found
+        answer: Object = self.calls.request(Request("GET", _SECRETS.path(namespace, name)))
+        return answer
 
     def _items(self, path: str, query: dict[str, str]) -> Iterator[Object]:
         query = {"limit": str(PAGE), **query}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from ippo_operator.api.status import ServedPolicy, ServingStatus
 from ippo_operator.cluster.clock import ServerClock
-from ippo_operator.cluster.stopwatch import Stopwatch
+from ippo_operator.cluster.servers import Stopwatch
 from ippo_operator.plan.types import ObservedServing
 
 from tests.kit.toy_cluster import ToyOperator, condition, deployment_status, stands, status_of

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 from ippo_operator.cluster.errors import ApiError, FencedError, UnavailableError
-from ippo_operator.cluster.read import UnreadableStatusError
+from ippo_operator.cluster.observe.snapshot import UnreadableStatusError
 from ippo_operator.cluster.transport import Request, Response
 from ippo_trainer.contract.spec import StageResult, StageSpec
 

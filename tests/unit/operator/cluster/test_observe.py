@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from ippo_operator.api.reasons import Reason
-from ippo_operator.cluster import jobs
+from ippo_operator.cluster.observe import job_state
 from ippo_operator.manifests.identity import INPUT_DIGEST
 from ippo_trainer.contract.spec import ArtifactRef, Shard, StageResult
 
@@ -47,16 +47,16 @@ def pending(reason: str = "", message: str = "", container: Object | None = None
 
 
 def test_ownership_is_by_uid_of_the_controller() -> None:
-    assert jobs.is_ours(JOB, "run-uid")
-    assert not jobs.is_ours(JOB, "other")
-    assert not jobs.is_ours({"metadata": {"ownerReferences": [{"uid": "run-uid"}]}}, "run-uid")
-    assert not jobs.is_ours({"metadata": {}}, "run-uid")
+    assert job_state.is_ours(JOB, "run-uid")
+    assert not job_state.is_ours(JOB, "other")
+    assert not job_state.is_ours({"metadata": {"ownerReferences": [{"uid": "run-uid"}]}}, "run-uid")
+    assert not job_state.is_ours({"metadata": {}}, "run-uid")
 
 
 def test_a_job_that_is_about_to_end_still_runs() -> None:
     for kind in ("SuccessCriteriaMet", "FailureTarget"):
-        assert jobs.observe(job(job_condition(kind))).state == "Running"
-    assert jobs.observe(job({"type": "Failed", "status": "False"})).state == "Running"
+        assert job_state.observe(job(job_condition(kind))).state == "Running"
+    assert job_state.observe(job({"type": "Failed", "status": "False"})).state == "Running"
 
 
 def test_the_pod_that_failed_first_tells_why() -> None:
@@ -64,7 +64,7 @@ def test_the_pod_that_failed_first_tells_why() -> None:
         pod(0, ended_status(143, "stopped", finished="2026-01-31T12:00:05Z")),
         pod(1, ended_status(65, '{"error": {"reason": "InvalidData", "message": "row 3: no outcome"}}')),
     ]
-    seen = jobs.observe(failed(), pods)
+    seen = job_state.observe(failed(), pods)
     assert (seen.state, seen.failure.exit_code, seen.failure.message) == ("Failed", 65, "row 3: no outcome")
     assert not seen.failure.disrupted
 
@@ -85,26 +85,26 @@ EVICTED: Object = {"reason": "Evicted", "conditions": [job_condition("Disruption
 def test_an_evicted_pod_that_was_replaced_does_not_hide_how_its_successor_failed(status: Object, words: str) -> None:
     pods = [pod(0, ended_status(137, "") | EVICTED), pod(1, status)]
     ended = job(job_condition("Failed"), podFailurePolicy=REPLACES)
-    seen = jobs.observe(ended, pods)
+    seen = job_state.observe(ended, pods)
     assert words in seen.failure.message
     # Its Job tells the other shards to stop.
     stopped = pod(2, ended_status(143, "", finished="2026-01-31T20:00:05Z"))
-    assert jobs.observe(ended, [stopped, *pods]).failure == seen.failure
+    assert job_state.observe(ended, [stopped, *pods]).failure == seen.failure
 
 
 def test_an_evicted_pod_tells_why_where_no_other_failed() -> None:
     ended = job(job_condition("Failed"), podFailurePolicy=REPLACES)
-    assert jobs.observe(ended, [pod(0, ended_status(137, "") | EVICTED)]).failure.disrupted
+    assert job_state.observe(ended, [pod(0, ended_status(137, "") | EVICTED)]).failure.disrupted
 
 
 def test_out_of_memory_names_the_remedy() -> None:
-    seen = jobs.observe(failed(), [pod(0, ended_status(137, "", reason="OOMKilled"))])
+    seen = job_state.observe(failed(), [pod(0, ended_status(137, "", reason="OOMKilled"))])
     assert seen.failure.exit_code == 137
     assert "limits.memory" in seen.failure.message
 
 
 def test_a_log_without_a_message_is_shown_from_its_end() -> None:
-    seen = jobs.observe(failed(), [pod(0, ended_status(1, "x" * 2000 + "\nValueError: bug"))])
+    seen = job_state.observe(failed(), [pod(0, ended_status(1, "x" * 2000 + "\nValueError: bug"))])
     assert seen.failure.message.endswith("ValueError: bug")
     assert len(seen.failure.message) < 500
 
@@ -124,7 +124,7 @@ def test_a_log_without_a_message_is_shown_from_its_end() -> None:
     ids=["evicted", "preempted", "lost"],
 )
 def test_lost_pods_are_disruptions(status: Object) -> None:
-    seen = jobs.observe(failed(), [pod(0, status)])
+    seen = job_state.observe(failed(), [pod(0, status)])
     assert seen.failure.disrupted
     assert seen.failure.exit_code is None
 
@@ -133,7 +133,7 @@ def test_lost_pods_are_disruptions(status: Object) -> None:
 def test_a_pod_that_outgrew_its_own_disk_is_no_disruption(container: Object) -> None:
     """It would do so again, a hundred times; and nothing that it wrote by then says why."""
     told = {"reason": "Evicted", "message": 'Usage of EmptyDir volume "ippo-work" exceeds the limit "64Mi". '}
-    seen = jobs.observe(failed(), [pod(0, {"phase": "Failed"} | container | told)])
+    seen = job_state.observe(failed(), [pod(0, {"phase": "Failed"} | container | told)])
     assert not seen.failure.disrupted
     assert seen.failure.exit_code is None
     assert 'exceeds the limit "64Mi". Raise workSize' in seen.failure.message
@@ -146,7 +146,7 @@ def beside(name: str, code: int, kind: str = "initContainerStatuses", message: s
 
 
 def test_a_container_that_fails_before_the_stage_is_named() -> None:
-    seen = jobs.observe(failed(), [pod(0, beside("vault-agent-init", 2, message="no token"))])
+    seen = job_state.observe(failed(), [pod(0, beside("vault-agent-init", 2, message="no token"))])
     assert not seen.failure.disrupted
     assert "vault-agent-init, which is not the run's, ended with exit code 2: no token" in seen.failure.message
 
@@ -155,33 +155,35 @@ def test_a_container_that_fails_after_the_stage_is_named() -> None:
     done = ended_status(0, "{}")
     sidecar = {"name": "istio-proxy", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
     status = done | {"phase": "Failed", "containerStatuses": [*done["containerStatuses"], sidecar]}
-    seen = jobs.observe(failed(), [pod(0, status)])
+    seen = job_state.observe(failed(), [pod(0, status)])
     assert seen.failure.message.endswith("istio-proxy, which is not the run's, ended with exit code 137: OOMKilled")
     assert not seen.failure.disrupted
 
 
 def test_a_drained_node_fails_injected_containers_too() -> None:
     status = beside("istio-init", 143) | {"conditions": [job_condition("DisruptionTarget")]}
-    assert jobs.observe(failed(), [pod(0, status)]).failure.disrupted
+    assert job_state.observe(failed(), [pod(0, status)]).failure.disrupted
 
 
 def test_a_deadline_that_passes_while_the_image_is_pulled_is_no_disruption() -> None:
-    seen = jobs.observe(failed(), [pod(0, {"phase": "Failed", "reason": "DeadlineExceeded"})])
+    seen = job_state.observe(failed(), [pod(0, {"phase": "Failed", "reason": "DeadlineExceeded"})])
     assert not seen.failure.disrupted
     assert "activeDeadlineSeconds" in seen.failure.message
 
 
 def test_a_wrong_spec_is_known_even_if_the_pod_was_disrupted_too() -> None:
     status = ended_status(64, "") | {"conditions": [job_condition("DisruptionTarget")]}
-    seen = jobs.observe(failed(), [pod(0, status)])
+    seen = job_state.observe(failed(), [pod(0, status)])
     assert (seen.failure.exit_code, seen.failure.disrupted) == (64, True)
 
 
 def test_the_policys_words_stand_in_for_a_pod_that_is_gone() -> None:
     text = "Container stage for pod team/p failed with exit code 65 matching FailJob rule at index 0"
-    seen = jobs.observe(failed(reason="PodFailurePolicy", message=text))
+    seen = job_state.observe(failed(reason="PodFailurePolicy", message=text))
     assert (seen.failure.exit_code, seen.failure.disrupted) == (65, False)
-    seen = jobs.observe(failed(reason="BackoffLimitExceeded", message="Job has reached the specified backoff limit"))
+    seen = job_state.observe(
+        failed(reason="BackoffLimitExceeded", message="Job has reached the specified backoff limit")
+    )
     assert (seen.failure.exit_code, seen.failure.disrupted) == (None, True)
 
 
@@ -193,21 +195,23 @@ def shard(index: int, **artifacts: ArtifactRef) -> Object:
 
 
 def test_a_result_that_went_with_its_pod_is_a_loss_and_not_the_stages_fault() -> None:
-    seen = jobs.observe(job(job_condition("Complete")), [pod(0, shard(0))])
+    seen = job_state.observe(job(job_condition("Complete")), [pod(0, shard(0))])
     assert (seen.state, seen.failure.disrupted) == ("Failed", True)
     assert "pods of it are gone" in seen.failure.message
 
 
 def test_the_pod_that_joined_the_shards_is_enough() -> None:
     joined = shard(1, data=ArtifactRef(key="iterations/0001/collect/data", digest=DIGEST))
-    seen = jobs.observe(job(job_condition("Complete")), [pod(1, joined)])
+    seen = job_state.observe(job(job_condition("Complete")), [pod(1, joined)])
     assert (seen.state, [sorted(result.artifacts) for result in seen.results]) == ("Succeeded", [["data"]])
 
 
 def test_only_readable_results_of_own_pods_count() -> None:
     stranger = pod(1, ended_status(0, "{}"))
     stranger["metadata"]["ownerReferences"][0]["uid"] = "other"
-    seen = jobs.observe(job(job_condition("Complete"), completions=1), [pod(0, ended_status(0, "rubbish")), stranger])
+    seen = job_state.observe(
+        job(job_condition("Complete"), completions=1), [pod(0, ended_status(0, "rubbish")), stranger]
+    )
     assert (seen.state, seen.results) == ("Succeeded", ())
 
 
@@ -224,7 +228,7 @@ def test_only_readable_results_of_own_pods_count() -> None:
     ],
 )
 def test_pods_that_wait_say_what_for(status: Object, reason: Reason, words: str) -> None:
-    waiting = jobs.observe(job(), [pod(0, {"phase": "Running"}), pod(1, status)]).waiting
+    waiting = job_state.observe(job(), [pod(0, {"phase": "Running"}), pod(1, status)]).waiting
     assert waiting is not None
     assert waiting.reason == reason
     assert words in waiting.message
@@ -232,23 +236,23 @@ def test_pods_that_wait_say_what_for(status: Object, reason: Reason, words: str)
 
 def test_pods_that_start_wait_for_nothing() -> None:
     for status in (pending(), pending(container={"reason": "ContainerCreating"}), {"phase": "Running"}, {}):
-        assert jobs.observe(job(), [pod(0, status)]).waiting is None
+        assert job_state.observe(job(), [pod(0, status)]).waiting is None
 
 
 def test_a_suspended_job_waits_in_its_queue() -> None:
     queued = job(suspend=True)
     queued["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "gpus"
-    waiting = jobs.observe(queued).waiting
+    waiting = job_state.observe(queued).waiting
     assert waiting is not None
     assert waiting.reason == Reason.WAITING_FOR_QUOTA
     assert "gpus" in waiting.message
 
 
 def test_complaints_of_the_job_controller_and_the_kubelet_are_told() -> None:
-    waiting = jobs.observe(job(), [], ["old", 'serviceaccount "x" not found']).waiting
+    waiting = job_state.observe(job(), [], ["old", 'serviceaccount "x" not found']).waiting
     assert waiting is not None
     assert waiting.reason == Reason.POD_REFUSED
     assert 'serviceaccount "x" not found' in waiting.message
-    waiting = jobs.observe(job(), [pod(0, pending())], ['MountVolume.SetUp failed: secret "s" not found']).waiting
+    waiting = job_state.observe(job(), [pod(0, pending())], ['MountVolume.SetUp failed: secret "s" not found']).waiting
     assert waiting is not None
     assert waiting.reason == Reason.POD_NOT_STARTED

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from ippo_operator.cluster import jobs, sidecars
+from ippo_operator.cluster.observe import job_state, sidecars
 from ippo_operator.manifests.identity import JOB_INDEX
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 
@@ -231,7 +231,7 @@ def test_a_stage_that_was_done_is_done_although_its_sidecar_failed_afterwards() 
     [job] = api.all("jobs")
     failed = {"type": "Failed", "status": "True", "lastTransitionTime": FINISHED}
     api.edit("jobs", "team", job["metadata"]["name"], status={"conditions": [failed]})
-    assert jobs.observe(api.all("jobs")[0], api.all("pods")).state == "Succeeded"
+    assert job_state.observe(api.all("jobs")[0], api.all("pods")).state == "Succeeded"
     operator.finish(controller)
     assert condition(api, "Succeeded")["status"] == "True"
     assert len(attempts(api)) == 5

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from ippo_operator.cluster.streams import ListReader, TooLongError
+from ippo_operator.cluster.transport import BodyTooLongError, ListReader
 
 TEXT = some.text(max_size=8) | some.sampled_from(['"items":[', "]}", "\\", '"', "é€😀", "],", "{"])
 VALUE = some.recursive(
@@ -54,14 +54,14 @@ def test_a_list_that_was_cut_off_is_none(end: int) -> None:
 
 def test_an_object_or_a_list_that_is_too_long_is_not_read_to_its_end() -> None:
     body = json.dumps({"items": [{"a": "x" * 5000}]})
-    with pytest.raises(TooLongError, match="an object has more than 4 KiB"):
+    with pytest.raises(BodyTooLongError, match="an object has more than 4 KiB"):
         read(body, [2000, 4200], most=4096)
     reader = ListReader(lambda item: None, 1 << 20, 5 << 20)
     reader.feed(b'{"items":[')
     half = json.dumps({"a": "x" * (1 << 19)}).encode() + b","
     for _ in range(9):
         reader.feed(half)
-    with pytest.raises(TooLongError, match="more than 5 MiB"):
+    with pytest.raises(BodyTooLongError, match="more than 5 MiB"):
         reader.feed(half)
 
 

@@ -7,9 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from ippo_operator.cluster import trim
 from ippo_operator.cluster.client import SMALL, Client
 from ippo_operator.cluster.errors import ApiError, TooLargeError
+from ippo_operator.cluster.observe import trim
 from ippo_operator.cluster.transport import Request, Response
 
 from tests.kit.fake_api import FakeApi, Object, answer

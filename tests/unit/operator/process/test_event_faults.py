@@ -4,14 +4,14 @@ import asyncio
 import random
 
 import pytest
-from ippo_operator.process.service import Pace
+from ippo_operator.process.service import WorkPace
 
 from tests.kit.fake_api import FakeApi, Object
 from tests.kit.toy_cluster import ToyController, attempts, run_manifest
 
 from .test_service import Process, drive, run, succeeded
 
-PACE = Pace(workers=3, resync=0.3, check=0.2, drain=5)
+PACE = WorkPace(workers=3, resync=0.3, check=0.2, drain=5)
 NAMES = [f"run-{number}" for number in range(4)]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from ippo_operator.process.service import Pace
+from ippo_operator.process.service import WorkPace
 
 from tests.kit.fake_api import FakeApi, answer
 from tests.kit.toy_cluster import attempts, run_manifest
@@ -13,7 +13,7 @@ from .test_service import Process, run, until
 def test_without_the_crd_it_is_not_ready_and_a_restart_would_not_help() -> None:
     async def scene() -> None:
         api = FakeApi()
-        process = Process(api, pace=Pace(workers=1, resync=0.1, check=0.05))
+        process = Process(api, pace=WorkPace(workers=1, resync=0.1, check=0.05))
         unknown = answer(404, "NotFound", "the server could not find the requested resource")
         api.before = lambda _n, request: unknown if "iterativepporuns" in request.path else None
         async with process:

@@ -12,19 +12,19 @@ from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.process.health import Health, Limits, application
 from ippo_operator.process.metrics import CountingTransport, Metrics
-from ippo_operator.process.service import Pace, Service
+from ippo_operator.process.service import Service, WorkPace
 
 from tests.kit.fake_api import FakeApi, Object, answer
 from tests.kit.toy_cluster import PLATFORM, ToyController, attempts, condition, run_manifest, the_run
 
 QUICK = LeaseTimes(duration=1, renew_every=0.05, margin=0.2)
-PACE = Pace(workers=3, resync=3600, check=3600, drain=5)
+PACE = WorkPace(workers=3, resync=3600, check=3600, drain=5)
 
 
 class Process:
     """An operator's process without kopf. Use as an async context manager."""
 
-    def __init__(self, api: FakeApi, name: str = "one", pace: Pace = PACE, watched: bool = True) -> None:
+    def __init__(self, api: FakeApi, name: str = "one", pace: WorkPace = PACE, watched: bool = True) -> None:
         self.api = api
         self.metrics = Metrics()
         transport = CountingTransport(api, self.metrics)
@@ -135,7 +135,7 @@ def test_one_of_two_processes_acts_and_the_other_takes_over() -> None:
 def test_what_no_watch_told_is_found_and_told_of() -> None:
     async def scene() -> None:
         api = FakeApi()
-        pace = Pace(workers=1, resync=3600, check=0.05)
+        pace = WorkPace(workers=1, resync=3600, check=0.05)
         async with Process(api, pace=pace, watched=False) as process:
             api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
@@ -150,7 +150,7 @@ def test_what_no_watch_told_is_found_and_told_of() -> None:
 def test_the_resync_looks_at_everything() -> None:
     async def scene() -> None:
         api = FakeApi()
-        async with Process(api, pace=Pace(workers=1, resync=0.1, check=3600), watched=False):
+        async with Process(api, pace=WorkPace(workers=1, resync=0.1, check=3600), watched=False):
             api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
 
@@ -188,7 +188,7 @@ def test_a_server_that_asks_for_a_rest_is_not_asked_about_the_run_before() -> No
 def test_a_run_whose_end_no_watch_told_of_is_forgotten_at_the_resync() -> None:
     async def scene() -> None:
         api = FakeApi()
-        async with Process(api, pace=Pace(workers=1, resync=0.1, check=3600), watched=False) as process:
+        async with Process(api, pace=WorkPace(workers=1, resync=0.1, check=3600), watched=False) as process:
             process.hear("ADDED", api.put("iterativepporuns", run_manifest()))
             await until(lambda: 'ippo_runs{phase="Running"} 1.0' in process.metrics.text().decode())
             api.remove("iterativepporuns", "team", "small")

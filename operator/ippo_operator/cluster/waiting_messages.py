@@ -26,7 +26,7 @@ def essence(text: str) -> frozenset[str]:
     return frozenset(part.strip() for part in _PARTS.split(plain) if part.strip())
 
 
-class Calm:
+class WaitingMessages:
     """Keeps the text that a run's status has for a reason, as long as it says about the same.
 
     Args:
@@ -37,25 +37,27 @@ class Calm:
         self._steady = steady
         self._told: dict[Hashable, float] = {}
 
-    def job(self, run: Hashable, seen: ObservedJob, status: RunStatus | None) -> ObservedJob:
+    def job(self, run: Hashable, observed: ObservedJob, status: RunStatus | None) -> ObservedJob:
         """The job, with the text that the status has."""
         active = status.active if status is not None else None
-        before = active.waiting if active is not None and active.job_name == seen.name else None
-        return replace(seen, waiting=self._calmed((run, "job"), seen.waiting, before))
+        before = active.waiting if active is not None and active.job_name == observed.name else None
+        return replace(observed, waiting=self._steady_message((run, "job"), observed.waiting, before))
 
-    def serving(self, run: Hashable, seen: ObservedServing, status: RunStatus | None) -> ObservedServing:
+    def serving(self, run: Hashable, observed: ObservedServing, status: RunStatus | None) -> ObservedServing:
         """The servers, with the texts that the status has."""
         before = status.serving if status is not None else None
         waits, blocked = (before.waiting, before.blocked) if before is not None else (None, None)
-        trouble = self._calmed((run, "servers"), seen.trouble, waits)
-        return replace(seen, trouble=trouble, blocked=self._calmed((run, "blocked"), seen.blocked, blocked))
+        trouble = self._steady_message((run, "servers"), observed.trouble, waits)
+        return replace(
+            observed, trouble=trouble, blocked=self._steady_message((run, "blocked"), observed.blocked, blocked)
+        )
 
     def forget(self, run: Hashable) -> None:
         """The run is gone."""
         for what in ("job", "servers", "blocked"):
             self._told.pop((run, what), None)
 
-    def _calmed(self, key: Hashable, now: Waiting | None, before: Waiting | None) -> Waiting | None:
+    def _steady_message(self, key: Hashable, now: Waiting | None, before: Waiting | None) -> Waiting | None:
         if now is None or before is None or now.reason != before.reason:
             self._told.pop(key, None)
             return now

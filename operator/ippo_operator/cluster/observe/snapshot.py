@@ -14,12 +14,11 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
-from ippo_operator.cluster import jobs, sidecars, trim
-from ippo_operator.cluster import pods as pod_facts
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import NotFoundError
-from ippo_operator.cluster.owned import OwnedJob, OwnedJobs
-from ippo_operator.cluster.pods import Object
+from ippo_operator.cluster.observe import job_state, pod_state, sidecars, trim
+from ippo_operator.cluster.observe.owned_jobs import OwnedJob, OwnedJobs
+from ippo_operator.cluster.observe.pod_state import Object
 from ippo_operator.cluster.resources import CORE_EVENTS, JOBS, PODS, RUNS
 from ippo_operator.manifests.identity import JOB_UID
 from ippo_operator.manifests.settings import settings_annotations
@@ -61,7 +60,7 @@ class Snapshot:
         return str(self.raw["metadata"]["uid"])
 
 
-async def snapshot(client: Client, owned: OwnedJobs, namespace: str, name: str, now: datetime) -> Snapshot | None:
+async def read_snapshot(client: Client, owned: OwnedJobs, namespace: str, name: str, now: datetime) -> Snapshot | None:
     """The run as it is now; None if there is none.
 
     Args:
@@ -89,16 +88,16 @@ async def snapshot(client: Client, owned: OwnedJobs, namespace: str, name: str, 
     if run is None:
         return Snapshot(raw, run, problem, {}, ())
     active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
-    found = await client.get(JOBS, namespace, active) if active is not None else None
-    ours = found if found is not None and jobs.is_ours(found, uid) else None
+    job = await client.get(JOBS, namespace, active) if active is not None else None
+    ours = job if job is not None and job_state.is_ours(job, uid) else None
     own, more = await owned.read(client, namespace, name, uid, ours)
     soon = _SOON if more else None
     if ours is None or run.status is None:
-        taken = () if found is None else (jobs.foreign(str(active)),)
-        return Snapshot(raw, run, "", own, taken, soon)
+        foreign = () if job is None else (job_state.foreign(str(active)),)
+        return Snapshot(raw, run, "", own, foreign, soon)
     observed, look_again = await _observe(client, namespace, ours, now)
     if run.status.stage is not None:
-        stale = jobs.outdated(ours, settings_annotations(run, run.status.stage))
+        stale = job_state.outdated(ours, settings_annotations(run, run.status.stage))
         observed = dataclasses.replace(observed, outdated=stale)
     return Snapshot(raw, run, "", own, (observed,), soon if more else look_again)
 
@@ -138,19 +137,19 @@ async def _observe(client: Client, namespace: str, job: Manifest, now: datetime)
     ended = sidecars.look(job, pods, now)
     if ended is not None:
         return ended
-    if not jobs.not_started(job, pods):
-        return _ending(jobs.observe(job, pods), pod_facts.owned_by(pods, uid), now)
+    if not job_state.not_started(job, pods):
+        return _ending(job_state.observe(job, pods), pod_state.owned_by(pods, uid), now)
     age = (now - _began(job, pods)).total_seconds()
     # A time in the future is that of another clock: it says nothing about how long this has been going on.
     troubles = await _troubles(client, namespace, job, pods) if not 0 <= age < _PATIENCE else []
-    return jobs.observe(job, pods, troubles), min(_LONGEST, max(_PATIENCE, age / 2))
+    return job_state.observe(job, pods, troubles), min(_LONGEST, max(_PATIENCE, age / 2))
 
 
 async def _pods(client: Client, namespace: str, uid: str) -> list[Manifest]:
     """Those of the Job with that UID, in what is needed of them."""
 
     def own(pod: Manifest) -> Manifest | None:
-        return trim.pod(pod) if pod_facts.controller_uid(pod) == uid else None
+        return trim.pod(pod) if pod_state.controller_uid(pod) == uid else None
 
     return await client.list(PODS, namespace, f"{JOB_UID}={uid}", keep=own)
 
@@ -159,7 +158,7 @@ def _ending(observed: ObservedJob, pods: list[Object], now: datetime) -> tuple[O
     """Of a job whose pods run: with a pod that does not end, which no event would tell."""
     if observed.state != "Running" or not any("deletionTimestamp" in pod["metadata"] for pod in pods):
         return observed, None
-    late = pod_facts.does_not_end(pods, now)
+    late = pod_state.does_not_end(pods, now)
     return (dataclasses.replace(observed, waiting=late) if late is not None else observed), _LONGEST
 
 
@@ -175,10 +174,10 @@ async def _troubles(client: Client, namespace: str, job: Manifest, pods: list[Ma
     about = pods[0] if pods else job
     selector = f"involvedObject.uid={about['metadata']['uid']},type=Warning"
     try:
-        told = await client.list(CORE_EVENTS, namespace, fields=selector, keep=_complaint)
+        complaints = await client.list(CORE_EVENTS, namespace, fields=selector, keep=_complaint)
     except NotFoundError:
         return []
-    return [text for _, text in sorted(told)]
+    return [text for _, text in sorted(complaints)]
 
 
 def _complaint(event: Manifest) -> tuple[str, str] | None:

@@ -17,11 +17,11 @@ _METADATA = ("name", "uid", "creationTimestamp", "deletionTimestamp")
 def pod(item: Object) -> dict[str, Any]:
     """A pod as far as it tells how it is doing: who made it, its node, its containers' names and its status."""
     metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
-    kept = {name: metadata[name] for name in _METADATA if name in metadata}
-    kept["ownerReferences"] = controllers(item)
-    kept["annotations"] = _short_ones(metadata.get("annotations") or {})
+    short = {name: metadata[name] for name in _METADATA if name in metadata}
+    short["ownerReferences"] = controllers(item)
+    short["annotations"] = _short_ones(metadata.get("annotations") or {})
     return {
-        "metadata": kept,
+        "metadata": short,
         "spec": {
             "nodeName": spec.get("nodeName"),
             "initContainers": [_container(one) for one in (spec.get("initContainers") or ())[:_CONTAINERS]],
@@ -45,8 +45,8 @@ def controllers(item: Object) -> list[dict[str, Any]]:
 
 def cut(text: Any) -> str:
     """The start of a text; its end too, which is where a log says what went wrong."""
-    told = str(text)
-    return told if len(told) <= _TEXT else f"{told[: _TEXT // 2]} … {told[-_TEXT // 2 :]}"
+    whole = str(text)
+    return whole if len(whole) <= _TEXT else f"{whole[: _TEXT // 2]} … {whole[-_TEXT // 2 :]}"
 
 
 def _short_ones(annotations: Mapping[str, str]) -> dict[str, str]:
@@ -62,12 +62,12 @@ def _statuses(statuses: Any) -> list[dict[str, Any]]:
     return [
         {name: one[name] for name in ("name", "image", "ready", "started", "restartCount") if name in one}
         | {
-            name: {how: _cut_values(told) for how, told in (one.get(name) or {}).items()}
+            name: {how: _cut_values(values) for how, values in (one.get(name) or {}).items()}
             for name in ("state", "lastState")
         }
         for one in (statuses or ())[:_STATUSES]
     ]
 
 
-def _cut_values(told: Any) -> Any:
-    return {name: cut(value) if isinstance(value, str) else value for name, value in (told or {}).items()}
+def _cut_values(values: Any) -> Any:
+    return {name: cut(value) if isinstance(value, str) else value for name, value in (values or {}).items()}

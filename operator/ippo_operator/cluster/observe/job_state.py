@@ -11,8 +11,8 @@ from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.status import Waiting
 from ippo_operator.cluster import clock
-from ippo_operator.cluster import pods as pod_facts
-from ippo_operator.cluster.pods import Object
+from ippo_operator.cluster.observe import pod_state
+from ippo_operator.cluster.observe.pod_state import Object
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.manifests.identity import INPUT_DIGEST, QUEUE_NAME
 from ippo_operator.plan.cleanup import EndedJob
@@ -29,12 +29,12 @@ _EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
 
 def controller(child: Object) -> str | None:
     """UID of the controlling owner."""
-    return pod_facts.controller_uid(child)
+    return pod_state.controller_uid(child)
 
 
 def is_ours(child: Object, run_uid: str) -> bool:
     """Whether the run owns it: by UID, never by name or label alone."""
-    return pod_facts.controller_uid(child) == run_uid
+    return pod_state.controller_uid(child) == run_uid
 
 
 def digest_of_child(child: Object) -> str:
@@ -62,9 +62,9 @@ def foreign(name: str) -> ObservedJob:
     return ObservedJob(name, FOREIGN_DIGEST, "Running")
 
 
-def refused(name: str, digest: str, told: str) -> ObservedJob:
+def refused(name: str, digest: str, message: str) -> ObservedJob:
     """A job that the API server does not let us create."""
-    text = f"the API server refuses to create {name}: {with_remedy(told)}"
+    text = f"the API server refuses to create {name}: {with_remedy(message)}"
     return ObservedJob(name, digest, "Refused", waiting=Waiting(reason=Reason.CHILD_REFUSED, message=text))
 
 
@@ -83,11 +83,11 @@ def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = 
         troubles: what the Job controller and the kubelet complain about.
     """
     name, digest = str(job["metadata"]["name"]), digest_of_child(job)
-    own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
+    own = pod_state.owned_by(pods, str(job["metadata"]["uid"]))
     if _is(job, "Complete"):
         return succeeded(job, digest, own)
     if _is(job, "Failed"):
-        if pod_facts.all_done(own, int(job["spec"].get("completions") or 1)):
+        if pod_state.all_done(own, int(job["spec"].get("completions") or 1)):
             return succeeded(job, digest, own)  # what failed is a container beside the stage's
         return ObservedJob(name, digest, "Failed", failure=_failure(job, own))
     waiting = _waiting(job, own, list(troubles))
@@ -96,7 +96,7 @@ def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = 
 
 def succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
     """The Job after its stage was done in all pods that are left of it."""
-    name, results = str(job["metadata"]["name"]), pod_facts.results(pods)
+    name, results = str(job["metadata"]["name"]), pod_state.results(pods)
     # Of several pods only one names the artifact: the others' words are no result where it went with its node.
     left = sum(pod.get("status", {}).get("phase") != "Failed" for pod in pods)
     if left < int(job["spec"].get("completions") or 1) and not any(result.artifacts for result in results):
@@ -106,15 +106,15 @@ def succeeded(job: Object, digest: str, pods: list[Object]) -> ObservedJob:
 
 
 def _failure(job: Object, pods: list[Object]) -> JobFailure:
-    found = pod_facts.first_failure(pods, replaces(job))
-    if found is not None:
-        return found
+    failure = pod_state.first_failure(pods, replaces(job))
+    if failure is not None:
+        return failure
     failed = _conditions(job)["Failed"]
-    told = " ".join(str(failed.get("message") or failed.get("reason") or "the job failed").split())
-    code = _EXIT_CODE.search(told) if failed.get("reason") == "PodFailurePolicy" else None
+    message = " ".join(str(failed.get("message") or failed.get("reason") or "the job failed").split())
+    code = _EXIT_CODE.search(message) if failed.get("reason") == "PodFailurePolicy" else None
     # Without a pod to tell, a failure that no policy explains is a loss and not the stage's fault.
     lost = code is None and failed.get("reason") not in {"DeadlineExceeded", "PodFailurePolicy"}
-    return JobFailure(int(code[1]) if code else None, told, disrupted=lost)
+    return JobFailure(int(code[1]) if code else None, message, disrupted=lost)
 
 
 def replaces(job: Object) -> bool:
@@ -134,9 +134,9 @@ def _waiting(job: Object, pods: list[Object], troubles: list[str]) -> Waiting | 
         return _paused(job, "somebody suspended it", {"suspend": False})
     if _without_pods(job):
         return _paused(job, "somebody set its parallelism to 0", {"parallelism": job["spec"].get("completions") or 1})
-    found = pod_facts.waiting(pods)
-    if found is not None or not troubles:
-        return found
+    reason = pod_state.waiting(pods)
+    if reason is not None or not troubles:
+        return reason
     if not pods:
         return Waiting(reason=Reason.POD_REFUSED, message=f"no pod can be created: {with_remedy(troubles[-1])}")
     return Waiting(reason=Reason.POD_NOT_STARTED, message=with_remedy(troubles[-1]))
@@ -171,7 +171,7 @@ def _pending_since(job: Object, pods: list[Object]) -> datetime | None:
 
 def not_started(job: Object, pods: Iterable[Object]) -> bool:
     """Whether the Job should run but no pod of it does, so that events may tell why."""
-    own = pod_facts.owned_by(pods, str(job["metadata"]["uid"]))
+    own = pod_state.owned_by(pods, str(job["metadata"]["uid"]))
     running = any(pod.get("status", {}).get("phase") not in {None, "Pending"} for pod in own)
     return not over(job) and not job["spec"].get("suspend") and not _without_pods(job) and not running
 

@@ -1,8 +1,14 @@
-"""Writes a run's status, and says so on the run where that cannot be done: nothing else would tell its owner."""
+"""Writes a run's status: the planner's, or conditions that say why nothing is done.
+
+Where a status cannot be written, an event on the run says so: nothing else would tell its owner.
+"""
 
 import logging
 from collections.abc import Hashable
+from datetime import datetime
 
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.status import short, to_rfc3339
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
 from ippo_operator.cluster.events import EventWriter
@@ -63,3 +69,29 @@ class StatusWriter:
             event = Event("Warning", "StatusNotWritten", f"the status is not up to date, and nothing goes on: {why}")
             _log.warning("%s: %s", event.reason, event.message)
             await self._events.write(raw, event)
+
+
+_TRUTH = {"Accepted": "False", "Reconciling": "False", "Stalled": "True", "Ready": "False"}
+
+
+def refused(raw: Manifest, problem: str, now: datetime, reason: Reason) -> Manifest | None:
+    """The status of a run that cannot be worked on although the API server took it; None where it says so already.
+
+    The conditions tell of the problem, and all else stays as it was. Once the spec is mended, a pass rewrites them.
+    """
+    generation = raw["metadata"]["generation"]
+    old = raw.get("status") or {}
+    conditions = {condition["type"]: condition for condition in old.get("conditions") or ()}
+    for kind, truth in _TRUTH.items():
+        before = conditions.get(kind, {})
+        same = before.get("status") == truth
+        conditions[kind] = {
+            "type": kind,
+            "status": truth,
+            "reason": str(reason),
+            "message": short(problem),
+            "observedGeneration": generation,
+            "lastTransitionTime": before["lastTransitionTime"] if same else to_rfc3339(now),
+        }
+    status = old | {"conditions": list(conditions.values()), "observedGeneration": generation}
+    return status if status != old else None

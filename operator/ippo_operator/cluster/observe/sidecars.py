@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from ippo_operator.cluster import clock, jobs
-from ippo_operator.cluster import pods as pod_facts
-from ippo_operator.cluster.pods import Object
+from ippo_operator.cluster import clock
+from ippo_operator.cluster.observe import job_state, pod_state
+from ippo_operator.cluster.observe.pod_state import Object
 from ippo_operator.manifests.identity import JOB_INDEX
 from ippo_operator.manifests.jobs import CONTAINER
 from ippo_operator.plan.types import ObservedJob
@@ -30,34 +30,34 @@ def look(job: Object, pods: Iterable[Object], now: datetime) -> tuple[ObservedJo
     """
     pods = list(pods)
     left = [pod for pod in pods if _beside(pod) is not None]
-    if not left or jobs.over(job) or "deletionTimestamp" in job["metadata"]:
+    if not left or job_state.over(job) or "deletionTimestamp" in job["metadata"]:
         return None
-    failed = [pod for pod in left if _code(pod) != 0 and not (jobs.replaces(job) and pod_facts.passed_over(pod))]
+    failed = [pod for pod in left if _code(pod) != 0 and not (job_state.replaces(job) and pod_state.passed_over(pod))]
     if not failed and len({_index(pod) for pod in left if _code(pod) == 0}) + _done(job, pods) < _wanted(job):
         return None
     wait = max(_wait(pod, now) for pod in failed or left)
     if wait > 0:
-        return jobs.observe(job, pods), wait
-    first = min(failed or left, key=pod_facts.ended_at)
-    lingers = f"the container {_beside(first)} of {pod_facts.name_of(first)}"
-    name, digest = str(job["metadata"]["name"]), jobs.digest_of_child(job)
+        return job_state.observe(job, pods), wait
+    first = min(failed or left, key=pod_state.ended_at)
+    lingers = f"the container {_beside(first)} of {pod_state.name_of(first)}"
+    name, digest = str(job["metadata"]["name"]), job_state.digest_of_child(job)
     if failed:
-        return ObservedJob(name, digest, "Failed", failure=pod_facts.failure_of(first), lingers=lingers), 0.0
-    return replace(jobs.succeeded(job, digest, pods), lingers=lingers), 0.0
+        return ObservedJob(name, digest, "Failed", failure=pod_state.failure_of(first), lingers=lingers), 0.0
+    return replace(job_state.succeeded(job, digest, pods), lingers=lingers), 0.0
 
 
 def _beside(pod: Object) -> str | None:
     """The container that keeps the pod although the stage in it ended."""
     status = pod.get("status", {})
     over = status.get("phase") in {"Succeeded", "Failed"} or "deletionTimestamp" in pod["metadata"]
-    if over or pod_facts.stage_end(pod) is None:
+    if over or pod_state.stage_end(pod) is None:
         return None
     others = [one for one in status.get("containerStatuses") or () if one.get("name") != CONTAINER]
     return next((str(one.get("name")) for one in others if "terminated" not in (one.get("state") or {})), None)
 
 
 def _code(pod: Object) -> int | None:
-    ended = pod_facts.stage_end(pod)
+    ended = pod_state.stage_end(pod)
     return int(ended["exitCode"]) if ended is not None else None
 
 
@@ -78,7 +78,7 @@ def _done(job: Object, pods: list[Object]) -> int:
 
 def _wait(pod: Object, now: datetime) -> float:
     """Seconds that the sidecar still has. A time far in the future is of a clock that is wrong: nobody waits for it."""
-    ended = pod_facts.stage_end(pod)
+    ended = pod_state.stage_end(pod)
     moment = ended.get("finishedAt") if ended is not None else None
     if moment is None:
         return 0.0

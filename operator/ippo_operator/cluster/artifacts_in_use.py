@@ -29,17 +29,17 @@ async def problem(client: Client, namespaces: Sequence[str], run: IterativePPORu
     wrong = folders.problem(run)
     if wrong is not None or not folders.restored(run):
         return wrong
-    wanted = _own_place(run)
+    place = _own_place(run)
     everywhere: tuple[str | None, ...] = (None,)
 
     def rival(other: Manifest) -> str | None:
-        taken = _place(other) == wanted and _before(other, run)
-        return str(other["metadata"]["namespace"]) if taken else None
+        clash = _place(other) == place and _before(other, run)
+        return str(other["metadata"]["namespace"]) if clash else None
 
     for namespace in tuple(namespaces) or everywhere:
         for where in await client.list(RUNS, namespace, fields=f"metadata.name={run.metadata.name}", keep=rival):
             return (
-                f"the artifacts in {wanted[-1]} are those of the run {run.metadata.name} in namespace {where} too, "
+                f"the artifacts in {place[-1]} are those of the run {run.metadata.name} in namespace {where} too, "
                 "and no two runs may write there. Delete one of the two; this one goes on once the other is gone"
             )
     return None
@@ -53,8 +53,8 @@ def _own_place(run: IterativePPORun) -> tuple[str, ...]:
 def _place(raw: Manifest) -> tuple[str, ...]:
     s3 = _section(raw, "spec", "artifacts", "s3")
     own = f"{raw['metadata']['name']}/{raw['metadata']['uid']}"
-    found = _section(raw, "status", "artifacts").get("folder") or own
-    return str(s3.get("bucket")), str(s3.get("prefix") or "").strip("/"), str(found)
+    folder = _section(raw, "status", "artifacts").get("folder") or own
+    return str(s3.get("bucket")), str(s3.get("prefix") or "").strip("/"), str(folder)
 
 
 def _before(other: Manifest, run: IterativePPORun) -> bool:
@@ -68,7 +68,7 @@ def _before(other: Manifest, run: IterativePPORun) -> bool:
 
 
 def _section(raw: Manifest, *path: str) -> dict[str, Any]:
-    found: Any = raw
+    section: Any = raw
     for name in path:
-        found = (found or {}).get(name)
-    return found if isinstance(found, dict) else {}
+        section = (section or {}).get(name)
+    return section if isinstance(section, dict) else {}

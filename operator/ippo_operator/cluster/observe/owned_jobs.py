@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from ippo_operator.cluster import jobs
 from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.observe import job_state
 from ippo_operator.cluster.resources import JOBS
 from ippo_operator.manifests.identity import RUN_UID
 from ippo_operator.plan.cleanup import EndedJob
@@ -41,7 +41,7 @@ class _Listed(NamedTuple):
     version: str
 
 
-def owned(job: Manifest) -> OwnedJob:
+def owned_job(job: Manifest) -> OwnedJob:
     """What stays of a Job that was read whole."""
     metadata = job["metadata"]
     return OwnedJob(
@@ -50,8 +50,8 @@ def owned(job: Manifest) -> OwnedJob:
         version=str(metadata["resourceVersion"]),
         created_at=datetime.fromisoformat(str(metadata["creationTimestamp"])),
         deleting="deletionTimestamp" in metadata,
-        over=jobs.over(job),
-        ended=jobs.ended(job),
+        over=job_state.over(job),
+        ended=job_state.ended(job),
         meets="subdomain" in job["spec"]["template"]["spec"],
     )
 
@@ -81,7 +81,7 @@ class OwnedJobs:
 
         def of_this_run(job: Manifest) -> _Listed | None:
             metadata = job["metadata"]
-            if not jobs.is_ours(job, run_uid):
+            if not job_state.is_ours(job, run_uid):
                 return None
             return _Listed(
                 str(metadata.get("creationTimestamp")), metadata["name"], metadata["uid"], metadata["resourceVersion"]
@@ -91,18 +91,18 @@ class OwnedJobs:
             JOBS, namespace, f"{RUN_UID}={run_uid}", metadata_only=True, keep=of_this_run
         )
         before = self._known.get((namespace, run), {})
-        known = {job.uid: before[job.uid] for job in listed if _same(before.get(job.uid), job)}
+        jobs = {job.uid: before[job.uid] for job in listed if _same(before.get(job.uid), job)}
         if active is not None:
-            known[active["metadata"]["uid"]] = owned(active)
-        news = [job for job in sorted(listed, reverse=True) if job.uid not in known]
-        for job in news[:_AT_ONCE]:  # the latest first: an attempt that came late is among them
-            found = await client.get(JOBS, namespace, job.name)
-            if found is not None and jobs.is_ours(found, run_uid):
-                known[found["metadata"]["uid"]] = owned(found)
-        self._known[namespace, run] = known
-        return {job.name: job for job in known.values()}, len(news) > _AT_ONCE
+            jobs[active["metadata"]["uid"]] = owned_job(active)
+        news = [job for job in sorted(listed, reverse=True) if job.uid not in jobs]
+        for item in news[:_AT_ONCE]:  # the latest first: an attempt that came late is among them
+            whole = await client.get(JOBS, namespace, item.name)
+            if whole is not None and job_state.is_ours(whole, run_uid):
+                jobs[whole["metadata"]["uid"]] = owned_job(whole)
+        self._known[namespace, run] = jobs
+        return {job.name: job for job in jobs.values()}, len(news) > _AT_ONCE
 
 
-def _same(known: OwnedJob | None, listed: _Listed) -> bool:
+def _same(before: OwnedJob | None, listed: _Listed) -> bool:
     """Whether it is known how the Job stands now."""
-    return known is not None and known.version == listed.version
+    return before is not None and before.version == listed.version

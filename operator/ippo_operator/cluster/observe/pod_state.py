@@ -43,8 +43,8 @@ def controller_uid(child: Object) -> str | None:
 
 def results(pods: Iterable[Object]) -> tuple[StageResult, ...]:
     """The readable results of pods that ended well."""
-    found = (_result(terminated) for pod in pods if (terminated := stage_end(pod)) and terminated["exitCode"] == 0)
-    return tuple(result for result in found if result is not None)
+    candidates = (_result(terminated) for pod in pods if (terminated := stage_end(pod)) and terminated["exitCode"] == 0)
+    return tuple(result for result in candidates if result is not None)
 
 
 def _result(terminated: Object) -> StageResult | None:
@@ -99,8 +99,8 @@ def failure_of(pod: Object) -> JobFailure:
     status, terminated = pod.get("status", {}), stage_end(pod)
     target = _condition(status, "DisruptionTarget")
     if target is None and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
-        told = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
-        return JobFailure(None, f"{name_of(pod)}: {told}. Raise workSize or ephemeral-storage of spec.pods.")
+        message = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
+        return JobFailure(None, f"{name_of(pod)}: {message}. Raise workSize or ephemeral-storage of spec.pods.")
     if status.get("reason") == "DeadlineExceeded" and (terminated is None or terminated["exitCode"] != 0):
         return JobFailure(None, f"{name_of(pod)}: ran longer than activeDeadlineSeconds of spec.pods allows")
     disrupted = target is not None or status.get("reason") in _DISRUPTED
@@ -108,24 +108,26 @@ def failure_of(pod: Object) -> JobFailure:
     if other is not None and (terminated is None or terminated["exitCode"] == 0):
         return other
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
-        told = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
-        return JobFailure(None, f"{name_of(pod)}: {told}", disrupted=True)
+        message = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
+        return JobFailure(None, f"{name_of(pod)}: {message}", disrupted=True)
     code = int(terminated["exitCode"])
-    told = said(terminated.get("message"))
+    message = said(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":
-        told = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
-    return JobFailure(code, told or f"exit code {code}; see the log of {name_of(pod)}", disrupted=disrupted)
+        message = "killed because it needed more memory than its limit; raise resources.limits.memory of spec.pods"
+    return JobFailure(code, message or f"exit code {code}; see the log of {name_of(pod)}", disrupted=disrupted)
 
 
 def _other_failure(pod: Object) -> JobFailure | None:
     """How a container failed that somebody put beside the stage's, or before it: of a mesh, of a Secrets' agent."""
     status = pod.get("status", {})
-    for found in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        ended = (found.get("state") or {}).get("terminated") or {}
-        if found.get("name") != CONTAINER and ended.get("exitCode"):
-            text = f"{name_of(pod)}: the container {found.get('name')}, which is not the run's, ended with exit code"
-            told = said(ended.get("message")) or str(ended.get("reason") or "")
-            return JobFailure(None, f"{text} {ended['exitCode']}: {told}".rstrip(": "))
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if container.get("name") != CONTAINER and ended.get("exitCode"):
+            text = (
+                f"{name_of(pod)}: the container {container.get('name')}, which is not the run's, ended with exit code"
+            )
+            message = said(ended.get("message")) or str(ended.get("reason") or "")
+            return JobFailure(None, f"{text} {ended['exitCode']}: {message}".rstrip(": "))
     return None
 
 
@@ -143,9 +145,9 @@ def said(message: Any) -> str:
 def waiting(pods: Iterable[Object]) -> Waiting | None:
     """Why pods do not run, as far as their own status tells; the first that has a reason speaks for all."""
     for pod in pods:
-        found = _waiting(pod)
-        if found is not None:
-            return found
+        reason = _waiting(pod)
+        if reason is not None:
+            return reason
     return None
 
 
@@ -155,19 +157,23 @@ def _waiting(pod: Object) -> Waiting | None:
         return None
     scheduled = _condition(status, "PodScheduled")
     if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
-        told = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
-        reason = Reason.UNSCHEDULABLE
-        return Waiting(reason=reason, message=f"no node takes {name_of(pod)}: {told} {reason.remedy}")
+        message = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
+        return Waiting(
+            reason=Reason.UNSCHEDULABLE,
+            message=f"no node takes {name_of(pod)}: {message} {Reason.UNSCHEDULABLE.remedy}",
+        )
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         state = (container.get("state") or {}).get("waiting") or {}
-        told = cut(str(state.get("message") or state.get("reason") or ""), _ROOM)
+        message = cut(str(state.get("message") or state.get("reason") or ""), _ROOM)
         if state.get("reason") in _IMAGE:
             remedy = "Correct image or imagePullSecrets of spec.pods."
-            text = f"{container.get('image', 'the image')} cannot be pulled: {told}. {remedy}"
+            text = f"{container.get('image', 'the image')} cannot be pulled: {message}. {remedy}"
             return Waiting(reason=Reason.IMAGE_PULL_FAILED, message=text)
         if state.get("reason") in _CONFIG:
-            return Waiting(reason=Reason.POD_NOT_STARTED, message=f"{name_of(pod)} cannot start: {with_remedy(told)}")
+            return Waiting(
+                reason=Reason.POD_NOT_STARTED, message=f"{name_of(pod)} cannot start: {with_remedy(message)}"
+            )
     return None
 
 
@@ -178,9 +184,9 @@ def does_not_end(pods: Iterable[Object], now: datetime) -> Waiting | None:
         if due is None or phase in {"Succeeded", "Failed"} or now - datetime.fromisoformat(str(due)) < _LATE:
             continue
         node = pod.get("spec", {}).get("nodeName") or "its node"
-        told = f"{name_of(pod)} should have ended at {due}, but {node} does not say that it has"
+        text = f"{name_of(pod)} should have ended at {due}, but {node} does not say that it has"
         remedy = f"Bring the node back or, if it is gone for good, delete it: kubectl delete node {node}"
-        return Waiting(reason=Reason.DISRUPTED, message=f"{told}. {remedy}")
+        return Waiting(reason=Reason.DISRUPTED, message=f"{text}. {remedy}")
     return None
 
 
@@ -195,8 +201,8 @@ def stage_end(pod: Object) -> Object | None:
 def _condition(status: Object, kind: str) -> Object | None:
     for condition in status.get("conditions") or ():
         if condition.get("type") == kind and (kind != "DisruptionTarget" or condition.get("status") == "True"):
-            found: Object = condition
-            return found
+            match: Object = condition
+            return match
     return None
 
 
