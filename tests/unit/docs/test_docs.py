@@ -78,7 +78,7 @@ def test_code_that_a_page_names_is_there(page: Path) -> None:
         places = [folder / name for folder in (ROOT, *HALVES, *(half.parent for half in HALVES))]
         there = [place for place in places if place.exists() or place.with_suffix(".py").exists()]
         of_module = [place.parent for place in places if place.parent.with_suffix(".py").exists()]
-        in_a_room = "/" not in name and any(next(half.rglob(name), None) for half in HALVES)
+        in_a_room = "/" not in name and any(next(folder.rglob(name), None) for folder in (*HALVES, ROOT / "tests"))
         assert there or of_module or in_a_room or "NAME" in name, name
 
 
