@@ -96,11 +96,8 @@ BAD = [
     Bad("spec.policy.base", "hf://a/b", NO_HUB.format("model")),
     Bad("spec.warmStart", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
     Bad("spec.discount", "0.0", POSITIVE),
-    Bad("spec.collect.simulate.exploration", "1", "allowed is below"),
+    Bad("spec.collect.simulate.exploration", "1", OWN_TURNS),
     Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
-    Bad(
-        "spec.collect.simulate.explore", "1", 'allowed is below "1": Q is the policy\'s, so some turns must be its own'
-    ),
     Bad("spec.fitQ.holdout", "0", BETWEEN),
     Bad("spec.fitQ.holdout", "1.0", BETWEEN),
     Bad("spec.artifacts.s3.prefix", "a/../b", SEGMENTS),

@@ -17,7 +17,7 @@ from ippo_operator.api.rules import NOT_YOURS
 
 from tests.kit.control_plane import RUNS, Api
 
-from .cases import GOOD, NO_HUB
+from .cases import GOOD, NO_HUB, OWN_TURNS
 
 TRY = f"{RUNS.format('default')}?dryRun=All&fieldValidation=Strict"
 VALUE = {"name": "A", "value": "1"}
@@ -57,9 +57,7 @@ CASES: dict[str, Case] = {
     ),
     "allowed is exactly one of conversations and demonstrations": Case({"epochs": 1}, {"demonstrations": 1}),
     "allowed is at most conversations": Case(ENVIRONMENT | {"parallelism": 5}, ENVIRONMENT | {"parallelism": 4}),
-    'allowed is below "1": Q is the policy\'s, so some turns must be its own': Case(
-        ENVIRONMENT | {"exploration": "1.0"}, ENVIRONMENT | {"exploration": "0.99"}
-    ),
+    OWN_TURNS: Case(ENVIRONMENT | {"exploration": "1.0"}, ENVIRONMENT | {"exploration": "0.99"}),
     'allowed is above "0" and below "1": some train, others measure': Case({"holdout": "1.0"}, {"holdout": "0.99"}),
     "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot": Case(
         {"bucket": "abc", "prefix": "a/.b"}, {"bucket": "abc", "prefix": "a/b."}
