@@ -131,8 +131,8 @@ def test_an_algorithm(copy: Copy) -> None:
     )
     copy.edit(
         "trainer/ippo_trainer/contract/params.py",
-        '    algorithm: Literal["PPO"]',
-        '    algorithm: Literal["PPO", "REINFORCE"]',
+        '    algorithm: Literal["PPO", "MPO"]',
+        '    algorithm: Literal["PPO", "MPO", "REINFORCE"]',
     )
     crd, reference, _ = copy.generated()
     assert "REINFORCE" in crd

@@ -37,6 +37,9 @@ def spec_of(stage: str, **sections: Any) -> StageSpec:
     return StageSpec(**{**fields, **sections})
 
 
+PPO, MPO = params.Improve(algorithm="PPO"), params.Improve(algorithm="MPO")
+
+
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets how many bytes the container has; the process holds HELD of them."""
@@ -56,8 +59,15 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Any:
         (spec_of("fit-q", fit_q=params.FitQ(lm_loss_weight="0")), {"policy": (2.5, 1)}),
         (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ")), {"policy": (0, 1), "previousQ": (5, 0)}),
         (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ"), inputs={"policy": REF}), {"policy": (4.5, 1)}),
-        (spec_of("improve"), {"policy": (5, 0), "q": (3, 1)}),
-        (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1), "q": (0, 1)}),
+        (spec_of("improve", improve=PPO), {"policy": (5, 0), "q": (3, 1)}),
+        (spec_of("improve", collect=params.Collect()), {"policy": (5, 0), "q": (3, 1)}),
+        (spec_of("improve", improve=MPO), {"policy": (5, 0), "q": (0, 1)}),
+        (spec_of("improve", collect=params.Collect(exploration="0.1")), {"policy": (5, 0), "q": (0, 1)}),
+        (
+            spec_of("improve", improve=MPO, inputs=APART | {"q": REF}),
+            {"policy": (5, 0), "q": (0, 1), "explorer": (0, 1)},
+        ),
+        (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1)}),
     ],
 )
 def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[float, float]]) -> None:
@@ -65,7 +75,8 @@ def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[fl
 
 
 def test_several_processes_hold_at_least_both_copies_before_they_divide_them() -> None:
-    assert needs.copies(spec_of("improve"), several=True) == {"policy": (1, 1), "q": (1, 1)}
+    assert needs.copies(spec_of("improve", improve=PPO), several=True) == {"policy": (1, 1), "q": (1, 1)}
+    assert needs.copies(spec_of("improve", improve=MPO), several=True) == {"policy": (1, 1), "q": (0, 1)}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -100,7 +111,7 @@ POLICY, Q = 100 * MEBIBYTE, 50 * MEBIBYTE
 def test_a_stage_is_refused_by_the_byte_and_told_what_to_raise(
     room: Any, stage: str, weights: dict[str, int], least: int
 ) -> None:
-    spec = spec_of(stage, warm_start=params.WarmStart())
+    spec = spec_of(stage, warm_start=params.WarmStart(), improve=PPO)
     room(least)
     needs.check(spec, weights)
     room(least - 1)
@@ -148,10 +159,10 @@ def test_on_a_gpu_its_own_memory_counts_and_not_the_hosts(room: Any) -> None:
 @pytest.mark.usefixtures("gpu")
 def test_a_gpu_holds_all_models_that_are_only_read() -> None:
     """A CPU maps them from their files."""
-    sizes = {"candidate": 300 * MEBIBYTE, "policy": 300 * MEBIBYTE, "q": 100 * MEBIBYTE}
+    sizes = {"candidate": 400 * MEBIBYTE, "policy": 300 * MEBIBYTE}
     needs.check(spec_of("evaluate"), sizes)
     with pytest.raises(BadDataError, match=r"evaluate needs at least 701 MiB of memory, this GPU has 700 MiB"):
-        needs.check(spec_of("evaluate"), sizes | {"q": 101 * MEBIBYTE})
+        needs.check(spec_of("evaluate"), sizes | {"policy": 301 * MEBIBYTE})
 
 
 @pytest.mark.usefixtures("gpu")

@@ -40,7 +40,7 @@ def test_a_minimal_manifest_gets_its_defaults() -> None:
     run = load_run(yaml.safe_dump(GOOD))
     assert run.metadata.name == "small"
     assert run.spec.discount == "0.95"
-    assert run.spec.improve.algorithm == "PPO"
+    assert run.spec.improve.algorithm is None
     assert run.status is None
 
 
@@ -102,7 +102,7 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         ("spec.suspend", "yes please", 'spec.suspend: given "yes please", allowed is true or false'),
         ("spec.suspend", None, "spec.suspend: given nothing, allowed is true or false"),
         ("spec.improve", [], "spec.improve: given [], allowed is a section of fields"),
-        ("spec.improve.algorithm", "GRPO", 'spec.improve.algorithm: given "GRPO", allowed is PPO'),
+        ("spec.improve.algorithm", "GRPO", 'spec.improve.algorithm: given "GRPO", allowed is one of PPO, MPO'),
         (
             "spec.evaluate.gate.metric",
             "value",

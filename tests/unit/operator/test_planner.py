@@ -41,8 +41,13 @@ def test_inputs_are_what_earlier_stages_recorded() -> None:
         "data": made[2, "collect"]["data"],
         "previousQ": made[1, "fit-q"]["q"],
     }
-    assert inputs[2, "improve"] == {"policy": first, "data": made[2, "collect"]["data"], "q": made[2, "fit-q"]["q"]}
-    assert inputs[2, "evaluate"] == {**inputs[2, "improve"], "candidate": second}
+    assert inputs[2, "improve"] == {
+        "policy": first,
+        "data": made[2, "collect"]["data"],
+        "q": made[2, "fit-q"]["q"],
+        "explorer": start,
+    }
+    assert inputs[2, "evaluate"] == {"policy": first, "candidate": second}
 
 
 def test_each_stage_gets_its_own_section_and_seed() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets
+from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets, success_unexplored
 
 
 def conversation(behaviours: str, outcome: bool, name: str = "c") -> Conversation:
@@ -122,3 +122,19 @@ def test_an_unseen_suggestion_teaches_v_and_not_q() -> None:
     for targets in (monte_carlo_targets(logged, 0.9, 0.0), lambda_targets(logged, 0.9, 0.5, [0.1] * 3)):
         assert [target.weight for target in targets] == [1.0, 0.0, 1.0]
         assert [target.value_weight for target in targets] == [1.0, 1.0, 1.0]
+
+
+def test_success_unexplored_is_that_of_the_policy_alone() -> None:
+    """pi_i sells with .2 at every turn, the explorer never; whoever was not sold to by turn 4 leaves."""
+    rng, share, log = np.random.default_rng(0), 0.3, []
+    for number in range(20_000):
+        turns, sold = [], False
+        while len(turns) < 4 and not sold:
+            explores = rng.random() < share
+            turns.append(Turn("x", "y", "accepted", "y", behaviour="explore" if explores else "policy"))
+            sold = not explores and rng.random() < 0.2
+        log.append(Conversation(str(number), turns, sold))
+    truth, naive = 1 - 0.8**4, sum(found.outcome for found in log) / len(log)
+    assert success_unexplored(log, share) == pytest.approx(truth, abs=0.02)
+    assert naive < truth - 0.05
+    assert success_unexplored([found for found in log if found.turns[0].behaviour == "explore"], share) is None

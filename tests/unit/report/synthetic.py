@@ -242,7 +242,6 @@ class Run:
             "current": self.score(self.current),
             "lift": {"estimate": 0.134, "low": 0.118, "high": 0.15},
             "confidence": 0.95,
-            "predicted": {"lift": {"estimate": 0.12, "low": 0.1, "high": 0.14}, "slack": 0.05},
             "decision": decision.model_dump(),
             "references": [{"name": a, "value": b, "success": c} for a, b, c in LADDER] if self.exact else [],
         }

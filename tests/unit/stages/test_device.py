@@ -15,7 +15,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "warm-start": {"warm_start": params.WarmStart(demonstrations=4)},
     "collect": {"collect": params.Collect(conversations=4, parallelism=1)},
     "fit-q": {"fit_q": params.FitQ()},
-    "improve": {"improve": params.Improve()},
+    "improve": {"improve": params.Improve(algorithm="PPO")},
     "evaluate": {"evaluate": params.Evaluate()},
 }
 

@@ -107,7 +107,7 @@ def test_the_last_layer_is_published_and_read_by_whoever_loads_q(small_world: An
     fetch(small_world.store, result.artifacts["q"], tmp_path / "q", "q")
     layer = last_layer(load_q(tmp_path / "q"))
     assert layer is not None
-    assert sorted(set(layer.member_rank.tolist())) == [8.0, 16.0]  # 32 is above the trunk's width
+    assert sorted(set(layer.member_rank.tolist())) == [8.0, 16.0]  # 24 is above the trunk's width
     assert len(layer.q) == 2 * params.FOLDS
     account = json.loads((tmp_path / "q" / "calibration.json").read_text())
     assert account["standard_error"] == pytest.approx(result.metrics["qStandardError"])

@@ -79,7 +79,11 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "evaluate": {"evaluate": params.Evaluate(conversations=4)},
     "fit-q": {"fit_q": params.FitQ(epochs=2, holdout="0.5")},
     "fit-q, PreviousQ": {"fit_q": params.FitQ(epochs=2, holdout="0.5", init_from="PreviousQ")},
-    "improve": {"improve": params.Improve(updates=1, critic_warmup_updates=1, batch_size=2, epochs=1, minibatches=1)},
+    "improve": {
+        "improve": params.Improve(
+            algorithm="PPO", updates=1, critic_warmup_updates=1, batch_size=2, epochs=1, minibatches=1
+        )
+    },
 }
 
 

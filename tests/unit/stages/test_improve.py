@@ -12,6 +12,8 @@ from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.splits import split
 from ippo_trainer.environments import load
 from ippo_trainer.models.load import load_policy
+from ippo_trainer.mpo import candidates
+from ippo_trainer.mpo.trainer import WeightedLikelihood
 from ippo_trainer.ppo.rollout import Sampler
 from ippo_trainer.ppo.trainer import Improvement
 from ippo_trainer.stages.runtime import StopFlag
@@ -20,7 +22,13 @@ from ippo_trainer.text.render import Renderer
 
 FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 4})
 QUICK = params.Improve(
-    updates=4, batch_size=8, samples_per_state=2, critic_warmup_updates=2, learning_rate="0.003", kl_target="5"
+    algorithm="PPO",
+    updates=4,
+    batch_size=8,
+    samples_per_state=2,
+    critic_warmup_updates=2,
+    learning_rate="0.003",
+    kl_target="5",
 )
 
 
@@ -29,6 +37,21 @@ def spec_of(world: Any, section: params.Improve = QUICK, count: int = 40, **fiel
     inputs = {"policy": policy, "q": world.put_q(policy), "data": world.put_data(world.demonstrations(count))}
     fields = {"policy": params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=8)} | fields
     return world.spec("improve", inputs, improve=section, **fields)
+
+
+MPO = params.Improve(
+    algorithm="MPO",
+    mpo=params.Mpo(conversations=20, own_candidates=4, explored_candidates=6, epochs=2, batch_size=5),
+    kl_target="5",
+)
+
+
+def mpo_spec(world: Any, explorer_seed: int = 0, section: params.Improve = MPO, **fields: Any) -> StageSpec:
+    """As in the first iteration (seed 0: the explorer is the policy), or as later."""
+    spec = spec_of(world, section, **fields)
+    own = spec.inputs["policy"]
+    explorer = world.put_policy(explorer_seed, "explorer") if explorer_seed else own
+    return spec.model_copy(update={"inputs": spec.inputs | {"explorer": explorer}})
 
 
 def again(world: Any) -> None:
@@ -59,6 +82,50 @@ def test_it_publishes_a_policy_and_says_what_it_gains(small_world: Any) -> None:
     assert training["held_out"]["heldOutQLift"] == metrics["heldOutQLift"]
     manifest = read_manifest(small_world.store, result.artifacts["policy"])
     assert manifest.inputs == {name: ref.digest for name, ref in spec.inputs.items()}
+
+
+@pytest.mark.parametrize("explorer_seed", [0, 1])
+def test_mpo_publishes_a_policy_with_the_same_account(small_world: Any, explorer_seed: int) -> None:
+    result = small_world.result(mpo_spec(small_world, explorer_seed))
+    metrics = result.metrics
+    assert metrics["heldOutQLiftLow"] <= metrics["heldOutQLift"] <= metrics["heldOutQLiftHigh"]
+    assert metrics["kl"] < 1.5 * 5
+    assert metrics["updates"] == 8
+    training = json.loads((fetched(small_world, result) / "training.json").read_text())
+    assert (training["kind"], training["algorithm"]) == ("improve", "MPO")
+    assert [row["update"] for row in training["curves"]] == [4, 8]
+    assert {"kl", "q_lift", "policy_loss", "kl_coefficient"} <= training["curves"][0].keys()
+    assert "2 passes over" in training["ended"]
+
+
+@pytest.mark.parametrize(("exploration", "algorithm"), [("0", "PPO"), ("0.1", "MPO")])
+def test_where_collect_explores_the_algorithm_is_mpo(small_world: Any, exploration: str, algorithm: str) -> None:
+    section = QUICK.model_copy(update={"algorithm": None, "mpo": MPO.mpo})
+    collect = params.Collect(exploration=exploration)
+    result = small_world.result(mpo_spec(small_world, section=section, collect=collect))
+    training = json.loads((fetched(small_world, result) / "training.json").read_text())
+    assert training["algorithm"] == algorithm
+
+
+def test_mpo_without_the_explorer_is_a_bad_spec(small_world: Any) -> None:
+    code, message = small_world.run(spec_of(small_world, MPO))
+    assert code == 64
+    assert "inputs.explorer is missing" in message["error"]["message"]
+
+
+def test_mpo_never_draws_in_held_out_conversations(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: set[str] = set()
+    real = candidates.sample_states
+
+    def spy(model: Any, conversations: Any, *rest: Any) -> Any:
+        drawn.update(state.conversation for states in conversations for state in states)
+        return real(model, conversations, *rest)
+
+    monkeypatch.setattr(candidates, "sample_states", spy)
+    small_world.result(mpo_spec(small_world))
+    train, _ = split([found.id for found in small_world.demonstrations(40)], 0.5, 3)
+    assert drawn
+    assert drawn <= set(train)
 
 
 def test_held_out_conversations_are_those_of_fit_q_and_never_train(
@@ -133,15 +200,18 @@ def test_equal_inputs_give_equal_bytes_and_other_seeds_do_not(small_world: Any) 
     assert other.artifacts["policy"].digest != first.artifacts["policy"].digest
 
 
-def test_stopped_anywhere_it_resumes_to_the_same_bytes(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = spec_of(small_world)
+@pytest.mark.parametrize("training", [Improvement, WeightedLikelihood])
+def test_stopped_anywhere_it_resumes_to_the_same_bytes(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch, training: Any
+) -> None:
+    spec = spec_of(small_world) if training is Improvement else mpo_spec(small_world, 1)
     whole = small_world.result(spec)
     again(small_world)
-    for after in (1, 2, 1):  # in the warm-up, across its end, among the updates
+    for after in (1, 2, 1):  # in the warm-up or the draws, across their end, among the updates
         made = 0
-        original = Improvement.run
+        original = training.run
 
-        def run(self: Improvement, after_step: Any, original: Any = original) -> None:
+        def run(self: Any, after_step: Any, original: Any = original) -> None:
             def counted() -> None:
                 nonlocal made
                 made += 1
@@ -152,7 +222,7 @@ def test_stopped_anywhere_it_resumes_to_the_same_bytes(small_world: Any, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(StopFlag, "is_set", lambda _: made >= after)  # noqa: B023
             patch.setattr(StopFlag, "signal", "SIGTERM", raising=False)
-            patch.setattr(Improvement, "run", run)
+            patch.setattr(training, "run", run)
             code, message = small_world.run(spec)
         assert (code, made) == (143, after), message
     assert small_world.result(spec) == whole

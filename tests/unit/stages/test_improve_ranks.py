@@ -21,7 +21,18 @@ from safetensors.torch import load_file
 from tests.kit.ports import free_port
 
 SECTION = params.Improve(
-    updates=3, batch_size=8, samples_per_state=2, critic_warmup_updates=2, learning_rate="0.003", kl_target="5"
+    algorithm="PPO",
+    updates=3,
+    batch_size=8,
+    samples_per_state=2,
+    critic_warmup_updates=2,
+    learning_rate="0.003",
+    kl_target="5",
+)
+MPO = params.Improve(
+    algorithm="MPO",
+    mpo=params.Mpo(conversations=11, own_candidates=3, explored_candidates=5, epochs=2, batch_size=4),
+    kl_target="5",
 )
 PATIENCE = 240.0
 HOOK = """
@@ -57,6 +68,7 @@ if os.environ.get("RANK"):
 def spec_of(world: Any, section: params.Improve = SECTION, seed: int = 7) -> StageSpec:
     policy = world.put_policy()
     inputs = {"policy": policy, "q": world.put_q(policy), "data": world.put_data(world.demonstrations(30))}
+    inputs["explorer"] = world.put_policy(1, "explorer")
     limits = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=8)
     spec: StageSpec = world.spec("improve", inputs, improve=section, policy=limits, seed=seed)
     return spec
@@ -146,8 +158,11 @@ def again(world: Any) -> None:
     world.store.delete("iterations/0001/policy/result.json")
 
 
-def test_two_pods_make_the_policy_of_one_process(small_world: Any, launch: Callable[[StageSpec], Ranks]) -> None:
-    spec = spec_of(small_world)
+@pytest.mark.parametrize("section", [SECTION, MPO], ids=["PPO", "MPO"])
+def test_two_pods_make_the_policy_of_one_process(
+    small_world: Any, launch: Callable[[StageSpec], Ranks], section: params.Improve
+) -> None:
+    spec = spec_of(small_world, section)
     alone = small_world.result(spec)
     expected = outcome(small_world, alone, "alone")
     again(small_world)

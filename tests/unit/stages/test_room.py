@@ -68,7 +68,7 @@ def spec_of(world: Any, stage: str, **sections: Any) -> StageSpec:
 STAGES = {
     "collect": (POLICY, {"collect": params.Collect(conversations=4, parallelism=1)}),
     "fit-q": (9 * POLICY // 2, {"fit_q": params.FitQ()}),
-    "improve": (5 * POLICY + 3 * Q, {"improve": params.Improve()}),
+    "improve": (5 * POLICY + 3 * Q, {"improve": params.Improve(algorithm="PPO")}),
     "evaluate": (POLICY, {"evaluate": params.Evaluate(conversations=4)}),
 }
 
@@ -95,7 +95,7 @@ def test_a_stage_ends_before_the_download(
 def test_manifests_are_all_that_is_read_and_that_once(
     small_world: Any, downloads: list[str], room: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = spec_of(small_world, "improve")
+    spec = spec_of(small_world, "improve", **STAGES["improve"][1])
     ctx = StageContext(spec, small_world.store, small_world.folder / "work")
     reads: list[str] = []
     read = LocalStore.read

@@ -28,7 +28,9 @@ def spec_of(world: Any, stage: str) -> Any:
     inputs = {"policy": policy, "data": world.put_data(world.demonstrations(120))}
     if stage == "fit-q":
         return world.spec(stage, inputs, fit_q=params.FitQ(epochs=2, batch_size=8, holdout="0.3"), policy=limits)
-    section = params.Improve(updates=3, batch_size=4, critic_warmup_updates=1, samples_per_state=2, minibatches=2)
+    section = params.Improve(
+        algorithm="PPO", updates=3, batch_size=4, critic_warmup_updates=1, samples_per_state=2, minibatches=2
+    )
     return world.spec(stage, inputs | {"q": world.put_q(policy)}, improve=section, policy=limits)
 
 

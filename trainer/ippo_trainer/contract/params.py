@@ -3,7 +3,8 @@
 Decimals are strings (`"0.95"`), never floats, so that every tool keeps them exactly; read them with `float(...)`.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
@@ -147,7 +148,7 @@ class Collect(Model):
         return EXPLORATION_MIN_P if self.exploration_min_p is None else float(self.exploration_min_p)
 
 
-RANKS, FOLDS, RIDGE = (8, 16, 32), 4, 100.0
+RANKS, FOLDS, RIDGE = (8, 16, 24), 4, 100.0
 """Where the fields of that name are left out."""
 
 
@@ -176,7 +177,7 @@ class FitQ(Model):
     of fitted Q evaluation; Gradient takes the head that was trained with the trunk."""
     ranks: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=8)] | None = None
     """Of the least squares: leading components of state and suggestion whose products Q is made of, one fit for each,
-    none above the trunk's width. 8, 16 and 32 if left out, as far as the trunk is so wide."""
+    none above the trunk's width. 8, 16 and 24 if left out, as far as the trunk is so wide."""
     folds: Annotated[int, Field(ge=1, le=16)] | None = None
     """Of the least squares: every fit leaves out one of so many parts of the conversations. How the fits differ is the
     estimate of Q's error, their mean is Q. 4 if left out."""
@@ -190,11 +191,54 @@ class FitQ(Model):
         return tuple(rank for rank in RANKS if rank <= width) or (width,)
 
 
-class Improve(Model):
-    """Token-level PPO on the logged states with Q as the reward."""
+class Mpo(Model):
+    """Maximum a posteriori policy optimisation: the policy imitates candidates of itself and of the explorer, weighted
+    by their Q within `klTarget`."""
 
-    algorithm: Literal["PPO"] = "PPO"
-    """The improvement operator."""
+    DEFAULTS: ClassVar[Mapping[str, int | str]] = {
+        "conversations": 1000,
+        "own_candidates": 8,
+        "explored_candidates": 24,
+        "explorer_share": "0.1",
+        "epochs": 6,
+        "batch_size": 16,
+        "learning_rate": "0.003",
+        "least_temperature": "0.005",
+    }
+    """Where fields are left out."""
+
+    conversations: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Logged conversations whose states are improved, at most. 1000 if left out."""
+    own_candidates: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Suggestions that the current policy draws in each state. 8 if left out."""
+    explored_candidates: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Suggestions that the explorer draws in each state. 24 if left out."""
+    explorer_share: Share | None = None
+    """Of the explorer in the mixture that is tilted. 0.1 if left out."""
+    epochs: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Passes over the candidates. 6 if left out."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Conversations per optimiser step. 16 if left out."""
+    learning_rate: Positive | None = None
+    """Peak; falls to a tenth. 0.003 if left out, which suits tiny models; pretrained ones 0.00001 to 0.00005."""
+    least_temperature: Positive | None = None
+    """In units of Q per nat: a nat is spent only where Q promises that much more. 0.005 if left out."""
+
+    def value(self, name: str) -> Any:
+        """The field, or what stands for it where it is left out."""
+        given = getattr(self, name)
+        return self.DEFAULTS[name] if given is None else given
+
+
+class Improve(Model):
+    """A better policy on the logged states, with Q as the reward."""
+
+    algorithm: Literal["PPO", "MPO"] | None = None
+    """PPO is token-level reinforcement learning with Q as the reward. MPO imitates what Q prefers among suggestions of
+    the policy and of the explorer, so that it finds what the policy no longer says. If left out, it is MPO where
+    collect explores, and else PPO: of what is never tried Q knows nothing."""
+    mpo: Mpo | None = None
+    """Settings of MPO, which heeds no other ones but `klTarget`."""
     updates: Annotated[int, Field(ge=1, le=100_000)] = 40
     """Rollout batches."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
@@ -224,6 +268,11 @@ class Improve(Model):
     """GAE for the policy; the critic's targets use 1 (decoupled GAE)."""
     entropy_coefficient: Decimal = "0"
     """Weight of an entropy bonus."""
+
+    def chosen(self, collect: Collect | None) -> str:
+        """The algorithm, for policies that are deployed as `collect` says."""
+        explores = collect is not None and float(collect.exploration) > 0
+        return self.algorithm or ("MPO" if explores else "PPO")
 
 
 class Gate(Model):

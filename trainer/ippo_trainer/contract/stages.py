@@ -76,10 +76,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         IMPROVE,
-        "token-level PPO on the logged histories, Q as the reward, KL to the current policy",
+        "a better policy on the logged histories by MPO or PPO, Q as the reward, KL to the current policy",
         artifact="policy",
         folder="policy",
-        inputs=("policy", "data", "q"),
+        inputs=("policy", "data", "q", "explorer"),  # whose suggestions MPO considers, too
+        optional=("explorer",),
         settings=("collect", "improve"),  # it samples as the policy is deployed, at collect's temperature
     ),
     Stage(
@@ -87,7 +88,7 @@ STAGES: tuple[Stage, ...] = (
         "candidate against current policy on the same seeds, and the gate's decision",
         artifact="evaluation",
         folder="evaluation",
-        inputs=("policy", "data", "q", "candidate"),
+        inputs=("policy", "candidate"),
         settings=("collect", "evaluate"),  # it samples as improve does
     ),
 )

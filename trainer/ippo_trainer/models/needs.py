@@ -9,7 +9,7 @@ count. Too small a need is better than too large a one: a stage that is refused 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ippo_trainer.contract.params import Collect, FitQ
+from ippo_trainer.contract.params import Collect, FitQ, Improve
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, FIT_Q, IMPROVE, WARM_START
 from ippo_trainer.models import memory
@@ -43,6 +43,8 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
         return dict.fromkeys(["policy", "explorer"] if _explores(spec) else ["policy"], Copies(0))
     if spec.stage == FIT_Q:
         return _of_fit_q(spec, spec.fit_q or FitQ())
+    if spec.stage == IMPROVE and _imitates(spec):
+        return _of_mpo(spec, several)
     if spec.stage == IMPROVE:
         # Several divide what is trained, but only once there are both copies: what the policy is compared with, and the
         # critic, whose trunk is Q's. Alone, the critic's gradients are gone while the policy has some.
@@ -51,13 +53,25 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
             if several
             else {"policy": Copies(TRAINED + 1, 0), "q": Copies(TRAINED - 1)}
         )
-    return dict.fromkeys(("candidate", "policy", "q"), Copies(0))
+    return dict.fromkeys(("candidate", "policy"), Copies(0))
 
 
 def _explores(spec: StageSpec) -> bool:
     settings, explorer = spec.collect or Collect(), spec.inputs.get("explorer")
     apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
     return apart and settings.explored(spec.iteration) > 0
+
+
+def _imitates(spec: StageSpec) -> bool:
+    return (spec.improve or Improve()).chosen(spec.collect) == "MPO"
+
+
+def _of_mpo(spec: StageSpec, several: bool) -> dict[str, Copies]:
+    """The policy in training and what it was; Q and the explorer are only read."""
+    explorer = spec.inputs.get("explorer")
+    apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
+    held = {"policy": Copies(1) if several else Copies(TRAINED + 1, 0), "q": Copies(0)}
+    return held | ({"explorer": Copies(0)} if apart else {})
 
 
 def _of_fit_q(spec: StageSpec, settings: FitQ) -> dict[str, Copies]:

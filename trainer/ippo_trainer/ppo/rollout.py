@@ -179,30 +179,9 @@ class Sampler:
         """
         states = [state for conversation in conversations for state in conversation]
         device = next(policy.parameters()).device
-        sampled = self.ranks.with_whole(self._sample, policy, conversations, purpose)
+        sampling = Sampling(self.samples, self.max_new_tokens, self.temperature, self.stop_ids, self.pad_id)
+        sampled = sample_states(policy, conversations, sampling, self.seed, purpose, self.ranks)
         return self._lay_out(conversations, states, sampled, min(minibatches, len(conversations)), device)
-
-    def _sample(self, policy: Any, conversations: Sequence[Sequence[State]], purpose: str) -> list[list[Sampled]]:
-        """Responses by state. Each process samples every n-th conversation: their states share what they compute."""
-        ranks = self.ranks
-        states = [state for conversation in conversations[ranks.rank :: ranks.size] for state in conversation]
-        sampled = sample(
-            policy,
-            [state.prompt for state in states],
-            [derive_seed(self.seed, purpose, state.conversation, state.turn) for state in states],
-            Sampling(self.samples, self.max_new_tokens, self.temperature, self.stop_ids, self.pad_id),
-        )
-        if ranks.size == 1:
-            return sampled
-        told: list[Any] = ranks.gathered(
-            [[[each.ids, each.logprobs, each.ended] for each in found] for found in sampled]
-        )
-        shares = [iter(share) for share in told]
-        return [
-            [Sampled(*response) for response in next(shares[number % ranks.size])]
-            for number, conversation in enumerate(conversations)
-            for _ in conversation
-        ]
 
     def logprobs(self, model: Any, rollout: Rollout) -> TokenScores:
         """Log-probabilities and entropies, (N, T), of the rollout's tokens under `model`, without gradient."""
@@ -272,6 +251,34 @@ class Sampler:
                     baselines[part.rows] = logits.v.sigmoid()[part.packed.group_index]
         self.ranks.sum(scores, baselines)
         return scores, baselines
+
+
+def sample_states(
+    model: Any,
+    conversations: Sequence[Sequence[State]],
+    sampling: Sampling,
+    seed: int,
+    purpose: str,
+    ranks: Ranks = ALONE,
+) -> list[list[Sampled]]:
+    """Responses of a model to the states of conversations, by state in their order.
+
+    Each process samples every n-th conversation, whose states share what they compute. Randomness depends on (seed,
+    purpose, conversation, turn) only.
+    """
+    states = [state for conversation in conversations[ranks.rank :: ranks.size] for state in conversation]
+    prompts = [state.prompt for state in states]
+    keys = [derive_seed(seed, purpose, state.conversation, state.turn) for state in states]
+    sampled = ranks.with_whole(sample, model, prompts, keys, sampling)
+    if ranks.size == 1:
+        return sampled
+    told: list[Any] = ranks.gathered([[[each.ids, each.logprobs, each.ended] for each in found] for found in sampled])
+    shares = [iter(share) for share in told]
+    return [
+        [Sampled(*response) for response in next(shares[number % ranks.size])]
+        for number, conversation in enumerate(conversations)
+        for _ in conversation
+    ]
 
 
 def _tables(responses: list[Sampled], device: torch.device) -> tuple[Tensor, Tensor]:

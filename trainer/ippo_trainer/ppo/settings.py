@@ -59,11 +59,18 @@ class Settings:
 
     @classmethod
     def of(
-        cls, improve: params.Improve, *, max_new_tokens: int, temperature: float, seed: int, max_tokens: int
+        cls,
+        improve: params.Improve,
+        *,
+        algorithm: str,
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        max_tokens: int,
     ) -> Self:
         """Reads the decimals of a spec."""
         return cls(
-            algorithm=improve.algorithm,
+            algorithm=algorithm,
             updates=improve.updates,
             batch_size=improve.batch_size,
             samples_per_state=improve.samples_per_state,

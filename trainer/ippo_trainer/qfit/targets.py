@@ -38,6 +38,21 @@ def explored_share(conversations: Sequence[Conversation]) -> float:
     return sum(map(explored, turns)) / len(turns) if turns else 0.0
 
 
+def success_unexplored(
+    conversations: Sequence[Conversation], explore_share: float, censoring: Censoring = UNCENSORED
+) -> float | None:
+    """Success of pi_i alone, by the finished conversations in which nothing explored; None where there is none.
+
+    A conversation of n turns is left alone with probability (1 - explore_share)^n, so it is weighted by the inverse.
+    """
+    total = won = 0.0
+    for found in conversations:
+        if found.turns and not found.censored and not any(map(explored, found.turns)):
+            weight = censoring.weight(len(found.turns)) / (1.0 - explore_share) ** len(found.turns)
+            total, won = total + weight, won + weight * found.outcome
+    return won / total if total else None
+
+
 def monte_carlo_targets(
     conversation: Conversation, discount: float, explore_share: float, censoring: Censoring = UNCENSORED
 ) -> list[Target]:

@@ -143,12 +143,6 @@ class Reference(Read):
     success: float
 
 
-class Predicted(Read):
-    """The lift that Q expected on logged states before anybody measured it."""
-
-    lift: Estimate
-
-
 class Evaluation(Read):
     """evaluation/metrics.json: candidate and current policy on the same seeds."""
 
@@ -156,7 +150,6 @@ class Evaluation(Read):
     current: PolicyScore
     confidence: float = 0.95
     lift: Estimate | None = None
-    predicted: Predicted | None = None
     decision: Decision | None = None
     references: list[Reference] = []
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ippo_trainer.contract.stages import COLLECT, FIT_Q, IMPROVE
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.report import words
 from ippo_trainer.report.bars import Stack, colours, loss_bars, stacked_bars
@@ -231,6 +232,24 @@ def verdicts(run: RunReport) -> list[Verdict]:
     return [_verdict(run, cycle) for cycle in reversed(run.trained)]
 
 
+def _promise(cycle: Cycle) -> list[str]:
+    """What Q promised for a suggestion, on held-out states, beside its own standard error where it has one."""
+    gain, error = cycle.metrics.get(IMPROVE, {}), cycle.metrics.get(FIT_Q, {}).get("qStandardError")
+    if "heldOutQLift" not in gain:
+        return []
+    lift = words.interval_of(gain["heldOutQLift"], gain.get("heldOutQLiftLow"), gain.get("heldOutQLiftHigh"))
+    return [f"Q promised {lift} a suggestion" + ("" if error is None else f", give or take {words.number(error, 3)}")]
+
+
+def _cost(cycle: Cycle) -> list[str]:
+    """What exploring cost the business while it collected."""
+    sold = cycle.metrics.get(COLLECT, {}).get("success")
+    alone = cycle.metrics.get(FIT_Q, {}).get("successUnexplored")
+    if sold is None or alone is None:
+        return []
+    return [f"success while it explored {words.percent(sold)}, an estimated {words.percent(alone)} without"]
+
+
 def _verdict(run: RunReport, cycle: Cycle) -> Verdict:
     word = words.verdict(cycle, run.promoted(cycle))
     style = {"Promoted": "good", "Under way": "calm", "Inconclusive": "unsure", "Stopped": "bad"}.get(word, "bad")
@@ -239,8 +258,7 @@ def _verdict(run: RunReport, cycle: Cycle) -> Verdict:
         candidate, lift = cycle.evaluation.candidate, cycle.evaluation.lift
         if lift is not None:
             facts.append(f"lift {words.interval(lift)}")
-        if cycle.evaluation.predicted is not None:
-            facts.append(f"Q expected {words.interval(cycle.evaluation.predicted.lift)}")
+        facts += [*_promise(cycle), *_cost(cycle)]
         facts.append(f"success {words.interval(candidate.success, True)}")
         if candidate.censored and candidate.success_bounds is not None:
             bounds = candidate.success_bounds

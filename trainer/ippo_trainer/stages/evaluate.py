@@ -14,7 +14,7 @@ from typing import Any
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.layout import CALIBRATION, METRICS, TRANSCRIPTS
+from ippo_trainer.contract.layout import METRICS, TRANSCRIPTS
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
@@ -25,13 +25,11 @@ from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
 from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, measure
-from ippo_trainer.evaluation.predicted import Draws, predicted_lift
 from ippo_trainer.evaluation.transcripts import transcripts
-from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
+from ippo_trainer.models.load import LoadedPolicy, load_policy
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
-from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
@@ -60,7 +58,6 @@ class _Findings:
     truncated: dict[str, float]
     lift: Interval
     kl: Interval | None
-    predicted: Interval | None
     decision: Decision
 
 
@@ -235,7 +232,6 @@ def _find(
         truncated={role: _truncated(conversations, players[role].renderer) for role, conversations in held.items()},
         lift=change,
         kl=kl,
-        predicted=_predicted(ctx, section, players, confidence),
         decision=decide(gate, inputs),
     )
 
@@ -272,33 +268,6 @@ def _truncated(conversations: Sequence[Conversation], renderer: Renderer) -> flo
     return sum(ids[-1] not in renderer.stop_ids for ids in outputs) / max(1, len(outputs))
 
 
-def _predicted(
-    ctx: StageContext, section: params.Evaluate, players: dict[str, _Player], confidence: float
-) -> Interval | None:
-    """What Q expects on the logged conversations that it was not trained on; None where these are fewer than two."""
-    directory = ctx.input("q", "q")
-    calibration = json.loads((directory / CALIBRATION).read_text("utf-8"))
-    separation = calibration["split"]
-    held = split_finished(read_logged(ctx), float(separation["holdout"]), separation["seed"])[1]
-    if len(held) < 2:
-        return None
-    candidate, current = players["candidate"], players["current"]
-    return predicted_lift(
-        load_q(directory, next(candidate.policy.model.parameters()).device),
-        candidate.policy.model,
-        current.policy.model,
-        held[: section.conversations],
-        current.renderer,
-        Draws(
-            ctx.spec.policy.max_new_tokens,
-            _temperature(ctx),
-            derive_seed(ctx.spec.seed, "predicted-lift", ctx.spec.iteration),
-        ),
-        float(ctx.spec.discount),
-        confidence,
-    )
-
-
 def _write(
     ctx: StageContext,
     section: params.Evaluate,
@@ -325,7 +294,6 @@ def _write(
         "confidence": float(section.gate.confidence),
         "lift": findings.lift.to_json(),
         "liftBounds": lift_bounds(candidate, current, section.gate.metric).to_json(),
-        "predicted": {"lift": findings.predicted.to_json()} if findings.predicted else None,
         "decision": findings.decision.model_dump(),
         "references": [{"name": row.name, "value": row.value, "success": row.success} for row in ladder],
     }
@@ -342,7 +310,6 @@ def _metrics(findings: _Findings) -> dict[str, float]:
     """The figures of the stage's result; what does not exist is left out."""
     candidate, current = findings.measured["candidate"], findings.measured["current"]
     exact, exact_current = findings.exact["candidate"], findings.exact["current"]
-    predicted = findings.predicted
     figures: dict[str, float | None] = {
         "success": candidate.success.estimate,
         "value": candidate.value.estimate,
@@ -364,8 +331,6 @@ def _metrics(findings: _Findings) -> dict[str, float]:
         "exactStandardErrorCurrent": exact_current.standard_error if exact_current else None,
         "exactSuccessCurrent": exact_current.success if exact_current else None,
         "exactShareOfOptimumCurrent": exact_current.share_of_optimum if exact_current else None,
-        "predictedLift": predicted.estimate if predicted else None,
-        "predictedLiftLow": predicted.low if predicted else None,
     }
     if candidate.censored or current.censored:
         for name, figure in (("", candidate), ("Current", current)):

@@ -27,7 +27,7 @@ from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.refit import refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
-from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets
+from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.logged import finished, read_logged, split_finished
@@ -278,13 +278,23 @@ def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | No
 
 def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
     conversations = data.train + data.held
-    return {
-        "conversations": float(len(conversations)),
-        "censored": float(data.censored),
-        "positives": float(sum(found.outcome for found in conversations)),
-        "exploredShare": procedure.explore_share,
-        "epochs": float(len(procedure.curves)),
-    } | _success_bounds(data)
+    return (
+        {
+            "conversations": float(len(conversations)),
+            "censored": float(data.censored),
+            "positives": float(sum(found.outcome for found in conversations)),
+            "exploredShare": procedure.explore_share,
+            "epochs": float(len(procedure.curves)),
+        }
+        | _success_bounds(data)
+        | _success_unexplored(data, procedure.explore_share)
+    )
+
+
+def _success_unexplored(data: _Data, share: float) -> dict[str, float]:
+    """What exploring costs the business shows beside the success of collect; nothing where nothing explored."""
+    success = success_unexplored(data.everything, share, data.censoring) if share > 0 else None
+    return {} if success is None else {"successUnexplored": success}
 
 
 def _success_bounds(data: _Data) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Stage `improve`: the next policy, by single-turn RL on the logged states with Q as the reward.
+"""Stage `improve`: the next policy, by MPO or PPO on the logged states with Q as the reward.
 
 The artifact, of kind `policy`, is a transformers directory with `prompt.json` and `training.json`: the curves, what
 ended the updates, and how much better the policy is on held-out states in the terms of Theorem 2 (arXiv 2511.21638).
@@ -17,15 +17,19 @@ import torch
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import CALIBRATION, TRAINING
-from ippo_trainer.contract.params import Improve
+from ippo_trainer.contract.params import Collect, Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
+from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.models.verify import SHORT
+from ippo_trainer.mpo import settings as mpo
+from ippo_trainer.mpo.candidates import Source
+from ippo_trainer.mpo.trainer import WeightedLikelihood
 from ippo_trainer.ppo.heldout import HeldOut, Measurement
-from ippo_trainer.ppo.operators import Factory, find
+from ippo_trainer.ppo.operators import find
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
 from ippo_trainer.ppo.trainer import Improvement, frozen_copy
@@ -42,6 +46,7 @@ REPORT_BATCHES = 4
 _ACTIVATION_BYTES = 1 << 29
 _DECODER_FLOATS = 34  # activations kept per token, layer and unit of width (Korthikanti et al., arXiv 2205.05198)
 _MIN_TOKENS, _MAX_TOKENS = 512, 4096
+_Training = Improvement | WeightedLikelihood
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +73,16 @@ def run(ctx: StageContext) -> StageResult:
     """
     if ctx.spec.improve is None:
         raise BadSpecError("stage spec: improve is missing", "Add the section.")
-    make_operator = find(ctx.spec.improve.algorithm)
     device = _device(ctx)
     with joined(device) as ranks:
         if not ranks.first:  # one voice is enough
             logging.getLogger("ippo_trainer").setLevel(logging.WARNING)
         # Processes that work together stop together, between two updates: one alone would leave the others waiting.
         with ctx.stop.deferred() if ranks.size > 1 else nullcontext():
-            return _improve(ctx, ctx.spec.improve, make_operator, device, ranks)
+            return _improve(ctx, ctx.spec.improve, device, ranks)
 
 
-def _improve(
-    ctx: StageContext, section: Improve, make_operator: Factory, device: torch.device, ranks: Ranks
-) -> StageResult:
+def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: Ranks) -> StageResult:
     """What `run` says, by all the processes together; each returns the same."""
     models = _load(ctx, device)
     data = _read(ctx, models.renderer)
@@ -89,7 +91,11 @@ def _improve(
     settings = _settings(ctx, section, models.policy.model)
     sampler = _sampler(models, settings, ranks)
     probe, report = _held_out(sampler, data.held, settings)
-    improvement = _improvement(models, (sampler, data.train, probe), settings, make_operator)
+    improvement = (
+        _mpo(ctx, section, models, (sampler, data.train, probe))
+        if settings.algorithm == "MPO"
+        else _reinforcement(models, (sampler, data.train, probe), settings)
+    )
     train(ctx, improvement, "improving the policy", ranks)
     ctx.log.info("%s; kept the policy of update %d", improvement.position.ended, improvement.position.kept_update)
     candidate = report.measure(improvement.policy, improvement.reference)
@@ -166,6 +172,7 @@ def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
     per_token = 4 * _DECODER_FLOATS * config.hidden_size * config.num_hidden_layers
     return Settings.of(
         improve,
+        algorithm=improve.chosen(ctx.spec.collect),
         max_new_tokens=ctx.spec.policy.max_new_tokens,
         temperature=float(ctx.spec.collect.temperature) if ctx.spec.collect else 1.0,
         seed=derive_seed(ctx.spec.seed, IMPROVE, ctx.spec.iteration),
@@ -187,17 +194,41 @@ def _sampler(models: _Models, settings: Settings, ranks: Ranks) -> Sampler:
     )
 
 
-def _improvement(
-    models: _Models,
-    drawn: tuple[Sampler, LoggedStates, HeldOut],
-    settings: Settings,
-    make_operator: Factory,
-) -> Improvement:
+def _mpo(
+    ctx: StageContext, section: Improve, models: _Models, drawn: tuple[Sampler, LoggedStates, HeldOut]
+) -> WeightedLikelihood:
+    """As `_reinforcement`. The explorer proposes as it explores in collect."""
+    (sampler, states, probe), ranks = drawn, drawn[0].ranks
+    policy, collect = models.policy.model, ctx.spec.collect or Collect()
+    settings = mpo.Settings.of(section, seed=sampler.seed, max_tokens=sampler.max_tokens)
+    reference = frozen_copy(policy)
+    explorer = _explorer(ctx, models, reference)
+    for model in {id(model): model for model in (policy, reference, explorer, models.q)}.values():
+        ranks.shard(model)
+    ends = sampler.stop_ids, sampler.pad_id, None, collect.explorer_min_p
+    own = Sampling(settings.own_candidates, sampler.max_new_tokens, sampler.temperature, *ends)
+    flat = Sampling(settings.explored_candidates, sampler.max_new_tokens, collect.explorer_temperature, *ends)
+    sources = Source(reference, own, "own"), Source(explorer, flat, "explored")
+    return WeightedLikelihood(policy, sources, models.q, states, probe, settings, ranks)
+
+
+def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
+    """The warm-start policy, frozen; `reference` where pi_i still is that one."""
+    if "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == ctx.spec.inputs["policy"].digest:
+        return reference
+    device = next(models.policy.model.parameters()).device
+    explorer = load_policy(ctx.input("explorer", "policy"), device, SHORT)
+    if explorer.tokenizer.get_vocab() != models.policy.tokenizer.get_vocab():
+        raise BadDataError("the explorer and the policy have different tokenizers", "Start a new run.")
+    return explorer.model.requires_grad_(False)
+
+
+def _reinforcement(models: _Models, drawn: tuple[Sampler, LoggedStates, HeldOut], settings: Settings) -> Improvement:
     """In this order: copies are made of whole models, optimisers for sharded ones."""
     (sampler, states, probe), ranks = drawn, drawn[0].ranks
     policy = models.policy.model
     reference = frozen_copy(policy)
-    operator = make_operator(policy, models.q, settings, ranks)
+    operator = find(settings.algorithm)(policy, models.q, settings, ranks)
     for frozen in (reference, models.q):
         ranks.shard(frozen)
     return Improvement(policy, operator, sampler, states, probe, settings, ranks, reference)
@@ -231,7 +262,7 @@ def _gain(candidate: Measurement, current: Measurement) -> dict[str, float]:
     }
 
 
-def _metrics(improvement: Improvement, data: _Data) -> dict[str, float]:
+def _metrics(improvement: _Training, data: _Data) -> dict[str, float]:
     position = improvement.position
     last = position.curves[-1] if position.curves else {}
     names = {
@@ -248,7 +279,7 @@ def _metrics(improvement: Improvement, data: _Data) -> dict[str, float]:
     } | {public: last[name] for name, public in names.items() if name in last}
 
 
-def _publish(ctx: StageContext, models: _Models, improvement: Improvement, gain: dict[str, float]) -> ArtifactRef:
+def _publish(ctx: StageContext, models: _Models, improvement: _Training, gain: dict[str, float]) -> ArtifactRef:
     ranks = improvement.ranks
     policy = _whole_policy(ctx, models, improvement)
     if ranks.first:
@@ -257,7 +288,7 @@ def _publish(ctx: StageContext, models: _Models, improvement: Improvement, gain:
     return ArtifactRef.model_validate(told)
 
 
-def _whole_policy(ctx: StageContext, models: _Models, improvement: Improvement) -> Any:
+def _whole_policy(ctx: StageContext, models: _Models, improvement: _Training) -> Any:
     """The improved policy on the CPU, as it is saved; of several processes only the first has it."""
     ranks, path = improvement.ranks, ctx.work / "improved.safetensors"
     if ranks.size == 1:
@@ -270,7 +301,13 @@ def _whole_policy(ctx: StageContext, models: _Models, improvement: Improvement) 
     return policy
 
 
-def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improvement, gain: dict[str, float]) -> Path:
+def _write(
+    ctx: StageContext,
+    models: _Models,
+    policy: Any,
+    improvement: _Training,
+    gain: dict[str, float],
+) -> Path:
     directory, position = ctx.work / "policy", improvement.position
     save_policy(directory, policy, models.policy.tokenizer, models.renderer)
     training = {
@@ -289,7 +326,7 @@ def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improve
     return directory
 
 
-def _message(improvement: Improvement, gain: dict[str, float]) -> str:
+def _message(improvement: _Training, gain: dict[str, float]) -> str:
     position = improvement.position
     return (
         f"E[Q] on held-out states changed by {gain['heldOutQLift']:+.4f} "

@@ -1,0 +1,171 @@
+"""Learning curves: the demo's settings over seeds, funnels and cycles. Interrupted, it goes on where it was.
+
+Writes OUT/curves.csv (one row per funnel, seed and cycle), OUT/curves.json (mean, worst, interval by cycle) and
+OUT/curves.svg. Every value is exact by the performance-difference estimate on the gate's conversations.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ippo_trainer.contract.spec import StoreLocation
+from ippo_trainer.evaluation.ledger import read_ledger
+from ippo_trainer.report.charts import Axes, Point, Series, line_chart, percent_tick
+from ippo_trainer.stats.student import two_sided_quantile
+from ippo_trainer.store import open_store
+
+sys.path.insert(0, str(Path(__file__).parent))
+from funnels import draw
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "sr-funnel.yaml"
+DESIGN = "design"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the loop."""
+
+    funnel: str
+    """`design`, or the seed of its tables."""
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cycle. Values are shares of the optimum."""
+
+    funnel: str
+    seed: int
+    cycle: int
+    deployed: float
+    """Of the policy in service after the gate."""
+    candidate: float
+    before: float
+    """Of the policy in service before, on the same customers."""
+    decision: str
+
+
+def main() -> None:
+    """Runs what is not done yet, and writes the curves of what is."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cycles", type=int, default=5)
+    parser.add_argument("--funnels", nargs="+", default=[DESIGN], help="`design`, or seeds of tables")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each on one core")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. improve.algorithm='\"PPO\"'"
+    )
+    given = parser.parse_args()
+    runs = [
+        Run(funnel, seed, given.out / f"{funnel}-{seed}") for funnel in given.funnels for seed in range(given.seeds)
+    ]
+    with ThreadPoolExecutor(given.jobs) as pool:
+        for run in runs:
+            pool.submit(carry_out, run, given.cycles, given.set)
+    rows = [row for run in runs for row in read(run)]
+    write(given.out, rows)
+    show(rows)
+
+
+def carry_out(run: Run, cycles: int, changes: list[str]) -> None:
+    """Starts or resumes a run; what it says goes into its log."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    path = run.folder / "run.yaml"
+    path.write_text(yaml.safe_dump(manifest(run, cycles, changes)))
+    command = [str(Path(sys.executable).parent / "ippo"), "run", "-f", str(path), "--out", str(run.folder / "run")]
+    with (run.folder / "log").open("a") as log:
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def manifest(run: Run, cycles: int, changes: list[str]) -> dict[str, Any]:
+    """The demo's, with a seed, a funnel and other settings where they are asked for."""
+    value: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    spec = value["spec"]
+    spec |= {"seed": run.seed, "threads": 1, "iterations": {"max": cycles}}
+    spec["collect"]["simulate"]["parallelism"] = 1
+    if run.funnel != DESIGN:
+        tables, horizon = draw(int(run.funnel))
+        file = run.folder / "tables.json"
+        file.write_text(json.dumps(tables))
+        options = {"tables": str(file.resolve()), "horizon": horizon}
+        spec["collect"]["simulate"]["environment"]["options"] = options
+    for change in changes:
+        field, _, text = change.partition("=")
+        section = spec
+        *parents, last = field.split(".")
+        for name in parents:
+            section = section.setdefault(name, {})
+        section[last] = json.loads(text)
+    return value
+
+
+def read(run: Run) -> Iterator[Row]:
+    """The cycles that have been evaluated."""
+    artifacts = run.folder / "run" / "artifacts"
+    if not artifacts.exists():
+        return
+    for line in read_ledger(open_store(StoreLocation(directory=str(artifacts)))):
+        metrics, decision = line["metrics"], line["decision"]["outcome"]
+        candidate, before = metrics["exactShareOfOptimum"], metrics["exactShareOfOptimumCurrent"]
+        deployed = candidate if decision == "Promote" else before
+        yield Row(run.funnel, run.seed, line["iteration"], deployed, candidate, before, decision)
+
+
+def by_cycle(rows: list[Row]) -> dict[int, list[float]]:
+    """Shares of the policies in service after each cycle, 0 for the start."""
+    shares = defaultdict(list)
+    for row in rows:
+        if row.cycle == 1:
+            shares[0].append(row.before)
+        shares[row.cycle].append(row.deployed)
+    return dict(sorted(shares.items()))
+
+
+def summary(shares: list[float]) -> dict[str, float]:
+    """Mean with its 95 % t-interval over runs, and the worst."""
+    count, mean = len(shares), sum(shares) / len(shares)
+    if count < 2:
+        return {"runs": count, "mean": mean, "worst": min(shares)}
+    deviation = (sum((share - mean) ** 2 for share in shares) / (count - 1)) ** 0.5
+    half = two_sided_quantile(0.95, count - 1) * deviation / count**0.5
+    return {"runs": count, "mean": mean, "low": mean - half, "high": mean + half, "worst": min(shares)}
+
+
+def write(out: Path, rows: list[Row]) -> None:
+    """The three files."""
+    with (out / "curves.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row.__annotations__)
+        writer.writerows(list(vars(row).values()) for row in rows)
+    shares = by_cycle(rows)
+    (out / "curves.json").write_text(json.dumps({cycle: summary(found) for cycle, found in shares.items()}, indent=1))
+    points = []
+    for cycle, found in shares.items():
+        figures = summary(found)
+        points.append(Point(cycle, figures["mean"], figures.get("low"), figures.get("high")))
+    axes = Axes("cycle", [(cycle, str(cycle)) for cycle in shares], percent_tick)
+    chart = line_chart("Learning curve", "Share of the optimum by cycle.", [Series("mean", points)], [], axes)
+    (out / "curves.svg").write_text(str(chart))
+
+
+def show(rows: list[Row]) -> None:
+    """A line per cycle."""
+    for cycle, shares in by_cycle(rows).items():
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in summary(shares).items() if name != "runs")
+        print(f"cycle {cycle}: {len(shares)} runs, {figures}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""MPO's loop: what the policy imitates, what bounds it, and that it resumes."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.sampling import Sampled
+from ippo_trainer.mpo import candidates
+from ippo_trainer.mpo.candidates import Pool
+from ippo_trainer.training import checkpoint
+
+
+def ignore() -> None:
+    """After a step."""
+
+
+def weights(training: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in training.policy.state_dict().items()}
+
+
+def test_the_policy_gets_better_within_the_budget(make_training: Any) -> None:
+    training = make_training(epochs=6)
+    training.run(ignore)
+    position = training.position
+    probe = training.probe
+    base, better = probe.measure(training.reference, None), probe.measure(training.policy, training.reference)
+    assert better.lift_over(base).estimate > 0.01
+    assert better.mean_kl().estimate <= 1.5
+    assert position.kept_update in {row["update"] for row in position.curves}
+    assert [row["update"] for row in position.curves] == [3, 6, 9, 12, 15, 18]
+    assert training.steps == training.total == 3 + 18
+    assert position.curves[-1]["policy_loss"] < position.curves[0]["policy_loss"]
+
+
+def slow_loss(training: Any, members: list[int]) -> torch.Tensor:
+    """Nats per state, response by response and token by token."""
+    total = torch.zeros((), dtype=torch.float64)
+    for number in members:
+        place, target = training.pool.states[number], training._targets[number]
+        prompt = training.states.of(place.conversation)[place.turn].prompt
+        for ids, weight in zip(target.responses, target.weights, strict=True):
+            logits = training.policy(torch.tensor([prompt + ids])).logits[0].double().log_softmax(-1)
+            places = range(len(prompt) - 1, len(prompt) + len(ids) - 1)
+            total = total - weight * sum(logits[at, token] for at, token in zip(places, ids, strict=True))
+    return total / len(members)
+
+
+@pytest.mark.parametrize("max_tokens", [4096, 40])
+def test_an_update_follows_the_gradient_of_the_weighted_likelihood(make_training: Any, max_tokens: int) -> None:
+    training = make_training(max_tokens=max_tokens)
+    for _ in range(training._draws):
+        training._draw()
+    training._tilt = training._spend(0.5)
+    training._targets = candidates.worth_training(training.pool.states, training._tilt, 0.005)
+    members = training._members()
+    expected = slow_loss(training, members)
+    gradients = torch.autograd.grad(expected, list(training.policy.parameters()))
+    norm = math.sqrt(sum(float(gradient.double().square().sum()) for gradient in gradients))
+    loss, found = training._imitate(members)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-4)
+    assert found == pytest.approx(norm, rel=1e-3)
+
+
+def test_every_conversation_is_imitated_once_in_a_pass(make_training: Any) -> None:
+    training = make_training(conversations=7)
+    for _ in range(training._draws):
+        training._draw()
+    seen = []
+    for batch in range(training._batches):
+        training.position.batch = batch
+        seen += training._members()
+    assert sorted(seen) == list(range(len(training.pool.states)))
+
+
+def test_candidates_are_distinct_scored_and_drawn_once(make_training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = candidates.draw
+    monkeypatch.setattr("ippo_trainer.mpo.trainer.draw", lambda rows, *rest: (drawn.extend(rows), real(rows, *rest))[1])
+    training = make_training()
+    training.run(ignore)
+    assert sorted(drawn) == sorted(training._numbers)
+    assert len(drawn) == 9
+    for each in training.pool.states:
+        assert len(set(map(tuple, each.responses))) == len(each.responses) == len(each.prior) == len(each.q)
+        assert sum(each.prior) == pytest.approx(1.0)
+        assert all(0 < value < 1 for value in each.q)
+
+
+def test_q_of_a_candidate_is_that_of_the_model(make_training: Any) -> None:
+    training = make_training()
+    training._draw()
+    for each in training.pool.states[::3]:
+        prompt = training.states.of(each.conversation)[each.turn].prompt
+        for ids, q in zip(each.responses, each.q, strict=True):
+            with torch.no_grad():
+                hidden = training.q.model(torch.tensor([prompt + ids])).last_hidden_state[0, -1]
+            assert q == pytest.approx(float(training.q.score(hidden).sigmoid()), abs=1e-4)
+
+
+@pytest.mark.parametrize("target", [0.01, 0.05])
+def test_a_small_budget_is_kept_or_nothing_changes(make_training: Any, target: float) -> None:
+    training = make_training(kl_target=target, learning_rate=0.03)
+    before = weights(training)
+    training.run(ignore)
+    kl = training.probe.measure(training.policy, training.reference).mean_kl().estimate
+    assert kl <= 1.5 * target + 1e-6
+    if training.position.kept_update == 0:
+        for name, value in weights(training).items():
+            torch.testing.assert_close(value, before[name], atol=0, rtol=0)
+
+
+def test_what_moves_too_far_gets_less_to_spend(make_training: Any) -> None:
+    training = make_training(kl_target=0.02, learning_rate=0.03)
+    training.run(ignore)
+    spent = [row["tilt_kl"] for row in training.position.curves]
+    assert spent[-1] < spent[0]
+    assert training.position.budget < 0.02
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_keeps_a_policy_that_was_measured(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = make_training()
+    real, calls = training._imitate, []
+
+    def imitate(members: list[int]) -> tuple[float, float]:
+        calls.append(members)
+        return (math.nan, 1.0) if len(calls) == 5 else real(members)
+
+    monkeypatch.setattr(training, "_imitate", imitate)
+    training.run(ignore)
+    assert "not finite in update 4" in training.position.ended
+    assert training.position.kept_update in (0, 3)
+    assert all(bool(torch.isfinite(value).all()) for value in training.policy.state_dict().values())
+
+
+def test_states_without_a_suggestion_that_ends_are_left_out_and_none_at_all_is_an_error(
+    make_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(model: Any, conversations: Any, *rest: Any) -> list[list[Sampled]]:
+        return [[Sampled([3], [-1.0], False)] for row in conversations for _ in row]
+
+    monkeypatch.setattr(candidates, "sample_states", never)
+    with pytest.raises(BadDataError, match="no suggestion that was sampled"):
+        make_training().run(ignore)
+
+
+class HaltError(Exception):
+    """Ends a run after a step."""
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 6, 9])
+def test_stopped_after_any_step_it_ends_as_if_it_had_not(make_training: Any, tmp_path: Path, steps: int) -> None:
+    whole = make_training(kl_target=0.05)
+    whole.run(ignore)
+    first = make_training(kl_target=0.05)
+
+    def stop() -> None:
+        if first.steps == steps:
+            checkpoint.save(tmp_path, first)
+            raise HaltError
+
+    with pytest.raises(HaltError):
+        first.run(stop)
+    second = make_training(kl_target=0.05)
+    assert checkpoint.load(tmp_path, second)
+    assert second.steps == steps
+    second.run(ignore)
+    assert second.position == whole.position
+    for name, value in weights(second).items():
+        torch.testing.assert_close(value, weights(whole)[name], atol=0, rtol=0)
+
+
+def test_a_pool_comes_back_from_its_tensors(make_training: Any) -> None:
+    training = make_training()
+    training._draw()
+    again = Pool()
+    again.set_tensors(training.pool.tensors())
+    assert again.states == training.pool.states
+    np.testing.assert_array_equal(again.table().q, training.pool.table().q)
+    empty = Pool()
+    empty.set_tensors(Pool().tensors())
+    assert empty.states == []
