@@ -57,3 +57,27 @@ def test_a_policy_that_never_suggests_cannot_pass_the_acceptance_guard() -> None
 def test_reasons_fit_the_contract() -> None:
     gate = Gate(min_lift="-123456789.123456789012", confidence="0.9512345", on_inconclusive="Promote")
     assert len(decide(gate, inputs(-0.5, 0.5)).reason) <= 512
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (-0.01, 0.03, "about 4.0 times as many"),
+        (-0.03, 0.01, "about 4.0 times as many"),
+        (-0.0001, 0.05, "about 1.1 times as many"),
+        (-0.01, 0.0101, "even 100 times as many"),
+        (-0.01, 0.01, "even 100 times as many"),
+    ],
+)
+def test_an_inconclusive_lift_says_how_many_conversations_would_decide(low: float, high: float, words: str) -> None:
+    decision = decide(Gate(), inputs(low, high))
+    assert decision.outcome == "Inconclusive"
+    assert words in decision.reason
+
+
+def test_so_many_conversations_decide_as_often_as_not() -> None:
+    """With the asked-for number, the interval of a lift as it was measured just reaches minLift."""
+    lift = inputs(-0.01, 0.03)
+    half = (0.03 - -0.01) / 2 / 4.0**0.5
+    assert decide(Gate(), inputs(0.01 - half + 1e-6, 0.01 + half)).outcome == "Promote"
+    assert decide(Gate(), lift).outcome == "Inconclusive"

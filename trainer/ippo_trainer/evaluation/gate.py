@@ -8,6 +8,9 @@ from ippo_trainer.stats.intervals import Interval
 
 _UNITS = {"Value": "discounted outcomes per conversation", "Success": "outcomes per conversation"}
 
+MOST_TIMES = 100
+"""Beyond so many times the conversations, a gate is not told to ask for more."""
+
 
 @dataclass(frozen=True, slots=True)
 class GateInputs:
@@ -44,7 +47,16 @@ def decide(gate: Gate, inputs: GateInputs) -> Decision:
     undecided = f"{figures}; the interval contains minLift {gate.min_lift}"
     if gate.on_inconclusive == "Promote":
         return Decision(outcome="Promote", reason=f"{undecided}; onInconclusive is Promote.")
-    return Decision(outcome="Inconclusive", reason=f"{undecided}; more conversations would narrow it.")
+    return Decision(outcome="Inconclusive", reason=f"{undecided}; {_wanting(lift, least)}.")
+
+
+def _wanting(lift: Interval, least: float) -> str:
+    """How many conversations would decide, were the lift just as it was measured: intervals narrow with their root."""
+    gap = lift.estimate - least
+    half = lift.estimate - lift.low if gap > 0 else lift.high - lift.estimate
+    if abs(gap) * MOST_TIMES**0.5 < half:
+        return f"the lift is so near to it that even {MOST_TIMES} times as many conversations would not decide"
+    return f"about {max(half / abs(gap), 1.05) ** 2:.1f} times as many conversations would decide on such a lift"
 
 
 def _broken_guard_rail(gate: Gate, inputs: GateInputs) -> str | None:
