@@ -67,7 +67,7 @@ def test_block_masks_give_the_states_of_dense_ones(models: Any, monkeypatch: pyt
         monkeypatch.setattr(packing, "_is_large", lambda trunk, packed: True)
         states = hidden_states(decoder(models[1]), packed)
     real = packed.branch_ids.reshape(-1) >= 0
-    torch.testing.assert_close(states[real], expected[real], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(states[real], expected[real], atol=1e-5, rtol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -83,21 +83,19 @@ def test_a_block_mask_says_what_the_dense_one_says(data: st.DataObject) -> None:
     window = data.draw(st.sampled_from([None, 3, 100]))
     mask = packed.block_mask(window)
     rows, width = packed.input_ids.shape
-    wide = kernels.padded(packed.input_ids, 0).shape[1]
-    dense = mask.to_dense()[0, 0].repeat_interleave(kernels.BLOCK, 0).repeat_interleave(kernels.BLOCK, 1)
-    places = torch.arange(rows * wide)
-    zero = torch.zeros((), dtype=torch.long)
-    by_rule = mask.mask_mod(zero, zero, places[:, None], places)
+    dense = mask.to_dense()[0, 0].bool().repeat_interleave(kernels.BLOCK, 0).repeat_interleave(kernels.BLOCK, 1)
+    numbers, zero = torch.arange(len(dense)), torch.zeros((), dtype=torch.long)
+    by_rule = mask.mask_mod(zero, zero, numbers[:, None], numbers)
     expected = allowed(packed)
     if window is not None:
         expected = expected & (packed.position_ids.unsqueeze(2) - packed.position_ids.unsqueeze(1) < window)
-    for row in range(rows):
-        here = slice(row * wide, row * wide + width)
-        assert torch.equal(by_rule[here, here], expected[row])
-        assert not (expected[row] & ~dense[here, here].bool()).any()
-        outside = dense[here].bool().clone()
-        outside[:, row * wide : (row + 1) * wide] = False
-        assert not outside.any()
+    wide = len(dense) // rows
+    for row, places in enumerate(packed.block_layout.places.view(rows, width)):
+        assert torch.equal(by_rule[places][:, places], expected[row])
+        assert not (expected[row] & ~dense[places][:, places]).any()
+        others = torch.ones(len(dense), dtype=torch.bool)
+        others[row * wide : (row + 1) * wide] = False
+        assert not dense[places][:, others].any()
     counts = mask.full_kv_num_blocks[0, 0].tolist()
     for query, count in enumerate(counts):  # whole blocks are not asked of the rule
         for key in mask.full_kv_indices[0, 0, query, :count].tolist():

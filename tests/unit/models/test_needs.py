@@ -140,7 +140,8 @@ def test_a_base_that_is_not_trained_counts_once(room: Any) -> None:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One with 700 MiB."""
+    """One with 700 MiB, of an older generation."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     found = SimpleNamespace(total_memory=700 * MEBIBYTE)
@@ -163,6 +164,16 @@ def test_a_gpu_holds_all_models_that_are_only_read() -> None:
     needs.check(spec_of("evaluate"), sizes)
     with pytest.raises(BadDataError, match=r"evaluate needs at least 701 MiB of memory, this GPU has 700 MiB"):
         needs.check(spec_of("evaluate"), sizes | {"policy": 301 * MEBIBYTE})
+
+
+@pytest.mark.usefixtures("gpu")
+def test_in_bfloat16_a_gpu_holds_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is trained as fp32 in two halves with its moments, what is read at half its size."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    needs.check(spec_of("improve"), {"policy": 100 * MEBIBYTE, "q": 100 * MEBIBYTE})
+    with pytest.raises(BadDataError, match=r"improve needs at least 1[0-9]{3} MiB of memory, this GPU has 700 MiB"):
+        needs.check(spec_of("improve"), {"policy": 200 * MEBIBYTE, "q": 200 * MEBIBYTE})
+    needs.check(spec_of("evaluate"), dict.fromkeys(("candidate", "policy", "q"), 400 * MEBIBYTE))
 
 
 @pytest.mark.usefixtures("gpu")

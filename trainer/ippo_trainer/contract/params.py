@@ -85,6 +85,9 @@ class Policy(Model):
     """Longer histories lose their oldest turns; the log says how many did."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
     """A suggestion that has not ended by then is truncated, and flagged."""
+    precision: Literal["Float32", "BFloat16"] | None = None
+    """Of weights and forwards; by default `BFloat16` on a GPU, `Float32` on a CPU. What is trained, log-probabilities
+    and losses have 32 bits in any case."""
 
 
 class WarmStart(Model):

@@ -17,6 +17,7 @@ LOOK = 16
 _COLUMNS = 512
 """A graph reads keys and values up to a multiple of this; longer texts need a new graph."""
 _FEWEST_ROWS = 8
+_FEWEST_STEPS = 4
 _TILE = 128
 
 
@@ -60,7 +61,7 @@ class GraphDecode(Decode):
 
     def _repeat(self, count: int) -> None:
         """Runs `count` steps; the first of a new graph is an ordinary one, which warms up what the capture needs."""
-        if not self._capturable:
+        if not self._capturable or (self._graph is None and count < _FEWEST_STEPS):
             for _ in range(count):
                 self._advance_all()
             return

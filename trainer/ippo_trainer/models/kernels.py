@@ -5,6 +5,10 @@ products by groups of queries. The layers reach this by transformers' interface 
 go on with transformers' own.
 """
 
+import logging
+import os
+import shutil
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -30,6 +34,30 @@ def enable(model: Any) -> None:
     sinks = any(name.endswith("sinks") for name, _ in model.named_parameters())
     if model._supports_attention_backend and model._supports_flex_attn and not capped and not sinks:
         model.set_attn_implementation(NAME)
+    for module in model.modules():
+        if _is_root_mean_square(module):
+            kind: type = type(module)
+            module.__class__ = _fused(kind)
+
+
+def _is_root_mean_square(module: Any) -> bool:
+    """Whether a module is x / sqrt(mean(x^2) + epsilon) * weight and nothing else, as its numbers say."""
+    weight, epsilon = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
+    if weight is None or epsilon is None or weight.dim() != 1:
+        return False
+    probe = torch.linspace(-2.0, 3.0, len(weight), dtype=weight.dtype, device=weight.device).unsqueeze(0)
+    with torch.no_grad():
+        return torch.allclose(module(probe), functional.rms_norm(probe, weight.shape, weight, epsilon), atol=1e-5)
+
+
+@cache
+def _fused(kind: type) -> type:
+    """The class of a norm that is one kernel, and keeps its input only for the backward pass."""
+
+    def forward(self: Any, hidden_states: Tensor) -> Tensor:
+        return functional.rms_norm(hidden_states, self.weight.shape, self.weight, self.variance_epsilon)
+
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def enabled(trunk: Any) -> bool:
@@ -65,7 +93,7 @@ def attend(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(attention_mask, BlockMask):
-        run = _compiled() if query.is_cuda else flex_attention
+        run = compiled(flex_attention) if query.is_cuda else flex_attention
         output = run(query, key, value, block_mask=attention_mask, scale=scale, enable_gqa=True)
         return output.transpose(1, 2).contiguous(), None
     if query.shape[2] == 1 and attention_mask is not None and attention_mask.dtype == torch.bool:
@@ -103,12 +131,10 @@ def tree_mask(branches: Tensor, positions: Tensor, visible: Tensor, window: int 
     """The block mask of a packed batch whose rows are laid end to end.
 
     Args:
-        branches, positions, visible: (R, L) as in `packing.PackedBatch`.
+        branches, positions, visible: (R, L) as in `packing.PackedBatch`, L whole blocks.
         window: tokens that a query sees at most; None for all.
     """
-    branches, positions, visible = (
-        padded(table, fill).int() for table, fill in ((branches, -1), (positions, 0), (visible, 0))
-    )
+    branches, positions, visible = branches.int(), positions.int(), visible.int()
     rows, width = branches.shape
     partial, full = _tiles(branches, positions, visible, window)
     first = torch.arange(rows, device=branches.device, dtype=torch.int).mul_(width + 2).unsqueeze(1)
@@ -157,8 +183,21 @@ def _indices(tiles: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(flex_attention, dynamic=True)
+def compiles() -> bool:
+    """Whether kernels can be compiled here: Triton compiles its driver with a C compiler when it starts."""
+    found = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    if not found:
+        logging.getLogger(__name__).warning(
+            "there is no C compiler, so attention and log-probabilities run in torch's own kernels: slower, and with "
+            "a mask of every query and key"
+        )
+    return found
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function as one kernel, or as few, for inputs of any size."""
+    return torch.compile(function, dynamic=True)
 
 
 AttentionInterface.register(NAME, attend)

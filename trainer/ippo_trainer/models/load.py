@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
-from ippo_trainer.models import last_layer
+from ippo_trainer.models import kernels, last_layer
 from ippo_trainer.models.architecture import check_config, check_kind
 from ippo_trainer.models.attention import check_reach, limits
 from ippo_trainer.models.files import check_files, read_config
@@ -122,7 +122,7 @@ def load_policy(directory: Path, device: torch.device | str = "cpu", longest: in
             "Use the tokenizer that the model was trained with.",
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    model = model.to(device)
+    model = _on(model, device)
     longest = _longest(model, longest)
     verify(model, directory.name, longest)
     if longest > SHORT:
@@ -158,7 +158,7 @@ def new_q(policy_model: Any, seed: int = 0) -> Any:
                 "Choose a policy.base with one, for example of the Llama, Qwen or GPT-2 families.",
             ) from error
     decoder(model).load_state_dict(decoder(policy_model).state_dict())
-    return model.to(next(policy_model.parameters()).device).eval()
+    return _on(model, next(policy_model.parameters()).device).eval()
 
 
 def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
@@ -174,7 +174,7 @@ def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
             "Pass the artifact of a fit-q stage.",
         )
     last_layer.attach(model, last_layer.load(directory, model.config.hidden_size))
-    return model.to(device)
+    return _on(model, device)
 
 
 def check_context(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
@@ -188,6 +188,13 @@ def check_context(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> No
                 if limit.tokens > max_new_tokens
                 else "Lower policy.maxNewTokens.",
             )
+
+
+def _on(model: Any, device: torch.device | str) -> Any:
+    """The model on a device, where its attention is the device's."""
+    if torch.device(device).type == "cuda":
+        kernels.enable(model)
+    return model.to(device)
 
 
 def _longest(model: Any, wanted: int | None) -> int:

@@ -1,9 +1,11 @@
 """What a stage certainly holds of its models at once, and whether there is memory for it, seen before the download.
 
-What is trained is there four times: weights, gradients and the two moments of Adam, all in fp32. Weights that are only
-read stay mapped from their files on a CPU: the kernel drops some and reads them again, for every token if it must. So a
-stage that trains nothing is refused there only where one model alone is larger than the memory. On a GPU all weights
-count. Too small a need is better than too large a one: a stage that is refused waits for somebody to mend it.
+What is trained is there four times: weights, gradients and the two moments of Adam, all in fp32. In bfloat16 on a GPU
+it is there three times: the weights are fp32 in two halves, gradients are small, and copies wait in main memory.
+Weights that are only read stay mapped from their files on a CPU: the kernel drops some and reads them again, for every
+token if it must. So a stage that trains nothing is refused there only where one model alone is larger than the memory.
+On a GPU all weights count. Too small a need is better than too large a one: a stage that is refused waits for somebody
+to mend it.
 """
 
 from collections.abc import Mapping
@@ -19,6 +21,8 @@ KINDS = ("policy", "q")
 BASE = "base"
 """Stands for `policy.base` beside the names of inputs."""
 TRAINED = 4
+HALVED = 3
+"""Of what is trained in bfloat16."""
 
 
 class Copies(NamedTuple):
@@ -88,7 +92,11 @@ def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool
     held = {name: count for name, count in copies(spec, several).items() if name in weights}
     own = sum(count.own * weights[name] for name, count in held.items())
     if gpu:
-        return int(own + sum(count.read * weights[name] for name, count in held.items()))
+        read = sum(count.read * weights[name] for name, count in held.items())
+        if _halved(spec):
+            own = sum(min(count.own, HALVED) * weights[name] for name, count in held.items())
+            read /= 2
+        return int(own + read)
     return int(own) or max((weights[name] for name in held), default=0)
 
 
@@ -116,6 +124,15 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
             "smaller policy.base."
         )
         memory.check_room(who, need, "this container or machine has", memory.memory_limit(), remedy)
+
+
+def _halved(spec: StageSpec) -> bool:
+    """Whether a stage's models are bfloat16 on a GPU; the warm start's are not."""
+    import torch
+
+    from ippo_trainer.models.precision import FLOAT32, precision_of
+
+    return spec.stage != WARM_START and precision_of(spec.policy.precision, torch.device("cuda")) != FLOAT32
 
 
 def _trains(spec: StageSpec) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ippo_trainer.models import kernels
 from ippo_trainer.models.attention import additive_mask, attention_mask, by_kind, check_reach, sliding_window
-from ippo_trainer.models.recompute import recompute_layers
+from ippo_trainer.models.recompute import recomputed_layers
 
 # Entries of a mask of every query and key, up to which no block mask is compiled.
 _DENSE = 1 << 22
@@ -30,6 +30,30 @@ class Group:
 
     prompt: list[int]
     responses: list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """Where tokens lie for block masks: each row's trunk first, so that few blocks hold all that branches see of it."""
+
+    order: Tensor
+    """(R, L) the columns of a row's tokens, in the new order."""
+    places: Tensor
+    """(R*L,) where each token went, among rows of whole blocks laid end to end."""
+
+    @staticmethod
+    def of(branches: Tensor) -> "BlockLayout":
+        """Of `PackedBatch.branch_ids`."""
+        rows, width = branches.shape
+        order = (branches != _TRUNK).int().argsort(dim=1, stable=True)
+        column = torch.empty_like(order).scatter_(1, order, torch.arange(width, device=order.device).expand(rows, -1))
+        wide = width + -width % kernels.BLOCK
+        first = torch.arange(rows, device=order.device).unsqueeze(1) * wide
+        return BlockLayout(order, (first + column).view(-1))
+
+    def arranged(self, table: Tensor, fill: int) -> Tensor:
+        """A (R, L) table in the new order, with columns of `fill` up to the next whole block."""
+        return kernels.padded(table.gather(1, self.order), fill)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +92,8 @@ class PackedBatch:
     """(S,) where that trunk token sits."""
     longest: int
     """Tokens of the longest sequence."""
-    masks: dict[int | None, Any] = field(default_factory=dict, compare=False, repr=False)
-    """Block masks made so far, by window."""
+    masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Made so far for a GPU: the layout, and block masks by window."""
 
     @property
     def tokens(self) -> Tensor:
@@ -90,9 +114,18 @@ class PackedBatch:
     def block_mask(self, window: int | None) -> Any:
         """The batch's mask for a GPU, if its rows are laid end to end; see `kernels.tree_mask`."""
         if window not in self.masks:
-            mask = kernels.tree_mask(self.branch_ids, self.position_ids, self.visible, window)
-            self.masks[window] = mask
+            tables = ((self.branch_ids, -1), (self.position_ids, 0), (self.visible, 0))
+            branches, positions, visible = (self.block_layout.arranged(table, fill) for table, fill in tables)
+            self.masks[window] = kernels.tree_mask(branches, positions, visible, window)
         return self.masks[window]
+
+    @property
+    def block_layout(self) -> BlockLayout:
+        """How the rows lie there."""
+        if "layout" not in self.masks:
+            self.masks["layout"] = BlockLayout.of(self.branch_ids)
+        layout: BlockLayout = self.masks["layout"]
+        return layout
 
 
 class _Row:
@@ -267,9 +300,14 @@ def hidden_states(trunk: Any, packed: PackedBatch) -> Tensor:
         BadDataError: a sequence is longer than the trunk treats every text of a batch alike.
     """
     check_reach(trunk, packed.longest)
-    recompute_layers(trunk)
-    if kernels.enabled(trunk) and _is_large(trunk, packed):
-        return _states_by_blocks(trunk, packed)
+    with recomputed_layers(trunk):
+        if kernels.enabled(trunk) and _is_large(trunk, packed):
+            return _states_by_blocks(trunk, packed)
+        return _states_by_rows(trunk, packed)
+
+
+def _states_by_rows(trunk: Any, packed: PackedBatch) -> Tensor:
+    """`hidden_states` with a mask of every query and key."""
     positions = packed.position_ids
     output = trunk(
         input_ids=packed.input_ids,
@@ -284,21 +322,21 @@ def hidden_states(trunk: Any, packed: PackedBatch) -> Tensor:
 def _is_large(trunk: Any, packed: PackedBatch) -> bool:
     """Whether a block mask is worth its compilation."""
     rows, width = packed.input_ids.shape
-    return rows * width * width > _DENSE and next(trunk.parameters()).dtype in kernels.HALVES
+    large = rows * width * width > _DENSE and next(trunk.parameters()).dtype in kernels.HALVES
+    return large and kernels.compiles()
 
 
 def _states_by_blocks(trunk: Any, packed: PackedBatch) -> Tensor:
     """`hidden_states` with the rows laid end to end, so that one shape of input fits all batches."""
-    rows, width = packed.input_ids.shape
-    ids, positions = kernels.padded(packed.input_ids, 0), kernels.padded(packed.position_ids, 0)
+    layout = packed.block_layout
     output = trunk(
-        input_ids=ids.view(1, -1),
+        input_ids=layout.arranged(packed.input_ids, 0).view(1, -1),
         attention_mask=_block_masks(trunk, packed),
-        position_ids=positions.view(1, -1),
+        position_ids=layout.arranged(packed.position_ids, 0).view(1, -1),
         use_cache=False,
     )
     states: Tensor = output.last_hidden_state
-    return states.view(*ids.shape, -1)[:, :width].reshape(rows * width, -1)
+    return states[0, layout.places]
 
 
 def _block_masks(trunk: Any, packed: PackedBatch) -> Any:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.kernels import HALVES, product
@@ -23,6 +24,15 @@ def head(model: Any) -> Any:
             f"{type(model).__name__} has no linear head that we know", "Choose a model of the Llama or Qwen families."
         )
     return output
+
+
+def score(output: Any, states: Tensor) -> Tensor:
+    """As `logits`, differentiable in any case; for heads with few outputs."""
+    if states.dtype not in HALVES:
+        result: Tensor = output(states).float()
+        return result
+    bias = None if output.bias is None else output.bias.float()
+    return functional.linear(states.float(), output.weight.float(), bias)
 
 
 def logits(output: Any, states: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Activation checkpointing: layers forget their activations and compute them again in the backward pass."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +15,18 @@ def recompute(trunk: Any) -> None:
     trunk.gradient_checkpointing_enable(options)
 
 
-def recompute_layers(trunk: Any) -> None:
-    """Before a forward: turns it on for the layers where there will be a backward pass.
+@contextmanager
+def recomputed_layers(trunk: Any) -> Iterator[None]:
+    """Around a forward: turns it on for the layers if there will be a backward pass.
 
     transformers asks a layer whether it is training. Ours are not: nothing but this differs between the two.
     """
-    for layer in trunk.modules():
-        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
-            layer.training = torch.is_grad_enabled()
+    layers = [each for each in trunk.modules() if isinstance(each, GradientCheckpointingLayer)]
+    layers = [layer for layer in layers if layer.gradient_checkpointing] if torch.is_grad_enabled() else []
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.training = False

@@ -1,12 +1,13 @@
 """Log-probabilities of response tokens, without the logits of all of them at once."""
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ippo_trainer.models.kernels import product
+from ippo_trainer.models.kernels import compiled, compiles, product
 from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder
 
@@ -84,14 +85,11 @@ class _Scores(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         logprobs, entropy, totals = (torch.empty(len(tokens), device=states.device) for _ in range(3))
+        read = _fused(_read, states)
         for start in range(0, len(tokens), chunk):
             part = slice(start, start + chunk)
-            table = _logits(states[part], weight, bias, temperature)
-            totals[part] = table.logsumexp(-1)
-            table.sub_(totals[part].unsqueeze(1))
-            logprobs[part] = table.gather(1, tokens[part].unsqueeze(1))[:, 0]
-            # An impossible token (-inf) has probability 0 and must not make a NaN.
-            entropy[part] = -(table.exp() * table.clamp_min_(torch.finfo(torch.float32).min)).sum(-1)
+            table = _logits(states[part], weight, bias)
+            totals[part], logprobs[part], entropy[part] = read(table, tokens[part], temperature)
         ctx.save_for_backward(states, weight, bias, tokens, totals, entropy)
         ctx.temperature, ctx.chunk = temperature, chunk
         return logprobs, entropy
@@ -103,41 +101,61 @@ class _Scores(torch.autograd.Function):
         trained = ctx.needs_input_grad[1]
         of_weight = torch.zeros(weight.shape, device=weight.device) if trained else None
         of_bias = torch.zeros(len(weight), device=weight.device) if bias is not None else None
+        slope_of = _fused(_slope, states)
         for start in range(0, len(tokens), ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            table = _logits(states[part], weight, bias, ctx.temperature).sub_(totals[part].unsqueeze(1))
+            table = _logits(states[part], weight, bias)
+            known = tokens[part], totals[part], entropy[part]
             here = [None if grad is None else grad[part] for grad in grads]
-            slope = _slope(table, tokens[part], here[0], here[1], entropy[part])
-            slope.div_(ctx.temperature)
-            if of_bias is not None:
-                of_bias += slope.sum(0)
-            slope = slope.to(weight.dtype)
+            slope = slope_of(table, known, here, ctx.temperature, weight.dtype)
             of_states[part] = slope @ weight
             if of_weight is not None:
                 of_weight += product(slope.t(), states[part])
+            if of_bias is not None:
+                of_bias += slope.sum(0, dtype=torch.float32)
         sums = [None if total is None else total.to(weight.dtype) for total in (of_weight, of_bias)]
         return of_states, sums[0], sums[1], None, None, None
 
 
+def _read(table: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Of logits (n, V): the log of each row's normaliser, its token's log-probability, and its entropy, (n,) each."""
+    table = table / temperature
+    total = table.logsumexp(-1)
+    table = table - total.unsqueeze(1)
+    logprobs = table.gather(1, tokens.unsqueeze(1))[:, 0]
+    # An impossible token (-inf) has probability 0 and must not make a NaN.
+    return total, logprobs, -(table.exp() * table.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
+
+
 def _slope(
-    table: Tensor, tokens: Tensor, of_logprobs: Tensor | None, of_entropy: Tensor | None, entropy: Tensor
+    table: Tensor,
+    known: tuple[Tensor, Tensor, Tensor],
+    grads: Sequence[Tensor | None],
+    temperature: float,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """Gradient (n, V) by the logits after temperature, of log-probabilities `table`, which it overwrites."""
-    weights = table.exp()
-    if of_entropy is None:
-        slope = weights.mul_(0.0 if of_logprobs is None else -of_logprobs.unsqueeze(1))
-    else:
-        rate = table.clamp_min_(torch.finfo(torch.float32).min).add_(entropy.unsqueeze(1)).mul_(of_entropy.unsqueeze(1))
-        if of_logprobs is not None:
-            rate += of_logprobs.unsqueeze(1)
-        slope = weights.mul_(rate.neg_())
+    """Gradient (n, V) by the logits, from those by log-probabilities and by entropies, (n,) or None each.
+
+    `known`: the rows' tokens, normalisers and entropies.
+    """
+    (tokens, total, entropy), (of_logprobs, of_entropy) = known, grads
+    table = table / temperature - total.unsqueeze(1)
+    rate = torch.zeros_like(table) if of_logprobs is None else of_logprobs.unsqueeze(1).expand_as(table)
+    if of_entropy is not None:
+        surprise = table.clamp_min(torch.finfo(torch.float32).min) + entropy.unsqueeze(1)
+        rate = rate + surprise * of_entropy.unsqueeze(1)
+    slope = -table.exp() * rate
     if of_logprobs is not None:
-        slope.scatter_add_(1, tokens.unsqueeze(1), of_logprobs.unsqueeze(1))
-    return slope
+        hit = torch.arange(table.shape[1], device=table.device) == tokens.unsqueeze(1)
+        slope = slope + hit * of_logprobs.unsqueeze(1)
+    return (slope / temperature).to(dtype)
 
 
-def _logits(states: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+def _logits(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     table = product(states, weight.t()).float()
-    if bias is not None:
-        table += bias
-    return table if temperature == 1 else table.div_(temperature)
+    return table if bias is None else table + bias
+
+
+def _fused(function: Callable[..., Any], states: Tensor) -> Any:
+    """On a GPU one kernel for what would be a dozen passes over a table of the vocabulary."""
+    return compiled(function) if states.is_cuda and compiles() else function

@@ -14,6 +14,7 @@ from torch import Tensor
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.packing import Group, PackedBatch, pack_batches
+from ippo_trainer.models.parking import device_of, present
 from ippo_trainer.models.sampling import Sampled, Sampling, sample
 from ippo_trainer.models.scoring import TokenScores, token_logprobs
 from ippo_trainer.qfit.readings import read_logits
@@ -178,15 +179,16 @@ class Sampler:
             minibatches: consecutive conversations are dealt over this many, at most one each.
         """
         states = [state for conversation in conversations for state in conversation]
-        device = next(policy.parameters()).device
         sampling = Sampling(self.samples, self.max_new_tokens, self.temperature, self.stop_ids, self.pad_id)
-        sampled = sample_states(policy, conversations, sampling, self.seed, purpose, self.ranks)
+        with present(policy):
+            sampled = sample_states(policy, conversations, sampling, self.seed, purpose, self.ranks)
+        device = device_of(policy)
         return self._lay_out(conversations, states, sampled, min(minibatches, len(conversations)), device)
 
     def logprobs(self, model: Any, rollout: Rollout) -> TokenScores:
         """Log-probabilities and entropies, (N, T), of the rollout's tokens under `model`, without gradient."""
         logprobs, entropy = (torch.zeros(rollout.mask.shape, device=rollout.mask.device) for _ in range(2))
-        with torch.no_grad():
+        with torch.no_grad(), present(model):
             for part, counts in self.ranks.share(list(rollout.parts)):
                 scores = self.ranks.call(token_logprobs, model, part.packed, self.temperature)
                 if counts:
@@ -243,7 +245,7 @@ class Sampler:
     def _score(self, parts: list[Part], owners: Any, device: torch.device) -> tuple[Tensor, Tensor]:
         """Q of every response and V of its state, (N,) each."""
         scores, baselines = (torch.zeros(len(owners), device=device) for _ in range(2))
-        with torch.no_grad():
+        with torch.no_grad(), present(self.q):
             for part, counts in self.ranks.share(parts):
                 logits = self.ranks.call(read_logits, self.q, part.packed)
                 if counts:

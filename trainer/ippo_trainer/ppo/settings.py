@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ippo_trainer.contract import params
+from ippo_trainer.models.precision import FLOAT32, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,9 @@ class Settings:
     """The critic learns from unbiased returns (decoupled GAE, VAPO)."""
     importance_cap: float = 2.0
     """Token-level truncated importance weight between sampler and trainer."""
-    trusted_ratio: tuple[float, float] = (0.9, 1.1)
+    trusted_ratio: tuple[float, float] = FLOAT32.trusted_ratio
     """Geometric mean of trainer / sampler outside of which a response does not train."""
-    ratio_tolerance: float = 1e-4
+    ratio_tolerance: float = FLOAT32.ratio_tolerance
     """How far the first minibatch's ratio may be from 1."""
     adam_epsilon: float = 1e-5
     """TensorFlow's placement of epsilon in lm-human-preferences (N implementation details)."""
@@ -67,6 +68,7 @@ class Settings:
         temperature: float,
         seed: int,
         max_tokens: int,
+        precision: Precision = FLOAT32,
     ) -> Self:
         """Reads the decimals of a spec."""
         return cls(
@@ -89,4 +91,6 @@ class Settings:
             temperature=temperature,
             seed=seed,
             max_tokens=max_tokens,
+            trusted_ratio=precision.trusted_ratio,
+            ratio_tolerance=precision.ratio_tolerance,
         )

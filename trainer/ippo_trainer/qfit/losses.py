@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ippo_trainer.models.packing import hidden_states
 from ippo_trainer.models.parts import decoder
-from ippo_trainer.models.scoring import CHUNK_LOGITS
+from ippo_trainer.models.scoring import CHUNK_LOGITS, score_tokens
 from ippo_trainer.qfit.examples import PackedTurns, Targets
 from ippo_trainer.qfit.readings import read_logits
 
@@ -54,6 +54,8 @@ def loss_sums(model: Any, lm_head: Any, piece: PackedTurns, targets: Targets) ->
 
 def _next_token_loss(states: Tensor, lm_head: Any, tokens: Tensor) -> Tensor:
     """Summed cross-entropy of tokens (S,) given states (S, D); at most CHUNK_LOGITS logits at once, backward too."""
+    if states.device.type != "cpu" or states.dtype != torch.float32:
+        return -score_tokens(states, lm_head, tokens).logprobs.sum()
     chunk = max(1, CHUNK_LOGITS // int(lm_head.weight.shape[0]))
     if len(tokens) <= chunk:
         return _cross_entropy(states, lm_head, tokens)

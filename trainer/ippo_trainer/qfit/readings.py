@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ippo_trainer.models.last_layer import last_layer
 from ippo_trainer.models.packing import PackedBatch, hidden_states
-from ippo_trainer.models.parts import decoder, head
+from ippo_trainer.models.parts import decoder, head, score
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.stats.intervals import Floats
 
@@ -40,7 +40,7 @@ def read_logits(model: Any, packed: PackedBatch, states: Tensor | None = None) -
         prompts = states[packed.prompt_index]
         return Logits(*layer(prompts, prompts[packed.group_index], states[packed.response_end_index]))
     places = torch.cat([packed.response_end_index, packed.prompt_index])
-    logits = head(model)(states[places]).squeeze(-1).float()
+    logits = score(head(model), states[places]).squeeze(-1)
     count = len(packed.response_end_index)
     return Logits(logits[:count], logits[count:])
 

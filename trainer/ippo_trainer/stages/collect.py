@@ -24,9 +24,10 @@ from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments.protocol import Environment, ExactScorer
 from ippo_trainer.environments.rollout import Agent, ExploringAgent, Hearing, PolicyAgent, Rollout, Unfinished, rollout
 from ippo_trainer.environments.scoring import UNPARSED
+from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import check_context, load_policy
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.artifact import fetch, read_manifest
@@ -172,6 +173,7 @@ def _policy_agent(ctx: StageContext, settings: Collect, name: str, behaviour: Be
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     new_tokens = ctx.spec.policy.max_new_tokens
     check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)
+    cast(loaded.model, precision_for(ctx.spec, device).dtype)
     digest = ctx.spec.inputs[name].digest
     return PolicyAgent(loaded.model, renderer, digest, new_tokens, float(settings.temperature), behaviour)
 

@@ -4,6 +4,12 @@ import torch
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.spec import StageSpec
+from ippo_trainer.models.precision import Precision, precision_of
+
+
+def precision_for(spec: StageSpec, device: torch.device) -> Precision:
+    """How a stage's models compute on a device. Raises BadSpecError for what the device does not have."""
+    return precision_of(spec.policy.precision, device)
 
 
 def device_of(spec: StageSpec) -> torch.device:

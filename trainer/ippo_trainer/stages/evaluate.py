@@ -26,9 +26,10 @@ from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
 from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, measure
 from ippo_trainer.evaluation.transcripts import transcripts
+from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import LoadedPolicy, load_policy
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
@@ -112,6 +113,7 @@ def _players(ctx: StageContext) -> dict[str, _Player]:
     for role, name in _ROLES.items():
         policy = load_policy(ctx.input(name, "policy"), device, SHORT)
         renderer = Renderer.load(policy.directory, policy.tokenizer)
+        cast(policy.model, precision_for(ctx.spec, device).dtype)
         players[role] = _Player(policy, renderer, ctx.spec.inputs[name].digest)
     one, other = players["candidate"], players["current"]
     if one.policy.tokenizer.get_vocab() != other.policy.tokenizer.get_vocab():

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,12 @@ from ippo_trainer.data.censoring import Censoring, outcome_bounds
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
 from ippo_trainer.environments import load as load_environment
+from ippo_trainer.models import halves
+from ippo_trainer.models.budget import budget_of
 from ippo_trainer.models.last_layer import LastLayer, attach, save
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q, new_q, save_policy
+from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
@@ -29,7 +33,7 @@ from ippo_trainer.qfit.refit import refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
-from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import finished, read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import train
@@ -206,6 +210,7 @@ def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: 
 def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, split: Split) -> Procedure:
     seed = derive_seed(ctx.spec.seed, FIT_Q, ctx.spec.iteration)
     device = next(policy.model.parameters()).device
+    precision = precision_for(ctx.spec, device)
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
         model = load_q(ctx.input("previousQ", "q"), device)
         attach(model, None)  # what is trained is the trunk, through its own head
@@ -227,7 +232,12 @@ def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, spli
         seed=seed,
     )
     head = language_head(policy.model, model) if settings.lm_loss_weight > 0 else None
-    return Procedure(model, head, settings, split)
+    for part in (model, head) if head is not None else (model,):
+        halves.split(part, precision.dtype)
+    budget = budget_of(model, settings.max_tokens, trained=1)
+    if budget.recompute:
+        recompute(decoder(model))
+    return Procedure(model, head, replace(settings, max_tokens=budget.tokens), split)
 
 
 def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
@@ -337,6 +347,7 @@ def _write(
     """The weights as transformers knows them, and beside them the last layer that `load_q` puts on."""
     directory, (model, layer) = ctx.work / "q", q
     attach(model, None)
+    halves.unite(model)
     save_policy(directory, model, policy.tokenizer, renderer)
     if layer is not None:
         save(directory, layer)

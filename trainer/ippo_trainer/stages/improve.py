@@ -22,7 +22,13 @@ from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.models.budget import Budget, budget_of
+from ippo_trainer.models.halves import cast, split, unite
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
+from ippo_trainer.models.parking import park
+from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.precision import Precision
+from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.mpo import settings as mpo
@@ -33,7 +39,7 @@ from ippo_trainer.ppo.operators import find
 from ippo_trainer.ppo.rollout import LoggedStates, Sampler
 from ippo_trainer.ppo.settings import Settings
 from ippo_trainer.ppo.trainer import Improvement, frozen_copy
-from ippo_trainer.stages.device import device_of
+from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import train
@@ -43,9 +49,8 @@ from ippo_trainer.training.distributed import Ranks, joined
 
 REPORT_BATCHES = 4
 """Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
-_ACTIVATION_BYTES = 1 << 29
-_DECODER_FLOATS = 34  # activations kept per token, layer and unit of width (Korthikanti et al., arXiv 2205.05198)
-_MIN_TOKENS, _MAX_TOKENS = 512, 4096
+_TOKENS = 4096
+"""Of one packed forward on a CPU, at most."""
 _Training = Improvement | WeightedLikelihood
 
 
@@ -54,6 +59,8 @@ class _Models:
     policy: LoadedPolicy
     renderer: Renderer
     q: Any
+    precision: Precision
+    budget: Budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: R
     data = _read(ctx, models.renderer)
     if ranks.first:
         _report_shortened(ctx, data)
-    settings = _settings(ctx, section, models.policy.model)
+    settings = _settings(ctx, section, models)
     sampler = _sampler(models, settings, ranks)
     probe, report = _held_out(sampler, data.held, settings)
     improvement = (
@@ -124,7 +131,19 @@ def _load(ctx: StageContext, device: torch.device) -> _Models:
             "Q must be fitted from this policy's trunk: set fitQ.initFrom to Policy.",
         )
     check_context(policy.model, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
-    return _Models(policy, renderer, q)
+    precision = precision_for(ctx.spec, device)
+    return _Models(policy, renderer, q, precision, ready(policy.model, q, precision))
+
+
+def ready(policy: Any, q: Any, precision: Precision) -> Budget:
+    """Gives the models their types, before anything is copied of them; the budget of a forward of one of them."""
+    split(policy, precision.dtype)
+    cast(q, precision.dtype)
+    budget = budget_of(policy, _TOKENS, trained=2)  # the policy and the critic
+    if budget.recompute:
+        for model in (policy, q):
+            recompute(decoder(model))
+    return budget
 
 
 def _read(ctx: StageContext, renderer: Renderer) -> _Data:
@@ -167,16 +186,15 @@ def _report_shortened(ctx: StageContext, data: _Data) -> None:
         )
 
 
-def _settings(ctx: StageContext, improve: Improve, model: Any) -> Settings:
-    config = model.config
-    per_token = 4 * _DECODER_FLOATS * config.hidden_size * config.num_hidden_layers
+def _settings(ctx: StageContext, improve: Improve, models: _Models) -> Settings:
     return Settings.of(
         improve,
         algorithm=improve.chosen(ctx.spec.collect),
         max_new_tokens=ctx.spec.policy.max_new_tokens,
         temperature=float(ctx.spec.collect.temperature) if ctx.spec.collect else 1.0,
         seed=derive_seed(ctx.spec.seed, IMPROVE, ctx.spec.iteration),
-        max_tokens=max(_MIN_TOKENS, min(_MAX_TOKENS, _ACTIVATION_BYTES // per_token)),
+        max_tokens=models.budget.tokens,
+        precision=models.precision,
     )
 
 
@@ -220,6 +238,7 @@ def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
     explorer = load_policy(ctx.input("explorer", "policy"), device, SHORT)
     if explorer.tokenizer.get_vocab() != models.policy.tokenizer.get_vocab():
         raise BadDataError("the explorer and the policy have different tokenizers", "Start a new run.")
+    cast(explorer.model, models.precision.dtype)
     return explorer.model.requires_grad_(False)
 
 
@@ -231,6 +250,8 @@ def _reinforcement(models: _Models, drawn: tuple[Sampler, LoggedStates, HeldOut]
     operator = find(settings.algorithm)(policy, models.q, settings, ranks)
     for frozen in (reference, models.q):
         ranks.shard(frozen)
+        if ranks.size == 1:
+            park(frozen)
     return Improvement(policy, operator, sampler, states, probe, settings, ranks, reference)
 
 
@@ -292,12 +313,15 @@ def _whole_policy(ctx: StageContext, models: _Models, improvement: _Training) ->
     """The improved policy on the CPU, as it is saved; of several processes only the first has it."""
     ranks, path = improvement.ranks, ctx.work / "improved.safetensors"
     if ranks.size == 1:
+        unite(improvement.policy)
         return improvement.policy.cpu()
     save_part(path, Weights(improvement.policy), ranks)
     if not ranks.first:
         return None
     policy = load_policy(models.policy.directory, longest=SHORT).model
+    split(policy, models.precision.dtype)
     load_part(path, Weights(policy))
+    unite(policy)
     return policy
 
 

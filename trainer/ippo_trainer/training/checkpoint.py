@@ -54,7 +54,7 @@ class Resumable(Protocol):
 
 
 class Weights:
-    """The parameters of a module that have gradients, tied ones once."""
+    """The parameters of a module that have gradients, tied ones once, and their lower halves where they have some."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -63,7 +63,8 @@ class Weights:
         return self.layout().items()
 
     def layout(self) -> Mapping[str, Tensor]:
-        return {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+        trained = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
+        return trained | {f"{name}.low": value.low for name, value in trained.items() if hasattr(value, "low")}
 
     def set_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         parameters = self.layout()
@@ -101,7 +102,12 @@ class Snapshot:
         return self._weights.layout()
 
     def set_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        self._copy = {name: local(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors}
+        for name, tensor in tensors:
+            part = local(tensor.detach())
+            if name not in self._copy:
+                # Pinned, so that a GPU copies at its full speed and nobody waits for it.
+                self._copy[name] = torch.empty_like(part, device="cpu", pin_memory=part.is_cuda)
+            self._copy[name].copy_(part, non_blocking=True)
 
 
 def save(directory: Path, training: Resumable, ranks: Ranks = ALONE) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ippo_trainer.training.distributed import whole
+from ippo_trainer.training.halved import HalvedAdamW, gradient_norm
 
 CLIP_NORM = 1.0
 """Largest norm of all gradients together."""
@@ -15,7 +17,7 @@ _MOMENTS = (_STEP, "exp_avg", "exp_avg_sq")
 
 
 class Optimiser:
-    """AdamW (arXiv 1711.05101) with a clipped gradient; a `StatePart`.
+    """AdamW (arXiv 1711.05101) with a clipped gradient; a `StatePart`. bfloat16 weights are halves of fp32 ones.
 
     Args:
         parameters: what it changes, each once; sharded already, where they will be.
@@ -37,9 +39,10 @@ class Optimiser:
         matrices = [parameter for parameter in self.parameters if parameter.dim() >= 2]
         vectors = [parameter for parameter in self.parameters if parameter.dim() < 2]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-        self._adam = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=rate, betas=betas, eps=epsilon, fused=True
-        )
+        filled = [group for group in groups if group["params"]]
+        self._halved = any(parameter.dtype == torch.bfloat16 for parameter in self.parameters)
+        kind: Any = HalvedAdamW if self._halved else torch.optim.AdamW
+        self._adam = kind(filled, lr=rate, betas=betas, eps=epsilon, fused=True)
 
     def step(self, share: float = 1.0) -> float:
         """Steps along the accumulated gradients at `share` of the peak rate and forgets them.
@@ -49,10 +52,14 @@ class Optimiser:
         """
         for group in self._adam.param_groups:
             group["lr"] = self.rate * share
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)))
-        self._adam.step()
+        if self._halved:
+            norm = gradient_norm(self.parameters)
+            self._adam.step((norm / CLIP_NORM).clamp_min(1.0))
+        else:
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM))
+            self._adam.step()
         self._adam.zero_grad(set_to_none=True)
-        return norm
+        return float(norm)
 
     def tensors(self) -> Iterable[tuple[str, Tensor]]:
         """Adam's moments and step counts, by the number of the parameter; none before the first step."""

@@ -53,7 +53,7 @@ class Critic(nn.Module):
     def forward(self, packed: PackedBatch) -> Tensor:
         """(T,) values, flat over the response tokens of a packed batch."""
         states = hidden_states(self.trunk, packed)[packed.predict_index]
-        values: Tensor = self.head(states).squeeze(-1).float()
+        values: Tensor = self.head(states.to(self.head.weight.dtype)).squeeze(-1).float()
         return values.clone()  # sharded modules return no views
 
 
@@ -163,9 +163,9 @@ class PPO:
     ) -> dict[str, float]:
         """One optimiser step on the policy; gradients accumulate over the minibatch's parts."""
         settings, rollout = self.settings, experience.rollout
-        tokens = max(1, sum(int(trained[part.rows].sum()) for part in minibatch))
-        sums: dict[str, float] = {}
-        ratio_max = ratio_error = 0.0
+        tokens = max(1, int(trained[_rows(minibatch)].sum()))
+        sums: dict[str, Tensor] = {}
+        highest = {name: torch.zeros((), device=trained.device) for name in ("ratio_max", "ratio_error")}
         for part, counts in self.ranks.share(minibatch):
             rows, mask = part.rows, trained[part.rows] & counts
             scores = self.ranks.call(token_logprobs, self.policy, part.packed, settings.temperature)
@@ -175,44 +175,40 @@ class PPO:
                 logprobs, old, advantages[rows], mask, settings.clip_low, settings.clip_high, settings.dual_clip
             )
             loss = aggregate(clipped.loss * weights[rows], tokens)
-            total = loss - settings.entropy_coefficient * aggregate(only(entropy, mask), tokens)
+            bonus = settings.entropy_coefficient
+            total = loss - bonus * aggregate(only(entropy, mask), tokens) if bonus else loss
             total.backward()  # type: ignore[no-untyped-call]
             with torch.no_grad():
                 ratio = only(log_ratio(logprobs, old), mask).exp()
-                ratio_max = max(ratio_max, float(ratio.max()))
-                ratio_error = max(ratio_error, float((ratio - 1.0).abs().max()))
+                for name, value in (("ratio_max", ratio), ("ratio_error", (ratio - 1.0).abs())):
+                    highest[name] = torch.fmax(highest[name], value.max())  # without NaN: the loss tells of those
                 _add(
                     sums,
-                    policy_loss=float(loss) * tokens,
-                    approx_kl=float(masked_sum(kl_estimate(old, logprobs, "k3"), mask)),
-                    entropy=float(masked_sum(entropy, mask)),
-                    clip_fraction_low=float(clipped.clipped_low.sum()),
-                    clip_fraction_high=float(clipped.clipped_high.sum()),
-                    dual_clip_fraction=float(clipped.dual_clipped.sum()),
+                    policy_loss=loss.double() * tokens,
+                    approx_kl=masked_sum(kl_estimate(old, logprobs, "k3"), mask),
+                    entropy=masked_sum(entropy, mask),
+                    clip_fraction_low=clipped.clipped_low.sum(),
+                    clip_fraction_high=clipped.clipped_high.sum(),
+                    dual_clip_fraction=clipped.dual_clipped.sum(),
                 )
-        sums = self.ranks.sums(sums)
+        totals = self.ranks.sums(_floats(sums))
         norm = self.policy_optimiser.step(experience.rate_share)
         responses = sum(part.rows.stop - part.rows.start for part in minibatch)
-        figures = {name: value / tokens for name, value in sums.items()}
-        moved = sums["approx_kl"] / responses
-        return figures | {
-            "moved": moved,
-            "grad_norm": norm,
-            "ratio_max": self.ranks.maximum(ratio_max),
-            "ratio_error": self.ranks.maximum(ratio_error),
-        }
+        figures = {name: value / tokens for name, value in totals.items()}
+        ratios = {name: self.ranks.maximum(value) for name, value in _floats(highest).items()}
+        return figures | ratios | {"moved": totals["approx_kl"] / responses, "grad_norm": norm}
 
     def _critic_step(self, rollout: Rollout, minibatch: list[Part], returns: Tensor) -> dict[str, float]:
         """One optimiser step on the critic."""
-        tokens = max(1, sum(int(rollout.mask[part.rows].sum()) for part in minibatch))
-        total = 0.0
+        tokens = max(1, int(rollout.mask[_rows(minibatch)].sum()))
+        total = torch.zeros((), dtype=torch.double, device=rollout.mask.device)
         for part, counts in self.ranks.share(minibatch):
             values = rollout.padded(self.critic(part.packed), part)
             loss = aggregate(value_loss(values, returns[part.rows], rollout.mask[part.rows] & counts), tokens)
             loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
+            total += loss.detach()
         norm = self.critic_optimiser.step()
-        return self.ranks.sums({"value_loss": total}) | {"critic_grad_norm": norm}
+        return self.ranks.sums({"value_loss": float(total)}) | {"critic_grad_norm": norm}
 
     def _check_ratio(self, error: float) -> None:
         """Before the first step the policy is the one that sampled, so the ratio is 1 everywhere."""
@@ -229,9 +225,19 @@ def make(policy: Any, q: Any, settings: Settings, ranks: Ranks = ALONE) -> PPO:
     return PPO(policy, q, settings, ranks)
 
 
-def _add(sums: dict[str, float], **values: float) -> None:
+def _rows(minibatch: list[Part]) -> slice:
+    """The rows of a minibatch, which lie together."""
+    return slice(minibatch[0].rows.start, minibatch[-1].rows.stop)
+
+
+def _add(sums: dict[str, Tensor], **values: Tensor) -> None:
     for name, value in values.items():
-        sums[name] = sums.get(name, 0.0) + value
+        sums[name] = sums[name] + value.double() if name in sums else value.double()
+
+
+def _floats(values: dict[str, Tensor]) -> dict[str, float]:
+    """Numbers of one device, fetched at once."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
 def _means(steps: list[dict[str, float]]) -> dict[str, float]:
