@@ -109,7 +109,7 @@ def test_weighted_targets_have_the_exact_q_as_their_mean(funnel: Funnel, whole: 
 def test_lambda_targets_are_weighted_too() -> None:
     logged = [talk(3, True), talk(2, censored=True), talk(2), talk(1)]
     censoring = Censoring.of(logged)
-    assert censoring.kept == pytest.approx([1.0, 2 / 3, 1.0])
+    assert censoring.uncensored_share == pytest.approx([1.0, 2 / 3, 1.0])
     weights = [target.weight for target in lambda_targets(logged[0], 0.9, 0.5, [0.1] * 3, censoring)]
     assert weights == pytest.approx([1.5, 1.5, 1.0])
 
@@ -117,7 +117,7 @@ def test_lambda_targets_are_weighted_too() -> None:
 def test_weights_by_hand() -> None:
     logged = [talk(1, True), talk(1, censored=True), talk(2), talk(2, censored=True), talk(3, True)]
     censoring = Censoring.of(logged)
-    assert censoring.kept == pytest.approx([4 / 5, 2 / 3, 1.0])
+    assert censoring.uncensored_share == pytest.approx([4 / 5, 2 / 3, 1.0])
     assert censoring.weights(logged) == pytest.approx([5 / 4, 0.0, 15 / 8, 0.0, 15 / 8])
     assert censoring.unseen == 0.0
     assert UNCENSORED.weight(7, 2) == 1.0

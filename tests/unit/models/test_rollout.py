@@ -5,7 +5,15 @@ from itertools import pairwise
 
 import pytest
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.rollout import ExploringAgent, PolicyAgent, Rollout, State, Suggestion, rollout
+from ippo_trainer.environments.rollout import (
+    Batch,
+    ExploringAgent,
+    OpenConversation,
+    PolicyAgent,
+    RolloutResult,
+    Suggestion,
+    rollout,
+)
 from ippo_trainer.models.load import build_tiny
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -48,14 +56,14 @@ class Scribe:
         ]
 
 
-def held(seeds, agent) -> Rollout:
-    return rollout(Countdown(), seeds, [f"c{seed}" for seed in seeds], agent)
+def held(seeds, agent) -> RolloutResult:
+    return rollout(Countdown(), agent, Batch(seeds, [f"c{seed}" for seed in seeds]))
 
 
 def test_each_conversation_runs_to_its_own_end():
     scribe = Scribe()
     over = []
-    result = rollout(Countdown(), range(10), [f"c{seed}" for seed in range(10)], scribe, over.append)
+    result = rollout(Countdown(), scribe, Batch(range(10), [f"c{seed}" for seed in range(10)]), over.append)
     assert [found.id for found in result.conversations] == [f"c{seed}" for seed in range(10)]
     # Seeds 4 and 9 need five turns and get four: over without outcome.
     assert [len(found.turns) for found in result.conversations] == [1, 2, 3, 4, 4, 1, 2, 3, 4, 4]
@@ -116,7 +124,7 @@ def test_a_batch_is_the_same_whatever_was_held_before_it(agent):
         both = [PolicyAgent(agent.model, agent.renderer, agent.digest, 6, 1.0, who) for who in ("policy", "explore")]
         return ExploringAgent(*both, 0.3), both[1]
 
-    before, late = range(60), [State(0, seed, [], "left 1") for seed in range(500)]
+    before, late = range(60), [OpenConversation(0, seed, [], "left 1") for seed in range(500)]
     silent = [state.seed for state in late if not exploring()[0]._explores(state)][:4]  # nobody explores at first
     one, explorer = exploring()
     held(before, one)
@@ -145,10 +153,10 @@ def test_what_the_agent_alone_saw_is_counted(agent):
 
 
 def test_turns_of_one_conversation_have_luck_of_their_own(agent):
-    state = State(0, 5, [], "left 1")
-    later = State(0, 5, held([4], Scribe()).conversations[0].turns[:1], "left 1")
+    state = OpenConversation(0, 5, [], "left 1")
+    later = OpenConversation(0, 5, held([4], Scribe()).conversations[0].turns[:1], "left 1")
     same, again = agent([state]), agent([state])
     assert same == again
-    suggestions = {agent([State(0, seed, [], "left 1")])[0].text for seed in range(20)}
+    suggestions = {agent([OpenConversation(0, seed, [], "left 1")])[0].text for seed in range(20)}
     assert len(suggestions) > 10
     assert agent([later])[0].text != same[0].text

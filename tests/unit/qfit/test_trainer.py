@@ -54,7 +54,7 @@ def test_open_conversations_count_for_weights_and_for_the_explored_share(make_to
     split = split_of(train, held, open_conversations=[Conversation("open", turns, censored=True)] * 50)
     fitting = Procedure(new_q(policy, 2), None, SETTINGS, split)
     assert fitting.explore_share == pytest.approx(50 / 150)
-    assert fitting.censoring.kept == pytest.approx([0.5, 1.0])
+    assert fitting.censoring.uncensored_share == pytest.approx([0.5, 1.0])
     weights = fitting.fit.train.targets.weight  # a first turn was seen to the end in half of the cases
     assert weights[::2] / weights[1::2] == pytest.approx([2 / (1 - 50 / 150)] * 40)
 

@@ -5,8 +5,8 @@ import torch
 from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
 from ippo_trainer.serve.app import Gateway
-from ippo_trainer.serve.settings import Loaded
-from ippo_trainer.serve.transformers_engine import TransformersEngine
+from ippo_trainer.serve.settings import LoadedPolicy
+from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
 
@@ -45,11 +45,11 @@ def serving(policy, renderer):
     async def run(rows=4, max_waiting=64, engine=None):
         pad = policy.tokenizer.pad_token_id
         engine = engine or TransformersEngine(
-            policy.model, MAX_PROMPT, MAX_NEW, rows, max_waiting, renderer.stop_ids, pad
+            policy.model, EngineLimits(MAX_PROMPT, MAX_NEW, rows, max_waiting), renderer.stop_ids, pad
         )
         engine.start()
         gateway = Gateway(DIGEST, "demo")
-        gateway.loaded = Loaded(renderer, engine)
+        gateway.open(LoadedPolicy(renderer, engine))
         server = TestServer(gateway.application())
         try:
             async with TestClient(server) as client:

@@ -4,30 +4,30 @@ import asyncio
 
 import pytest
 import torch
-from ippo_trainer.serve.engine import BusyError, EngineDiedError, Wishes
-from ippo_trainer.serve.slots import Slots
-from ippo_trainer.serve.transformers_engine import TransformersEngine
+from ippo_trainer.serve.engine import EngineDiedError, QueueFullError, ResponseSampling
+from ippo_trainer.serve.slots import Entry, Slots
+from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
 
 from tests.kit.chat import MAX_NEW, MAX_PROMPT, ask, run, user
 
-WISHES = Wishes(1, MAX_NEW, 1.0, 1.0, 7)
+SAMPLING = ResponseSampling(1, MAX_NEW, 1.0, 1.0, 7)
 
 
 @pytest.fixture
 def engine(policy, renderer):
     pad = policy.tokenizer.pad_token_id
-    return TransformersEngine(policy.model, MAX_PROMPT, MAX_NEW, 2, 1, renderer.stop_ids, pad)
+    return TransformersEngine(policy.model, EngineLimits(MAX_PROMPT, MAX_NEW, 2, 1), renderer.stop_ids, pad)
 
 
-async def all_of(engine, prompt, wishes=WISHES):
-    return [token async for piece in engine.generate(prompt, wishes) for token in piece.ids]
+async def all_of(engine, prompt, sampling=SAMPLING):
+    return [token async for piece in engine.generate(prompt, sampling) for token in piece.ids]
 
 
 def test_beyond_the_queue_a_request_is_refused_at_once(engine):
     async def check():
         waiting = asyncio.create_task(all_of(engine, [5, 6]))  # not started: it waits
         await asyncio.sleep(0)
-        with pytest.raises(BusyError):
+        with pytest.raises(QueueFullError):
             await all_of(engine, [5, 6])
         engine.start()
         assert await waiting
@@ -47,7 +47,7 @@ def test_a_full_server_says_429_and_when_to_try_again(serving, engine):
                 assert (await response.json())["error"]["type"] == "rate_limit_error"
 
     async def busy(*_):
-        raise BusyError
+        raise QueueFullError
         yield
 
     run(check())
@@ -63,10 +63,10 @@ def test_a_request_that_is_given_up_frees_its_place(engine):
         assert engine.waiting() == 0
         engine.start()
         for _ in range(6):
-            pieces = engine.generate([5, 6], Wishes(2, MAX_NEW, 1.0, 1.0, 7))
+            pieces = engine.generate([5, 6], ResponseSampling(2, MAX_NEW, 1.0, 1.0, 7))
             await anext(pieces)
             await pieces.aclose()
-        assert await asyncio.wait_for(all_of(engine, [5, 6], Wishes(2, MAX_NEW, 1.0, 1.0, 7)), 60)
+        assert await asyncio.wait_for(all_of(engine, [5, 6], ResponseSampling(2, MAX_NEW, 1.0, 1.0, 7)), 60)
         await engine.stop()
 
     run(check())
@@ -144,7 +144,7 @@ def test_a_client_that_hangs_up_cancels_its_request(serving, engine, monkeypatch
     async def check():
         going, started, gone = [], asyncio.Event(), asyncio.Event()
 
-        async def endless(prompt, wishes):
+        async def endless(prompt, sampling):
             going.append(1)
             started.set()
             try:
@@ -174,9 +174,9 @@ def test_sequences_of_many_lengths_do_not_disturb_each_other(policy, renderer):
     def prompt_of(number):
         return [4 + (number * step) % 90 for step in range(1, 3 + number % 17)]
 
-    def alone(prompt, wishes):
-        slots = Slots(policy.model, wishes.samples, 64, renderer.stop_ids, 0)
-        return together(slots, [("a", prompt, wishes)], [])["a"]
+    def alone(prompt, sampling):
+        slots = Slots(policy.model, sampling.samples, 64, renderer.stop_ids, 0)
+        return together(slots, [Entry("a", prompt, sampling)], [])["a"]
 
     def together(slots, first, later):
         tokens = {}
@@ -185,26 +185,26 @@ def test_sequences_of_many_lengths_do_not_disturb_each_other(policy, renderer):
         while slots.running:
             for drawn in slots.step():
                 tokens.setdefault(drawn.owner, {}).setdefault(drawn.sample, []).append(drawn.token)
-            while later and later[0][2].samples <= slots.free:
+            while later and later[0].sampling.samples <= slots.free:
                 slots.join([later.pop(0)])
         assert not later
         return tokens
 
     with torch.inference_mode():
         entries = [
-            (number, prompt_of(number), Wishes(1 + number % 3, 3 + number % 9, 1.0, 1.0, number))
+            Entry(number, prompt_of(number), ResponseSampling(1 + number % 3, 3 + number % 9, 1.0, 1.0, number))
             for number in range(24)
         ]
         slots = Slots(policy.model, 5, 64, renderer.stop_ids, 0)
-        found = together(slots, entries[:2], entries[2:])
-        for owner, prompt, mine in entries:
-            assert found[owner] == alone(prompt, mine)
+        tokens = together(slots, entries[:2], entries[2:])
+        for entry in entries:
+            assert tokens[entry.owner] == alone(entry.prompt, entry.sampling)
 
 
 def test_a_draw_that_is_no_number_ends_no_engine(policy, renderer):
     """In fp32 this temperature is 0; requests are not let through with it."""
     with torch.inference_mode():
         slots = Slots(policy.model, 1, 64, renderer.stop_ids, 0)
-        slots.join([("a", [5, 6], Wishes(1, 2, 1e-46, 1.0, 7))])
+        slots.join([Entry("a", [5, 6], ResponseSampling(1, 2, 1e-46, 1.0, 7))])
         [drawn] = slots.step()
     assert 0 <= drawn.token < policy.model.config.vocab_size

@@ -84,7 +84,7 @@ def test_the_prompt_is_what_a_log_of_the_same_conversation_gives(serving, render
 
     async def check():
         async with serving() as (client, gateway):
-            engine = gateway.loaded.engine
+            engine = gateway.context.engine
             generate = engine.generate
             engine.generate = lambda prompt, wishes: seen.append(list(prompt)) or generate(prompt, wishes)
             await ask(client, messages)
@@ -212,7 +212,7 @@ def test_an_abstention_that_a_client_kept_is_left_out(serving, renderer, nothing
 
     async def check():
         async with serving() as (client, gateway):
-            engine = gateway.loaded.engine
+            engine = gateway.context.engine
             generate = engine.generate
             engine.generate = lambda prompt, wishes: seen.append(list(prompt)) or generate(prompt, wishes)
             await ask(client, [*messages, user("and tulips")])

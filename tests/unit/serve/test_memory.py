@@ -7,7 +7,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models import memory
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.serve import loading
-from ippo_trainer.serve.settings import Settings, response_room
+from ippo_trainer.serve.settings import ServerSettings, response_room
 
 from tests.kit.chat import DIGEST, MAX_PROMPT
 
@@ -58,7 +58,7 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_loaded(tmp_path, monk
     directory = model(tmp_path / "policy", [100_000, 30_000], "BF16")
     monkeypatch.setattr(memory, "memory_limit", lambda: 2 << 30)
     with pytest.raises(BadDataError, match=r"needs 11895 MiB of memory, .* 2048 MiB.* spec\.pods\.serve\.resources"):
-        loading.load(Settings(directory, "Transformers", 16, 4, DIGEST, "demo"))
+        loading.load(ServerSettings(directory, "Transformers", 16, 4, DIGEST, "demo"))
 
 
 def test_weights_beyond_the_gpus_are_refused(tmp_path):
@@ -97,5 +97,5 @@ def test_responses_stay_where_the_rotary_embedding_is_that_of_the_training(
     config = json.loads((tmp_path / "policy" / "config.json").read_text())
     config["rope_parameters"] |= {"rope_type": "longrope"} | factors
     (tmp_path / "policy" / "config.json").write_text(json.dumps(config))
-    engine = loading.load(Settings(tmp_path / "policy", "Transformers", 500, 4, DIGEST, "demo")).engine
+    engine = loading.load(ServerSettings(tmp_path / "policy", "Transformers", 500, 4, DIGEST, "demo")).engine
     assert engine.max_new_tokens == expected

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ippo_trainer.serve.errors import ApiError
+from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.fields import NEUTRAL
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 
@@ -75,7 +75,7 @@ def body(**fields):
 
 
 def refusal(**fields):
-    with pytest.raises(ApiError) as caught:
+    with pytest.raises(RequestError) as caught:
         parse(body(**fields))
     assert caught.value.status == 400
     assert "\n" not in str(caught.value)

@@ -4,7 +4,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
-from ippo_trainer.serve.engine import BusyError, RefusedError, Wishes
+from ippo_trainer.serve.engine import QueueFullError, RefusedError, ResponseSampling
 from ippo_trainer.serve.vllm_engine import VllmEngine
 
 from tests.kit.chat import ask, run, user
@@ -70,13 +70,13 @@ def engine_of(llm, max_waiting=1, max_running=4):
     return VllmEngine(llm, 12, max_waiting, max_running, frozenset({3}))
 
 
-async def pieces_of(engine, wishes):
-    return [piece async for piece in engine.generate([7, 8], wishes)]
+async def pieces_of(engine, sampling):
+    return [piece async for piece in engine.generate([7, 8], sampling)]
 
 
 def test_greedy_choices_are_one_response_several_times():
     llm = Llm()
-    pieces = run(pieces_of(engine_of(llm), Wishes(3, 12, 0.0, 1.0, 7)))
+    pieces = run(pieces_of(engine_of(llm), ResponseSampling(3, 12, 0.0, 1.0, 7)))
     assert [asked.n for asked in llm.asked] == [1]
     for sample in range(3):
         assert [(piece.ids, piece.finish) for piece in pieces if piece.sample == sample] == [
@@ -87,23 +87,23 @@ def test_greedy_choices_are_one_response_several_times():
 
 def test_other_choices_are_vllms_own():
     llm = Llm()
-    pieces = run(pieces_of(engine_of(llm), Wishes(3, 12, 1.0, 1.0, 7)))
+    pieces = run(pieces_of(engine_of(llm), ResponseSampling(3, 12, 1.0, 1.0, 7)))
     assert [asked.n for asked in llm.asked] == [3]
     assert [piece.sample for piece in pieces] == [0, 1, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("failure", "expected"), [(ClientError("too long"), RefusedError), (OverflowingError("full"), BusyError)]
+    ("failure", "expected"), [(ClientError("too long"), RefusedError), (OverflowingError("full"), QueueFullError)]
 )
 def test_what_is_refused_takes_no_slot(failure, expected):
     async def check():
         engine = engine_of(Llm(failure), max_running=1)
         for _ in range(3):
             with pytest.raises(expected):
-                await pieces_of(engine, Wishes(1, 12, 1.0, 1.0, 7))
+                await pieces_of(engine, ResponseSampling(1, 12, 1.0, 1.0, 7))
             assert engine.waiting() == 0
         engine._llm.failure = None
-        assert len(await pieces_of(engine, Wishes(1, 12, 1.0, 1.0, 7))) == 2
+        assert len(await pieces_of(engine, ResponseSampling(1, 12, 1.0, 1.0, 7))) == 2
 
     run(check())
 
@@ -118,8 +118,8 @@ def test_wrong_sampling_settings_take_no_slot(monkeypatch):
             patch.setattr(sys.modules["vllm"], "SamplingParams", refuse)
             for _ in range(3):
                 with pytest.raises(RefusedError, match="n must be 1"):
-                    await pieces_of(engine, Wishes(1, 12, 1.0, 1.0, 7))
-        assert len(await pieces_of(engine, Wishes(1, 12, 1.0, 1.0, 7))) == 2
+                    await pieces_of(engine, ResponseSampling(1, 12, 1.0, 1.0, 7))
+        assert len(await pieces_of(engine, ResponseSampling(1, 12, 1.0, 1.0, 7))) == 2
 
     run(check())
 

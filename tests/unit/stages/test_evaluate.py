@@ -118,9 +118,9 @@ def test_every_iteration_has_customers_of_its_own_but_for_those_that_are_only_re
 ) -> None:
     met: list[set[int]] = []
 
-    def spy(environment: Any, seeds: Any, *rest: Any, **options: Any) -> Any:
-        met[-1] |= set(seeds)
-        return real_rollout(environment, seeds, *rest, **options)
+    def spy(environment: Any, agent: Any, batch: Any, *rest: Any) -> Any:
+        met[-1] |= set(batch.seeds)
+        return real_rollout(environment, agent, batch, *rest)
 
     monkeypatch.setattr(evaluate, "rollout", spy)
     spoken, counted = [], []

@@ -26,7 +26,7 @@ from botocore.config import Config
 from ippo_trainer.contract.spec import S3Location
 from ippo_trainer.store.base import Store
 from ippo_trainer.store.local import LocalStore
-from ippo_trainer.store.s3 import Patience, S3Store
+from ippo_trainer.store.s3 import RequestLimits, S3Store
 
 from tests.kit.http_server import HttpServer
 from tests.kit.lab import unpack
@@ -35,8 +35,8 @@ from tests.kit.waiting import until
 
 ACCESS, SECRET = "AKIATESTTESTTESTTEST", "the-secret-access-key-of-the-tests"
 BUCKET = "ippo-tests"
-PATIENT = Patience()
-QUICK = Patience(connect=2, read=0.3, total=20, attempts=3)
+PATIENT = RequestLimits()
+QUICK = RequestLimits(connect=2, read=0.3, total=20, attempts=3)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -129,9 +129,9 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", os.environ.get("IPPO_TEST_S3_SECRET_KEY", SECRET))
 
 
-def s3_store(endpoint: str, patience: Patience = PATIENT, bucket: str = BUCKET) -> S3Store:
+def s3_store(endpoint: str, limits: RequestLimits = PATIENT, bucket: str = BUCKET) -> S3Store:
     """A store at a prefix that nobody else uses."""
-    return S3Store(S3Location(bucket=bucket, prefix=f"tests/{uuid.uuid4().hex}", endpoint_url=endpoint), patience)
+    return S3Store(S3Location(bucket=bucket, prefix=f"tests/{uuid.uuid4().hex}", endpoint_url=endpoint), limits)
 
 
 @pytest.fixture(params=["local", "moto", "real_s3"])

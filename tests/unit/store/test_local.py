@@ -10,7 +10,7 @@ import pytest
 from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.spec import S3Location, StoreLocation
 from ippo_trainer.store import open_store
-from ippo_trainer.store.base import NotFoundError
+from ippo_trainer.store.base import ObjectNotFoundError
 from ippo_trainer.store.local import PARTS, LocalStore
 from ippo_trainer.store.s3 import S3Store
 
@@ -58,7 +58,7 @@ def test_a_link_inside_the_store_is_no_object_either(local: LocalStore) -> None:
 def test_a_pipe_is_no_object(local: LocalStore) -> None:
     local.put("a", b"")
     os.mkfifo(local.root / "pipe")
-    with pytest.raises(NotFoundError, match="regular file"):
+    with pytest.raises(ObjectNotFoundError, match="regular file"):
         local.read("pipe")
 
 
@@ -132,7 +132,7 @@ def test_a_key_cannot_be_a_folder_and_an_object(local: LocalStore) -> None:
         local.put("a", b"")
     with pytest.raises(BadSpecError):
         local.put("a/b/c", b"")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ObjectNotFoundError):
         local.read("a")
 
 

@@ -10,8 +10,8 @@ from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.spec import S3Location
 from ippo_trainer.store import s3
 from ippo_trainer.store.artifact import fetch, publish
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
-from ippo_trainer.store.s3 import Patience, S3Store
+from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError
+from ippo_trainer.store.s3 import RequestLimits, S3Store
 from ippo_trainer.store.s3_errors import explain
 
 from .conftest import ACCESS, BUCKET, QUICK, SECRET, Fault, FaultProxy, s3_store
@@ -109,14 +109,14 @@ def test_an_upload_that_somebody_ended_is_tried_again(faulty: S3Store, proxy: Fa
 
 def test_not_found_and_precondition_failed(faulty: S3Store, proxy: FaultProxy, tmp_path: Path) -> None:
     proxy.faults = [Fault(status=404, code="NoSuchKey")]
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ObjectNotFoundError):
         faulty.read("k")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(ObjectNotFoundError):
         faulty.download("k", tmp_path / "target")
     assert faulty.info("k") is None
     faulty.delete("k")
     proxy.faults = [Fault(status=412, code="PreconditionFailed")]
-    with pytest.raises(AlreadyExistsError):
+    with pytest.raises(ObjectExistsError):
         faulty.put("k", b"x", if_absent=True)
     with pytest.raises(TryAgainError):
         faulty.read("k")
@@ -131,7 +131,7 @@ def test_what_passes_is_tried_again(
         proxy.faults = [Fault(status=status, code=code, times=QUICK.attempts - 1)]
         try:
             call()
-        except AlreadyExistsError:
+        except ObjectExistsError:
             assert faulty.info("k") is not None  # the conditional put, after the plain ones
     assert pauses
     assert max(pauses) <= 20
@@ -215,7 +215,7 @@ def test_bytes_altered_on_the_way_are_noticed(faulty: S3Store, proxy: FaultProxy
 
 
 def test_an_operation_has_a_deadline(proxy: FaultProxy, pauses: list[float]) -> None:
-    store = s3_store(proxy.url, Patience(connect=1, read=0.4, total=0.5, attempts=50))
+    store = s3_store(proxy.url, RequestLimits(connect=1, read=0.4, total=0.5, attempts=50))
     proxy.faults = [Fault(how="hang")]
     started = time.monotonic()
     with pytest.raises(TryAgainError, match="DeadlineError"):
@@ -229,7 +229,7 @@ def test_a_transfer_that_drips_has_a_deadline(
     monkeypatch.setattr(s3, "_TRANSFER", TransferConfig(multipart_threshold=1, multipart_chunksize=5 << 20))
     (tmp_path / "source").write_bytes(bytes(6 << 20))
     s3_store(proxy.url).put("k", tmp_path / "source")
-    slow = s3_store(proxy.url, Patience(total=0.001, slowest=1e12))
+    slow = s3_store(proxy.url, RequestLimits(total=0.001, slowest=1e12))
     with pytest.raises(TryAgainError, match="DeadlineError"):
         slow.put("k", tmp_path / "source")
     with pytest.raises(TryAgainError, match="DeadlineError"):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.store import s3
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, ObjectInfo, Store
+from ippo_trainer.store.base import ObjectExistsError, ObjectInfo, ObjectNotFoundError, Store
 from ippo_trainer.store.parallel import for_each
 from ippo_trainer.store.s3 import S3Store
 
@@ -75,7 +75,7 @@ def test_put_replaces(store: Store) -> None:
 def test_conditional_put_never_replaces(store: Store, tmp_path: Path, as_file: bool) -> None:
     (tmp_path / "second").write_bytes(b"second")
     store.put("k", b"first", if_absent=True)
-    with pytest.raises(AlreadyExistsError, match="k exists already"):
+    with pytest.raises(ObjectExistsError, match="k exists already"):
         store.put("k", tmp_path / "second" if as_file else b"second", if_absent=True)
     assert store.read("k") == b"first"
 
@@ -83,9 +83,9 @@ def test_conditional_put_never_replaces(store: Store, tmp_path: Path, as_file: b
 def test_missing_object_is_named(store: Store, tmp_path: Path) -> None:
     store.put("a/b", b"")
     for key in ("a/none", "a/b/none"):
-        with pytest.raises(NotFoundError, match=key):
+        with pytest.raises(ObjectNotFoundError, match=key):
             store.read(key)
-        with pytest.raises(NotFoundError, match=key):
+        with pytest.raises(ObjectNotFoundError, match=key):
             store.download(key, tmp_path / "x")
         assert store.info(key) is None
         store.delete(key)
@@ -132,7 +132,7 @@ def test_of_many_conditional_puts_one_wins(store: Store) -> None:
             barrier.wait(30)
             try:
                 store.put(key, f"writer {number}".encode() * 1000, if_absent=True)
-            except AlreadyExistsError:
+            except ObjectExistsError:
                 return
             wins.append(number)
 

@@ -14,7 +14,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.text import codec
 from ippo_trainer.text.markers import ABSTAIN, MARKERS, escape, unescape
-from ippo_trainer.text.render import Renderer, TooLongError
+from ippo_trainer.text.render import PromptTooLongError, Renderer
 from ippo_trainer.text.rows import training_rows
 
 from . import tokenizers_for_tests as kinds
@@ -243,7 +243,7 @@ def test_rows_hold_every_suggestion_once_after_its_own_prompt(kind: Any, history
     for i, turn_ in enumerate(history):
         try:
             expected.append((render.prompt(history[:i], turn_.customer_message).ids, render.response(turn_.suggestion)))
-        except TooLongError:
+        except PromptTooLongError:
             unfit.append(i)
     result = training_rows(render, conversation)
     found = []
@@ -393,7 +393,7 @@ def test_a_message_is_cut_only_where_it_fits_into_no_prompt(text: str, times: in
     assert len(render.prompt([], shown).ids) <= 64
     try:
         render.prompt([], message)
-    except TooLongError:
+    except PromptTooLongError:
         assert shown != message
     else:
         assert shown == message

@@ -1,7 +1,8 @@
-"""What conversations that were still open when they were logged can tell: weights where they can, bounds anyhow.
+"""Conversations that were still open when they were logged: weights for the finished ones, and bounds.
 
-To drop them is to favour short conversations, and those end otherwise than long ones. The weights are right if being
-cut off after a turn says nothing more about the end than that so many turns were held; the bounds assume nothing.
+Without the open ones, short conversations would count too much, and their outcomes differ from those of long ones.
+The weights are right if censoring after a turn depends on nothing but the number of turns so far. The bounds assume
+nothing.
 """
 
 from collections.abc import Sequence
@@ -17,38 +18,42 @@ from ippo_trainer.stats.intervals import Floats
 class Censoring:
     """How likely conversations are cut off, by turn (discrete-time Kaplan-Meier estimate of the censoring)."""
 
-    kept: Floats
+    uncensored_share: Floats
     """(turns,) share of the conversations with so many turns that were not cut off after that one."""
     unseen: float
-    """Share of all conversations, by estimate, whose ends nobody saw: all that came so far were cut off. Weights
-    cannot make up for them."""
+    """Estimated share of all conversations whose ends no log shows, since every conversation of that length is
+    censored. Weights cannot make up for them."""
 
     @staticmethod
     def of(conversations: Sequence[Conversation]) -> "Censoring":
         """Counted on conversations of one policy, the censored ones among them."""
-        lengths = np.array([len(found.turns) for found in conversations], np.int64)
-        cut = np.array([found.censored for found in conversations], bool)
+        lengths = np.array([len(conversation.turns) for conversation in conversations], np.int64)
+        censored = np.array([conversation.censored for conversation in conversations], bool)
         count = int(lengths.max(initial=0))
         at_risk = np.bincount(lengths, minlength=count + 1)[::-1].cumsum()[::-1][1:].astype(np.float64)
-        cuts = np.bincount(lengths[cut], minlength=count + 1)[1:]
+        cuts = np.bincount(lengths[censored], minlength=count + 1)[1:]
         plain = Censoring(1.0 - cuts / np.maximum(at_risk, 1.0), 0.0)
-        if not cut.any():
+        if not censored.any():
             return plain
-        observed = sum(plain.weight(len(found.turns)) for found in conversations if not found.censored)
+        observed = sum(
+            plain.weight(len(conversation.turns)) for conversation in conversations if not conversation.censored
+        )
         unseen = 1.0 - observed / max(1, len(conversations))
-        return Censoring(plain.kept, unseen if unseen > 1e-9 else 0.0)
+        return Censoring(plain.uncensored_share, unseen if unseen > 1e-9 else 0.0)
 
     def weight(self, turns: int, first: int = 0) -> float:
         """Inverse probability that a conversation that ended after `turns` turns was not cut off since turn `first`."""
-        return float(1.0 / np.prod(self.kept[first:turns]))
+        return float(1.0 / np.prod(self.uncensored_share[first:turns]))
 
     def weights(self, conversations: Sequence[Conversation]) -> Floats:
         """(n,) of whole conversations; 0 for those that are censored. Their mean is 1 less `unseen`."""
-        return np.array([0.0 if found.censored else self.weight(len(found.turns)) for found in conversations])
+        return np.array(
+            [0.0 if conversation.censored else self.weight(len(conversation.turns)) for conversation in conversations]
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class OutcomeBounds:
     """The least and the most that a mean over all conversations can be, whatever became of the open ones (Manski)."""
 
     low: float
@@ -58,21 +63,21 @@ class Bounds:
         """`{"low", "high"}`."""
         return {"low": self.low, "high": self.high}
 
-    def less(self, other: "Bounds") -> "Bounds":
+    def less(self, other: "OutcomeBounds") -> "OutcomeBounds":
         """Of the difference to another mean."""
-        return Bounds(self.low - other.high, self.high - other.low)
+        return OutcomeBounds(self.low - other.high, self.high - other.low)
 
 
 UNCENSORED = Censoring(np.ones(0), 0.0)
 """Nothing is cut off: every weight is 1."""
 
 
-def outcome_bounds(conversations: Sequence[Conversation], discount: float = 1.0) -> Bounds:
+def outcome_bounds(conversations: Sequence[Conversation], discount: float = 1.0) -> OutcomeBounds:
     """Of the mean discounted outcome; at `discount` 1 of the share with the outcome.
 
     At worst an open conversation has no outcome, at best it has it right after its last turn.
     """
-    best = np.array([discount ** max(0, len(found.turns) - 1) for found in conversations])
-    sure = np.array([found.outcome for found in conversations])
-    open_ = np.array([found.censored for found in conversations])
-    return Bounds(float(np.mean(best * sure)), float(np.mean(best * (sure | open_))))
+    best = np.array([discount ** max(0, len(conversation.turns) - 1) for conversation in conversations])
+    sure = np.array([conversation.outcome for conversation in conversations])
+    still_open = np.array([conversation.censored for conversation in conversations])
+    return OutcomeBounds(float(np.mean(best * sure)), float(np.mean(best * (sure | still_open))))

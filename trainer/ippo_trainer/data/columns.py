@@ -55,58 +55,58 @@ class Column:
             self._check_lists(values)
             if pa.types.is_timestamp(field.type):
                 values = values.cast(pa.int64())
-            found: list[Any] = values.to_pylist()
+            plain: list[Any] = values.to_pylist()
         except (pa.ArrowException, UnicodeDecodeError) as error:
             row = self._first_bad_row()
             self._fail(row, f": {' '.join(str(error).split()):.160}", _HOW.format(field.type))
-        return found
+        return plain
 
     def _converter(self) -> Callable[[pa.Array, pa.DataType], pa.Array]:
-        wanted = self._field.type
-        if pa.types.is_boolean(wanted):
+        kind = self._field.type
+        if pa.types.is_boolean(kind):
             return self._to_bool
-        if pa.types.is_integer(wanted):
+        if pa.types.is_integer(kind):
             return self._to_int
-        if pa.types.is_timestamp(wanted):
+        if pa.types.is_timestamp(kind):
             return self._to_time
-        return self._to_list if pa.types.is_list(wanted) else self._to_text
+        return self._to_list if pa.types.is_list(kind) else self._to_text
 
-    def _to_text(self, values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    def _to_text(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
         if not any(test(values.type) for test in _TEXTS):
             self._refuse_type("texts")
-        return values.cast(wanted)
+        return values.cast(kind)
 
-    def _to_bool(self, values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    def _to_bool(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
         if not (pa.types.is_boolean(values.type) or pa.types.is_integer(values.type) or _is_float(values.type)):
             self._refuse_type("true and false, or 1 and 0")
-        return self._only(values, lambda value: value in (0, 1), "true or false, or 1 or 0").cast(wanted)
+        return self._only(values, lambda value: value in (0, 1), "true or false, or 1 or 0").cast(kind)
 
-    def _to_int(self, values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    def _to_int(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
         if not (pa.types.is_integer(values.type) or _is_float(values.type)):
             self._refuse_type("whole numbers")
         low, high = -(1 << 31), (1 << 31) - 1
         whole = self._only(values, lambda value: value == value // 1 and low <= value <= high, "a whole number")
-        return whole.cast(wanted)
+        return whole.cast(kind)
 
-    def _to_time(self, values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    def _to_time(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
         if not pa.types.is_timestamp(values.type):
             self._refuse_type("timestamps")
         # Without a zone it is UTC, as the schema says; nanoseconds are more than it keeps.
-        return values.cast(wanted, safe=values.type.unit != "ns")
+        return values.cast(kind, safe=values.type.unit != "ns")
 
-    def _to_list(self, values: pa.Array, wanted: pa.DataType) -> pa.Array:
+    def _to_list(self, values: pa.Array, kind: pa.DataType) -> pa.Array:
         if not any(test(values.type) for test in _LISTS):
             self._refuse_type("lists")
         inner = values.type.value_type
-        if pa.types.is_integer(wanted.value_type):
+        if pa.types.is_integer(kind.value_type):
             allowed = pa.types.is_integer(inner)
         else:
             allowed = pa.types.is_integer(inner) or _is_float(inner)
         if not (allowed or pa.types.is_null(inner)):
-            self._refuse_type(f"lists of {wanted.value_type}")
+            self._refuse_type(f"lists of {kind.value_type}")
         if pa.types.is_large_list(values.type):  # as the schema's offsets
             values = values.cast(pa.list_(inner))
-        return values.cast(wanted)
+        return values.cast(kind)
 
     def _check_lists(self, values: pa.Array) -> None:
         if pa.types.is_list(values.type) and values.flatten().null_count:
@@ -114,14 +114,14 @@ class Column:
             self._fail(row, "holds null within a list", "Leave the list out (null), or fill it.")
 
     def _only(self, values: pa.Array, good: Callable[[Any], bool], allowed: str) -> pa.Array:
-        found = values.to_pylist()
-        bad = [row for row, value in enumerate(found) if value is not None and not good(value)]
+        plain = values.to_pylist()
+        bad = [row for row, value in enumerate(plain) if value is not None and not good(value)]
         if bad:
-            self._fail(bad[0], f"is {found[bad[0]]}", f"Only {allowed} can stand there.", len(bad))
+            self._fail(bad[0], f"is {plain[bad[0]]}", f"Only {allowed} can stand there.", len(bad))
         return values
 
-    def _refuse_type(self, wanted: str) -> NoReturn:
-        self._fail(0, f"holds {self._values.type}, not {wanted}", _HOW.format(self._field.type))
+    def _refuse_type(self, kind: str) -> NoReturn:
+        self._fail(0, f"holds {self._values.type}, not {kind}", _HOW.format(self._field.type))
 
     def _first_bad_row(self) -> int:
         """The first row whose value alone cannot be read either."""

@@ -83,14 +83,14 @@ def read_state(messages: Mapping[int, Any]) -> tuple[list[Turn], str]:
 
 
 def _read_jsonl(path: Path, warn: Callable[[str], None]) -> list[Conversation]:
-    left_out: Counter[str] = Counter()
+    omissions: Counter[str] = Counter()
     lines_of: dict[str, int] = {}
     conversations = []
     problems = Problems(path.name)
     for number, data in _lines(path, problems):
-        line = _Line(path.name, number, problems)
+        line = _LogLine(path.name, number, problems)
         with problems.collecting():
-            conversation = line.conversation(line.parse(data), left_out)
+            conversation = line.conversation(line.parse(data), omissions)
             if conversation is None:
                 continue
             first = lines_of.setdefault(conversation.id, number)
@@ -100,9 +100,9 @@ def _read_jsonl(path: Path, warn: Callable[[str], None]) -> list[Conversation]:
             if conversation.turns:
                 conversations.append(conversation)
             else:
-                left_out["conversations without a reply"] += 1
+                omissions["conversations without a reply"] += 1
     problems.check()
-    for what, count in sorted(left_out.items()):
+    for what, count in sorted(omissions.items()):
         warn(f"{path.name}: left out {count} {what}")
     return conversations
 
@@ -134,7 +134,7 @@ def _check_encoding(name: str, data: bytes) -> None:
         raise BadDataError(f"{name}, line 1 is not UTF-8 but looks like UTF-16 or UTF-32", "Save the log as UTF-8.")
 
 
-class _Line:
+class _LogLine:
     """One line of a log, which is one conversation."""
 
     def __init__(self, file: str, number: int, problems: Problems) -> None:
@@ -167,7 +167,7 @@ class _Line:
             self.fail(" is no JSON object", _FORMAT)
         return value
 
-    def conversation(self, value: dict[str, Any], left_out: Counter[str]) -> Conversation | None:
+    def conversation(self, value: dict[str, Any], omissions: Counter[str]) -> Conversation | None:
         """The conversation, or None where something is wrong with it; all of that is collected."""
         before = self._problems.total
         with self._problems.collecting():
@@ -190,18 +190,18 @@ class _Line:
                 self._check_names(message, f"messages[{index}].", _MESSAGE_FIELDS)
         if self._problems.total > before:
             return None
-        return Conversation(identifier, _turns(checked, left_out), bool(outcome), censored=outcome is None)
+        return Conversation(identifier, _turns(checked, omissions), bool(outcome), censored=outcome is None)
 
     def _identifier(self, value: dict[str, Any]) -> str:
         identifier = value.get("conversation_id")
-        named = isinstance(identifier, str | int) and not isinstance(identifier, bool)
-        if not named or identifier == "" or not _is_text(str(identifier)):
+        is_name = isinstance(identifier, str | int) and not isinstance(identifier, bool)
+        if not is_name or identifier == "" or not _is_text(str(identifier)):
             self.fail(f": conversation_id is {_show(identifier)}", "Give each conversation a unique text.")
         return str(identifier)
 
     def _check_names(self, value: dict[str, Any], prefix: str, known: Collection[str]) -> None:
-        for name, meant in misspelt(value, known).items():
-            self._note(f": unknown field {prefix}{_plain(name)}", f"Rename it to {meant}, or leave it out.")
+        for name, field in misspelt(value, known).items():
+            self._note(f": unknown field {prefix}{_plain(name)}", f"Rename it to {field}, or leave it out.")
 
     def _note(self, what: str, remedy: str) -> None:
         self._problems.add(ProblemError(self._file, self._place, what, remedy))
@@ -247,11 +247,11 @@ def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None
     return suggestion, reaction
 
 
-def _turns(messages: list[dict[str, Any]], left_out: Counter[str]) -> list[Turn]:
+def _turns(messages: list[dict[str, Any]], omissions: Counter[str]) -> list[Turn]:
     """Alternating turns: consecutive messages of one side are joined by line breaks."""
     sides = [message for message in messages if message["side"] != "system"]
     if len(sides) < len(messages):
-        left_out["system messages"] += len(messages) - len(sides)
+        omissions["system messages"] += len(messages) - len(sides)
     runs: list[list[dict[str, Any]]] = []
     for message in sides:
         if runs and runs[-1][0]["side"] == message["side"]:
@@ -259,10 +259,10 @@ def _turns(messages: list[dict[str, Any]], left_out: Counter[str]) -> list[Turn]
         else:
             runs.append([message])
     if runs and runs[0][0]["side"] == "business":
-        left_out["greetings before the first customer message"] += 1
+        omissions["greetings before the first customer message"] += 1
         runs = runs[1:]
     if len(runs) % 2:
-        left_out["customer messages that nobody answered"] += 1
+        omissions["customer messages that nobody answered"] += 1
         runs = runs[:-1]
     return [_turn(customer, business) for customer, business in zip(runs[::2], runs[1::2], strict=True)]
 

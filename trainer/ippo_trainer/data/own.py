@@ -20,8 +20,8 @@ class OwnPart:
 
 def before_outcome(conversation: Conversation) -> Conversation:
     """The conversation without the turns that came after its outcome: they are past the end of the problem."""
-    kept = list(takewhile(lambda turn: not turn.outcome, conversation.turns))
-    return conversation if len(kept) == len(conversation.turns) else replace(conversation, turns=kept)
+    before = list(takewhile(lambda turn: not turn.outcome, conversation.turns))
+    return conversation if len(before) == len(conversation.turns) else replace(conversation, turns=before)
 
 
 def explored(turn: Turn) -> bool:
@@ -35,18 +35,18 @@ def own_part(conversations: Sequence[Conversation], digest: str) -> OwnPart:
     What follows after somebody else's turn is unknown of this policy, so a conversation is censored in front of it: it
     is no failure, and the states before are real. Turns whose policy is not known are somebody else's.
     """
-    kept: list[Conversation] = []
+    own_parts: list[Conversation] = []
     others = handed_over = 0
-    for found in map(before_outcome, conversations):
-        own = list(takewhile(lambda turn: _is_own(turn, digest), found.turns))
-        if len(own) == len(found.turns):
-            kept.append(found)
-        elif own:
+    for conversation in map(before_outcome, conversations):
+        turns = list(takewhile(lambda turn: _is_own(turn, digest), conversation.turns))
+        if len(turns) == len(conversation.turns):
+            own_parts.append(conversation)
+        elif turns:
             handed_over += 1
-            kept.append(replace(found, turns=own, outcome=False, censored=True))
+            own_parts.append(replace(conversation, turns=turns, outcome=False, censored=True))
         else:
             others += 1
-    return OwnPart(kept, others, handed_over)
+    return OwnPart(own_parts, others, handed_over)
 
 
 def _is_own(turn: Turn, digest: str) -> bool:

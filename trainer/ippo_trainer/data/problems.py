@@ -1,4 +1,4 @@
-"""All that is wrong with a log, in one bounded answer: each kind of problem with a count and its first places."""
+"""All problems of a log in one bounded error: each kind of problem with a count and its first places."""
 
 import re
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from ippo_trainer.contract.errors import BadDataError
 MAX_KINDS = 5
 """Kinds of problems that an answer spells out."""
 _MAX_PLACES = 4
-_KINDS_KEPT = 1000
+_MOST_KINDS = 1000
 _MAX_TEXT = 200
 # What differs between two problems of one kind: numbers, and the names of conversations.
 _VARYING = re.compile(r"\d+|(?<=conversation )'[^']*'|(?<=conversation_id )'[^']*'")
@@ -51,7 +51,7 @@ class Problems:
         what = problem.what if isinstance(problem, ProblemError) else problem.message
         kind = _VARYING.sub("#", what)
         count = problem.count if isinstance(problem, ProblemError) else 1
-        if kind not in self._first and len(self._first) == _KINDS_KEPT:
+        if kind not in self._first and len(self._first) == _MOST_KINDS:
             self._others += count
             return
         self._first.setdefault(kind, problem)
@@ -76,11 +76,11 @@ class Problems:
         kinds = sorted(self._first, key=lambda kind: -self._counts[kind])
         if total == 1:
             raise self._first[kinds[0]]
-        said = [self._say(kind) for kind in kinds[:MAX_KINDS]]
+        texts = [self._say(kind) for kind in kinds[:MAX_KINDS]]
         rest = total - sum(self._counts[kind] for kind in kinds[:MAX_KINDS])
         if rest:
-            said.append(f"And {rest} of other kinds.")
-        raise BadDataError(f"{self._file} has {total} problems. {' '.join(said)}", "Mend them all, then start again.")
+            texts.append(f"And {rest} of other kinds.")
+        raise BadDataError(f"{self._file} has {total} problems. {' '.join(texts)}", "Mend them all, then start again.")
 
     def _say(self, kind: str) -> str:
         first, count, places = self._first[kind], self._counts[kind], self._places[kind]

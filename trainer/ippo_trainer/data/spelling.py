@@ -11,12 +11,12 @@ def misspelt(names: Iterable[str], known: Collection[str]) -> dict[str, str]:
     """Unknown names and the known one, absent so far, that each of them probably means."""
     present = set(names)
     absent = {_plain(name): name for name in known if name not in present}
-    found = {}
+    corrections = {}
     for name in present.difference(known):
         near = get_close_matches(_plain(name), absent, 1, _NEAR) if len(name) <= _LONGEST else []
         if near:
-            found[name] = absent[near[0]]
-    return found
+            corrections[name] = absent[near[0]]
+    return corrections
 
 
 def _plain(name: str) -> str:

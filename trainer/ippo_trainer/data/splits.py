@@ -13,13 +13,13 @@ def split(conversation_ids: Sequence[str], holdout: float, seed: int) -> tuple[l
     """
     unique = list(dict.fromkeys(conversation_ids))
     draws = {key: _uniform(key, seed) for key in unique}
-    held = {key for key, draw in draws.items() if draw < holdout}
+    heldout = {key for key, draw in draws.items() if draw < holdout}
     if 0 < holdout < 1 and len(unique) >= 2:
-        if not held:
-            held = {min(unique, key=lambda key: (draws[key], key))}
-        elif len(held) == len(unique):
-            held.remove(max(unique, key=lambda key: (draws[key], key)))
-    return [key for key in unique if key not in held], [key for key in unique if key in held]
+        if not heldout:
+            heldout = {min(unique, key=lambda key: (draws[key], key))}
+        elif len(heldout) == len(unique):
+            heldout.remove(max(unique, key=lambda key: (draws[key], key)))
+    return [key for key in unique if key not in heldout], [key for key in unique if key in heldout]
 
 
 def _uniform(key: str, seed: int) -> float:

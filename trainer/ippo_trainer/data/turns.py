@@ -50,12 +50,12 @@ def write_turns(path: Path, conversations: Iterable[Conversation]) -> int:
     """
     partial = path.with_name(path.name + ".partial")
     count = 0
-    seen: set[str] = set()
+    ids: set[str] = set()
     try:
         with pq.ParquetWriter(partial, SCHEMA, compression="zstd", store_schema=True) as writer:
             rows: list[dict[str, Any]] = []
             for conversation in conversations:
-                _check_conversation(conversation, seen, path.name, count)
+                _check_conversation(conversation, ids, path.name, count)
                 rows += _to_rows(conversation)
                 count += len(conversation.turns)
                 if len(rows) >= _ROWS_PER_GROUP:
@@ -91,17 +91,17 @@ def iter_turns(paths: Path | Sequence[Path], imported: bool = False) -> Iterator
         imported: a stranger's file: it may lack the version and the columns that have a natural default, and all its
             problems are told at once, at the end.
     """
-    seen: set[str] = set()
+    ids: set[str] = set()
     for path in [paths] if isinstance(paths, Path) else paths:
         problems = Problems(path.name) if imported else None
-        yield from _read_file(path, seen, problems)
+        yield from _read_file(path, ids, problems)
         if problems is not None:
             problems.check()
 
 
-def _read_file(path: Path, seen: set[str], problems: Problems | None) -> Iterator[Conversation]:
+def _read_file(path: Path, ids: set[str], problems: Problems | None) -> Iterator[Conversation]:
     collecting = problems.collecting if problems is not None else nullcontext
-    reader = _Rows(path.name, seen)
+    reader = _ConversationReader(path.name, ids)
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
@@ -128,11 +128,11 @@ def _read_file(path: Path, seen: set[str], problems: Problems | None) -> Iterato
             yield last
 
 
-class _Rows:
+class _ConversationReader:
     """Makes conversations of rows, one after another."""
 
-    def __init__(self, name: str, seen: set[str]) -> None:
-        self._name, self._seen = name, seen
+    def __init__(self, name: str, ids: set[str]) -> None:
+        self._name, self._ids = name, ids
         self._current: Conversation | None = None
         self._first = 0
         self._bad = False
@@ -174,7 +174,7 @@ class _Rows:
         current, self._current = self._current, None
         if current is None or self._bad:
             return None
-        _check_conversation(current, self._seen, self._name, self._first)
+        _check_conversation(current, self._ids, self._name, self._first)
         return current
 
 
@@ -189,16 +189,16 @@ def _check_schema(name: str, schema: pa.Schema, problems: Problems | None) -> No
     imported = problems is not None
     version = (schema.metadata or {}).get(VERSION_KEY)
     if version != str(SCHEMA_VERSION).encode() and not (imported and version is None):
-        found = "no schema version" if version is None else f"schema version {version.decode(errors='replace')}"
-        raise BadDataError(f"{name} has {found}, this release reads {SCHEMA_VERSION}", _HOW)
+        version_text = "no schema version" if version is None else f"schema version {version.decode(errors='replace')}"
+        raise BadDataError(f"{name} has {version_text}, this release reads {SCHEMA_VERSION}", _HOW)
     wrong = Problems(name)
     for column in SCHEMA.names:
         if schema.names.count(column) > 1:
             wrong.add(BadDataError(f"{name} has column {column!r} {schema.names.count(column)} times", "Keep one."))
         if column not in schema.names and not (imported and column in _DEFAULTS):
             wrong.add(BadDataError(f"{name} has no column {column!r}", _HOW))
-    for column, meant in misspelt(schema.names, SCHEMA.names).items():
-        wrong.add(BadDataError(f"{name} has a column {column!r}", f"Rename it to {meant!r}, or leave it out."))
+    for column, field in misspelt(schema.names, SCHEMA.names).items():
+        wrong.add(BadDataError(f"{name} has a column {column!r}", f"Rename it to {field!r}, or leave it out."))
     wrong.check()
 
 
@@ -237,7 +237,7 @@ def _check_row(name: str, number: int, row: dict[str, Any], conversation: Conver
             )
 
 
-def _check_conversation(conversation: Conversation, seen: set[str], name: str, first_row: int) -> None:
+def _check_conversation(conversation: Conversation, ids: set[str], name: str, first_row: int) -> None:
     """Raises a ProblemError that names file, row and column unless the conversation is a valid one, not seen before."""
 
     def fail(index: int, column: str, problem: str, remedy: str) -> None:
@@ -246,9 +246,9 @@ def _check_conversation(conversation: Conversation, seen: set[str], name: str, f
 
     if not conversation.id:
         fail(0, "conversation_id", "is empty", "Give every conversation an id of its own.")
-    if conversation.id in seen:
+    if conversation.id in ids:
         fail(0, "conversation_id", "comes a second time", "Keep a conversation's rows together, each one once.")
-    seen.add(conversation.id)
+    ids.add(conversation.id)
     if not conversation.turns:
         fail(0, "turn", "has no turns", "Leave conversations without a turn out.")
     if conversation.censored and conversation.outcome:

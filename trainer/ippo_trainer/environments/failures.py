@@ -71,12 +71,12 @@ def short(error: BaseException) -> str:
 
 def passes(error: BaseException) -> bool:
     """Whether an exception is about the moment: a timeout, a connection, a service that is busy; or made from one."""
-    known: set[int] = set()
+    visited: set[int] = set()
     current: BaseException | None = error
-    while current is not None and id(current) not in known:
+    while current is not None and id(current) not in visited:
         if _is_passing(current):
             return True
-        known.add(id(current))
+        visited.add(id(current))
         current = current.__cause__  # not __context__: a bug in the handling of a timeout is a bug
     return False
 

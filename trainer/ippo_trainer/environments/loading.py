@@ -50,16 +50,16 @@ def _find(name: str) -> type:
         raise _bad_spec(
             f"environment.name {name!r}: importing {place} failed:", error, str(Path(place).resolve()), _HOW
         ) from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type):
+    factory = getattr(module, class_name, None)
+    if not isinstance(factory, type):
         raise BadSpecError(f"environment.name {name!r}: {place} has no class {class_name!r}", _HOW)
-    return found
+    return factory
 
 
 def _bad_spec(what: str, error: BaseException, file: str, remedy: str) -> StageError:
     """Before anything was held, an error of the code counts as one of the spec."""
-    found = failure(what, error, file)
-    return found if isinstance(found, TryAgainError) else BadSpecError(found.message, remedy)
+    problem = failure(what, error, file)
+    return problem if isinstance(problem, TryAgainError) else BadSpecError(problem.message, remedy)
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -93,14 +93,14 @@ def _import_module(name: str) -> ModuleType:
 def _check_options(spec: params.EnvironmentSpec, factory: type) -> None:
     try:
         parameters = inspect.signature(factory).parameters
-    except ValueError as error:  # a class written in C may tell nothing
+    except ValueError as error:  # a class written in C may have no signature
         raise BadSpecError(f"environment.name {spec.name!r}: {error}", _HOW) from error
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    known = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    names = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     for option in spec.options:
-        if option not in known and not takes_any:
-            allowed = f"It takes {', '.join(known)}." if known else "It takes none."
+        if option not in names and not takes_any:
+            allowed = f"It takes {', '.join(names)}." if names else "It takes none."
             raise BadSpecError(f"environment.options.{option}: {spec.name} has no such option", allowed)
-    for name in known:
+    for name in names:
         if parameters[name].default is inspect.Parameter.empty and name not in spec.options:
             raise BadSpecError(f"environment.options.{name} is missing: {spec.name} needs it")

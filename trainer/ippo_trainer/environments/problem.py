@@ -107,8 +107,8 @@ def optimum(problem: DecisionProblem, discount: float) -> Solution:
 
 def best(q: Array) -> Array:
     """One-hot rows at the best action; the first of those within 1e-12 of it, so that ties do not hang on rounding."""
-    chosen = np.argmax(q >= q.max(-1, keepdims=True) - TIE, axis=-1)
-    rows: Array = np.eye(q.shape[-1])[chosen]
+    actions = np.argmax(q >= q.max(-1, keepdims=True) - TIE, axis=-1)
+    rows: Array = np.eye(q.shape[-1])[actions]
     return rows
 
 
@@ -141,9 +141,9 @@ def reach(problem: DecisionProblem, policy: Policy) -> list[Array]:
     for level, following, p in zip(problem.levels, problem.levels[1:], policy, strict=False):
         effects = np.einsum("na,nam->nm", p, problem.response[level.stage])
         flow = reached[-1][:, None, None] * effects[:, :, None] * level.probability
-        arrived: Array = np.zeros(len(following.stage))
-        np.add.at(arrived, level.child.ravel(), flow.ravel())
-        reached.append(arrived)
+        probability: Array = np.zeros(len(following.stage))
+        np.add.at(probability, level.child.ravel(), flow.ravel())
+        reached.append(probability)
     return reached
 
 

@@ -18,11 +18,13 @@ _REPLY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """A conversation that waits for a suggestion: `slot` is its number in the batch, `seed` its own seed."""
+class OpenConversation:
+    """A conversation that waits for a suggestion."""
 
     slot: int
+    """Its number in the batch."""
     seed: int
+    """Its own."""
     history: Sequence[Turn]
     customer_message: str
 
@@ -45,7 +47,7 @@ class Suggestion:
 class Agent(Protocol):
     """Suggests replies. All states of one call have histories of the same length."""
 
-    def __call__(self, states: Sequence[State]) -> list[Suggestion]:
+    def __call__(self, states: Sequence[OpenConversation]) -> list[Suggestion]:
         """One suggestion per state, in order."""
         ...
 
@@ -83,7 +85,7 @@ class PolicyAgent:
         """A new batch: what the last one left must not even change the rounding."""
         self._memory = PrefixMemory()
 
-    def __call__(self, states: Sequence[State]) -> list[Suggestion]:
+    def __call__(self, states: Sequence[OpenConversation]) -> list[Suggestion]:
         """As `Agent`."""
         if states and not states[0].history:
             self.begin()
@@ -121,24 +123,24 @@ class ExploringAgent:
     explorer: Agent
     probability: float
 
-    def __call__(self, states: Sequence[State]) -> list[Suggestion]:
+    def __call__(self, states: Sequence[OpenConversation]) -> list[Suggestion]:
         """As `Agent`."""
         if states and not states[0].history and isinstance(self.explorer, PolicyAgent):
             self.explorer.begin()  # perhaps nothing explores at the first turn, and it would not notice
         explored = [self._explores(state) for state in states]
-        found: dict[int, Suggestion] = {}
-        for agent, wanted in ((self.agent, False), (self.explorer, True)):
-            chosen = [state for state, explores in zip(states, explored, strict=True) if explores == wanted]
-            found |= {state.slot: made for state, made in zip(chosen, agent(chosen), strict=True)}
-        return [found[state.slot] for state in states]
+        suggestions: dict[int, Suggestion] = {}
+        for agent, from_explorer in ((self.agent, False), (self.explorer, True)):
+            due = [state for state, explores in zip(states, explored, strict=True) if explores == from_explorer]
+            suggestions |= {state.slot: suggestion for state, suggestion in zip(due, agent(due), strict=True)}
+        return [suggestions[state.slot] for state in states]
 
-    def _explores(self, state: State) -> bool:
+    def _explores(self, state: OpenConversation) -> bool:
         return derive_seed(state.seed, "explore", len(state.history)) < self.probability * 2.0**63
 
 
 @dataclass
-class Hearing:
-    """What a policy can read of customers' messages: one that fits into no prompt is cut.
+class MessageReader:
+    """Cuts customers' messages that fit into no prompt of a policy.
 
     Args:
         renderer: of the policy.
@@ -150,9 +152,9 @@ class Hearing:
 
     def __call__(self, message: str) -> str:
         """What is read of the message."""
-        shown = self.renderer.cut(message)
-        self.cut += shown != message
-        return shown
+        text = self.renderer.cut(message)
+        self.cut += text != message
+        return text
 
     def warnings(self) -> list[str]:
         """What a user ought to know of it."""
@@ -163,7 +165,7 @@ class Hearing:
 
 
 @dataclass(frozen=True, slots=True)
-class Rollout:
+class RolloutResult:
     """Conversations in the order of their seeds, and what only the agent saw."""
 
     conversations: list[Conversation]
@@ -174,7 +176,7 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfinished:
+class OpenBatch:
     """A batch between two turns, to go on from later.
 
     Args:
@@ -186,66 +188,76 @@ class Unfinished:
     waiting: dict[int, str]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Conversations to hold at once.
+
+    Args:
+        seeds: a conversation depends on its seed and the agent only.
+        ids: of the conversations.
+        resumed: what `after_turn` got in an attempt that was cut off. What it holds is not asked of the environment
+            again, but for open conversations of an environment that is not `Resumable`: they start anew. The agent
+            makes all its suggestions again, since a batch of other conversations would be rounded otherwise.
+        read: what the agent can read of a customer's message, which is what is logged of it.
+    """
+
+    seeds: Sequence[int]
+    ids: Sequence[str]
+    resumed: OpenBatch | None = None
+    read: Callable[[str], str] = str
+
+
 def rollout(
     environment: Environment,
-    seeds: Sequence[int],
-    ids: Sequence[str],
     agent: Agent,
-    done: Callable[[int], object] = lambda count: None,
-    *,
-    after_turn: Callable[[Unfinished], object] = lambda unfinished: None,
-    resumed: Unfinished | None = None,
-    hears: Callable[[str], str] = str,
-) -> Rollout:
+    batch: Batch,
+    progress: Callable[[int], object] = lambda count: None,
+    after_turn: Callable[[OpenBatch], object] = lambda open_batch: None,
+) -> RolloutResult:
     """Holds one conversation per seed, all at once, to their ends.
 
     A conversation that the environment leaves open after its `max_turns` turns is over, without the outcome.
 
     Args:
         environment: the customers and the business.
-        seeds: a conversation depends on its seed and the agent only.
-        ids: of the conversations.
         agent: suggests the replies.
-        done: is told how many more conversations are over.
-        after_turn: gets the batch after every turn that does not end it; may save it, or raise.
-        resumed: what `after_turn` got in an attempt that was cut off. What it holds is not asked of the environment
-            again, but for open conversations of an environment that is not `Resumable`: they start anew. The agent
-            makes all its suggestions again, since a batch of other conversations would be rounded otherwise.
-        hears: what the agent can read of a customer's message, which is what is logged of it.
+        batch: the conversations.
+        progress: called with the number of conversations that have ended since its last call.
+        after_turn: called with the batch after every turn that does not end it; may save it, or raise.
     """
-    conversations = [Conversation(name) for name in ids]
-    customers = _Customers(environment, seeds, resumed, hears)
-    open_ = [
-        State(slot, seed, conversations[slot].turns, message)
-        for slot, (seed, message) in enumerate(zip(seeds, customers.start(), strict=True))
+    conversations = [Conversation(name) for name in batch.ids]
+    customers = _Customers(environment, batch)
+    open_conversations = [
+        OpenConversation(slot, seed, conversations[slot].turns, message)
+        for slot, (seed, message) in enumerate(zip(batch.seeds, customers.start(), strict=True))
     ]
     dropped = truncated = 0
     for turn in range(environment.max_turns):
-        suggestions = agent(open_)
-        answers = customers.answer(turn, open_, suggestions)
-        still: list[State] = []
-        for state, suggestion, answer in zip(open_, suggestions, answers, strict=True):
+        suggestions = agent(open_conversations)
+        answers = customers.answer(turn, open_conversations, suggestions)
+        remaining: list[OpenConversation] = []
+        for state, suggestion, answer in zip(open_conversations, suggestions, answers, strict=True):
             conversation = conversations[state.slot]
             conversation.turns.append(answer.turn)
             conversation.outcome, conversation.censored = answer.outcome, answer.censored
             dropped += suggestion.dropped_turns
             truncated += suggestion.truncated
             if answer.message is not None:
-                still.append(State(state.slot, state.seed, conversation.turns, answer.message))
-        over = len(open_) - len(still)
+                remaining.append(OpenConversation(state.slot, state.seed, conversation.turns, answer.message))
+        over = len(open_conversations) - len(remaining)
         if turn + 1 == environment.max_turns:
-            over += len(still)
-        done(over)
-        open_ = still
-        if not open_:
+            over += len(remaining)
+        progress(over)
+        open_conversations = remaining
+        if not open_conversations:
             break
         if turn + 1 < environment.max_turns:
-            after_turn(customers.unfinished(conversations, open_))
-    return Rollout(conversations, dropped, truncated)
+            after_turn(customers.open_batch(conversations, open_conversations))
+    return RolloutResult(conversations, dropped, truncated)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _TurnResult:
     """What came of one turn of one conversation; `message` is None where it is over."""
 
     turn: Turn
@@ -257,22 +269,21 @@ class _Answer:
 class _Customers:
     """The customers and the business of one batch: the log of an earlier attempt, then the environment."""
 
-    def __init__(
-        self, environment: Environment, seeds: Sequence[int], resumed: Unfinished | None, hears: Callable[[str], str]
-    ) -> None:
-        self._environment, self._seeds, self._hears = environment, seeds, hears
+    def __init__(self, environment: Environment, batch: Batch) -> None:
+        resumed = batch.resumed
+        self._environment, self._seeds, self._read = environment, batch.seeds, batch.read
         self._waiting = resumed.waiting if resumed is not None else {}
         self._log = dict(enumerate(resumed.conversations)) if resumed is not None else {}
         if not isinstance(environment, Resumable):
-            self._log = {slot: found for slot, found in self._log.items() if slot not in self._waiting}
+            self._log = {slot: conversation for slot, conversation in self._log.items() if slot not in self._waiting}
 
     def start(self) -> list[str]:
         """The first messages, by slot."""
         fresh = [slot for slot in range(len(self._seeds)) if slot not in self._log]
-        first = {slot: found.turns[0].customer_message for slot, found in self._log.items()}
+        first = {slot: conversation.turns[0].customer_message for slot, conversation in self._log.items()}
         if fresh:
             messages = self._environment.reset([self._seeds[slot] for slot in fresh])
-            first |= dict(zip(fresh, map(self._hears, messages), strict=True))
+            first |= dict(zip(fresh, map(self._read, messages), strict=True))
         elif self._waiting and isinstance(self._environment, Resumable):
             slots = sorted(self._waiting)
             self._environment.resume(
@@ -282,43 +293,51 @@ class _Customers:
             )
         return [first[slot] for slot in range(len(self._seeds))]
 
-    def answer(self, turn: int, states: Sequence[State], suggestions: Sequence[Suggestion]) -> list[_Answer]:
+    def answer(
+        self, turn: int, states: Sequence[OpenConversation], suggestions: Sequence[Suggestion]
+    ) -> list[_TurnResult]:
         """What comes of a suggestion in each of the open conversations."""
         logged = [state.slot in self._log and turn < len(self._log[state.slot].turns) for state in states]
-        asked = [suggestion.text for suggestion, known in zip(suggestions, logged, strict=True) if not known]
-        steps = iter(self._environment.step(asked) if asked else ())
+        texts = [suggestion.text for suggestion, is_logged in zip(suggestions, logged, strict=True) if not is_logged]
+        steps = iter(self._environment.step(texts) if texts else ())
         return [
-            self._logged(turn, state.slot) if known else self._answer(turn, state, suggestion, next(steps))
-            for state, suggestion, known in zip(states, suggestions, logged, strict=True)
+            self._logged(turn, state.slot) if is_logged else self._answer(turn, state, suggestion, next(steps))
+            for state, suggestion, is_logged in zip(states, suggestions, logged, strict=True)
         ]
 
-    def unfinished(self, conversations: Sequence[Conversation], states: Sequence[State]) -> Unfinished:
+    def open_batch(self, conversations: Sequence[Conversation], states: Sequence[OpenConversation]) -> OpenBatch:
         """The batch as it is now; where the log knows more of a conversation, as the log has it."""
         waiting = {state.slot: state.customer_message for state in states}
         copies = []
-        for slot, held in enumerate(conversations):
+        for slot, conversation in enumerate(conversations):
             logged = self._log.get(slot)
-            if logged is None or len(logged.turns) <= len(held.turns):
-                copies.append(Conversation(held.id, list(held.turns), held.outcome, held.censored))
+            if logged is None or len(logged.turns) <= len(conversation.turns):
+                copies.append(
+                    Conversation(conversation.id, list(conversation.turns), conversation.outcome, conversation.censored)
+                )
                 continue
             copies.append(logged)
             waiting.pop(slot)
             if slot in self._waiting:
                 waiting[slot] = self._waiting[slot]
-        return Unfinished(copies, waiting)
+        return OpenBatch(copies, waiting)
 
-    def _answer(self, number: int, state: State, suggestion: Suggestion, step: Step) -> _Answer:
-        message = None if step.customer_message is None else self._hears(step.customer_message)
-        return _Answer(_turn(number, state, suggestion, step), message, step.outcome, step.censored)
+    def _answer(self, number: int, state: OpenConversation, suggestion: Suggestion, step: Step) -> _TurnResult:
+        message = None if step.customer_message is None else self._read(step.customer_message)
+        return _TurnResult(_turn(number, state, suggestion, step), message, step.outcome, step.censored)
 
-    def _logged(self, number: int, slot: int) -> _Answer:
-        found = self._log[slot]
-        if number + 1 < len(found.turns):
-            return _Answer(found.turns[number], found.turns[number + 1].customer_message, False, False)
-        return _Answer(found.turns[number], self._waiting.get(slot), found.outcome, found.censored)
+    def _logged(self, number: int, slot: int) -> _TurnResult:
+        conversation = self._log[slot]
+        if number + 1 < len(conversation.turns):
+            return _TurnResult(
+                conversation.turns[number], conversation.turns[number + 1].customer_message, False, False
+            )
+        return _TurnResult(
+            conversation.turns[number], self._waiting.get(slot), conversation.outcome, conversation.censored
+        )
 
 
-def _turn(number: int, state: State, suggestion: Suggestion, step: Step) -> Turn:
+def _turn(number: int, state: OpenConversation, suggestion: Suggestion, step: Step) -> Turn:
     start = _EPOCH + number * _TURN_SECONDS
     return Turn(
         customer_message=state.customer_message,

@@ -111,10 +111,10 @@ class ExactlySolved(ABC):
         value, error = self._estimate(trace, weights, discount, count)
         success, success_error = self._estimate(trace, weights, 1.0, count)
         best = self.optimum(discount)
-        lost = -_advantages(best, trace, weights, discount)
+        losses = -_advantages(best, trace, weights, discount)
         stage = _gather([level.stage for level in self.problem.levels], trace)
-        by_turn = np.bincount(trace.turn, lost, minlength=len(self.problem.levels)) / count
-        by_stage = np.bincount(stage, lost, minlength=len(self.problem.stages)) / count
+        by_turn = np.bincount(trace.turn, losses, minlength=len(self.problem.levels)) / count
+        by_stage = np.bincount(stage, losses, minlength=len(self.problem.stages)) / count
         return ExactScore(
             value=value,
             standard_error=error,

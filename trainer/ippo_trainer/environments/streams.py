@@ -40,8 +40,8 @@ def categorical(probabilities: NDArray[np.float64], u: NDArray[np.float64]) -> N
     table = np.atleast_2d(probabilities)
     # Never beyond the last column that is possible at all, whatever rounding does to the sum.
     last = table.shape[-1] - 1 - np.argmax(table[:, ::-1] > 0, axis=-1)
-    drawn: NDArray[np.int64] = np.minimum((u[:, None] >= np.cumsum(table, axis=-1)).sum(-1), last)
-    return drawn
+    columns: NDArray[np.int64] = np.minimum((u[:, None] >= np.cumsum(table, axis=-1)).sum(-1), last)
+    return columns
 
 
 def choose(count: int, u: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -6,14 +6,14 @@ from typing import Any
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.layout import LEDGER
-from ippo_trainer.store.base import NotFoundError, Store
+from ippo_trainer.store.base import ObjectNotFoundError, Store
 
 
 def read_ledger(store: Store) -> list[dict[str, Any]]:
     """All lines, by iteration. Raises BadDataError that names a damaged line."""
     try:
         text = store.read(LEDGER).decode()
-    except NotFoundError:
+    except ObjectNotFoundError:
         return []
     lines = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ippo_trainer.data.censoring import Bounds, Censoring, outcome_bounds
+from ippo_trainer.data.censoring import Censoring, OutcomeBounds, outcome_bounds
 from ippo_trainer.data.returns import monte_carlo_returns
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.stats.intervals import Floats, Interval, ratio_interval, share_interval, weighted_difference
@@ -29,9 +29,9 @@ class Measurement:
     """Share of conversations with the outcome."""
     value: Interval
     """Mean discounted outcome per conversation."""
-    success_bounds: Bounds
+    success_bounds: OutcomeBounds
     """Of the share among all, whatever became of the censored ones."""
-    value_bounds: Bounds
+    value_bounds: OutcomeBounds
     """Of the mean discounted outcome."""
     acceptance: Interval | None
     """Share of suggestions that the business accepted verbatim or edited."""
@@ -120,7 +120,7 @@ def lift(
     return weighted_difference(first, second, first_weights, second_weights, confidence)
 
 
-def lift_bounds(candidate: Measurement, current: Measurement, metric: str) -> Bounds:
+def lift_bounds(candidate: Measurement, current: Measurement, metric: str) -> OutcomeBounds:
     """The least and the most that the lift over these customers can be, whatever became of the censored ones."""
     if metric == "Value":
         return candidate.value_bounds.less(current.value_bounds)

@@ -22,7 +22,7 @@ from ippo_trainer.report.model import (
     Transcripts,
 )
 from ippo_trainer.store.artifact import Manifest, read_manifest
-from ippo_trainer.store.base import NotFoundError, Store
+from ippo_trainer.store.base import ObjectNotFoundError, Store
 from ippo_trainer.store.parallel import WORKERS, for_each
 
 JSON_LIMIT = 16 << 20
@@ -60,7 +60,7 @@ def _settings(store: Store, problems: list[str]) -> dict[str, Any]:
         if isinstance(value, dict):
             return value
         problems.append(f"{SNAPSHOT} is not a JSON object; the run's settings are not shown.")
-    except NotFoundError:
+    except ObjectNotFoundError:
         pass
     except (BadDataError, ValueError) as error:
         problems.append(f"{SNAPSHOT} cannot be read ({_reason(error)}); the run's settings are not shown.")
@@ -75,7 +75,7 @@ def _metadata_name(settings: dict[str, Any]) -> object:
 def _ledger(store: Store, problems: list[str]) -> dict[int, dict[str, Any]]:
     try:
         lines = store.read(LEDGER, JSON_LIMIT).decode(errors="replace").splitlines()
-    except NotFoundError:
+    except ObjectNotFoundError:
         return {}
     rows: dict[int, dict[str, Any]] = {}
     for position, line in enumerate(lines, 1):
@@ -159,7 +159,7 @@ def _result_of(
 def _read_result(store: Store, key: str, problems: list[str]) -> StageResult | None:
     try:
         return StageResult.model_validate_json(store.read(key, JSON_LIMIT))
-    except NotFoundError:
+    except ObjectNotFoundError:
         return None
     except (BadDataError, ValidationError) as error:
         problems.append(f"{key} cannot be read ({_reason(error)}); the stage is shown as not done.")

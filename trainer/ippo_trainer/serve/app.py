@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 
@@ -12,13 +11,12 @@ from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.serve import answers
+from ippo_trainer.serve.completion import Completion, ServingContext
 from ippo_trainer.serve.cors import Cors
-from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, RefusedError, Wishes
-from ippo_trainer.serve.errors import ApiError
-from ippo_trainer.serve.metrics import Metrics
+from ippo_trainer.serve.errors import RequestError
+from ippo_trainer.serve.metrics import ServerMetrics
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
-from ippo_trainer.serve.settings import Loaded
-from ippo_trainer.serve.text_stream import TextStream
+from ippo_trainer.serve.settings import LoadedPolicy
 from ippo_trainer.text.render import Prompt, Renderer
 
 MAX_BODY = 4 << 20
@@ -38,8 +36,8 @@ class Gateway:
     def __init__(self, digest: str, name: str, origins: Sequence[str] = ()) -> None:
         self.digest, self.name = digest, name
         self._cors = Cors(origins)
-        self.loaded: Loaded | None = None
-        """Set once it can be asked; before, requests get 503."""
+        self.context: ServingContext | None = None
+        """Set once the policy can be asked; before, requests get 503."""
         self.draining = False
         """Not ready any more, and connections are closed after their answer; requests that still come are answered."""
         self.closed = False
@@ -50,7 +48,7 @@ class Gateway:
         self._created = int(time.time())
         # Long conversations take a while to read. One thread: the tokenizer's settings change from text to text.
         self._prompts = ThreadPoolExecutor(1, "prompts")
-        self.metrics = Metrics(digest, name, lambda: self.loaded.engine.waiting() if self.loaded else 0)
+        self.metrics = ServerMetrics(digest, name, lambda: self.context.engine.waiting() if self.context else 0)
 
     def application(self) -> web.Application:
         """The routes."""
@@ -66,6 +64,10 @@ class Gateway:
         app.router.add_post("/v1/chat/completions", self._chat)
         return app
 
+    def open(self, policy: LoadedPolicy) -> None:
+        """Requests are answered from now on."""
+        self.context = ServingContext(self.digest, policy.renderer, policy.engine, self.metrics)
+
     async def idle(self) -> None:
         """Waits until no request is being answered."""
         await self._idle.wait()
@@ -80,7 +82,7 @@ class Gateway:
         self._prompts.shutdown(wait=False, cancel_futures=True)
 
     async def _healthz(self, _: web.Request) -> web.Response:
-        failure = self.loaded.engine.failure() if self.loaded else None
+        failure = self.context.engine.failure() if self.context else None
         return web.Response(status=503 if failure else 200, text=failure or "ok")
 
     async def _readyz(self, _: web.Request) -> web.Response:
@@ -100,16 +102,16 @@ class Gateway:
         return web.json_response(next(each for each in entries if each["id"] == request.match_info["model"]))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        started = time.monotonic()
+        start = time.monotonic()
         self.in_flight += 1
         self._idle.clear()
         self.metrics.in_flight.inc()
         status = 499  # the client went away
         try:
-            response = await self._answer(request, started)
+            response = await self._answer(request, start)
             status = response.status
             return response
-        except ApiError as error:
+        except RequestError as error:
             status = error.status
             raise
         except ConnectionError:
@@ -119,123 +121,66 @@ class Gateway:
             raise
         finally:
             self.metrics.requests.labels(str(status)).inc()
-            self.metrics.seconds.observe(time.monotonic() - started)
+            self.metrics.seconds.observe(time.monotonic() - start)
             self.metrics.in_flight.dec()
             self.in_flight -= 1
             if not self.in_flight:
                 self._idle.set()
 
-    async def _answer(self, request: web.Request, started: float) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, start: float) -> web.StreamResponse:
         try:
             body = await request.read()
         except web.RequestPayloadError as error:
-            raise ApiError(400, "the body is not what Content-Encoding or Transfer-Encoding says") from error
-        loaded = self._taking()
-        ask = parse(body)
-        self._check_model(ask.model)
-        wishes = ask.wishes(loaded.engine.max_new_tokens, loaded.engine.max_samples)
+            raise RequestError(400, "the body is not what Content-Encoding or Transfer-Encoding says") from error
+        context = self._open_context()
+        chat = parse(body)
+        self._check_model(chat.model)
         loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._prompts, _prompt, loaded.renderer, ask)
-        streams = [TextStream(loaded.renderer, ask.stop) for _ in range(wishes.samples)]
-        head = answers.Head(
-            f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), ask.model or self.digest, prompt.dropped_turns
-        )
-        async with aclosing(self._parts(loaded, prompt, wishes, streams, started)) as parts:
-            if ask.stream:
-                include_usage = ask.stream_options is not None and ask.stream_options.include_usage
-                return await _streamed(request, parts, head, prompt, streams, include_usage)
-            finishes = {index: finish async for index, _, finish in parts if finish is not None}
-        counts = answers.usage(len(prompt.ids), sum(stream.tokens for stream in streams))
-        return web.json_response(head.whole(streams, [finishes[index] for index in range(len(streams))], counts))
+        prompt = await loop.run_in_executor(self._prompts, _prompt, context.renderer, chat)
+        completion = Completion(context, chat, prompt, start)
+        return await _streamed(request, completion) if chat.stream else web.json_response(await completion.json())
 
-    async def _parts(
-        self, loaded: Loaded, prompt: Prompt, wishes: Wishes, streams: list[TextStream], started: float
-    ) -> AsyncGenerator[tuple[int, str, str | None], None]:
-        """(choice, more text, how it ended) until all choices have ended."""
-        self.metrics.tokens.labels("prompt").inc(len(prompt.ids))
-        unfinished = set(range(wishes.samples))
-        try:
-            async with aclosing(loaded.engine.generate(prompt.ids, wishes)) as pieces:
-                async for piece in pieces:
-                    if started:
-                        self.metrics.first_token.observe(time.monotonic() - started)
-                        started = 0
-                    self.metrics.tokens.labels("completion").inc(len(piece.ids))
-                    if piece.sample not in unfinished:
-                        continue  # a stop text has ended it
-                    text, finish = _take(streams[piece.sample], piece)
-                    if finish is not None:
-                        unfinished.discard(piece.sample)
-                    yield piece.sample, text, finish
-                    if not unfinished:
-                        return
-        except BusyError as error:
-            raise ApiError(429, "too many requests wait already; try again, or add replicas") from error
-        except RefusedError as error:
-            raise ApiError(400, f"the engine refuses this request: {' '.join(str(error).split())}") from error
-        except EngineDiedError as error:
-            raise ApiError(503, f"the engine failed: {error}", code="engine_failed") from error
-
-    def _taking(self) -> Loaded:
+    def _open_context(self) -> ServingContext:
+        """Raises RequestError if no requests are taken."""
         failure = self._unready() if not self.draining or self.closed else None
-        if failure is not None or self.loaded is None:
-            raise ApiError(503, f"this server takes no requests: {failure}")
-        return self.loaded
+        if failure is not None or self.context is None:
+            raise RequestError(503, f"this server takes no requests: {failure}")
+        return self.context
 
     def _unready(self) -> str | None:
         if self.draining:
             return "it is about to end"
-        if self.loaded is None:
+        if self.context is None:
             return "the policy is being loaded"
-        return self.loaded.engine.failure()
+        return self.context.engine.failure()
 
     def _check_model(self, model: str | None) -> None:
         if model not in (None, self.digest, self.name):
-            raise ApiError(404, f"there is no model {model!r} here; this server answers to {self.name}", "model")
+            raise RequestError(404, f"there is no model {model!r} here; this server answers to {self.name}", "model")
 
 
-def _prompt(renderer: Renderer, ask: ChatRequest) -> Prompt:
-    history, message = state_of(ask.messages, renderer.system_prompt)
+def _prompt(renderer: Renderer, chat: ChatRequest) -> Prompt:
+    history, message = state_of(chat.messages, renderer.system_prompt)
     try:
         return renderer.prompt(history, message)
     except BadDataError as error:
-        raise ApiError(400, error.message, "messages", "context_length_exceeded") from error
+        raise RequestError(400, error.message, "messages", "context_length_exceeded") from error
 
 
-def _take(stream: TextStream, piece: Piece) -> tuple[str, str | None]:
-    text = stream.push(piece.ids, piece.finish is not None)
-    return text, "stop" if stream.stopped else piece.finish
-
-
-async def _streamed(
-    request: web.Request,
-    parts: AsyncGenerator[tuple[int, str, str | None], None],
-    head: answers.Head,
-    prompt: Prompt,
-    streams: list[TextStream],
-    include_usage: bool,
-) -> web.StreamResponse:
+async def _streamed(request: web.Request, completion: Completion) -> web.StreamResponse:
     """Sends server-sent events. The headers wait for the first token: until then a failure has its own status."""
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     try:
-        async for index, text, finish in parts:
-            if not response.prepared:
-                await response.prepare(request)
-                await response.write(b"".join(map(head.opening, range(len(streams)))))
-            data = head.part(index, text) if text else b""
-            if finish is not None:
-                data += head.end(index, finish, streams[index].abstains)
-            if data:
+        async with aclosing(completion.events()) as events:
+            async for data in events:
+                if not response.prepared:
+                    await response.prepare(request)
                 await response.write(data)
-    except ApiError as error:
+    except RequestError as error:
         if not response.prepared:
             raise
         await response.write(answers.event(error.body()))
         return response
-    if include_usage:
-        counts = answers.usage(len(prompt.ids), sum(stream.tokens for stream in streams))
-        await response.write(head.counts(counts))
-    await response.write(answers.DONE)
     with suppress(ConnectionResetError):
         await response.write_eof()
     return response
@@ -246,7 +191,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     """Every error in OpenAI's shape."""
     try:
         return await handler(request)
-    except ApiError as error:
+    except RequestError as error:
         failure = error
     except web.HTTPException as error:
         failure = _from_http(request, error)
@@ -254,7 +199,7 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
         raise
     except Exception:
         _log.exception("a request failed")
-        failure = ApiError(500, "this server failed to answer; its log says why")
+        failure = RequestError(500, "this server failed to answer; its log says why")
     headers = {"Retry-After": "1"} if failure.status in (429, 503) else {}
     response = web.json_response(failure.body(), status=failure.status, headers=headers)
     if request.content.exception() is not None:
@@ -264,9 +209,9 @@ async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse
     return response
 
 
-def _from_http(request: web.Request, error: web.HTTPException) -> ApiError:
+def _from_http(request: web.Request, error: web.HTTPException) -> RequestError:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return ApiError(413, f"the body is larger than {MAX_BODY >> 20} MiB")
+        return RequestError(413, f"the body is larger than {MAX_BODY >> 20} MiB")
     if isinstance(error, web.HTTPNotFound):
-        return ApiError(404, f"there is no {request.path} here", code="not_found")
-    return ApiError(error.status, f"{request.method} {request.path}: {error.reason}")
+        return RequestError(404, f"there is no {request.path} here", code="not_found")
+    return RequestError(error.status, f"{request.method} {request.path}: {error.reason}")

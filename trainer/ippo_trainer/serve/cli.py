@@ -56,14 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from ippo_trainer.serve.server import serve
-    from ippo_trainer.serve.settings import Settings
+    from ippo_trainer.serve.settings import ServerSettings
 
     digest = os.environ.get(POLICY_DIGEST, "")
     if not re.fullmatch(DIGEST, digest):
         raise BadSpecError(
             f"{POLICY_DIGEST} is {digest!r}, not the digest of a policy", f"Set {POLICY_DIGEST}=sha256:…."
         )
-    settings = Settings(
+    settings = ServerSettings(
         arguments.policy,
         arguments.engine,
         arguments.max_tokens,

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import hdrs, web
 
-from ippo_trainer.serve.errors import ApiError
+from ippo_trainer.serve.errors import RequestError
 
 ANY = "*"
 _METHODS = "GET, POST"
@@ -49,14 +49,14 @@ class Cors:
 
     @web.middleware
     async def _preflight(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        asked = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
-        if request.method != hdrs.METH_OPTIONS or asked is None:
+        method = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)
+        if request.method != hdrs.METH_OPTIONS or method is None:
             return await handler(request)
         if not self._allowed(request):
-            error = ApiError(403, "pages of this origin may not ask; see spec.serve.allowedOrigins", code="origin")
+            error = RequestError(403, "pages of this origin may not ask; see spec.serve.allowedOrigins", code="origin")
             return web.json_response(error.body(), status=403)
         headers = {hdrs.ACCESS_CONTROL_ALLOW_METHODS: _METHODS, hdrs.ACCESS_CONTROL_MAX_AGE: _SECONDS}
-        wanted = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "").strip()
-        if _HEADERS.fullmatch(wanted):  # clients send headers of their own, which say nothing here
-            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = wanted
+        names = request.headers.get(hdrs.ACCESS_CONTROL_REQUEST_HEADERS, "").strip()
+        if _HEADERS.fullmatch(names):  # clients send headers of their own, which say nothing here
+            headers[hdrs.ACCESS_CONTROL_ALLOW_HEADERS] = names
         return web.Response(status=204, headers=headers)

@@ -8,8 +8,8 @@ Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """How a request wants its responses sampled."""
+class ResponseSampling:
+    """How the responses to a request are sampled."""
 
     samples: int
     max_new_tokens: int
@@ -29,7 +29,7 @@ class Piece:
     finish: Finish | None
 
 
-class BusyError(Exception):
+class QueueFullError(Exception):
     """So many requests wait already that this one would wait too long."""
 
 
@@ -52,11 +52,11 @@ class Engine(Protocol):
         """Begins to take requests."""
         ...
 
-    def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
+    def generate(self, prompt: Sequence[int], sampling: ResponseSampling) -> AsyncGenerator[Piece, None]:
         """The pieces of all samples, each sample's in order. Closing the iterator gives the request up.
 
         Raises:
-            BusyError, RefusedError: at the first piece.
+            QueueFullError, RefusedError: at the first piece.
             EngineDiedError: at any.
         """
         ...

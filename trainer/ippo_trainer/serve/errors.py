@@ -6,7 +6,7 @@ _TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 _CODES = {404: "model_not_found", 413: "request_too_large", 429: "too_many_requests", 503: "not_ready"}
 
 
-class ApiError(Exception):
+class RequestError(Exception):
     """A request that is not answered.
 
     Args:

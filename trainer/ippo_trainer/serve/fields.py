@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ippo_trainer.serve.errors import ApiError
+from ippo_trainer.serve.errors import RequestError
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -82,19 +82,19 @@ def without_neutral(body: dict[str, Any], place: str = "") -> dict[str, Any]:
         place: of the section, with a dot at its end.
 
     Raises:
-        ApiError: 400, which names a field that is known and not supported.
+        RequestError: 400, which names a field that is known and not supported.
     """
-    kept = {name: value for name, value in body.items() if value is not None}
+    rest = {name: value for name, value in body.items() if value is not None}
     for name, value in body.items():
         neutral = NEUTRAL.get(place + name)
         if neutral is None or value is None:
             continue
         if not _says_nothing(value, neutral):
-            allowed = "".join(f", or send {_shown(each)}" for each in neutral[:1])
+            allowed = "".join(f", or send {_as_json(each)}" for each in neutral[:1])
             text = f"{place + name} is not supported by this server with this value: leave it out{allowed}"
-            raise ApiError(400, text, (place + name).split(".")[0])
-        del kept[name]
-    return kept
+            raise RequestError(400, text, (place + name).split(".")[0])
+        del rest[name]
+    return rest
 
 
 def _says_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
@@ -103,5 +103,5 @@ def _says_nothing(value: Any, neutral: tuple[Any, ...]) -> bool:
     return any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in neutral)
 
 
-def _shown(value: Any) -> str:
+def _as_json(value: Any) -> str:
     return {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value).replace("'", '"')

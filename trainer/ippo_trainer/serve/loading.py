@@ -8,8 +8,8 @@ from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models import memory
-from ippo_trainer.serve.engine import Engine, Wishes
-from ippo_trainer.serve.settings import Loaded, Settings, response_room
+from ippo_trainer.serve.engine import Engine, ResponseSampling
+from ippo_trainer.serve.settings import LoadedPolicy, ServerSettings, response_room
 
 _MAX_ROWS = 32
 _CACHE_SHARE = 0.5
@@ -17,7 +17,7 @@ _MAX_CACHE_BYTES = 2 << 30
 _log = logging.getLogger(__name__)
 
 
-def load(settings: Settings) -> Loaded:
+def load(settings: ServerSettings) -> LoadedPolicy:
     """Loads a policy; its engine is not started yet.
 
     Raises:
@@ -35,14 +35,14 @@ def load(settings: Settings) -> Loaded:
     return _load_transformers(settings)
 
 
-async def warm_up(loaded: Loaded) -> None:
+async def warm_up(policy: LoadedPolicy) -> None:
     """Lets the policy say one token, so that the first customer does not wait for what is made only once."""
-    prompt = loaded.renderer.prompt([], "Hello")
-    async for _ in loaded.engine.generate(prompt.ids, Wishes(1, 1, 0.0, 1.0, 0)):
+    prompt = policy.renderer.prompt([], "Hello")
+    async for _ in policy.engine.generate(prompt.ids, ResponseSampling(1, 1, 0.0, 1.0, 0)):
         pass
 
 
-def _load_transformers(settings: Settings) -> Loaded:
+def _load_transformers(settings: ServerSettings) -> LoadedPolicy:
     limit = memory.memory_limit()
     weights = memory.check_fits(settings.policy, True, limit)
 
@@ -51,7 +51,7 @@ def _load_transformers(settings: Settings) -> Loaded:
     from ippo_trainer.models.attention import limits
     from ippo_trainer.models.load import load_policy
     from ippo_trainer.models.verify import SHORT
-    from ippo_trainer.serve.transformers_engine import TransformersEngine
+    from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
     from ippo_trainer.text.render import Renderer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -70,15 +70,12 @@ def _load_transformers(settings: Settings) -> Loaded:
     )
     engine: Engine = TransformersEngine(
         policy.model,
-        renderer.max_prompt_tokens,
-        room,
-        rows,
-        settings.max_waiting,
+        EngineLimits(renderer.max_prompt_tokens, room, rows, settings.max_waiting),
         renderer.stop_ids,
         policy.tokenizer.pad_token_id,
         _processors(),
     )
-    return Loaded(renderer, engine)
+    return LoadedPolicy(renderer, engine)
 
 
 def _rows(config: Any, capacity: int, spare: int) -> int:

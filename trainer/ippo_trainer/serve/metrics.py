@@ -8,7 +8,7 @@ from prometheus_client.registry import REGISTRY
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
-class Metrics:
+class ServerMetrics:
     """What /metrics shows.
 
     Args:

@@ -10,8 +10,8 @@ from pydantic_core import PydanticCustomError
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.logs import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import Turn
-from ippo_trainer.serve.engine import Wishes
-from ippo_trainer.serve.errors import ApiError
+from ippo_trainer.serve.engine import ResponseSampling
+from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.fields import without_neutral
 
 _SEEDS = 2**63
@@ -30,13 +30,13 @@ class StreamOptions(BaseModel):
 
 
 def _texts(value: Any) -> Any:
-    """Stop texts as a list. A union of types would tell of each that it is another one."""
+    """Stop texts as a list. A union of types would give an error for each of its types."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise PydanticCustomError("stop", "it is a text or a list of texts")
     if len(texts) > _MOST_STOPS:
-        told = {"given": len(texts), "most": _MOST_STOPS}
-        raise PydanticCustomError("stop", "it holds {given} texts, at most {most} are taken", told)
+        counts = {"count": len(texts), "most": _MOST_STOPS}
+        raise PydanticCustomError("stop", "it holds {count} texts, at most {most} are taken", counts)
     if "" in texts:
         raise PydanticCustomError("stop", "it holds an empty text")
     return texts
@@ -70,25 +70,25 @@ class ChatRequest(BaseModel):
     parallel_tool_calls: bool | None = None
     request_id: str | None = None
 
-    def wishes(self, max_new_tokens: int, max_samples: int) -> Wishes:
-        """How to sample, within the engine's bounds: longer answers are cut there. Raises ApiError for more samples."""
+    def sampling(self, max_new_tokens: int, max_samples: int) -> ResponseSampling:
+        """How to sample, within the engine's bounds. Raises RequestError if the request asks for more samples."""
         tokens = min(self.max_completion_tokens or self.max_tokens or max_new_tokens, max_new_tokens)
         samples = self.n or 1
         if samples > max_samples:
-            raise ApiError(400, f"n is {samples}, this server makes at most {max_samples} choices at once", "n")
+            raise RequestError(400, f"n is {samples}, this server makes at most {max_samples} choices at once", "n")
         seed = secrets.randbelow(_SEEDS) if self.seed is None else self.seed % _SEEDS
         temperature = 1.0 if self.temperature is None else self.temperature
         temperature = temperature if temperature >= _COLDEST else 0.0
         top_p = 1.0 if self.top_p is None else self.top_p
-        return Wishes(samples, tokens, temperature, top_p, seed)
+        return ResponseSampling(samples, tokens, temperature, top_p, seed)
 
 
 def parse(body: bytes) -> ChatRequest:
-    """The request in a body. Raises ApiError that names the field."""
+    """The request in a body. Raises RequestError that names the field."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"the body is not JSON: {error}") from error
+        raise RequestError(400, f"the body is not JSON: {error}") from error
     if isinstance(value, dict):
         value = without_neutral(value)
         if isinstance(value.get("stream_options"), dict):
@@ -101,7 +101,7 @@ def parse(body: bytes) -> ChatRequest:
         where = ".".join(map(str, first["loc"])) or "the body"
         unknown = first["type"] == "extra_forbidden"
         problem = "is not supported by this server" if unknown else f"is not allowed: {first['msg']}"
-        raise ApiError(400, f"{where} {problem}", field) from error
+        raise RequestError(400, f"{where} {problem}", field) from error
     return request
 
 
@@ -115,24 +115,24 @@ def state_of(messages: list[dict[str, Any]], system_prompt: str) -> tuple[list[T
         system_prompt: what the policy was trained with. It stands in every prompt by itself; another is refused.
 
     Raises:
-        ApiError: 400, which names the message and the remedy.
+        RequestError: 400, which names the message and the remedy.
     """
     plain = [_plain(number, message) for number, message in enumerate(messages)]
     for number, message in enumerate(plain):
         if message.get("role") in _SYSTEM and message.get("content") != system_prompt:
-            raise ApiError(
+            raise RequestError(
                 400,
                 f"messages[{number}] is a system message that the policy was not trained with. Leave it out: the "
                 "policy's own system prompt is added by the server",
                 "messages",
             )
     try:
-        return read_state({number: message for number, message in enumerate(plain) if not _is_left_out(message)})
+        return read_state({number: message for number, message in enumerate(plain) if not _is_unsent(message)})
     except BadDataError as error:
-        raise ApiError(400, str(error), "messages") from error
+        raise RequestError(400, str(error), "messages") from error
 
 
-def _is_left_out(message: dict[str, Any]) -> bool:
+def _is_unsent(message: dict[str, Any]) -> bool:
     """Whether it is a system prompt, or what the business did not send."""
     role, content = message.get("role"), message.get("content")
     empty = content is None or (isinstance(content, str) and not content.strip())
@@ -144,10 +144,10 @@ def _plain(number: int, message: dict[str, Any]) -> dict[str, Any]:
     """A message with its text as one string."""
     content = message.get("content")
     if message.get("tool_calls") or message.get("function_call"):
-        raise ApiError(400, f"messages[{number}] calls a tool; this policy has none", "messages")
+        raise RequestError(400, f"messages[{number}] calls a tool; this policy has none", "messages")
     if not isinstance(content, list):
         return message
     parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
     if not all(isinstance(part, str) for part in parts):
-        raise ApiError(400, f"messages[{number}].content holds a part that is no text", "messages")
+        raise RequestError(400, f"messages[{number}].content holds a part that is no text", "messages")
     return {**message, "content": "".join(map(str, parts))}

@@ -13,14 +13,14 @@ from aiohttp import web
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.serve.app import Gateway
 from ippo_trainer.serve.loading import load, warm_up
-from ippo_trainer.serve.settings import Loaded, Settings
+from ippo_trainer.serve.settings import LoadedPolicy, ServerSettings
 
 _BACKLOG = 512
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-async def serve(settings: Settings, port: int, linger: float, grace: float) -> int:
+async def serve(settings: ServerSettings, port: int, linger: float, grace: float) -> int:
     """Serves until SIGTERM or Ctrl-C, or until the engine fails; returns the exit code.
 
     Args:
@@ -42,16 +42,16 @@ async def serve(settings: Settings, port: int, linger: float, grace: float) -> i
     try:
         await _listen(runner, port)
         _log.info("listening on port %d", runner.addresses[0][1])
-        loaded = await _until(stop, asyncio.ensure_future(_in_thread(settings)))
-        if loaded is None:
+        policy = await _until(stop, asyncio.ensure_future(_in_thread(settings)))
+        if policy is None:
             return 0
-        loaded.engine.start()
-        if await _until(stop, asyncio.ensure_future(_warm(loaded))):
-            gateway.loaded = loaded
+        policy.engine.start()
+        if await _until(stop, asyncio.ensure_future(_warm(policy))):
+            gateway.open(policy)
             _log.info("ready: policy %s of run %s", settings.digest, settings.name)
         code = await _until_failure(stop, gateway)
         await _drain(gateway, linger, grace)
-        await loaded.engine.stop()
+        await policy.engine.stop()
         return code
     finally:
         await runner.cleanup()
@@ -69,8 +69,8 @@ async def _listen(runner: web.AppRunner, port: int) -> None:
         raise BadSpecError(f"cannot listen on port {port}: {error}", "Choose another --port.") from error
 
 
-async def _warm(loaded: Loaded) -> bool:
-    await warm_up(loaded)
+async def _warm(policy: LoadedPolicy) -> bool:
+    await warm_up(policy)
     return True
 
 
@@ -89,8 +89,8 @@ async def _until(stop: asyncio.Event, work: "asyncio.Future[_T]") -> _T | None:
 async def _until_failure(stop: asyncio.Event, gateway: Gateway) -> int:
     """0 when the signal came, 1 when the engine failed before."""
     while not stop.is_set():
-        if gateway.loaded is not None and gateway.loaded.engine.failure() is not None:
-            _log.error("the engine failed: %s", gateway.loaded.engine.failure())
+        if gateway.context is not None and gateway.context.engine.failure() is not None:
+            _log.error("the engine failed: %s", gateway.context.engine.failure())
             return StageError.exit_code
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
@@ -109,26 +109,26 @@ async def _drain(gateway: Gateway, linger: float, grace: float) -> None:
     gateway.closed = True
 
 
-async def _in_thread(settings: Settings) -> Loaded:
+async def _in_thread(settings: ServerSettings) -> LoadedPolicy:
     """Loads in a thread that does not hold up the end of the process."""
     loop = asyncio.get_running_loop()
-    result: asyncio.Future[Loaded] = loop.create_future()
+    result: asyncio.Future[LoadedPolicy] = loop.create_future()
 
-    def hand_over(loaded: Loaded | None, error: BaseException | None) -> None:
+    def hand_over(policy: LoadedPolicy | None, error: BaseException | None) -> None:
         if result.cancelled():
             return
         if error is not None:
             result.set_exception(error)
-        elif loaded is not None:
-            result.set_result(loaded)
+        elif policy is not None:
+            result.set_result(policy)
 
     def work() -> None:
         try:
-            made, failure = load(settings), None
+            policy, failure = load(settings), None
         except BaseException as error:
-            made, failure = None, error
+            policy, failure = None, error
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(hand_over, made, failure)
+            loop.call_soon_threadsafe(hand_over, policy, failure)
 
     threading.Thread(target=work, name="load", daemon=True).start()
     return await result

@@ -1,4 +1,4 @@
-"""What a server is told, and what it has when the policy is loaded."""
+"""The settings of a server, and the policy that it has loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from ippo_trainer.text.render import Renderer
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """How to serve.
 
     Args:
@@ -33,8 +33,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A policy that can be asked."""
+class LoadedPolicy:
+    """A policy that can be asked, once its engine is started."""
 
     renderer: Renderer
     engine: Engine

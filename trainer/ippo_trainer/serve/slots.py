@@ -15,12 +15,12 @@ from torch import Tensor
 from ippo_trainer.models import decoding
 from ippo_trainer.models.cache import RaggedCache
 from ippo_trainer.models.parts import decoder
-from ippo_trainer.serve.engine import Wishes
+from ippo_trainer.serve.engine import ResponseSampling
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
-    """A token of one sequence, and whether it ends it."""
+class SampledToken:
+    """A token of one sequence, and whether the sequence ends with it."""
 
     owner: object
     sample: int
@@ -28,15 +28,25 @@ class Drawn:
     ended: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A prompt whose responses join the running sequences."""
+
+    owner: object
+    prompt: Sequence[int]
+    sampling: ResponseSampling
+
+
 @dataclass(slots=True)
-class _Row:
+class _Sequence:
     owner: object
     sample: int
-    wishes: Wishes
+    sampling: ResponseSampling
     uniforms: NDArray[np.float64]
     length: int
     """Tokens in the cache."""
-    drawn: int = 0
+    count: int = 0
+    """Tokens sampled so far."""
 
 
 class Slots:
@@ -47,7 +57,7 @@ class Slots:
         rows: sequences at once.
         capacity: tokens of a prompt and its response.
         stop_ids: a sequence ends with the first of these.
-        pad_id: fills unused places; never seen.
+        pad_id: fills unused places, which no query attends to.
     """
 
     def __init__(self, model: Any, rows: int, capacity: int, stop_ids: frozenset[int], pad_id: int) -> None:
@@ -56,7 +66,7 @@ class Slots:
         self._free_rows = rows
         # One column more: the last token of a full sequence is drawn but never run.
         self._cache = RaggedCache(model.config.num_hidden_layers, rows, capacity + 1)
-        self._rows: list[_Row] = []
+        self._rows: list[_Sequence] = []
         self._states: Tensor | None = None
 
     @property
@@ -69,39 +79,40 @@ class Slots:
         """Sequences that are not over."""
         return len(self._rows)
 
-    def join(self, entries: Sequence[tuple[object, Sequence[int], Wishes]]) -> None:
-        """Reads prompts: (owner, token ids, wishes). Their samples run from the next `step` on; there must be room."""
+    def join(self, entries: Sequence[Entry]) -> None:
+        """Reads prompts. Their samples run from the next `step` on; there must be room."""
         first, count = len(self._rows), len(entries)
-        states = self._read([list(prompt) for _, prompt, _ in entries], first)
-        for owner, prompt, wishes in entries:
-            self._rows.append(_row(owner, 0, wishes, len(prompt)))
-        sources = [number for number, (_, _, wishes) in enumerate(entries) for _ in range(wishes.samples - 1)]
+        states = self._read([list(entry.prompt) for entry in entries], first)
+        self._rows += [_row(entry, 0) for entry in entries]
+        sources = [number for number, entry in enumerate(entries) for _ in range(entry.sampling.samples - 1)]
         if sources:
             targets = torch.arange(first + count, first + count + len(sources), device=self.device)
-            width = max(len(prompt) for _, prompt, _ in entries)
+            width = max(len(entry.prompt) for entry in entries)
             self._cache.copy_from(self._cache, targets, torch.tensor(sources, device=self.device).add_(first), width)
             states = torch.cat([states, states[sources]])
-            for owner, prompt, wishes in entries:
-                self._rows += [_row(owner, sample, wishes, len(prompt)) for sample in range(1, wishes.samples)]
+            for entry in entries:
+                self._rows += [_row(entry, sample) for sample in range(1, entry.sampling.samples)]
         self._states = states if self._states is None or not first else torch.cat([self._states, states])
 
-    def step(self) -> list[Drawn]:
+    def step(self) -> list[SampledToken]:
         """Draws the next token of every sequence; those that end leave."""
         assert self._states is not None
         tokens = self._draw(self._states)
-        drawn = []
+        samples = []
         for row, token in zip(self._rows, tokens, strict=True):
-            row.drawn += 1
+            row.count += 1
             stopped = token in self.stop_ids
-            drawn.append(Drawn(row.owner, row.sample, token, stopped or row.drawn == row.wishes.max_new_tokens))
-        self._keep([not each.ended for each in drawn], tokens)
-        return drawn
+            samples.append(
+                SampledToken(row.owner, row.sample, token, stopped or row.count == row.sampling.max_new_tokens)
+            )
+        self._keep([not each.ended for each in samples], tokens)
+        return samples
 
     def drop(self, owner: object) -> None:
         """Gives up an owner's sequences. Call it between steps."""
-        kept = [row.owner is not owner for row in self._rows]
-        if not all(kept):
-            self._move(kept)
+        stays = [row.owner is not owner for row in self._rows]
+        if not all(stays):
+            self._move(stays)
 
     def _read(self, prompts: list[list[int]], first: int) -> Tensor:
         """Runs prompts in the rows from `first` on; returns the state after each one's last token (n, D)."""
@@ -120,32 +131,32 @@ class Slots:
     def _draw(self, states: Tensor) -> list[int]:
         logits = self.model.get_output_embeddings()(states).float()
         greedy = logits.argmax(-1)
-        temperatures = torch.tensor([row.wishes.temperature or 1.0 for row in self._rows], device=self.device)
+        temperatures = torch.tensor([row.sampling.temperature or 1.0 for row in self._rows], device=self.device)
         table = (logits / temperatures.unsqueeze(-1)).log_softmax(-1)
         weights = self._nucleus(table.double().exp_())
         heights = weights.cumsum(-1)
-        uniforms = [row.uniforms[row.drawn] for row in self._rows]
+        uniforms = [row.uniforms[row.count] for row in self._rows]
         levels = torch.tensor(uniforms, device=self.device, dtype=torch.double) * heights[:, -1]
         sampled = torch.searchsorted(heights, levels.unsqueeze(-1), right=True)[:, 0]
         sampled.clamp_(max=heights.shape[-1] - 1)  # beyond it are levels that are no number
-        cold = torch.tensor([row.wishes.temperature == 0 for row in self._rows], device=self.device)
+        cold = torch.tensor([row.sampling.temperature == 0 for row in self._rows], device=self.device)
         tokens: list[int] = torch.where(cold, greedy, sampled).tolist()
         return tokens
 
     def _nucleus(self, weights: Tensor) -> Tensor:
         """Zeroes what is beyond each row's top_p: the fewest likeliest tokens that reach it stay."""
-        limits = [row.wishes.top_p for row in self._rows]
+        limits = [row.sampling.top_p for row in self._rows]
         if all(limit >= 1 for limit in limits):
             return weights
         ordered, order = weights.sort(-1, descending=True)
         before = ordered.cumsum(-1) - ordered
-        kept = before < torch.tensor(limits, device=self.device, dtype=torch.double).unsqueeze(-1)
-        kept |= torch.tensor([limit >= 1 for limit in limits], device=self.device).unsqueeze(-1)
-        return weights * torch.zeros_like(kept).scatter_(-1, order, kept)
+        stays = before < torch.tensor(limits, device=self.device, dtype=torch.double).unsqueeze(-1)
+        stays |= torch.tensor([limit >= 1 for limit in limits], device=self.device).unsqueeze(-1)
+        return weights * torch.zeros_like(stays).scatter_(-1, order, stays)
 
-    def _keep(self, kept: list[bool], tokens: list[int]) -> None:
+    def _keep(self, stays: list[bool], tokens: list[int]) -> None:
         """Runs the drawn tokens of the sequences that go on."""
-        tokens = [tokens[number] for number in self._move(kept)]
+        tokens = [tokens[number] for number in self._move(stays)]
         if not self._rows:
             self._states = None
             return
@@ -158,12 +169,12 @@ class Slots:
         ids = torch.tensor(tokens, device=self.device).unsqueeze(1)
         self._states = decoding.forward(decoder(self.model), self._cache, ids, columns, width)[:, 0]
 
-    def _move(self, kept: list[bool]) -> list[int]:
+    def _move(self, stays: list[bool]) -> list[int]:
         """Moves the rows that stay to the front, by exchanging as few as possible; returns where each came from."""
-        order = list(range(len(kept)))
-        count = sum(kept)
-        holes = [number for number in range(count) if not kept[number]]
-        movers = [number for number in range(count, len(kept)) if kept[number]]
+        order = list(range(len(stays)))
+        count = sum(stays)
+        holes = [number for number in range(count) if not stays[number]]
+        movers = [number for number in range(count, len(stays)) if stays[number]]
         if holes:
             width = max(self._rows[number].length for number in holes + movers)
             some, others = (torch.tensor(numbers, device=self.device) for numbers in (holes, movers))
@@ -177,6 +188,8 @@ class Slots:
         return order
 
 
-def _row(owner: object, sample: int, wishes: Wishes, length: int) -> _Row:
-    keys, numbers = np.array([wishes.seed], np.uint64), np.array([sample], np.int64)
-    return _Row(owner, sample, wishes, decoding.uniforms(keys, numbers, wishes.max_new_tokens)[0], length)
+def _row(entry: Entry, sample: int) -> _Sequence:
+    sampling = entry.sampling
+    keys, numbers = np.array([sampling.seed], np.uint64), np.array([sample], np.int64)
+    uniforms = decoding.uniforms(keys, numbers, sampling.max_new_tokens)[0]
+    return _Sequence(entry.owner, sample, sampling, uniforms, len(entry.prompt))

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, Wishes
-from ippo_trainer.serve.slots import Drawn, Slots
+from ippo_trainer.serve.engine import EngineDiedError, Piece, QueueFullError, ResponseSampling
+from ippo_trainer.serve.slots import Entry, SampledToken, Slots
 
 # Prompt tokens that are read between two tokens of the running sequences: a long queue must not make those wait.
 _PREFILL_TOKENS = 2048
@@ -19,24 +19,39 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
-class _Request:
+class _EngineRequest:
     prompt: Sequence[int]
-    wishes: Wishes
+    sampling: ResponseSampling
     pieces: "asyncio.Queue[Piece | EngineDiedError]" = field(default_factory=asyncio.Queue)
     unfinished: int = 0
 
     def __post_init__(self) -> None:
-        self.unfinished = self.wishes.samples
+        self.unfinished = self.sampling.samples
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What an engine holds at most."""
+
+    max_prompt_tokens: int
+    max_new_tokens: int
+    rows: int
+    """Sequences that run at once; a request takes one per sample."""
+    max_waiting: int
+    """Requests that wait for free rows; beyond, QueueFullError."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of a prompt and its response."""
+        return self.max_prompt_tokens + self.max_new_tokens
 
 
 class TransformersEngine:
     """Runs a model in this process.
 
     Args:
-        model: a causal LM that `models.load.verify` accepts.
-        max_prompt_tokens, max_new_tokens: bounds of a sequence.
-        rows: sequences that run at once; a request takes one per sample.
-        max_waiting: requests that wait for free rows; beyond, BusyError.
+        model: a causal LM that `models.verify` accepts.
+        limits: of sequences and requests.
         stop_ids, pad_id: as `Slots`.
         threads: of torch; OpenMP counts them for each calling thread, so they are set in the engine's own.
     """
@@ -44,22 +59,20 @@ class TransformersEngine:
     def __init__(
         self,
         model: Any,
-        max_prompt_tokens: int,
-        max_new_tokens: int,
-        rows: int,
-        max_waiting: int,
+        limits: EngineLimits,
         stop_ids: frozenset[int],
         pad_id: int,
         threads: int = 1,
     ) -> None:
-        self.max_new_tokens = max_new_tokens
-        self.max_samples = rows
-        self._slots = Slots(model, rows, max_prompt_tokens + max_new_tokens, stop_ids, pad_id)
-        self._max_waiting = max_waiting
+        self.max_new_tokens = limits.max_new_tokens
+        self.max_samples = limits.rows
+        self._slots = Slots(model, limits.rows, limits.capacity, stop_ids, pad_id)
+        self._max_waiting = limits.max_waiting
         self._threads = threads
-        self._waiting: deque[_Request] = deque()
-        self._running: set[_Request] = set()
-        self._given_up: set[_Request] = set()
+        self._waiting: deque[_EngineRequest] = deque()
+        self._running: set[_EngineRequest] = set()
+        self._abandoned: set[_EngineRequest] = set()
+        """Running requests whose clients went away."""
         self._ending = False
         self._failure: str | None = None
         self._changed = threading.Condition()
@@ -71,17 +84,17 @@ class TransformersEngine:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
-    async def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
+    async def generate(self, prompt: Sequence[int], sampling: ResponseSampling) -> AsyncGenerator[Piece, None]:
         """As `Engine`."""
-        request = _Request(prompt, wishes)
+        request = _EngineRequest(prompt, sampling)
         with self._changed:
             if self._failure is not None:
                 raise EngineDiedError(self._failure)
             if len(self._waiting) >= self._max_waiting:
-                raise BusyError
+                raise QueueFullError
             self._waiting.append(request)
             self._changed.notify()
-        unfinished = wishes.samples
+        unfinished = sampling.samples
         try:
             while unfinished:
                 piece = await request.pieces.get()
@@ -91,7 +104,7 @@ class TransformersEngine:
                 yield piece
         finally:
             if unfinished:
-                self._give_up(request)
+                self._abandon(request)
 
     def waiting(self) -> int:
         """As `Engine`."""
@@ -109,12 +122,12 @@ class TransformersEngine:
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
 
-    def _give_up(self, request: _Request) -> None:
+    def _abandon(self, request: _EngineRequest) -> None:
         with self._changed:
             if request in self._waiting:
                 self._waiting.remove(request)
             else:
-                self._given_up.add(request)
+                self._abandoned.add(request)
                 self._changed.notify()
 
     def _work(self) -> None:
@@ -129,43 +142,43 @@ class TransformersEngine:
             self._fail(f"{type(error).__name__}: {error}")
 
     def _turn(self) -> bool:
-        """One token of every running sequence; False when told to end."""
+        """One token of every running sequence; False at the engine's end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ending or self._waiting or self._slots.running or self._given_up)
+            self._changed.wait_for(lambda: self._ending or self._waiting or self._slots.running or self._abandoned)
             if self._ending:
                 return False
-            given_up, self._given_up = self._given_up & self._running, set()
-            self._running -= given_up
-        for request in given_up:
+            abandoned, self._abandoned = self._abandoned & self._running, set()
+            self._running -= abandoned
+        for request in abandoned:
             self._slots.drop(request)
         with self._changed:
             joining = self._next()
             self._running.update(joining)
         if joining:
-            self._slots.join([(request, request.prompt, request.wishes) for request in joining])
+            self._slots.join([Entry(request, request.prompt, request.sampling) for request in joining])
         if self._slots.running:
             self._deliver(self._slots.step())
         return True
 
-    def _next(self) -> list[_Request]:
+    def _next(self) -> list[_EngineRequest]:
         """The waiting requests that join now: first come, first served, as far as rows and the prefill allow."""
-        joining: list[_Request] = []
+        joining: list[_EngineRequest] = []
         free, longest = self._slots.free, 0
         while self._waiting:
             request = self._waiting[0]
             longest = max(longest, len(request.prompt))
-            free -= request.wishes.samples
+            free -= request.sampling.samples
             if free < 0 or (joining and longest * (len(joining) + 1) > _PREFILL_TOKENS):
                 break
             joining.append(self._waiting.popleft())
         return joining
 
-    def _deliver(self, drawn: list[Drawn]) -> None:
+    def _deliver(self, tokens: list[SampledToken]) -> None:
         assert self._loop is not None
-        pieces: list[tuple[_Request, Piece]] = []
-        for each in drawn:
+        pieces: list[tuple[_EngineRequest, Piece]] = []
+        for each in tokens:
             request = each.owner
-            assert isinstance(request, _Request)
+            assert isinstance(request, _EngineRequest)
             stopped = each.token in self._slots.stop_ids
             finish: Any = ("stop" if stopped else "length") if each.ended else None
             pieces.append((request, Piece(each.sample, [each.token], finish)))
@@ -177,13 +190,13 @@ class TransformersEngine:
     def _fail(self, why: str) -> None:
         with self._changed:
             self._failure = why
-            lost = [*self._waiting, *self._running]
+            failures = [*self._waiting, *self._running]
             self._waiting.clear()
         assert self._loop is not None
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(_hand_out, [(request, EngineDiedError(why)) for request in lost])
+            self._loop.call_soon_threadsafe(_hand_out, [(request, EngineDiedError(why)) for request in failures])
 
 
-def _hand_out(pieces: Sequence[tuple[_Request, Piece | EngineDiedError]]) -> None:
+def _hand_out(pieces: Sequence[tuple[_EngineRequest, Piece | EngineDiedError]]) -> None:
     for request, piece in pieces:
         request.pieces.put_nowait(piece)

@@ -10,8 +10,8 @@ from typing import Any
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.variables import VLLM_ARGUMENTS
 from ippo_trainer.models import memory
-from ippo_trainer.serve.engine import BusyError, EngineDiedError, Piece, RefusedError, Wishes
-from ippo_trainer.serve.settings import Loaded, Settings, response_room
+from ippo_trainer.serve.engine import EngineDiedError, Piece, QueueFullError, RefusedError, ResponseSampling
+from ippo_trainer.serve.settings import LoadedPolicy, ServerSettings, response_room
 
 _EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
 _CPU_CACHE_BYTES = 1 << 30
@@ -27,7 +27,7 @@ class VllmEngine:
     Args:
         llm: an AsyncLLM.
         max_new_tokens: of one response.
-        max_waiting: requests beyond those that run; more get BusyError.
+        max_waiting: requests beyond those that run; more get QueueFullError.
         max_running: requests that vLLM runs at once.
         stop_ids: a response ends with the first of these.
     """
@@ -44,18 +44,18 @@ class VllmEngine:
     def start(self) -> None:
         """As `Engine`. vLLM starts by itself."""
 
-    async def generate(self, prompt: Sequence[int], wishes: Wishes) -> AsyncGenerator[Piece, None]:
+    async def generate(self, prompt: Sequence[int], sampling: ResponseSampling) -> AsyncGenerator[Piece, None]:
         """As `Engine`."""
         from vllm import TokensPrompt
         from vllm.exceptions import GracefulHTTPError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         if self.waiting() >= self._max_waiting:
-            raise BusyError
-        asked = self._sampling(wishes)
+            raise QueueFullError
+        params = self._vllm_params(sampling)
         # vLLM makes one greedy response; more of them would be the same.
-        copies = wishes.samples if wishes.temperature == 0 else 1
-        pieces = self._llm.generate(TokensPrompt(prompt_token_ids=list(prompt)), asked, uuid.uuid4().hex)
+        copies = sampling.samples if sampling.temperature == 0 else 1
+        pieces = self._llm.generate(TokensPrompt(prompt_token_ids=list(prompt)), params, uuid.uuid4().hex)
         self._open += 1
         try:
             async for output in pieces:
@@ -68,7 +68,7 @@ class VllmEngine:
         except VLLMClientError as error:
             raise RefusedError(str(error)) from error
         except GracefulHTTPError as error:  # a limit that IPPO_VLLM_ARGS sets
-            raise BusyError from error
+            raise QueueFullError from error
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineDiedError(f"{type(error).__name__}: {error}") from error
         finally:
@@ -87,18 +87,18 @@ class VllmEngine:
         """As `Engine`."""
         self._llm.shutdown()
 
-    def _sampling(self, wishes: Wishes) -> Any:
+    def _vllm_params(self, sampling: ResponseSampling) -> Any:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
         try:
             return SamplingParams(
-                n=wishes.samples if wishes.temperature else 1,
-                max_tokens=wishes.max_new_tokens,
-                temperature=wishes.temperature,
-                top_p=wishes.top_p,
-                seed=wishes.seed,
+                n=sampling.samples if sampling.temperature else 1,
+                max_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                seed=sampling.seed,
                 stop_token_ids=sorted(self._stop_ids),
                 detokenize=False,
                 output_kind=RequestOutputKind.DELTA,
@@ -107,7 +107,7 @@ class VllmEngine:
             raise RefusedError(str(error)) from error
 
 
-def load_vllm(settings: Settings) -> Loaded:
+def load_vllm(settings: ServerSettings) -> LoadedPolicy:
     """Starts vLLM with a policy. `IPPO_VLLM_ARGS`, JSON, overrides any of its engine's arguments.
 
     Raises:
@@ -138,7 +138,7 @@ def load_vllm(settings: Settings) -> Loaded:
     except (ValueError, RuntimeError) as error:
         raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
     running = llm.vllm_config.scheduler_config.max_num_seqs
-    return Loaded(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
+    return LoadedPolicy(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
 
 
 def _check_memory(policy: Path) -> None:
@@ -152,7 +152,7 @@ def _check_memory(policy: Path) -> None:
         memory.check_fits(policy, False, memory.memory_limit(), _CPU_RUNTIME_BYTES + _CPU_CACHE_BYTES)
 
 
-def _arguments(settings: Settings, length: int) -> dict[str, Any]:
+def _arguments(settings: ServerSettings, length: int) -> dict[str, Any]:
     import torch
 
     own: dict[str, Any] = {
@@ -167,10 +167,10 @@ def _arguments(settings: Settings, length: int) -> dict[str, Any]:
     else:
         # Compiling needs a C++ compiler, which images have not.
         own |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-    return own | _given(os.environ.get(VLLM_ARGUMENTS, ""))
+    return own | _engine_arguments(os.environ.get(VLLM_ARGUMENTS, ""))
 
 
-def _given(text: str) -> dict[str, Any]:
+def _engine_arguments(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text or "{}")
     except ValueError as error:

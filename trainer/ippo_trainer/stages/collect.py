@@ -22,7 +22,16 @@ from ippo_trainer.contract.stages import COLLECT
 from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments.protocol import Environment, ExactScorer
-from ippo_trainer.environments.rollout import Agent, ExploringAgent, Hearing, PolicyAgent, Rollout, Unfinished, rollout
+from ippo_trainer.environments.rollout import (
+    Agent,
+    Batch,
+    ExploringAgent,
+    MessageReader,
+    OpenBatch,
+    PolicyAgent,
+    RolloutResult,
+    rollout,
+)
 from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import check_context, load_policy
@@ -31,7 +40,7 @@ from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.artifact import fetch, read_manifest
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
+from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError
 from ippo_trainer.text.render import Renderer
 
 _COUNTS = "counts.json"
@@ -62,7 +71,7 @@ class _Progress:
     directory: Path
     batches: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    unfinished: Unfinished | None = None
+    unfinished: OpenBatch | None = None
     """The next batch, as far as an earlier attempt held it."""
 
     def add(self, counts: dict[str, int]) -> None:
@@ -119,7 +128,7 @@ def outdated(ctx: StageContext) -> bool:
 def _collect(ctx: StageContext, settings: Collect, environment: Environment, index: int) -> tuple[Path, dict[str, int]]:
     """Holds the shard's conversations; returns the directory of its Parquet files, and the counts."""
     policy = _policy_agent(ctx, settings, "policy", "policy")
-    agent, hearing = _agent(ctx, settings, policy), Hearing(policy.renderer)
+    agent, hearing = _agent(ctx, settings, policy), MessageReader(policy.renderer)
     collection = ctx.spec.collection or 1
     part = _part(settings.conversations, index, settings.parallelism)
     prefix = "turns" if collection == 1 else f"turns-{collection}"
@@ -134,16 +143,8 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
             batch = batches[state.batches]
             name = f"{prefix}-{index:05d}-{state.batches:05d}.parquet"
             seeds, ids = _names(ctx, batch)
-            made = rollout(
-                environment,
-                seeds,
-                ids,
-                agent,
-                shown.update,
-                after_turn=keeper.note,
-                resumed=state.unfinished,
-                hears=hearing,
-            )
+            conversations = Batch(seeds, ids, state.unfinished, hearing)
+            made = rollout(environment, agent, conversations, shown.update, keeper.note)
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
                 write_turns(state.directory / name, made.conversations)
@@ -190,7 +191,7 @@ def _names(ctx: StageContext, numbers: range) -> tuple[list[int], list[str]]:
     return seeds, [f"i{iteration:04d}-{number:06d}" for number in numbers]
 
 
-def _count(made: Rollout, environment: Environment) -> dict[str, int]:
+def _count(made: RolloutResult, environment: Environment) -> dict[str, int]:
     conversations = made.conversations
     turns = [turn for conversation in conversations for turn in conversation.turns]
     # What the business never saw is no suggestion to it.
@@ -255,7 +256,7 @@ def _resume(ctx: StageContext) -> _Progress:
     return state
 
 
-def _save(ctx: StageContext, state: _Progress, unfinished: Unfinished | None) -> None:
+def _save(ctx: StageContext, state: _Progress, unfinished: OpenBatch | None) -> None:
     file = state.directory / _COUNTS
     file.write_bytes(canonical_json(state.counts))
     write_unfinished(state.directory, unfinished)
@@ -291,7 +292,7 @@ def _write_note(ctx: StageContext, index: int, directory: Path, counts: dict[str
     body = canonical_json(note.model_dump(mode="json", by_alias=True, exclude_none=True))
     try:
         ctx.store.put(f"{folder}/{NOTE}", body, if_absent=True)
-    except AlreadyExistsError:
+    except ObjectExistsError:
         return _read_note(ctx, index) or note
     return note
 
@@ -301,7 +302,7 @@ def _read_note(ctx: StageContext, index: int) -> ShardNote | None:
     where = ctx.store.describe(key)
     try:
         note = ShardNote.model_validate_json(ctx.store.read(key, 1 << 16))
-    except NotFoundError:
+    except ObjectNotFoundError:
         return None
     except ValidationError as error:
         raise BadDataError(f"{where} is no valid note of a shard", "Delete it to collect the shard again.") from error

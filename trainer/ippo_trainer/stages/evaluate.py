@@ -20,7 +20,7 @@ from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
-from ippo_trainer.environments.rollout import Hearing, PolicyAgent, Unfinished, rollout
+from ippo_trainer.environments.rollout import Batch, MessageReader, OpenBatch, PolicyAgent, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
@@ -143,19 +143,11 @@ def _hold(
             agent = PolicyAgent(
                 player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
             )
-            hearing = Hearing(player.renderer)
+            hearing = MessageReader(player.renderer)
             while len(held[role]) < len(customers):
                 ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
-                made = rollout(
-                    environment,
-                    seeds,
-                    ids,
-                    agent,
-                    bar.update,
-                    after_turn=keeper.note,
-                    resumed=unfinished,
-                    hears=hearing,
-                )
+                batch = Batch(seeds, ids, unfinished, hearing)
+                made = rollout(environment, agent, batch, bar.update, keeper.note)
                 with ctx.stop.deferred():
                     unfinished = keeper.unfinished = None
                     held[role] += made.conversations
@@ -165,7 +157,7 @@ def _hold(
     return held
 
 
-def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: Unfinished | None) -> None:
+def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: OpenBatch | None) -> None:
     directory = ctx.work / "checkpoint"
     directory.mkdir(exist_ok=True)
     for role, conversations in held.items():
@@ -177,7 +169,7 @@ def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: Un
 
 def _resume(
     ctx: StageContext, players: dict[str, _Player], customers: Sequence[tuple[str, int]]
-) -> tuple[dict[str, list[Conversation]], Unfinished | None]:
+) -> tuple[dict[str, list[Conversation]], OpenBatch | None]:
     """The checkpoint's conversations, if they are these policies' with these customers: release 0.2 chose others."""
     nothing: dict[str, list[Conversation]] = {role: [] for role in _ROLES}
     directory = ctx.work / "resume"

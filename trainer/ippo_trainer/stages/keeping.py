@@ -9,7 +9,7 @@ from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, StageError, TryAgainError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
-from ippo_trainer.environments.rollout import Unfinished
+from ippo_trainer.environments.rollout import OpenBatch
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.stop import Interrupted
 from ippo_trainer.training.cadence import Cadence
@@ -25,13 +25,13 @@ class Keeper:
         save: makes what there is a checkpoint; it is given the batch that is under way, if one is.
     """
 
-    def __init__(self, ctx: StageContext, save: Callable[[Unfinished | None], None]) -> None:
+    def __init__(self, ctx: StageContext, save: Callable[[OpenBatch | None], None]) -> None:
         self._ctx, self._write, self._cadence = ctx, save, Cadence()
-        self.unfinished: Unfinished | None = None
+        self.unfinished: OpenBatch | None = None
         """The batch under way, after its latest turn."""
         self._saved = True
 
-    def note(self, unfinished: Unfinished | None) -> None:
+    def note(self, unfinished: OpenBatch | None) -> None:
         """Takes the state after a turn, or after a batch (None). Saves it if that is due; raises if told to stop."""
         self.unfinished, self._saved = unfinished, False
         stopped = self._ctx.stop.is_set()
@@ -63,7 +63,7 @@ class Keeper:
             self._ctx.log.warning("what was held since the last checkpoint is lost: %s", error)
 
 
-def write_unfinished(directory: Path, unfinished: Unfinished | None) -> None:
+def write_unfinished(directory: Path, unfinished: OpenBatch | None) -> None:
     """Writes a batch under way into a checkpoint's directory; without one, removes what is there."""
     for name in (_TURNS, _WAITING):
         (directory / name).unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def write_unfinished(directory: Path, unfinished: Unfinished | None) -> None:
         (directory / _WAITING).write_bytes(canonical_json(waiting))
 
 
-def read_unfinished(directory: Path) -> Unfinished | None:
+def read_unfinished(directory: Path) -> OpenBatch | None:
     """What `write_unfinished` left there, which is removed."""
     if not (directory / _WAITING).exists():
         return None
@@ -81,4 +81,4 @@ def read_unfinished(directory: Path) -> Unfinished | None:
     conversations: list[Conversation] = read_turns(directory / _TURNS)
     for name in (_TURNS, _WAITING):
         (directory / name).unlink()
-    return Unfinished(conversations, dict(waiting))
+    return OpenBatch(conversations, dict(waiting))

@@ -28,7 +28,7 @@ from ippo_trainer.stages.output import Redactor, error_message, logging_to_stder
 from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
 from ippo_trainer.store import artifact, checkpoint, open_store
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
+from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
 from ippo_trainer.store.disk import FULL, disk_error
 from ippo_trainer.store.uri import fetch_directory
 from ippo_trainer.training.progress import ProgressBar
@@ -132,7 +132,7 @@ class StageContext:
         """The digest that the run keeps; this one, if there is none yet."""
         try:
             self.store.put(ENVIRONMENT, canonical_json({"source": source}), if_absent=True)
-        except AlreadyExistsError:
+        except ObjectExistsError:
             try:
                 return str(json.loads(self.store.read(ENVIRONMENT, 1 << 16))["source"])
             except (ValueError, KeyError, TypeError):
@@ -334,7 +334,7 @@ def _published(store: Store, key: str, spec: StageSpec) -> StageResult | None:
     where = store.describe(key)
     try:
         result = StageResult.model_validate_json(store.read(key, 1 << 16))
-    except NotFoundError:
+    except ObjectNotFoundError:
         return None
     except ValidationError as error:
         raise BadDataError(f"{where} is no valid stage result", "Delete it to run the stage again.") from error
@@ -350,7 +350,7 @@ def _publish_result(store: Store, key: str, spec: StageSpec, result: StageResult
     """Puts the result if nobody did; a race's loser goes on with the winner's."""
     try:
         store.put(key, result.to_message(), if_absent=True)
-    except AlreadyExistsError:
+    except ObjectExistsError:
         _log.info("%s was published meanwhile by another attempt, using that one", store.describe(key))
         winner = _published(store, key, spec)
         if winner is None:

@@ -30,7 +30,7 @@ from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import train
 from ippo_trainer.store.uri import fetch_file
-from ippo_trainer.text.render import Renderer, TooLongError
+from ippo_trainer.text.render import PromptTooLongError, Renderer
 from ippo_trainer.text.rows import Row, training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
 
@@ -227,7 +227,7 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
 
 def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Iterator[list[int]]:
     for conversation in conversations:
-        with suppress(TooLongError):
+        with suppress(PromptTooLongError):
             yield renderer.prompt([], conversation.turns[0].customer_message).ids
 
 

@@ -80,21 +80,21 @@ def weighted_mean(values: Floats, weights: Floats) -> float:
 def skill(data: Predictions, reference: Floats, confidence: float = 0.95) -> Interval:
     """1 - log-loss / log-loss of `reference` (n,) predictions made without looking at these turns.
 
-    Positive where the predictions tell more than the reference. The interval is that of a ratio of conversation sums,
+    Positive where the predictions are better than the reference. The interval is that of a ratio of conversation sums,
     of conversations with weight. Where all their returns are alike it holds 0: whoever guesses nearer to that one
     value wins every time, and the losses do not vary, so they say nothing of chance.
 
     Raises:
         ValueError: fewer than two conversations have weight.
     """
-    seen = data.weights > 0
-    reference, data = reference[seen], data.keep(seen)
+    weighted = data.weights > 0
+    reference, data = reference[weighted], data.keep(weighted)
     model = cluster_sums(log_losses(data.predicted, data.observed) * data.weights, data.clusters)
     constant = cluster_sums(log_losses(reference, data.observed) * data.weights, data.clusters)
     ratio = ratio_interval(model, constant, confidence)
-    found = Interval(1.0 - ratio.estimate, 1.0 - ratio.high, 1.0 - ratio.low)
+    interval = Interval(1.0 - ratio.estimate, 1.0 - ratio.high, 1.0 - ratio.low)
     alike = float(np.ptp(data.observed)) == 0.0
-    return Interval(found.estimate, min(found.low, 0.0), max(found.high, 0.0)) if alike else found
+    return Interval(interval.estimate, min(interval.low, 0.0), max(interval.high, 0.0)) if alike else interval
 
 
 def calibration_rows(data: Predictions, groups: Ints, confidence: float = 0.95) -> dict[int, CalibrationRow]:
@@ -165,11 +165,11 @@ def _cells(data: Predictions, bins_per_turn: int) -> Ints:
     weighted = data.weights > 0
     pending = np.zeros(len(data.turns), bool)
     depths = np.unique(data.turns[weighted])
-    left = {int(depth): int((weighted & (data.turns > depth)).sum()) for depth in depths}
+    deeper = {int(depth): int((weighted & (data.turns > depth)).sum()) for depth in depths}
     for depth in depths:
         pending |= weighted & (data.turns == depth)
         size = int(pending.sum())
-        if left[int(depth)] and (size < _CELL or left[int(depth)] < _CELL):
+        if deeper[int(depth)] and (size < _CELL or deeper[int(depth)] < _CELL):
             continue
         groups = quantile_bins(data.predicted[pending], max(1, min(bins_per_turn, size // _CELL)))
         cells[pending] = count + groups

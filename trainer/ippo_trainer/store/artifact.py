@@ -21,7 +21,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainErr
 from ippo_trainer.contract.layout import check_key
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
+from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
 from ippo_trainer.store.disk import disk_errors
 from ippo_trainer.store.parallel import for_each
 
@@ -123,7 +123,7 @@ def publish(
     for_each(lambda path: store.put(f"{ref.key}/{path}", directory / path), paths)
     try:
         store.put(f"{ref.key}/{MANIFEST}", body, if_absent=True)
-    except AlreadyExistsError:
+    except ObjectExistsError:
         # Somebody published the same bytes, or something else sits at a place that only these bytes may have.
         read_manifest(store, ref)
     return ref
@@ -134,7 +134,7 @@ def read_manifest(store: Store, ref: ArtifactRef) -> Manifest:
     where = store.describe(f"{ref.key}/{MANIFEST}")
     try:
         body = store.read(f"{ref.key}/{MANIFEST}", MANIFEST_LIMIT)
-    except NotFoundError as error:
+    except ObjectNotFoundError as error:
         raise BadDataError(f"{where} is missing: the artifact was never published as a whole", _AGAIN) from error
     if _digest(body) != ref.digest:
         raise BadDataError(f"{where} was altered or truncated: its digest is not {ref.digest}", _AGAIN)
@@ -235,7 +235,7 @@ def _download(store: Store, ref: ArtifactRef, entry: FileEntry, directory: Path)
     path = directory / entry.path
     try:
         store.download(f"{ref.key}/{entry.path}", path)
-    except NotFoundError:
+    except ObjectNotFoundError:
         return f"{entry.path} is missing"
     if path.stat().st_size != entry.size:
         return f"{entry.path} has {path.stat().st_size} of {entry.size} bytes"

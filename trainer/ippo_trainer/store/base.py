@@ -10,11 +10,11 @@ from ippo_trainer.contract.errors import BadDataError
 READ_LIMIT = 64 << 20
 
 
-class NotFoundError(BadDataError):
+class ObjectNotFoundError(BadDataError):
     """No object has that key."""
 
 
-class AlreadyExistsError(BadDataError):
+class ObjectExistsError(BadDataError):
     """A conditional put found an object with that key; it was left as it is."""
 
 
@@ -34,13 +34,13 @@ class Store(Protocol):
     """
 
     def put(self, key: str, source: Path | bytes, *, if_absent: bool = False) -> None:
-        """Stores a file or bytes. With `if_absent`, raises AlreadyExistsError instead of replacing an object."""
+        """Stores a file or bytes. With `if_absent`, raises ObjectExistsError instead of replacing an object."""
 
     def read(self, key: str, limit: int = READ_LIMIT) -> bytes:
-        """An object's bytes. Raises NotFoundError, or BadDataError if it has more than `limit` bytes."""
+        """An object's bytes. Raises ObjectNotFoundError, or BadDataError if it has more than `limit` bytes."""
 
     def download(self, key: str, path: Path) -> None:
-        """Writes an object to a file, in constant memory. Raises NotFoundError. What it wrote is not yet verified."""
+        """Writes an object to a file, in constant memory, unverified. Raises ObjectNotFoundError."""
 
     def info(self, key: str) -> ObjectInfo | None:
         """The object's size, None if there is none."""

@@ -16,7 +16,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest
 from ippo_trainer.store.artifact import fetch, publish
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError, Store
+from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
 from ippo_trainer.store.parallel import for_each
 
 POINTER = "pointer.json"
@@ -87,7 +87,7 @@ def check_writable(store: Store, folder_key: str) -> None:
     store.put(key, b"This stage can write.\n")
     try:
         store.put(key, b"This must not be.\n", if_absent=True)
-    except AlreadyExistsError:
+    except ObjectExistsError:
         store.delete(key)
         return
     store.delete(key)
@@ -107,7 +107,7 @@ def _pointer(store: Store, folder_key: str) -> Pointer | None:
     key = f"{folder_key}/{POINTER}"
     try:
         pointer = Pointer.model_validate_json(store.read(key, 1 << 16))
-    except NotFoundError:
+    except ObjectNotFoundError:
         return None
     except (ValidationError, BadDataError):
         _log.warning("%s is damaged: starting over", store.describe(key))

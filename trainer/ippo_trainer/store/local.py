@@ -14,7 +14,7 @@ from typing import IO
 from ippo_trainer.contract.digests import PIECE
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import check_key
-from ippo_trainer.store.base import READ_LIMIT, AlreadyExistsError, NotFoundError, ObjectInfo
+from ippo_trainer.store.base import READ_LIMIT, ObjectExistsError, ObjectInfo, ObjectNotFoundError
 from ippo_trainer.store.disk import disk_error, disk_errors
 
 PARTS = ".parts"
@@ -59,7 +59,7 @@ class LocalStore:
         try:
             with self._open(key) as file:
                 return ObjectInfo(key, os.fstat(file.fileno()).st_size)
-        except NotFoundError:
+        except ObjectNotFoundError:
             return None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -132,19 +132,19 @@ class LocalStore:
             self._check_inside(path, key)
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise NotFoundError(f"{path} does not exist") from error
+            raise ObjectNotFoundError(f"{path} does not exist") from error
         except OSError as error:
             raise disk_error(error, path) from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise NotFoundError(f"{path} is not a regular file")
+            raise ObjectNotFoundError(f"{path} is not a regular file")
         return os.fdopen(descriptor, "rb")
 
     def _link(self, temporary: Path, path: Path) -> None:
         try:
             os.link(temporary, path)
         except FileExistsError as error:
-            raise AlreadyExistsError(f"{path} exists already") from error
+            raise ObjectExistsError(f"{path} exists already") from error
         except OSError as error:
             if error.errno in _NO_LINKS:
                 raise BadSpecError(

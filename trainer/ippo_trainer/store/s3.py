@@ -34,7 +34,7 @@ from ippo_trainer.contract.digests import PIECE
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.layout import check_key
 from ippo_trainer.contract.spec import S3Location
-from ippo_trainer.store.base import READ_LIMIT, NotFoundError, ObjectInfo
+from ippo_trainer.store.base import READ_LIMIT, ObjectInfo, ObjectNotFoundError
 from ippo_trainer.store.disk import disk_error, disk_errors
 from ippo_trainer.store.s3_errors import DeadlineError, explain
 
@@ -46,7 +46,7 @@ _TRANSFER = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=16 
 
 
 @dataclass(frozen=True)
-class Patience:
+class RequestLimits:
     """How long the store waits, in seconds, and how often it tries a request."""
 
     connect: float = 10
@@ -60,14 +60,14 @@ class Patience:
 class S3Store:
     """Objects below `prefix/` of a bucket. Credentials are boto3's business: environment, files, or the pod's role."""
 
-    def __init__(self, location: S3Location, patience: Patience = Patience()) -> None:
+    def __init__(self, location: S3Location, limits: RequestLimits = RequestLimits()) -> None:
         self.bucket = location.bucket
         self.prefix = location.prefix.strip("/")
-        self.patience = patience
+        self.limits = limits
         self._encryption = _encryption(location)
         self._until = threading.local()
         try:
-            self._client = _client(location, patience)
+            self._client = _client(location, limits)
         except (BotoCoreError, ValueError) as error:
             raise explain(error, f"s3://{self.bucket}") from error
         for operation in ("PutObject", "UploadPart"):
@@ -116,7 +116,7 @@ class S3Store:
         try:
             with self._request(key, "read"):
                 return ObjectInfo(key, self._client.head_object(Bucket=self.bucket, Key=name)["ContentLength"])
-        except NotFoundError:
+        except ObjectNotFoundError:
             return None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -139,7 +139,7 @@ class S3Store:
         try:
             with self._request(key, "delete"):
                 self._client.delete_object(Bucket=self.bucket, Key=name)
-        except NotFoundError:
+        except ObjectNotFoundError:
             return
 
     def describe(self, key: str) -> str:
@@ -157,7 +157,7 @@ class S3Store:
     def _request(self, key: str, verb: str) -> Iterator[None]:
         """One operation: sets its deadline and turns every expected failure into a StageError."""
         where = self.describe(key)
-        self._until.time = time.monotonic() + self.patience.total
+        self._until.time = time.monotonic() + self.limits.total
         try:
             yield
         except StageError:
@@ -191,12 +191,12 @@ class S3Store:
                     yield piece
                     done += len(piece)
                     broken = 0
-                    self._until.time += len(piece) / self.patience.slowest
+                    self._until.time += len(piece) / self.limits.slowest
                     self._check_deadline()
                 return
             except _BROKEN_BODY:
                 broken += 1
-                if broken >= self.patience.attempts:
+                if broken >= self.limits.attempts:
                     raise
                 time.sleep(_pause(broken))
                 rest = {"Range": f"bytes={done}-", "IfMatch": response["ETag"]}
@@ -209,9 +209,9 @@ class S3Store:
             raise DeadlineError
 
     def _meter(self, size: int) -> Callable[[int], None]:
-        """A progress callback that ends a transfer which is slower than `patience.slowest`, from whatever thread."""
+        """A progress callback that ends a transfer which is slower than `limits.slowest`, from whatever thread."""
         start = time.monotonic()
-        allowed = self.patience.total + size / self.patience.slowest
+        allowed = self.limits.total + size / self.limits.slowest
 
         def count(_: int) -> None:
             if time.monotonic() - start > allowed:
@@ -222,7 +222,7 @@ class S3Store:
     def _retry_conflict(self, response: Any = None, attempts: int = 1, **_: Any) -> float | None:
         """Two conditional puts at once may get 409 ConditionalRequestConflict: ask again, then one gets 412."""
         status = response[0].status_code if response else 0
-        if status not in (409, 429) or attempts >= self.patience.attempts:
+        if status not in (409, 429) or attempts >= self.limits.attempts:
             return None
         return _pause(attempts)
 
@@ -259,15 +259,15 @@ def _allowed(key: str) -> bool:
     return True
 
 
-def _client(location: S3Location, patience: Patience) -> "S3Client":
+def _client(location: S3Location, limits: RequestLimits) -> "S3Client":
     """A client of its own session (clients are safe to share between threads, the default session is not)."""
     session = boto3.session.Session()
     endpoint = location.endpoint_url
     own_server = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     config = Config(
-        connect_timeout=patience.connect,
-        read_timeout=patience.read,
-        retries={"mode": "standard", "total_max_attempts": patience.attempts},
+        connect_timeout=limits.connect,
+        read_timeout=limits.read,
+        retries={"mode": "standard", "total_max_attempts": limits.attempts},
         max_pool_connections=32,
         # Servers other than Amazon's often have no wildcard DNS, and do not know the newer trailing checksums.
         # Nothing is lost: uploads carry MD5, and readers verify SHA-256.

@@ -20,7 +20,7 @@ from botocore.exceptions import (
 
 from ippo_trainer.contract.errors import BadSpecError, StageError, TryAgainError
 from ippo_trainer.contract.variables import CREDENTIALS_FILE
-from ippo_trainer.store.base import AlreadyExistsError, NotFoundError
+from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError
 
 
 class DeadlineError(Exception):
@@ -114,9 +114,9 @@ def _answer(error: ClientError, where: str, verb: str) -> StageError:
     if status == 404 and verb in {"write", "list"}:  # what is missing there is no object
         return BadSpecError(said, "Check artifacts.s3.endpointUrl: S3 itself would have said which bucket is missing.")
     if status == 404:
-        return NotFoundError(f"{where} does not exist", "Check that the stage that makes it has ended.")
+        return ObjectNotFoundError(f"{where} does not exist", "Check that the stage that makes it has ended.")
     if status == 412 and verb == "write":
-        return AlreadyExistsError(f"{where} exists already")
+        return ObjectExistsError(f"{where} exists already")
     if status in (409, 412):
         return TryAgainError(said, "Another writer changed it meanwhile; start the stage again.")
     if code in _BUSY:

@@ -8,7 +8,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import check_key
 from ippo_trainer.contract.spec import S3Location, StoreLocation
 from ippo_trainer.store import open_store
-from ippo_trainer.store.base import NotFoundError, Store
+from ippo_trainer.store.base import ObjectNotFoundError, Store
 
 _LONGEST = 512
 """Characters, as in artifacts.s3.prefix."""
@@ -46,7 +46,7 @@ def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -
     directory.mkdir(parents=True, exist_ok=True)
     try:
         store.download(name, target)
-    except NotFoundError as error:
+    except ObjectNotFoundError as error:
         raise BadDataError(f"{field}: there is no object {uri}", "Check bucket and key.") from error
     return target
 

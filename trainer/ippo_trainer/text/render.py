@@ -49,7 +49,7 @@ _PROBES = (
 )
 
 
-class TooLongError(BadDataError):
+class PromptTooLongError(BadDataError):
     """The newest message fits into no prompt, even without any history."""
 
 
@@ -123,7 +123,7 @@ class Renderer:
 
         Raises:
             BadDataError: the newest message is empty.
-            TooLongError: it does not fit even without any history.
+            PromptTooLongError: it does not fit even without any history.
         """
         if not customer_message.strip():
             raise BadDataError("the customer message is empty", "A state needs a message to answer.")
@@ -219,7 +219,7 @@ class Renderer:
             most -= 1
         bare = self._length(history, customer_message, 0)
         if bare > limit:
-            raise TooLongError(
+            raise PromptTooLongError(
                 f"the newest customer message makes a prompt of at least {bare} tokens, "
                 f"more than policy.maxPromptTokens = {limit}",
                 "Raise policy.maxPromptTokens, shorten policy.systemPrompt or leave the conversation out.",

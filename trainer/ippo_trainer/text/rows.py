@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.params import OnTooLong
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.text.render import Prompt, Renderer, TooLongError
+from ippo_trainer.text.render import Prompt, PromptTooLongError, Renderer
 
 
 @dataclass(slots=True)
@@ -82,7 +82,7 @@ def _prompt(renderer: Renderer, turns: list[Turn], index: int, on_too_long: OnTo
     message = turns[index].customer_message
     try:
         return renderer.prompt(turns[:index], message)
-    except TooLongError as error:
+    except PromptTooLongError as error:
         result.too_long.setdefault(index, error.message)
     shorter = renderer.cut(message)
     if on_too_long == "Skip" or shorter == message:

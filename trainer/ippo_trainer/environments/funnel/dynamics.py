@@ -54,7 +54,7 @@ class Dynamics:
         self._accept = np.vstack([np.asarray(tables.accept), np.zeros((1, 3))])
         self._edited_to = np.array([SENT.index(intent) for intent in tables.edited_to] + [ABSTAIN])
         self._own = np.asarray(tables.own)
-        self._leave = tables.leave_given()
+        self._leave = tables.leave_probability()
         self._buy = np.asarray(tables.buy)
         self._moves = tables.moves()
         self._signals = tables.signals()

@@ -38,7 +38,7 @@ def branches(tables: Tables) -> Branches:
     """All likelihoods of what can be seen."""
     likelihood = np.zeros((len(STAGES), len(SENT), CONTINUATIONS, len(TYPES)))
     stage = np.broadcast_to(np.arange(len(STAGES))[:, None, None], likelihood.shape[:3]).copy()
-    goes_on, moves, signals = 1 - tables.leave_given(), tables.moves(), tables.signals()
+    goes_on, moves, signals = 1 - tables.leave_probability(), tables.moves(), tables.signals()
     goes_on[CLOSE] *= 1 - np.asarray(tables.buy)
     for s in range(len(STAGES)):
         likelihood[s, :, 0] = goes_on[:, s] * (1 - moves[:, s])
@@ -59,7 +59,7 @@ def build(tables: Tables, horizon: int) -> DecisionProblem:
     Raises BadSpecError if there are more than MAX_STATES: they grow with about the eighth power of the horizon.
     """
     shown = branches(tables)
-    buys = (1 - tables.leave_given()[CLOSE]) * np.asarray(tables.buy)
+    buys = (1 - tables.leave_probability()[CLOSE]) * np.asarray(tables.buy)
     stage, belief = np.zeros(1, dtype=np.int64), np.asarray([tables.type_prior], dtype=np.float64)
     levels: list[Level] = []
     for turn in range(horizon):

@@ -82,7 +82,7 @@ class Tables:
         for name in ("type_prior", "own", "base_policy"):
             if abs(sum(getattr(self, name)) - 1) > 1e-9:
                 raise BadSpecError(f"tables: {name} sums to {sum(getattr(self, name)):.6g} instead of 1")
-        if self.leave_given().max() > 1 + 1e-12:
+        if self.leave_probability().max() > 1 + 1e-12:
             raise BadSpecError("tables: leave + leave_extra exceeds 1")
 
     @classmethod
@@ -117,7 +117,7 @@ class Tables:
         response[:, : len(SENT)] = accept * np.eye(len(SENT)) + (1 - accept) * other
         return response
 
-    def leave_given(self) -> Array:
+    def leave_probability(self) -> Array:
         """P(leaves | sent intent, stage, type), (5, 3, 3)."""
         leave: Array = np.add(self.leave_extra, self.leave)
         return leave

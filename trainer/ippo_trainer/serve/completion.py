@@ -1,0 +1,106 @@
+"""One chat completion: from a prompt, by the engine's tokens, to the text of each choice."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from ippo_trainer.serve import answers
+from ippo_trainer.serve.engine import Engine, EngineDiedError, Piece, QueueFullError, RefusedError
+from ippo_trainer.serve.errors import RequestError
+from ippo_trainer.serve.metrics import ServerMetrics
+from ippo_trainer.serve.requests import ChatRequest
+from ippo_trainer.serve.text_stream import TextStream
+from ippo_trainer.text.render import Prompt, Renderer
+
+
+@dataclass(frozen=True)
+class ServingContext:
+    """What every completion of a server needs."""
+
+    digest: str
+    """Of the policy; its name in answers to requests that name no model."""
+    renderer: Renderer
+    engine: Engine
+    metrics: ServerMetrics
+
+
+class Completion:
+    """The choices of one request.
+
+    Args:
+        context: of the server.
+        request: what was asked for.
+        prompt: rendered from the request's messages.
+        start: when the request came, by `time.monotonic`.
+
+    Raises:
+        RequestError: the request asks for more than the engine can do.
+    """
+
+    def __init__(self, context: ServingContext, request: ChatRequest, prompt: Prompt, start: float) -> None:
+        engine = context.engine
+        self._context, self._request, self._prompt, self._start = context, request, prompt, start
+        self._sampling = request.sampling(engine.max_new_tokens, engine.max_samples)
+        self._streams = [TextStream(context.renderer, request.stop) for _ in range(self._sampling.samples)]
+        name, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
+        self._head = answers.Head(name, created, request.model or context.digest, prompt.dropped_turns)
+
+    async def json(self) -> dict[str, Any]:
+        """The answer as a whole. Raises RequestError if the engine gives none."""
+        async with aclosing(self._parts()) as parts:
+            finishes = {index: finish async for index, _, finish in parts if finish is not None}
+        return self._head.whole(self._streams, [finishes[index] for index in range(len(self._streams))], self._usage())
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The answer as server-sent events, from the first token on. Raises RequestError if the engine fails."""
+        data = b"".join(map(self._head.opening, range(len(self._streams))))
+        async with aclosing(self._parts()) as parts:
+            async for index, text, finish in parts:
+                data += self._head.part(index, text) if text else b""
+                if finish is not None:
+                    data += self._head.end(index, finish, self._streams[index].abstains)
+                if data:
+                    yield data
+                data = b""
+        options = self._request.stream_options
+        if options is not None and options.include_usage:
+            yield self._head.counts(self._usage())
+        yield answers.DONE
+
+    def _usage(self) -> dict[str, int]:
+        return answers.usage(len(self._prompt.ids), sum(stream.tokens for stream in self._streams))
+
+    async def _parts(self) -> AsyncGenerator[tuple[int, str, str | None], None]:
+        """(choice, more text, how it ended) until all choices have ended."""
+        metrics = self._context.metrics
+        metrics.tokens.labels("prompt").inc(len(self._prompt.ids))
+        unfinished, is_first = set(range(len(self._streams))), True
+        try:
+            async with aclosing(self._context.engine.generate(self._prompt.ids, self._sampling)) as pieces:
+                async for piece in pieces:
+                    if is_first:
+                        metrics.first_token.observe(time.monotonic() - self._start)
+                        is_first = False
+                    metrics.tokens.labels("completion").inc(len(piece.ids))
+                    if piece.sample not in unfinished:
+                        continue  # a stop text has ended it
+                    text, finish = _push(self._streams[piece.sample], piece)
+                    if finish is not None:
+                        unfinished.discard(piece.sample)
+                    yield piece.sample, text, finish
+                    if not unfinished:
+                        return
+        except QueueFullError as error:
+            raise RequestError(429, "too many requests wait already; try again, or add replicas") from error
+        except RefusedError as error:
+            raise RequestError(400, f"the engine refuses this request: {' '.join(str(error).split())}") from error
+        except EngineDiedError as error:
+            raise RequestError(503, f"the engine failed: {error}", code="engine_failed") from error
+
+
+def _push(stream: TextStream, piece: Piece) -> tuple[str, str | None]:
+    text = stream.push(piece.ids, piece.finish is not None)
+    return text, "stop" if stream.stopped else piece.finish
