@@ -29,7 +29,7 @@ from ippo_trainer.environments.checked import is_unicode, short
 from ippo_trainer.environments.funnel.text import parse_customer, parse_intent
 from ippo_trainer.report import words
 from ippo_trainer.report.svg import shorten
-from ippo_trainer.serve.errors import ApiError
+from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.requests import parse, state_of
 from ippo_trainer.serve.text_stream import TextStream
 from ippo_trainer.stages.output import Redactor, error_message
@@ -169,7 +169,7 @@ TOKENIZERS: dict[str, Callable[[str], Any]] = {
 
 def seconds(read: Callable[[str], Any], text: str) -> float:
     started = time.process_time()
-    with suppress(StageError, ApiError, ManifestError):  # a refusal takes time, too
+    with suppress(StageError, RequestError, ManifestError):  # a refusal takes time, too
         read(text)
     return time.process_time() - started
 
