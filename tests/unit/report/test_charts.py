@@ -5,7 +5,16 @@ from xml.etree import ElementTree
 
 import pytest
 from ippo_trainer.report.bars import Stack, loss_bars, stacked_bars
-from ippo_trainer.report.charts import Axes, Level, Point, Series, line_chart, number_tick, percent_tick, reliability
+from ippo_trainer.report.charts import (
+    Axes,
+    Point,
+    ReferenceLine,
+    Series,
+    line_chart,
+    number_tick,
+    percent_tick,
+    reliability,
+)
 from ippo_trainer.report.model import Bin
 
 AXES = Axes("cycle", [(x, str(x)) for x in range(4)], percent_tick)
@@ -22,7 +31,9 @@ def with_class(root: ElementTree.Element, name: str) -> list[ElementTree.Element
 def test_a_line_chart_puts_higher_values_higher_and_labels_them() -> None:
     points = [Point(x, 0.1 * x, 0.1 * x - 0.02, 0.1 * x + 0.02, f"cycle {x}") for x in range(4)]
     chart = parse(
-        line_chart("Success", "rising", [Series("s", points, end_label=True)], [Level("optimum", 0.4, "optimum")], AXES)
+        line_chart(
+            "Success", "rising", [Series("s", points, end_label=True)], [ReferenceLine("optimum", 0.4, "optimum")], AXES
+        )
     )
     dots = with_class(chart, "dot")
     heights = [float(dot.get("cy", "nan")) for dot in dots]
@@ -40,7 +51,7 @@ def test_a_line_chart_puts_higher_values_higher_and_labels_them() -> None:
 
 def test_everything_drawn_is_inside() -> None:
     points = [Point(x, 0.1, -0.3, 0.9) for x in range(4)]
-    chart = parse(line_chart("t", "d", [Series("s", points)], [Level("a very long name", 2.0)], AXES, 308, 200))
+    chart = parse(line_chart("t", "d", [Series("s", points)], [ReferenceLine("a very long name", 2.0)], AXES, 308, 200))
     for element in chart.iter():
         for name, size in (("x", 308), ("cx", 308), ("x1", 308), ("x2", 308), ("y", 200), ("cy", 200), ("y1", 200)):
             assert 0 <= float(element.get(name, 1)) <= size

@@ -31,8 +31,8 @@ def stacked_bars(
     """Horizontal stacked bars in groups. Parts are named inside the bar where there is room, and in the tooltip."""
     paint = colours(names)
     labels = [stack.label for _, stacks in groups for stack in stacks]
-    left = min(max((text_width(label) for label in labels), default=0) + 8, width * 0.3)
-    scale = Scale(0, 1, left, width)
+    label_width = min(max((text_width(label) for label in labels), default=0) + 8, width * 0.3)
+    scale = Scale(0, 1, label_width, width)
     parts: list[Markup] = []
     y = 0.0
     for heading, stacks in groups:
@@ -85,13 +85,22 @@ def _inside(name: str, share: float, wide: float) -> str:
 def loss_bars(title: str, rows: Sequence[tuple[str, float, float | None]], width: float = 488) -> Markup:
     """Paired horizontal bars, `(label, after, before)`: what is lost now, and thinner what the start lost."""
     top = max([abs(value) for _, after, before in rows for value in (after, before or 0.0)] + [1e-9])
-    left = min(max((text_width(label) for label, _, _ in rows), default=0) + 10, width * 0.4)
-    scale = Scale(0, top, left, width - 54)
+    label_width = min(max((text_width(label) for label, _, _ in rows), default=0) + 10, width * 0.4)
+    scale = Scale(0, top, label_width, width - 54)
     parts: list[Markup] = []
     y = 0.0
     for label, after, before in rows:
         middle = y + (15 if before is not None else 11)
-        parts.append(tag("text", shorten(label, left - 8), class_="tick", x=left - 8, y=middle + 4, text_anchor="end"))
+        parts.append(
+            tag(
+                "text",
+                shorten(label, label_width - 8),
+                class_="tick",
+                x=label_width - 8,
+                y=middle + 4,
+                text_anchor="end",
+            )
+        )
         if before is not None:
             parts.append(_bar(scale, y + 1, 8, before, "before", f"{label}, at the start: {number(before, 4)}"))
             y += 10

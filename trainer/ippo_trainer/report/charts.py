@@ -49,7 +49,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Level:
+class ReferenceLine:
     """A horizontal reference line with its label."""
 
     name: str
@@ -96,7 +96,7 @@ def line_chart(
     title: str,
     description: str,
     series: Sequence[Series],
-    levels: Sequence[Level],
+    levels: Sequence[ReferenceLine],
     axes: Axes,
     width: float = 488,
     height: float = 300,
@@ -117,7 +117,7 @@ def line_chart(
     )
 
 
-def _end_labels(series: Sequence[Series], levels: Sequence[Level], axes: Axes) -> list[tuple[float, str, str]]:
+def _end_labels(series: Sequence[Series], levels: Sequence[ReferenceLine], axes: Axes) -> list[tuple[float, str, str]]:
     """(y, text, class) of what is written at the right: each level, and each line where there are several."""
     names = [(level.y, f"{level.name} {axes.label(level.y)}", f"label-{level.style}") for level in levels]
     lines = [line for line in series if line.joined and line.points]
@@ -127,7 +127,7 @@ def _end_labels(series: Sequence[Series], levels: Sequence[Level], axes: Axes) -
 
 
 def _frame(
-    series: Sequence[Series], levels: Sequence[Level], axes: Axes, width: float, height: float, margin: float
+    series: Sequence[Series], levels: Sequence[ReferenceLine], axes: Axes, width: float, height: float, margin: float
 ) -> Frame:
     points = [point for line in series for point in line.points]
     heights = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
@@ -165,7 +165,7 @@ def _grid(frame: Frame, axes: Axes) -> Markup:
     return tag("g", *parts)
 
 
-def _level(frame: Frame, level: Level) -> Markup:
+def _level(frame: Frame, level: ReferenceLine) -> Markup:
     y = frame.y(level.y)
     return tag("line", class_=f"level line-{level.style}", x1=frame.x.start - 8, x2=frame.right + 6, y1=y, y2=y)
 
@@ -232,12 +232,12 @@ def _whiskers(frame: Frame, line: Series) -> Markup:
 
 
 def _band(frame: Frame, line: Series) -> Markup:
-    known = [
+    intervals = [
         (frame.x(p.x), frame.y(p.low), frame.y(p.high)) for p in line.points if p.low is not None and p.high is not None
     ]
-    if not known:
+    if not intervals:
         return Markup("")
-    outline = [(x, top) for x, _, top in known] + [(x, low) for x, low, _ in reversed(known)]
+    outline = [(x, top) for x, _, top in intervals] + [(x, low) for x, low, _ in reversed(intervals)]
     return tag("path", class_=f"band band-{line.style}", d=path(outline) + "Z")
 
 
@@ -261,10 +261,10 @@ def _side_labels(frame: Frame, names: Sequence[tuple[float, str, str]], room: fl
 
 def reliability(title: str, bins: Sequence[Bin], width: float = 300) -> Markup:
     """Predicted against observed mean return; on the diagonal the prediction is right. Dots grow with their count."""
-    known = [row for row in bins if math.isfinite(row.predicted) and math.isfinite(row.observed)]
+    finite = [row for row in bins if math.isfinite(row.predicted) and math.isfinite(row.observed)]
     top = max(
-        [row.high if row.high is not None else row.observed for row in known]
-        + [row.predicted for row in known]
+        [row.high if row.high is not None else row.observed for row in finite]
+        + [row.predicted for row in finite]
         + [1e-6]
     )
     bottom, left, top_edge = width - 36, 44, 24
@@ -278,8 +278,8 @@ def reliability(title: str, bins: Sequence[Bin], width: float = 300) -> Markup:
     parts.append(
         tag("path", class_="level line-reference", d=path([(scale_x(0), scale_y(0)), (scale_x.end, scale_y.end)]))
     )
-    largest = max((row.count for row in known), default=1) or 1
-    for row in known:
+    largest = max((row.count for row in finite), default=1) or 1
+    for row in finite:
         x, y = scale_x(row.predicted), scale_y(row.observed)
         if row.low is not None and row.high is not None:
             parts.append(
@@ -291,7 +291,7 @@ def reliability(title: str, bins: Sequence[Bin], width: float = 300) -> Markup:
         parts.append(tag("circle", tag("title", tip), class_="dot dot-main", cx=x, cy=y, r=radius))
     parts.append(tag("text", "predicted by Q", class_="axis", x=(left + width) / 2, y=width - 3, text_anchor="middle"))
     parts.append(tag("text", "observed", class_="axis", x=4.0, y=8.0 + 4))
-    description = "; ".join(f"predicted {number(row.predicted)} observed {number(row.observed)}" for row in known)
+    description = "; ".join(f"predicted {number(row.predicted)} observed {number(row.observed)}" for row in finite)
     return svg(width, width, title, description or "no bins", *parts)
 
 

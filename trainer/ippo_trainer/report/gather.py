@@ -50,8 +50,8 @@ def gather(store: Store, manifest: dict[str, Any] | None = None, standing: dict[
     ledger = _ledger(store, problems)
     cycles = _cycles(store, ledger, problems)
     name = settings.get("run") or settings.get("name") or _metadata_name(settings) or "Iterative PPO"
-    stands = None if standing is None else Standing.model_validate(standing)
-    return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems, stands)
+    where = None if standing is None else Standing.model_validate(standing)
+    return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems, where)
 
 
 def _settings(store: Store, problems: list[str]) -> dict[str, Any]:
@@ -89,16 +89,16 @@ def _ledger(store: Store, problems: list[str]) -> dict[int, dict[str, Any]]:
 
 def _cycles(store: Store, ledger: dict[int, dict[str, Any]], problems: list[str]) -> list[Cycle]:
     """Iterations in order. Stops after the ledger's last as soon as an iteration has published nothing."""
-    last, found, start = max(ledger, default=0), [], 0
+    last, cycles, start = max(ledger, default=0), [], 0
     while True:
         # In blocks of threads: a run in S3 has a dozen small objects per iteration.
         block = for_each(lambda n: _cycle(store, n, ledger.get(n, {})), range(start, start + WORKERS))
-        for iteration, (cycle, said) in enumerate(block, start):
-            problems += said
+        for iteration, (cycle, unread) in enumerate(block, start):
+            problems += unread
             if cycle is not None:
-                found.append(cycle)
+                cycles.append(cycle)
             elif iteration > last:
-                return found
+                return cycles
         start += WORKERS
 
 
@@ -132,14 +132,14 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
 
 def _result(store: Store, iteration: int, stage: StageName, problems: list[str]) -> StageResult | None:
     """The result of a stage, the newest one where an iteration collected several times."""
-    found = _result_of(store, iteration, stage, None, problems)
+    newest = _result_of(store, iteration, stage, None, problems)
     collection = 2
-    while found is not None and BY_NAME[stage].repeats:
+    while newest is not None and BY_NAME[stage].repeats:
         newer = _result_of(store, iteration, stage, collection, problems)
         if newer is None:
             break
-        found, collection = newer, collection + 1
-    return found
+        newest, collection = newer, collection + 1
+    return newest
 
 
 def _result_of(
@@ -167,13 +167,13 @@ def _read_result(store: Store, key: str, problems: list[str]) -> StageResult | N
 
 
 def _artifacts(reader: "_Reader", results: dict[StageName, StageResult]) -> dict[str, Artifact]:
-    found: dict[str, Artifact] = {}
+    artifacts: dict[str, Artifact] = {}
     for stage, result in results.items():
         ref = result.artifacts.get(BY_NAME[stage].artifact)
         if ref is not None:
             manifest = reader.manifest(ref)
-            found[stage] = Artifact(stage, ref.key, ref.digest, dict(manifest.inputs) if manifest else {})
-    return found
+            artifacts[stage] = Artifact(stage, ref.key, ref.digest, dict(manifest.inputs) if manifest else {})
+    return artifacts
 
 
 def _decision(ledger: dict[str, Any], problems: list[str]) -> Decision | None:
@@ -191,11 +191,11 @@ def _decision(ledger: dict[str, Any], problems: list[str]) -> Decision | None:
 def _with_transcripts(store: Store, cycles: list[Cycle], problems: list[str]) -> list[Cycle]:
     """Adds transcripts to the first and the last evaluated cycles: the others' are never shown."""
     evaluated = [cycle.iteration for cycle in cycles if cycle.evaluation is not None]
-    wanted = {*evaluated[:1], *evaluated[-TRANSCRIPT_CYCLES:]}
+    iterations = {*evaluated[:1], *evaluated[-TRANSCRIPT_CYCLES:]}
     reader = _Reader(store, problems)
     filled = []
     for cycle in cycles:
-        if cycle.iteration in wanted:
+        if cycle.iteration in iterations:
             artifact = cycle.artifacts[EVALUATE]
             ref = ArtifactRef(key=artifact.key, digest=artifact.digest)
             cycle = dataclasses.replace(cycle, transcripts=reader.file(ref, TRANSCRIPTS, Transcripts))

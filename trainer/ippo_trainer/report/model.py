@@ -159,7 +159,7 @@ class Evaluation(Read):
         return value or []
 
 
-class Said(Read):
+class TranscriptTurn(Read):
     """One turn of a transcript. `suggestion` is None where the policy abstained."""
 
     customer: str
@@ -173,7 +173,7 @@ class Transcript(Read):
 
     seed: int | str
     outcome: bool
-    turns: list[Said]
+    turns: list[TranscriptTurn]
 
 
 class Transcripts(Read):
@@ -399,5 +399,5 @@ class RunReport:
     @property
     def references(self) -> list[Reference]:
         """The environment's ladder, from the newest evaluation that has one."""
-        found = (cycle.evaluation.references for cycle in reversed(self.evaluated) if cycle.evaluation)
-        return next((rows for rows in found if rows), [])
+        ladders = (cycle.evaluation.references for cycle in reversed(self.evaluated) if cycle.evaluation)
+        return next((rows for rows in ladders if rows), [])

@@ -99,22 +99,22 @@ def integer_ticks(low: int, high: int, count: int) -> list[int]:
     return [int(value) for value in ticks(low, high, count) if value == int(value)] if high > low else [low]
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions near `wanted`, at least `gap` apart, within [low, high] as far as that is possible.
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions near `positions`, at least `gap` apart, within [low, high] as far as that is possible.
 
-    Keeps the order of `wanted`. Neighbours that collide are centred on their mean (pool adjacent violators on
+    Keeps the order of `positions`. Neighbours that collide are centred on their mean (pool adjacent violators on
     position minus rank times gap), so that no label wanders further than it has to.
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    order = sorted(range(len(positions)), key=lambda index: positions[index])
     blocks: list[tuple[float, int]] = []
     for rank, index in enumerate(order):
-        block = (wanted[index] - rank * gap, 1)
+        block = (positions[index] - rank * gap, 1)
         while blocks and blocks[-1][0] > block[0]:
             mean, size = blocks.pop()
             block = ((mean * size + block[0] * block[1]) / (size + block[1]), size + block[1])
         blocks.append(block)
-    ceiling = high - gap * (len(wanted) - 1)
-    placed = [0.0] * len(wanted)
+    ceiling = high - gap * (len(positions) - 1)
+    placed = [0.0] * len(positions)
     rank = 0
     for mean, size in blocks:
         for _ in range(size):

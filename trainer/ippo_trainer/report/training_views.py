@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.report import words
-from ippo_trainer.report.charts import Axes, Level, Point, Series, line_chart, number_tick, reliability
+from ippo_trainer.report.charts import Axes, Point, ReferenceLine, Series, line_chart, number_tick, reliability
 from ippo_trainer.report.model import Bin, Calibration, Cycle, Likeness, RunReport
 from ippo_trainer.report.parts import NARROW, Figure, Table, small_figure
 from ippo_trainer.report.svg import evenly, integer_ticks, thin
@@ -17,7 +17,7 @@ MAX_CURVE_CYCLES = 12
 MAX_OTHER_CURVES = 12
 MAX_OLD_FITS = 6
 MAX_TURN_TICKS = 12
-MAX_SAID = 12
+MAX_MESSAGES = 12
 
 Curve = tuple[str, str, Mapping[str, str]]
 """Title, explanation, and the metrics in it with their names."""
@@ -235,17 +235,17 @@ def _drawn(
 ) -> list[Figure]:
     figures = []
     for title, text, keys in wanted:
-        levels = [Level("budget", budget)] if budget is not None and "kl" in keys else []
+        levels = [ReferenceLine("budget", budget)] if budget is not None and "kl" in keys else []
         drawing = _concatenated(title, curves, keys, levels, "update")
         if drawing:
             figures.append(small_figure(title, text, drawing))
     return figures
 
 
-def said(run: RunReport, stage: str) -> list[tuple[int, str]]:
+def stage_messages(run: RunReport, stage: str) -> list[tuple[int, str]]:
     """(cycle, what the stage said of its result), newest first."""
     rows = [(cycle.iteration, cycle.messages[stage]) for cycle in run.trained if stage in cycle.messages]
-    return rows[: -MAX_SAID - 1 : -1]
+    return rows[: -MAX_MESSAGES - 1 : -1]
 
 
 def _decimal(value: object) -> float | None:
@@ -259,7 +259,7 @@ def _concatenated(
     title: str,
     curves: Sequence[tuple[int, Sequence[Mapping[str, float]]]],
     keys: Mapping[str, str],
-    levels: Sequence[Level],
+    levels: Sequence[ReferenceLine],
     unit: str,
 ) -> Markup | None:
     """The curves of several cycles one after the other, a divider where each begins; None if no row has the keys."""

@@ -7,8 +7,17 @@ from ippo_trainer.contract.stages import COLLECT, FIT_Q, IMPROVE
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.report import words
 from ippo_trainer.report.bars import Stack, colours, loss_bars, stacked_bars
-from ippo_trainer.report.charts import Axes, Level, Point, Series, line_chart, number_tick, percent_tick
-from ippo_trainer.report.model import Cycle, Estimate, LossRow, PolicyScore, Reference, RunReport, Said, Transcript
+from ippo_trainer.report.charts import Axes, Point, ReferenceLine, Series, line_chart, number_tick, percent_tick
+from ippo_trainer.report.model import (
+    Cycle,
+    Estimate,
+    LossRow,
+    PolicyScore,
+    Reference,
+    RunReport,
+    Transcript,
+    TranscriptTurn,
+)
 from ippo_trainer.report.parts import HALF, NARROW, WHOLE, Figure, Table, figure
 from ippo_trainer.report.svg import evenly, integer_ticks
 
@@ -70,7 +79,7 @@ def tiles(run: RunReport) -> list[Tile]:
     before, after = run.before, run.after
     if before is None or after is None:
         return []
-    found = [
+    rows = [
         Tile(
             "Success",
             words.percent(before.best_success.estimate),
@@ -87,11 +96,11 @@ def tiles(run: RunReport) -> list[Tile]:
     share = words.share_of_optimum(after)
     if share is not None:
         start = words.share_of_optimum(before)
-        found.append(
+        rows.append(
             Tile("Of the optimum", words.percent(start, 0), words.percent(share, 0), "exact solution = 100%", share)
         )
     if after.acceptance is not None and before.acceptance is not None:
-        found.append(
+        rows.append(
             Tile(
                 "Accepted",
                 words.percent(before.acceptance.estimate, 0),
@@ -99,7 +108,7 @@ def tiles(run: RunReport) -> list[Tile]:
                 "share of suggestions sent as they were or edited",
             )
         )
-    return found
+    return rows
 
 
 def _ci(estimate: Estimate, as_percent: bool) -> str:
@@ -166,8 +175,8 @@ def _trajectory(
     ]
     series = [Series("in service", points, end_label=True), Series("not promoted", refused, "refused", joined=False)]
     levels = [
-        Level(row.name, level_of(row), "optimum" if row.name == "optimum" else "reference")
-        for row in chosen(run.references)
+        ReferenceLine(row.name, level_of(row), "optimum" if row.name == "optimum" else "reference")
+        for row in drawn_references(run.references)
     ]
     last = run.evaluated[-1].iteration
     first = run.evaluated[0].iteration - 1
@@ -204,13 +213,13 @@ def in_service(run: RunReport) -> list[tuple[str, int, PolicyScore]]:
     return rows
 
 
-def chosen(references: Sequence[Reference]) -> list[Reference]:
+def drawn_references(references: Sequence[Reference]) -> list[Reference]:
     """The few reference policies that are drawn: the best, the well-known ones, and others while there is room."""
     by_rank = sorted(
         references, key=lambda row: (PREFERRED.index(row.name) if row.name in PREFERRED else 99, -row.value)
     )
-    found = by_rank[:MAX_LEVELS]
-    return [row for row in references if row in found]
+    best = by_rank[:MAX_LEVELS]
+    return [row for row in references if row in best]
 
 
 def ladder(run: RunReport) -> Table | None:
@@ -281,13 +290,13 @@ def intent_mix(run: RunReport) -> tuple[Figure, list[tuple[str, str]]] | None:
     rows = [(label, score) for label, _, score in in_service(run) if score.exact and score.exact.intent_mix]
     if not names or not rows:
         return None
-    shown, rest = names[: MAX_INTENTS - 1], names[MAX_INTENTS - 1 :]
+    names_drawn, rest = names[: MAX_INTENTS - 1], names[MAX_INTENTS - 1 :]
     if len(rest) <= 1:
-        shown, rest = names, []
-    legend = colours([*shown, "other"] if rest else shown)
+        names_drawn, rest = names, []
+    legend = colours([*names_drawn, "other"] if rest else names_drawn)
     rows = [rows[index] for index in evenly(len(rows), MAX_MIX_CYCLES)]
     stages = list(dict.fromkeys(mix.stage for _, score in rows if score.exact for mix in score.exact.intent_mix))
-    groups = [(_place("stage", stage), _stacks(rows, stage, shown, rest)) for stage in stages]
+    groups = [(_place("stage", stage), _stacks(rows, stage, names_drawn, rest)) for stage in stages]
     head = ["stage", "policy", *legend]
     table = Table(
         head,
@@ -308,13 +317,13 @@ def intent_mix(run: RunReport) -> tuple[Figure, list[tuple[str, str]]] | None:
 
 
 def _stacks(
-    rows: Sequence[tuple[str, PolicyScore]], stage: str, shown: Sequence[str], rest: Sequence[str]
+    rows: Sequence[tuple[str, PolicyScore]], stage: str, names: Sequence[str], rest: Sequence[str]
 ) -> list[Stack]:
     stacks = []
     for label, score in rows:
         for mix in score.exact.intent_mix if score.exact else []:
             if mix.stage == stage:
-                shares = {name: mix.shares.get(name, 0.0) for name in shown}
+                shares = {name: mix.shares.get(name, 0.0) for name in names}
                 if rest:
                     shares["other"] = sum(mix.shares.get(name, 0.0) for name in rest)
                 stacks.append(Stack(label, shares))
@@ -350,7 +359,7 @@ def _place(noun: str, label: str) -> str:
     return f"turn {words.ordinal(label)}" if noun == "turn" else f"stage {label}" if label.isdigit() else label
 
 
-def told(run: RunReport) -> list[tuple[str, list[Pair]]]:
+def conversation_pairs(run: RunReport) -> list[tuple[str, list[Pair]]]:
     """Conversations on the same seeds before and after, in groups, each with a sentence that says which policies spoke.
 
     The run's first policy against the one in service, on the seeds that both evaluations show. If these are few, also
@@ -359,23 +368,26 @@ def told(run: RunReport) -> list[tuple[str, list[Pair]]]:
     cycles = [(cycle, cycle.transcripts) for cycle in run.evaluated if cycle.transcripts]
     if not cycles:
         return []
-    (first, first_said), (last, last_said) = cycles[0], cycles[-1]
+    (first, first_transcripts), (last, last_transcripts) = cycles[0], cycles[-1]
     groups = []
-    whole = _paired(first_said.current, last_said.candidate if run.promoted(last) else last_said.current)
+    whole = _paired(
+        first_transcripts.current, last_transcripts.candidate if run.promoted(last) else last_transcripts.current
+    )
     if first is run.evaluated[0] and run.any_promoted:
         text = f"Before: the policy that the run started from. After: the one in service after cycle {last.iteration}."
         groups.append((text, whole))
     if len(whole) >= ENOUGH_PAIRS and groups:
         return groups
-    kept = [(cycle, said) for cycle, said in cycles if run.promoted(cycle)] or cycles[-1:]
-    for cycle, said in {c.iteration: (c, said) for c, said in (kept[-1], kept[0])}.values():
+    promoted = [(cycle, transcripts) for cycle, transcripts in cycles if run.promoted(cycle)] or cycles[-1:]
+    for cycle, transcripts in (promoted[-1:] + promoted[:1])[: len(promoted)]:
         began = (
             "that the run started from"
             if cycle is run.evaluated[0]
             else f"in service when cycle {cycle.iteration} began"
         )
         ended = f"promoted by cycle {cycle.iteration}" if run.promoted(cycle) else "that the gate did not promote"
-        groups.append((f"Before: the policy {began}. After: the one {ended}.", _paired(said.current, said.candidate)))
+        text = f"Before: the policy {began}. After: the one {ended}."
+        groups.append((text, _paired(transcripts.current, transcripts.candidate)))
     return [group for group in groups if group[1]]
 
 
@@ -384,7 +396,7 @@ def _paired(before: Sequence[Transcript], after: Sequence[Transcript]) -> list[P
     return [Pair(str(b.seed), b, later[str(b.seed)]) for b in before if str(b.seed) in later][:MAX_PAIRS]
 
 
-def said_kind(turn: Said) -> str:
+def turn_kind(turn: TranscriptTurn) -> str:
     """How the template shows a turn: `abstained`, `accepted`, `edited` or `rejected`."""
     if turn.suggestion is None:
         return "abstained"

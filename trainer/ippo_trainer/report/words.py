@@ -120,7 +120,7 @@ def subline(run: RunReport) -> str:
             if _failed(run)
             else "No candidate has been evaluated; this page fills as the cycles end."
         )
-    kept, cycles = sum(map(run.promoted, run.evaluated)), count(len(run.evaluated), "cycle")
+    promotions, cycles = sum(map(run.promoted, run.evaluated)), count(len(run.evaluated), "cycle")
     share, first = share_of_optimum(after), share_of_optimum(before)
     was, now = number(before.best_value.estimate), number(after.best_value.estimate)
     if not run.any_promoted:
@@ -132,7 +132,7 @@ def subline(run: RunReport) -> str:
         if share is None
         else f"That is {percent(share, 0)} of the value an optimal policy gets, from {percent(first, 0)}"
     )
-    return f"{gain}, after {cycles} of Iterative PPO, {kept} of them promoted."
+    return f"{gain}, after {cycles} of Iterative PPO, {promotions} of them promoted."
 
 
 def stopped_by_q(run: RunReport) -> Cycle | None:
@@ -213,12 +213,12 @@ def skill_words(calibration: Calibration | None) -> str:
 
 def intents(run: RunReport) -> list[str]:
     """The intents that the run's exact scores saw at all, in their first order of appearance."""
-    seen: dict[str, None] = {}
+    names: dict[str, None] = {}
     for cycle in run.evaluated:
         for score in (cycle.evaluation.current, cycle.evaluation.candidate) if cycle.evaluation else ():
             for row in score.exact.intent_mix if score.exact else []:
-                seen.update(dict.fromkeys(name for name, share in row.shares.items() if share > 0))
-    return list(seen)
+                names.update(dict.fromkeys(name for name, share in row.shares.items() if share > 0))
+    return list(names)
 
 
 def extinct(run: RunReport) -> list[str]:
@@ -233,16 +233,17 @@ def extinct(run: RunReport) -> list[str]:
 
 def mix_words(run: RunReport) -> str:
     """What to look for in the intent mix."""
-    gone = extinct(run)
-    if not gone:
+    vanished = extinct(run)
+    if not vanished:
         return "Every intent that the starting policy used is still in use somewhere."
-    kept = [name for name in intents(run) if name not in gone]
+    remaining = [name for name in intents(run) if name not in vanished]
+    if not remaining:
+        return f"{listed(vanished)} have vanished."
+    have = "has" if len(vanished) == 1 else "have"
     return (
-        f"{listed(gone)} {'has' if len(gone) == 1 else 'have'} all but vanished (under {percent(EXTINCT, 0)} in every "
-        f"stage). A policy that only uses {listed(kept)} cannot score better than the best one with those alone: "
-        "if the value has stopped rising, look here first."
-        if kept
-        else f"{listed(gone)} have vanished."
+        f"{listed(vanished)} {have} all but vanished (under {percent(EXTINCT, 0)} in every stage). A policy that only "
+        f"uses {listed(remaining)} cannot score better than the best one with those alone: if the value has stopped "
+        "rising, look here first."
     )
 
 
@@ -264,7 +265,7 @@ def worst_loss(score: PolicyScore | None) -> str:
 
 def reference_words(name: str) -> str:
     """What a reference policy of an environment's ladder does; empty for a name that is not among the usual ones."""
-    known = {
+    descriptions = {
         "optimum": "the best possible policy",
         "base": "what the logged business does",
         "uniform": "any intent at random",
@@ -273,8 +274,8 @@ def reference_words(name: str) -> str:
         "abstain": "no suggestions at all",
     }
     kind, _, steps = name.rpartition("-")
-    if name in known or not steps.isdigit():
-        return known.get(name, "")
+    if name in descriptions or not steps.isdigit():
+        return descriptions.get(name, "")
     often = count(int(steps), "step")
     if kind == "greedy":
         return f"{often} of exact policy iteration"

@@ -45,7 +45,7 @@ class TextStream:
     def push(self, ids: Sequence[int], last: bool) -> str:
         """Takes the next tokens and returns the text that is certain by now and was not returned before."""
         self._ids += ids
-        suggestion = self._renderer.decode(self._ids)[0] if last else self._renderer.begun(self._spell())
+        suggestion = self._renderer.decode(self._ids)[0] if last else self._renderer.suggestion_text(self._spell())
         text = suggestion or ""
         certain = len(text) if last else _certain(text)
         cut = self._cut(text, certain)
@@ -54,7 +54,7 @@ class TextStream:
         if last:
             self.text, self.abstains = text, suggestion is None
         else:
-            certain -= max((stop.begun for stop in self._stops), default=0)
+            certain -= max((stop.matched for stop in self._stops), default=0)
         part = text[self._sent : certain]
         self._sent = max(self._sent, certain)
         return part
@@ -83,15 +83,15 @@ class _Stop:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.begun = 0
+        self.matched = 0
         """Characters at the end, so far, with which the text begins."""
         self._borders = [0]  # by length of a beginning - 1: the longest shorter beginning that is also its end
 
     def follows(self, character: str) -> bool:
         """Takes the next character; whether it completes the text."""
-        begun = self.begun if self.begun < len(self.text) else self._border(self.begun)
-        self.begun = self._longer(begun, character)
-        return self.begun == len(self.text)
+        matched = self.matched if self.matched < len(self.text) else self._border(self.matched)
+        self.matched = self._longer(matched, character)
+        return self.matched == len(self.text)
 
     def _longer(self, size: int, character: str) -> int:
         while size and self.text[size] != character:

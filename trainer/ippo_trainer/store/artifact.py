@@ -27,7 +27,7 @@ from ippo_trainer.store.parallel import for_each
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 32 << 20
-_NAMED = 5
+_MOST_NAMES = 5
 _AGAIN = (
     "Put the files back from a copy; or delete the artifact's folder and the result.json beside it, "
     "and run the stage that makes it again."
@@ -167,7 +167,7 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str) -> 
             _check_room(partial, manifest, where)
             wrong = [w for w in for_each(lambda entry: _download(store, ref, entry, partial), manifest.files) if w]
             if wrong:
-                raise BadDataError(f"artifact {where} is damaged: {_named(wrong)}", _AGAIN)
+                raise BadDataError(f"artifact {where} is damaged: {_names(wrong)}", _AGAIN)
             partial.replace(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -205,20 +205,20 @@ def _check_listing(store: Store, ref: ArtifactRef, manifest: Manifest) -> None:
     """Compares names and sizes before anything is downloaded. Files that the manifest does not name are never used."""
     sizes = manifest.sizes()
     wrong, extra = [], []
-    for found in store.list(ref.key):
-        path = found.key.removeprefix(f"{ref.key}/")
+    for listed in store.list(ref.key):
+        path = listed.key.removeprefix(f"{ref.key}/")
         if path == MANIFEST:
             continue
         expected = sizes.pop(path, None)
         if expected is None:
             extra.append(path)
-        elif expected != found.size:
-            wrong.append(f"{path} has {found.size} of {expected} bytes")
+        elif expected != listed.size:
+            wrong.append(f"{path} has {listed.size} of {expected} bytes")
     wrong += [f"{path} is missing" for path in sizes]
     if wrong:
-        raise BadDataError(f"artifact {store.describe(ref.key)} is damaged: {_named(wrong)}", _AGAIN)
+        raise BadDataError(f"artifact {store.describe(ref.key)} is damaged: {_names(wrong)}", _AGAIN)
     if extra:
-        _log.warning("ignoring files that are not in the manifest of %s: %s", store.describe(ref.key), _named(extra))
+        _log.warning("ignoring files that are not in the manifest of %s: %s", store.describe(ref.key), _names(extra))
 
 
 def _check_room(directory: Path, manifest: Manifest, where: str) -> None:
@@ -242,6 +242,6 @@ def _download(store: Store, ref: ArtifactRef, entry: FileEntry, directory: Path)
     return None if file_sha256(path) == entry.sha256 else f"{entry.path} was altered (its SHA-256 differs)"
 
 
-def _named(names: list[str]) -> str:
-    rest = len(names) - _NAMED
-    return ", ".join(sorted(names)[:_NAMED]) + (f" and {rest} more" if rest > 0 else "")
+def _names(names: list[str]) -> str:
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(sorted(names)[:_MOST_NAMES]) + (f" and {rest} more" if rest > 0 else "")

@@ -121,9 +121,9 @@ def _pointer(store: Store, folder_key: str) -> Pointer | None:
 def _sweep(store: Store, folder_key: str, pointer: Pointer | None) -> None:
     keep = f"{pointer.artifact.key}/" if pointer else None
     pointer_key = f"{folder_key}/{POINTER}"
-    stale = (found.key for found in store.list(folder_key) if found.key != pointer_key)
+    stale = (listed.key for listed in store.list(folder_key) if listed.key != pointer_key)
     for_each(store.delete, (key for key in stale if keep is None or not key.startswith(keep)))
 
 
 def _delete(store: Store, folder_key: str) -> None:
-    for_each(store.delete, (found.key for found in store.list(folder_key)))
+    for_each(store.delete, (listed.key for listed in store.list(folder_key)))

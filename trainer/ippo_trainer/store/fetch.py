@@ -18,7 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, or that of the stage contract, with one line that says why."""
     arguments = _parser().parse_args(argv)
     try:
-        fetch(arguments.store, arguments.key, arguments.digest, arguments.kind, arguments.to, arguments.fits_memory)
+        location, ref = _source(arguments)
+        fetch(location, ref, arguments.kind, arguments.to, arguments.fits_memory)
     except StageError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -26,37 +27,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def fetch(store: str, key: str, digest: str, kind: str, directory: Path, fits_memory: bool = False) -> None:
+def fetch(location: StoreLocation, ref: ArtifactRef, kind: str, directory: Path, fits_memory: bool = False) -> None:
     """Makes `directory` the verified artifact, whatever an interrupted fetch left there.
 
     Args:
-        store: a StoreLocation as JSON.
-        key: of the artifact.
-        digest: of the artifact, `sha256:…`.
+        location: of the store.
+        ref: the artifact.
         kind: of the artifact, e.g. policy.
         directory: replaced if it is there.
         fits_memory: nothing is downloaded unless the weights are smaller than this container's memory.
 
     Raises:
-        BadSpecError: the arguments are wrong, or the store refuses access.
+        BadSpecError: the store refuses access.
         BadDataError: the artifact is missing, damaged, of another kind or too large for the memory.
         TryAgainError: the store does not answer, or the disk is full.
     """
+    for remains in (directory, directory.with_name(f".{directory.name}.partial")):
+        if remains.exists():
+            shutil.rmtree(remains)
+    store = open_store(location)
+    if fits_memory:
+        need = memory.stored_bytes(artifact.read_manifest(store, ref).sizes()) + memory.RUNTIME_BYTES
+        memory.check_room("the model needs", need, "this container has", memory.memory_limit(), memory.SERVING)
+    artifact.fetch(store, ref, directory, kind)
+
+
+def _source(arguments: argparse.Namespace) -> tuple[StoreLocation, ArtifactRef]:
+    """What to fetch. Raises BadSpecError if the arguments are wrong."""
     try:
-        location = StoreLocation.model_validate_json(store)
-        ref = ArtifactRef(key=key, digest=digest)
+        location = StoreLocation.model_validate_json(arguments.store)
+        return location, ArtifactRef(key=arguments.key, digest=arguments.digest)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "--store"
         raise BadSpecError(f"{where}: {first['msg']}", "Correct the argument.") from error
-    for left in (directory, directory.with_name(f".{directory.name}.partial")):
-        if left.exists():
-            shutil.rmtree(left)
-    opened = open_store(location)
-    if fits_memory:
-        need = memory.stored_bytes(artifact.read_manifest(opened, ref).sizes()) + memory.RUNTIME_BYTES
-        memory.check_room("the model needs", need, "this container has", memory.memory_limit(), memory.SERVING)
-    artifact.fetch(opened, ref, directory, kind)
 
 
 def _parser() -> argparse.ArgumentParser:

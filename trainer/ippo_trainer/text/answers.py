@@ -56,14 +56,14 @@ class Answers:
     def decode(self, ids: Sequence[int]) -> tuple[str, bool]:
         """The text of an answer's tokens up to the first stop token, and whether there was one."""
         stop = next((index for index, token in enumerate(ids) if token in self.stop_ids), None)
-        text = self.begun(self.text(ids[:stop]))
+        text = self.content(self.text(ids[:stop]))
         return (text if stop is None else text.removesuffix(self._tail)), stop is not None
 
     def text(self, ids: Sequence[int]) -> str:
         """What tokens spell behind others: SentencePiece, for example, drops a space at the very beginning."""
         return self._decode([self._tokenizer.eos_token_id, *ids])[len(self._before) :]
 
-    def begun(self, text: str) -> str:
+    def content(self, text: str) -> str:
         """What an answer says whose tokens spell `text`, or begin with it: without what stands before every answer."""
         size = next(
             (i for i, (own, read) in enumerate(zip(self._lead, text, strict=False)) if own != read),
@@ -81,12 +81,12 @@ class Answers:
     def _find_ending(self, last: str, between: str, ends: frozenset[int]) -> tuple[tuple[Part, ...], Control]:
         """What the template puts after an answer, up to its first control token, if only white space is before that.
         Else the token of the next role, if the model's files call that an end (GLM). Else EOS."""
-        for text, wanted in ((last, None), (between, ends)):
+        for text, allowed in ((last, None), (between, ends)):
             parts = self._codec.trusted(text)
             space = list(takewhile(lambda part: isinstance(part, str) and not part.strip(), parts))
-            found = parts[len(space)] if len(space) < len(parts) else None
-            if isinstance(found, Control) and (wanted is None or found.id in wanted):
-                return tuple(space), found
+            control = parts[len(space)] if len(space) < len(parts) else None
+            if isinstance(control, Control) and (allowed is None or control.id in allowed):
+                return tuple(space), control
         eos = self._codec.controls.get(self._tokenizer.eos_token_id)
         if eos is None:
             raise BadDataError("the tokenizer's EOS token is a piece of ordinary text", "Correct its eos_token.")
@@ -96,7 +96,7 @@ class Answers:
         """An end that a text can hold would cut that text."""
         for end in sorted(self.stop_ids - self._codec.controls.keys()):
             text = self.text([end])
-            if text and any(end in self._codec.encode([said]) for said in (text, text.strip(), f"a{text}")):
+            if text and any(end in self._codec.encode([spelling]) for spelling in (text, text.strip(), f"a{text}")):
                 raise BadDataError(
                     f"the model's files call token {end}, {text!r}, an end, and that is ordinary text",
                     "Correct eos_token_id in generation_config.json and config.json.",
@@ -105,8 +105,8 @@ class Answers:
     def _around(self) -> tuple[str, str]:
         """What the tokens of an answer spell before and after what it says."""
         text = self.text(self.encode([_PROBE])[:-1])
-        lead, said, tail = text.partition(_PROBE)
-        if not said or lead.strip() or tail.strip():
+        lead, probe, tail = text.partition(_PROBE)
+        if not probe or lead.strip() or tail.strip():
             raise BadDataError(
                 f"the tokenizer reads a suggestion {_PROBE!r} back with something of its chat template, or not at all",
                 "Choose a base whose tokenizer loses no text and whose special tokens are not normalized.",

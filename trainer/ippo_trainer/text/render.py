@@ -35,7 +35,7 @@ _CHARACTERS = 16
 # A character has at most so many tokens, its bytes.
 _MOST_TOKENS = 4
 # A word that is cut in two may have so many more tokens than it had.
-_CUT_WORD = 256
+_SPLIT_WORD = 256
 # What a tokenizer must give back, and read in a chat as it does by itself.
 _PROBES = (
     'Yes, it\'s 12.50 (no. 2) — "red" or blue?\n\nSee you,  Ana',
@@ -105,7 +105,7 @@ class Renderer:
     def messages(self, history: Sequence[Turn], customer_message: str) -> list[dict[str, str]]:
         """The state as chat messages, untruncated, for tools that apply the chat template themselves."""
         system = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        messages, previous, history = list(system), None, _shown(history)
+        messages, previous, history = list(system), None, _as_shown(history)
         for turn in history:
             messages.append({"role": "user", "content": _user_text(previous, turn.customer_message)})
             suggestion = ABSTAIN if turn.suggestion is None else escape(turn.suggestion)
@@ -127,9 +127,9 @@ class Renderer:
         """
         if not customer_message.strip():
             raise BadDataError("the customer message is empty", "A state needs a message to answer.")
-        history = _shown(history)
-        kept, ids = self._fitting(history, customer_message)
-        return Prompt(ids, len(history) - kept)
+        history = _as_shown(history)
+        turns, ids = self._fitting(history, customer_message)
+        return Prompt(ids, len(history) - turns)
 
     def response(self, suggestion: str | None) -> list[int]:
         """Tokens of a suggestion, as they come after a prompt, up to the stop token. `decode` gives it back."""
@@ -148,9 +148,9 @@ class Renderer:
         """What tokens of a suggestion spell; markers and their escapes as they are."""
         return self._answers.text(ids)
 
-    def begun(self, text: str) -> str:
+    def suggestion_text(self, text: str) -> str:
         """A suggestion, or the beginning of one, whose tokens spell this text."""
-        return unescape(self._answers.begun(text))
+        return unescape(self._answers.content(text))
 
     def save(self, directory: Path) -> None:
         """Writes `prompt.json` beside a policy, and all that ends its suggestions into `generation_config.json`."""
@@ -183,11 +183,11 @@ class Renderer:
             previous = turn
         return [*contents, self._user(previous, customer_message)]
 
-    def _ids(self, history: Sequence[Turn], customer_message: str, kept: int) -> list[int]:
+    def _ids(self, history: Sequence[Turn], customer_message: str, turns: int) -> list[int]:
         """Tokens of a state with the newest `kept` turns, however many they are."""
-        pieces, trims = self._skeleton(kept)
+        pieces, trims = self._skeleton(turns)
         parts = list(pieces[0])
-        contents = self._contents(history[len(history) - kept :], customer_message)
+        contents = self._contents(history[len(history) - turns :], customer_message)
         for content, trim, piece in zip(contents, trims, pieces[1:], strict=True):
             parts += content if trim is None else _trimmed(content, trim)
             parts += piece
@@ -224,8 +224,8 @@ class Renderer:
                 f"more than policy.maxPromptTokens = {limit}",
                 "Raise policy.maxPromptTokens, shorten policy.systemPrompt or leave the conversation out.",
             )
-        kept = self._most_that_fit(history, customer_message, max(0, most))
-        return kept, self._ids(history, customer_message, kept)
+        turns = self._most_that_fit(history, customer_message, max(0, most))
+        return turns, self._ids(history, customer_message, turns)
 
     def _most_that_fit(self, history: Sequence[Turn], customer_message: str, most: int) -> int:
         """Of at most so many turns. Looks first near what the texts alone would need."""
@@ -235,24 +235,24 @@ class Renderer:
             low, high = high, min(most, 2 * high)
             if low == high:
                 return low
-        found = bisect_right(
-            range(low + 1, high), limit, key=lambda kept: self._length(history, customer_message, kept)
+        more = bisect_right(
+            range(low + 1, high), limit, key=lambda turns: self._length(history, customer_message, turns)
         )
-        return low + found
+        return low + more
 
     def _guess(self, history: Sequence[Turn], customer_message: str) -> int:
         """Turns whose texts alone fit; what is older than these is not looked at."""
         total, following = 0, customer_message
-        for kept, turn in enumerate(reversed(history)):
+        for turns, turn in enumerate(reversed(history)):
             parts = [*self._user(turn, following), *self._assistant(turn.suggestion)]
             total += sum(self._codec.count(part) if isinstance(part, str) else 1 for part in parts)
             if total > self.max_prompt_tokens:
-                return kept
+                return turns
             following = turn.customer_message
         return len(history)
 
-    def _length(self, history: Sequence[Turn], customer_message: str, kept: int) -> int:
-        return len(self._ids(history, customer_message, kept))
+    def _length(self, history: Sequence[Turn], customer_message: str, turns: int) -> int:
+        return len(self._ids(history, customer_message, turns))
 
     def _user(self, previous: Turn | None, customer_message: str) -> list[Part]:
         text = escape(customer_message)
@@ -268,7 +268,7 @@ class Renderer:
         its end may take seconds."""
         size = _CHARACTERS * self.max_prompt_tokens
         while size < len(text):
-            if self._codec.count(text[:size]) > 2 * self.max_prompt_tokens + _CUT_WORD:
+            if self._codec.count(text[:size]) > 2 * self.max_prompt_tokens + _SPLIT_WORD:
                 return text[:size]
             size *= 4
         return text
@@ -344,7 +344,7 @@ def _form(text: str) -> str:
     return unicodedata.normalize("NFKC", text).casefold()
 
 
-def _shown(history: Sequence[Turn]) -> list[Turn]:
+def _as_shown(history: Sequence[Turn]) -> list[Turn]:
     """The turns as the business met them: what it never saw is no suggestion, and has no reaction."""
     return [turn.as_shown() for turn in history]
 
