@@ -227,14 +227,14 @@ def ppo_figures(run: RunReport) -> tuple[list[Figure], list[Figure]]:
     known = {key for _, _, keys in MAIN_CURVES + MORE_CURVES for key in keys} | _COUNTERS
     strange = list(dict.fromkeys(key for _, rows in curves for row in rows for key in row if key not in known))
     unknown = [(key.replace("_", " ").capitalize(), "", {key: key}) for key in strange[:MAX_OTHER_CURVES]]
-    return _drawn(MAIN_CURVES, curves, budget), _drawn([*MORE_CURVES, *unknown], curves, budget)
+    return _curve_figures(MAIN_CURVES, curves, budget), _curve_figures([*MORE_CURVES, *unknown], curves, budget)
 
 
-def _drawn(
-    wanted: Sequence[Curve], curves: Sequence[tuple[int, Sequence[Mapping[str, float]]]], budget: float | None
+def _curve_figures(
+    definitions: Sequence[Curve], curves: Sequence[tuple[int, Sequence[Mapping[str, float]]]], budget: float | None
 ) -> list[Figure]:
     figures = []
-    for title, text, keys in wanted:
+    for title, text, keys in definitions:
         levels = [ReferenceLine("budget", budget)] if budget is not None and "kl" in keys else []
         drawing = _concatenated(title, curves, keys, levels, "update")
         if drawing:
@@ -268,10 +268,10 @@ def _concatenated(
     for iteration, rows in curves:
         starts.append((float(offset), str(iteration)))
         for key in keys:
-            known = [
+            finite = [
                 (float(offset + n), float(value)) for n, row in enumerate(rows) if (value := row.get(key)) is not None
             ]
-            lines[key] += thin(known, max(MAX_POINTS // len(curves), 2))
+            lines[key] += thin(finite, max(MAX_POINTS // len(curves), 2))
         offset += len(rows)
     series = [
         Series(name, [Point(x, y) for x, y in lines[key]], style, markers=False)

@@ -106,32 +106,32 @@ def _unreadable_credentials() -> str:
 def _answer(error: ClientError, where: str, verb: str) -> StageError:
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = f"cannot {verb} {where}: S3 answered {status}" + (f" {code}" if code not in ("", str(status)) else "")
+    text = f"cannot {verb} {where}: S3 answered {status}" + (f" {code}" if code not in ("", str(status)) else "")
     if code == "NoSuchBucket":
-        return BadSpecError(said, "Create the bucket, or start a new run with another one.")
+        return BadSpecError(text, "Create the bucket, or start a new run with another one.")
     if code == "NoSuchUpload":
-        return TryAgainError(said, "Somebody ended the upload meanwhile; start the stage again.")
+        return TryAgainError(text, "Somebody ended the upload meanwhile; start the stage again.")
     if status == 404 and verb in {"write", "list"}:  # what is missing there is no object
-        return BadSpecError(said, "Check artifacts.s3.endpointUrl: S3 itself would have said which bucket is missing.")
+        return BadSpecError(text, "Check artifacts.s3.endpointUrl: S3 itself would have said which bucket is missing.")
     if status == 404:
         return ObjectNotFoundError(f"{where} does not exist", "Check that the stage that makes it has ended.")
     if status == 412 and verb == "write":
         return ObjectExistsError(f"{where} exists already")
     if status in (409, 412):
-        return TryAgainError(said, "Another writer changed it meanwhile; start the stage again.")
+        return TryAgainError(text, "Another writer changed it meanwhile; start the stage again.")
     if code in _BUSY:
-        return TryAgainError(said, _BUSY_REMEDY)
+        return TryAgainError(text, _BUSY_REMEDY)
     if code in _PASSING:
-        return TryAgainError(said, f"{_CREDENTIALS}, and the clock of this machine.")
+        return TryAgainError(text, f"{_CREDENTIALS}, and the clock of this machine.")
     if code in _REGION or status == 301:
-        return BadSpecError(said, "Set artifacts.s3.region to the region of the bucket.")
+        return BadSpecError(text, "Set artifacts.s3.region to the region of the bucket.")
     if code.startswith("KMS."):
-        return BadSpecError(said, f"Check artifacts.s3.kmsKeyId, the key itself, and {_KEY_RIGHTS} on it.")
+        return BadSpecError(text, f"Check artifacts.s3.kmsKeyId, the key itself, and {_KEY_RIGHTS} on it.")
     if status in (401, 403):
         hint = _HINTS.get(verb, "")
-        return BadSpecError(said, f"{_CREDENTIALS} and that they allow {_ACTIONS.get(verb, 's3:*')} there{hint}.")
+        return BadSpecError(text, f"{_CREDENTIALS} and that they allow {_ACTIONS.get(verb, 's3:*')} there{hint}.")
     if status in (405, 501):
-        return BadSpecError(said, "This S3 service lacks an operation that is needed (conditional put: If-None-Match).")
+        return BadSpecError(text, "This S3 service lacks an operation that is needed (conditional put: If-None-Match).")
     if status == 429 or status >= 500:
-        return TryAgainError(said, _BUSY_REMEDY)
-    return BadSpecError(said, "Check artifacts.s3 and what the S3 service says about this code.")
+        return TryAgainError(text, _BUSY_REMEDY)
+    return BadSpecError(text, "Check artifacts.s3 and what the S3 service says about this code.")

@@ -57,7 +57,7 @@ def fetch_directory(
     location: StoreLocation,
     field: str,
     check: Callable[[Mapping[str, int]], None] = lambda _: None,
-    wanted: Callable[[Iterable[str]], Iterable[str]] = lambda names: names,
+    selection: Callable[[Iterable[str]], Iterable[str]] = lambda names: names,
 ) -> Path:
     """The local path of a directory; one in S3 is streamed into `directory`, file by file.
 
@@ -80,7 +80,7 @@ def fetch_directory(
     if not sizes:
         raise BadDataError(f"{field}: there is nothing at {uri}", "Check bucket and prefix.")
     check(sizes)
-    for key in wanted(sizes):
+    for key in selection(sizes):
         target = directory / key
         target.parent.mkdir(parents=True, exist_ok=True)
         store.download(key, target)

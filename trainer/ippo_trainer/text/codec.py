@@ -194,17 +194,17 @@ def _renamed(value: dict[str, Any], controls: dict[int, Control]) -> Tokenizer:
         token["content"] = names[token["id"]]
     copy = value | {"model": model, "post_processor": None, "truncation": None, "padding": None}
     try:
-        made = Tokenizer.from_str(json.dumps(copy))
+        tokenizer_copy = Tokenizer.from_str(json.dumps(copy))
     except Exception as error:  # the library raises plain Exceptions
         raise BadDataError(
             f"the tokenizer cannot be read with other names for its special tokens: {error}",
             "Choose another base model.",
         ) from error
-    if any(made.token_to_id(control.alias) != index for index, control in controls.items()):
+    if any(tokenizer_copy.token_to_id(control.alias) != index for index, control in controls.items()):
         raise BadDataError(
             "the tokenizer's special tokens have other ids than its vocabulary", "Choose another base model."
         )
-    return made
+    return tokenizer_copy
 
 
 def _rename_list(pieces: list[list[Any]], aliases: dict[str, str], names: dict[int, str]) -> None:

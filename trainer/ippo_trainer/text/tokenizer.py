@@ -57,11 +57,11 @@ def build_tokenizer(texts: Iterable[str], max_vocabulary: int = 4096) -> PreTrai
 
 def _counted(texts: Iterable[str]) -> Iterable[str]:
     """The same texts without their endless words; BadDataError if there were none with a character in it."""
-    seen = False
+    has_text = False
     for text in texts:
-        seen = seen or bool(text.strip())
+        has_text = has_text or bool(text.strip())
         yield _ENDLESS.sub(" ", text)
-    if not seen:
+    if not has_text:
         raise BadDataError("there is no text to build a tokenizer from", "Give a log with messages in it.")
 
 

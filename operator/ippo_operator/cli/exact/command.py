@@ -25,7 +25,7 @@ def command(arguments: Namespace) -> int:
 def _solve(arguments: Namespace) -> dict[str, Any]:
     from ippo_trainer.environments import ExactScorer, load
 
-    environment = load(_named(arguments))
+    environment = load(_environment(arguments))
     if not isinstance(environment, ExactScorer):
         raise CommandError(f"{arguments.env} cannot be solved exactly: it has no ladder, score and exact_q methods")
     ladder = environment.ladder(arguments.discount)
@@ -37,7 +37,7 @@ def _solve(arguments: Namespace) -> dict[str, Any]:
         "policies": [{"name": row.name, "value": row.value, "success": row.success} for row in ladder],
     }
     if arguments.policy:
-        found = score(
+        scores = score(
             environment,
             Path(arguments.policy),
             arguments.conversations,
@@ -45,11 +45,11 @@ def _solve(arguments: Namespace) -> dict[str, Any]:
             arguments.seed,
             arguments.max_new_tokens,
         )
-        result["policies"].append({"name": "policy", "path": arguments.policy, **found})
+        result["policies"].append({"name": "policy", "path": arguments.policy, **scores})
     return result
 
 
-def _named(arguments: Namespace) -> params.EnvironmentSpec:
+def _environment(arguments: Namespace) -> params.EnvironmentSpec:
     options: dict[str, str | int | bool] = {}
     if arguments.horizon is not None:
         options[_HORIZON_OPTION.get(arguments.env, "horizon")] = arguments.horizon

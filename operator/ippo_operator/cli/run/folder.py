@@ -41,9 +41,9 @@ def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
                 for finding in findings(manifest):
                     console.line(f"! {finding.text}")
             console.line(f"{manifest.metadata.name} in {folder.path}; loading the stages takes some seconds")
-            stands = Runner(folder, console, signals).run(manifest)
+            phase = Runner(folder, console, signals).run(manifest)
             console.close()
-            return _end(folder, console, stands, signals)
+            return _end(folder, console, phase, signals)
     except ManifestError as error:
         raise CommandError(explain(source, error)) from None
     except FolderInUseError as error:
@@ -56,22 +56,22 @@ def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
         raise CommandError(text, errors.TRY_AGAIN) from None
 
 
-def _end(folder: RunFolder, console: Console, stands: Phase | None, signals: Signals) -> int:
-    if stands is None:
+def _end(folder: RunFolder, console: Console, phase: Phase | None, signals: Signals) -> int:
+    if phase is None:
         console.line("stopped; the same command resumes")
         return errors.TERMINATED if signals.last == signal.SIGTERM else errors.INTERRUPTED
-    if stands.at_rest and not stands.ended:
+    if phase.at_rest and not phase.ended:
         return errors.OK
     run = folder.read()
     try:
         console.line(f"report: {write_report_of(folder, folder.path / 'report.html')}")
     except CommandError as error:  # the run is what it is without its report
         console.line(f"! no report: {error}")
-    if stands.name == "Succeeded":
-        sys.stdout.write(f"{run.metadata.name}: {stands.message}\n")
+    if phase.name == "Succeeded":
+        sys.stdout.write(f"{run.metadata.name}: {phase.message}\n")
         return errors.OK
     if not console.warned:  # it stalled in an earlier session, and this one had nothing to report
-        console.line(f"! {stands.reason}: {stands.message}")
+        console.line(f"! {phase.reason}: {phase.message}")
     failure = run.status.last_failure if run.status is not None else None
     if failure is not None:
         console.line(f"logs: {folder.jobs / failure.job_name}")

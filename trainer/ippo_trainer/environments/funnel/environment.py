@@ -49,8 +49,8 @@ class Funnel(ExactlySolved):
         self._types = self._dynamics.types(self._seeds)
         self._stage = np.zeros(len(seeds), dtype=np.int64)
         self._turn = 0
-        chosen = choose(len(GREETINGS), uniforms(self._seeds, 0, Draw.GREETING))
-        return [GREETINGS[index] for index in chosen]
+        indices = choose(len(GREETINGS), uniforms(self._seeds, 0, Draw.GREETING))
+        return [GREETINGS[index] for index in indices]
 
     def step(self, suggestions: Sequence[str | None]) -> list[Step]:
         """One turn of every open conversation; those that end are left out of the next one."""

@@ -58,7 +58,7 @@ def build(tables: Tables, horizon: int) -> DecisionProblem:
 
     Raises BadSpecError if there are more than MAX_STATES: they grow with about the eighth power of the horizon.
     """
-    shown = branches(tables)
+    tree = branches(tables)
     buys = (1 - tables.leave_probability()[CLOSE]) * np.asarray(tables.buy)
     stage, belief = np.zeros(1, dtype=np.int64), np.asarray([tables.type_prior], dtype=np.float64)
     levels: list[Level] = []
@@ -70,9 +70,9 @@ def build(tables: Tables, horizon: int) -> DecisionProblem:
             nothing = np.zeros((len(stage), len(SENT), 1))
             levels.append(Level(stage, belief, group, outcome, nothing, nothing.astype(np.int64)))
             break
-        joint = belief[:, None, None, :] * shown.likelihood[stage]
+        joint = belief[:, None, None, :] * tree.likelihood[stage]
         probability = joint.sum(-1)
-        following = _merge(joint, probability, shown.stage[stage])
+        following = _merge(joint, probability, tree.stage[stage])
         levels.append(Level(stage, belief, group, outcome, probability, following.child))
         stage, belief = following.stage, following.belief
         if sum(len(level.stage) for level in levels) + len(stage) > MAX_STATES:

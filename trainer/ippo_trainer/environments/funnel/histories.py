@@ -52,14 +52,14 @@ def suggestion_label(suggestion: str | None) -> int:
 
 
 def _next_state(problem: DecisionProblem, turn: int, state: int, sent_message: str, answer: str, identity: str) -> int:
-    sent, seen = parse_intent(sent_message), parse_customer(answer)
+    sent, answer_state = parse_intent(sent_message), parse_customer(answer)
     where = f"conversation {identity}, turn {turn}"
     if sent is None:
         raise BadDataError(f"{where}: the sent message {sent_message!r:.80} is not of this environment")
-    if seen is None:
+    if answer_state is None:
         raise BadDataError(f"{where}: the customer's answer {answer!r:.80} is not of this environment")
     level = problem.levels[turn]
-    stage, signal = seen
+    stage, signal = answer_state
     moved = stage != level.stage[state]
     branch = continuation(moved, signal)
     if branch < level.probability.shape[-1] and level.probability[state, sent, branch] > 0:
@@ -86,7 +86,7 @@ def representatives(problem: DecisionProblem, tables: Tables, seed: int) -> list
         effects = np.einsum("na,nam->nm", mixed[level.stage], problem.response[level.stage])
         flow = reached[turn][:, None, None] * effects[:, :, None] * level.probability
         parent, sent, branch = _draw_ways(flow, level.child, rng)
-        written = []
+        next_histories: list[History] = []
         for child in range(len(following.stage)):
             before = histories[turn][parent[child]]
             turns = _write_turn(int(level.stage[parent[child]]), int(sent[child]), before, tables, mixed, rng)
@@ -95,8 +95,8 @@ def representatives(problem: DecisionProblem, tables: Tables, seed: int) -> list
             informs = INTENTS[sent[child]] == "ASK" and branch[child] > 0
             signal = int(branch[child]) - 1 if informs else None
             assert informs or int(moved) == branch[child]
-            written.append(History(turns, _any(WORDINGS[stage, signal], rng)))
-        histories.append(written)
+            next_histories.append(History(turns, _any(WORDINGS[stage, signal], rng)))
+        histories.append(next_histories)
     return histories
 
 

@@ -96,12 +96,12 @@ class Tables:
             ) from error
         except ValueError as error:
             raise BadSpecError(f"tables: {path} is not JSON: {error}") from error
-        known = [field.name for field in dataclasses.fields(cls)]
+        names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(value, dict):
-            raise BadSpecError(f"tables: {path} must hold one JSON object", f"Its fields may be {', '.join(known)}.")
+            raise BadSpecError(f"tables: {path} must hold one JSON object", f"Its fields may be {', '.join(names)}.")
         for name in value:
-            if name not in known:
-                raise BadSpecError(f"tables: {path} has an unknown field {name!r}", f"Known are {', '.join(known)}.")
+            if name not in names:
+                raise BadSpecError(f"tables: {path} has an unknown field {name!r}", f"Known are {', '.join(names)}.")
         return cls(**{name: _frozen(item) for name, item in value.items()})
 
     def to_json(self) -> dict[str, Any]:

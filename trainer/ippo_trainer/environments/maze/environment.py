@@ -79,8 +79,8 @@ class Maze(ExactlySolved):
 
     def demonstrate(self) -> list[str | None]:
         """A random walk: uniform over the four moves."""
-        chosen = choose(len(MOVES), uniforms(self._seeds, self._turn, _MOVE))
-        return [WORDINGS[INTENTS[index]][0] for index in chosen]
+        indices = choose(len(MOVES), uniforms(self._seeds, self._turn, _MOVE))
+        return [WORDINGS[INTENTS[index]][0] for index in indices]
 
     def intent_of(self, suggestion: str | None) -> str:
         """One of INTENTS, or UNPARSED."""
@@ -115,13 +115,13 @@ class Maze(ExactlySolved):
                     ways[CELLS.index(there)].append((index, WORDINGS[name][0]))
         histories = [[History([], describe(cell)) for cell in CELLS]]
         for _ in range(self.max_turns - 1):
-            written = []
+            next_histories = []
             for index, cell in enumerate(CELLS):
                 parent, text = ways[index][rng.integers(len(ways[index]))]
                 before = histories[-1][parent]
                 turn = Turn(before.customer_message, text, "accepted", text)
-                written.append(History([*before.turns, turn], describe(cell)))
-            histories.append(written)
+                next_histories.append(History([*before.turns, turn], describe(cell)))
+            histories.append(next_histories)
         return histories
 
     def _build(self) -> DecisionProblem:
