@@ -5,7 +5,7 @@ import torch
 from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
 from ippo_trainer.serve.app import Gateway
-from ippo_trainer.serve.settings import LoadedPolicy
+from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -49,7 +49,7 @@ def serving(policy, renderer):
         )
         engine.start()
         gateway = Gateway(DIGEST, "demo")
-        gateway.open(LoadedPolicy(renderer, engine))
+        gateway.open(ServedModel(renderer, engine))
         server = TestServer(gateway.application())
         try:
             async with TestClient(server) as client:

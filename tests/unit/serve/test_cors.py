@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.serve.app import Gateway
-from ippo_trainer.serve.settings import LoadedPolicy
+from ippo_trainer.serve.settings import ServedModel
 
 from tests.kit.chat import DIGEST, run, user
 
@@ -25,7 +25,7 @@ def shop(serving):
     async def go(*origins):
         async with serving() as (_, gateway):
             made = Gateway(DIGEST, "demo", origins)
-            made.open(LoadedPolicy(gateway.context.renderer, gateway.context.engine))
+            made.open(ServedModel(gateway.context.renderer, gateway.context.engine))
             async with TestClient(TestServer(made.application())) as client:
                 yield client
 

@@ -14,7 +14,7 @@ WHOLE = {"narrow": NARROW, "middle": 600.0, "whole": 960.0}
 
 
 @dataclass(frozen=True)
-class Table:
+class FigureTable:
     """Rows of plain text. The first column heads its row."""
 
     head: Sequence[str]
@@ -29,16 +29,20 @@ class Figure:
     text: str
     drawings: Mapping[str, Markup]
     """The same drawing for several widths, of which the style sheet shows one; or `{"only": drawing}`."""
-    table: Table | None = None
+    table: FigureTable | None = None
 
 
 def figure(
-    title: str, text: str, draw: Callable[[float], Markup], widths: Mapping[str, float], table: Table | None = None
+    title: str,
+    text: str,
+    draw: Callable[[float], Markup],
+    widths: Mapping[str, float],
+    table: FigureTable | None = None,
 ) -> Figure:
     """A figure whose drawing is made for each width."""
     return Figure(title, text, {name: draw(width) for name, width in widths.items()}, table)
 
 
-def small_figure(title: str, text: str, drawing: Markup, table: Table | None = None) -> Figure:
+def small_figure(title: str, text: str, drawing: Markup, table: FigureTable | None = None) -> Figure:
     """A figure that is as wide as a phone everywhere."""
     return Figure(title, text, {"only": drawing}, table)

@@ -8,7 +8,7 @@ from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.report import words
 from ippo_trainer.report.charts import Axes, Point, ReferenceLine, Series, line_chart, number_tick, reliability
 from ippo_trainer.report.model import Bin, Calibration, Cycle, Likeness, RunReport
-from ippo_trainer.report.parts import NARROW, Figure, Table, small_figure
+from ippo_trainer.report.parts import NARROW, Figure, FigureTable, small_figure
 from ippo_trainer.report.svg import evenly, integer_ticks, thin
 
 MAX_POINTS = 240
@@ -57,12 +57,12 @@ STYLES = ("curve", "second", "third", "fourth")
 _COUNTERS = {"update", "epoch", "step"}
 
 
-def q_table(run: RunReport) -> Table | None:
+def q_table(run: RunReport) -> FigureTable | None:
     """How good each cycle's Q was on held-out conversations."""
     fitted = [cycle for cycle in run.trained if cycle.calibration is not None]
     if not fitted:
         return None
-    return Table(
+    return FigureTable(
         [
             "",
             "verdict",
@@ -182,8 +182,8 @@ def _round_ticks(xs: Sequence[float]) -> list[tuple[float, str]]:
     return [(float(x), f"{x:,}") for x in integer_ticks(int(min(xs)), int(max(xs)), 5)]
 
 
-def _bin_table(rows: Sequence[Bin], noun: str) -> Table:
-    return Table(
+def _bin_table(rows: Sequence[Bin], noun: str) -> FigureTable:
+    return FigureTable(
         [noun, "predicted", "observed", "turns"],
         [
             [

@@ -18,7 +18,7 @@ from ippo_trainer.report.model import (
     Transcript,
     TranscriptTurn,
 )
-from ippo_trainer.report.parts import HALF, NARROW, WHOLE, Figure, Table, figure
+from ippo_trainer.report.parts import HALF, NARROW, WHOLE, Figure, FigureTable, figure
 from ippo_trainer.report.svg import evenly, integer_ticks
 
 PREFERRED = ("optimum", "greedy-1", "myopic", "uniform", "base")
@@ -187,7 +187,9 @@ def _trajectory(
         exactly=show,
     )
     description = "; ".join(f"{label} {show(e.estimate)}" for label, _, e in service)
-    table = Table(["policy in service", name.lower()], [[label, words.interval(e, percent)] for label, _, e in service])
+    table = FigureTable(
+        ["policy in service", name.lower()], [[label, words.interval(e, percent)] for label, _, e in service]
+    )
     if refused:
         text += " Hollow dots are candidates that the gate did not promote."
     return figure(
@@ -222,7 +224,7 @@ def drawn_references(references: Sequence[Reference]) -> list[Reference]:
     return [row for row in references if row in best]
 
 
-def ladder(run: RunReport) -> Table | None:
+def ladder(run: RunReport) -> FigureTable | None:
     """All reference policies and the run's own, best first."""
     if not run.references:
         return None
@@ -233,7 +235,7 @@ def ladder(run: RunReport) -> Table | None:
     for label, _, score in in_service(run)[:1] + in_service(run)[-1:]:
         value, success = score.best_value.estimate, score.best_success.estimate
         rows.append((value, [f"▸ {label}", words.number(value, 4), words.percent(success), "this run"]))
-    return Table(["policy", "value", "success", ""], [row for _, row in sorted(rows, key=lambda item: -item[0])])
+    return FigureTable(["policy", "value", "success", ""], [row for _, row in sorted(rows, key=lambda item: -item[0])])
 
 
 def verdicts(run: RunReport) -> list[Verdict]:
@@ -298,7 +300,7 @@ def intent_mix(run: RunReport) -> tuple[Figure, list[tuple[str, str]]] | None:
     stages = list(dict.fromkeys(mix.stage for _, score in rows if score.exact for mix in score.exact.intent_mix))
     groups = [(_place("stage", stage), _stacks(rows, stage, names_drawn, rest)) for stage in stages]
     head = ["stage", "policy", *legend]
-    table = Table(
+    table = FigureTable(
         head,
         [
             [heading, s.label, *[words.percent(s.shares.get(name, 0)) for name in legend]]
@@ -347,7 +349,7 @@ def _loss_figure(title: str, noun: str, now: Sequence[LossRow], then: Sequence[L
     first = {row.label: row.loss for row in then}
     rows = [(_place(noun, row.label), row.loss, first.get(row.label) if then else None) for row in now]
     text = "Value lost per conversation" + (": now (thick) and at the start (thin)." if then else ".")
-    table = Table(
+    table = FigureTable(
         [noun, "now", *(["at the start"] if then else [])],
         [[label, words.number(a, 4), *([words.number(b, 4)] if then else [])] for label, a, b in rows],
     )

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.serve import answers
-from ippo_trainer.serve.completion import Completion, ServingContext
+from ippo_trainer.serve.completion import Completion, CompletionContext
 from ippo_trainer.serve.cors import Cors
 from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.metrics import ServerMetrics
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
-from ippo_trainer.serve.settings import LoadedPolicy
+from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.text.render import Prompt, Renderer
 
 MAX_BODY = 4 << 20
@@ -36,7 +36,7 @@ class Gateway:
     def __init__(self, digest: str, name: str, origins: Sequence[str] = ()) -> None:
         self.digest, self.name = digest, name
         self._cors = Cors(origins)
-        self.context: ServingContext | None = None
+        self.context: CompletionContext | None = None
         """Set once the policy can be asked; before, requests get 503."""
         self.draining = False
         """Not ready any more, and connections are closed after their answer; requests that still come are answered."""
@@ -64,9 +64,9 @@ class Gateway:
         app.router.add_post("/v1/chat/completions", self._chat)
         return app
 
-    def open(self, policy: LoadedPolicy) -> None:
+    def open(self, policy: ServedModel) -> None:
         """Requests are answered from now on."""
-        self.context = ServingContext(self.digest, policy.renderer, policy.engine, self.metrics)
+        self.context = CompletionContext(self.digest, policy.renderer, policy.engine, self.metrics)
 
     async def idle(self) -> None:
         """Waits until no request is being answered."""
@@ -140,7 +140,7 @@ class Gateway:
         completion = Completion(context, chat, prompt, start)
         return await _streamed(request, completion) if chat.stream else web.json_response(await completion.json())
 
-    def _open_context(self) -> ServingContext:
+    def _open_context(self) -> CompletionContext:
         """Raises RequestError if no requests are taken."""
         failure = self._unready() if not self.draining or self.closed else None
         if failure is not None or self.context is None:

@@ -17,7 +17,7 @@ from ippo_trainer.text.render import Prompt, Renderer
 
 
 @dataclass(frozen=True)
-class ServingContext:
+class CompletionContext:
     """What every completion of a server needs."""
 
     digest: str
@@ -40,7 +40,7 @@ class Completion:
         RequestError: the request asks for more than the engine can do.
     """
 
-    def __init__(self, context: ServingContext, request: ChatRequest, prompt: Prompt, start: float) -> None:
+    def __init__(self, context: CompletionContext, request: ChatRequest, prompt: Prompt, start: float) -> None:
         engine = context.engine
         self._context, self._request, self._prompt, self._start = context, request, prompt, start
         self._sampling = request.sampling(engine.max_new_tokens, engine.max_samples)

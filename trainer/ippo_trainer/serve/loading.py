@@ -9,7 +9,7 @@ from typing import Any
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models import memory
 from ippo_trainer.serve.engine import Engine, ResponseSampling
-from ippo_trainer.serve.settings import LoadedPolicy, ServerSettings, response_room
+from ippo_trainer.serve.settings import ServedModel, ServerSettings, response_room
 
 _MAX_ROWS = 32
 _CACHE_SHARE = 0.5
@@ -17,7 +17,7 @@ _MAX_CACHE_BYTES = 2 << 30
 _log = logging.getLogger(__name__)
 
 
-def load(settings: ServerSettings) -> LoadedPolicy:
+def load(settings: ServerSettings) -> ServedModel:
     """Loads a policy; its engine is not started yet.
 
     Raises:
@@ -35,14 +35,14 @@ def load(settings: ServerSettings) -> LoadedPolicy:
     return _load_transformers(settings)
 
 
-async def warm_up(policy: LoadedPolicy) -> None:
+async def warm_up(policy: ServedModel) -> None:
     """Lets the policy say one token, so that the first customer does not wait for what is made only once."""
     prompt = policy.renderer.prompt([], "Hello")
     async for _ in policy.engine.generate(prompt.ids, ResponseSampling(1, 1, 0.0, 1.0, 0)):
         pass
 
 
-def _load_transformers(settings: ServerSettings) -> LoadedPolicy:
+def _load_transformers(settings: ServerSettings) -> ServedModel:
     limit = memory.memory_limit()
     weights = memory.check_fits(settings.policy, True, limit)
 
@@ -75,7 +75,7 @@ def _load_transformers(settings: ServerSettings) -> LoadedPolicy:
         policy.tokenizer.pad_token_id,
         _processors(),
     )
-    return LoadedPolicy(renderer, engine)
+    return ServedModel(renderer, engine)
 
 
 def _rows(config: Any, capacity: int, spare: int) -> int:

@@ -13,7 +13,7 @@ from aiohttp import web
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.serve.app import Gateway
 from ippo_trainer.serve.loading import load, warm_up
-from ippo_trainer.serve.settings import LoadedPolicy, ServerSettings
+from ippo_trainer.serve.settings import ServedModel, ServerSettings
 
 _BACKLOG = 512
 _T = TypeVar("_T")
@@ -69,7 +69,7 @@ async def _listen(runner: web.AppRunner, port: int) -> None:
         raise BadSpecError(f"cannot listen on port {port}: {error}", "Choose another --port.") from error
 
 
-async def _warm(policy: LoadedPolicy) -> bool:
+async def _warm(policy: ServedModel) -> bool:
     await warm_up(policy)
     return True
 
@@ -109,12 +109,12 @@ async def _drain(gateway: Gateway, linger: float, grace: float) -> None:
     gateway.closed = True
 
 
-async def _in_thread(settings: ServerSettings) -> LoadedPolicy:
+async def _in_thread(settings: ServerSettings) -> ServedModel:
     """Loads in a thread that does not hold up the end of the process."""
     loop = asyncio.get_running_loop()
-    result: asyncio.Future[LoadedPolicy] = loop.create_future()
+    result: asyncio.Future[ServedModel] = loop.create_future()
 
-    def hand_over(policy: LoadedPolicy | None, error: BaseException | None) -> None:
+    def hand_over(policy: ServedModel | None, error: BaseException | None) -> None:
         if result.cancelled():
             return
         if error is not None:

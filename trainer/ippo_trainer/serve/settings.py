@@ -33,7 +33,7 @@ class ServerSettings:
 
 
 @dataclass(frozen=True)
-class LoadedPolicy:
+class ServedModel:
     """A policy that can be asked, once its engine is started."""
 
     renderer: Renderer

@@ -11,7 +11,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.variables import VLLM_ARGUMENTS
 from ippo_trainer.models import memory
 from ippo_trainer.serve.engine import EngineDiedError, Piece, QueueFullError, RefusedError, ResponseSampling
-from ippo_trainer.serve.settings import LoadedPolicy, ServerSettings, response_room
+from ippo_trainer.serve.settings import ServedModel, ServerSettings, response_room
 
 _EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
 _CPU_CACHE_BYTES = 1 << 30
@@ -107,7 +107,7 @@ class VllmEngine:
             raise RefusedError(str(error)) from error
 
 
-def load_vllm(settings: ServerSettings) -> LoadedPolicy:
+def load_vllm(settings: ServerSettings) -> ServedModel:
     """Starts vLLM with a policy. `IPPO_VLLM_ARGS`, JSON, overrides any of its engine's arguments.
 
     Raises:
@@ -138,7 +138,7 @@ def load_vllm(settings: ServerSettings) -> LoadedPolicy:
     except (ValueError, RuntimeError) as error:
         raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
     running = llm.vllm_config.scheduler_config.max_num_seqs
-    return LoadedPolicy(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
+    return ServedModel(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
 
 
 def _check_memory(policy: Path) -> None:
