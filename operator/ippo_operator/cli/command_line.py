@@ -1,6 +1,7 @@
 """The whole command line of `ippo`: what it is about, its flags and its verbs."""
 
 import argparse
+from functools import partial
 from typing import NoReturn
 
 from ippo_trainer.contract.command_line import Parser
@@ -20,6 +21,7 @@ from ippo_operator.cli import (
     version,
 )
 from ippo_operator.cli.cluster_flags import add_flags
+from ippo_operator.cli.parsing import add_verb
 
 _ABOUT = """\
 Iterative PPO: turn a chat agent's outcomes into a better agent, again and again.
@@ -76,11 +78,11 @@ def make_parser(program: str) -> Parser:
     parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
     for verb in (run, serve, validate, exact, completion, version, status, report, logs):
-        verb.add(commands)
-    decide.add_answers(commands)
-    decide.add_switches(commands)
-    diff.add(commands)
-    explain.add(commands)
+        add_verb(commands, verb.VERB, verb.add_arguments)
+    for decision in decide.VERBS:
+        add_verb(commands, decision, partial(decide.add_arguments, decision))
+    for verb in (diff, explain):
+        add_verb(commands, verb.VERB, verb.add_arguments)
     return parser
 
 

@@ -27,8 +27,8 @@ class Verb:
     """It is about a run in a cluster: `cluster.py` carries it out. Without either, `command.py` does."""
 
 
-def add_verb(commands: Commands, verb: Verb) -> argparse.ArgumentParser:
-    """The parser of a verb, with kubectl's flags where runs in a cluster are meant."""
+def add_verb(commands: Commands, verb: Verb, add_arguments: Callable[[argparse.ArgumentParser], None]) -> None:
+    """The parser of a verb: its own arguments, then kubectl's flags where runs in a cluster are meant."""
     parser = commands.add_parser(
         verb.name,
         help=verb.summary,
@@ -37,9 +37,9 @@ def add_verb(commands: Commands, verb: Verb) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(verb=verb)
+    add_arguments(parser)
     if verb.cluster:
         add_flags(parser)
-    return parser
 
 
 def add_run(parser: argparse.ArgumentParser, verb: Verb, optional: bool = False) -> None:

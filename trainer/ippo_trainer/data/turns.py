@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ _DEFAULTS: dict[str, Any] = {
     "ended_at": 0,
     "censored": False,
 }
+_TIME_COLUMNS = ("started_at", "ended_at")
+"""Seconds in a Turn, microseconds in a file."""
+_TURN_COLUMNS = tuple(field.name for field in fields(Turn) if field.name not in _TIME_COLUMNS)
 _HOW = "Write turns with ippo_trainer.data.turns.write_turns, or give the log as .jsonl."
 
 
@@ -286,44 +290,23 @@ def _turn_problem(turn: Turn) -> tuple[str, str, str] | None:
 
 
 def _to_rows(conversation: Conversation) -> list[dict[str, Any]]:
+    shared = {
+        "conversation_id": conversation.id,
+        "censored": conversation.censored,
+        "final_outcome": conversation.outcome,
+    }
     return [
-        {
-            "conversation_id": conversation.id,
-            "turn": index,
-            "customer_message": turn.customer_message,
-            "outcome": turn.outcome,
-            "suggestion": turn.suggestion,
-            "reaction": turn.reaction,
-            "sent_message": turn.sent_message,
-            "displayed": turn.displayed,
-            "policy_digest": turn.policy_digest,
-            "behaviour": turn.behaviour,
-            "token_ids": turn.token_ids,
-            "sampler_logprobs": turn.sampler_logprobs,
-            "started_at": round(turn.started_at * _MICROSECONDS),
-            "ended_at": round(turn.ended_at * _MICROSECONDS),
-            "censored": conversation.censored,
-            "final_outcome": conversation.outcome,
-        }
+        shared
+        | {"turn": index}
+        | {name: getattr(turn, name) for name in _TURN_COLUMNS}
+        | {name: round(getattr(turn, name) * _MICROSECONDS) for name in _TIME_COLUMNS}
         for index, turn in enumerate(conversation.turns)
     ]
 
 
 def _to_turn(row: dict[str, Any]) -> Turn:
-    return Turn(
-        customer_message=row["customer_message"],
-        suggestion=row["suggestion"],
-        reaction=row["reaction"],
-        sent_message=row["sent_message"],
-        outcome=row["outcome"],
-        displayed=row["displayed"],
-        policy_digest=row["policy_digest"],
-        behaviour=row["behaviour"],
-        token_ids=row["token_ids"],
-        sampler_logprobs=row["sampler_logprobs"],
-        started_at=row["started_at"] / _MICROSECONDS,
-        ended_at=row["ended_at"] / _MICROSECONDS,
-    )
+    times = {name: row[name] / _MICROSECONDS for name in _TIME_COLUMNS}
+    return Turn(**{name: row[name] for name in _TURN_COLUMNS}, **times)
 
 
 def _line(error: BaseException) -> str:

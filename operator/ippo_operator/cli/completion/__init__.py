@@ -1,6 +1,8 @@
 """`ippo completion`, and `ippo __complete`, which its scripts ask."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_verb
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb
 
 ABOUT = """\
 Prints a script with which a shell completes commands, options, and names of runs, namespaces and contexts.
@@ -17,7 +19,6 @@ SHELLS = ("bash", "zsh", "fish")
 VERB = Verb("completion", __name__, "complete commands in your shell", ABOUT, EXAMPLES)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")

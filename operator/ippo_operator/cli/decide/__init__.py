@@ -1,6 +1,8 @@
 """`ippo approve`, `reject`, `suspend`, `resume`, `retry`: small changes of a run's spec."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb, at_least
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb, add_run, at_least
 
 APPROVE = """\
 Lets the candidate that waits become the current policy: sets spec.promotion.approve. Prints the figures first. Only for
@@ -31,29 +33,28 @@ A run in a folder goes on from there at once, as with `ippo run`.
 _WAIT_SECONDS = 600
 
 
-def add_answers(commands: Commands) -> None:
-    """The parsers of approve and reject."""
-    for name, about in (("approve", APPROVE), ("reject", REJECT)):
-        examples = f"examples:\n  ippo {name} sales\n  ippo {name} sales 3\n"
-        verb = Verb(name, __name__, f"{name} the candidate that waits for you", about, examples, cluster=True)
-        parser = add_verb(commands, verb)
-        add_run(parser, verb)
-        parser.add_argument(
-            "iteration", nargs="?", type=at_least(0), metavar="ITERATION", help="by default, what waits"
-        )
+def _answer(name: str, about: str) -> Verb:
+    examples = f"examples:\n  ippo {name} sales\n  ippo {name} sales 3\n"
+    return Verb(name, __name__, f"{name} the candidate that waits for you", about, examples, cluster=True)
 
 
-def add_switches(commands: Commands) -> None:
-    """The parsers of suspend, resume and retry."""
-    for name, summary, about in (
-        ("suspend", "pause a run at its next checkpoint", SUSPEND),
-        ("resume", "go on with a run that was suspended", RESUME),
-        ("retry", "try the stage that stalled, or the roll-out that failed, once more", RETRY),
-    ):
-        folder = name == "retry"
-        examples = f"examples:\n  ippo {name} sales --wait\n" + ("  ippo retry runs/demo\n" if folder else "")
-        verb = Verb(name, __name__, summary, about, examples, folder=folder, cluster=True)
-        parser = add_verb(commands, verb)
+def _switch(name: str, summary: str, about: str, folder: bool = False) -> Verb:
+    examples = f"examples:\n  ippo {name} sales --wait\n" + (f"  ippo {name} runs/demo\n" if folder else "")
+    return Verb(name, __name__, summary, about, examples, folder=folder, cluster=True)
+
+
+ANSWERS = (_answer("approve", APPROVE), _answer("reject", REJECT))
+SWITCHES = (
+    _switch("suspend", "pause a run at its next checkpoint", SUSPEND),
+    _switch("resume", "go on with a run that was suspended", RESUME),
+    _switch("retry", "try the stage that stalled, or the roll-out that failed, once more", RETRY, folder=True),
+)
+VERBS = ANSWERS + SWITCHES
+
+
+def add_arguments(verb: Verb, parser: ArgumentParser) -> None:
+    """What it takes."""
+    if verb in SWITCHES:
         parser.add_argument("--wait", action="store_true", help="until it is so")
         parser.add_argument(
             "--timeout",
@@ -62,4 +63,8 @@ def add_switches(commands: Commands) -> None:
             metavar="S",
             help=f"seconds of --wait; exit code 75 (default: {_WAIT_SECONDS})",
         )
-        add_run(parser, verb)
+    add_run(parser, verb)
+    if verb in ANSWERS:
+        parser.add_argument(
+            "iteration", nargs="?", type=at_least(0), metavar="ITERATION", help="by default, what waits"
+        )

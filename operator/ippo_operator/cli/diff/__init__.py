@@ -1,6 +1,6 @@
 """`ippo diff`: what `kubectl apply` would change of a run."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_manifest, add_verb
+from ippo_operator.cli.parsing import Verb, add_manifest
 
 ABOUT = """\
 What `kubectl apply -f RUN.yaml` would change of the run in the cluster: each field, its value now and then, and whether
@@ -12,6 +12,4 @@ SUMMARY = "what kubectl apply would change of a run, and whether it may"
 VERB = Verb("diff", __name__, SUMMARY, ABOUT, "example:\n  ippo diff -f RUN.yaml\n", cluster=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    add_manifest(add_verb(commands, VERB))
+add_arguments = add_manifest

@@ -1,8 +1,9 @@
 """`ippo exact`: an environment's exact solution, and a trained policy beside it."""
 
 import argparse
+from argparse import ArgumentParser
 
-from ippo_operator.cli.parsing import Commands, Verb, add_verb, at_least
+from ippo_operator.cli.parsing import Verb, at_least
 
 ABOUT = """\
 Solves an environment exactly and prints the value (discounted) and the success of reference policies: the optimum, the
@@ -20,9 +21,8 @@ examples:
 VERB = Verb("exact", __name__, "solve an environment exactly, score a policy", ABOUT, EXAMPLES)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     parser.add_argument(
         "--env",
         required=True,

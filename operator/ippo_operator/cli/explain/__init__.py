@@ -1,6 +1,8 @@
 """`ippo explain`: reasons in words."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_verb
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb
 
 ABOUT = """\
 Reasons of conditions and failures in words: what they mean, what to do, and whether they heal by themselves.
@@ -14,7 +16,6 @@ examples:
 VERB = Verb("explain", __name__, "what a reason means and what to do", ABOUT, EXAMPLES, cluster=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     parser.add_argument("topic", nargs="?", metavar="REASON|NAME", help="a reason, or a run in a cluster")

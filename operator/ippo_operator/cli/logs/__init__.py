@@ -1,8 +1,10 @@
 """`ippo logs`: the log of a stage."""
 
+from argparse import ArgumentParser
+
 from ippo_trainer.contract.stages import NAMES
 
-from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb, at_least
+from ippo_operator.cli.parsing import Verb, add_run, at_least
 
 ABOUT = """\
 The log of the stage that runs, or ran last. With --follow it goes on to each following stage until the run ends.
@@ -21,9 +23,8 @@ examples:
 VERB = Verb("logs", __name__, "the log of the stage that runs", ABOUT, EXAMPLES, folder=True, cluster=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     add_run(parser, VERB)
     parser.add_argument("-f", "--follow", action="store_true", help="stay, also over stages, until the run ends")
     parser.add_argument("--stage", choices=NAMES, help="by default, the one that runs or ran last")

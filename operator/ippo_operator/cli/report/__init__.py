@@ -1,6 +1,8 @@
 """`ippo report`: the run as one HTML file."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb, add_run
 
 ABOUT = """\
 Writes the run's report: one HTML file that needs no network. Of a run in a cluster it reads the run's small result
@@ -17,9 +19,8 @@ SUMMARY = "write the run's report: one HTML file that needs no network"
 VERB = Verb("report", __name__, SUMMARY, ABOUT, EXAMPLES, folder=True, cluster=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     add_run(parser, VERB)
     parser.add_argument("--out", metavar="FILE", help="where to (default: NAME-report.html, or DIR/report.html)")
     parser.add_argument("--endpoint-url", metavar="URL", help="of the S3 store, where it differs from the pods'")

@@ -1,6 +1,8 @@
 """`ippo run`: the whole cycle on this machine."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_manifest, add_verb
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb, add_manifest
 
 ABOUT = """\
 Runs the loop with processes of this machine. All of the run is in one folder: the run itself, its status, logs of
@@ -13,8 +15,7 @@ EXAMPLES = "example:\n  ippo run -f examples/sr-funnel.yaml --out runs/demo\n"
 VERB = Verb("run", __name__, "run the loop on this machine, or resume it", ABOUT, EXAMPLES, folder=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     add_manifest(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; made if it is not there")

@@ -1,6 +1,8 @@
 """`ippo serve`: talk to the policy of a run in a folder."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb, at_least
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb, add_run, at_least
 
 ABOUT = """\
 An OpenAI-compatible server with the current policy of a run, until Ctrl-C. Prompts are made as in training, and
@@ -15,9 +17,8 @@ EXAMPLES = "examples:\n  ippo serve runs/demo\n  ippo serve runs/demo --iteratio
 VERB = Verb("serve", __name__, "talk to the policy of a run on this machine", ABOUT, EXAMPLES, folder=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     add_run(parser, VERB)
     parser.add_argument(
         "--iteration",

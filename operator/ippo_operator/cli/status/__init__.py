@@ -1,8 +1,9 @@
 """`ippo status`: where a run is."""
 
 import argparse
+from argparse import ArgumentParser
 
-from ippo_operator.cli.parsing import Commands, Verb, add_run, add_verb
+from ippo_operator.cli.parsing import Verb, add_run
 
 ABOUT = """\
 Where a run is: what it does or waits for, how far the running stage is, its iterations, what is served, and what went
@@ -22,9 +23,8 @@ examples:
 VERB = Verb("status", __name__, "where a run is, or all runs", ABOUT, EXAMPLES, folder=True, cluster=True)
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    parser = add_verb(commands, VERB)
+def add_arguments(parser: ArgumentParser) -> None:
+    """What it takes."""
     add_run(parser, VERB, optional=True)
     parser.add_argument(
         "-A",

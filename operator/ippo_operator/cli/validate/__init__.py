@@ -1,10 +1,8 @@
 """`ippo validate`: what is wrong with a manifest, and with what it names."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_manifest, add_verb
+from ippo_operator.cli.parsing import Verb, add_manifest
 
 VERB = Verb("validate", __name__, "check a manifest: one line per problem")
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    add_manifest(add_verb(commands, VERB))
+add_arguments = add_manifest

@@ -1,10 +1,11 @@
 """`ippo version`."""
 
-from ippo_operator.cli.parsing import Commands, Verb, add_verb
+from argparse import ArgumentParser
+
+from ippo_operator.cli.parsing import Verb
 
 VERB = Verb("version", __name__, "the version of this command; as ippo --version")
 
 
-def add(commands: Commands) -> None:
-    """Its parser."""
-    add_verb(commands, VERB)
+def add_arguments(_: ArgumentParser) -> None:
+    """Nothing."""

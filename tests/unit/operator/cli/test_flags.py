@@ -5,9 +5,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from ippo_operator.api.resource import RunSpec
 from ippo_operator.cli.cluster_flags import FLAGS
 from ippo_operator.cli.command_line import make_parser
 from ippo_operator.cluster.access.kubeconfig import Flags
+from ippo_trainer.contract.params import Policy
 
 from tests.kit.fake_server import Server, kubeconfig
 from tests.kit.ippo_command import Ippo
@@ -84,3 +86,10 @@ def test_with_a_flag_for_clusters_a_name_is_no_folder(server: Server, ippo: Ippo
 def test_the_version(ippo: Ippo) -> None:
     expected = f"ippo {version('iterative-ppo')}\n"
     assert ippo("--version") == ippo("version") == (0, expected, "")
+
+
+def test_ippo_exact_scores_by_default_as_a_run_does() -> None:
+    """The parser does not import the models, so it writes their defaults once more."""
+    arguments = make_parser("ippo").parse_args(["exact", "--env", "sr-funnel"])
+    assert arguments.discount == float(RunSpec.model_fields["discount"].default)
+    assert arguments.max_new_tokens == Policy.model_fields["max_new_tokens"].default
