@@ -3,10 +3,15 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 _FOREIGN = ("AWS_", "JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST", "IPPO_TERMINATION_LOG")
 

@@ -248,7 +248,7 @@ FIELDS = sorted({bad.path for bad in BAD if bad.path.startswith("spec.")} | {pat
 
 
 @given(st.sampled_from(FIELDS), values)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_the_server_stores_the_operator_can_read(api: Api, path: str, value: Any) -> None:
     answer = api.create(TRY, changed(path, value))
     if answer.code == 201:

@@ -128,7 +128,7 @@ def test_what_is_read_is_read_rightly(tmp_path: Path) -> None:
     ),
     kind=st.sampled_from([pa.float64(), pa.float32(), pa.int64(), pa.int8(), pa.bool_()]),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_outcomes_are_what_they_say_or_refused(tmp_path: Path, rows: list[Any], kind: pa.DataType) -> None:
     try:
         outcomes = pa.array(rows, kind)

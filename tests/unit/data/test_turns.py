@@ -78,7 +78,7 @@ def with_cell(column: str, row: int, value: Any, type_: Any = None) -> Any:
     return change
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(conversations=logs())
 def test_what_is_written_is_read(conversations: list[Conversation], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("turns") / "a.parquet"

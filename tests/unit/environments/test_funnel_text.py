@@ -1,7 +1,7 @@
 """The funnel's words: short, few, various, and parsed back exactly."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ippo_trainer.environments.funnel.tables import SENT
 from ippo_trainer.environments.funnel.text import (
@@ -36,7 +36,6 @@ def test_anything_else_does_not_parse(text: str) -> None:
     assert parse_intent(text) is None
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(sorted(vocabulary())), min_size=1, max_size=12))
 def test_words_in_another_order_do_not_parse(chosen: list[str]) -> None:
     text = " ".join(chosen)

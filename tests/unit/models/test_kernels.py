@@ -70,7 +70,7 @@ def test_block_masks_give_the_states_of_dense_ones(models: Any, monkeypatch: pyt
     torch.testing.assert_close(states[real], expected[real], atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_block_mask_says_what_the_dense_one_says(data: st.DataObject) -> None:
     ids, groups = st.lists(st.integers(0, 9), min_size=1, max_size=160), []

@@ -47,7 +47,7 @@ def conversations(draw):
     return groups
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(groups=conversations(), temperature=st.sampled_from([1.0, 0.7]))
 def test_packed_equals_one_forward_per_response(model, groups, temperature):
     packed = pack(groups)
@@ -63,7 +63,7 @@ def test_packed_equals_one_forward_per_response(model, groups, temperature):
     assert packed.tokens.tolist() == [token for _, response in pairs for token in response]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(groups=conversations())
 def test_states_and_ends_are_where_the_indices_say(model, groups):
     packed = pack(groups)
@@ -142,7 +142,7 @@ def test_impossible_tokens_do_not_make_the_entropy_nan():
     assert scores.entropy.item() == pytest.approx(0.6931472)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(groups=conversations(), size=st.integers(1, 80))
 def test_batches_hold_every_group_once_within_the_budget(groups, size):
     seen = []
@@ -153,7 +153,7 @@ def test_batches_hold_every_group_once_within_the_budget(groups, size):
     assert sorted(seen) == list(range(len(groups)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(groups=conversations())
 def test_padding_and_flattening_are_inverse(groups):
     packed = pack(groups)

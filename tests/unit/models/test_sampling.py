@@ -160,7 +160,7 @@ def test_a_prompt_that_others_extend_is_computed_once(model, monkeypatch):
     assert_same(results, alone)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_memory_of_earlier_turns_changes_nothing(model, data):
     memory = PrefixMemory()

@@ -72,7 +72,7 @@ def test_of_all_policies_within_the_budget_it_has_the_highest_q() -> None:
     assert tried > 100
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     budget=st.floats(0.01, 3.0),

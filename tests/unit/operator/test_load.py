@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ippo_operator.api.load import load_run, parse_run
 from ippo_operator.api.problems import ManifestError, Problem
@@ -316,7 +316,6 @@ def test_a_decimal_without_bounds_is_not_written_out(value: str) -> None:
     assert len(str(caught.value)) < 300
 
 
-@settings(deadline=None)
 @given(st.sampled_from(PATHS), json_values)
 def test_any_value_anywhere_is_accepted_or_named(path: str, value: Any) -> None:
     problems: Sequence[Problem] = ()

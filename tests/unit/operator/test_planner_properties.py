@@ -73,7 +73,7 @@ def act(world: Cluster, moment: str, failure: Outcome) -> None:
     world.step()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(runs, st.lists(st.tuples(st.sampled_from(MOMENTS), st.sampled_from(FAILURES)), max_size=60))
 def test_whatever_happens_a_run_ends_as_if_nothing_had_happened(
     run: IterativePPORun, moments: list[tuple[str, Outcome]]
@@ -95,7 +95,7 @@ def test_whatever_happens_a_run_ends_as_if_nothing_had_happened(
     assert {(i.spec.iteration, i.spec.stage): i.spec.input_digest() for i in world.created} == done
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.sampled_from([None, *FAILURES, JobFailure(64), JobFailure(65), "good", "good", "Reject"]), max_size=80),
     st.integers(0, 3),
@@ -124,7 +124,7 @@ def test_every_run_comes_to_rest_within_its_budgets(
     assert not world.run.status.is_true("Reconciling")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from([JobFailure(64), JobFailure(65), JobFailure(1), "good"]),
     st.lists(st.tuples(st.sampled_from(["lose", "later", "suspend", "resume"]), st.integers(0, 20)), max_size=9),
@@ -153,7 +153,7 @@ identities = st.tuples(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(identities, identities)
 def test_names_are_labels_deterministic_and_distinct(one: Any, other: Any) -> None:
     name = job_name(*one)

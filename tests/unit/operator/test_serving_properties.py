@@ -70,7 +70,7 @@ def holds(world: Cluster) -> None:
         assert world.servers.policy == status.policy.artifact.digest
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(1, 3), st.lists(st.sampled_from(MOMENTS), max_size=70))
 def test_whatever_happens_the_current_policy_is_served_in_the_end(limit: int, moments: list[str]) -> None:
     world = Cluster(make_run(iterations={"max": limit}, serve=SERVE, retries={"disruptions": 1000}))
@@ -86,7 +86,7 @@ def test_whatever_happens_the_current_policy_is_served_in_the_end(limit: int, mo
     assert len(set(world.stages())) == len(world.stages()), "an attempt was made twice"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sets(st.integers(0, 3)), st.sampled_from(["Rollback", "Hold"]), st.booleans())
 def test_policies_that_never_get_ready_change_nothing_but_what_is_served(
     broken: set[int], on_failure: str, learns: bool

@@ -8,7 +8,7 @@ from ippo_trainer.ppo.credit import RewardNormaliser, generalised_advantages, pe
 from ippo_trainer.ppo.maths import whiten
 from torch import Tensor
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 shares = st.sampled_from([0.0, 0.5, 0.95, 1.0])
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 10**6))
 

@@ -13,7 +13,7 @@ from ippo_trainer.ppo.maths import KLKind, kl_estimate
 from torch import Tensor
 
 LOW, HIGH, DUAL = 0.2, 0.28, 3.0
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 numbers = st.floats(-3, 3, width=32)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Rows = list[list[float]]
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(0, 10**6))
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 def table(shape: tuple[int, int, int], scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,7 +28,7 @@ def streamed(renderer, ids, stops=()):
     return parts, stream
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(words=st.lists(WORDS, max_size=12), ends=st.booleans())
 def test_parts_add_up_to_what_the_renderer_decodes(plain, words, ends):
     ids = plain.response("".join(words))
@@ -39,7 +39,7 @@ def test_parts_add_up_to_what_the_renderer_decodes(plain, words, ends):
     assert stream.abstains == (expected is None)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(words=st.lists(WORDS, min_size=1, max_size=12), stops=st.lists(WORDS, min_size=1, max_size=3))
 def test_nothing_of_a_stop_text_is_ever_sent(plain, words, stops):
     ids = plain.response("".join(words))
@@ -65,7 +65,7 @@ OLD = re.compile(r"(?:\s|\ufffd)*(?:\\*(?:\[[a-z]{0,8})?)?(?:\s|\ufffd)*$")
 """As an oracle: cubic in a run of white space."""
 
 
-@settings(deadline=None, max_examples=1000)
+@settings(max_examples=1000)
 @given(st.text(st.sampled_from("ab[]\\ \n\ufffd\x85\x1cA"), max_size=24))
 def test_what_is_certain_is_what_no_later_token_can_change(text):
     found = OLD.search(text)

@@ -83,7 +83,7 @@ def test_the_digest_depends_on_content_only(tmp_path: Path) -> None:
     assert len({one.digest, *(ref.digest for ref in others)}) == 5
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files=st.dictionaries(st.tuples(NAME, NAME), st.binary(max_size=50), min_size=1, max_size=6))
 def test_any_tree_comes_back(tmp_path_factory: pytest.TempPathFactory, files: dict[tuple[str, str], bytes]) -> None:
     home = tmp_path_factory.mktemp("tree")

@@ -114,7 +114,7 @@ def test_keys_cannot_leave_the_store(store: Store, tmp_path: Path, key: str) -> 
     assert not (tmp_path / "out").exists()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,20}", fullmatch=True))
 def test_any_bytes_under_any_allowed_name(store: Store, content: bytes, name: str) -> None:
     store.put(f"h/{name}", content)

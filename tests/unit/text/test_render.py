@@ -59,7 +59,7 @@ def special_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", BYTE_LEVEL)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(suggestion=st.none() | TEXT)
 def test_a_suggestion_comes_back_from_its_tokens(kind: Any, suggestion: str | None) -> None:
     render = renderer(kind())
@@ -70,7 +70,7 @@ def test_a_suggestion_comes_back_from_its_tokens(kind: Any, suggestion: str | No
     assert [token for token in ids if token in render.stop_ids] == [render.stop_id]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(suggestion=st.none() | st.lists(st.sampled_from([*kinds.WORDS, "é", "[accepted]"]), min_size=1).map(" ".join))
 def test_the_same_with_a_space_before_the_stop_token(suggestion: str | None) -> None:
     render = renderer(kinds.sentencepiece())
@@ -80,7 +80,7 @@ def test_the_same_with_a_space_before_the_stop_token(suggestion: str | None) -> 
 
 
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(history=HISTORY, message=MESSAGE)
 def test_each_prompt_and_suggestion_begin_the_next_prompt(kind: Any, history: list[Turn], message: str) -> None:
     render = renderer(kind())
@@ -93,7 +93,7 @@ def test_each_prompt_and_suggestion_begin_the_next_prompt(kind: Any, history: li
 
 
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(history=HISTORY, message=MESSAGE, data=st.data())
 def test_no_text_changes_which_special_tokens_a_prompt_has(
     kind: Any, history: list[Turn], message: str, data: st.DataObject
@@ -233,7 +233,7 @@ def test_a_template_may_know_the_date_and_how_to_think() -> None:
 
 
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(history=HISTORY.filter(bool), limit=st.integers(60, 200))
 def test_rows_hold_every_suggestion_once_after_its_own_prompt(kind: Any, history: list[Turn], limit: int) -> None:
     render = renderer(kind(), limit=limit)
@@ -263,7 +263,7 @@ def test_rows_hold_every_suggestion_once_after_its_own_prompt(kind: Any, history
 
 
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(history=HISTORY.filter(bool), limit=st.integers(60, 200), huge=st.integers(0, 3))
 def test_texts_are_cut_until_every_turn_is_learnt(kind: Any, history: list[Turn], limit: int, huge: int) -> None:
     render = renderer(kind(), limit=limit)
@@ -309,7 +309,7 @@ def kept_by_trying_each(render: Renderer, history: list[Turn], message: str) -> 
 
 
 @pytest.mark.parametrize("kind", ALL)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     history=st.lists(ACTION, max_size=12).map(lambda rows: [turn(*row) for row in rows]),
     message=MESSAGE,

@@ -18,7 +18,7 @@ def test_every_word_of_the_log_is_one_token_at_the_start_and_after_a_space() -> 
         assert len(tokenizer(text, add_special_tokens=False)["input_ids"]) == len(text.split())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_no_character_is_lost(text: str) -> None:
     tokenizer = kinds.tiny()

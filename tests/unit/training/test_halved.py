@@ -14,7 +14,7 @@ from ippo_trainer.training.optimiser import Optimiser
 from torch import Tensor, nn
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False, max_value=2.0**126, min_value=-(2.0**126))))
 def test_halves_are_the_nearest_bfloat16_and_joined_give_all_bits(values: list[float]) -> None:
     weight = torch.tensor([*values, 0.0, -0.0, 1.00390625, -1.00390625], dtype=torch.float32)  # the last two are ties

@@ -166,7 +166,7 @@ def at_its_evaluation() -> dict[Key, Object]:
 
 
 @given(metrics=st.dictionaries(names, finite, max_size=32), reason=text, message=text, key=names)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_an_evaluation_says_leaves_a_status_that_can_be_read_again(
     metrics: dict[str, float], reason: str, message: str, key: str
 ) -> None:

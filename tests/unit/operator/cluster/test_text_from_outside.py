@@ -219,7 +219,7 @@ def test_any_of_it_may_be_a_stages_last_words(hostile: str) -> None:
 
 
 @given(st.text(st.characters(codec=None), max_size=60), st.sampled_from(sorted(ERROR_OF_A_KIND)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_error_message_of_any_text_and_kind_ends_the_attempt(text: str, kind: str) -> None:
     api = ends_with(json.dumps({"error": {"message": ERROR_OF_A_KIND[kind](text)}}))
     check(api)

@@ -116,7 +116,7 @@ def test_repetitions_back_off_with_jitter_up_to_a_bound_and_success_forgets_them
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from("abcd"), max_size=40))
 def test_every_key_is_worked_on_after_it_was_last_added_and_never_twice_at_once(workers: int, keys: list[str]) -> None:
     async def scene() -> None:
