@@ -125,8 +125,8 @@ def test_a_reason(copy: Copy) -> None:
 @of_recipe("An algorithm of `improve`")
 def test_an_algorithm(copy: Copy) -> None:
     copy.write(
-        "trainer/ippo_trainer/ppo/algorithms/reinforce.py",
-        "def make(policy, q, settings, world):\n    return policy, q, settings, world\n",
+        "trainer/ippo_trainer/improve/algorithms/reinforce.py",
+        "def make(task):\n    return task\n",
         "reinforce",
     )
     copy.edit(
@@ -138,8 +138,8 @@ def test_an_algorithm(copy: Copy) -> None:
     assert "REINFORCE" in crd
     assert "REINFORCE" in reference
     assert "is valid" in copy.validate("  improve:\n", "  improve:\n    algorithm: REINFORCE\n")
-    found = copy.run("-c", "from ippo_trainer.ppo import operators; print(operators.find('REINFORCE')(1, 2, 3, 4))")
-    assert found == "(1, 2, 3, 4)\n"
+    found = copy.run("-c", "from ippo_trainer.improve import algorithm; print(algorithm.find('REINFORCE')(1))")
+    assert found == "1\n"
 
 
 @of_recipe("An environment")

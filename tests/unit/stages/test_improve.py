@@ -11,11 +11,9 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.splits import split
 from ippo_trainer.environments import load
+from ippo_trainer.improve.improvement import Improvement
+from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.models.load import load_policy
-from ippo_trainer.mpo import candidates
-from ippo_trainer.mpo.trainer import WeightedLikelihood
-from ippo_trainer.ppo.rollout import Sampler
-from ippo_trainer.ppo.trainer import Improvement
 from ippo_trainer.stages.runtime import StopFlag
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
 from ippo_trainer.text.render import Renderer
@@ -115,13 +113,14 @@ def test_mpo_without_the_explorer_is_a_bad_spec(small_world: Any) -> None:
 
 def test_mpo_never_draws_in_held_out_conversations(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: set[str] = set()
-    real = candidates.sample_states
+    real = Sampler.sample
 
-    def spy(model: Any, conversations: Any, *rest: Any) -> Any:
-        drawn.update(state.conversation for states in conversations for state in states)
-        return real(model, conversations, *rest)
+    def spy(self: Sampler, model: Any, conversations: Any, purpose: str) -> Any:
+        if purpose in {"own", "explored"}:
+            drawn.update(state.conversation for states in conversations for state in states)
+        return real(self, model, conversations, purpose)
 
-    monkeypatch.setattr(candidates, "sample_states", spy)
+    monkeypatch.setattr(Sampler, "sample", spy)
     small_world.result(mpo_spec(small_world))
     train, _ = split([found.id for found in small_world.demonstrations(40)], 0.5, 3)
     assert drawn
@@ -200,16 +199,16 @@ def test_equal_inputs_give_equal_bytes_and_other_seeds_do_not(small_world: Any) 
     assert other.artifacts["policy"].digest != first.artifacts["policy"].digest
 
 
-@pytest.mark.parametrize("training", [Improvement, WeightedLikelihood])
+@pytest.mark.parametrize("algorithm", ["PPO", "MPO"])
 def test_stopped_anywhere_it_resumes_to_the_same_bytes(
-    small_world: Any, monkeypatch: pytest.MonkeyPatch, training: Any
+    small_world: Any, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
-    spec = spec_of(small_world) if training is Improvement else mpo_spec(small_world, 1)
+    spec = spec_of(small_world) if algorithm == "PPO" else mpo_spec(small_world, 1)
     whole = small_world.result(spec)
     again(small_world)
     for after in (1, 2, 1):  # in the warm-up or the draws, across their end, among the updates
         made = 0
-        original = training.run
+        original = Improvement.run
 
         def run(self: Any, after_step: Any, original: Any = original) -> None:
             def counted() -> None:
@@ -222,7 +221,7 @@ def test_stopped_anywhere_it_resumes_to_the_same_bytes(
         with monkeypatch.context() as patch:
             patch.setattr(StopFlag, "is_set", lambda _: made >= after)  # noqa: B023
             patch.setattr(StopFlag, "signal", "SIGTERM", raising=False)
-            patch.setattr(training, "run", run)
+            patch.setattr(Improvement, "run", run)
             code, message = small_world.run(spec)
         assert (code, made) == (143, after), message
     assert small_world.result(spec) == whole

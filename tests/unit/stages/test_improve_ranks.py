@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageResult, StageSpec
-from ippo_trainer.ppo.trainer import Improvement
+from ippo_trainer.improve.improvement import Improvement
 from ippo_trainer.stages import improve_ranks
 from ippo_trainer.stages.improve_ranks import first_failure
 from ippo_trainer.store.artifact import fetch
@@ -38,7 +38,7 @@ PATIENCE = 240.0
 HOOK = """
 import os, signal, time
 if os.environ.get("RANK"):
-    from ippo_trainer.ppo.trainer import Improvement
+    from ippo_trainer.improve.improvement import Improvement
     from ippo_trainer.training import cadence
     from ippo_trainer.stages.runtime import StopFlag
     cadence.SAVE_SECONDS, cadence.SAVING_SHARE = 0.0, float("inf")

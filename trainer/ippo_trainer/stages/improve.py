@@ -22,6 +22,12 @@ from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.improve.algorithm import Algorithm, Task, find
+from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
+from ippo_trainer.improve.improvement import Improvement, ImprovementPosition, frozen_copy
+from ippo_trainer.improve.sampler import Sampler
+from ippo_trainer.improve.settings import ImproveSettings
+from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import Budget, budget_of
 from ippo_trainer.models.halves import cast, split, unite
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
@@ -31,14 +37,6 @@ from ippo_trainer.models.precision import Precision
 from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.mpo import settings as mpo
-from ippo_trainer.mpo.candidates import Source
-from ippo_trainer.mpo.trainer import WeightedLikelihood
-from ippo_trainer.ppo.heldout import HeldOut, Measurement
-from ippo_trainer.ppo.operators import find
-from ippo_trainer.ppo.rollout import LoggedStates, Sampler
-from ippo_trainer.ppo.settings import Settings
-from ippo_trainer.ppo.trainer import Improvement, frozen_copy
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
@@ -51,7 +49,6 @@ REPORT_BATCHES = 4
 """Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
 _TOKENS = 4096
 """Of one packed forward on a CPU, at most."""
-_Training = Improvement | WeightedLikelihood
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +61,7 @@ class _Models:
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
+class _States:
     train: LoggedStates
     held: LoggedStates
 
@@ -90,27 +87,23 @@ def run(ctx: StageContext) -> StageResult:
 
 
 def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: Ranks) -> StageResult:
-    """What `run` says, by all the processes together; each returns the same."""
+    """What `run` says, by all the ranks together; each returns the same."""
     models = _load(ctx, device)
-    data = _read(ctx, models.renderer)
+    states = _read(ctx, models.renderer)
     if ranks.first:
-        _report_shortened(ctx, data)
-    settings = _settings(ctx, section, models)
-    sampler = _sampler(models, settings, ranks)
-    probe, report = _held_out(sampler, data.held, settings)
-    improvement = (
-        _mpo(ctx, section, models, (sampler, data.train, probe))
-        if settings.algorithm == "MPO"
-        else _reinforcement(models, (sampler, data.train, probe), settings)
-    )
+        _report_shortened(ctx, states)
+    task = _task(ctx, section, models, states.train, ranks)
+    probe, report = _held_out(task, states.held)
+    improvement = Improvement(task, _algorithm(task), probe)
     train(ctx, improvement, "improving the policy", ranks)
-    ctx.log.info("%s; kept the policy of update %d", improvement.position.ended, improvement.position.kept_update)
-    candidate = report.measure(improvement.policy, improvement.reference)
-    gain = _gain(candidate, report.measure(improvement.reference, None))
+    position = improvement.position
+    ctx.log.info("%s; kept the policy of update %d", position.end, position.result_update)
+    candidate = report.measure(task.policy, task.reference)
+    gain = _gain(candidate, report.measure(task.reference, None))
     return ctx.result(
         artifacts={"policy": _publish(ctx, models, improvement, gain)},
-        metrics=gain | _metrics(improvement, data),
-        message=_message(improvement, gain),
+        metrics=gain | _metrics(position, states),
+        message=_message(position, gain),
     )
 
 
@@ -146,12 +139,12 @@ def ready(policy: Any, q: Any, precision: Precision) -> Budget:
     return budget
 
 
-def _read(ctx: StageContext, renderer: Renderer) -> _Data:
+def _read(ctx: StageContext, renderer: Renderer) -> _States:
     """The logged states, split as fit-q split them. Censored conversations have states like any other."""
     conversations = read_logged(ctx)
     calibration = _calibration(ctx.input("q", "q"))
     separation = calibration["split"]
-    held = {found.id for found in split_finished(conversations, float(separation["holdout"]), separation["seed"])[1]}
+    held = {each.id for each in split_finished(conversations, float(separation["holdout"]), separation["seed"])[1]}
     sides: tuple[list[Conversation], list[Conversation]] = ([], [])
     for conversation in conversations:
         sides[conversation.id in held].append(conversation)
@@ -161,7 +154,7 @@ def _read(ctx: StageContext, renderer: Renderer) -> _Data:
             f"{len(train)} training and {len(held_out)} held-out conversations: at least 1 and 2 are needed",
             "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
         )
-    return _Data(train, held_out)
+    return _States(train, held_out)
 
 
 def _calibration(q: Path) -> dict[str, Any]:
@@ -177,57 +170,40 @@ def _calibration(q: Path) -> dict[str, Any]:
     return content
 
 
-def _report_shortened(ctx: StageContext, data: _Data) -> None:
-    shortened = data.train.count_shortened() + data.held.count_shortened()
+def _report_shortened(ctx: StageContext, states: _States) -> None:
+    shortened = states.train.count_shortened() + states.held.count_shortened()
     if shortened:
+        count = len(states.train) + len(states.held)
         ctx.warn(
-            f"{shortened} of {len(data.train) + len(data.held)} conversations are longer than policy.maxPromptTokens: "
+            f"{shortened} of {count} conversations are longer than policy.maxPromptTokens: "
             "their later prompts lose the oldest turns"
         )
 
 
-def _settings(ctx: StageContext, improve: Improve, models: _Models) -> Settings:
-    return Settings.of(
-        improve,
-        algorithm=improve.chosen(ctx.spec.collect),
+def _task(ctx: StageContext, section: Improve, models: _Models, states: LoggedStates, ranks: Ranks) -> Task:
+    """With whole models."""
+    policy, seed = models.policy.model, derive_seed(ctx.spec.seed, IMPROVE, ctx.spec.iteration)
+    max_tokens = models.budget.tokens
+    sampling = Sampling(
+        samples=section.samples_per_state,
         max_new_tokens=ctx.spec.policy.max_new_tokens,
         temperature=float(ctx.spec.collect.temperature) if ctx.spec.collect else 1.0,
-        seed=derive_seed(ctx.spec.seed, IMPROVE, ctx.spec.iteration),
-        max_tokens=models.budget.tokens,
-        precision=models.precision,
-    )
-
-
-def _sampler(models: _Models, settings: Settings, ranks: Ranks) -> Sampler:
-    return Sampler(
-        models.q,
         stop_ids=models.renderer.stop_ids,
         pad_id=models.policy.tokenizer.pad_token_id,
-        samples=settings.samples_per_state,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
-        seed=settings.seed,
-        max_tokens=settings.max_tokens,
-        ranks=ranks,
     )
-
-
-def _mpo(
-    ctx: StageContext, section: Improve, models: _Models, drawn: tuple[Sampler, LoggedStates, HeldOut]
-) -> WeightedLikelihood:
-    """As `_reinforcement`. The explorer proposes as it explores in collect."""
-    (sampler, states, probe), ranks = drawn, drawn[0].ranks
-    policy, collect = models.policy.model, ctx.spec.collect or Collect()
-    settings = mpo.Settings.of(section, seed=sampler.seed, max_tokens=sampler.max_tokens)
-    reference = frozen_copy(policy)
-    explorer = _explorer(ctx, models, reference)
-    for model in {id(model): model for model in (policy, reference, explorer, models.q)}.values():
-        ranks.shard(model)
-    ends = sampler.stop_ids, sampler.pad_id, None, collect.explorer_min_p
-    own = Sampling(settings.own_candidates, sampler.max_new_tokens, sampler.temperature, *ends)
-    flat = Sampling(settings.explored_candidates, sampler.max_new_tokens, collect.explorer_temperature, *ends)
-    sources = Source(reference, own, "own"), Source(explorer, flat, "explored")
-    return WeightedLikelihood(policy, sources, models.q, states, probe, settings, ranks)
+    reference, algorithm = frozen_copy(policy), section.chosen(ctx.spec.collect)
+    return Task(
+        policy=policy,
+        reference=reference,
+        load_explorer=lambda: _explorer(ctx, models, reference),
+        sampler=Sampler(models.q, sampling, seed, max_tokens, ranks),
+        states=states,
+        settings=ImproveSettings(
+            algorithm, section.batch_size, float(section.kl_target), seed, max_tokens, models.precision
+        ),
+        section=section,
+        collect=ctx.spec.collect or Collect(),
+    )
 
 
 def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
@@ -242,30 +218,28 @@ def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
     return explorer.model.requires_grad_(False)
 
 
-def _reinforcement(models: _Models, drawn: tuple[Sampler, LoggedStates, HeldOut], settings: Settings) -> Improvement:
-    """In this order: copies are made of whole models, optimisers for sharded ones."""
-    (sampler, states, probe), ranks = drawn, drawn[0].ranks
-    policy = models.policy.model
-    reference = frozen_copy(policy)
-    operator = find(settings.algorithm)(policy, models.q, settings, ranks)
-    for frozen in (reference, models.q):
-        ranks.shard(frozen)
-        if ranks.size == 1:
+def _algorithm(task: Task) -> Algorithm:
+    """In this order: copies are made of whole models, optimisers for sharded ones, and the rest is sharded last."""
+    algorithm = find(task.settings.algorithm)(task)
+    for frozen in (task.reference, task.q):
+        task.ranks.shard(frozen)
+        if task.ranks.size == 1 and task.settings.algorithm == "PPO":  # MPO reads them at every step
             park(frozen)
-    return Improvement(policy, operator, sampler, states, probe, settings, ranks, reference)
+    return algorithm
 
 
-def _held_out(sampler: Sampler, states: LoggedStates, settings: Settings) -> tuple[HeldOut, HeldOut]:
+def _held_out(task: Task, states: LoggedStates) -> tuple[HeldOut, HeldOut]:
     """At most a batch for the guards, and others for the report: the guards choose a policy, which flatters theirs."""
-    guards = min(settings.batch_size, len(states) // 4)
-    report = range(guards, min(len(states), guards + REPORT_BATCHES * settings.batch_size))
+    size = task.settings.batch_size
+    guards = min(size, len(states) // 4)
+    report = range(guards, min(len(states), guards + REPORT_BATCHES * size))
     return (
-        HeldOut(sampler, states, range(guards), settings.batch_size, "probe"),
-        HeldOut(sampler, states, report, settings.batch_size, "held-out"),
+        HeldOut(task.sampler, states, range(guards), size, "probe"),
+        HeldOut(task.sampler, states, report, size, "held-out"),
     )
 
 
-def _gain(candidate: Measurement, current: Measurement) -> dict[str, float]:
+def _gain(candidate: HeldOutSums, current: HeldOutSums) -> dict[str, float]:
     """What Theorem 2 asks of this stage: the change of E[Q] and the KL. The error of Q is fit-q's to report."""
     lift, kl = candidate.lift_over(current), candidate.mean_kl()
     states, responses = candidate.states.sum(), candidate.responses.sum()
@@ -283,8 +257,7 @@ def _gain(candidate: Measurement, current: Measurement) -> dict[str, float]:
     }
 
 
-def _metrics(improvement: _Training, data: _Data) -> dict[str, float]:
-    position = improvement.position
+def _metrics(position: ImprovementPosition, states: _States) -> dict[str, float]:
     last = position.curves[-1] if position.curves else {}
     names = {
         "kl_coefficient": "klCoefficient",
@@ -293,29 +266,28 @@ def _metrics(improvement: _Training, data: _Data) -> dict[str, float]:
         "ratio_max": "ratioMax",
     }
     return {
-        "conversations": float(len(data.train)),
-        "warmUps": float(position.warmups),
+        "conversations": float(len(states.train)),
+        "warmUps": float(len(position.warm_up_curves)),
         "updates": float(position.updates),
-        "keptUpdate": float(position.kept_update),
+        "keptUpdate": float(position.result_update),
     } | {public: last[name] for name, public in names.items() if name in last}
 
 
-def _publish(ctx: StageContext, models: _Models, improvement: _Training, gain: dict[str, float]) -> ArtifactRef:
-    ranks = improvement.ranks
-    policy = _whole_policy(ctx, models, improvement)
+def _publish(ctx: StageContext, models: _Models, improvement: Improvement, gain: dict[str, float]) -> ArtifactRef:
+    ranks = improvement.task.ranks
+    policy = _whole_policy(ctx, models, improvement.task)
     if ranks.first:
         published = ctx.publish(ctx.folder, _write(ctx, models, policy, improvement, gain), "policy")
-    told = ranks.agreed(published.model_dump(mode="json") if ranks.first else {})
-    return ArtifactRef.model_validate(told)
+    return ArtifactRef.model_validate(ranks.agreed(published.model_dump(mode="json") if ranks.first else {}))
 
 
-def _whole_policy(ctx: StageContext, models: _Models, improvement: _Training) -> Any:
+def _whole_policy(ctx: StageContext, models: _Models, task: Task) -> Any:
     """The improved policy on the CPU, as it is saved; of several processes only the first has it."""
-    ranks, path = improvement.ranks, ctx.work / "improved.safetensors"
+    ranks, path = task.ranks, ctx.work / "improved.safetensors"
     if ranks.size == 1:
-        unite(improvement.policy)
-        return improvement.policy.cpu()
-    save_part(path, Weights(improvement.policy), ranks)
+        unite(task.policy)
+        return task.policy.cpu()
+    save_part(path, Weights(task.policy), ranks)
     if not ranks.first:
         return None
     policy = load_policy(models.policy.directory, longest=SHORT).model
@@ -325,23 +297,17 @@ def _whole_policy(ctx: StageContext, models: _Models, improvement: _Training) ->
     return policy
 
 
-def _write(
-    ctx: StageContext,
-    models: _Models,
-    policy: Any,
-    improvement: _Training,
-    gain: dict[str, float],
-) -> Path:
+def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improvement, gain: dict[str, float]) -> Path:
     directory, position = ctx.work / "policy", improvement.position
     save_policy(directory, policy, models.policy.tokenizer, models.renderer)
     training = {
         "kind": IMPROVE,
-        "algorithm": improvement.settings.algorithm,
+        "algorithm": improvement.task.settings.algorithm,
         "curves": position.curves,
-        "warmup": position.warmup_curves,
-        "ended": position.ended,
-        "kept": position.kept,
-        "kept_update": position.kept_update,
+        "warmup": position.warm_up_curves,
+        "ended": position.end,
+        "kept": position.result,
+        "kept_update": position.result_update,
         "held_out": gain,
     }
     # Sorted: rows that went through a checkpoint have lost their order.
@@ -350,10 +316,9 @@ def _write(
     return directory
 
 
-def _message(improvement: _Training, gain: dict[str, float]) -> str:
-    position = improvement.position
+def _message(position: ImprovementPosition, gain: dict[str, float]) -> str:
     return (
         f"E[Q] on held-out states changed by {gain['heldOutQLift']:+.4f} "
         f"(95% interval {gain['heldOutQLiftLow']:+.4f} to {gain['heldOutQLiftHigh']:+.4f}) at a KL of {gain['kl']:.2f} "
-        f"nats per suggestion; {position.ended}, the policy of update {position.kept_update} was kept."
+        f"nats per suggestion; {position.end}, the policy of update {position.result_update} was kept."
     )

@@ -191,7 +191,9 @@ class ManyRanks(Ranks):
         if isinstance(like, DTensor):
             whole = torch.empty(like.shape, dtype=like.dtype) if tensor is None else tensor
             return distribute_tensor(whole.to(self.device), like.device_mesh, like.placements, src_data_rank=0)
-        whole = (torch.zeros(()) if tensor is None else tensor).to(self.device)
+        shape = self.agreed([] if tensor is None else list(tensor.shape))
+        kind = self.agreed("" if tensor is None else str(tensor.dtype).removeprefix("torch."))
+        whole = (torch.zeros(shape, dtype=getattr(torch, kind)) if tensor is None else tensor).to(self.device)
         dist.broadcast(whole, 0)
         return whole
 

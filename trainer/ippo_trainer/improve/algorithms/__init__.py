@@ -1,0 +1,1 @@
+"""Improvement algorithms, a module each; see `ippo_trainer.improve.algorithm`."""

@@ -1,1 +1,0 @@
-"""Maximum a posteriori policy optimisation (arXiv 1806.06920) on logged states: weighted likelihood of candidates."""

@@ -1,1 +1,0 @@
-"""Improvement operators, one module each; see `ippo_trainer.ppo.operators`."""
