@@ -67,7 +67,8 @@ def code_named(page: Path) -> list[str]:
     """Python files and modules that a page names, as `room/file.py` or `room.module`."""
     words = re.findall(r"`([^`\s]+)`", page.read_text())
     files = [word for word in words if re.fullmatch(r"[\w/]+\.py", word)]
-    modules = [word for word in words if re.fullmatch(rf"(?:{'|'.join(ROOMS)})(?:\.[a-z_]+)+", word)]
+    rooms = "|".join(room for room in ROOMS if room not in SECTIONS)  # improve.updates is a field of a manifest
+    modules = [word for word in words if re.fullmatch(rf"(?:{rooms})(?:\.[a-z_]+)+", word)]
     modules = [word for word in modules if not word.endswith((".py", ".json", ".html", ".directory"))]
     return [*files, *(module.replace(".", "/") for module in modules)]
 
