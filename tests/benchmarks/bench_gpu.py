@@ -83,9 +83,9 @@ class States:
         return len(self._prompts)
 
     def of(self, number: int) -> tuple[Any, ...]:
-        from ippo_trainer.ppo.rollout import State
+        from ippo_trainer.improve.states import LoggedState
 
-        return tuple(State(str(number), turn, prompt) for turn, prompt in enumerate(self._prompts[number]))
+        return tuple(LoggedState(str(number), turn, prompt) for turn, prompt in enumerate(self._prompts[number]))
 
 
 class Clock:
@@ -113,16 +113,17 @@ class Clock:
 
 
 def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    from ippo_trainer.contract.params import Improve
+    from ippo_trainer.contract.params import Collect, Improve
+    from ippo_trainer.improve.algorithm import Task
+    from ippo_trainer.improve.algorithms.ppo import make
+    from ippo_trainer.improve.heldout import HeldOut
+    from ippo_trainer.improve.improvement import Improvement, frozen_copy
+    from ippo_trainer.improve.sampler import Sampler
+    from ippo_trainer.improve.settings import ImproveSettings
     from ippo_trainer.models import kernels
     from ippo_trainer.models.parking import park
     from ippo_trainer.models.precision import precision_of
-    from ippo_trainer.ppo import rollout
-    from ippo_trainer.ppo.algorithms.ppo import make
-    from ippo_trainer.ppo.heldout import HeldOut
-    from ippo_trainer.ppo.rollout import Sampler
-    from ippo_trainer.ppo.settings import Settings
-    from ippo_trainer.ppo.trainer import Improvement, frozen_copy
+    from ippo_trainer.models.sampling import Sampling
     from ippo_trainer.stages.improve import ready
 
     policy = made(Qwen2ForCausalLM, size, 0, device, torch.float32)
@@ -143,42 +144,26 @@ def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[s
         critic_warmup_updates=0,
         kl_target="100",
     )
-    settings = Settings.of(
-        section,
-        algorithm="PPO",
-        max_new_tokens=options.tokens,
-        temperature=1.0,
-        seed=0,
-        max_tokens=options.forward or budget.tokens,
-        precision=precision,
-    )
-    sampler = Sampler(
-        q,
-        stop_ids={STOP},
-        pad_id=0,
-        samples=SAMPLES,
-        max_new_tokens=options.tokens,
-        temperature=1.0,
-        seed=0,
-        max_tokens=settings.max_tokens,
-    )
+    max_tokens = options.forward or budget.tokens
+    settings = ImproveSettings("PPO", count, float(section.kl_target), 0, max_tokens, precision)
+    sampler = Sampler(q, Sampling(SAMPLES, options.tokens, 1.0, {STOP}, 0), 0, max_tokens)
     states: Any = States(conversations(policy.config.vocab_size, 2 * count))
     none: Any = States([])
-    operator = make(policy, q, settings)
     reference = frozen_copy(policy)
+    task = Task(policy, reference, lambda: reference, sampler, states, settings, section, Collect())
+    algorithm = make(task)
     for frozen in (reference, q):
         park(frozen)
-    held = HeldOut(sampler, none, [], 2, "p")
-    improvement = Improvement(policy, operator, sampler, states, held, settings, reference=reference)
+    improvement = Improvement(task, algorithm, HeldOut(sampler, none, [], 2, "p"))
     clock, marks = Clock(device), []
     if options.parts:
-        clock.around(rollout, "sample_states", "sampling")
+        clock.around(sampler, "sample", "sampling")
         clock.around(sampler, "_score", "scoring")
         clock.around(sampler, "logprobs", "log-probabilities")
         clock.around(improvement._snapshots["safe"], "take", "snapshot")
-        clock.around(operator, "_critic_step", "critic")
-        clock.around(operator, "_policy_step", "policy")
-        clock.around(operator, "_credit", "values")
+        clock.around(algorithm.learner, "_critic_step", "critic")
+        clock.around(algorithm.learner, "_policy_step", "policy")
+        clock.around(algorithm.learner, "_credit", "values")
 
     def after_step() -> None:
         if not improvement.position.updates:
@@ -194,7 +179,7 @@ def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[s
     curve = improvement.position.curves[-1]
     shown = ("ratio_max", "mismatch_kl", "untrusted_share", "kl", "entropy", "grad_norm", "policy_loss")
     return row(f"ours {precision.dtype}", size, device, count, (end - begin) / updates) | {
-        "tokens_per_forward": settings.max_tokens,
+        "tokens_per_forward": max_tokens,
         "recompute": budget.recompute,
         "parts": parts,
         "first_ratio_error": improvement.position.curves[0]["ratio_max"] - 1,

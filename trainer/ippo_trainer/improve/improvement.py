@@ -10,7 +10,7 @@ import numpy as np
 
 from ippo_trainer.improve.algorithm import BEST, LAST, SAFE, Algorithm, Look, Task
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
-from ippo_trainer.training.checkpoint import Snapshot, StatePart, Weights, copy_weights
+from ippo_trainer.training.checkpoint import Snapshot, StatePart, Weights
 
 COLLAPSE_ERRORS = 3.0
 """Standard errors by which E[Q] must have fallen below its best to count as a collapse."""
@@ -58,6 +58,8 @@ class Improvement:
         self.task, self.algorithm, self.probe = task, algorithm, probe
         self.position = ImprovementPosition()
         self._snapshots = {name: Snapshot(task.policy) for name in (SAFE, BEST)}
+        self._start = Snapshot(task.policy)
+        self._start.take()
         self._probe_base: HeldOutSums | None = None
         self._after_step: Callable[[], None] = lambda: None
 
@@ -186,7 +188,7 @@ class Improvement:
             self._snapshots[SAFE].put_back()
         if position.result == BEST and (best is None or best.lift <= 0.0):  # nothing is better than pi_i
             position.result_update = 0
-            copy_weights(self.task.reference, self.task.policy)
+            self._start.put_back()
         elif position.result == BEST and best is not None:
             position.result_update = best.update
             self._snapshots[BEST].put_back()

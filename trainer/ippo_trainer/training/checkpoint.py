@@ -110,12 +110,6 @@ class Snapshot:
             self._copy[name].copy_(part, non_blocking=True)
 
 
-def copy_weights(source: nn.Module, target: nn.Module) -> None:
-    """Gives `target` what `source`, a module of the same kind and division, has of the parameters that it trains."""
-    weights = Weights(target)
-    weights.set_tensors((name, value) for name, value in source.named_parameters() if name in weights.layout())
-
-
 def save(directory: Path, training: Resumable, ranks: Ranks = ALONE) -> None:
     """Writes everything that `load` needs to go on bit-equal, into an existing directory."""
     for name, part in training.parts().items():
