@@ -160,3 +160,13 @@ def test_files_that_others_read_are_named_once() -> None:
     assert copies(files, layout) == {}
     ours = set(re.findall(r'"([\w*]+\.(?:json|txt))"', inspect.getsource(job_files))) - {"spec.json"}
     assert copies(ours, job_files) == {}
+
+
+def test_a_public_class_name_means_one_thing() -> None:
+    """One name, one class, in the operator and the trainer together: a reader who searches for it finds one answer."""
+    homes = defaultdict(list)
+    for name, tree in modules().items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(name)
+    assert {name: places for name, places in homes.items() if len(places) > 1} == {}

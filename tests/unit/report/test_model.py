@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ippo_trainer.contract.spec import Decision
-from ippo_trainer.report.model import Calibration, Cycle, Evaluation, RunReport
+from ippo_trainer.report.model import CalibrationFigures, Cycle, Evaluation, RunReport
 from ippo_trainer.report.training_views import open_conversations, q_table
 from ippo_trainer.report.views import verdicts
 
@@ -52,7 +52,7 @@ def test_without_digests_a_cycle_measures_itself() -> None:
     ],
 )
 def test_the_error_of_q_by_either_release(calibration: dict[str, Any], cells: list[str]) -> None:
-    fit = Calibration.model_validate(calibration)
+    fit = CalibrationFigures.model_validate(calibration)
     metrics = {"fit-q": {"advantageCorrelation": 0.78}}
     table = q_table(RunReport("r", {}, [Cycle(1, calibration=fit, metrics=metrics)]))
     assert table is not None
@@ -61,12 +61,12 @@ def test_the_error_of_q_by_either_release(calibration: dict[str, Any], cells: li
 
 def test_open_conversations_are_told() -> None:
     censoring = {"conversations": 200, "censored": 50, "unseen": 0.1, "successBounds": {"low": 0.1, "high": 0.35}}
-    fit = Calibration.model_validate({"censoring": censoring})
+    fit = CalibrationFigures.model_validate({"censoring": censoring})
     text = open_conversations(RunReport("r", {}, [Cycle(1, calibration=fit)]))
     assert "50 of 200" in text
     assert "between 10.0% and 35.0%" in text
     assert "10.0% end where nobody could see it" in text
-    assert open_conversations(RunReport("r", {}, [Cycle(1, calibration=Calibration())])) == ""
+    assert open_conversations(RunReport("r", {}, [Cycle(1, calibration=CalibrationFigures())])) == ""
     bounds = {"censored": 7, "successBounds": {"low": 0.2, "high": 0.4}}
     (verdict,) = verdicts(RunReport("r", {}, [cycle(1, score("b", 0.3, **bounds), score("a", 0.1))]))
     assert any("7 conversations censored: success between 20.0% and 40.0%" in fact for fact in verdict.facts)

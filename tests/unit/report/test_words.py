@@ -2,7 +2,7 @@
 
 import pytest
 from ippo_trainer.report import words
-from ippo_trainer.report.model import Calibration, Estimate
+from ippo_trainer.report.model import CalibrationFigures, Estimate
 
 
 @pytest.mark.parametrize(
@@ -51,11 +51,11 @@ def test_intervals_and_lists() -> None:
 @pytest.mark.parametrize(("low", "phrase"), [(-0.02, "may know nothing"), (0.02, "knows more than the average")])
 def test_skill_says_what_its_interval_means(low: float, phrase: str) -> None:
     skill = Estimate(estimate=0.05, low=low, high=0.1)
-    assert phrase in words.skill_words(Calibration(skill=skill))
+    assert phrase in words.skill_words(CalibrationFigures(skill=skill))
 
 
 def test_a_q_that_is_worse_than_a_constant_is_called_so() -> None:
-    text = words.skill_words(Calibration(skill=Estimate(estimate=-3.4, low=-5.5, high=-1.3)))
+    text = words.skill_words(CalibrationFigures(skill=Estimate(estimate=-3.4, low=-5.5, high=-1.3)))
     assert "no better than a constant: its skill is −340%" in text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ippo_trainer.training import checkpoint
-from ippo_trainer.training.checkpoint import Snapshot, StatePart, Weights
+from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 from ippo_trainer.training.optimiser import Optimiser
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ class Training:
             torch.manual_seed(seed)
             self.module = nn.Linear(3, 2)
         self.optimiser = Optimiser(self.module.parameters(), 0.1, decay=0.01)
-        self.best = Snapshot(self.module)
+        self.best = WeightsSnapshot(self.module)
         self.figures: list[float] = []
         self.step(steps)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models.halves import cast, halves, joined, split, unite
 from ippo_trainer.training import halved
-from ippo_trainer.training.checkpoint import Snapshot, Weights
+from ippo_trainer.training.checkpoint import Weights, WeightsSnapshot
 from ippo_trainer.training.optimiser import Optimiser
 from torch import Tensor, nn
 
@@ -62,7 +62,7 @@ def test_steps_are_those_of_fp32_weights(chunk: int, monkeypatch: pytest.MonkeyP
 
 def test_snapshots_and_checkpoints_hold_both_halves() -> None:
     half = Net().halved()
-    optimiser, snapshot = Optimiser(half.parameters(), 0.01), Snapshot(half)
+    optimiser, snapshot = Optimiser(half.parameters(), 0.01), WeightsSnapshot(half)
     step(half, optimiser, 0)
     snapshot.take()
     saved = {name: tensor.detach().clone() for name, tensor in Weights(half).tensors()}

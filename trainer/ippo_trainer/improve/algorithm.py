@@ -17,7 +17,7 @@ from ippo_trainer.improve import algorithms
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
-from ippo_trainer.training.checkpoint import Resumable
+from ippo_trainer.training.checkpoint import ResumableTraining
 from ippo_trainer.training.distributed import Ranks
 
 
@@ -118,7 +118,7 @@ class Guard(Protocol):
         ...
 
 
-class Algorithm(Resumable, Protocol):
+class Algorithm(ResumableTraining, Protocol):
     """Changes the policy of its task, in place. Its parts are what it trains besides the policy, and optimisers."""
 
     @property

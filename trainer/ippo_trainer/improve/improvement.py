@@ -10,7 +10,7 @@ import numpy as np
 
 from ippo_trainer.improve.algorithm import BEST, LAST, SAFE, Algorithm, Look, Task
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
-from ippo_trainer.training.checkpoint import Snapshot, StatePart, Weights
+from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 
 COLLAPSE_ERRORS = 3.0
 """Standard errors by which E[Q] must have fallen below its best to count as a collapse."""
@@ -57,8 +57,8 @@ class Improvement:
     def __init__(self, task: Task, algorithm: Algorithm, probe: HeldOut) -> None:
         self.task, self.algorithm, self.probe = task, algorithm, probe
         self.position = ImprovementPosition()
-        self._snapshots = {name: Snapshot(task.policy) for name in (SAFE, BEST)}
-        self._start = Snapshot(task.policy)
+        self._snapshots = {name: WeightsSnapshot(task.policy) for name in (SAFE, BEST)}
+        self._start = WeightsSnapshot(task.policy)
         self._start.take()
         self._probe_base: HeldOutSums | None = None
         self._after_step: Callable[[], None] = lambda: None

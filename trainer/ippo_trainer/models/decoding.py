@@ -74,7 +74,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SamplingRequest:
     """What one call of `sampling.sample` asks for; `stops` is a tensor of its stop tokens."""
 
     model: Any
@@ -109,7 +109,7 @@ class Decode:
         last: (prompts, D) the state after each prompt's last token.
     """
 
-    def __init__(self, request: Request, owners: list[int], cache: RaggedCache, last: Tensor) -> None:
+    def __init__(self, request: SamplingRequest, owners: list[int], cache: RaggedCache, last: Tensor) -> None:
         sampling = request.sampling
         self.request, self.cache = request, cache
         self.owners = np.repeat(np.array(owners, np.int64), sampling.samples)  # the prompt of each response

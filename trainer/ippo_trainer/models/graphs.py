@@ -9,7 +9,7 @@ from torch.nn import functional
 from ippo_trainer.models import decoding
 from ippo_trainer.models.attention import follows_the_batch
 from ippo_trainer.models.cache import RaggedCache
-from ippo_trainer.models.decoding import Decode, Request, exchange
+from ippo_trainer.models.decoding import Decode, SamplingRequest, exchange
 from ippo_trainer.models.parts import decoder, logits
 
 LOOK = 16
@@ -29,7 +29,7 @@ class GraphDecode(Decode):
     are run one by one.
     """
 
-    def __init__(self, request: Request, owners: list[int], cache: RaggedCache, last: Tensor) -> None:
+    def __init__(self, request: SamplingRequest, owners: list[int], cache: RaggedCache, last: Tensor) -> None:
         super().__init__(request, owners, cache, last)
         rows, steps, device = *self.tokens.shape, request.device
         self._drawn = torch.full((rows, steps), request.sampling.pad_id, device=device)

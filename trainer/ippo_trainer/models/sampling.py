@@ -16,7 +16,7 @@ from torch import Tensor
 from ippo_trainer.models import decoding
 from ippo_trainer.models.attention import check_reach
 from ippo_trainer.models.cache import PrefixMemory, RaggedCache, Remembered
-from ippo_trainer.models.decoding import Decode, Request, Sampled, Sampling
+from ippo_trainer.models.decoding import Decode, Sampled, Sampling, SamplingRequest
 from ippo_trainer.models.graphs import GraphDecode
 from ippo_trainer.models.memory import free_bytes
 from ippo_trainer.models.parts import decoder
@@ -73,7 +73,7 @@ def sample(
         return []
     device = next(model.parameters()).device
     stops = torch.tensor(sorted(sampling.stop_ids), dtype=torch.long, device=device)
-    request = Request(model, prompts, np.asarray(keys, np.uint64), sampling, stops)
+    request = SamplingRequest(model, prompts, np.asarray(keys, np.uint64), sampling, stops)
     check_reach(decoder(model), max(map(len, prompts)) + sampling.max_new_tokens)
     remembered = memory.entries if memory is not None else {}
     trunks = _plan(prompts, [remembered.get(slot) for slot in slots or []] or [None] * len(prompts))
@@ -157,7 +157,7 @@ def _batches(trunks: list[_Trunk], budget: int, sampling: Sampling) -> Iterator[
         yield batch
 
 
-def _prefill(batch: list[_Trunk], request: Request, budget: int) -> tuple[list[int], RaggedCache, Tensor]:
+def _prefill(batch: list[_Trunk], request: SamplingRequest, budget: int) -> tuple[list[int], RaggedCache, Tensor]:
     """Runs the trunks and lays their prompts out for decoding.
 
     Returns:
@@ -199,7 +199,7 @@ def _prefill_parts(batch: list[_Trunk], budget: int) -> Iterator[list[_Trunk]]:
         yield part
 
 
-def _run_trunks(part: list[_Trunk], cache: RaggedCache, first: int, request: Request) -> Tensor:
+def _run_trunks(part: list[_Trunk], cache: RaggedCache, first: int, request: SamplingRequest) -> Tensor:
     """Fills the cache's rows from `first` on with the trunks; returns hidden states (rows, n, D) from each start on."""
     device = request.device
     size = max(len(trunk.ids) - trunk.start for trunk in part)

@@ -13,7 +13,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.qfit.examples import Example, Targets, pack_turns, shuffled_batches, turn_offsets
 from ippo_trainer.qfit.losses import VALUE_WEIGHT, loss_sums
-from ippo_trainer.training.checkpoint import Snapshot, StatePart, Weights
+from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 from ippo_trainer.training.optimiser import Optimiser
 from ippo_trainer.training.schedule import Schedule
 
@@ -64,7 +64,7 @@ class FitPosition:
 
 
 class Fit:
-    """Fits Q and V to given targets and keeps the weights with the best held-out loss of Q; a `Resumable`.
+    """Fits Q and V to given targets and keeps the weights with the best held-out loss of Q; a `ResumableTraining`.
 
     Args:
         model: the Q model to train, in place; it ends with the best weights.
@@ -79,7 +79,7 @@ class Fit:
         self.device = next(model.parameters()).device
         self.train, self.held = (FitData(data.examples, data.targets.to(self.device)) for data in (train, held))
         self.position = FitPosition()
-        self.best = Snapshot(model)
+        self.best = WeightsSnapshot(model)
         # A head tied to the embeddings comes once, with the model.
         self._weights = Weights(nn.ModuleDict({"q": model} | ({"lm_head": lm_head} if lm_head is not None else {})))
         self._optimiser = Optimiser(self._weights.layout().values(), settings.learning_rate, decay=WEIGHT_DECAY)

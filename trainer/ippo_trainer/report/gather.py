@@ -13,7 +13,7 @@ from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
 from ippo_trainer.report.model import (
     Artifact,
-    Calibration,
+    CalibrationFigures,
     Cycle,
     Evaluation,
     RunReport,
@@ -119,7 +119,7 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         metrics={stage: dict(result.metrics) for stage, result in results.items()},
         messages={stage: result.message for stage, result in results.items() if result.message},
         warnings=[f"{stage}: {text}" for stage, result in results.items() for text in result.warnings or ()],
-        calibration=reader.read(fit_q, "q", CALIBRATION, Calibration),
+        calibration=reader.read(fit_q, "q", CALIBRATION, CalibrationFigures),
         informative=fit_q.informative if fit_q else None,
         training=reader.read(results.get(IMPROVE) or results.get(WARM_START), "policy", TRAINING, Training),
         evaluation=evaluation,

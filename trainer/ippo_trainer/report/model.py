@@ -204,7 +204,7 @@ class Bin(Read):
     turn: int | None = None
 
 
-class Likeness(Read):
+class LikenessFigures(Read):
     """How like the exact Q the fitted one is."""
 
     error: float
@@ -214,8 +214,8 @@ class Likeness(Read):
 class ExactComparison(Read):
     """The fitted Q beside the exact one: on what was suggested, and on every intent."""
 
-    made: Likeness
-    every: Likeness
+    made: LikenessFigures
+    every: LikenessFigures
 
 
 class CensoredLog(Read):
@@ -227,7 +227,7 @@ class CensoredLog(Read):
     success_bounds: Bounds | None = None
 
 
-class Calibration(Read):
+class CalibrationFigures(Read):
     """q/calibration.json: how good the fitted Q is on held-out conversations."""
 
     log_loss: float | None = None
@@ -284,7 +284,7 @@ class Cycle:
     """What each stage said of its result, by stage name."""
     warnings: list[str] = field(default_factory=list)
     """What its stages found worth a warning though their results stand, each after the stage's name."""
-    calibration: Calibration | None = None
+    calibration: CalibrationFigures | None = None
     informative: bool | None = None
     training: Training | None = None
     evaluation: Evaluation | None = None

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.report import words
 from ippo_trainer.report.charts import Axes, Point, ReferenceLine, Series, line_chart, number_tick, reliability
-from ippo_trainer.report.model import Bin, Calibration, Cycle, Likeness, RunReport
+from ippo_trainer.report.model import Bin, CalibrationFigures, Cycle, LikenessFigures, RunReport
 from ippo_trainer.report.parts import NARROW, Figure, FigureTable, small_figure
 from ippo_trainer.report.svg import evenly, integer_ticks, thin
 
@@ -79,7 +79,7 @@ def q_table(run: RunReport) -> FigureTable | None:
     )
 
 
-def _q_row(cycle: Cycle, fit: Calibration) -> list[str]:
+def _q_row(cycle: Cycle, fit: CalibrationFigures) -> list[str]:
     return [
         f"cycle {cycle.iteration}",
         {True: "informative", False: "not informative", None: "–"}[cycle.informative],
@@ -94,7 +94,7 @@ def _q_row(cycle: Cycle, fit: Calibration) -> list[str]:
     ]
 
 
-def _likeness(likeness: Likeness | None, correlation: float | None) -> str:
+def _likeness(likeness: LikenessFigures | None, correlation: float | None) -> str:
     """Correlation of advantages and error; release 0.2 knew a correlation only."""
     if likeness is None:
         return words.number(correlation, 2)

@@ -3,7 +3,7 @@
 import math
 
 from ippo_trainer.contract.stages import COLLECT, EVALUATE, FIT_Q, IMPROVE
-from ippo_trainer.report.model import Calibration, Cycle, Estimate, PolicyScore, RunReport
+from ippo_trainer.report.model import CalibrationFigures, Cycle, Estimate, PolicyScore, RunReport
 
 EXTINCT = 0.01
 """An intent below this share of the suggestions is called extinct."""
@@ -190,7 +190,7 @@ def explain(cycle: Cycle) -> str:
     return f"So far it {listed(did)}." if did else "Nothing published yet."
 
 
-def skill_words(calibration: Calibration | None) -> str:
+def skill_words(calibration: CalibrationFigures | None) -> str:
     """Whether the fitted Q knows more than a constant."""
     if calibration is None or calibration.skill is None:
         return "no held-out skill was recorded for Q."

@@ -37,7 +37,7 @@ class StatePart(Protocol):
         ...
 
 
-class Resumable(Protocol):
+class ResumableTraining(Protocol):
     """What can go on where it was."""
 
     def parts(self) -> Mapping[str, StatePart]:
@@ -73,7 +73,7 @@ class Weights:
                 parameters[name].copy_(tensor)
 
 
-class Snapshot:
+class WeightsSnapshot:
     """A copy of a module's `Weights` in main memory, each rank's own part of them; empty at first."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -110,7 +110,7 @@ class Snapshot:
             self._copy[name].copy_(part, non_blocking=True)
 
 
-def save(directory: Path, training: Resumable, ranks: Ranks = ALONE) -> None:
+def save(directory: Path, training: ResumableTraining, ranks: Ranks = ALONE) -> None:
     """Writes everything that `load` needs to go on bit-equal, into an existing directory."""
     for name, part in training.parts().items():
         save_part(_path(directory, name), part, ranks)
@@ -119,7 +119,7 @@ def save(directory: Path, training: Resumable, ranks: Ranks = ALONE) -> None:
         (directory / _FACTS).write_text(json.dumps(facts, allow_nan=False), "utf-8")
 
 
-def load(directory: Path, training: Resumable, ranks: Ranks = ALONE) -> bool:
+def load(directory: Path, training: ResumableTraining, ranks: Ranks = ALONE) -> bool:
     """Puts back what `save` wrote, into a training that was made with the same arguments; the first rank has the files.
 
     Returns:

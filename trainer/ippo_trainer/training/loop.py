@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from ippo_trainer.training.checkpoint import Resumable
+from ippo_trainer.training.checkpoint import ResumableTraining
 
 
-class Loop(Resumable, Protocol):
+class Loop(ResumableTraining, Protocol):
     """A training that is complete after every step: saved there and restored, it ends as if it had never stopped."""
 
     @property

@@ -16,7 +16,7 @@ import torch
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.improve.algorithm import BEST, Guard, Look, Task
-from ippo_trainer.improve.algorithms.mpo.candidates import Pool, Source, Target, draw, worth_training
+from ippo_trainer.improve.algorithms.mpo.candidates import Pool, Source, TargetDistribution, draw, worth_training
 from ippo_trainer.improve.algorithms.mpo.settings import MPOSettings
 from ippo_trainer.improve.algorithms.mpo.tilt import Tilt, tilt
 from ippo_trainer.improve.pieces import deal
@@ -62,7 +62,7 @@ class MPO:
         )
         self._schedule = Schedule.of_fit(self.updates, self.settings.final_rate)
         self._tilt: Tilt | None = None
-        self._targets: list[Target] = []
+        self._targets: list[TargetDistribution] = []
 
     def _sources(self) -> tuple[Source, Source]:
         """pi_i, and the explorer as it explores in collect. Both without tokens that the explorer never says."""

@@ -41,7 +41,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetDistribution:
     """What the policy imitates in one state."""
 
     responses: list[list[int]]
@@ -118,7 +118,7 @@ def draw(
     ]
 
 
-def worth_training(candidates: Sequence[Candidates], better: Tilt, least: float) -> list[Target]:
+def worth_training(candidates: Sequence[Candidates], better: Tilt, least: float) -> list[TargetDistribution]:
     """By state what the policy imitates: candidates whose weight is at least `least` of the state's largest one."""
     result, start = [], 0
     for each in candidates:
@@ -126,5 +126,5 @@ def worth_training(candidates: Sequence[Candidates], better: Tilt, least: float)
         start += len(each.responses)
         chosen = np.flatnonzero(weights >= least * weights.max())
         shares = weights[chosen] / weights[chosen].sum()
-        result.append(Target([each.responses[index] for index in chosen], shares.tolist()))
+        result.append(TargetDistribution([each.responses[index] for index in chosen], shares.tolist()))
     return result
