@@ -24,9 +24,10 @@ BEFORE: Manifest = {
 
 
 def command() -> list[str]:
-    """The one of the page."""
-    [found] = re.findall(r"(?m)^kubectl .*argocd-cm\.yaml$", (ROOT / "docs" / "gitops.md").read_text())
-    return str(found).split()
+    """The one of the tutorial."""
+    page = (ROOT / "docs" / "tutorials" / "gitops.md").read_text()
+    [line] = re.findall(r"(?m)^kubectl .*argocd-cm\.yaml$", page)
+    return str(line).split()
 
 
 @pytest.fixture(params=["", "--server-side"], ids=["client-side", "server-side"])
