@@ -86,8 +86,8 @@ class Policy(Model):
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
     """A suggestion that has not ended by then is truncated, and flagged."""
     precision: Literal["Float32", "BFloat16"] | None = None
-    """Of weights and forwards; by default `BFloat16` on a GPU, `Float32` on a CPU. What is trained, log-probabilities
-    and losses have 32 bits in any case."""
+    """Of weights and forwards; by default `BFloat16` on a GPU, `Float32` on a CPU and in an improve on several
+    processes. What is trained, log-probabilities and losses have 32 bits in any case."""
 
 
 class WarmStart(Model):

@@ -93,7 +93,7 @@ def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool
     own = sum(count.own * weights[name] for name, count in held.items())
     if gpu:
         read = sum(count.read * weights[name] for name, count in held.items())
-        if _halved(spec):
+        if _halved(spec, several):
             own = sum(min(count.own, HALVED) * weights[name] for name, count in held.items())
             read /= 2
         return int(own + read)
@@ -126,13 +126,13 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
         memory.check_room(who, need, "this container or machine has", memory.memory_limit(), remedy)
 
 
-def _halved(spec: StageSpec) -> bool:
-    """Whether a stage's models are bfloat16 on a GPU; the warm start's are not."""
+def _halved(spec: StageSpec, several: bool) -> bool:
+    """Whether a stage's models are bfloat16 on a GPU; the warm start's and those of several processes are not."""
     import torch
 
     from ippo_trainer.models.precision import FLOAT32, precision_of
 
-    return spec.stage != WARM_START and precision_of(spec.policy.precision, torch.device("cuda")) != FLOAT32
+    return spec.stage != WARM_START and precision_of(spec.policy.precision, torch.device("cuda"), several) != FLOAT32
 
 
 def _trains(spec: StageSpec) -> bool:

@@ -27,12 +27,25 @@ FLOAT32 = Precision(torch.float32, 1e-4, (0.9, 1.1))
 BFLOAT16 = Precision(torch.bfloat16, 1e-2, (0.8, 1.25))
 
 
-def precision_of(name: str | None, device: torch.device) -> Precision:
+def precision_of(name: str | None, device: torch.device, several: bool = False) -> Precision:
     """What `policy.precision` means on a device; None is bfloat16 on a GPU and float32 on a CPU.
 
+    Args:
+        name: the setting.
+        device: of the models.
+        several: processes divide what is trained. The lower halves of weights cannot travel between GPUs (NCCL has no
+            int16), so several processes compute in float32.
+
     Raises:
-        BadSpecError: the GPU has no bfloat16.
+        BadSpecError: the GPU has no bfloat16, or several processes are asked for it.
     """
+    if several:
+        if name == "BFloat16":
+            raise BadSpecError(
+                "policy.precision is BFloat16, which an improve on several processes cannot train",
+                "Set Float32 or nothing, or give improve one process.",
+            )
+        return FLOAT32
     able = device.type == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
     if name is None:
         return BFLOAT16 if device.type != "cpu" and able else FLOAT32

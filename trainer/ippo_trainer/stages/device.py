@@ -7,9 +7,9 @@ from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.models.precision import Precision, precision_of
 
 
-def precision_for(spec: StageSpec, device: torch.device) -> Precision:
-    """How a stage's models compute on a device. Raises BadSpecError for what the device does not have."""
-    return precision_of(spec.policy.precision, device)
+def precision_for(spec: StageSpec, device: torch.device, several: bool = False) -> Precision:
+    """How a stage's models compute on a device, by one or several processes; raises as `precision_of`."""
+    return precision_of(spec.policy.precision, device, several)
 
 
 def device_of(spec: StageSpec) -> torch.device:

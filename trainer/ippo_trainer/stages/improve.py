@@ -88,7 +88,7 @@ def run(ctx: StageContext) -> StageResult:
 
 def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: Ranks) -> StageResult:
     """What `run` says, by all the ranks together; each returns the same."""
-    models = _load(ctx, device)
+    models = _load(ctx, device, several=ranks.size > 1)
     states = _read(ctx, models.renderer)
     if ranks.first:
         _report_shortened(ctx, states)
@@ -114,7 +114,7 @@ def _device(ctx: StageContext) -> torch.device:
     return device if local is None or device.type == "cpu" else torch.device(device.type, int(local))
 
 
-def _load(ctx: StageContext, device: torch.device) -> _Models:
+def _load(ctx: StageContext, device: torch.device, several: bool) -> _Models:
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
@@ -124,7 +124,7 @@ def _load(ctx: StageContext, device: torch.device) -> _Models:
             "Q must be fitted from this policy's trunk: set fitQ.initFrom to Policy.",
         )
     check_context(policy.model, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
-    precision = precision_for(ctx.spec, device)
+    precision = precision_for(ctx.spec, device, several)
     return _Models(policy, renderer, q, precision, ready(policy.model, q, precision))
 
 
