@@ -100,9 +100,8 @@ _LIFE = Scene(
         "It stalled": "ippo suspend shop --wait; echo fail shop-i2-improve > $STAGES; ippo resume shop\n"
         + _WAIT.format("ippo status shop | grep 'shop: Failed'")
         + "; : > $STAGES",
-        "You are asked": _WAIT.format("ippo status shop | grep 'asks you'"),
-        "You change your mind": "echo hold shop-i3-improve > $STAGES\n"
-        + _WAIT.format("ippo status shop | grep 'improve of iteration 3'")
+        "You are asked": _WAIT.format("ippo status shop | grep 'asks you'") + "\necho hold shop-i3-improve > $STAGES",
+        "You change your mind": _WAIT.format("ippo status shop | grep 'improve of iteration 3'")
         + "\nsed -i 's/max: 4/max: 6/; s/^spec:/&\\n  seed: 1/' shop.yaml",
         "It ends": ": > $STAGES",
     },
