@@ -1,5 +1,6 @@
 """The improvement step on a toy: budget, guards, curves, and resuming."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,25 @@ class Drift:
 
     def restore(self, facts: dict[str, Any]) -> None:
         """There is nothing."""
+
+
+class Diverging(Drift):
+    """Its first update leaves no number in the policy."""
+
+    def run(self, guard: Guard) -> None:
+        with torch.no_grad():
+            next(self.task.policy.parameters()).fill_(math.nan)
+        assert not guard.finite({"loss": 0.1, "norm": math.nan})
+
+
+@pytest.mark.parametrize("probes", [0, 4])
+def test_a_policy_that_is_lost_is_never_the_result(toy: Any, probes: int) -> None:
+    task = toy.task()
+    start = weights(task.policy).clone()
+    run = Improvement(task, Diverging(task), HeldOut(toy.sampler, toy.states, range(probes), 4, "probe"))
+    run.run(never)
+    assert (run.position.result, run.position.result_update) == ("start", 0)
+    assert torch.equal(weights(task.policy), start)
 
 
 @pytest.mark.parametrize(("lifts", "kept"), [([-0.1, -0.2, -0.3], 0), ([0.1, 0.3, 0.2], 2), ([0.1, 0.0, 0.4], 3)])

@@ -26,6 +26,14 @@ def test_halves_are_the_nearest_bfloat16_and_joined_give_all_bits(values: list[f
     assert ((high.float() - weight).abs() == (weight.bfloat16().float() - weight).abs()).all()
 
 
+@pytest.mark.parametrize("word", [0x7FFFFFFF, 0x7FFF8000, 0xFFFFFFFF, 0x7FC00000, 0xFFC00001, 0x7F800001, 0x7F808000])
+def test_no_kind_of_nan_becomes_a_number(word: int) -> None:
+    weight = torch.tensor([word], dtype=torch.int64).to(torch.int32).view(torch.float32)
+    high, low = halves(weight)
+    assert bool(high.isnan())
+    assert bool(joined(high, low).isnan())
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()

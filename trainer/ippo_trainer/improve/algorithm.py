@@ -54,8 +54,8 @@ class Task:
         return self.sampler.ranks
 
 
-LAST, SAFE, BEST = "last", "safe", "best"
-"""Which policy is kept: the last one, the last one within the budget, or the best one on held-out states."""
+LAST, SAFE, BEST, START = "last", "safe", "best", "start"
+"""Which policy is kept: the last one, the last one within the budget, the best one on held-out states, or pi_i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Guard(Protocol):
         ...
 
     def end(self, reason: str, result: str) -> None:
-        """Ends the updates, in words, and says which policy is kept: LAST, SAFE or BEST."""
+        """Ends the updates, in words, and says which policy is kept: LAST, SAFE, BEST or START."""
         ...
 
     def after_warm_up(self, row: dict[str, float] | None = None) -> None:

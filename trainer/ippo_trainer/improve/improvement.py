@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ippo_trainer.improve.algorithm import BEST, LAST, SAFE, Algorithm, Look, Task
+from ippo_trainer.improve.algorithm import BEST, LAST, SAFE, START, Algorithm, Look, Task
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 
@@ -116,7 +116,7 @@ class Improvement:
         if all(math.isfinite(value) for value in figures.values()):
             return True
         reason = f"a loss or gradient was not finite in update {self.position.updates}"
-        self.end(reason, SAFE if self._snapshots[SAFE] else BEST)
+        self.end(reason, next((name for name, snapshot in self._snapshots.items() if snapshot), START))
         return False
 
     def look(self) -> Look | None:
@@ -186,12 +186,12 @@ class Improvement:
         if position.result == SAFE:
             position.result_update = position.safe_update
             self._snapshots[SAFE].put_back()
-        if position.result == BEST and (best is None or best.lift <= 0.0):  # nothing is better than pi_i
-            position.result_update = 0
-            self._start.put_back()
-        elif position.result == BEST and best is not None:
+        elif position.result == BEST and best is not None and best.lift > 0.0:
             position.result_update = best.update
             self._snapshots[BEST].put_back()
+        elif position.result != LAST:  # nothing is better than pi_i
+            position.result_update = 0
+            self._start.put_back()
 
 
 def frozen_copy(policy: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ippo_trainer.models.attention import attention_mask
 from ippo_trainer.models.cache import RaggedCache, Remembered
-from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.parts import decoder, logits
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -92,8 +92,8 @@ class SamplingRequest:
 def forward(trunk: Any, cache: RaggedCache, tokens: Tensor, positions: Tensor, width: int) -> Tensor:
     """Runs `tokens` (n, tokens) where the cache was told to place them; returns hidden states (n, tokens, D)."""
     columns = torch.arange(width, device=tokens.device)
-    seen = columns <= positions.unsqueeze(-1)
-    mask = attention_mask(trunk, seen, positions, columns.unsqueeze(0), width, cache.plain)
+    visible = columns <= positions.unsqueeze(-1)
+    mask = attention_mask(trunk, visible, positions, columns.unsqueeze(0), width, cache.plain)
     output = trunk(input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
     states: Tensor = output.last_hidden_state
     return states
@@ -157,8 +157,8 @@ class Decode:
                 yield owner, Remembered(ids, self.cache, row)
 
     def _draw(self, responses: NDArray[np.int64], step: int) -> tuple[Tensor, Tensor, Tensor]:
-        logits = self.request.sampling.scale(self.request.model.get_output_embeddings()(self.states).float())
-        table = logits.log_softmax(-1)
+        scores = self.request.sampling.scale(logits(self.request.model.get_output_embeddings(), self.states))
+        table = scores.log_softmax(-1)
         # Sums in double: with a large vocabulary, fp32 sums would bias the rare tokens.
         heights = table.double().exp_().cumsum_(-1)
         levels = self.uniforms[torch.from_numpy(responses).to(self.request.device), step] * heights[:, -1]

@@ -112,7 +112,7 @@ class GraphDecode(Decode):
         """Lets the rows that go on come first, once they are the fewer ones."""
         stopped = self._stopped[: self.running].numpy(force=True)
         count, holes, movers = exchange(stopped)
-        if count > max(_FEWEST_ROWS, self.running // 2) and count:
+        if count > max(_FEWEST_ROWS, self.running // 2):
             return
         if len(holes):
             device = self.request.device

@@ -3,6 +3,7 @@
 What is trained stays exact to the last bit of fp32, and takes no more memory than fp32 does.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor
 
 
 def halves(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A fp32 tensor as the nearest bfloat16 (halves go up) and the rest, int16."""
+    """A fp32 tensor as the nearest bfloat16 (halves go up) and the rest, int16. NaN stays NaN, of one kind."""
+    weight = weight.masked_fill(weight.isnan(), math.nan)  # others would be rounded up to 0
     words = weight.contiguous().view(torch.int16).view(*weight.shape, 2)
     low = words[..., 0].clone()
     return (words[..., 1] - (low >> 15)).view(torch.bfloat16), low
