@@ -63,14 +63,14 @@ class Rule:
     """The same in Python, of the section's model."""
     field: str = ""
     """The field of the section that is wrong, by its name in Python."""
-    given: Callable[[Any], str] | None = None
-    """What the section gives, in words; by default the field's value."""
+    words: Callable[[Any], str] | None = None
+    """What the section holds, in words; by default the field's value."""
 
     def problem(self, path: str, section: Model) -> Problem:
         """The broken rule, for people."""
         value = getattr(section, self.field) if self.field else None
-        given = self.given(section) if self.given is not None else "" if value is None else shown(value)
-        before = f"given {given}{',' if self.message.startswith('allowed') else ';'} " if given else ""
+        words = self.words(section) if self.words is not None else "" if value is None else shown(value)
+        before = f"given {words}{',' if self.message.startswith('allowed') else ';'} " if words else ""
         return Problem(f"{path}.{to_camel(self.field)}" if self.field else path, before + self.message)
 
 
@@ -87,14 +87,14 @@ def _always(section: Model) -> bool:
 def _exactly_one(*fields: str) -> Rule:
     names = [to_camel(field) for field in fields]
 
-    def given(section: Model) -> list[str]:
+    def present(section: Model) -> list[str]:
         return [name for field, name in zip(fields, names, strict=True) if getattr(section, field) is not None]
 
     return Rule(
         f"allowed is exactly one of {' and '.join(names) if len(names) == 2 else ', '.join(names)}",
         f"[{', '.join(f'has(self.{name})' for name in names)}].filter(given, given).size() == 1",
-        lambda section: len(given(section)) == 1,
-        given=lambda section: " and ".join(given(section)) or "none",
+        lambda section: len(present(section)) == 1,
+        words=lambda section: " and ".join(present(section)) or "none",
     )
 
 
@@ -115,7 +115,7 @@ def _no_own_keys(field: str) -> Rule:
         f"!has(self.{field}) || self.{field}.all(key, size(key) <= {_LONGEST_KEY} && !({own}))",
         lambda pods: not any(is_own_key(key) for key in getattr(pods, field)),
         field,
-        given=lambda pods: ", ".join(shown(key) for key in getattr(pods, field) if is_own_key(key)),
+        words=lambda pods: ", ".join(shown(key) for key in getattr(pods, field) if is_own_key(key)),
     )
 
 
@@ -153,7 +153,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "self.parallelism <= self.conversations",
             lambda simulate: simulate.parallelism <= simulate.conversations,
             "parallelism",
-            given=lambda simulate: f"{simulate.parallelism} with conversations {simulate.conversations}",
+            words=lambda simulate: f"{simulate.parallelism} with conversations {simulate.conversations}",
         ),
         Rule(
             'allowed is below "1": Q is the policy\'s, so some turns must be its own',

@@ -44,8 +44,8 @@ def plan_serving(spec: RunSpec, status: RunStatus, observed: ObservedServing, no
         now: the time, with a zone.
     """
     if spec.serve is None:
-        gone = status.serving is None or not observed.exists
-        return ServingPlan(None if gone else status.serving, unserve=not gone)
+        absent = status.serving is None or not observed.exists
+        return ServingPlan(None if absent else status.serving, unserve=not absent)
     if status.policy is None:
         return ServingPlan(status.serving)
     artifact = status.policy.artifact

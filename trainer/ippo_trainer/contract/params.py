@@ -229,8 +229,8 @@ class Mpo(Model):
 
     def value(self, name: str) -> Any:
         """The field, or what stands for it where it is left out."""
-        given = getattr(self, name)
-        return self.DEFAULTS[name] if given is None else given
+        value = getattr(self, name)
+        return self.DEFAULTS[name] if value is None else value
 
 
 class Improve(Model):

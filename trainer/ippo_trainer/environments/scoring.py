@@ -165,7 +165,7 @@ class ExactlySolved(ABC):
         """Exact values at every turn: of the optimum, and of `policy` or else of the intents the conversations show."""
         trace = self.trace(conversations)
         tables = exact.tabulate(self.problem, policy) if policy else self.shown_intents(trace)
-        best, given = self.optimum(discount), exact.evaluate(self.problem, tables, discount)
+        best, solution = self.optimum(discount), exact.evaluate(self.problem, tables, discount)
         turns: list[list[ExactTurn]] = [[] for _ in conversations]
         names = (*self.problem.actions, UNPARSED)
         for i, turn, state, label in zip(trace.conversation, trace.turn, trace.state, trace.label, strict=True):
@@ -176,8 +176,8 @@ class ExactlySolved(ABC):
                     intent=names[label],
                     q_star=dict(zip(self.problem.actions, best.q[turn][state].tolist(), strict=True)),
                     v_star=float(best.v[turn][state]),
-                    q_policy=dict(zip(self.problem.actions, given.q[turn][state].tolist(), strict=True)),
-                    v_policy=float(given.v[turn][state]),
+                    q_policy=dict(zip(self.problem.actions, solution.q[turn][state].tolist(), strict=True)),
+                    v_policy=float(solution.v[turn][state]),
                 )
             )
         return turns

@@ -36,10 +36,10 @@ def kl_per_suggestion(
         None where fewer than two conversations have tokens.
     """
     groups, owners = [], []
-    for number, found in enumerate(conversations):
-        for index, turn in enumerate(found.turns):
+    for number, conversation in enumerate(conversations):
+        for index, turn in enumerate(conversation.turns):
             if turn.token_ids:
-                prompt = renderer.prompt(found.turns[:index], turn.customer_message).ids
+                prompt = renderer.prompt(conversation.turns[:index], turn.customer_message).ids
                 groups.append(Group(prompt, [list(turn.token_ids)]))
                 owners.append(number)
     clusters = np.unique(owners, return_inverse=True)[1]

@@ -62,13 +62,13 @@ class Measurement:
 
 def outcomes(conversations: Sequence[Conversation]) -> Floats:
     """(n,) 1 where the outcome came."""
-    return np.array([float(found.outcome) for found in conversations])
+    return np.array([float(each.outcome) for each in conversations])
 
 
 def values(conversations: Sequence[Conversation], discount: float) -> Floats:
     """(n,) discounted outcome from the start of each conversation; 0 for one without a turn, or without a known end."""
     return np.array(
-        [0.0 if found.censored else (monte_carlo_returns(found, discount) or [0.0])[0] for found in conversations]
+        [0.0 if each.censored else (monte_carlo_returns(each, discount) or [0.0])[0] for each in conversations]
     )
 
 
@@ -80,25 +80,25 @@ def measure(conversations: Sequence[Conversation], discount: float, confidence: 
         discount: per turn.
         confidence: two-sided level of the intervals.
     """
-    turns = np.array([len(found.turns) for found in conversations], np.float64)
-    made = _count(conversations, lambda turn: turn.suggestion is not None)
+    turns = np.array([len(each.turns) for each in conversations], np.float64)
+    suggested = _count(conversations, lambda turn: turn.suggestion is not None)
     shown = _count(conversations, _shown)
     censoring = Censoring.of(conversations)
     weights = censoring.weights(conversations)
-    known = np.flatnonzero(weights)
+    ended = np.flatnonzero(weights)
     return Measurement(
-        conversations=len(known),
-        censored=len(conversations) - len(known),
+        conversations=len(ended),
+        censored=len(conversations) - len(ended),
         unseen=censoring.unseen,
-        success=share_interval((weights * outcomes(conversations))[known], weights[known], confidence),
-        value=share_interval((weights * values(conversations, discount))[known], weights[known], confidence),
+        success=share_interval((weights * outcomes(conversations))[ended], weights[ended], confidence),
+        value=share_interval((weights * values(conversations, discount))[ended], weights[ended], confidence),
         success_bounds=outcome_bounds(conversations),
         value_bounds=outcome_bounds(conversations, discount),
         acceptance=share_interval(shown - _reacted(conversations, "rejected"), shown, confidence)
         if shown.any()
         else None,
         edited=float(_reacted(conversations, "edited").sum() / shown.sum()) if shown.any() else None,
-        abstention=share_interval(turns - made, turns, confidence),
+        abstention=share_interval(turns - suggested, turns, confidence),
         length=_length(conversations, confidence),
     )
 
@@ -134,7 +134,7 @@ def _shown(turn: Turn) -> bool:
 
 def _count(conversations: Sequence[Conversation], wanted: Callable[[Turn], bool]) -> Floats:
     """(n,) turns of each conversation for which `wanted` holds."""
-    return np.array([sum(map(wanted, found.turns)) for found in conversations], np.float64)
+    return np.array([sum(map(wanted, each.turns)) for each in conversations], np.float64)
 
 
 def _reacted(conversations: Sequence[Conversation], reaction: str) -> Floats:
@@ -143,7 +143,7 @@ def _reacted(conversations: Sequence[Conversation], reaction: str) -> Floats:
 
 
 def _length(conversations: Sequence[Conversation], confidence: float) -> Interval | None:
-    sizes = [[len(turn.token_ids) for turn in found.turns if turn.token_ids] for found in conversations]
+    sizes = [[len(turn.token_ids) for turn in each.turns if turn.token_ids] for each in conversations]
     counts = np.array([len(row) for row in sizes], np.float64)
     if not counts.any():
         return None

@@ -139,11 +139,11 @@ def tree_mask(branches: Tensor, positions: Tensor, visible: Tensor, window: int 
     partial, full = _tiles(branches, positions, visible, window)
     first = torch.arange(rows, device=branches.device, dtype=torch.int).mul_(width + 2).unsqueeze(1)
     trunk = (first + 1).expand(rows, width).reshape(-1)  # numbers of trunks and branches over all the rows
-    branch, position, seen = (table.reshape(-1) for table in (first + 1 + branches, positions, visible))
+    branch, position, reach = (table.reshape(-1) for table in (first + 1 + branches, positions, visible))
 
     def rule(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         own = (branch[query] == branch[key]) & (position[key] <= position[query])
-        allowed = own | ((branch[key] == trunk[query]) & (position[key] < seen[query]))
+        allowed = own | ((branch[key] == trunk[query]) & (position[key] < reach[query]))
         return allowed if window is None else allowed & (position[query] - position[key] < window)
 
     (count, blocks), (full_count, full_blocks) = _indices(partial), _indices(full)
@@ -159,9 +159,9 @@ def padded(table: Tensor, fill: int) -> Tensor:
 def _tiles(branches: Tensor, positions: Tensor, visible: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
     """Which blocks of each row are seen in part and which as a whole, (R, blocks, blocks) bool each."""
     some, every = [], []
-    for branch, position, seen in zip(branches, positions, visible, strict=True):  # a row at a time: L * L bool
+    for branch, position, reach in zip(branches, positions, visible, strict=True):  # a row at a time: L * L bool
         allowed = (branch[:, None] == branch) & (position <= position[:, None])
-        allowed |= (branch == 0) & (position < seen[:, None])
+        allowed |= (branch == 0) & (position < reach[:, None])
         if window is not None:
             allowed &= position[:, None] - position < window
         count = len(branch) // BLOCK
@@ -185,13 +185,13 @@ def _indices(tiles: Tensor) -> tuple[Tensor, Tensor]:
 @cache
 def compiles() -> bool:
     """Whether kernels can be compiled here: Triton compiles its driver with a C compiler when it starts."""
-    found = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
-    if not found:
+    compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
+    if not compiler:
         logging.getLogger(__name__).warning(
             "there is no C compiler, so attention and log-probabilities run in torch's own kernels: slower, and with "
             "a mask of every query and key"
         )
-    return found
+    return compiler
 
 
 @cache

@@ -24,13 +24,13 @@ _WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2
 
 def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> int | None:
     """Bytes that this container may use: its cgroup's limit or the machine's memory; None where neither is known."""
-    found = []
+    limits = []
     for name in _LIMITS:
         text = _read(cgroup / name).strip()
         if text.isdecimal():
-            found.append(int(text))
+            limits.append(int(text))
     total = _field(meminfo, "MemTotal")
-    return min(found if total is None else [*found, total], default=None)
+    return min(limits if total is None else [*limits, total], default=None)
 
 
 def held(status: Path = Path("/proc/self/status")) -> int:

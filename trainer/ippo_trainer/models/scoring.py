@@ -105,9 +105,9 @@ class _Scores(torch.autograd.Function):
         for start in range(0, len(tokens), ctx.chunk):
             part = slice(start, start + ctx.chunk)
             table = _logits(states[part], weight, bias)
-            known = tokens[part], totals[part], entropy[part]
+            figures = tokens[part], totals[part], entropy[part]
             here = [None if grad is None else grad[part] for grad in grads]
-            slope = slope_of(table, known, here, ctx.temperature, weight.dtype)
+            slope = slope_of(table, figures, here, ctx.temperature, weight.dtype)
             of_states[part] = slope @ weight
             if of_weight is not None:
                 of_weight += product(slope.t(), states[part])
@@ -129,16 +129,16 @@ def _read(table: Tensor, tokens: Tensor, temperature: float) -> tuple[Tensor, Te
 
 def _slope(
     table: Tensor,
-    known: tuple[Tensor, Tensor, Tensor],
+    figures: tuple[Tensor, Tensor, Tensor],
     grads: Sequence[Tensor | None],
     temperature: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """Gradient (n, V) by the logits, from those by log-probabilities and by entropies, (n,) or None each.
 
-    `known`: the rows' tokens, normalisers and entropies.
+    `figures`: the rows' tokens, normalisers and entropies.
     """
-    (tokens, total, entropy), (of_logprobs, of_entropy) = known, grads
+    (tokens, total, entropy), (of_logprobs, of_entropy) = figures, grads
     table = table / temperature - total.unsqueeze(1)
     rate = torch.zeros_like(table) if of_logprobs is None else of_logprobs.unsqueeze(1).expand_as(table)
     if of_entropy is not None:

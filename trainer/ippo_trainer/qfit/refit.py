@@ -44,7 +44,7 @@ def refit(
     """
     attach(model, None)
     states, actions = turn_features(model, examples, max_tokens)
-    rows = [_rows(found, number % folds, censoring) for number, found in enumerate(conversations)]
+    rows = [_rows(conversation, number % folds, censoring) for number, conversation in enumerate(conversations)]
     columns = torch.tensor([row for turns in rows for row in turns], dtype=torch.double).T
     last, outcome, weight, value_weight, fold = columns
     scale = weight.mean().clamp_min(1e-12)

@@ -50,8 +50,8 @@ class Regressions:
         penalty: float,
     ) -> None:
         self.features, self.members = features, members
-        seen = [torch.ones_like(fold) if member.fold is None else fold != member.fold for member in members]
-        self.weights = weight.double().unsqueeze(1) * torch.stack(seen, 1).double()  # (n, M)
+        masks = [torch.ones_like(fold) if member.fold is None else fold != member.fold for member in members]
+        self.weights = weight.double().unsqueeze(1) * torch.stack(masks, 1).double()  # (n, M)
         grams = self._grams(weight.double(), fold)
         self._factors = [_factor(_without(grams, member), penalty) for member in members]
         self.width = grams.shape[1]

@@ -46,10 +46,10 @@ def success_unexplored(
     A conversation of n turns is left alone with probability (1 - explore_share)^n, so it is weighted by the inverse.
     """
     total = won = 0.0
-    for found in conversations:
-        if found.turns and not found.censored and not any(map(explored, found.turns)):
-            weight = censoring.weight(len(found.turns)) / (1.0 - explore_share) ** len(found.turns)
-            total, won = total + weight, won + weight * found.outcome
+    for each in conversations:
+        if each.turns and not each.censored and not any(map(explored, each.turns)):
+            weight = censoring.weight(len(each.turns)) / (1.0 - explore_share) ** len(each.turns)
+            total, won = total + weight, won + weight * each.outcome
     return won / total if total else None
 
 

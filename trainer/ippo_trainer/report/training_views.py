@@ -224,8 +224,8 @@ def ppo_figures(run: RunReport) -> tuple[list[Figure], list[Figure]]:
     cycles = [cycle for cycle in run.trained if cycle.training and cycle.training.curves][-MAX_CURVE_CYCLES:]
     curves = [(cycle.iteration, cycle.training.curves if cycle.training else []) for cycle in cycles]
     budget = _decimal(run.setting("improve.klTarget"))
-    known = {key for _, _, keys in MAIN_CURVES + MORE_CURVES for key in keys} | _COUNTERS
-    strange = list(dict.fromkeys(key for _, rows in curves for row in rows for key in row if key not in known))
+    shown = {key for _, _, keys in MAIN_CURVES + MORE_CURVES for key in keys} | _COUNTERS
+    strange = list(dict.fromkeys(key for _, rows in curves for row in rows for key in row if key not in shown))
     unknown = [(key.replace("_", " ").capitalize(), "", {key: key}) for key in strange[:MAX_OTHER_CURVES]]
     return _curve_figures(MAIN_CURVES, curves, budget), _curve_figures([*MORE_CURVES, *unknown], curves, budget)
 

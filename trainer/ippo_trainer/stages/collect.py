@@ -107,13 +107,13 @@ def run(ctx: StageContext) -> StageResult:
         with ctx.stop.deferred():
             note = _write_note(ctx, index, *collected)
     notes = [note if other == index else _read_note(ctx, other) for other in range(settings.parallelism)]
-    complete = [found for found in notes if found is not None and found.of(ctx.source)]
+    complete = [note for note in notes if note is not None and note.of(ctx.source)]
     shard = Shard(index=index, count=settings.parallelism, complete=len(complete) == settings.parallelism)
     if not shard.complete:
         waiting = settings.parallelism - len(complete)
         message = f"{note.counts['conversations']} conversations; {waiting} of {shard.count} shards are not done yet."
         return ctx.result(shard=shard, metrics=_metrics(note.counts), message=message)
-    counts = _sum([found.counts for found in complete] + _counts_before(ctx))
+    counts = _sum([note.counts for note in complete] + _counts_before(ctx))
     joined = _join(ctx, complete, counts)
     message = f"{counts['conversations']} conversations, {counts['outcomes']} with the outcome."
     return ctx.result(shard=shard, artifacts={JOINED_KIND: joined}, metrics=_metrics(counts), message=message)
@@ -144,11 +144,11 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
             name = f"{prefix}-{index:05d}-{state.batches:05d}.parquet"
             seeds, ids = _names(ctx, batch)
             conversations = Batch(seeds, ids, state.unfinished, hearing)
-            made = rollout(environment, agent, conversations, shown.update, keeper.note)
+            result = rollout(environment, agent, conversations, shown.update, keeper.note)
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
-                write_turns(state.directory / name, made.conversations)
-                state.add(_count(made, environment))
+                write_turns(state.directory / name, result.conversations)
+                state.add(_count(result, environment))
             shown.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
             if state.batches < len(batches):
                 keeper.note(None)
@@ -191,8 +191,8 @@ def _names(ctx: StageContext, numbers: range) -> tuple[list[int], list[str]]:
     return seeds, [f"i{iteration:04d}-{number:06d}" for number in numbers]
 
 
-def _count(made: RolloutResult, environment: Environment) -> dict[str, int]:
-    conversations = made.conversations
+def _count(result: RolloutResult, environment: Environment) -> dict[str, int]:
+    conversations = result.conversations
     turns = [turn for conversation in conversations for turn in conversation.turns]
     # What the business never saw is no suggestion to it.
     suggestions = [turn for turn in (turn.as_shown() for turn in turns) if turn.suggestion is not None]
@@ -206,8 +206,8 @@ def _count(made: RolloutResult, environment: Environment) -> dict[str, int]:
         "edited": sum(turn.reaction == "edited" for turn in suggestions),
         "explored": sum(turn.behaviour == "explore" for turn in turns),
         "tokens": sum(len(turn.token_ids or []) for turn in turns),
-        "truncated": made.truncated,
-        "droppedTurns": made.dropped_turns,
+        "truncated": result.truncated,
+        "droppedTurns": result.dropped_turns,
     }
     if isinstance(environment, ExactScorer):
         counts["unparsed"] = sum(environment.intent_of(turn.suggestion) == UNPARSED for turn in suggestions)

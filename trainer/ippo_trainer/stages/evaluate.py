@@ -147,10 +147,10 @@ def _hold(
             while len(held[role]) < len(customers):
                 ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
                 batch = Batch(seeds, ids, unfinished, hearing)
-                made = rollout(environment, agent, batch, bar.update, keeper.note)
+                result = rollout(environment, agent, batch, bar.update, keeper.note)
                 with ctx.stop.deferred():
                     unfinished = keeper.unfinished = None
-                    held[role] += made.conversations
+                    held[role] += result.conversations
                 keeper.note(None)
             for text in hearing.warnings():
                 ctx.warn(f"{role}: {text}")
@@ -179,8 +179,8 @@ def _resume(
     held = {role: read_turns([path]) if path.exists() else [] for role, path in files.items()}
     for role, conversations in held.items():
         wanted = [name for name, _ in customers[: len(conversations)]]
-        speakers = {turn.policy_digest for found in conversations for turn in found.turns}
-        if [found.id for found in conversations] != wanted or speakers - {players[role].digest}:
+        speakers = {turn.policy_digest for each in conversations for turn in each.turns}
+        if [each.id for each in conversations] != wanted or speakers - {players[role].digest}:
             ctx.log.warning("the checkpoint holds conversations with other customers: evaluating from the start")
             return nothing, None
     ctx.log.info("resumed after %d conversations", sum(map(len, held.values())))
@@ -252,13 +252,13 @@ def _evidence(measured: dict[str, Measurement], section: params.Evaluate) -> str
 
 def _exact(environment: Environment, conversations: Sequence[Conversation], discount: float) -> ExactScore | None:
     """None also where a conversation is censored: the rest would not be a sample of the policy."""
-    whole = not any(found.censored for found in conversations)
+    whole = not any(each.censored for each in conversations)
     return environment.score(conversations, discount) if whole and isinstance(environment, ExactScorer) else None
 
 
 def _truncated(conversations: Sequence[Conversation], renderer: Renderer) -> float:
     """Share of outputs that were cut off before they ended."""
-    outputs = [turn.token_ids for found in conversations for turn in found.turns if turn.token_ids]
+    outputs = [turn.token_ids for each in conversations for turn in each.turns if turn.token_ids]
     return sum(ids[-1] not in renderer.stop_ids for ids in outputs) / max(1, len(outputs))
 
 

@@ -55,7 +55,7 @@ class _Data:
     @property
     def censored(self) -> int:
         """Conversations whose end is not known."""
-        return sum(found.censored for found in self.everything)
+        return sum(each.censored for each in self.everything)
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -107,7 +107,7 @@ def run(ctx: StageContext) -> StageResult:
 def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
     """Reads the turns, leaves out what has no return, and splits. Raises BadDataError where nothing can be learnt."""
     everything = read_logged(ctx)
-    if all(found.censored for found in everything):
+    if all(each.censored for each in everything):
         raise BadDataError(
             f"all {len(everything)} conversations are censored: none has a known outcome",
             "Wait until conversations end.",
@@ -151,10 +151,10 @@ def _check(data: _Data, discount: float) -> None:
             "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
         )
     _check_displayed(data)
-    outcomes = sum(found.outcome for found in data.train)
+    outcomes = sum(each.outcome for each in data.train)
     if not outcomes:
         raise BadDataError(f"none of the {len(data.train)} training conversations has the outcome", _MORE_DATA)
-    returns = {target.value for found in data.train for target in monte_carlo_targets(found, discount, 0.0)}
+    returns = {target.value for each in data.train for target in monte_carlo_targets(each, discount, 0.0)}
     if len(returns) == 1:
         raise BadDataError(
             f"all {len(data.train)} training conversations have the outcome at every turn alike: there is one class",
@@ -169,7 +169,7 @@ def _check_displayed(data: _Data) -> None:
         return  # `_report_exploration` says what that is
     counts = []
     for side in (data.train, data.held):
-        targets = (monte_carlo_targets(found, 1.0, share, data.censoring) for found in side)
+        targets = (monte_carlo_targets(each, 1.0, share, data.censoring) for each in side)
         counts.append(sum(any(target.weight > 0 for target in row) for row in targets))
     if min(counts) < 2:
         raise BadDataError(
@@ -188,7 +188,7 @@ def _report_exploration(ctx: StageContext, data: _Data, share: float) -> None:
             "every turn explored: no return belongs to the current policy", "Set collect.exploration below 1."
         )
     discount = float(ctx.spec.discount)
-    weights = [t.weight for found in data.train for t in monte_carlo_targets(found, discount, share, data.censoring)]
+    weights = [t.weight for each in data.train for t in monte_carlo_targets(each, discount, share, data.censoring)]
     clean = sum(weight > 0 for weight in weights)
     ctx.log.info(
         "%.1f%% of the turns explored: Monte Carlo uses the %d of %d training turns that nothing explored after, "
@@ -292,7 +292,7 @@ def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
         {
             "conversations": float(len(conversations)),
             "censored": float(data.censored),
-            "positives": float(sum(found.outcome for found in conversations)),
+            "positives": float(sum(each.outcome for each in conversations)),
             "exploredShare": procedure.explore_share,
             "epochs": float(len(procedure.curves)),
         }
@@ -358,7 +358,7 @@ def _write(
 def _message(calibration: Calibration, data: _Data, confidence: float) -> str:
     skill = calibration.skill
     figures = f"skill {skill.estimate:.2%} ({100 * confidence:.4g}% interval {skill.low:.2%} to {skill.high:.2%})"
-    where = f"on {len(data.held)} held-out conversations, {sum(found.outcome for found in data.held)} with the outcome"
+    where = f"on {len(data.held)} held-out conversations, {sum(each.outcome for each in data.held)} with the outcome"
     if data.censored:
         where += f"; {data.censored} of {len(data.everything)} conversations are censored and weighted for"
     if calibration.informative:

@@ -45,13 +45,13 @@ class Redactor:
         files = [environ[name] for name in _SECRET_FILES if environ.get(name)]
         for path in [*files, str(Path(environ.get(HOME, "/")) / ".aws" / "credentials")]:
             values |= _values_of(Path(path))
-        known = sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True)
-        self._known = re.compile("|".join(map(re.escape, known))) if known else None
+        secrets = sorted((v for v in values if len(v) >= _SHORTEST), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, secrets))) if secrets else None
 
     def __call__(self, text: str) -> str:
         """The text with every secret masked."""
-        if self._known is not None:
-            text = self._known.sub(_MASK, text)
+        if self._pattern is not None:
+            text = self._pattern.sub(_MASK, text)
         return _SECRET_TEXT.sub(_MASK, text)
 
 

@@ -175,7 +175,7 @@ class StageContext:
         if not self._fits:
             refs = {name: self.spec.inputs[name] for name in needs.copies(self.spec) if name in self.spec.inputs}
             manifests = {name: artifact.read_manifest(self.store, ref) for name, ref in refs.items()}
-            needs.check(self.spec, {name: memory.stored_bytes(found.sizes()) for name, found in manifests.items()})
+            needs.check(self.spec, {name: memory.stored_bytes(each.sizes()) for name, each in manifests.items()})
             self._fits = True
 
     def check_stop(self) -> None:

@@ -244,8 +244,8 @@ def joined(device: torch.device) -> Iterator[Ranks]:
 
 def _layers(module: nn.Module) -> list[nn.Module]:
     """The layers of the trunk: those of the largest list of modules."""
-    lists = [found for found in module.modules() if isinstance(found, nn.ModuleList)]
-    return list(max(lists, key=lambda found: sum(p.numel() for p in found.parameters()), default=[]))
+    lists = [each for each in module.modules() if isinstance(each, nn.ModuleList)]
+    return list(max(lists, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=[]))
 
 
 def _run_function(module: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
