@@ -59,24 +59,29 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Any:
         (spec_of("fit-q", fit_q=params.FitQ(lm_loss_weight="0")), {"policy": (2.5, 1)}),
         (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ")), {"policy": (0, 1), "previousQ": (5, 0)}),
         (spec_of("fit-q", fit_q=params.FitQ(init_from="PreviousQ"), inputs={"policy": REF}), {"policy": (4.5, 1)}),
-        (spec_of("improve", improve=PPO), {"policy": (5, 0), "q": (3, 1)}),
-        (spec_of("improve", collect=params.Collect()), {"policy": (5, 0), "q": (3, 1)}),
-        (spec_of("improve", improve=MPO), {"policy": (5, 0), "q": (0, 1)}),
-        (spec_of("improve", collect=params.Collect(exploration="0.1")), {"policy": (5, 0), "q": (0, 1)}),
+        (spec_of("improve", improve=PPO), {"policy": (5, 0, 2), "q": (3, 1)}),
+        (spec_of("improve", collect=params.Collect()), {"policy": (5, 0, 2), "q": (3, 1)}),
+        (spec_of("improve", improve=MPO), {"policy": (5, 0, 2), "q": (0, 1)}),
+        (spec_of("improve", collect=params.Collect(exploration="0.1")), {"policy": (5, 0, 2), "q": (0, 1)}),
         (
             spec_of("improve", improve=MPO, inputs=APART | {"q": REF}),
-            {"policy": (5, 0), "q": (0, 1), "explorer": (0, 1)},
+            {"policy": (5, 0, 2), "q": (0, 1), "explorer": (0, 1)},
         ),
         (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1)}),
     ],
 )
-def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[float, float]]) -> None:
-    assert needs.copies(spec) == expected
+def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[float, ...]]) -> None:
+    assert needs.copies(spec) == {name: needs.Copies(*counts) for name, counts in expected.items()}
 
 
 def test_several_processes_hold_at_least_both_copies_before_they_divide_them() -> None:
-    assert needs.copies(spec_of("improve", improve=PPO), several=True) == {"policy": (1, 1), "q": (1, 1)}
-    assert needs.copies(spec_of("improve", improve=MPO), several=True) == {"policy": (1, 1), "q": (0, 1)}
+    assert needs.copies(spec_of("improve", improve=PPO), several=True) == dict.fromkeys(
+        ("policy", "q"), needs.Copies(1)
+    )
+    assert needs.copies(spec_of("improve", improve=MPO), several=True) == {
+        "policy": needs.Copies(1),
+        "q": needs.Copies(0),
+    }
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -104,7 +109,7 @@ POLICY, Q = 100 * MEBIBYTE, 50 * MEBIBYTE
         ("warm-start", {"base": POLICY}, HELD + 4 * POLICY),
         ("collect", {"policy": POLICY}, POLICY),
         ("fit-q", {"policy": POLICY}, HELD + 9 * POLICY // 2),
-        ("improve", {"policy": POLICY, "q": Q}, HELD + 5 * POLICY + 3 * Q),
+        ("improve", {"policy": POLICY, "q": Q}, HELD + 7 * POLICY + 3 * Q),
         ("evaluate", {"policy": POLICY}, POLICY),
     ],
 )

@@ -23,6 +23,8 @@ BASE = "base"
 TRAINED = 4
 HALVED = 3
 """Of what is trained in bfloat16."""
+SNAPSHOTS = 2
+"""Of the policy: pi_i, and the newest one within the KL budget (PPO) or the best one on held-out states (MPO)."""
 
 
 class Copies(NamedTuple):
@@ -32,6 +34,8 @@ class Copies(NamedTuple):
     """In memory of its own: trained, or copied."""
     read: float = 1
     """As they were loaded, and only read."""
+    kept: float = 0
+    """Snapshots in main memory, on whatever device the model is."""
 
 
 def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
@@ -55,7 +59,7 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
         return (
             {"policy": Copies(1), "q": Copies(1)}
             if several
-            else {"policy": Copies(TRAINED + 1, 0), "q": Copies(TRAINED - 1)}
+            else {"policy": Copies(TRAINED + 1, 0, kept=SNAPSHOTS), "q": Copies(TRAINED - 1)}
         )
     return dict.fromkeys(("candidate", "policy"), Copies(0))
 
@@ -74,7 +78,7 @@ def _of_mpo(spec: StageSpec, several: bool) -> dict[str, Copies]:
     """The policy in training and what it was; Q and the explorer are only read."""
     explorer = spec.inputs.get("explorer")
     apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
-    held = {"policy": Copies(1) if several else Copies(TRAINED + 1, 0), "q": Copies(0)}
+    held = {"policy": Copies(1) if several else Copies(TRAINED + 1, 0, kept=SNAPSHOTS), "q": Copies(0)}
     return held | ({"explorer": Copies(0)} if apart else {})
 
 
@@ -97,6 +101,7 @@ def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool
             own = sum(min(count.own, HALVED) * weights[name] for name, count in held.items())
             read /= 2
         return int(own + read)
+    own += sum(count.kept * weights[name] for name, count in held.items())
     return int(own) or max((weights[name] for name in held), default=0)
 
 

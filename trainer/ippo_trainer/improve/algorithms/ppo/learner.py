@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +58,14 @@ class _Lesson:
     """Bool: response tokens less those of responses whose sampler cannot have been this policy."""
     weights: Tensor
     """Truncated importance weights between sampler and trainer."""
+
+
+class _PieceFigures(NamedTuple):
+    """Of one piece, each a number on the device."""
+
+    sums: dict[str, Tensor]
+    """Over its tokens."""
+    highest: dict[str, Tensor]
 
 
 class Learner:
@@ -158,41 +167,47 @@ class Learner:
         self, experience: Experience, minibatch: Sequence[PackedResponses], lesson: _Lesson
     ) -> dict[str, float]:
         """One optimiser step on the policy; gradients accumulate over the minibatch's pieces."""
-        settings, batch = self.settings, experience.batch
         tokens = max(1, int(lesson.learnt[_rows(minibatch)].sum()))
         sums: dict[str, Tensor] = {}
         highest = {name: torch.zeros((), device=lesson.learnt.device) for name in ("ratio_max", "ratio_error")}
         for piece, counts in self.ranks.share(minibatch):
-            rows, mask = piece.rows, lesson.learnt[piece.rows] & counts
-            scores = self.ranks.call(token_logprobs, self.policy, piece.packed, self.temperature)
-            logprobs, entropy = batch.padded(scores.logprobs, piece), batch.padded(scores.entropy, piece)
-            old = experience.old_logprobs[rows]
-            clipped = clipped_policy_loss(
-                logprobs, old, lesson.advantages[rows], mask, settings.clip_low, settings.clip_high, settings.dual_clip
-            )
-            loss = aggregate(clipped.loss * lesson.weights[rows], tokens)
-            bonus = settings.entropy_coefficient
-            total = loss - bonus * aggregate(only(entropy, mask), tokens) if bonus else loss
-            total.backward()  # type: ignore[no-untyped-call]
-            with torch.no_grad():
-                ratio = only(log_ratio(logprobs, old), mask).exp()
-                for name, value in (("ratio_max", ratio), ("ratio_error", (ratio - 1.0).abs())):
-                    highest[name] = torch.fmax(highest[name], value.max())  # without NaN: the loss tells of those
-                _add(
-                    sums,
-                    policy_loss=loss.double() * tokens,
-                    approx_kl=masked_sum(kl_estimate(old, logprobs, "k3"), mask),
-                    entropy=masked_sum(entropy, mask),
-                    clip_fraction_low=clipped.clipped_low.sum(),
-                    clip_fraction_high=clipped.clipped_high.sum(),
-                    dual_clip_fraction=clipped.dual_clipped.sum(),
-                )
+            read = self._policy_gradients(experience, piece, lesson, counts, tokens)
+            _add(sums, **read.sums)
+            # Without NaN: the loss tells of those.
+            highest = {name: torch.fmax(value, read.highest[name]) for name, value in highest.items()}
         totals = self.ranks.sums(_floats(sums))
         norm = self._policy_optimiser.step(experience.rate_share)
         responses = sum(piece.rows.stop - piece.rows.start for piece in minibatch)
         figures = {name: value / tokens for name, value in totals.items()}
         ratios = {name: self.ranks.maximum(value) for name, value in _floats(highest).items()}
         return figures | ratios | {"moved": totals["approx_kl"] / responses, "grad_norm": norm}
+
+    def _policy_gradients(
+        self, experience: Experience, piece: PackedResponses, lesson: _Lesson, counts: bool, tokens: int
+    ) -> _PieceFigures:
+        """Adds the gradients of one piece. What they were computed from is gone when the optimiser steps."""
+        settings, batch, rows = self.settings, experience.batch, piece.rows
+        mask, old = lesson.learnt[rows] & counts, experience.old_logprobs[rows]
+        scores = self.ranks.call(token_logprobs, self.policy, piece.packed, self.temperature)
+        logprobs, entropy = batch.padded(scores.logprobs, piece), batch.padded(scores.entropy, piece)
+        clipped = clipped_policy_loss(
+            logprobs, old, lesson.advantages[rows], mask, settings.clip_low, settings.clip_high, settings.dual_clip
+        )
+        loss = aggregate(clipped.loss * lesson.weights[rows], tokens)
+        bonus = settings.entropy_coefficient
+        total = loss - bonus * aggregate(only(entropy, mask), tokens) if bonus else loss
+        total.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            ratio = only(log_ratio(logprobs, old), mask).exp()
+            sums = {
+                "policy_loss": loss.detach().double() * tokens,
+                "approx_kl": masked_sum(kl_estimate(old, logprobs, "k3"), mask),
+                "entropy": masked_sum(entropy, mask),
+                "clip_fraction_low": clipped.clipped_low.sum(),
+                "clip_fraction_high": clipped.clipped_high.sum(),
+                "dual_clip_fraction": clipped.dual_clipped.sum(),
+            }
+            return _PieceFigures(sums, {"ratio_max": ratio.max(), "ratio_error": (ratio - 1.0).abs().max()})
 
     def _critic_step(
         self, batch: ResponseBatch, minibatch: Sequence[PackedResponses], returns: Tensor
