@@ -68,7 +68,7 @@ def spec_of(world: Any, stage: str, **sections: Any) -> StageSpec:
 STAGES = {
     "collect": (POLICY, {"collect": params.Collect(conversations=4, parallelism=1)}),
     "fit-q": (9 * POLICY // 2, {"fit_q": params.FitQ()}),
-    "improve": (5 * POLICY + 3 * Q, {"improve": params.Improve(algorithm="PPO")}),
+    "improve": (7 * POLICY + 3 * Q, {"improve": params.Improve(algorithm="PPO")}),
     "evaluate": (POLICY, {"evaluate": params.Evaluate(conversations=4)}),
 }
 
