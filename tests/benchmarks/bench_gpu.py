@@ -115,7 +115,7 @@ class Clock:
 def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     from ippo_trainer.contract.params import Collect, Improve
     from ippo_trainer.improve.algorithm import Task
-    from ippo_trainer.improve.algorithms.ppo import make
+    from ippo_trainer.improve.algorithms.ppo import PPO
     from ippo_trainer.improve.heldout import HeldOut
     from ippo_trainer.improve.improvement import Improvement, frozen_copy
     from ippo_trainer.improve.sampler import Sampler
@@ -132,7 +132,7 @@ def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[s
         kernels.enable(policy)
         kernels.enable(q)
     precision = precision_of(options.precision, device)
-    budget = ready(policy, q, precision)
+    budget = ready(PPO, policy, q, precision)
     count = options.conversations or CONVERSATIONS[size]
     section = Improve(
         updates=options.updates,
@@ -151,7 +151,7 @@ def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[s
     none: Any = States([])
     reference = frozen_copy(policy)
     task = Task(policy, reference, lambda: reference, sampler, states, settings, section, Collect())
-    algorithm = make(task)
+    algorithm = PPO(task)
     for frozen in (reference, q):
         park(frozen)
     improvement = Improvement(task, algorithm, HeldOut(sampler, none, [], 2, "p"))

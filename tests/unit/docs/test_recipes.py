@@ -126,7 +126,7 @@ def test_a_reason(copy: Copy) -> None:
 def test_an_algorithm(copy: Copy) -> None:
     copy.write(
         "trainer/ippo_trainer/improve/algorithms/reinforce.py",
-        "def make(task):\n    return task\n",
+        "class REINFORCE:\n    def __init__(self, task):\n        self.task = task\n",
         "reinforce",
     )
     copy.edit(
@@ -138,8 +138,8 @@ def test_an_algorithm(copy: Copy) -> None:
     assert "REINFORCE" in crd
     assert "REINFORCE" in reference
     assert "is valid" in copy.validate("  improve:\n", "  improve:\n    algorithm: REINFORCE\n")
-    found = copy.run("-c", "from ippo_trainer.improve import algorithm; print(algorithm.find('REINFORCE')(1))")
-    assert found == "1\n"
+    make = "from ippo_trainer.improve import algorithm; print(algorithm.find('REINFORCE')(1).task)"
+    assert copy.run("-c", make) == "1\n"
 
 
 @of_recipe("An environment")

@@ -48,19 +48,19 @@ def test_the_exact_q_is_like_itself_and_noise_is_not(funnel: Any, states: States
     made, every, v = exact_readings(funnel, states)
     got = compare(funnel, states, made, every, v)
     assert got is not None
-    for likeness in (got.made, got.every):
+    for likeness in (got.suggestions, got.intents):
         assert likeness.error == 0.0
         assert likeness.correlation == pytest.approx(1.0)
     rng = np.random.default_rng(0)
     noise = compare(funnel, states, rng.random(made.shape), rng.random(every.shape), v)
     assert noise is not None
-    for likeness in (noise.made, noise.every):
+    for likeness in (noise.suggestions, noise.intents):
         assert likeness.correlation is not None
         assert abs(likeness.correlation) < 0.2
         assert likeness.error > 0.3
     flat = compare(funnel, states, v, np.repeat(v[:, None], every.shape[1], 1), v)
     assert flat is not None
-    assert flat.made.correlation is flat.every.correlation is None
+    assert flat.suggestions.correlation is flat.intents.correlation is None
     assert set(flat.metrics()) == {"qError", "qErrorAllIntents"}
 
 
@@ -74,10 +74,10 @@ def test_a_q_that_is_wrong_only_on_what_the_policy_does_not_say_is_found_out(fun
     wrong[:, funnel.intents.index("ABSTAIN")] += 0.3
     got = compare(funnel, states, made, wrong, v)
     assert got is not None
-    assert got.made.correlation == pytest.approx(1.0)
-    assert got.every.correlation is not None
-    assert got.every.correlation < 0.6
-    assert got.every.error == pytest.approx(0.3 / np.sqrt(6))
+    assert got.suggestions.correlation == pytest.approx(1.0)
+    assert got.intents.correlation is not None
+    assert got.intents.correlation < 0.6
+    assert got.intents.error == pytest.approx(0.3 / np.sqrt(6))
 
 
 def test_miscalibration_of_the_exact_q_is_no_error_and_of_another_at_most_its_error() -> None:

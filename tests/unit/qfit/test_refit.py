@@ -11,11 +11,11 @@ from ippo_trainer.data.censoring import UNCENSORED
 from ippo_trainer.models import last_layer
 from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
-from ippo_trainer.qfit.last_layer import Settings
+from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.readings import read_all, read_logits
 from ippo_trainer.qfit.refit import refit, turn_features
 
-SETTINGS = Settings((2, 4), 1.0, 0.9)
+SETTINGS = LeastSquaresSettings((2, 4), 1.0, 0.9)
 CPU = torch.device("cpu")
 
 

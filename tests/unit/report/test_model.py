@@ -43,11 +43,15 @@ def test_without_digests_a_cycle_measures_itself() -> None:
             {
                 "miscalibration": {"estimate": 0.0074, "low": 0.0, "high": 0.031},
                 "exact": {
-                    "made": {"error": 0.026, "correlation": 0.82},
-                    "every": {"error": 0.061, "correlation": 0.65},
+                    "suggestions": {"error": 0.026, "correlation": 0.82},
+                    "intents": {"error": 0.061, "correlation": 0.65},
                 },
             },
             ["0.0074 (0.0000 to 0.0310)", "0.82, error 0.026", "0.65, error 0.061"],
+        ),
+        (
+            {"exact": {"made": {"error": 0.026}, "every": {"error": 0.061, "correlation": 0.65}}},  # before 0.3
+            ["–", "–, error 0.026", "0.65, error 0.061"],
         ),
     ],
 )

@@ -68,7 +68,7 @@ def test_it_publishes_a_q_with_an_account_of_what_it_knows(small_world: Any, tmp
         {row["turn"] for row in calibration["calibration"]}
     )
     assert calibration["skill"].keys() == calibration["miscalibration"].keys() == {"estimate", "low", "high"}
-    assert calibration["exact"]["every"]["error"] == pytest.approx(metrics["qErrorAllIntents"])
+    assert calibration["exact"]["intents"]["error"] == pytest.approx(metrics["qErrorAllIntents"])
     assert calibration["censoring"]["successBounds"]["low"] == pytest.approx(metrics["successAtLeast"])
     assert (folder / "prompt.json").exists()
 
@@ -108,7 +108,7 @@ def test_the_last_layer_is_published_and_read_by_whoever_loads_q(small_world: An
     layer = last_layer(load_q(tmp_path / "q"))
     assert layer is not None
     assert sorted(set(layer.member_rank.tolist())) == [8.0, 16.0]  # 24 is above the trunk's width
-    assert len(layer.q) == 2 * params.FOLDS
+    assert len(layer.q) == 2 * params.LAST_LAYER_FOLDS
     account = json.loads((tmp_path / "q" / "calibration.json").read_text())
     assert account["standard_error"] == pytest.approx(result.metrics["qStandardError"])
     assert 0 < account["standard_error"] < 1

@@ -151,8 +151,8 @@ class Collect(Model):
         return EXPLORATION_MIN_P if self.exploration_min_p is None else float(self.exploration_min_p)
 
 
-RANKS, FOLDS, RIDGE = (8, 16, 24), 4, 100.0
-"""Where the fields of that name are left out."""
+LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (8, 16, 24), 4, 100.0
+"""Of the least squares, where the fields of `fitQ` are left out."""
 
 
 class FitQ(Model):
@@ -191,7 +191,7 @@ class FitQ(Model):
         """The ranks for a trunk of that width, in ascending order."""
         if self.ranks is not None:
             return tuple(sorted(set(self.ranks)))
-        return tuple(rank for rank in RANKS if rank <= width) or (width,)
+        return tuple(rank for rank in LAST_LAYER_RANKS if rank <= width) or (width,)
 
 
 class Mpo(Model):

@@ -1,15 +1,15 @@
 """What an improvement algorithm is given and asked for, and how it is found by the name in `improve.algorithm`.
 
-An algorithm is a module of `ippo_trainer.improve.algorithms`, named as the algorithm in lower case, with a function
-`make(task)`. The name also stands among the values of `contract.params.Improve.algorithm`. Held-out measures, the KL
-budget, guards, the choice of the policy that is kept, checkpoints and the report are not its business.
+An algorithm is a class of its name, in a module of `ippo_trainer.improve.algorithms` of that name in lower case. The
+name also stands among the values of `contract.params.Improve.algorithm`. Held-out measures, the KL budget, guards, the
+choice of the policy that is kept, checkpoints and the report are not its business.
 """
 
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadSpecError
@@ -121,6 +121,17 @@ class Guard(Protocol):
 class Algorithm(ResumableTraining, Protocol):
     """Changes the policy of its task, in place. Its parts are what it trains besides the policy, and optimisers."""
 
+    trained: ClassVar[int]
+    """Models of the policy's size in training, the policy among them."""
+    read: ClassVar[int]
+    """Frozen models of that size that are read at every step. With none of them, pi_i and Q wait in main memory, for
+    they are read now and then only."""
+
+    def __init__(self, task: Task) -> None:
+        """Copies what it needs of the models first, then shards the policy and what else it trains, then makes
+        optimisers."""
+        ...
+
     @property
     def warm_ups(self) -> int:
         """The most steps before the policy moves."""
@@ -139,23 +150,14 @@ class Algorithm(ResumableTraining, Protocol):
         ...
 
 
-class Factory(Protocol):
-    """Makes an algorithm."""
-
-    def __call__(self, task: Task) -> Algorithm:
-        """Copies what it needs of the models first, then shards the policy and what else it trains, then makes
-        optimisers."""
-        ...
-
-
 def names() -> list[str]:
     """The algorithms there are."""
     return sorted(module.name.upper() for module in pkgutil.iter_modules(algorithms.__path__))
 
 
-def find(name: str) -> Factory:
-    """The factory of an algorithm. Raises BadSpecError for an unknown one."""
+def find(name: str) -> type[Algorithm]:
+    """The class of an algorithm. Raises BadSpecError for an unknown one."""
     if name not in names():
         raise BadSpecError(f"improve.algorithm {name!r} is unknown", f"Use one of {', '.join(names())}.")
-    factory: Factory = import_module(f"{algorithms.__name__}.{name.lower()}").make
-    return factory
+    algorithm: type[Algorithm] = getattr(import_module(f"{algorithms.__name__}.{name.lower()}"), name)
+    return algorithm

@@ -146,11 +146,11 @@ class PrefixMemory:
     limit: int = MEMORY_BYTES
     entries: dict[int, Remembered] = field(default_factory=dict)
 
-    def replace(self, found: dict[int, Remembered]) -> None:
+    def replace(self, rows: dict[int, Remembered]) -> None:
         """Forgets everything and keeps these, up to the limit."""
         self.entries = {}
         used: dict[int, int] = {}
-        for slot, entry in found.items():
+        for slot, entry in rows.items():
             if id(entry.cache) not in used:
                 if sum(used.values()) + entry.cache.nbytes > self.limit:
                     continue

@@ -56,8 +56,8 @@ effect."""
 
 def weight_files(names: Iterable[str]) -> list[str]:
     """Those that transformers loads: one file, or its shards. Others may lie beside them, e.g. in Mistral's format."""
-    found = sorted(name for name in names if fnmatch(name, _SHARDS) or name == WEIGHTS)
-    return [WEIGHTS] if WEIGHTS in found else found
+    weights = sorted(name for name in names if fnmatch(name, _SHARDS) or name == WEIGHTS)
+    return [WEIGHTS] if WEIGHTS in weights else weights
 
 
 def loaded_files(names: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The last layer of a Q model by least squares: what is read of the trunk's features, and its file beside the weights.
 
-It is fitted by `qfit.last_layer`. Whoever loads a Q model reads Q and V through it, if it is there.
+It is fitted by `qfit.least_squares`. Whoever loads a Q model reads Q and V through it, if it is there.
 """
 
 from pathlib import Path

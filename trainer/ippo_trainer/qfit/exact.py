@@ -36,25 +36,25 @@ class Likeness:
 class Comparison:
     """A fitted Q against the exact Q of the intents that the policy shows."""
 
-    made: Likeness
+    suggestions: Likeness
     """Over the suggestions that were made."""
-    every: Likeness
+    intents: Likeness
     """Over every intent in every state, in one wording each."""
 
     def to_json(self) -> dict[str, dict[str, float | None]]:
         """The field `exact` of `calibration.json`."""
         return {
             name: {"error": likeness.error, "correlation": likeness.correlation}
-            for name, likeness in (("made", self.made), ("every", self.every))
+            for name, likeness in (("suggestions", self.suggestions), ("intents", self.intents))
         }
 
     def metrics(self) -> dict[str, float]:
         """The figures of the stage's result; what does not exist is left out."""
         figures = {
-            "qError": self.made.error,
-            "qErrorAllIntents": self.every.error,
-            "advantageCorrelation": self.made.correlation,
-            "advantageCorrelationAllIntents": self.every.correlation,
+            "qError": self.suggestions.error,
+            "qErrorAllIntents": self.intents.error,
+            "advantageCorrelation": self.suggestions.correlation,
+            "advantageCorrelationAllIntents": self.intents.correlation,
         }
         return {name: value for name, value in figures.items() if value is not None}
 
@@ -78,7 +78,7 @@ def exact_states(
         held: not trained on.
         discount: per turn.
     """
-    clean, others = ([found for found in side if not any(map(explored, found.turns))] for side in (held, train))
+    clean, others = ([each for each in side if not any(map(explored, each.turns))] for side in (held, train))
     if len(clean) < 2:
         return None
     shown = clean[:MAX_CONVERSATIONS]
@@ -107,28 +107,30 @@ def read_intents(
 
 def _groups(renderer: Any, environment: ExactScorer, states: States) -> Iterator[Group]:
     number = 0
-    for found in states.conversations:
-        for index, turn in enumerate(found.turns):
+    for conversation in states.conversations:
+        for index, turn in enumerate(conversation.turns):
             texts = [turn.suggestion]
             for intent in environment.intents:
                 wordings = environment.wordings.get(intent)
                 texts.append(wordings[number % len(wordings)] if wordings else None)
-            prompt = renderer.prompt(found.turns[:index], turn.customer_message).ids
+            prompt = renderer.prompt(conversation.turns[:index], turn.customer_message).ids
             yield Group(prompt, [renderer.response(text) for text in texts])
             number += 1
 
 
-def compare(environment: ExactScorer, states: States, made: Floats, every: Floats, v: Floats) -> Comparison | None:
+def compare(
+    environment: ExactScorer, states: States, suggestions: Floats, intents: Floats, v: Floats
+) -> Comparison | None:
     """Compares what `read_intents` gave with the exact values; None where no suggestion that was made parses."""
-    exact_every = np.array([[turn.q_policy[intent] for intent in environment.intents] for turn in states.exact])
+    exact_intents = np.array([[turn.q_policy[intent] for intent in environment.intents] for turn in states.exact])
     exact_v = np.array([turn.v_policy for turn in states.exact])
     parsed = np.array([turn.intent in turn.q_policy for turn in states.exact])
     if not parsed.any():
         return None
-    exact_made = np.array([turn.q_policy.get(turn.intent, 0.0) for turn in states.exact])
+    exact_suggestions = np.array([turn.q_policy.get(turn.intent, 0.0) for turn in states.exact])
     return Comparison(
-        made=_likeness(made[parsed], v[parsed], exact_made[parsed], exact_v[parsed]),
-        every=_likeness(every, v[:, None], exact_every, exact_v[:, None]),
+        suggestions=_likeness(suggestions[parsed], v[parsed], exact_suggestions[parsed], exact_v[parsed]),
+        intents=_likeness(intents, v[:, None], exact_intents, exact_v[:, None]),
     )
 
 

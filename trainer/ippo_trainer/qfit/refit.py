@@ -13,7 +13,7 @@ from ippo_trainer.models.last_layer import LastLayer, attach
 from ippo_trainer.models.packing import hidden_states
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
-from ippo_trainer.qfit.last_layer import LoggedTurns, Settings, fit
+from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
 from ippo_trainer.qfit.targets import lambda_targets
 
 _EXPLORED_WEIGHT = 2.0
@@ -25,7 +25,7 @@ def refit(
     conversations: Sequence[Conversation],
     examples: Sequence[Example],
     censoring: Censoring,
-    settings: Settings,
+    settings: LeastSquaresSettings,
     folds: int,
     max_tokens: int,
 ) -> LastLayer:
@@ -40,7 +40,7 @@ def refit(
         max_tokens: of one forward.
 
     Raises:
-        BadDataError: see `last_layer.fit`.
+        BadDataError: see `least_squares.fit`.
     """
     attach(model, None)
     states, actions = turn_features(model, examples, max_tokens)

@@ -98,7 +98,7 @@ def mean_return(
     conversations: Sequence[Conversation], discount: float, explore_share: float, censoring: Censoring = UNCENSORED
 ) -> float:
     """The constant predictor: mean Monte Carlo return per turn, by the weights of `monte_carlo_targets`."""
-    rows = [monte_carlo_targets(found, discount, explore_share, censoring) for found in conversations]
+    rows = [monte_carlo_targets(each, discount, explore_share, censoring) for each in conversations]
     targets = [target for row in rows for target in row]
     weight = sum(target.weight for target in targets)
     return sum(target.value * target.weight for target in targets) / weight if weight else 0.0
@@ -124,7 +124,7 @@ def assess(
         explore_share, censoring: see `monte_carlo_targets`.
         confidence: of the skills' intervals.
     """
-    targets = [monte_carlo_targets(found, discount, explore_share, censoring) for found in conversations]
+    targets = [monte_carlo_targets(each, discount, explore_share, censoring) for each in conversations]
     flat = [target for row in targets for target in row]
     data = Predictions(
         predicted=q,

@@ -35,7 +35,7 @@ class Regressions:
         weight: (n,) of the rows.
         fold: (n,) int64 number of each row's fold.
         members: see there.
-        penalty: on squared coefficients, the constant's excepted.
+        ridge: penalty on squared coefficients, the constant's excepted.
 
     Raises:
         BadDataError: a Gram matrix that is singular.
@@ -47,13 +47,13 @@ class Regressions:
         weight: Tensor,
         fold: Tensor,
         members: Sequence[Member],
-        penalty: float,
+        ridge: float,
     ) -> None:
         self.features, self.members = features, members
         masks = [torch.ones_like(fold) if member.fold is None else fold != member.fold for member in members]
         self.weights = weight.double().unsqueeze(1) * torch.stack(masks, 1).double()  # (n, M)
         grams = self._grams(weight.double(), fold)
-        self._factors = [_factor(_without(grams, member), penalty) for member in members]
+        self._factors = [_factor(_without(grams, member), ridge) for member in members]
         self.width = grams.shape[1]
 
     def solve(self, targets: Tensor) -> Tensor:
@@ -90,8 +90,8 @@ def _without(grams: Tensor, member: Member) -> Tensor:
     return gram[member.columns][:, member.columns]
 
 
-def _factor(gram: Tensor, penalty: float) -> Tensor:
-    diagonal = torch.full((len(gram),), penalty, dtype=torch.double)
+def _factor(gram: Tensor, ridge: float) -> Tensor:
+    diagonal = torch.full((len(gram),), ridge, dtype=torch.double)
     diagonal[0] = 0.0
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(gram + diagonal.diag())

@@ -214,8 +214,9 @@ class LikenessFigures(Read):
 class ExactComparison(Read):
     """The fitted Q beside the exact one: on what was suggested, and on every intent."""
 
-    made: LikenessFigures
-    every: LikenessFigures
+    suggestions: LikenessFigures = Field(validation_alias=AliasChoices("suggestions", "made"))
+    intents: LikenessFigures = Field(validation_alias=AliasChoices("intents", "every"))
+    """Until release 0.3 they were called `made` and `every`."""
 
 
 class CensoredLog(Read):

@@ -80,6 +80,7 @@ def q_table(run: RunReport) -> FigureTable | None:
 
 
 def _q_row(cycle: Cycle, fit: CalibrationFigures) -> list[str]:
+    exact, correlation = fit.exact, cycle.metrics.get(FIT_Q, {}).get("advantageCorrelation")
     return [
         f"cycle {cycle.iteration}",
         {True: "informative", False: "not informative", None: "–"}[cycle.informative],
@@ -89,8 +90,8 @@ def _q_row(cycle: Cycle, fit: CalibrationFigures) -> list[str]:
         f"{words.number(fit.brier, 4)} / {words.number(fit.brier_constant, 4)}",
         words.number(fit.calibration_error, 4),
         words.interval(fit.miscalibration, digits=4),
-        _likeness(fit.exact.made if fit.exact else None, cycle.metrics.get(FIT_Q, {}).get("advantageCorrelation")),
-        _likeness(fit.exact.every if fit.exact else None, None),
+        _likeness(exact.suggestions if exact else None, correlation),
+        _likeness(exact.intents if exact else None, None),
     ]
 
 

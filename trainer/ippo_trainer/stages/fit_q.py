@@ -26,7 +26,7 @@ from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
-from ippo_trainer.qfit.last_layer import Settings
+from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.refit import refit, turn_features
@@ -259,10 +259,10 @@ def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure) -> LastL
     ranks = _ranks(fit_q, procedure.model)
     if not ranks:
         return None
-    ridge = params.RIDGE if fit_q.ridge is None else float(fit_q.ridge)
+    ridge = params.LAST_LAYER_RIDGE if fit_q.ridge is None else float(fit_q.ridge)
     train_side = procedure.split.train
-    folds = min(fit_q.folds or params.FOLDS, len(train_side.conversations) // 2)
-    settings = Settings(ranks, ridge, procedure.settings.discount)
+    folds = min(fit_q.folds or params.LAST_LAYER_FOLDS, len(train_side.conversations) // 2)
+    settings = LeastSquaresSettings(ranks, ridge, procedure.settings.discount)
     began = time.monotonic()
     layer = refit(
         procedure.model,

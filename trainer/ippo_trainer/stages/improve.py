@@ -88,13 +88,14 @@ def run(ctx: StageContext) -> StageResult:
 
 def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: Ranks) -> StageResult:
     """What `run` says, by all the ranks together; each returns the same."""
-    models = _load(ctx, device, several=ranks.size > 1)
+    kind = find(section.chosen(ctx.spec.collect))
+    models = _load(ctx, kind, device, several=ranks.size > 1)
     states = _read(ctx, models.renderer)
     if ranks.first:
         _report_shortened(ctx, states)
     task = _task(ctx, section, models, states.train, ranks)
     probe, report = _held_out(task, states.held)
-    improvement = Improvement(task, _algorithm(task), probe)
+    improvement = Improvement(task, _algorithm(kind, task), probe)
     train(ctx, improvement, "improving the policy", ranks)
     position = improvement.position
     ctx.log.info("%s; kept the policy of update %d", position.end, position.result_update)
@@ -114,7 +115,7 @@ def _device(ctx: StageContext) -> torch.device:
     return device if local is None or device.type == "cpu" else torch.device(device.type, int(local))
 
 
-def _load(ctx: StageContext, device: torch.device, several: bool) -> _Models:
+def _load(ctx: StageContext, kind: type[Algorithm], device: torch.device, several: bool) -> _Models:
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
@@ -125,14 +126,14 @@ def _load(ctx: StageContext, device: torch.device, several: bool) -> _Models:
         )
     check_context(policy.model, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
     precision = precision_for(ctx.spec, device, several)
-    return _Models(policy, renderer, q, precision, ready(policy.model, q, precision))
+    return _Models(policy, renderer, q, precision, ready(kind, policy.model, q, precision))
 
 
-def ready(policy: Any, q: Any, precision: Precision) -> Budget:
+def ready(kind: type[Algorithm], policy: Any, q: Any, precision: Precision) -> Budget:
     """Gives the models their types, before anything is copied of them; the budget of a forward of one of them."""
     split(policy, precision.dtype)
     cast(q, precision.dtype)
-    budget = budget_of(policy, _TOKENS, trained=2)  # the policy and the critic
+    budget = budget_of(policy, _TOKENS, kind.trained, kind.read)
     if budget.recompute:
         for model in (policy, q):
             recompute(decoder(model))
@@ -218,12 +219,12 @@ def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
     return explorer.model.requires_grad_(False)
 
 
-def _algorithm(task: Task) -> Algorithm:
+def _algorithm(kind: type[Algorithm], task: Task) -> Algorithm:
     """In this order: copies are made of whole models, optimisers for sharded ones, and the rest is sharded last."""
-    algorithm = find(task.settings.algorithm)(task)
+    algorithm = kind(task)
     for frozen in (task.reference, task.q):
         task.ranks.shard(frozen)
-        if task.ranks.size == 1 and task.settings.algorithm == "PPO":  # MPO reads them at every step
+        if task.ranks.size == 1 and not kind.read:
             park(frozen)
     return algorithm
 

@@ -36,13 +36,13 @@ def read_logged(ctx: StageContext) -> list[Conversation]:
 
 def finished(conversations: Sequence[Conversation]) -> list[Conversation]:
     """Those with a known end and a turn before it: what Q is fitted to and held out of."""
-    return [found for found in uncensored(conversations) if found.turns]
+    return [each for each in uncensored(conversations) if each.turns]
 
 
 def split_finished(
     conversations: Sequence[Conversation], holdout: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
     """(training, held out), each in the order given. Every stage that is told fit-q's share and seed splits alike."""
-    by_id = {found.id: found for found in finished(conversations)}
+    by_id = {each.id: each for each in finished(conversations)}
     train, held = split(list(by_id), holdout, seed)
     return [by_id[name] for name in train], [by_id[name] for name in held]

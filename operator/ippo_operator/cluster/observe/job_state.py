@@ -70,8 +70,8 @@ def refused(name: str, digest: str, message: str) -> ObservedJob:
 
 def outdated(job: Object, settings: Mapping[str, str]) -> bool:
     """Whether the Job was made with other settings than these annotations; what it does not say is no difference."""
-    found = job["metadata"].get("annotations") or {}
-    return any(found.get(name, digest) != digest for name, digest in settings.items())
+    annotations = job["metadata"].get("annotations") or {}
+    return any(annotations.get(name, digest) != digest for name, digest in settings.items())
 
 
 def observe(job: Object, pods: Iterable[Object] = (), troubles: Iterable[str] = ()) -> ObservedJob:

@@ -38,7 +38,7 @@ def slow_weights(table: Table, temperatures: list[float]) -> tuple[list[float], 
 def test_weights_and_kl_are_those_of_slow_loops(seed: int) -> None:
     table = random_table(seed)
     better = tilt(table, budget=0.4, floor=1e-3, bound=FREE)
-    weights, kls = slow_weights(table, [better.temperature] * table.states)
+    weights, kls = slow_weights(table, [better.eta] * table.states)
     np.testing.assert_allclose(better.weights, weights, atol=1e-12)
     np.testing.assert_allclose(better.kl, kls, atol=1e-10)
     assert better.kl.mean() == pytest.approx(0.4, abs=1e-6)
@@ -54,7 +54,7 @@ def test_the_temperature_is_the_minimum_of_the_dual() -> None:
         ]
         return eta * budget + eta * float(np.mean(total))
 
-    better = tilt(table, budget, 1e-3, FREE).temperature
+    better = tilt(table, budget, 1e-3, FREE).eta
     assert dual(better) <= min(dual(better * 1.01), dual(better / 1.01))
 
 
@@ -82,7 +82,7 @@ def test_of_all_policies_within_the_budget_it_has_the_highest_q() -> None:
 def test_every_bound_holds_and_nothing_gets_worse(seed: int, budget: float, floor: float, bound: float) -> None:
     table = random_table(seed)
     better = tilt(table, budget, floor, bound)
-    assert better.temperature >= floor * (1 - 1e-12)
+    assert better.eta >= floor * (1 - 1e-12)
     assert better.kl.mean() <= budget + 1e-9
     assert better.kl.max() <= bound + 1e-9
     assert (better.gain(table) >= -1e-12).all()
@@ -92,7 +92,7 @@ def test_every_bound_holds_and_nothing_gets_worse(seed: int, budget: float, floo
 def test_budget_floor_and_bound_bind_one_at_a_time() -> None:
     table = random_table(5)
     floored = tilt(table, FREE, 0.05, FREE)
-    assert floored.temperature == pytest.approx(0.05)
+    assert floored.eta == pytest.approx(0.05)
     bounded = tilt(table, FREE, 1e-6, 0.3)
     free = tilt(table, FREE, 1e-6, FREE)
     np.testing.assert_allclose(bounded.kl, np.minimum(free.kl, 0.3), atol=1e-6)
@@ -103,7 +103,7 @@ def test_a_larger_budget_spends_more_and_gains_more() -> None:
     steps = [tilt(table, budget, 1e-6, FREE) for budget in (0.05, 0.2, 0.6, 1.0)]
     gains = [step.gain(table).mean() for step in steps]
     assert gains == sorted(gains)
-    assert [step.temperature for step in steps] == sorted((step.temperature for step in steps), reverse=True)
+    assert [step.eta for step in steps] == sorted((step.eta for step in steps), reverse=True)
 
 
 def test_what_q_cannot_tell_apart_stays_as_it_is() -> None:

@@ -48,6 +48,9 @@ class MPOPosition:
 class MPO:
     """An `Algorithm`; see `ippo_trainer.improve.algorithm`. Its warm-ups are the draws of candidates."""
 
+    trained, read = 1, 3
+    """The policy; pi_i, Q and the explorer while candidates are drawn."""
+
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, MPOSettings.of(task.section)
         self.position = MPOPosition(budget=task.settings.kl_target)
@@ -180,7 +183,7 @@ class MPO:
                 "policy_loss": position.loss / self._batches,
                 "grad_norm": position.norm,
                 "learning_rate": settings.learning_rate * self._schedule.share(position.updates - 1),
-                "kl_coefficient": spent.temperature,
+                "kl_coefficient": spent.eta,
                 "tilt_kl": float(spent.kl.mean()),
                 "tilt_q_lift": float(spent.gain(self.pool.table()).mean()),
             }

@@ -42,8 +42,8 @@ class Tilt:
 
     weights: Floats
     """(n,) sums to 1 within every state."""
-    temperature: float
-    """eta of the states that keep to their own bound, in units of Q per nat."""
+    eta: float
+    """Dual temperature of the states that keep to their own bound, in units of Q per nat."""
     kl: Floats
     """(S,) nats between the weights and the prior."""
 

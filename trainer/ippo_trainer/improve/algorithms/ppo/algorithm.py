@@ -49,7 +49,10 @@ class PPOPosition:
 
 
 class PPO:
-    """An `Algorithm`; see `ippo_trainer.improve.algorithm`."""
+    """An `Algorithm`; see `ippo_trainer.improve.algorithm`. Its critic starts from Q."""
+
+    trained, read = 2, 0
+    """The policy and its critic; pi_i and Q are read once a batch."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, PPOSettings.of(task.section, task.settings.precision)

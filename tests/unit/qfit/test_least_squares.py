@@ -7,7 +7,7 @@ import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import EDGE, LastLayer
-from ippo_trainer.qfit.last_layer import LoggedTurns, Settings, fit
+from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
 
 DISCOUNT = 0.9
 STATES, ACTIONS = 4, 3
@@ -77,8 +77,8 @@ def all_pairs() -> tuple[torch.Tensor, torch.Tensor]:
     return one_hot(pairs[:, 0], STATES), one_hot(pairs[:, 1], ACTIONS + 1)
 
 
-def settings(ranks: tuple[int, ...] = (4,), penalty: float = 1e-7, discount: float = DISCOUNT) -> Settings:
-    return Settings(ranks, penalty, discount)
+def settings(ranks: tuple[int, ...] = (4,), ridge: float = 1e-7, discount: float = DISCOUNT) -> LeastSquaresSettings:
+    return LeastSquaresSettings(ranks, ridge, discount)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -115,7 +115,7 @@ def random_turns(seed: int, count: int = 400, width: int = 6, folds: int = 3) ->
     return LoggedTurns(states, actions, last, outcome, weight, own, conversation % folds)
 
 
-def slow_fit(turns: LoggedTurns, rank: int, penalty: float, fold: int) -> tuple[np.ndarray, np.ndarray]:
+def slow_fit(turns: LoggedTurns, rank: int, ridge: float, fold: int) -> tuple[np.ndarray, np.ndarray]:
     """(V, Q) of every row by one member, in numpy loops over rows and products."""
 
     def components(features: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ def slow_fit(turns: LoggedTurns, rank: int, penalty: float, fold: int) -> tuple[
     last, outcome = turns.last.numpy(), turns.outcome.numpy()
 
     def regress(x: np.ndarray, weight: np.ndarray, y: np.ndarray) -> np.ndarray:
-        penalties = np.diag([0.0] + [penalty] * (x.shape[1] - 1))
+        penalties = np.diag([0.0] + [ridge] * (x.shape[1] - 1))
         w = weight * kept
         return x @ np.linalg.solve(x.T @ (w[:, None] * x) + penalties, x.T @ (w * y))
 
@@ -145,12 +145,12 @@ def slow_fit(turns: LoggedTurns, rank: int, penalty: float, fold: int) -> tuple[
     return v, regress(q_rows, turns.weight.double().numpy(), targets(v))
 
 
-@pytest.mark.parametrize(("rank", "penalty"), [(1, 3.0), (3, 10.0), (6, 0.5)])
-def test_every_member_is_the_slow_fit_without_its_fold(rank: int, penalty: float) -> None:
+@pytest.mark.parametrize(("rank", "ridge"), [(1, 3.0), (3, 10.0), (6, 0.5)])
+def test_every_member_is_the_slow_fit_without_its_fold(rank: int, ridge: float) -> None:
     turns = random_turns(rank)
-    layer = fit(turns, settings((rank,), penalty))
+    layer = fit(turns, settings((rank,), ridge))
     for fold in range(3):
-        v, q = slow_fit(turns, rank, penalty, fold)
+        v, q = slow_fit(turns, rank, ridge, fold)
         np.testing.assert_allclose((layer.v_features(turns.states) @ layer.v[fold]).clamp(0, 1), v, atol=1e-5)
         np.testing.assert_allclose(layer.q_features(turns.states, turns.actions) @ layer.q[fold], q, atol=1e-5)
 
@@ -250,6 +250,6 @@ def with_constant(turns: LoggedTurns, name: str) -> LoggedTurns:
         (lambda turns: replace(turns, states=turns.states[:, [0] * 6]), settings((6,), 0.0), "singular"),
     ],
 )
-def test_bad_input_is_one_clear_error(break_it, chosen: Settings, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_one_clear_error(break_it, chosen: LeastSquaresSettings, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(BadDataError, match=message):
         fit(break_it(random_turns(14)), chosen)

@@ -42,18 +42,18 @@ class LoggedTurns:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LeastSquaresSettings:
     """How the last layer is fitted."""
 
     ranks: tuple[int, ...]
     """Leading components of states and of actions whose products Q is made of."""
-    penalty: float
-    """Ridge on squared coefficients; so many turns with unit features weigh as much."""
+    ridge: float
+    """Penalty on squared coefficients; so many turns with unit features weigh as much."""
     discount: float
     """Per turn."""
 
 
-def fit(turns: LoggedTurns, settings: Settings) -> LastLayer:
+def fit(turns: LoggedTurns, settings: LeastSquaresSettings) -> LastLayer:
     """Fits V to the policy's own turns and Q to all.
 
     V is the fixed point of V(s) = E[outcome + discount V(s')] by least squares, kept within [0, 1] on the way; after
@@ -74,7 +74,7 @@ def fit(turns: LoggedTurns, settings: Settings) -> LastLayer:
         turns.value_weight,
         turns.fold,
         [Member(layer.v_columns(rank), fold) for rank, fold in order],
-        settings.penalty,
+        settings.ridge,
     )
     layer.v, values = _fixed_point(value_fit, turns, settings.discount)
     action_fit = Regressions(
@@ -82,13 +82,13 @@ def fit(turns: LoggedTurns, settings: Settings) -> LastLayer:
         turns.weight,
         turns.fold,
         [Member(layer.q_columns(rank), fold) for rank, fold in order],
-        settings.penalty,
+        settings.ridge,
     )
     layer.q = action_fit.solve(_targets(turns, values, settings.discount))
     return layer
 
 
-def _check(turns: LoggedTurns, settings: Settings) -> None:
+def _check(turns: LoggedTurns, settings: LeastSquaresSettings) -> None:
     width = turns.states.shape[1]
     if max(settings.ranks) > width:
         raise BadDataError(
