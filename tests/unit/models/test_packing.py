@@ -179,3 +179,36 @@ def test_learnt_positions_follow_the_branch_too():
 def test_nothing_to_predict_is_refused(groups):
     with pytest.raises(ValueError, match=r"pack|empty"):
         pack(groups)
+
+
+@settings(max_examples=30)
+@given(
+    opening=ids,
+    turns=st.lists(st.tuples(ids, ids, st.booleans()), min_size=1, max_size=4),
+    others=st.lists(ids, max_size=1),
+)
+def test_a_suggestion_that_the_history_goes_on_with_is_read_in_the_trunk(model, opening, turns, others):
+    """Of a log: what was suggested is in the next prompt, but where a note or a rewording took its place."""
+    groups, prompt = [], opening
+    for suggestion, message, kept in turns:
+        groups.append(Group(prompt, [suggestion, *others]))
+        prompt = prompt + (suggestion if kept else []) + message
+    (numbers, packed), *rest = pack_batches(groups, 1 << 10)
+    assert (numbers, rest) == (list(range(len(groups))), [])
+    whole = [group.prompt + response for group in groups for response in group.responses]
+    with torch.no_grad():
+        states = hidden_states(model.model, packed)
+        expected = torch.stack([model.model(torch.tensor([each])).last_hidden_state[0, -1] for each in whole])
+        torch.testing.assert_close(states[packed.response_end_index], expected, atol=1e-5, rtol=1e-5)
+    if all(kept for _, _, kept in turns[:-1]) and not others:
+        assert packed.input_ids.tolist() == [whole[-1]]
+        assert packed.causal
+
+
+def test_rows_without_branches_come_together(model):
+    """One branch would cost its whole batch the mask."""
+    log = [Group([1, 2], [[3]]), Group([1, 2, 3, 4], [[5]])]
+    forgotten = [Group([6, 2], [[3]]), Group([6, 2, 7], [[5]])]
+    batches = {tuple(numbers): packed.causal for numbers, packed in pack_batches([*log, *forgotten], 1 << 10)}
+    assert batches == {(0, 1): True, (2, 3): False}
+    assert not pack([*log, *forgotten]).causal

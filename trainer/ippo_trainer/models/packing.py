@@ -3,11 +3,13 @@
 The states of a conversation are prefixes of one another, and several responses are sampled from each state. Run one by
 one, a conversation of n turns with k samples would compute its prefix n * k times. Here the prefix is a trunk, the
 responses are branches, and a block-causal mask lets a branch see the trunk up to its prompt's end and itself: the tree
-attention of speculative decoding (arXiv 2305.09781), used for training.
+attention of speculative decoding (arXiv 2305.09781), used for training. A response that the next prompt goes on with is
+in the trunk already and needs no branch: what was suggested is part of the history, so a log is mostly trunks.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,8 @@ class PackedBatch:
     """(S,) where that trunk token sits."""
     longest: int
     """Tokens of the longest sequence."""
+    causal: bool
+    """Nothing branches off: every row is one text, and a query sees all before it."""
     masks: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
     """Made so far for a GPU: the layout, and block masks by window."""
 
@@ -139,10 +143,12 @@ class _Row:
         self.branches: list[int] = []
         self.visible: list[int] = []
         self.branch = _TRUNK
+        self.causal = True
 
     def extend(self, prompt: list[int]) -> int:
         """Appends the prompt's new tokens to the trunk; returns the column of the prompt's last token."""
         start, count = len(self.trunk), len(prompt) - len(self.trunk)
+        self.causal = self.causal and len(self.ids) == start
         self.trunk_at.extend(range(len(self.ids), len(self.ids) + count))
         self.trunk = prompt
         self._append(prompt[start:], start, _TRUNK, 0)
@@ -152,6 +158,7 @@ class _Row:
         """Appends a branch at the trunk's end; returns the column of its first token."""
         self.branch += 1
         column = len(self.ids)
+        self.causal = self.causal and column == len(self.trunk)
         self._append(response, len(self.trunk), self.branch, len(self.trunk))
         return column
 
@@ -162,14 +169,31 @@ class _Row:
         self.visible.extend([visible] * len(ids))
 
 
+@dataclass(frozen=True, slots=True)
+class _Places:
+    """Where things lie, as (row, column), and how long they are."""
+
+    prompts: list[tuple[int, int]] = field(default_factory=list)
+    """By group: the last prompt token."""
+    starts: list[tuple[int, int]] = field(default_factory=list)
+    """By response: the first token."""
+    lengths: list[int] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    """By response: the number of its group."""
+
+
 def plan_rows(groups: Sequence[Group]) -> list[list[int]]:
-    """Which consecutive groups share a row: a group joins while its prompt extends the one before it."""
+    """Which consecutive groups share a row: a group joins while its prompt extends the one before it.
+
+    Equal prompts do not: they are of different conversations, where each has a suggestion that its next prompt goes on
+    with, and only one of them can be in the trunk.
+    """
     rows: list[list[int]] = []
     trunk: list[int] = []
     for number, group in enumerate(groups):
         if not group.prompt or not all(group.responses):
             raise ValueError(f"group {number} has an empty prompt or an empty response")
-        if rows and group.prompt[: len(trunk)] == trunk:
+        if rows and len(group.prompt) > len(trunk) and group.prompt[: len(trunk)] == trunk:
             rows[-1].append(number)
         else:
             rows.append([number])
@@ -189,37 +213,40 @@ def pack(groups: Sequence[Group]) -> PackedBatch:
     if not groups:
         raise ValueError("there is nothing to pack")
     rows: list[_Row] = []
-    prompts: list[tuple[int, int]] = []  # (row, column of the last prompt token) by group
-    starts: list[tuple[int, int]] = []  # (row, column of the first token) by response
-    lengths: list[int] = []
-    owners: list[int] = []
+    places = _Places()
     for members in plan_rows(groups):
         row = _Row()
-        for number in members:
-            prompts.append((len(rows), row.extend(groups[number].prompt)))
-            for response in groups[number].responses:
-                starts.append((len(rows), row.attach(response)))
-                lengths.append(len(response))
-                owners.append(number)
+        for number, following in zip(members, [*members[1:], None], strict=True):
+            places.owners.extend([number] * len(groups[number].responses))
+            _lay(row, len(rows), groups[number], None if following is None else groups[following], places)
         rows.append(row)
-    return _assemble(rows, prompts, starts, lengths, owners)
+    return _assemble(rows, places)
 
 
-def _assemble(
-    rows: list[_Row],
-    prompts: list[tuple[int, int]],
-    starts: list[tuple[int, int]],
-    lengths: list[int],
-    owners: list[int],
-) -> PackedBatch:
+def _lay(row: _Row, number: int, group: Group, following: Group | None, places: _Places) -> None:
+    """Adds a group to row `number`, which goes on with `following`."""
+    places.prompts.append((number, row.extend(group.prompt)))
+    branches = [None if _goes_on(group, ids, following) else row.attach(ids) for ids in group.responses]
+    end = len(row.ids)  # where the trunk goes on
+    places.starts.extend([(number, end if column is None else column) for column in branches])
+    places.lengths.extend(map(len, group.responses))
+
+
+def _goes_on(group: Group, response: list[int], following: Group | None) -> bool:
+    """Whether the row's next prompt begins with this response to this one, so that it is in the trunk."""
+    start = len(group.prompt)
+    return following is not None and following.prompt[start : start + len(response)] == response
+
+
+def _assemble(rows: list[_Row], places: _Places) -> PackedBatch:
     width = max(len(row.ids) for row in rows)
-    prompt_index = _flat(prompts, width)
-    size = np.asarray(lengths, np.int64)
-    start = _flat(starts, width)
-    response_index = np.repeat(np.arange(len(lengths)), size)
+    prompt_index = _flat(places.prompts, width)
+    size = np.asarray(places.lengths, np.int64)
+    start = _flat(places.starts, width)
+    response_index = np.repeat(np.arange(len(size)), size)
     offset = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
     token_index = start[response_index] + offset
-    owner = np.asarray(owners, np.int64)
+    owner = np.asarray(places.owners, np.int64)
     predict_index = np.where(offset == 0, prompt_index[owner[response_index]], token_index - 1)
     trunks = [number * width + np.asarray(row.trunk_at, np.int64) for number, row in enumerate(rows)]
     return PackedBatch(
@@ -237,6 +264,7 @@ def _assemble(
         trunk_predict_index=torch.from_numpy(np.concatenate([trunk[:-1] for trunk in trunks])),
         trunk_token_index=torch.from_numpy(np.concatenate([trunk[1:] for trunk in trunks])),
         longest=1 + max(max(row.positions) for row in rows),
+        causal=all(row.causal for row in rows),
     )
 
 
@@ -256,15 +284,17 @@ def pack_batches(groups: Sequence[Group], max_tokens: int) -> Iterator[tuple[lis
     """Packs many groups into batches of at most `max_tokens` tokens, padding included (a longer row stands alone).
 
     Yields:
-        (numbers of the groups in the batch, the batch). Rows of similar length come together, so the order of groups
-        is not kept across batches; every group comes once.
+        (numbers of the groups in the batch, the batch). Rows of similar length come together, and those without
+        branches, so the order of groups is not kept across batches; every group comes once.
     """
     rows = plan_rows(groups)
-    sizes = [_row_tokens(groups, row) for row in rows]
+    branched = [_is_branched([groups[number] for number in row]) for row in rows]
+    sizes = [row_tokens([groups[number] for number in row]) for row in rows]
     batch: list[int] = []
-    for number in sorted(range(len(rows)), key=lambda index: (-sizes[index], index)):
+    for number in sorted(range(len(rows)), key=lambda index: (branched[index], -sizes[index], index)):
         # Rows come longest first, so the batch's width is its first row's.
-        if batch and (len(batch) + 1) * sizes[batch[0]] > max_tokens:
+        full = bool(batch) and (len(batch) + 1) * sizes[batch[0]] > max_tokens
+        if full or (batch and branched[number] != branched[batch[0]]):
             yield _packed(groups, rows, batch)
             batch = []
         batch.append(number)
@@ -277,8 +307,23 @@ def _packed(groups: Sequence[Group], rows: list[list[int]], batch: list[int]) ->
     return numbers, pack([groups[number] for number in numbers])
 
 
-def _row_tokens(groups: Sequence[Group], row: list[int]) -> int:
-    return len(groups[row[-1]].prompt) + sum(len(response) for number in row for response in groups[number].responses)
+def _is_branched(groups: Sequence[Group]) -> bool:
+    """Whether a row has anything beside its trunk and one response at its end."""
+    inner = (
+        _goes_on(group, response, following) for group, following in pairwise(groups) for response in group.responses
+    )
+    return len(groups[-1].responses) > 1 or not all(inner)
+
+
+def row_tokens(groups: Sequence[Group]) -> int:
+    """Tokens of the row of some groups whose prompts extend one another."""
+    branches = (
+        len(response)
+        for group, following in zip(groups, [*groups[1:], None], strict=True)
+        for response in group.responses
+        if not _goes_on(group, response, following)
+    )
+    return len(groups[-1].prompt) + sum(branches)
 
 
 def allowed(packed: PackedBatch) -> Tensor:
@@ -307,16 +352,24 @@ def hidden_states(trunk: Any, packed: PackedBatch) -> Tensor:
 
 
 def _states_by_rows(trunk: Any, packed: PackedBatch) -> Tensor:
-    """`hidden_states` with a mask of every query and key."""
-    positions = packed.position_ids
-    output = trunk(
-        input_ids=packed.input_ids,
-        attention_mask=attention_mask(trunk, allowed(packed), positions, positions, packed.longest),
-        position_ids=positions,
-        use_cache=False,
-    )
+    """`hidden_states` with a mask of every query and key, where a causal one does not do."""
+    plain = packed.causal and packed.input_ids.device.type == "cpu"
+    output = _run_causal(trunk, packed) if plain else _run_masked(trunk, packed)
     states: Tensor = output.last_hidden_state
     return states.reshape(-1, states.shape[-1])
+
+
+def _run_masked(trunk: Any, packed: PackedBatch) -> Any:
+    positions = packed.position_ids
+    mask = attention_mask(trunk, allowed(packed), positions, positions, packed.longest)
+    return trunk(input_ids=packed.input_ids, attention_mask=mask, position_ids=positions, use_cache=False)
+
+
+def _run_causal(trunk: Any, packed: PackedBatch) -> Any:
+    """Padding comes last, so that nobody sees it: half the scores, and no mask to make or to add."""
+    nothing_hidden = torch.ones_like(packed.input_ids)
+    positions = torch.arange(packed.input_ids.shape[1]).expand_as(packed.input_ids)
+    return trunk(input_ids=packed.input_ids, attention_mask=nothing_hidden, position_ids=positions, use_cache=False)
 
 
 def _is_large(trunk: Any, packed: PackedBatch) -> bool:

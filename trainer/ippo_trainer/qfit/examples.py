@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.models.packing import Group, PackedBatch, pack_batches
+from ippo_trainer.models.packing import Group, PackedBatch, pack_batches, row_tokens
 from ippo_trainer.qfit.targets import Target
 
 # Conversations are sorted by length within this many batches, so that rows of a batch need little padding.
@@ -26,7 +26,7 @@ class Example:
     @property
     def tokens(self) -> int:
         """Tokens of its packed row, if its prompts extend one another."""
-        return len(self.groups[-1].prompt) + sum(len(group.responses[0]) for group in self.groups)
+        return row_tokens(self.groups)
 
 
 @dataclass(frozen=True, slots=True)

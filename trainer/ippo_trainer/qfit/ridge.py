@@ -9,7 +9,9 @@ from torch import Tensor
 from ippo_trainer.contract.errors import BadDataError
 
 BLOCK_ROWS = 8192
-"""Rows whose features exist at once."""
+"""Rows whose features exist at once, where those of all rows have more than KEPT_BYTES."""
+KEPT_BYTES = 256 << 20
+"""Features of all rows that are kept: a fixed point reads them some hundred times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +51,25 @@ class Regressions:
         members: Sequence[Member],
         ridge: float,
     ) -> None:
-        self.features, self.members = features, members
+        self._make, self.members = features, members
+        self._kept: dict[int, Tensor] | None = {}
         masks = [torch.ones_like(fold) if member.fold is None else fold != member.fold for member in members]
         self.weights = weight.double().unsqueeze(1) * torch.stack(masks, 1).double()  # (n, M)
         grams = self._grams(weight.double(), fold)
         self._factors = [_factor(_without(grams, member), ridge) for member in members]
         self.width = grams.shape[1]
+
+    def features(self, rows: slice) -> Tensor:
+        """(rows, P) float64 of a block."""
+        if self._kept is None:
+            return self._make(rows)
+        if rows.start not in self._kept:
+            block = self._make(rows)
+            if block.shape[1] * block.element_size() * len(self.weights) > KEPT_BYTES:
+                self._kept = None
+                return block
+            self._kept[rows.start] = block
+        return self._kept[rows.start]
 
     def solve(self, targets: Tensor) -> Tensor:
         """(M, P) coefficients for targets (n, M), one column for each member; 0 where a member has no column."""
