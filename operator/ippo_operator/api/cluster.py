@@ -98,7 +98,8 @@ class Promotion(Model):
     """Who has the last word on a candidate that the gate lets pass."""
 
     mode: Literal["Automatic", "Manual"] = "Automatic"
-    """Manual waits for approve or reject, and tells so in the condition Promoted (AwaitingApproval)."""
+    """Manual waits for approve or reject, and tells so in the condition Promoted (AwaitingApproval); so does a run
+    without collect.simulate."""
     approve: Annotated[int, Field(ge=1, le=1000)] | None = None
     """The iteration whose candidate is promoted. May be set at any time; counts only while that candidate waits."""
     reject: Annotated[int, Field(ge=1, le=1000)] | None = None

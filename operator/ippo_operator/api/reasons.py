@@ -126,7 +126,8 @@ class Reason(StrEnum):
     )
     AWAITING_APPROVAL = (
         "AwaitingApproval",
-        "The gate let the latest candidate pass, and spec.promotion.mode Manual asks a human. Nothing runs meanwhile.",
+        "The gate let the latest candidate pass, and a human is asked: by spec.promotion.mode Manual, or because there "
+        "is no simulator to try it on. Nothing runs meanwhile.",
         "Look at `ippo status NAME`, then `ippo approve NAME` or `ippo reject NAME`.",
         ("Promoted", *_WORK),
         "SpecChange",

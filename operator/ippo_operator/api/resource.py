@@ -85,8 +85,15 @@ class Simulate(params.Collect):
 class CollectFrom(Model):
     """Where conversations come from."""
 
-    simulate: Simulate
-    """A simulator; it also evaluates the candidates."""
+    simulate: Simulate | None = None
+    """A simulator; it also evaluates the candidates. Without one there are history and one iteration, whose candidate
+    waits for your approval."""
+    history: params.LogHistory | None = None
+    """A log that iteration 1 learns from in place of the simulator."""
+
+    def logged(self, iteration: int) -> params.LogHistory | None:
+        """The log that the data of this iteration come from; None where a simulator makes them."""
+        return self.history if iteration == 1 else None
 
 
 class FitQSection(params.FitQ):

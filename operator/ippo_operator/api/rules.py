@@ -12,6 +12,7 @@ from typing import Any
 from ippo_trainer.contract import params
 from ippo_trainer.contract.layout import SEGMENT, SEGMENTS
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.contract.variables import (
     COMPLETION_INDEX,
     CREDENTIALS_FILE,
@@ -26,7 +27,7 @@ from pydantic.alias_generators import to_camel
 from ippo_operator.api.cluster import S3, Promotion
 from ippo_operator.api.pods import VOLUME_SOURCES, EnvVar, PodSettings, ValueFrom, Volume
 from ippo_operator.api.problems import Problem, shown
-from ippo_operator.api.resource import RunSpec, Simulate
+from ippo_operator.api.resource import CollectFrom, RunSpec, Simulate
 from ippo_operator.api.scheduling import Toleration
 
 RESERVED_FOLDERS = ("ippo", "tmp", "dev")
@@ -143,6 +144,49 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "has(self.artifacts)",
             _always,  # a run on one machine keeps them in its folder
             "artifacts",
+        ),
+        Rule(
+            "allowed is 1 without collect.simulate: after collect.history nobody talks to customers",
+            "has(self.collect.simulate) || self.iterations.max == 1",
+            lambda spec: spec.collect.simulate is not None or spec.iterations.max == 1,
+            "iterations",
+            words=lambda spec: f"max: {spec.iterations.max}",
+        ),
+        Rule(
+            "demonstrations are a simulator's; without collect.simulate give warmStart.conversations",
+            "has(self.collect.simulate) || !has(self.warmStart) || !has(self.warmStart.demonstrations)",
+            lambda spec: (
+                spec.collect.simulate is not None or spec.warm_start is None or spec.warm_start.demonstrations is None
+            ),
+            "warm_start",
+            words=lambda spec: "demonstrations",
+        ),
+        Rule(
+            "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything",
+            "has(self.collect.simulate) || !has(self.evaluate) || !has(self.evaluate.gate) || "
+            "!has(self.evaluate.gate.minAcceptance)",
+            lambda spec: spec.collect.simulate is not None or spec.evaluate.gate.min_acceptance is None,
+            EVALUATE,
+            words=lambda spec: f"gate.minAcceptance: {spec.evaluate.gate.min_acceptance}",
+        ),
+    ),
+    CollectFrom: (
+        Rule(
+            "is missing; collect takes conversations from simulate, from history, or from history first and simulate "
+            "later",
+            "has(self.simulate) || has(self.history)",
+            lambda collect: collect.simulate is not None or collect.history is not None,
+            "simulate",
+        ),
+    ),
+    params.LogHistory: (
+        _no_hub("conversations", "log"),
+        _no_hub("outcomes", "file"),
+        Rule(
+            "is of outcomes in a file of their own; give outcomes, too",
+            "!has(self.window) || has(self.outcomes)",
+            lambda history: history.window is None or history.outcomes is not None,
+            "window",
         ),
     ),
     params.Policy: (_no_hub("base", "model"),),

@@ -4,6 +4,11 @@ from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import IterationStatus, RunStatus
 
 
+def by_hand(spec: RunSpec) -> bool:
+    """Whether a human has the last word: also on what nobody could try on customers, not even on simulated ones."""
+    return spec.promotion.mode == "Manual" or spec.collect.simulate is None
+
+
 def awaited(status: RunStatus) -> IterationStatus | None:
     """The iteration whose candidate waits for a human, if that is what the run is at."""
     last = status.iterations[-1] if status.iterations else None

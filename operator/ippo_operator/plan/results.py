@@ -86,7 +86,9 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
 
 
 def may_collect_more(status: RunStatus, spec: RunSpec) -> bool:
-    """Whether an iteration whose Q is uninformative collects once more."""
+    """Whether an iteration whose Q is uninformative collects once more. A log has no more."""
+    if spec.collect.logged(status.iteration) is not None:
+        return False
     limit = spec.fit_q.max_collections or MAX_COLLECTIONS
     return spec.fit_q.on_uninformative == "CollectMore" and collections_of(status) < limit
 
@@ -124,7 +126,7 @@ def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:
     if iteration is None or candidate is None or result.decision is None:
         raise ValueError(f"iteration {status.iteration} has nothing to decide on")
     passed = result.decision.outcome == "Promote"
-    promoted = None if passed and spec.promotion.mode == "Manual" else passed
+    promoted = None if passed and approval.by_hand(spec) else passed
     # Six digits keep the status small; the evaluation artifact has them all.
     metrics = {name: float(f"{value:.6g}") for name, value in result.metrics.items()}
     iteration = iteration.model_copy(update={"decision": result.decision, "promoted": promoted, "metrics": metrics})

@@ -5,7 +5,7 @@ from typing import Any
 from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, S3Location, StageSpec, StoreLocation
-from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, IMPROVE, STAGES, StageName
+from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, HISTORY, IMPROVE, STAGES, StageName
 
 from ippo_operator.api.resource import IterativePPORun, RunSpec
 from ippo_operator.api.status import IterationStatus, RunStatus
@@ -22,7 +22,9 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
     if stage is None:
         raise ValueError("no stage is due")
     spec, collections = run.spec, collections_of(status)
-    shards = spec.collect.simulate.parallelism if stage == COLLECT else None
+    simulate, history = spec.collect.simulate, spec.collect.logged(status.iteration)
+    reads = stage == COLLECT and history is not None  # one process, and no customers
+    shards = simulate.parallelism if stage == COLLECT and simulate is not None and not reads else None
     stage_spec = StageSpec(
         stage=stage,
         run=run.metadata.name,
@@ -35,17 +37,18 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
         discount=spec.discount,
         store=store,
         inputs=_inputs(run, status, stage),
-        environment=spec.collect.simulate.environment,
+        environment=simulate.environment if simulate is not None and not reads else None,
         policy=spec.policy,
-        **_settings(spec, stage),
+        **_settings(spec, stage, history),
     )
     return JobIntent(name, stage_spec, shards)
 
 
-def _settings(spec: RunSpec, stage: StageName) -> dict[str, Any]:
+def _settings(spec: RunSpec, stage: StageName, history: params.LogHistory | None) -> dict[str, Any]:
     """The sections that the stage reads, without what only the operator reads in them."""
     sections = {each.section: getattr(spec, each.section) for each in STAGES}
-    sections[BY_NAME[COLLECT].section] = spec.collect.simulate
+    reads = stage == COLLECT and history is not None
+    sections |= {BY_NAME[COLLECT].section: None if reads else spec.collect.simulate, HISTORY: history}
     return {name: _of_contract(sections[name]) for name in BY_NAME[stage].settings}
 
 
@@ -65,8 +68,8 @@ def _inputs(run: IterativePPORun, status: RunStatus, stage: StageName) -> dict[s
         "explorer": status.start_policy,
         "previousQ": status.previous_q if run.spec.fit_q.init_from == "PreviousQ" else None,
     }
-    inputs = {}
-    for name in BY_NAME[stage].inputs:
+    inputs, more = {}, BY_NAME[stage].unsimulated if run.spec.collect.simulate is None else ()
+    for name in (*BY_NAME[stage].inputs, *more):
         artifact = before[name] if name in before else record.artifact(_MAKERS[name]) if record is not None else None
         if artifact is not None:
             inputs[name] = artifact

@@ -79,6 +79,8 @@ READ: dict[str, set[str]] = {
     "sampler_logprobs": {"null"},
     "started_at": {"moments", "naive"},
     "ended_at": {"moments", "naive"},
+    "writer": TEXTS,
+    "customer_id": TEXTS,
 }
 """Of the kinds above, those that mean a good log in that column; what is not here is refused."""
 

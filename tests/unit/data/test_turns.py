@@ -146,7 +146,7 @@ def test_pandas_and_duckdb_read_it(tmp_path: Path) -> None:
         (with_cell("outcome", 3, True), r"row 2, column 'final_outcome'.*false although"),
         (with_cell("turn", 0, math.nan, pa.float64()), r"row 0, column 'turn' is nan"),
         (lambda table: table.drop_columns("reaction"), r"no column 'reaction'"),
-        (lambda table: table.replace_schema_metadata({VERSION_KEY: b"2"}), r"schema version 2, this release reads 1"),
+        (lambda table: table.replace_schema_metadata({VERSION_KEY: b"3"}), r"schema version 3, this release reads 2"),
         (lambda table: table.replace_schema_metadata({}), r"no schema version"),
         (lambda table: table.slice(0, 0), r"no conversations in bad.parquet"),
     ],

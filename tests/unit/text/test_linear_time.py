@@ -21,7 +21,8 @@ from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.local.watch import joined
 from ippo_trainer.contract.errors import StageError
 from ippo_trainer.contract.lines import cut, one_line, printable
-from ippo_trainer.data.logs import read_log, read_state
+from ippo_trainer.data.logs import read_log
+from ippo_trainer.data.messages import read_state
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.spelling import misspelt
@@ -134,7 +135,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "markers.escape": escape,
     "markers.unescape": unescape,
     "requests.parse and state_of": request,
-    "logs.read_state": lambda text: read_state({0: {"role": "user", "content": f"a{text}"}}),
+    "messages.read_state": lambda text: read_state({0: {"role": "user", "content": f"a{text}"}}),
     "lines.printable": printable,
     "lines.one_line": one_line,
     "lines.cut": lambda text: cut(text, 200),

@@ -38,6 +38,8 @@ Confidence = Annotated[
     str, matching(r"^0\.[5-9][0-9]{0,6}$", 'a decimal in quotes from "0.5" to below "1", such as "0.95"', 16)
 ]
 
+Writers = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(min_length=1, max_length=16)]
+
 
 BUILT_IN_ENVIRONMENTS = {
     "sr-funnel": "ippo_trainer.environments.funnel.environment:Funnel",
@@ -106,6 +108,8 @@ class WarmStart(Model):
     """Conversations per update."""
     on_too_long: OnTooLong | None = None
     """Turns that do not fit into policy.maxPromptTokens or the model: not learnt (`Skip`, also by default), or cut."""
+    writers: Writers | None = None
+    """Whose turns are imitated, by `writer` in the log; all if left out."""
 
 
 EXPLORATION_DECAY, EXPLORATION_TEMPERATURE, EXPLORATION_MIN_P = 1.0, 3.0, 0.02
@@ -149,6 +153,24 @@ class Collect(Model):
     def explorer_min_p(self) -> float:
         """The explorer's min-p."""
         return EXPLORATION_MIN_P if self.exploration_min_p is None else float(self.exploration_min_p)
+
+
+class LogHistory(Model):
+    """Iteration 1 learns from a log instead of talking to customers: the warm start imitates its writers, so their
+    outcomes are those of the policy's close neighbours."""
+
+    conversations: Uri
+    """A log, as in warmStart.conversations; also exports of OpenAI and ShareGPT, and parquet with a column of
+    messages."""
+    outcomes: Uri | None = None
+    """Outcomes in a file of their own, `.csv`, `.jsonl` or `.parquet`: conversation_id, and if known outcome and time.
+    Conversations that it does not name have none."""
+    window: Annotated[str, matching(r"^[1-9][0-9]{0,5}[mhd]$", 'minutes, hours or days such as "14d"', 8)] | None = None
+    """How long after a conversation's end an outcome counts. Conversations whose window was not over at the latest time
+    in the file are censored, not failures."""
+    writers: Writers | None = None
+    """Whose turns count as the policy's own, by `writer` in the log; all if left out. `people` wrote where it names
+    nobody. Give warmStart.writers the same names."""
 
 
 LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (8, 16, 24), 4, 100.0

@@ -81,6 +81,8 @@ class StageSpec(Model):
     policy: params.Policy
     warm_start: params.WarmStart | None = None
     collect: params.Collect | None = None
+    history: params.LogHistory | None = None
+    """In the iteration whose data are a log's: where collect takes them from, and whose turns are the policy's own."""
     fit_q: params.FitQ | None = None
     improve: params.Improve | None = None
     evaluate: params.Evaluate | None = None

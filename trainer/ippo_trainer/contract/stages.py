@@ -13,6 +13,8 @@ COLLECT: Final = "collect"
 FIT_Q: Final = "fit-q"
 IMPROVE: Final = "improve"
 EVALUATE: Final = "evaluate"
+HISTORY: Final = "history"
+"""A section of collect's in a manifest, and of all stages of the iteration that it is for."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Stage:
     """Artifacts that it reads, by their names in `StageSpec.inputs`; candidate is the policy that improve made."""
     optional: tuple[str, ...] = ()
     """Those of the inputs that are not always there."""
+    unsimulated: tuple[str, ...] = ()
+    """More inputs, where there is no environment."""
     settings: tuple[str, ...] = ()
     """Sections of a StageSpec that it reads, besides those of all stages."""
     repeats: bool = False
@@ -56,12 +60,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         COLLECT,
-        "let the current policy talk to customers and log the turns (one shard of it)",
+        "let the current policy talk to customers and log the turns (one shard of it), or take them from a log",
         artifact="data",
         folder="collect",
         inputs=("policy", "explorer", "data"),  # of the warm start; what this iteration collected before
         optional=("data",),
-        settings=("collect",),
+        settings=("collect", HISTORY),
         repeats=True,
     ),
     Stage(
@@ -71,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
         folder="q",
         inputs=("policy", "data", "previousQ"),
         optional=("previousQ",),
-        settings=("fit_q",),
+        settings=("fit_q", HISTORY),
         repeats=True,
     ),
     Stage(
@@ -81,7 +85,7 @@ STAGES: tuple[Stage, ...] = (
         folder="policy",
         inputs=("policy", "data", "q", "explorer"),  # whose suggestions MPO considers, too
         optional=("explorer",),
-        settings=("collect", "improve"),  # it samples as the policy is deployed, at collect's temperature
+        settings=("collect", "improve", HISTORY),  # it samples as the policy is deployed, at collect's temperature
     ),
     Stage(
         EVALUATE,
@@ -89,7 +93,8 @@ STAGES: tuple[Stage, ...] = (
         artifact="evaluation",
         folder="evaluation",
         inputs=("policy", "candidate"),
-        settings=("collect", "evaluate"),  # it samples as improve does
+        unsimulated=("data", "q"),
+        settings=("collect", "evaluate", HISTORY),  # it samples as improve does
     ),
 )
 """In the order of a run. The first makes the policy that iteration 1 begins with; the others are an iteration."""

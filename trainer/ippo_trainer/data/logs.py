@@ -1,41 +1,45 @@
-"""Import of a stranger's chat log: JSON lines (optionally gzipped), or turn Parquet.
+"""A stranger's chat log, whatever tool wrote it, one conversation at a time.
 
-One line is one conversation:
+One line of JSON, or one row of parquet, is one conversation:
 
     {"conversation_id": "c1", "outcome": true, "messages": [
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "how can I help?", "suggestion": "hi", "reaction": "edited"}, …]}
 
-Roles: `user` or `customer`; `assistant`, `agent` or `business`; `system` messages are left out, because the run's own
-`policy.systemPrompt` stands in every prompt. `outcome` may be null or missing while a conversation is open: it is
-censored then. Without `suggestion` the message itself counts as the suggestion, accepted; null means that the agent
-abstained. What the policy could not have answered is left out and counted in the log: a greeting before the first
-customer message, customer messages after the last reply, conversations without a reply.
+OpenAI's exports (contents in parts, calls of tools), ShareGPT's (`conversations` of `from` and `value`) and turn
+parquet are read, too. docs/chat-logs.md says what each field means, and what is left out and counted.
 """
 
 import codecs
 import gzip
+import hashlib
 import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.messages import check, is_text, plain_name, show, time_of, turns_of, writer_of
 from ippo_trainer.data.problems import ProblemError, Problems
-from ippo_trainer.data.reactions import REACTIONS, Reaction
-from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.schema import PEOPLE, Conversation
 from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.data.turns import iter_turns
 
-CUSTOMER_ROLES = ("user", "customer")
-BUSINESS_ROLES = ("assistant", "agent", "business")
 _FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "content"}], "outcome"}.'
-_CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome")
+_CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome", "customer_id")
 _MESSAGE_FIELDS = ("role", "content", "suggestion", "reaction")
+_LISTS = ("messages", "conversations")
+"""Fields that hold the messages; the second is ShareGPT's."""
+_ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _MAX_LINE = 16 * 1024 * 1024
+_ROWS = 64
+WITHOUT_REPLY = "conversations without a reply"
 
 log = logging.getLogger(__name__)
 
@@ -48,84 +52,198 @@ def read_log(path: Path, warn: Callable[[str], None] = log.warning) -> list[Conv
         warn: is told what was left out, and how often.
 
     Raises:
-        BadDataError: names file and line (or row and column) and the remedy: no such file, unknown format, damaged
-            archive, not JSON, NaN, missing, misspelt or mistyped field, a field twice, empty message, unknown role, an
-            id twice, no conversation with a customer message and a reply to it. Several problems come in one error.
+        BadDataError: as `LogReader`.
     """
-    if not path.is_file():
-        raise BadDataError(f"there is no log {path}", "Check warmStart.conversations.")
-    names = path.name.lower()
-    if names.endswith(".parquet"):
-        conversations = list(iter_turns(path, imported=True))
-    elif names.endswith((".jsonl", ".jsonl.gz")):
-        conversations = _read_jsonl(path, warn)
-    else:
-        raise BadDataError(f"{path.name} is no log that can be read", "Give .jsonl, .jsonl.gz or turn .parquet.")
-    if not conversations:
-        raise BadDataError(f"no conversations with a customer message and a reply in {path.name}", _FORMAT)
+    reader = LogReader(path)
+    conversations = list(reader)
+    for what in reader.left_out():
+        warn(what)
     return conversations
 
 
-def read_state(messages: Mapping[int, Any]) -> tuple[list[Turn], str]:
-    """A conversation that waits for a suggestion, read as a log's messages are: its turns and the newest message.
+class LogReader:
+    """The conversations of a log, in order. Its memory is bounded but for the names of the conversations.
 
     Args:
-        messages: in order, by the numbers that errors name.
+        path: of the log.
+        field: of the manifest, for errors.
+        position: where an earlier reader stood, by `position()`: goes on from there.
 
     Raises:
-        BadDataError: as `read_log` does of messages; or the last message is not the customer's.
+        BadDataError: while it is read, or at its end, where all that is wrong comes in one error that names file and
+            line (or row and column) and the remedy: no such file, unknown format, damaged archive, not JSON, NaN,
+            missing, misspelt or mistyped field, a field twice, empty message, unknown role, an id twice, no
+            conversation with a customer message and a reply to it.
     """
-    checked = [_message(f"messages[{i}]", message) for i, message in messages.items()]
-    count = next((n for n, m in enumerate(reversed(checked)) if m["side"] != "customer"), len(checked))
-    if not count:
-        raise BadDataError("the last message is not the customer's", "End with the message to answer (role user).")
-    return _turns(checked, Counter()), _join(checked[-count:])
 
+    def __init__(
+        self, path: Path, field: str = "warmStart.conversations", position: dict[str, Any] | None = None
+    ) -> None:
+        if not path.is_file():
+            raise BadDataError(f"there is no log {path}", f"Check {field}.")
+        self.path, self.size = path, path.stat().st_size
+        start = position or {}
+        self.problems = Problems(path.name)
+        self.omissions: Counter[str] = Counter(start.get("omissions", {}))
+        self.count: int = start.get("count", 0)
+        """Conversations so far, those of an earlier reader among them."""
+        self.bytes: int = start.get("bytes", 0)
+        """Of the file, so far."""
+        self.place = ""
+        """Of the latest conversation, for errors."""
+        self._places: dict[str, int] = dict(start.get("places", {}))
+        self._repeated: Counter[str] = Counter(start.get("repeated", {}))
+        self._number: int = start.get("number", 0)
+        self._offset: int = start.get("offset", 0)
+        self._names = path.name.lower()
 
-def _read_jsonl(path: Path, warn: Callable[[str], None]) -> list[Conversation]:
-    omissions: Counter[str] = Counter()
-    lines_of: dict[str, int] = {}
-    conversations = []
-    problems = Problems(path.name)
-    for number, data in _lines(path, problems):
-        line = _LogLine(path.name, number, problems)
-        with problems.collecting():
-            conversation = line.conversation(line.parse(data), omissions)
-            if conversation is None:
-                continue
-            first = lines_of.setdefault(conversation.id, number)
-            if first != number:
+    def position(self) -> dict[str, Any]:
+        """Where the next conversation begins, for another reader of the same file; JSON."""
+        return {
+            "omissions": dict(self.omissions),
+            "count": self.count,
+            "places": dict(self._places),
+            "repeated": dict(self._repeated),
+            "number": self._number,
+            "offset": self._offset,
+            "bytes": self.bytes,
+        }
+
+    def __iter__(self) -> Iterator[Conversation]:
+        yield from self.conversations()
+        self.problems.check()
+        if not self.count:
+            raise BadDataError(f"no conversations with a customer message and a reply in {self.path.name}", _FORMAT)
+
+    def conversations(self) -> Iterator[Conversation]:
+        """The good ones; what is wrong with the others is in `problems`, and not raised."""
+        if not self._names.endswith((*_ENDINGS, ".parquet")):
+            raise BadDataError(f"{self.path.name} is no log that can be read", "Give .jsonl, .jsonl.gz or .parquet.")
+        if self._names.endswith(".parquet") and not _holds_messages(self.path):
+            yield from self._turn_parquet()
+            return
+        for record in self._rows() if self._names.endswith(".parquet") else self._lines():
+            self.place = record.place
+            with self.problems.collecting():
+                conversation = self._conversation(record)
+                if conversation is not None:
+                    self.count += 1
+                    yield conversation
+
+    def left_out(self) -> list[str]:
+        """What was left out, and how often, in words."""
+        return [f"{self.path.name}: left out {count} {what}" for what, count in sorted(self.omissions.items())]
+
+    def _turn_parquet(self) -> Iterator[Conversation]:
+        with self.problems.collecting():
+            for number, conversation in enumerate(iter_turns(self.path, imported=True)):
+                if number >= self.count:
+                    self.count += 1
+                    self.place = f"conversation {self.count}"
+                    yield conversation
+        self.bytes = self.size
+
+    def _rows(self) -> Iterator["_Record"]:
+        """Of parquet that has a column of messages, one conversation each."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                groups, first = file.metadata.num_row_groups, 0
+                for group in range(groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if first + rows > self._number:
+                        skipped = self._number - first
+                        for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group]):
+                            for row in batch.to_pylist()[max(0, skipped) :]:
+                                self._number += 1
+                                yield _Record(self.path.name, f"row {self._number - 1}", self.problems, _present(row))
+                            skipped -= batch.num_rows
+                    first += rows
+                    self.bytes = self.size * (group + 1) // groups
+        except (OSError, pa.ArrowException) as error:
+            text = " ".join(str(error).split())[:300]
+            raise BadDataError(f"{self.path.name} is damaged: {text}", "Fetch or make the file again.") from error
+
+    def _lines(self) -> Iterator["_Record"]:
+        """Lines that are not blank, in constant memory."""
+        name = self.path.name
+        try:
+            with self.path.open("rb") as raw:
+                file = gzip.GzipFile(fileobj=raw) if self._names.endswith(".gz") else raw
+                file.seek(self._offset)
+                while data := file.readline(_MAX_LINE + 1):
+                    self._number, self.bytes = self._number + 1, raw.tell()
+                    self._offset += len(data)
+                    place = f"line {self._number}"
+                    if self._number == 1:
+                        _check_encoding(name, data)
+                        data = data.removeprefix(codecs.BOM_UTF8)
+                    if len(data) > _MAX_LINE:
+                        self.problems.add(ProblemError(name, place, " is longer than 16 MiB", _FORMAT))
+                        while data and not data.endswith(b"\n"):
+                            data = file.readline(_MAX_LINE)
+                            self._offset += len(data)
+                    elif data.strip():
+                        record = _Record(name, place, self.problems)
+                        with self.problems.collecting():
+                            record.parse(data)
+                            yield record
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            what = f" is the last before the file is damaged: {error}"
+            self.problems.add(ProblemError(name, f"line {self._number}", what, "Compress the log with gzip again."))
+
+    def _conversation(self, record: "_Record") -> Conversation | None:
+        """None where there is nothing to learn, or where something is wrong with it; all of that is collected."""
+        conversation = record.conversation(self.omissions)
+        if conversation is None:
+            return None
+        if conversation.id:
+            first = self._places.setdefault(conversation.id, self._number)
+            if first != self._number:
                 what = f": conversation_id {conversation.id!r:.100} comes a second time"
-                line.fail(what, f"The first is on line {first}; write each conversation on one line.")
-            if conversation.turns:
-                conversations.append(conversation)
-            else:
-                omissions["conversations without a reply"] += 1
-    problems.check()
-    for what, count in sorted(omissions.items()):
-        warn(f"{path.name}: left out {count} {what}")
-    return conversations
+                place = record.place.split()[0]
+                record.fail(what, f"The first is on {place} {first}; write each conversation on one {place}.")
+        if not conversation.turns:
+            self.omissions[WITHOUT_REPLY] += 1
+            return None
+        if not conversation.id:
+            conversation.id = self._derived_id(conversation)
+        return conversation
+
+    def _derived_id(self, conversation: Conversation) -> str:
+        """Of what is said; those that say the same are numbered."""
+        words = json.dumps([(turn.customer_message, turn.sent_message) for turn in conversation.turns])
+        name = f"log-{hashlib.sha256(words.encode()).hexdigest()[:16]}"
+        self._repeated[name] += 1
+        return name if self._repeated[name] == 1 else f"{name}-{self._repeated[name]}"
+
+    @property
+    def alike(self) -> int:
+        """Conversations without an id that say what another one said, word for word."""
+        return sum(count - 1 for count in self._repeated.values())
 
 
-def _lines(path: Path, problems: Problems) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines that are not blank, in constant memory."""
-    number = 0
+def _holds_messages(path: Path) -> bool:
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            while data := file.readline(_MAX_LINE + 1):
-                number += 1
-                if number == 1:
-                    _check_encoding(path.name, data)
-                    data = data.removeprefix(codecs.BOM_UTF8)
-                if len(data) > _MAX_LINE:
-                    problems.add(ProblemError(path.name, f"line {number}", " is longer than 16 MiB", _FORMAT))
-                    while data and not data.endswith(b"\n"):
-                        data = file.readline(_MAX_LINE)
-                elif data.strip():
-                    yield number, data
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        what = f" is the last before the file is damaged: {error}"
-        problems.add(ProblemError(path.name, f"line {number}", what, "Compress the log with gzip again."))
+        names = pq.read_schema(path).names
+    except (OSError, pa.ArrowException):
+        return False  # `iter_turns` says what is wrong
+    return any(name in names for name in _LISTS)
+
+
+def _present(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without the nulls that parquet has where a field is missing. An abstention is a rejected suggestion."""
+    for name in _LISTS:
+        if isinstance(row.get(name), list):
+            row[name] = [_present_message(message) for message in row[name]]
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _present_message(message: Any) -> Any:
+    if not isinstance(message, dict):
+        return message
+    abstained = message.get("suggestion") is None and message.get("reaction") == "rejected"
+    present = {name: value for name, value in message.items() if value is not None}
+    return present | ({"suggestion": None} if abstained else {})
 
 
 def _check_encoding(name: str, data: bytes) -> None:
@@ -134,18 +252,19 @@ def _check_encoding(name: str, data: bytes) -> None:
         raise BadDataError(f"{name}, line 1 is not UTF-8 but looks like UTF-16 or UTF-32", "Save the log as UTF-8.")
 
 
-class _LogLine:
-    """One line of a log, which is one conversation."""
+class _Record:
+    """One line or row of a log, which is one conversation."""
 
-    def __init__(self, file: str, number: int, problems: Problems) -> None:
-        self._file, self._place, self._problems = file, f"line {number}", problems
+    def __init__(self, file: str, place: str, problems: Problems, value: dict[str, Any] | None = None) -> None:
+        self._file, self.place, self._problems = file, place, problems
+        self._value: dict[str, Any] = value or {}
 
     def fail(self, what: str, remedy: str) -> NoReturn:
-        """Raises a ProblemError of this line."""
-        raise ProblemError(self._file, self._place, what, remedy)
+        """Raises a ProblemError of this record."""
+        raise ProblemError(self._file, self.place, what, remedy)
 
-    def parse(self, data: bytes) -> dict[str, Any]:
-        """The line's JSON object."""
+    def parse(self, data: bytes) -> None:
+        """Takes the line's JSON object."""
 
         def refuse(constant: str) -> NoReturn:
             self.fail(f" holds {constant}", "Write null, or leave the field out.")
@@ -154,7 +273,7 @@ class _LogLine:
             fields = dict(pairs)
             if len(fields) < len(pairs):
                 twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-                self.fail(f" has the field {_show(twice)} twice in one object", "Keep one of them.")
+                self.fail(f" has the field {show(twice)} twice in one object", "Keep one of them.")
             return fields
 
         try:
@@ -165,135 +284,59 @@ class _LogLine:
             self.fail(f" is not JSON: {error}", _FORMAT)
         if not isinstance(value, dict):
             self.fail(" is no JSON object", _FORMAT)
-        return value
+        self._value = value
 
-    def conversation(self, value: dict[str, Any], omissions: Counter[str]) -> Conversation | None:
-        """The conversation, or None where something is wrong with it; all of that is collected."""
-        before = self._problems.total
+    def conversation(self, omissions: Counter[str]) -> Conversation | None:
+        """The conversation, its id empty where it has none; None where something is wrong, which is collected."""
+        value, before = self._value, self._problems.total
+        list_name = next((name for name in _LISTS if isinstance(value.get(name), list)), _LISTS[0])
+        writer: str | None = None
         with self._problems.collecting():
-            identifier = self._identifier(value)
+            writer = self._with_place(writer_of, "", value)
+        identifier = self._name("conversation_id", value.get("conversation_id", value.get("id")))
+        customer = self._name("customer_id", value.get("customer_id"))
         outcome = value.get("outcome")
         if outcome is not None and not isinstance(outcome, bool):
-            self._note(f": outcome is {_show(outcome)}", "Use true, false, or null while it is open.")
-        self._check_names(value, "", _CONVERSATION_FIELDS)
-        messages = value.get("messages")
+            self._note(f": outcome is {show(outcome)}", "Use true, false, or null while it is open.")
+        known = {"conversation_id"} if "id" in value else set()
+        self._check_names({**dict.fromkeys(known), **value}, "", _CONVERSATION_FIELDS)
+        messages = value.get(list_name)
         if not isinstance(messages, list):
-            self._note(f": messages is {_show(messages)}", _FORMAT)
+            self._note(f": messages is {show(messages)}", _FORMAT)
             return None
         checked = []
         for index, message in enumerate(messages):
-            try:
-                checked.append(_message(f"messages[{index}]", message))
-            except BadDataError as error:
-                self._note(f": {error.message}", error.remedy)
+            with self._problems.collecting():
+                checked.append(self._with_place(check, f"{list_name}[{index}]", message, omissions))
             if isinstance(message, dict):
-                self._check_names(message, f"messages[{index}].", _MESSAGE_FIELDS)
+                self._check_names(message, f"{list_name}[{index}].", _MESSAGE_FIELDS)
         if self._problems.total > before:
             return None
-        return Conversation(identifier, _turns(checked, omissions), bool(outcome), censored=outcome is None)
+        turns = turns_of(checked, omissions, writer or PEOPLE)
+        if turns and not turns[-1].ended_at:
+            turns[-1].ended_at = time_of(value) or 0.0
+        return Conversation(identifier, turns, bool(outcome), outcome is None, customer)
 
-    def _identifier(self, value: dict[str, Any]) -> str:
-        identifier = value.get("conversation_id")
-        is_name = isinstance(identifier, str | int) and not isinstance(identifier, bool)
-        if not is_name or identifier == "" or not _is_text(str(identifier)):
-            self.fail(f": conversation_id is {_show(identifier)}", "Give each conversation a unique text.")
-        return str(identifier)
+    def _with_place(self, read: Callable[..., Any], *arguments: Any) -> Any:
+        """What `read` makes; its errors get this record's place."""
+        try:
+            return read(*arguments)
+        except BadDataError as error:
+            raise ProblemError(self._file, self.place, f": {error.message}", error.remedy) from None
+
+    def _name(self, field: str, value: Any) -> str:
+        """An id as a text; empty where there is none, or where it is none, which is noted."""
+        if value is None:
+            return ""
+        is_name = isinstance(value, str | int) and not isinstance(value, bool)
+        if not is_name or value == "" or not is_text(str(value)):
+            self._note(f": {field} is {show(value)}", "Give each a unique text, or leave the field out.")
+            return ""
+        return str(value)
 
     def _check_names(self, value: dict[str, Any], prefix: str, known: Collection[str]) -> None:
         for name, field in misspelt(value, known).items():
-            self._note(f": unknown field {prefix}{_plain(name)}", f"Rename it to {field}, or leave it out.")
+            self._note(f": unknown field {prefix}{plain_name(name)}", f"Rename it to {field}, or leave it out.")
 
     def _note(self, what: str, remedy: str) -> None:
-        self._problems.add(ProblemError(self._file, self._place, what, remedy))
-
-
-def _message(where: str, value: Any) -> dict[str, Any]:
-    """One checked message as {"side", "content", "suggestion", "reaction"}."""
-    if not isinstance(value, dict):
-        raise BadDataError(f"{where} is {_show(value)}", 'Write {"role", "content"}.')
-    role, content = value.get("role"), value.get("content")
-    if not isinstance(role, str) or role not in (*CUSTOMER_ROLES, *BUSINESS_ROLES, "system"):
-        allowed = ", ".join((*CUSTOMER_ROLES, *BUSINESS_ROLES, "system"))
-        raise BadDataError(f"{where}.role is {_show(role)}", f"Use one of {allowed}.")
-    if not isinstance(content, str):
-        raise BadDataError(f"{where}.content is {_show(content)}", "It must be a text.")
-    if role == "system":
-        return {"side": "system"}
-    if not content.strip():
-        raise BadDataError(f"{where}.content is empty", "Leave the message out of the log.")
-    if not _is_text(content):
-        raise BadDataError(f"{where}.content holds half a surrogate pair", "Write valid Unicode.")
-    if role in CUSTOMER_ROLES:
-        return {"side": "customer", "content": content}
-    suggestion, reaction = _action(where, value, content)
-    return {"side": "business", "content": content, "suggestion": suggestion, "reaction": reaction}
-
-
-def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None, Reaction]:
-    """What was suggested and what became of it: by default the message itself, accepted."""
-    suggestion = value.get("suggestion", content)
-    if suggestion is not None and not (isinstance(suggestion, str) and _is_text(suggestion)):
-        raise BadDataError(f"{where}.suggestion is {_show(suggestion)}", "Use a text, or null if there was none.")
-    default = "rejected" if suggestion is None else "accepted" if suggestion == content else None
-    # Tables write null where there is nothing.
-    reaction: Any = default if value.get("reaction") is None else value["reaction"]
-    if reaction is None or reaction not in REACTIONS:
-        problem = "is missing, and the suggestion is not what was sent" if reaction is None else f"is {_show(reaction)}"
-        raise BadDataError(f"{where}.reaction {problem}", f"Use one of {', '.join(REACTIONS)}.")
-    if suggestion is None and reaction != "rejected":
-        raise BadDataError(
-            f"{where}.reaction is {_show(reaction)} without a suggestion", "Use rejected or leave it out."
-        )
-    return suggestion, reaction
-
-
-def _turns(messages: list[dict[str, Any]], omissions: Counter[str]) -> list[Turn]:
-    """Alternating turns: consecutive messages of one side are joined by line breaks."""
-    sides = [message for message in messages if message["side"] != "system"]
-    if len(sides) < len(messages):
-        omissions["system messages"] += len(messages) - len(sides)
-    runs: list[list[dict[str, Any]]] = []
-    for message in sides:
-        if runs and runs[-1][0]["side"] == message["side"]:
-            runs[-1].append(message)
-        else:
-            runs.append([message])
-    if runs and runs[0][0]["side"] == "business":
-        omissions["greetings before the first customer message"] += 1
-        runs = runs[1:]
-    if len(runs) % 2:
-        omissions["customer messages that nobody answered"] += 1
-        runs = runs[:-1]
-    return [_turn(customer, business) for customer, business in zip(runs[::2], runs[1::2], strict=True)]
-
-
-def _turn(customer: list[dict[str, Any]], business: list[dict[str, Any]]) -> Turn:
-    sent = _join(business)
-    suggestions = [message["suggestion"] for message in business if message["suggestion"] is not None]
-    reactions = {message["reaction"] for message in business}
-    suggestion = "\n".join(suggestions) if suggestions else None
-    reaction: Reaction = business[0]["reaction"] if len(reactions) == 1 else "edited"
-    return Turn(_join(customer), suggestion, reaction, sent, behaviour="log")
-
-
-def _join(messages: list[dict[str, Any]]) -> str:
-    return "\n".join(message["content"] for message in messages)
-
-
-def _is_text(text: str) -> bool:
-    """False for lone surrogates, which JSON can spell and UTF-8 cannot."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "missing"
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except RecursionError:
-        return "nested too deeply"
-    return (text if _is_text(text) else json.dumps(value))[:80]
-
-
-def _plain(name: str) -> str:
-    return _show(name)[1:-1]
+        self._problems.add(ProblemError(self._file, self.place, what, remedy))

@@ -1,10 +1,12 @@
 """Which part of the logged conversations is the policy's own: returns and states of others say nothing about it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.schema import PEOPLE, Conversation, Turn
+
+EXPLORER = "explorer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +31,38 @@ def explored(turn: Turn) -> bool:
     return turn.behaviour == "explore"
 
 
-def own_part(conversations: Sequence[Conversation], digest: str) -> OwnPart:
-    """What the policy `digest` held of each conversation, up to the outcome; exploring turns count as its own.
+def writer_of(turn: Turn) -> str:
+    """Who suggested: the explorer, a policy's digest, or a writer of a log."""
+    if explored(turn):
+        return EXPLORER
+    return turn.policy_digest if turn.behaviour == "policy" else turn.writer or PEOPLE
+
+
+def by_policy(digest: str) -> Callable[[Turn], bool]:
+    """Whether a turn is this policy's own; exploring turns count as its own."""
+    # The explorer has a digest of its own; what matters is that the run's coin chose it.
+    return lambda turn: explored(turn) or (turn.behaviour == "policy" and turn.policy_digest == digest)
+
+
+def by_writers(writers: Collection[str] | None) -> Callable[[Turn], bool]:
+    """Whether a turn of a log is one of these writers', whom the policy imitates; None: of anybody."""
+    return lambda turn: writers is None or writer_of(turn) in writers
+
+
+def own_part(conversations: Iterable[Conversation], owns: Callable[[Turn], bool]) -> OwnPart:
+    """What the policy held of each conversation, up to the outcome.
 
     What follows after somebody else's turn is unknown of this policy, so a conversation is censored in front of it: it
     is no failure, and the states before are real. Turns whose policy is not known are somebody else's.
+
+    Args:
+        conversations: of a log.
+        owns: whether a turn is the policy's own: `by_policy` or `by_writers`.
     """
     own_parts: list[Conversation] = []
     others = handed_over = 0
     for conversation in map(before_outcome, conversations):
-        turns = list(takewhile(lambda turn: _is_own(turn, digest), conversation.turns))
+        turns = list(takewhile(owns, conversation.turns))
         if len(turns) == len(conversation.turns):
             own_parts.append(conversation)
         elif turns:
@@ -47,8 +71,3 @@ def own_part(conversations: Sequence[Conversation], digest: str) -> OwnPart:
         else:
             others += 1
     return OwnPart(own_parts, others, handed_over)
-
-
-def _is_own(turn: Turn, digest: str) -> bool:
-    # The explorer has a digest of its own; what matters is that the run's coin chose it.
-    return explored(turn) or (turn.behaviour == "policy" and turn.policy_digest == digest)

@@ -10,11 +10,15 @@ import pyarrow as pa
 
 from ippo_trainer.data.reactions import Reaction
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = (1, SCHEMA_VERSION)
+"""Version 1 has neither `writer` nor `customer_id`."""
 VERSION_KEY = b"ippo.schema_version"
 
 Behaviour = Literal["policy", "explore", "log"]
 BEHAVIOURS: tuple[str, ...] = get_args(Behaviour)
+PEOPLE = "people"
+"""The writer of a log that names none."""
 
 
 @dataclass(slots=True)
@@ -44,6 +48,8 @@ class Turn:
     """Seconds since 1970 UTC when the customer message came. Simulators use simulated time, so that bytes repeat."""
     ended_at: float = 0.0
     """Seconds since 1970 UTC when the business sent its message."""
+    writer: str = ""
+    """Of a turn of somebody else's: who suggested; empty where nobody said."""
 
     def as_shown(self) -> Self:
         """The turn as the business met it: a suggestion that was never displayed is an abstention."""
@@ -62,6 +68,8 @@ class Conversation:
     """Whether the outcome came, at the latest after the last turn."""
     censored: bool = False
     """Still open when it was logged: its outcome is unknown, it is no failure."""
+    customer_id: str = ""
+    """Whose conversation it is; empty where unknown. Conversations of one customer stay on one side of a split."""
 
 
 SCHEMA = pa.schema(
@@ -82,7 +90,12 @@ SCHEMA = pa.schema(
         pa.field("ended_at", pa.timestamp("us", tz="UTC"), nullable=False),
         pa.field("censored", pa.bool_(), nullable=False),
         pa.field("final_outcome", pa.bool_(), nullable=False),
+        pa.field("writer", pa.string(), nullable=False),
+        pa.field("customer_id", pa.string(), nullable=False),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
-"""`outcome` is before the suggestion; `censored` and `final_outcome` are the conversation's, repeated on each row."""
+"""`outcome` is before the suggestion; `censored`, `final_outcome` and `customer_id` are the conversation's, repeated on
+each row."""
+NEW_COLUMNS = {"writer": "", "customer_id": ""}
+"""What files of version 1 lack, and what stands for it."""

@@ -16,6 +16,8 @@ from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import (
     BEHAVIOURS,
+    NEW_COLUMNS,
+    READABLE,
     SCHEMA,
     SCHEMA_VERSION,
     VERSION_KEY,
@@ -37,6 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "started_at": 0,
     "ended_at": 0,
     "censored": False,
+    **NEW_COLUMNS,
 }
 _TIME_COLUMNS = ("started_at", "ended_at")
 """Seconds in a Turn, microseconds in a file."""
@@ -162,7 +165,8 @@ class _ConversationReader:
                 before = self.end()
             except BadDataError as error:
                 problem = error
-            self._current = Conversation(row["conversation_id"], [], row["final_outcome"], row["censored"])
+            ending = row["final_outcome"], row["censored"], row["customer_id"]
+            self._current = Conversation(row["conversation_id"], [], *ending)
             self._first, self._bad = number, False
         if not self._bad:
             self._bad = True
@@ -192,14 +196,15 @@ def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[p
 def _check_schema(name: str, schema: pa.Schema, problems: Problems | None) -> None:
     imported = problems is not None
     version = (schema.metadata or {}).get(VERSION_KEY)
-    if version != str(SCHEMA_VERSION).encode() and not (imported and version is None):
+    optional: dict[str, Any] = _DEFAULTS if imported else NEW_COLUMNS if version == b"1" else {}
+    if version not in [str(each).encode() for each in READABLE] and not (imported and version is None):
         version_text = "no schema version" if version is None else f"schema version {version.decode(errors='replace')}"
         raise BadDataError(f"{name} has {version_text}, this release reads {SCHEMA_VERSION}", _HOW)
     wrong = Problems(name)
     for column in SCHEMA.names:
         if schema.names.count(column) > 1:
             wrong.add(BadDataError(f"{name} has column {column!r} {schema.names.count(column)} times", "Keep one."))
-        if column not in schema.names and not (imported and column in _DEFAULTS):
+        if column not in schema.names and column not in optional:
             wrong.add(BadDataError(f"{name} has no column {column!r}", _HOW))
     for column, field in misspelt(schema.names, SCHEMA.names).items():
         wrong.add(BadDataError(f"{name} has a column {column!r}", f"Rename it to {field!r}, or leave it out."))
@@ -231,7 +236,12 @@ def _check_row(name: str, number: int, row: dict[str, Any], conversation: Conver
             f"in conversation {conversation.id!r:.100}",
             "Sort the rows by conversation_id and turn; turns count from 0 without gaps.",
         )
-    for column, value in (("final_outcome", conversation.outcome), ("censored", conversation.censored)):
+    shared = {
+        "final_outcome": conversation.outcome,
+        "censored": conversation.censored,
+        "customer_id": conversation.customer_id,
+    }
+    for column, value in shared.items():
         if row[column] != value:
             raise ProblemError(
                 name,
@@ -294,6 +304,7 @@ def _to_rows(conversation: Conversation) -> list[dict[str, Any]]:
         "conversation_id": conversation.id,
         "censored": conversation.censored,
         "final_outcome": conversation.outcome,
+        "customer_id": conversation.customer_id,
     }
     return [
         shared

@@ -24,6 +24,8 @@ class GateInputs:
     """Mean KL(candidate || current) in nats per suggestion; None where nothing was suggested."""
     evidence: str
     """Where the lift comes from, e.g. `2000 paired conversations`."""
+    measured: str = ""
+    """What the lift is of, with its unit, where it is not the gate's metric on conversations."""
 
 
 def decide(gate: Gate, inputs: GateInputs) -> Decision:
@@ -37,7 +39,8 @@ def decide(gate: Gate, inputs: GateInputs) -> Decision:
         return Decision(outcome="Reject", reason=broken)
     lift, least = inputs.lift, float(gate.min_lift)
     figures = (
-        f"{gate.metric} changes by {lift.estimate:+.4f} {_UNITS[gate.metric]} "
+        f"{inputs.measured or gate.metric} changes by {lift.estimate:+.4f} "
+        f"{'' if inputs.measured else _UNITS[gate.metric] + ' '}"
         f"({float(gate.confidence):.0%} interval {lift.low:+.4f} to {lift.high:+.4f}, {inputs.evidence})"
     )
     if lift.low > least:

@@ -1,7 +1,7 @@
 """How much better a policy is on held-out states, in the terms of Theorem 2: E[Q] against pi_i, and the KL to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,13 @@ class HeldOutSums:
     """Number of response tokens."""
     truncated: Floats
     """Number of responses without an end."""
+
+    @staticmethod
+    def joined(parts: "Sequence[HeldOutSums]") -> "HeldOutSums":
+        """Of all conversations of the parts, in order."""
+        return HeldOutSums(
+            *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(HeldOutSums))
+        )
 
     def mean_kl(self) -> Interval:
         """Nats per suggestion."""

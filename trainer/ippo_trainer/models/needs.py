@@ -61,7 +61,8 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
             if several
             else {"policy": Copies(TRAINED + 1, 0, kept=SNAPSHOTS), "q": Copies(TRAINED - 1)}
         )
-    return dict.fromkeys(("candidate", "policy"), Copies(0))
+    scorer = ("q",) if spec.environment is None else ()  # logged states are scored instead of customers met
+    return dict.fromkeys(("candidate", "policy", *scorer), Copies(0))
 
 
 def _explores(spec: StageSpec) -> bool:

@@ -112,7 +112,9 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         return None, problems
     reader = _Reader(store, problems)
     fit_q, evaluate = results.get(FIT_Q), results.get(EVALUATE)
-    evaluation = reader.read(evaluate, "evaluation", METRICS, Evaluation)
+    # Without a simulator there are no conversations to measure: the decision says what logged states show.
+    simulated = evaluate is not None and "heldOutQLift" not in evaluate.metrics
+    evaluation = reader.read(evaluate, "evaluation", METRICS, Evaluation) if simulated else None
     cycle = Cycle(
         iteration=iteration,
         artifacts=_artifacts(reader, results),

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.logs import BUSINESS_ROLES, read_state
+from ippo_trainer.data.messages import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import Turn
 from ippo_trainer.serve.engine import ResponseSampling
 from ippo_trainer.serve.errors import RequestError

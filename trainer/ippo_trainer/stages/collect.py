@@ -1,4 +1,5 @@
-"""Stage `collect`: the current policy talks to simulated customers, and every turn is logged.
+"""Stage `collect`: the current policy talks to simulated customers, and every turn is logged. Or a log is there already
+(`history`).
 
 Shard i of n holds a contiguous part of the conversations, in batches that do not depend on one another, and publishes
 it (kind `turns-shard`) with a note (`turns.json`) of what it holds. A shard that finds the notes of all shards joins
@@ -36,6 +37,7 @@ from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import check_context, load_policy
 from ippo_trainer.models.verify import SHORT
+from ippo_trainer.stages import history
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
@@ -80,13 +82,15 @@ class _Progress:
 
 
 def run(ctx: StageContext) -> StageResult:
-    """Collects one shard's conversations; joins all shards' if they are all there.
+    """Collects one shard's conversations; joins all shards' if they are all there. Takes a log's where that is said.
 
     Raises:
         BadSpecError: no environment, fewer conversations than shards, prompts that do not fit the model.
         BadDataError: a policy or environment that is wrong, or a note that was made from other inputs.
         StoppedError: told to stop; a checkpoint is saved.
     """
+    if ctx.spec.history is not None:
+        return history.run(ctx, ctx.spec.history)
     settings = ctx.spec.collect
     if settings is None or ctx.spec.environment is None:
         missing = COLLECT if settings is None else "environment"

@@ -29,6 +29,7 @@ from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import LoadedPolicy, load_policy
 from ippo_trainer.models.verify import SHORT
+from ippo_trainer.stages import unsimulated
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
@@ -63,20 +64,22 @@ class _Findings:
 
 
 def run(ctx: StageContext) -> StageResult:
-    """Measures both policies on the same customers, decides, and publishes the evidence.
+    """Measures both policies on the same customers, decides, and publishes the evidence. Where there is no environment,
+    logged states are the evidence (`unsimulated`).
 
     The gate sees outcomes, reactions and KL only, as a business would. Where the environment knows its exact solution,
     that is for the report.
 
     Raises:
-        BadSpecError: no `evaluate` section, no environment, or an input that is not named.
+        BadSpecError: no `evaluate` section, or an input that is not named.
         BadDataError: policies that do not fit together, or an environment that breaks its contract.
         StoppedError: told to stop; the next attempt resumes.
     """
     section = ctx.spec.evaluate
-    if section is None or ctx.spec.environment is None:
-        missing = EVALUATE if section is None else "environment"
-        raise BadSpecError(f"stage spec: {missing} is missing", "Add the section.")
+    if section is None:
+        raise BadSpecError(f"stage spec: {EVALUATE} is missing", "Add the section.")
+    if ctx.spec.environment is None:
+        return unsimulated.run(ctx, section)
     environment = ctx.environment()
     players = _players(ctx)
     customers = _customers(ctx, section)

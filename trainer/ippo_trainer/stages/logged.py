@@ -1,34 +1,47 @@
 """The logged conversations of the current policy, as fit-q, improve and evaluate read them: the same, split alike."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.own import own_part
+from ippo_trainer.data.own import by_policy, by_writers, own_part, writer_of
 from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.splits import split
 from ippo_trainer.data.turns import read_turns
 from ippo_trainer.stages.runtime import StageContext
 
+_NAMED = 4
+
 
 def read_logged(ctx: StageContext) -> list[Conversation]:
     """The input `data`, without turns after the outcome and without what another than the input `policy` said.
+
+    Of a log, what `history.writers` wrote counts as the policy's own, since it imitates them.
 
     Raises:
         BadSpecError: an input that is not named.
         BadDataError: unusable turns, or none of them is the policy's own.
     """
     everything = read_turns(sorted(ctx.input("data", "data").rglob("*.parquet")))
-    digest = ctx.spec.inputs["policy"].digest
-    part = own_part(everything, digest)
+    digest, history = ctx.spec.inputs["policy"].digest, ctx.spec.history
+    part = own_part(everything, by_policy(digest) if history is None else by_writers(history.writers))
+    if not part.conversations and history is not None:
+        present = Counter(writer_of(turn) for conversation in everything for turn in conversation.turns)
+        names = ", ".join(f"{name!r:.80} ({count} turns)" for name, count in present.most_common(_NAMED))
+        raise BadDataError(
+            f"collect.history.writers began none of the {len(everything)} conversations; the log has {names}",
+            "Name some of these, or leave writers out.",
+        )
     if not part.conversations:
         raise BadDataError(
             f"none of the {len(everything)} conversations was held by the policy {digest[:19]}",
             "Collect with this policy; column 'policy_digest' says who suggested what.",
         )
+    other = "another policy" if history is None else "other writers"
     if part.others or part.handed_over:
         ctx.warn(
-            f"{part.others} of {len(everything)} conversations were held by another policy and are left out; "
+            f"{part.others} of {len(everything)} conversations were held by {other} and are left out; "
             f"{part.handed_over} changed hands and count as censored there"
         )
     return part.conversations
@@ -42,7 +55,18 @@ def finished(conversations: Sequence[Conversation]) -> list[Conversation]:
 def split_finished(
     conversations: Sequence[Conversation], holdout: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """(training, held out), each in the order given. Every stage that is told fit-q's share and seed splits alike."""
-    by_id = {each.id: each for each in finished(conversations)}
-    train, held = split(list(by_id), holdout, seed)
-    return [by_id[name] for name in train], [by_id[name] for name in held]
+    """(training, held out), each in the order given; a customer is on one side.
+
+    Every stage that is told fit-q's share and seed splits alike.
+    """
+    everything = finished(conversations)
+    held = set(split([_unit(each) for each in everything], holdout, seed)[1])
+    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+    for each in everything:
+        sides[_unit(each) in held].append(each)
+    return sides
+
+
+def _unit(conversation: Conversation) -> str:
+    """What a split keeps together: a customer's conversations, where it is known whose they are."""
+    return conversation.customer_id or conversation.id

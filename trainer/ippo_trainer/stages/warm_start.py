@@ -18,6 +18,7 @@ from ippo_trainer.contract.params import WarmStart
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import WARM_START
 from ippo_trainer.data.logs import read_log
+from ippo_trainer.data.own import by_writers, own_part, writer_of
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.environments.protocol import Environment
@@ -98,6 +99,8 @@ def _conversations(ctx: StageContext, settings: WarmStart, environment: Environm
     if settings.conversations is not None:
         path = fetch_file(settings.conversations, ctx.work / "log", ctx.spec.store, "warmStart.conversations")
         conversations = read_log(path, ctx.warn)
+        if settings.writers is not None:
+            conversations = _written_by(ctx, conversations, settings.writers)
         won = sum(conversation.outcome for conversation in conversations)
         ctx.log.info("%d conversations in %s, %d with the outcome", len(conversations), path.name, won)
         if won in {0, len(conversations)}:
@@ -115,6 +118,24 @@ def _conversations(ctx: StageContext, settings: WarmStart, environment: Environm
     seeds = [derive_seed(ctx.spec.seed, WARM_START, index) for index in range(settings.demonstrations)]
     with ctx.progress(len(seeds), "demonstrations", "conversations") as shown:
         return demonstrate(environment, seeds, ctx.spec.environment.name, shown.update)
+
+
+def _written_by(ctx: StageContext, conversations: list[Conversation], writers: tuple[str, ...]) -> list[Conversation]:
+    """What these writers wrote, up to where somebody else went on."""
+    part = own_part(conversations, by_writers(writers))
+    if not part.conversations:
+        present = sorted({writer_of(turn) for conversation in conversations for turn in conversation.turns})
+        raise BadDataError(
+            f"warmStart.writers began none of the {len(conversations)} conversations; the log names "
+            + ", ".join(f"{name!r:.80}" for name in present[:_NAMED]),
+            "Name some of these, or leave writers out.",
+        )
+    if part.others or part.handed_over:
+        ctx.warn(
+            f"{part.others} of {len(conversations)} conversations were begun by other writers and are not imitated; "
+            f"{part.handed_over} are up to where another writer went on"
+        )
+    return part.conversations
 
 
 def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: str) -> _Base:

@@ -6,13 +6,13 @@ from ippo_operator.cli.parsing import Verb, add_run, at_least
 
 APPROVE = """\
 Lets the candidate that waits become the current policy: sets spec.promotion.approve. Prints the figures first. Only for
-runs with spec.promotion.mode Manual. An answer is final.
+runs with spec.promotion.mode Manual, and for those without a simulator. An answer is final.
 
 With ITERATION, an answer can also be given before the candidate is there; it counts if the gate lets it pass.
 """
 REJECT = """\
 Keeps the policy before the candidate that waits: sets spec.promotion.reject. Prints the figures first. Only for runs
-with spec.promotion.mode Manual. An answer is final.
+with spec.promotion.mode Manual, and for those without a simulator. An answer is final.
 
 With ITERATION, an answer can also be given before the candidate is there.
 """

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ippo_trainer.contract.stages import COLLECT
+
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.status import IterationStatus
 from ippo_operator.cli.clusters import cluster, find
@@ -110,7 +112,7 @@ def _reject(run: RunView, arguments: Namespace) -> Change:
 def _answer(run: RunView, iteration: int | None, approves: bool) -> Change:
     promotion = run.spec.get("promotion") or {}
     waiting = approval.awaited(run.status)
-    if promotion.get("mode") != "Manual":
+    if promotion.get("mode") != "Manual" and (run.spec.get(COLLECT) or {}).get("simulate") is not None:
         raise CommandError(f"{run.name} promotes by itself: spec.promotion.mode is not Manual, so nobody is asked")
     if run.ended:
         raise CommandError(f"{run.name} has ended ({run.phase}); no candidate waits")

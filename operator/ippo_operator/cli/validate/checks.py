@@ -48,11 +48,17 @@ def findings(run: IterativePPORun) -> list[Finding]:
 
 
 def _files(run: IterativePPORun) -> Iterator[str]:
-    base, log = run.spec.policy.base, run.spec.warm_start and run.spec.warm_start.conversations
+    base, history = run.spec.policy.base, run.spec.collect.history
+    logs = {
+        "warmStart.conversations": run.spec.warm_start and run.spec.warm_start.conversations,
+        "collect.history.conversations": history and history.conversations,
+        "collect.history.outcomes": history and history.outcomes,
+    }
     if base.startswith(_FILE):
         yield from _model(_path(base))
-    if log and log.startswith(_FILE) and not _path(log).is_file():
-        yield f"spec.warmStart.conversations: there is no file {_path(log)}"
+    for field, uri in logs.items():
+        if uri and uri.startswith(_FILE) and not _path(uri).is_file():
+            yield f"spec.{field}: there is no file {_path(uri)}"
 
 
 def _model(directory: Path) -> Iterator[str]:
@@ -74,7 +80,10 @@ def _path(uri: str) -> Path:
 
 
 def _environment(run: IterativePPORun) -> Iterator[str]:
-    name = run.spec.collect.simulate.environment.name
+    simulate = run.spec.collect.simulate
+    if simulate is None:
+        return
+    name = simulate.environment.name
     if name in BUILT_IN_ENVIRONMENTS:
         return
     where = "spec.collect.simulate.environment.name"

@@ -24,9 +24,13 @@ def command(arguments: Namespace) -> int:
 
 def _summary(run: IterativePPORun) -> str:
     spec = run.spec
-    simulate = spec.collect.simulate
+    simulate, history = spec.collect.simulate, spec.collect.history
     start = "no warm start" if spec.warm_start is None else "a warm start"
+    first = "" if history is None else f", an iteration from {history.conversations}"
+    if simulate is None:
+        return f"{start}{first}, then your approval, policy {spec.policy.base}"
+    count = spec.iterations.max - (history is not None)
     return (
-        f"{start}, then up to {spec.iterations.max} iterations of {simulate.conversations} conversations "
+        f"{start}{first}, then up to {count} iterations of {simulate.conversations} conversations "
         f"with {simulate.environment.name}, policy {spec.policy.base}"
     )

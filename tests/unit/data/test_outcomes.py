@@ -1,0 +1,130 @@
+"""Outcomes in a file of their own: what is joined, what an observation window censors, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.outcomes import Outcomes, seconds_of
+from ippo_trainer.data.schema import Conversation, Turn
+
+DAY = 86400.0
+
+
+def conversation(name: str, ended_at: float = 0.0, outcome: bool | None = None) -> Conversation:
+    turns = [
+        Turn("hi", "yes", "accepted", "yes", started_at=max(0.0, ended_at - 60 * (3 - index)), ended_at=ended_at)
+        for index in range(3)
+    ]
+    return Conversation(name, turns, bool(outcome), censored=outcome is None)
+
+
+def csv(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_list_of_purchases(tmp_path: Path) -> None:
+    """The same in three formats: who is named bought, and nobody else did."""
+    rows = [{"conversation_id": "a"}, {"conversation_id": "b"}, {"conversation_id": "gone"}]
+    (tmp_path / "o.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "o.parquet")
+    csv(tmp_path / "o.csv", "conversation_id", "a", "b", "gone")
+    for name in ("o.jsonl", "o.parquet", "o.csv"):
+        outcomes = Outcomes(tmp_path / name)
+        joined = [outcomes.join(conversation(each)) for each in "abc"]
+        assert [(each.outcome, each.censored) for each in joined] == [(True, False), (True, False), (False, False)]
+        assert outcomes.counts == {"with the outcome": 2, "without the outcome": 1}
+        assert outcomes.check() == [f"{name}: 1 of 3 ids are of no conversation in the log"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "name", "end"),
+    [
+        (0.5, "bought in time", (True, False)),
+        (0.5, "bought too late", (False, False)),
+        (0.5, "said no", (False, False)),
+        (2.9, "over", (False, False)),
+        (3.1, "still open", (False, True)),
+        (9.5, "said no", (False, False)),
+    ],
+)
+def test_a_window(ended: float, name: str, end: tuple[bool, bool], tmp_path: Path) -> None:
+    """The file ends on day 10: a window of seven days is over for conversations that ended by day 3."""
+    rows = [
+        "conversation_id,outcome,time",
+        f"bought in time,true,{7 * DAY}",
+        f"bought too late,1,{9 * DAY}",
+        "said no,false,",
+        "somebody else,TRUE,1970-01-11T00:00:00Z",
+    ]
+    outcomes = Outcomes(csv(tmp_path / "o.csv", *rows), seconds_of("7d"))
+    joined = outcomes.join(conversation(name, ended * DAY))
+    assert (joined.outcome, joined.censored) == end
+
+
+def test_turns_after_the_outcome_are_past_the_end(tmp_path: Path) -> None:
+    path = csv(tmp_path / "o.csv", "conversation_id,time", f"a,{DAY - 100}")
+    joined = Outcomes(path).join(conversation("a", DAY))  # its turns begin 180, 120 and 60 seconds before the end
+    assert [turn.outcome for turn in joined.turns] == [False, False, True]
+
+
+def test_windows_in_units() -> None:
+    assert [seconds_of(text) for text in ("30m", "36h", "14d")] == [1800, 36 * 3600, 14 * DAY]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (["a,b", "1,2"], "no column conversation_id"),
+        (["conversation_id"], "no outcomes"),
+        (["conversation_id,outcome", "a,maybe"], r'row 2: outcome is "maybe".*true or false'),
+        (["conversation_id,outcome", ",true"], r'row 2: conversation_id is ""'),
+        (["conversation_id,time", "a,soon"], r'row 2: time is "soon".*ISO 8601'),
+        (["conversation_id,outcomes", "a,true"], r'unknown field "outcomes".*Rename it to outcome'),
+        (
+            ["conversation_id,outcome", "a,true", "a,false", "b,1", "b,0"],
+            r"2 problems.*row 3: outcome of conversation 'a' contradicts row 2",
+        ),
+    ],
+)
+def test_bad_files(rows: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match=words) as caught:
+        Outcomes(csv(tmp_path / "o.csv", *rows))
+    assert caught.value.remedy
+
+
+def test_other_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match="no file of outcomes"):
+        Outcomes(tmp_path / "absent.csv")
+    (tmp_path / "o.txt").write_text("x")
+    with pytest.raises(BadDataError, match="that can be read"):
+        Outcomes(tmp_path / "o.txt")
+    (tmp_path / "o.jsonl").write_text("[]\n{")
+    with pytest.raises(BadDataError, match=r"2 problems.*row 1 is no object.*cannot be read to its end"):
+        Outcomes(tmp_path / "o.jsonl")
+    (tmp_path / "o.parquet").write_bytes(b"PAR1")
+    with pytest.raises(BadDataError, match="cannot be read to its end"):
+        Outcomes(tmp_path / "o.parquet")
+    with pytest.raises(BadDataError, match=r"no times.*window"):
+        Outcomes(csv(tmp_path / "o.csv", "conversation_id", "a"), 1.0)
+
+
+def test_a_join_that_matches_nothing(tmp_path: Path) -> None:
+    outcomes = Outcomes(csv(tmp_path / "o.csv", "conversation_id", "order-1", "order-2"))
+    outcomes.join(conversation("chat-1"))
+    with pytest.raises(BadDataError, match=r"the log has 'chat-1', the file 'order-1', 'order-2'.*same ids"):
+        outcomes.check()
+
+
+def test_a_log_that_says_the_opposite_and_one_without_times(tmp_path: Path) -> None:
+    path = csv(tmp_path / "o.csv", "conversation_id,time", "a,5")
+    with pytest.raises(BadDataError, match=r"outcome of conversation 'a' is false, and o.csv, row 2, says true"):
+        Outcomes(path).join(conversation("a", outcome=False))
+    with pytest.raises(BadDataError, match=r"conversation 'a' has no time.*Give its messages"):
+        Outcomes(path, 1.0).join(conversation("a"))
+    agreed: Any = Outcomes(path).join(conversation("a", outcome=True))
+    assert agreed.outcome

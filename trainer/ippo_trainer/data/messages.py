@@ -1,0 +1,215 @@
+"""Messages of a chat log, of ours and of others' exports, and the turns that they make."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.reactions import REACTIONS, Reaction
+from ippo_trainer.data.schema import PEOPLE, Turn
+
+CUSTOMER_ROLES = ("user", "customer")
+BUSINESS_ROLES = ("assistant", "agent", "business")
+_LEFT_OUT = ("system", "tool")
+_ALLOWED = (*CUSTOMER_ROLES, *BUSINESS_ROLES, *_LEFT_OUT)
+_OTHER_NAMES = {"human": "user", "gpt": "assistant", "developer": "system", "function": "tool"}
+"""What ShareGPT and older or newer exports of OpenAI call them."""
+TIMES = ("time", "timestamp", "created_at", "create_time")
+"""Fields of a message or conversation that say when, the first that is there."""
+_MILLISECONDS = 1e11
+"""Numbers above it are no seconds of this millennium."""
+
+
+def read_state(messages: Mapping[int, Any]) -> tuple[list[Turn], str]:
+    """A conversation that waits for a suggestion, read as a log's messages are: its turns and the newest message.
+
+    Args:
+        messages: in order, by the numbers that errors name.
+
+    Raises:
+        BadDataError: as `logs.read_log` does of messages; a tool's message; or the last message is not the customer's.
+    """
+    checked = [check(f"messages[{i}]", message) for i, message in messages.items()]
+    for number, message in zip(messages, checked, strict=True):
+        if message["side"] == "tool":
+            raise BadDataError(f"messages[{number}].role is a tool's; this policy has none", "Leave the message out.")
+    count = next((n for n, m in enumerate(reversed(checked)) if m["side"] != "customer"), len(checked))
+    if not count:
+        raise BadDataError("the last message is not the customer's", "End with the message to answer (role user).")
+    return turns_of(checked, Counter()), _join(checked[-count:])
+
+
+def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict[str, Any]:
+    """One checked message as {"side", "content", "suggestion", "reaction", "writer", "time"}.
+
+    Args:
+        where: the message, for errors.
+        value: as the log has it; ShareGPT's `from` and `value` stand for `role` and `content`.
+        omissions: counts what is left out of it.
+    """
+    omissions = Counter() if omissions is None else omissions
+    if not isinstance(value, dict):
+        raise BadDataError(f"{where} is {show(value)}", 'Write {"role", "content"}.')
+    names = ("from", "value") if "from" in value and "role" not in value else ("role", "content")
+    role, content = (value.get(name) for name in names)
+    role = _OTHER_NAMES.get(role, role) if isinstance(role, str) else role
+    if not isinstance(role, str) or role not in _ALLOWED:
+        raise BadDataError(f"{where}.{names[0]} is {show(role)}", f"Use one of {', '.join(_ALLOWED)}.")
+    if role == "tool":
+        return {"side": "tool"}
+    where_content = f"{where}.{names[1]}"
+    if isinstance(content, list):
+        content = _text_of(where_content, content, omissions)
+    if role in BUSINESS_ROLES and (value.get("tool_calls") or value.get("function_call")):
+        omissions["calls of tools"] += 1
+        if not content:
+            return {"side": "tool", "call": True}
+    if not isinstance(content, str):
+        raise BadDataError(f"{where_content} is {show(content)}", "It must be a text.")
+    if role == "system":
+        return {"side": "system"}
+    if not content.strip():
+        raise BadDataError(f"{where_content} is empty", "Leave the message out of the log.")
+    if not is_text(content):
+        raise BadDataError(f"{where_content} holds half a surrogate pair", "Write valid Unicode.")
+    message = {"content": content, "time": time_of(value)}
+    if role in CUSTOMER_ROLES:
+        return message | {"side": "customer"}
+    suggestion, reaction = _action(where, value, content)
+    writer = writer_of(where, value)
+    return message | {"side": "business", "suggestion": suggestion, "reaction": reaction, "writer": writer}
+
+
+def _text_of(where: str, parts: list[Any], omissions: Counter[str]) -> str:
+    """The texts among the parts of a message, as OpenAI's exports have them."""
+    texts = []
+    for number, part in enumerate(parts):
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind in ("text", "input_text", "output_text"):
+            if not isinstance(text, str):
+                raise BadDataError(f"{where}[{number}].text is {show(text)}", "It must be a text.")
+            texts.append(text)
+        else:
+            omissions["parts of messages that are no text"] += 1
+    return "".join(texts)
+
+
+def writer_of(where: str, value: Mapping[str, Any]) -> str | None:
+    """Who wrote, by the field of that name; None where it says nothing."""
+    writer = value.get("writer")
+    if writer is not None and (not isinstance(writer, str) or not writer.strip() or not is_text(writer)):
+        raise BadDataError(f"{where + '.' if where else ''}writer is {show(writer)}", "Use a text, or leave it out.")
+    return writer
+
+
+def time_of(value: Mapping[str, Any]) -> float | None:
+    """Seconds since 1970 UTC: of a number of seconds or milliseconds, or of ISO 8601, in UTC where it has no zone.
+
+    None where there is none, or where it cannot be read: other tools have fields of these names, too.
+    """
+    found = next((value[name] for name in TIMES if value.get(name) is not None), None)
+    if isinstance(found, str):
+        try:
+            found = datetime.fromisoformat(found.strip())
+        except ValueError:
+            return None
+    if isinstance(found, datetime):
+        try:
+            return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+        except OverflowError:
+            return None
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < _MILLISECONDS * 1000:
+        return None
+    return float(found) / 1000 if found > _MILLISECONDS else float(found)
+
+
+def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None, Reaction]:
+    """What was suggested and what became of it: by default the message itself, accepted."""
+    suggestion = value.get("suggestion", content)
+    if suggestion is not None and not (isinstance(suggestion, str) and is_text(suggestion)):
+        raise BadDataError(f"{where}.suggestion is {show(suggestion)}", "Use a text, or null if there was none.")
+    default = "rejected" if suggestion is None else "accepted" if suggestion == content else None
+    # Tables write null where there is nothing.
+    reaction: Any = default if value.get("reaction") is None else value["reaction"]
+    if reaction is None or reaction not in REACTIONS:
+        problem = "is missing, and the suggestion is not what was sent" if reaction is None else f"is {show(reaction)}"
+        raise BadDataError(f"{where}.reaction {problem}", f"Use one of {', '.join(REACTIONS)}.")
+    if suggestion is None and reaction != "rejected":
+        raise BadDataError(
+            f"{where}.reaction is {show(reaction)} without a suggestion", "Use rejected or leave it out."
+        )
+    return suggestion, reaction
+
+
+def turns_of(messages: Sequence[dict[str, Any]], omissions: Counter[str], writer: str = PEOPLE) -> list[Turn]:
+    """Alternating turns: consecutive messages of one side are joined by line breaks.
+
+    Args:
+        messages: checked ones.
+        omissions: counts what is left out.
+        writer: of messages that name none.
+    """
+    sides = [message for message in messages if message["side"] not in _LEFT_OUT]
+    for message in messages:
+        if message["side"] in _LEFT_OUT and not message.get("call"):
+            omissions[f"{message['side']} messages"] += 1
+    runs: list[list[dict[str, Any]]] = []
+    for message in sides:
+        if runs and runs[-1][0]["side"] == message["side"]:
+            runs[-1].append(message)
+        else:
+            runs.append([message])
+    if runs and runs[0][0]["side"] == "business":
+        omissions["greetings before the first customer message"] += 1
+        runs = runs[1:]
+    if len(runs) % 2:
+        omissions["customer messages that nobody answered"] += 1
+        runs = runs[:-1]
+    return [_turn(customer, business, writer) for customer, business in zip(runs[::2], runs[1::2], strict=True)]
+
+
+def _turn(customer: list[dict[str, Any]], business: list[dict[str, Any]], writer: str) -> Turn:
+    sent = _join(business)
+    suggestions = [message["suggestion"] for message in business if message["suggestion"] is not None]
+    reactions = {message["reaction"] for message in business}
+    suggestion = "\n".join(suggestions) if suggestions else None
+    reaction: Reaction = business[0]["reaction"] if len(reactions) == 1 else "edited"
+    writers = sorted({message["writer"] or writer for message in business})
+    return Turn(
+        _join(customer),
+        suggestion,
+        reaction,
+        sent,
+        behaviour="log",
+        writer="+".join(writers),
+        started_at=next((m["time"] for m in reversed(customer) if m["time"] is not None), 0.0),
+        ended_at=next((m["time"] for m in reversed(business) if m["time"] is not None), 0.0),
+    )
+
+
+def _join(messages: Sequence[dict[str, Any]]) -> str:
+    return "\n".join(message["content"] for message in messages)
+
+
+def is_text(text: str) -> bool:
+    """False for lone surrogates, which JSON can spell and UTF-8 cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def show(value: Any) -> str:
+    """A value of a log, for errors."""
+    if value is None:
+        return "missing"
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        return "nested too deeply"
+    return (text if is_text(text) else json.dumps(value, default=str))[:80]
+
+
+def plain_name(name: str) -> str:
+    """The name of a field, for errors."""
+    return show(name)[1:-1]

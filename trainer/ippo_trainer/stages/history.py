@@ -1,0 +1,209 @@
+"""Stage `collect` where a log is there already: its conversations, as turns with outcomes, in files of bounded size."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ippo_trainer.contract.digests import canonical_json
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.params import LogHistory
+from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.outcomes import Outcomes, seconds_of
+from ippo_trainer.data.own import writer_of
+from ippo_trainer.data.problems import ProblemError
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.turns import write_turns
+from ippo_trainer.stages.keeping import Keeper
+from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.store.uri import fetch_file
+
+KIND = "data"
+_STATE = "history.json"
+PIECE_TURNS = 100_000
+PIECE_CHARACTERS = 32 << 20
+"""Of one file, about: what is in memory at once."""
+_MANY_WRITERS = 16
+
+
+@dataclass
+class _Progress:
+    """What an import has done: the files in `directory`, and sums over them."""
+
+    directory: Path
+    files: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    writers: Counter[str] = field(default_factory=Counter)
+    reader: dict[str, Any] | None = None
+    """Where the reader of the log stood after the last of the files."""
+    matches: int = 0
+    """Conversations that the file of outcomes names."""
+
+
+def run(ctx: StageContext, section: LogHistory) -> StageResult:
+    """Publishes the log's conversations as the data of the iteration.
+
+    Raises:
+        BadSpecError: a place that cannot be read.
+        BadDataError: a log or outcomes that are wrong; all that is wrong comes at once.
+        StoppedError: told to stop; the next attempt goes on where this one was.
+    """
+    place = ctx.spec.store
+    log = fetch_file(section.conversations, ctx.work / "log", place, "collect.history.conversations")
+    outcomes = None
+    if section.outcomes is not None:
+        window = None if section.window is None else seconds_of(section.window)
+        path = fetch_file(section.outcomes, ctx.work / "outcomes", place, "collect.history.outcomes")
+        outcomes = Outcomes(path, window)
+    state = _resume(ctx)
+    if outcomes is not None:
+        outcomes.matches = state.matches
+    reader = LogReader(log, "collect.history.conversations", state.reader)
+    _import(ctx, state, reader, outcomes)
+    _tell(ctx, state, reader, outcomes)
+    counts = {name: state.counts[name] for name in _COUNTS}
+    published = ctx.publish(ctx.folder, state.directory, KIND, {"counts": dict(counts), "writers": dict(state.writers)})
+    finished = counts["conversations"] - counts["censored"]
+    message = (
+        f"{counts['conversations']} conversations of {log.name}, {counts['outcomes']} of {finished} with the outcome."
+    )
+    return ctx.result(artifacts={KIND: published}, metrics=_metrics(counts), message=message)
+
+
+_COUNTS = ("conversations", "outcomes", "censored", "turns", "suggestions", "accepted", "edited")
+
+
+def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
+    """Writes what the reader has not had yet; raises all that is wrong at the end."""
+    keeper = Keeper(ctx, lambda _: _save(ctx, state))
+    with (
+        ctx.progress(reader.size, f"reading {reader.path.name}", "bytes", initial=reader.bytes) as shown,
+        keeper.holding(),
+    ):
+        for piece in _pieces(_joined(reader, outcomes)):
+            with ctx.stop.deferred():
+                write_turns(state.directory / f"turns-00000-{state.files:05d}.parquet", piece)
+                state.files += 1
+                _count(state, piece)
+                state.reader, state.matches = reader.position(), outcomes.matches if outcomes is not None else 0
+            shown.update(reader.bytes - shown.count, conversations=state.counts["conversations"])
+            if not reader.problems.total:  # else nothing of it will ever be published
+                keeper.note(None)
+        shown.update(reader.size - shown.count)
+    reader.problems.check()
+    if not reader.count:
+        raise BadDataError(
+            f"no conversations with a customer message and a reply in {reader.path.name}",
+            "See docs/chat-logs.md for the formats.",
+        )
+
+
+def _joined(reader: LogReader, outcomes: Outcomes | None) -> Iterator[Conversation]:
+    """The log's conversations with their outcomes; what contradicts is collected with the log's other problems."""
+    for conversation in reader.conversations():
+        with reader.problems.collecting():
+            try:
+                joined = conversation if outcomes is None else outcomes.join(conversation)
+            except BadDataError as error:
+                raise ProblemError(reader.path.name, reader.place, error.message, error.remedy) from None
+            yield joined
+
+
+def _pieces(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
+    piece: list[Conversation] = []
+    turns = characters = 0
+    for conversation in conversations:
+        piece.append(conversation)
+        turns += len(conversation.turns)
+        characters += sum(len(turn.customer_message) + 2 * len(turn.sent_message) for turn in conversation.turns)
+        if turns >= PIECE_TURNS or characters >= PIECE_CHARACTERS:
+            yield piece
+            piece, turns, characters = [], 0, 0
+    if piece:
+        yield piece
+
+
+def _count(state: _Progress, piece: list[Conversation]) -> None:
+    turns = [turn for conversation in piece for turn in conversation.turns]
+    suggestions = [turn for turn in (turn.as_shown() for turn in turns) if turn.suggestion is not None]
+    state.counts += Counter(
+        conversations=len(piece),
+        outcomes=sum(conversation.outcome for conversation in piece),
+        censored=sum(conversation.censored for conversation in piece),
+        turns=len(turns),
+        suggestions=len(suggestions),
+        accepted=sum(turn.reaction == "accepted" for turn in suggestions),
+        edited=sum(turn.reaction == "edited" for turn in suggestions),
+    )
+    for name, count in Counter(map(writer_of, turns)).items():
+        if name in state.writers or len(state.writers) < _MANY_WRITERS:
+            state.writers[name] += count
+        else:
+            state.writers["others"] += count
+
+
+def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
+    """What a user ought to know of a log that can be read."""
+    counts = state.counts
+    finished = counts["conversations"] - counts["censored"]
+    if counts["outcomes"] in {0, finished}:
+        ctx.warn(
+            f"{reader.path.name}: {'every' if counts['outcomes'] else 'no'} finished conversation has the outcome. "
+            "There is nothing to learn from one class: check how the log says outcome"
+        )
+    for text in outcomes.check() if outcomes is not None else ():
+        ctx.warn(text)
+    for text in reader.left_out():
+        ctx.warn(text)
+    if reader.alike:
+        ctx.warn(f"{reader.path.name}: {reader.alike} conversations without an id say the same as another one")
+
+
+def _metrics(counts: dict[str, int]) -> dict[str, float]:
+    turns, suggestions, censored = counts["turns"], counts["suggestions"], counts["censored"]
+    conversations = counts["conversations"]
+    metrics = {
+        "conversations": float(conversations),
+        "censored": float(censored),
+        "meanTurns": turns / conversations,
+        "abstention": 1.0 - suggestions / turns,
+    }
+    if conversations > censored:
+        metrics["success"] = counts["outcomes"] / (conversations - censored)
+    if suggestions:
+        metrics["acceptance"] = (counts["accepted"] + counts["edited"]) / suggestions
+        metrics["editedShare"] = counts["edited"] / suggestions
+    if censored:
+        metrics["successAtLeast"] = counts["outcomes"] / conversations
+        metrics["successAtMost"] = (counts["outcomes"] + censored) / conversations
+    return metrics
+
+
+def _resume(ctx: StageContext) -> _Progress:
+    state = _Progress(ctx.work / "turns")
+    step = ctx.load_checkpoint(state.directory)
+    state.directory.mkdir(exist_ok=True)
+    if step is not None:
+        file = state.directory / _STATE
+        content = json.loads(file.read_bytes())
+        file.unlink()
+        state.files, state.reader, state.matches = step, content["reader"], content["matches"]
+        state.counts, state.writers = Counter(content["counts"]), Counter(content["writers"])
+        ctx.log.info("resumed after %d conversations", state.counts["conversations"])
+    return state
+
+
+def _save(ctx: StageContext, state: _Progress) -> None:
+    file = state.directory / _STATE
+    content = {
+        "reader": state.reader,
+        "matches": state.matches,
+        "counts": dict(state.counts),
+        "writers": dict(state.writers),
+    }
+    file.write_bytes(canonical_json(content))
+    ctx.save_checkpoint(state.directory, state.files)
+    file.unlink()
