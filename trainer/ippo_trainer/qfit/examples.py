@@ -121,6 +121,8 @@ def pack_turns(
     examples: Sequence[Example], members: Sequence[int], offsets: NDArray[np.int64], max_tokens: int
 ) -> list[PackedTurns]:
     """Packs the conversations `members` into pieces of at most `max_tokens` tokens each."""
+    if not len(members):
+        return []
     groups = [group for member in members for group in examples[member].groups]
     turns = np.concatenate([np.arange(offsets[member], offsets[member + 1]) for member in members])
     return [_packed_turns(packed, turns[numbers]) for numbers, packed in pack_batches(groups, max_tokens)]

@@ -16,6 +16,7 @@ from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets
 from ippo_trainer.qfit.trainer import Fit, FitData, FitSettings
 from ippo_trainer.training.checkpoint import StatePart
+from ippo_trainer.training.distributed import ALONE, Ranks
 
 PHASES = ("monte-carlo", "lambda")
 
@@ -51,9 +52,11 @@ class Procedure:
         lm_head: see `language_head`.
         settings: of both fits.
         split: what is trained on, and what stops early.
+        ranks: the processes that share the forwards.
     """
 
-    def __init__(self, model: Any, lm_head: Any, settings: FitSettings, split: Split) -> None:
+    def __init__(self, model: Any, lm_head: Any, settings: FitSettings, split: Split, ranks: Ranks = ALONE) -> None:
+        self.ranks = ranks
         self.model, self.lm_head, self.settings, self.split = model, lm_head, settings, split
         self.explore_share, self.censoring = explored_share(split.log), Censoring.of(split.log)
         self.phases = PHASES[: 1 if settings.trace_lambda == 1.0 else 2]
@@ -108,7 +111,7 @@ class Procedure:
         """Of this phase, at its beginning."""
         settings = replace(self.settings, seed=derive_seed(self.settings.seed, self.phases[self.phase]))
         train, held = (FitData(side.examples, self._targets(name, side)) for name, side in self._sides().items())
-        return Fit(self.model, self.lm_head, settings, train, held)
+        return Fit(self.model, self.lm_head, settings, train, held, self.ranks)
 
     def _sides(self) -> dict[str, Side]:
         return {"train": self.split.train, "held": self.split.held}
@@ -137,9 +140,12 @@ class Procedure:
         )
 
     def _read_values(self, side: Side) -> list[float]:
-        device = next(self.model.parameters()).device
-        values: list[float] = read_all(self.model, side.examples, self.settings.max_tokens, device)[1].tolist()
-        return values
+        """V of every turn; each process reads every n-th conversation."""
+        ranks, device = self.ranks, next(self.model.parameters()).device
+        own = side.examples[ranks.rank :: ranks.size]
+        values = read_all(self.model, own, self.settings.max_tokens, device)[1].tolist() if own else []
+        shares = [iter(share) for share in ranks.gathered(values)]
+        return [next(shares[number % ranks.size]) for number, each in enumerate(side.examples) for _ in each.groups]
 
 
 def language_head(policy_model: Any, q_model: Any) -> Any:

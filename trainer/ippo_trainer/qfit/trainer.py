@@ -14,6 +14,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.qfit.examples import Example, Targets, pack_turns, shuffled_batches, turn_offsets
 from ippo_trainer.qfit.losses import VALUE_WEIGHT, loss_sums
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
+from ippo_trainer.training.distributed import ALONE, Ranks
 from ippo_trainer.training.optimiser import Optimiser
 from ippo_trainer.training.schedule import Schedule
 
@@ -72,9 +73,13 @@ class Fit:
         settings: see there.
         train: what the gradient sees.
         held: what early stopping sees.
+        ranks: the processes that share the forwards.
     """
 
-    def __init__(self, model: Any, lm_head: Any, settings: FitSettings, train: FitData, held: FitData) -> None:
+    def __init__(
+        self, model: Any, lm_head: Any, settings: FitSettings, train: FitData, held: FitData, ranks: Ranks = ALONE
+    ) -> None:
+        self.ranks = ranks
         self.model, self.lm_head, self.settings = model, lm_head, settings
         self.device = next(model.parameters()).device
         self.train, self.held = (FitData(data.examples, data.targets.to(self.device)) for data in (train, held))
@@ -82,7 +87,9 @@ class Fit:
         self.best = WeightsSnapshot(model)
         # A head tied to the embeddings comes once, with the model.
         self._weights = Weights(nn.ModuleDict({"q": model} | ({"lm_head": lm_head} if lm_head is not None else {})))
-        self._optimiser = Optimiser(self._weights.layout().values(), settings.learning_rate, decay=WEIGHT_DECAY)
+        self._optimiser = Optimiser(
+            self._weights.layout().values(), settings.learning_rate, decay=WEIGHT_DECAY, ranks=ranks
+        )
         self._batches = shuffled_batches(train.examples, settings.batch_size, derive_seed(settings.seed, "batches"))
         self._schedule = Schedule.of_fit(settings.epochs * len(self._batches), FINAL_RATE)
         self._offsets = turn_offsets(train.examples)
@@ -118,9 +125,11 @@ class Fit:
         total, held = 0.0, self.held
         offsets = turn_offsets(held.examples)
         with torch.no_grad():
-            for piece in pack_turns(held.examples, range(len(held.examples)), offsets, self.settings.max_tokens):
+            for piece in pack_turns(
+                held.examples, self._own(range(len(held.examples))), offsets, self.settings.max_tokens
+            ):
                 total += float(loss_sums(self.model, None, piece.to(self.device), held.targets).q)
-        return total / float(held.targets.weight.double().sum())
+        return self.ranks.sums({"q": total})["q"] / float(held.targets.weight.double().sum())
 
     def parts(self) -> dict[str, StatePart]:
         return {"model": self._weights, "optimiser": self._optimiser, "best": self.best}
@@ -137,18 +146,24 @@ class Fit:
         generator = torch.Generator().manual_seed(seed)
         return [self._batches[number] for number in torch.randperm(len(self._batches), generator=generator).tolist()]
 
+    def _own(self, members: Sequence[int]) -> Sequence[int]:
+        """This process's share."""
+        return members[self.ranks.rank :: self.ranks.size]
+
     def _update(self, members: Sequence[int]) -> None:
         """One step of the optimiser on some conversations; gradients accumulate over forwards."""
         settings, position = self.settings, self.position
         head = self.lm_head if settings.lm_loss_weight > 0 else None
-        pieces = pack_turns(self.train.examples, members, self._offsets, settings.max_tokens)
-        turns = sum(len(piece.turns) for piece in pieces)
-        tokens = sum(len(piece.lm_token) for piece in pieces)
+        pieces = pack_turns(self.train.examples, self._own(members), self._offsets, settings.max_tokens)
+        turns = sum(len(self.train.examples[member].groups) for member in members)
+        tokens = int(self.ranks.sums({"tokens": float(sum(len(piece.lm_token) for piece in pieces))})["tokens"])
+        loss_sum = 0.0
         for piece in pieces:
             sums = loss_sums(self.model, head, piece.to(self.device), self.train.targets)
             loss = (sums.q + VALUE_WEIGHT * sums.v) / turns + settings.lm_loss_weight * sums.lm / tokens
             loss.backward()  # type: ignore[no-untyped-call]
-            position.loss_sum += float(sums.q.detach())
+            loss_sum += float(sums.q.detach())
+        position.loss_sum += self.ranks.sums({"q": loss_sum})["q"]
         self._check_finite("the loss of Q", position.loss_sum)
         position.turns += turns
         self._optimiser.step(self._schedule.share(self.updates))

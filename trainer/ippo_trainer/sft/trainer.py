@@ -17,6 +17,7 @@ from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.sft.order import training_order
 from ippo_trainer.text.rows import Row
 from ippo_trainer.training.checkpoint import StatePart, Weights
+from ippo_trainer.training.distributed import ALONE, Ranks
 from ippo_trainer.training.optimiser import Optimiser
 from ippo_trainer.training.schedule import Schedule
 
@@ -44,15 +45,15 @@ class SupervisedFit:
         BadDataError: the loss is no longer finite.
     """
 
-    def __init__(self, model: Any, rows: Sequence[Row], settings: SupervisedSettings) -> None:
-        self.model, self.rows, self.settings = model, rows, settings
+    def __init__(self, model: Any, rows: Sequence[Row], settings: SupervisedSettings, ranks: Ranks = ALONE) -> None:
+        self.model, self.rows, self.settings, self.ranks = model, rows, settings, ranks
         self.losses: list[float] = []
         """Mean cross-entropy per suggestion token of each update, in nats."""
         self._order = training_order(
             [len(row.ids) for row in rows], settings.epochs, settings.batch_size, settings.seed
         )
         self._schedule = Schedule.of_fit(self.total)
-        self._optimiser = Optimiser(model.parameters(), settings.learning_rate, betas=_BETAS)
+        self._optimiser = Optimiser(model.parameters(), settings.learning_rate, betas=_BETAS, ranks=ranks)
 
     @property
     def steps(self) -> int:
@@ -92,17 +93,19 @@ class SupervisedFit:
         start = self.steps * self.settings.batch_size
         rows = [self.rows[number] for number in self._order[start : start + self.settings.batch_size]]
         tokens = sum(sum(row.response_mask) for row in rows)
-        total = torch.zeros((), device=next(self.model.parameters()).device)
-        for first in range(0, len(rows), rows_per_forward):
-            loss = self._loss_sum(rows[first : first + rows_per_forward]) / tokens
+        own = rows[self.ranks.rank :: self.ranks.size]
+        summed = torch.zeros((), device=next(self.model.parameters()).device)
+        for first in range(0, len(own), rows_per_forward):
+            loss = self._loss_sum(own[first : first + rows_per_forward]) / tokens
             loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
-        if not math.isfinite(float(total)):
+            summed += loss.detach()
+        total = self.ranks.sums({"loss": float(summed)})["loss"]
+        if not math.isfinite(total):
             raise BadDataError(
-                f"the loss of the warm start is {float(total)} at step {self.steps}", "Lower warmStart.learningRate."
+                f"the loss of the warm start is {total} at step {self.steps}", "Lower warmStart.learningRate."
             )
         self._optimiser.step(self._schedule.share(self.steps))
-        return float(total)
+        return total
 
     def _loss_sum(self, rows: Sequence[Row]) -> Tensor:
         """Summed cross-entropy of the suggestions' tokens; only their positions are projected to the vocabulary."""

@@ -36,8 +36,9 @@ from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import finished, read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.stages.train import train
+from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
+from ippo_trainer.training.distributed import Ranks
 
 MIN_CONVERSATIONS = 10
 _MORE_DATA = "Collect more conversations (collect.conversations), or let the policy explore (collect.exploration)."
@@ -76,8 +77,10 @@ def run(ctx: StageContext) -> StageResult:
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data, explored_share(data.everything))
     split = Split(_render(ctx, data.train, renderer), _render(ctx, data.held, renderer), data.everything)
-    procedure = _procedure(ctx, fit_q, policy, split)
-    train(ctx, procedure, "fitting Q")
+    model = _model(ctx, fit_q, policy)
+    with several(ctx, model) as ranks:
+        procedure = _procedure(ctx, fit_q, (policy, model), split, ranks)
+        train(ctx, procedure, "fitting Q", ranks)
     layer = _refit(ctx, fit_q, procedure)
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
@@ -207,10 +210,13 @@ def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: 
     return Side(conversations, examples)
 
 
-def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, split: Split) -> Procedure:
-    seed = derive_seed(ctx.spec.seed, FIT_Q, ctx.spec.iteration)
+def _seed(ctx: StageContext) -> int:
+    return derive_seed(ctx.spec.seed, FIT_Q, ctx.spec.iteration)
+
+
+def _model(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy) -> Any:
+    """The Q model to train."""
     device = next(policy.model.parameters()).device
-    precision = precision_for(ctx.spec, device)
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
         model = load_q(ctx.input("previousQ", "q"), device)
         attach(model, None)  # what is trained is the trunk, through its own head
@@ -219,8 +225,16 @@ def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, spli
                 f"the previous Q has {model.config.vocab_size} tokens, the policy {policy.model.config.vocab_size}",
                 "Set fitQ.initFrom to Policy.",
             )
-    else:
-        model = new_q(policy.model, derive_seed(seed, "head"))
+        return model
+    return new_q(policy.model, derive_seed(_seed(ctx), "head"))
+
+
+def _procedure(
+    ctx: StageContext, fit_q: params.FitQ, models: tuple[LoadedPolicy, Any], split: Split, ranks: Ranks
+) -> Procedure:
+    """Of the policy and the Q model."""
+    policy, model = models
+    precision = precision_for(ctx.spec, next(model.parameters()).device)
     settings = FitSettings(
         epochs=fit_q.epochs,
         patience=fit_q.patience,
@@ -229,7 +243,7 @@ def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, spli
         lm_loss_weight=float(fit_q.lm_loss_weight),
         discount=float(ctx.spec.discount),
         trace_lambda=float(fit_q.trace_lambda),
-        seed=seed,
+        seed=_seed(ctx),
     )
     head = language_head(policy.model, model) if settings.lm_loss_weight > 0 else None
     for part in (model, head) if head is not None else (model,):
@@ -237,7 +251,7 @@ def _procedure(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy, spli
     budget = budget_of(model, settings.max_tokens, trained=1)
     if budget.recompute:
         recompute(decoder(model))
-    return Procedure(model, head, replace(settings, max_tokens=budget.tokens), split)
+    return Procedure(model, head, replace(settings, max_tokens=budget.tokens), split, ranks)
 
 
 def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ from ippo_trainer.models.verify import SHORT
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.stages.train import train
+from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.training.checkpoint import Weights, load_part, save_part
 from ippo_trainer.training.distributed import Ranks, joined
@@ -93,6 +93,16 @@ def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: R
     states = _read(ctx, models.renderer)
     if ranks.first:
         _report_shortened(ctx, states)
+    if ranks.size > 1:
+        return _train(ctx, section, models, states, ranks)
+    if _explorer_differs(ctx):
+        ctx.input("explorer", "policy")
+    with several(ctx, models.policy.model) as replicas:
+        return _train(ctx, section, models, states, replicas)
+
+
+def _train(ctx: StageContext, section: Improve, models: _Models, states: _States, ranks: Ranks) -> StageResult:
+    kind = find(section.chosen(ctx.spec.collect))
     task = _task(ctx, section, models, states.train, ranks)
     probe, report = _held_out(task, states.held)
     improvement = Improvement(task, _algorithm(kind, task), probe)
@@ -209,7 +219,7 @@ def _task(ctx: StageContext, section: Improve, models: _Models, states: LoggedSt
 
 def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
     """The warm-start policy, frozen; `reference` where pi_i still is that one."""
-    if "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == ctx.spec.inputs["policy"].digest:
+    if "explorer" in ctx.spec.inputs and not _explorer_differs(ctx):
         return reference
     device = next(models.policy.model.parameters()).device
     explorer = load_policy(ctx.input("explorer", "policy"), device, SHORT)
@@ -217,6 +227,12 @@ def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
         raise BadDataError("the explorer and the policy have different tokenizers", "Start a new run.")
     cast(explorer.model, models.precision.dtype)
     return explorer.model.requires_grad_(False)
+
+
+def _explorer_differs(ctx: StageContext) -> bool:
+    """Whether there is an explorer that is not pi_i itself."""
+    inputs = ctx.spec.inputs
+    return "explorer" in inputs and inputs["explorer"].digest != inputs["policy"].digest
 
 
 def _algorithm(kind: type[Algorithm], task: Task) -> Algorithm:

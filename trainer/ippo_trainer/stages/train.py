@@ -1,6 +1,9 @@
 """Runs a training as a stage: resumes it, shows progress, and saves it now and then and when the stage is stopped."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.training import checkpoint
@@ -8,6 +11,7 @@ from ippo_trainer.training.cadence import Cadence
 from ippo_trainer.training.distributed import ALONE, Ranks
 from ippo_trainer.training.loop import Loop
 from ippo_trainer.training.progress import ProgressBar
+from ippo_trainer.training.replicas import processes_for, replicated
 
 
 def train(ctx: StageContext, loop: Loop, description: str, ranks: Ranks = ALONE) -> None:
@@ -32,6 +36,18 @@ def train(ctx: StageContext, loop: Loop, description: str, ranks: Ranks = ALONE)
         loop.run(after_step)
 
 
+@contextmanager
+def several(ctx: StageContext, model: Any) -> Iterator[Ranks]:
+    """What is inside is done by as many processes as the stage has threads, where the model is too small for threads.
+
+    They stop together, between two updates: one alone would leave the others waiting. What they all read has to be
+    downloaded before.
+    """
+    processes = processes_for(model, ctx.spec.threads)
+    with ctx.stop.deferred() if processes > 1 else nullcontext(), replicated(processes) as ranks:
+        yield ranks
+
+
 def _resume(ctx: StageContext, loop: Loop, ranks: Ranks) -> None:
     directory = ctx.work / "resume"
     step = ranks.agreed(ctx.load_checkpoint(directory) if ranks.first else None)
@@ -52,8 +68,9 @@ def _progress_bar(ctx: StageContext, loop: Loop, description: str, ranks: Ranks)
 
 def _save(ctx: StageContext, loop: Loop, ranks: Ranks) -> None:
     directory = ctx.work / "checkpoint"
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir()
+    if ranks.first:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
     checkpoint.save(directory, loop, ranks)
     if ranks.first:
         ctx.save_checkpoint(directory, loop.steps)

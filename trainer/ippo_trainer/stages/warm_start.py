@@ -29,7 +29,7 @@ from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.stages.train import train
+from ippo_trainer.stages.train import several, train
 from ippo_trainer.store.uri import fetch_file
 from ippo_trainer.text.render import PromptTooLongError, Renderer
 from ippo_trainer.text.rows import Row, training_rows
@@ -241,8 +241,10 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
         seed=derive_seed(ctx.spec.seed, WARM_START, "order"),
         pad_id=base.tokenizer.pad_token_id,
     )
-    fit = SupervisedFit(base.model.to(device_of(ctx.spec)), rows, training)
-    train(ctx, fit, "warm start")
+    model = base.model.to(device_of(ctx.spec))
+    with several(ctx, model) as ranks:
+        fit = SupervisedFit(model, rows, training, ranks)
+        train(ctx, fit, "warm start", ranks)
     return fit.losses
 
 

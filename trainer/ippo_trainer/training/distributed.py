@@ -2,13 +2,13 @@
 
 Every rank has the same tables of the whole batch, so statistics, the KL weight, guards and early stops need no sums of
 their own. What is divided is what costs: sampling, forwards and backwards. `Ranks` is a process alone: there nothing is
-divided, and nothing here changes a number.
+divided, and nothing here changes a number. `replicas` has the processes of a small model.
 """
 
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import zip_longest
@@ -60,6 +60,9 @@ class Ranks:
 
     def sum(self, *tensors: Tensor) -> None:
         """Replaces each by its sum over the processes, the same everywhere."""
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Sums the gradients over the processes, where each has its own of all parameters."""
 
     def sums(self, figures: dict[str, float]) -> dict[str, float]:
         """The figures summed over the processes."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ippo_trainer.training.distributed import whole
+from ippo_trainer.training.distributed import ALONE, Ranks, whole
 from ippo_trainer.training.halved import HalvedAdamW, gradient_norm
 
 CLIP_NORM = 1.0
@@ -24,6 +24,7 @@ class Optimiser:
         rate: peak of the learning rate.
         decay: weight decay of matrices; vectors have none.
         betas, epsilon: of Adam.
+        ranks: the processes that step together.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Optimiser:
         decay: float = 0.0,
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.parameters, self.rate = list(parameters), rate
+        self.parameters, self.rate, self.ranks = list(parameters), rate, ranks
         matrices = [parameter for parameter in self.parameters if parameter.dim() >= 2]
         vectors = [parameter for parameter in self.parameters if parameter.dim() < 2]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -50,6 +52,7 @@ class Optimiser:
         Returns:
             The norm of the gradients before the clip.
         """
+        self.ranks.sum_gradients(self.parameters)
         for group in self._adam.param_groups:
             group["lr"] = self.rate * share
         if self._halved:

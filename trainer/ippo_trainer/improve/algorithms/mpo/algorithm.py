@@ -61,7 +61,10 @@ class MPO:
         self._numbers = generator.permutation(len(task.states))[: self.settings.conversations].tolist()
         task.ranks.shard(task.policy)
         self._optimiser = Optimiser(
-            task.policy.parameters(), self.settings.learning_rate, epsilon=self.settings.adam_epsilon
+            task.policy.parameters(),
+            self.settings.learning_rate,
+            epsilon=self.settings.adam_epsilon,
+            ranks=task.ranks,
         )
         self._schedule = Schedule.of_fit(self.updates, self.settings.final_rate)
         self._tilt: Tilt | None = None

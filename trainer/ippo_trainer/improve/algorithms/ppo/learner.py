@@ -79,7 +79,7 @@ class Learner:
             self.ranks.shard(module)
         # No weight decay: the KL to pi_i is the anchor, not the origin.
         self._policy_optimiser, self._critic_optimiser = (
-            Optimiser(module.parameters(), rate, epsilon=settings.adam_epsilon)
+            Optimiser(module.parameters(), rate, epsilon=settings.adam_epsilon, ranks=self.ranks)
             for module, rate in ((self.policy, settings.learning_rate), (self.critic, settings.critic_learning_rate))
         )
 
