@@ -141,8 +141,8 @@ class RunSpec(Model):
     discount: params.Share = "0.95"
     """Per turn: an outcome n turns away is worth discount^n."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
-    """CPU threads of a stage; the shards of collect share them. Where a model is so small that threads gain nothing, its
-    training has as many processes instead. Part of the results' identity."""
+    """CPU threads of a stage; the shards of collect share them. The training of a model so small that threads gain
+    nothing has as many processes instead. Part of the results' identity."""
     device: params.Device = "auto"
     """Where tensors live. `auto` takes a GPU where there is one."""
     iterations: Iterations

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,31 +74,41 @@ def test_a_step_is_that_of_one_process_with_the_whole_batch() -> None:
         torch.testing.assert_close(one, two)
 
 
-def test_an_error_of_all_ends_all() -> None:
-    with pytest.raises(BadDataError), replicated(3) as ranks:
+def all_fail() -> None:
+    with replicated(3) as ranks:
         ranks.sum(torch.zeros(1))
         raise BadDataError("all see it", "Nothing.")
-    assert children() == []
 
 
-def test_a_process_that_is_lost_is_noticed_at_once() -> None:
-    with pytest.raises(TryAgainError, match="lost"), replicated(2) as ranks:
+def one_is_killed() -> None:
+    with replicated(2) as ranks:
         if ranks.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         ranks.any(False)
-    assert children() == []
 
 
-def test_an_error_of_one_ends_all() -> None:
-    with pytest.raises(TryAgainError, match="lost"), replicated(3) as ranks:
+def one_fails() -> None:
+    with replicated(3) as ranks:
         if ranks.rank == 1:
             raise BadDataError("only here", "Nothing.")
         ranks.any(False)
+
+
+def test_an_error_of_all_ends_all() -> None:
+    with pytest.raises(BadDataError):
+        all_fail()
     assert children() == []
 
 
-def test_threads_are_as_before(threads: int = 2) -> None:
-    before = torch.get_num_threads()
+@pytest.mark.parametrize("loss", [one_is_killed, one_fails])
+def test_a_process_that_is_lost_is_noticed_at_once(loss: Callable[[], None]) -> None:
+    with pytest.raises(TryAgainError, match="lost"):
+        loss()
+    assert children() == []
+
+
+def test_threads_are_as_before() -> None:
+    before, threads = torch.get_num_threads(), 2
     try:
         torch.set_num_threads(threads)
         with replicated(2):
