@@ -19,13 +19,13 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--mean", type=float, default=60.0, help="seconds that a stage takes on average")
     parser.add_argument("--log", type=Path, help="folder for the operator's log")
-    given = parser.parse_args()
+    options = parser.parse_args()
     kubeconfig = find_kubeconfig()
     if kubeconfig is None:
         print(f"left out: {HINT}")
         return
-    folder = given.log or Path(tempfile.mkdtemp())
-    show(asyncio.run(measure(kubeconfig, folder, given.runs, given.mean)))
+    folder = options.log or Path(tempfile.mkdtemp())
+    show(asyncio.run(measure(kubeconfig, folder, options.runs, options.mean)))
 
 
 def show(figures: Figures) -> None:
@@ -42,8 +42,8 @@ def show(figures: Figures) -> None:
     for line in figures.wrong[:10]:
         print(f"  {line}")
     for what, values in times.items():
-        told = ", ".join(f"p{100 * part:g} {share(values, part):.3f}" for part in (0.5, 0.95, 0.99))
-        print(f"{what}: {told} s of {len(values)}")
+        quantiles = ", ".join(f"p{100 * part:g} {share(values, part):.3f}" for part in (0.5, 0.95, 0.99))
+        print(f"{what}: {quantiles} s of {len(values)}")
     steps, server = share(figures.after_job, 0.95), share(figures.told, 0.95)
     print(f"Job over -> next Job is {steps / server:.1f} times what the API server needs to tell of a write (p95)")
     cpu = f"CPU {figures.cpu:.1f} s, {1e3 * figures.cpu / figures.jobs:.0f} ms a stage"

@@ -67,15 +67,17 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. improve.algorithm='\"PPO\"'"
     )
-    given = parser.parse_args()
+    options = parser.parse_args()
     runs = [
-        Run(funnel, seed, given.out / f"{funnel}-{seed}") for funnel in given.funnels for seed in range(given.seeds)
+        Run(funnel, seed, options.out / f"{funnel}-{seed}")
+        for funnel in options.funnels
+        for seed in range(options.seeds)
     ]
-    with ThreadPoolExecutor(given.jobs) as pool:
+    with ThreadPoolExecutor(options.jobs) as pool:
         for run in runs:
-            pool.submit(carry_out, run, given.cycles, given.set)
+            pool.submit(carry_out, run, options.cycles, options.set)
     rows = [row for run in runs for row in read(run)]
-    write(given.out, rows)
+    write(options.out, rows)
     show(rows)
 
 
@@ -150,10 +152,10 @@ def write(out: Path, rows: list[Row]) -> None:
         writer.writerow(Row.__annotations__)
         writer.writerows(list(vars(row).values()) for row in rows)
     shares = by_cycle(rows)
-    (out / "curves.json").write_text(json.dumps({cycle: summary(found) for cycle, found in shares.items()}, indent=1))
+    (out / "curves.json").write_text(json.dumps({cycle: summary(values) for cycle, values in shares.items()}, indent=1))
     points = []
-    for cycle, found in shares.items():
-        figures = summary(found)
+    for cycle, values in shares.items():
+        figures = summary(values)
         points.append(Point(cycle, figures["mean"], figures.get("low"), figures.get("high")))
     axes = Axes("cycle", [(cycle, str(cycle)) for cycle in shares], percent_tick)
     chart = line_chart("Learning curve", "Share of the optimum by cycle.", [Series("mean", points)], [], axes)

@@ -41,7 +41,7 @@ def in_folder(folder: Path) -> Files:
 
 def digests(files: Files) -> dict[str, str]:
     """SHA-256 of the manifest of every artifact, by folder; fails the test if a file is not what its manifest says."""
-    found = {}
+    digests = {}
     for path, body in files.items():
         if not path.endswith(MANIFEST):
             continue
@@ -51,9 +51,9 @@ def digests(files: Files) -> dict[str, str]:
             data = files[f"{folder}/{entry['path']}"]
             assert len(data) == entry["size"], f"{folder}/{entry['path']}"
             assert hashlib.sha256(data).hexdigest() == entry["sha256"], f"{folder}/{entry['path']}"
-        found[folder] = digest
-    assert found, "nothing is published"
-    return found
+        digests[folder] = digest
+    assert digests, "nothing is published"
+    return digests
 
 
 def ledger(files: Files) -> list[dict[str, Any]]:

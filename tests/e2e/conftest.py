@@ -23,8 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Place]:
     try:
-        with place() as found:
-            yield found
+        with place() as cluster:
+            yield cluster
     except NoPlaceError as error:
         pytest.skip(str(error))
 

@@ -41,12 +41,14 @@ class Repositories:
     def new(self, name: str) -> tuple[Repository, str]:
         """A repository with one commit, and its address."""
         unique = f"{name}-{uuid.uuid4().hex[:8]}"
-        made, url = Repository(self._folder, unique, self._trees), f"{URL}/{unique}.git"
-        made.write("README.md", f"{name}\n")
-        made.push("new")
-        asked = subprocess.run(["git", "ls-remote", url], capture_output=True, text=True)
-        assert asked.returncode == 0, f"the lab's Git server serves another folder than {self._folder}: {asked.stderr}"
-        return made, url
+        repository, url = Repository(self._folder, unique, self._trees), f"{URL}/{unique}.git"
+        repository.write("README.md", f"{name}\n")
+        repository.push("new")
+        answer = subprocess.run(["git", "ls-remote", url], capture_output=True, text=True)
+        assert answer.returncode == 0, (
+            f"the lab's Git server serves another folder than {self._folder}: {answer.stderr}"
+        )
+        return repository, url
 
 
 def push_rendered(kube: Kube, repository: Repository) -> str:
@@ -153,9 +155,9 @@ class Shop:
     def work(self) -> Object:
         """What was done; whether its servers are ready at this moment is another matter."""
         run = self.runs.get(RUN)
-        told = {name: value for name, value in run["status"].items() if name not in {"serving", "conditions"}}
+        status = {name: value for name, value in run["status"].items() if name not in {"serving", "conditions"}}
         identity = {name: run["metadata"][name] for name in ("uid", "generation")}
-        return {**identity, "status": told, "jobs": self.jobs()}
+        return {**identity, "status": status, "jobs": self.jobs()}
 
     def wait_suspended(self) -> None:
         """Until it is; no stage's pod is at work then."""

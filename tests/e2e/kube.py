@@ -58,19 +58,19 @@ class Kube:
 
     def find(self, kind: str, namespace: str, name: str) -> Object | None:
         """An object; None if it is not there."""
-        found = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
-        return json.loads(found) if found.strip() else None
+        text = self.kubectl("get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
+        return json.loads(text) if text.strip() else None
 
     def get(self, kind: str, namespace: str, name: str) -> Object:
         """An object that is there."""
-        found = self.find(kind, namespace, name)
-        assert found is not None, f"there is no {kind} {name} in {namespace}"
-        return found
+        item = self.find(kind, namespace, name)
+        assert item is not None, f"there is no {kind} {name} in {namespace}"
+        return item
 
     def list(self, kind: str, namespace: str, selector: str = "") -> list[Object]:
         """All objects of a kind."""
-        chosen = ["-l", selector] if selector else []
-        items: list[Object] = json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *chosen))["items"]
+        selection = ["-l", selector] if selector else []
+        items: list[Object] = json.loads(self.kubectl("get", kind, "-n", namespace, "-o", "json", *selection))["items"]
         return items
 
     def merge(self, kind: str, namespace: str, name: str, patch: Object) -> None:
@@ -79,8 +79,8 @@ class Kube:
 
     def namespace(self, name: str, **labels: str) -> None:
         """A namespace; labels with `_` for `-` are Pod Security's."""
-        given = {f"pod-security.kubernetes.io/{key.replace('_', '-')}": value for key, value in labels.items()}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": given}})
+        security = {f"pod-security.kubernetes.io/{key.replace('_', '-')}": value for key, value in labels.items()}
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": security}})
 
     def remove(self, namespace: str) -> None:
         """Deletes a namespace with all that is in it, and waits."""
@@ -90,22 +90,22 @@ class Kube:
 def until(holds: Callable[[], Any], what: str, seconds: float = 5 * MINUTES, every: float = 1.0) -> Any:
     """What `holds` returns once that is true; TimeoutError otherwise."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not (found := holds()):
+    while not (value := holds()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s: {what}")
         pause.wait(every)
-    return found
+    return value
 
 
 def condition(run: Object, kind: str) -> tuple[str, str, str]:
     """Status, reason and message of a condition; empty without it."""
-    found: Iterable[Object] = run.get("status", {}).get("conditions", [])
-    return next(((c["status"], c["reason"], c["message"]) for c in found if c["type"] == kind), ("", "", ""))
+    conditions: Iterable[Object] = run.get("status", {}).get("conditions", [])
+    return next(((c["status"], c["reason"], c["message"]) for c in conditions if c["type"] == kind), ("", "", ""))
 
 
 def story(kube: Kube, namespace: str, name: str, folder: Path | None = None) -> str:
     """What is to be read when a run did not do what it should."""
-    told = [kube.call("kubectl", "get", "ippo", name, "-n", namespace, "-o", "jsonpath={.status}").stdout]
-    told.append(kube.call("kubectl", "get", "jobs,pods,deployments", "-n", namespace, "-o", "wide").stdout)
-    told.append(kube.call("kubectl", "events", "-n", namespace).stdout[-4000:])
-    return "\n".join(told)
+    parts = [kube.call("kubectl", "get", "ippo", name, "-n", namespace, "-o", "jsonpath={.status}").stdout]
+    parts.append(kube.call("kubectl", "get", "jobs,pods,deployments", "-n", namespace, "-o", "wide").stdout)
+    parts.append(kube.call("kubectl", "events", "-n", namespace).stdout[-4000:])
+    return "\n".join(parts)

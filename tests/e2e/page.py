@@ -30,7 +30,7 @@ def with_settings(block: Block, settings: dict[str, str]) -> Block:
     return dataclasses.replace(block, code=code)
 
 
-def carry_out(kube: Kube, chosen: list[Block], folder: Path, seconds: float) -> list[str]:
+def carry_out(kube: Kube, blocks: list[Block], folder: Path, seconds: float) -> list[str]:
     """Runs blocks in one shell that ends at the first command that fails; what each printed.
 
     Args:
@@ -39,7 +39,7 @@ def carry_out(kube: Kube, chosen: list[Block], folder: Path, seconds: float) -> 
         folder: gets the log.
         seconds: for all of them.
     """
-    script = "".join(f"{block.code}\necho '{_MARK.format(number)}'\n" for number, block in enumerate(chosen))
+    script = "".join(f"{block.code}\necho '{_MARK.format(number)}'\n" for number, block in enumerate(blocks))
     log = folder / "quickstart.log"
     log.touch()
     with log.open("w") as out:
@@ -47,4 +47,4 @@ def carry_out(kube: Kube, chosen: list[Block], folder: Path, seconds: float) -> 
     text = log.read_text()
     assert done == 0, f"the quickstart ended with {done}:\n{text[-6000:]}"
     parts = re.split(_MARK.format(r"\d+"), text)
-    return [part.strip() for part in parts[: len(chosen)]]
+    return [part.strip() for part in parts[: len(blocks)]]

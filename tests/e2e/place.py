@@ -101,21 +101,23 @@ def place() -> Iterator[Place]:
     script = find_lab()
     if script is None:
         raise NoPlaceError(NEEDED)
-    with _lab(script) as made:
-        yield made
+    with _lab(script) as place:
+        yield place
 
 
 def _named() -> Place:
     names = ("KUBECONFIG", "OPERATOR_IMAGE", "TRAINER_IMAGE", "S3_ENDPOINT", "S3_ACCESS_KEY", "S3_SECRET_KEY")
-    given = {name: os.environ.get(f"IPPO_E2E_{name}", "") for name in names}
-    missing = [f"IPPO_E2E_{name}" for name, value in given.items() if not value]
+    settings = {name: os.environ.get(f"IPPO_E2E_{name}", "") for name in names}
+    missing = [f"IPPO_E2E_{name}" for name, value in settings.items() if not value]
     if missing:
         raise NoPlaceError(f"IPPO_E2E_KUBECONFIG is set, but not {', '.join(missing)}")
-    local = os.environ.get("IPPO_E2E_S3_LOCAL", given["S3_ENDPOINT"])
-    store = Store(given["S3_ENDPOINT"], local, given["S3_ACCESS_KEY"], given["S3_SECRET_KEY"])
+    local = os.environ.get("IPPO_E2E_S3_LOCAL", settings["S3_ENDPOINT"])
+    store = Store(settings["S3_ENDPOINT"], local, settings["S3_ACCESS_KEY"], settings["S3_SECRET_KEY"])
     script = Path(os.environ["IPPO_E2E_LAB"]) if "IPPO_E2E_LAB" in os.environ else None
     programs = Path(call(script, "bin").strip()) if script else None
-    return Place(Path(given["KUBECONFIG"]), given["OPERATOR_IMAGE"], given["TRAINER_IMAGE"], store, programs, script)
+    return Place(
+        Path(settings["KUBECONFIG"]), settings["OPERATOR_IMAGE"], settings["TRAINER_IMAGE"], store, programs, script
+    )
 
 
 @contextmanager
@@ -131,8 +133,8 @@ def _lab(script: Path) -> Iterator[Place]:
     absent = [name for name in ("containerd", "runc", "iptables", "conntrack", "ip") if shutil.which(name) is None]
     if absent:
         raise NoPlaceError(f"a lab with real pods needs {', '.join(absent)}: apt-get install -y $({script} packages)")
-    given = os.environ.get("IPPO_LAB_LOCK")
-    lock = Path(given) if given else Path(tempfile.gettempdir()) / f"ippo-lab-{os.getuid()}.lock"
+    variable = os.environ.get("IPPO_LAB_LOCK")
+    lock = Path(variable) if variable else Path(tempfile.gettempdir()) / f"ippo-lab-{os.getuid()}.lock"
     with lock.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         if "running" in call(script, "status"):

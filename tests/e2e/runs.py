@@ -85,12 +85,12 @@ class Runs:
             sections: of the spec.
         """
         tables = {"name": "tables", "mountPath": "/tables", "configMap": {"name": "tables"}}
-        given = json.loads(json.dumps(pods or {}))
-        common = {"resources": _RESOURCES, "volumes": [tables]} | given.get("common", {})
+        settings = json.loads(json.dumps(pods or {}))
+        common = {"resources": _RESOURCES, "volumes": [tables]} | settings.get("common", {})
         place = {"bucket": self.bucket, "endpointUrl": self.kube.place.store.endpoint, "credentialsSecretName": SECRET}
         if self.prefix:
             place["prefix"] = self.prefix
-        spec = small(artifacts={"s3": place | (s3 or {})}, pods=given | {"common": common}, **sections)
+        spec = small(artifacts={"s3": place | (s3 or {})}, pods=settings | {"common": common}, **sections)
         return {
             "apiVersion": "ippo.dev/v1alpha1",
             "kind": "IterativePPORun",
@@ -129,8 +129,8 @@ class Runs:
             pods = self.kube.list("pods", self.namespace, f"ippo.dev/run={name},ippo.dev/stage={stage}")
             return next((pod for pod in pods if _runs(pod)), None)
 
-        found: Object = until(running, f"a pod of {stage} of {name} runs", seconds, every=0.5)
-        return found
+        running_pod: Object = until(running, f"a pod of {stage} of {name} runs", seconds, every=0.5)
+        return running_pod
 
     def attempts(self, name: str) -> dict[str, int]:
         """How often each stage was tried, by iteration and stage."""

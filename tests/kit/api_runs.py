@@ -30,8 +30,8 @@ def condition(api: Api, path: str, kind: str) -> dict[str, str]:
 
 def stands(api: Api, path: str, kind: str) -> tuple[str, str]:
     """Status and reason of one of its conditions."""
-    found = condition(api, path, kind)
-    return found["status"], found["reason"]
+    entry = condition(api, path, kind)
+    return entry["status"], entry["reason"]
 
 
 def wait_for(api: Api, path: str, kind: str, *operators: Operator, reason: str = "", seconds: float = 90) -> None:

@@ -39,8 +39,8 @@ def find_assets(version: str = "") -> Path | None:
         version: such as 1.36, for a second control plane (`$KUBEBUILDER_ASSETS_1_36`); empty for the usual one.
     """
     variable = "KUBEBUILDER_ASSETS" + (f"_{version.replace('.', '_')}" if version else "")
-    given = os.environ.get(variable, "")
-    folder = Path(given) if given else unpack("assets", *([version] if version else []))
+    assets = os.environ.get(variable, "")
+    folder = Path(assets) if assets else unpack("assets", *([version] if version else []))
     return folder if folder is not None and (folder / "kube-apiserver").exists() else None
 
 

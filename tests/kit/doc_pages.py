@@ -73,8 +73,8 @@ def shell(page: str) -> list[Block]:
 
 def of_languages(languages: Iterable[str]) -> list[Block]:
     """The blocks of all pages in one of these languages."""
-    chosen = set(languages)
-    return [block for page in pages() for block in blocks(page) if block.language in chosen]
+    names = set(languages)
+    return [block for page in pages() for block in blocks(page) if block.language in names]
 
 
 def _without_code(text: str) -> str:

@@ -32,8 +32,8 @@ class Scene:
     @property
     def blocks(self) -> list[Block]:
         """The blocks of commands."""
-        chosen = [block for block in shell(self.page) if not self.sections or block.section in self.sections]
-        return [block for block in chosen if excuse(block) is None]
+        blocks = [block for block in shell(self.page) if not self.sections or block.section in self.sections]
+        return [block for block in blocks if excuse(block) is None]
 
     def __str__(self) -> str:
         return " ".join([self.page, *self.sections])

@@ -107,9 +107,9 @@ class Shell:
         parts = re.split(_MARK.format(r"\d+") + "\n", log.read_text(errors="replace"))
         if len(parts) != len(blocks) + 1:
             before = Path(f"{self._failures}.log")
-            told = before.read_text() if before.exists() else ""
+            text = before.read_text() if before.exists() else ""
             raise AssertionError(
-                f"the shell ended before {blocks[len(parts) - 1]}:\n{parts[-1][-4000:]}\n{told[-2000:]}"
+                f"the shell ended before {blocks[len(parts) - 1]}:\n{parts[-1][-4000:]}\n{text[-2000:]}"
             )
         return Done(tuple(blocks), tuple(parts[:-1]), tuple(self._failures.read_text().splitlines()))
 

@@ -86,8 +86,10 @@ class FakeApi:
         body = json.loads(json.dumps(request.body)) if request.body is not None else None
         try:
             if request.method == "GET":
-                found = self._list(plural, namespace, request) if name is None else self._found(plural, namespace, name)
-                return Response(200, {}, copied(found))
+                result = (
+                    self._list(plural, namespace, request) if name is None else self._found(plural, namespace, name)
+                )
+                return Response(200, {}, copied(result))
             if request.method == "POST":
                 return Response(201, {}, self._create(plural, namespace, body))
             if request.method == "DELETE":
@@ -106,7 +108,7 @@ class FakeApi:
             raise refusal(404, "NotFound", f'{plural} "{name}" not found') from None
 
     def _list(self, plural: str, namespace: str | None, request: Request) -> Object:
-        wanted = dict(part.split("=", 1) for part in request.query.get("labelSelector", "").split(",") if "=" in part)
+        labels = dict(part.split("=", 1) for part in request.query.get("labelSelector", "").split(",") if "=" in part)
         fields = [part.split("=", 1) for part in request.query.get("fieldSelector", "").split(",") if part]
         keys = [part for part in request.query.get("labelSelector", "").split(",") if part and "=" not in part]
         items = [
@@ -114,7 +116,7 @@ class FakeApi:
             for (kind, place, _), item in sorted(self.objects.items())
             if kind == plural
             and namespace in {None, place}
-            and all(labels_of(item).get(key) == value for key, value in wanted.items())
+            and all(labels_of(item).get(key) == value for key, value in labels.items())
             and all(key in labels_of(item) for key in keys)
             and all(field_of(item, path) == value for path, value in fields)
         ]
@@ -170,8 +172,8 @@ class FakeApi:
 
     def _check_same(self, old: Object, new: Object, what: str) -> None:
         for name in ("resourceVersion", "uid"):
-            given = new.get("metadata", {}).get(name)
-            if given is not None and given != old["metadata"][name]:
+            value = new.get("metadata", {}).get(name)
+            if value is not None and value != old["metadata"][name]:
                 raise refusal(409, "Conflict", f"{what}: the object has been modified ({name})")
 
     def _store(self, key: Key, body: Object, event: str) -> Object:
@@ -181,17 +183,17 @@ class FakeApi:
         return copied(body)
 
     def _delete(self, plural: str, namespace: str, name: str, options: Object) -> Object:
-        found = self._found(plural, namespace, name)
-        wanted = options.get("preconditions", {}).get("uid")
-        if wanted is not None and wanted != found["metadata"]["uid"]:
+        item = self._found(plural, namespace, name)
+        uid = options.get("preconditions", {}).get("uid")
+        if uid is not None and uid != item["metadata"]["uid"]:
             raise refusal(409, "Conflict", f'{plural} "{name}": the UID in the precondition does not match')
         if options.get("propagationPolicy") == "Foreground":
-            if "deletionTimestamp" not in found["metadata"]:
-                found["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
-                self._store((plural, namespace, name), found, "MODIFIED")
-            return found
+            if "deletionTimestamp" not in item["metadata"]:
+                item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
+                self._store((plural, namespace, name), item, "MODIFIED")
+            return item
         self.remove(plural, namespace, name)
-        return found
+        return item
 
     # For tests and controllers
 
@@ -213,9 +215,9 @@ class FakeApi:
         body = copied(body)
         self._look_at_clock()
         status = body.get("status")
-        made = self._create(plural, namespace, body)
+        item = self._create(plural, namespace, body)
         self.created.pop()
-        return self.edit(plural, namespace, made["metadata"]["name"], status=status) if status else made
+        return self.edit(plural, namespace, item["metadata"]["name"], status=status) if status else item
 
     def edit(self, plural: str, namespace: str, name: str, **fields: Any) -> Object:
         """Replaces whole top-level fields from outside; a changed spec raises the generation."""

@@ -80,15 +80,15 @@ class Server(HttpServer):
         handler.wfile.write(data)
 
     def _log(self, handler: BaseHTTPRequestHandler, pod: str, query: dict[str, str]) -> None:
-        found = self.log(pod, query)
-        if isinstance(found, Response):
-            return self._reply(handler, found)
+        lines = self.log(pod, query)
+        if isinstance(lines, Response):
+            return self._reply(handler, lines)
         handler.send_response(200)
         handler.send_header("Content-Type", "text/plain")
         handler.send_header("Connection", "close")
         handler.end_headers()
         handler.close_connection = True
-        for piece in found:
+        for piece in lines:
             handler.wfile.write(piece)
             handler.wfile.flush()
         return None

@@ -39,7 +39,7 @@ class Kubelet(Background):
         """Images that no registry has."""
         self.ended: list[str] = []
         """Pods that ran to their end."""
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def look(self) -> None:
         with suppress(OSError):  # the API server is away, as tests ask
@@ -109,9 +109,9 @@ class Kubelet(Background):
 
     def _complain(self, pod: Pod, reason: str, message: str) -> None:
         metadata = pod["metadata"]
-        if metadata["uid"] in self._told:
+        if metadata["uid"] in self._reported:
             return
-        self._told.add(metadata["uid"])
+        self._reported.add(metadata["uid"])
         about = {"kind": "Pod", "namespace": metadata["namespace"], "name": metadata["name"], "uid": metadata["uid"]}
         event = {
             "metadata": {"name": f"{metadata['name']}.{reason.lower()}", "namespace": metadata["namespace"]},

@@ -9,8 +9,8 @@ from pathlib import Path
 
 def find_lab() -> Path | None:
     """The lab's script: `$IPPO_LAB`, or the one beside the repository."""
-    given = os.environ.get("IPPO_LAB")
-    script = Path(given) if given else Path(__file__).resolve().parents[3] / "shared" / "lab" / "lab"
+    folder = os.environ.get("IPPO_LAB")
+    script = Path(folder) if folder else Path(__file__).resolve().parents[3] / "shared" / "lab" / "lab"
     return script if script.exists() else None
 
 

@@ -122,16 +122,16 @@ class Cluster:
             restorable=frozenset(self.known),
         )
 
-    def serve(self, made: Plan) -> None:
+    def serve(self, plan: Plan) -> None:
         """Makes the Deployment what it should be."""
-        if made.unserve:
+        if plan.unserve:
             self.lose_servers()
-        if made.serve is not None:
-            wanted = (made.serve.digest, made.serve.settings)
-            if self.servers is None or (self.servers.policy, self.servers.settings) != wanted:
-                self.servers = Servers(*wanted)
-                self.known.add(wanted)
-                self.served.append(made.serve.digest)
+        if plan.serve is not None:
+            target = (plan.serve.digest, plan.serve.settings)
+            if self.servers is None or (self.servers.policy, self.servers.settings) != target:
+                self.servers = Servers(*target)
+                self.known.add(target)
+                self.served.append(plan.serve.digest)
 
     def lose_servers(self) -> None:
         """Somebody deletes the Deployment, and its history with it."""
@@ -147,24 +147,24 @@ class Cluster:
 
     def step(self, die_after: int = 9) -> Plan:
         """One pass: plan, write the status, create, delete; the adapter may die after so many of its writes."""
-        made = self.plan()
-        self.stopwatch.look(KEY, made.status.serving, self.observed_servers())
+        plan = self.plan()
+        self.stopwatch.look(KEY, plan.status.serving, self.observed_servers())
         if die_after < 1:
-            return made
-        self.run = self.run.model_copy(update={"status": reread(made.status)})
+            return plan
+        self.run = self.run.model_copy(update={"status": reread(plan.status)})
         if die_after < 2:
-            return made
-        for intent in made.creates:
-            assert made.status.active is not None
-            assert made.status.active.job_name == intent.name
+            return plan
+        for intent in plan.creates:
+            assert plan.status.active is not None
+            assert plan.status.active.job_name == intent.name
             if intent.name not in self.jobs:
                 self.created.append(intent)
                 self.jobs[intent.name] = ObservedJob(intent.name, intent.spec.input_digest(), "Running")
-        for name in made.deletes:
+        for name in plan.deletes:
             self.jobs.pop(name, None)
-        self.serve(made)
-        self.events += [str(event.reason) for event in made.events]
-        return made
+        self.serve(plan)
+        self.events += [str(event.reason) for event in plan.events]
+        return plan
 
     def running(self) -> JobIntent | None:
         """The job that runs."""
@@ -185,7 +185,7 @@ class Cluster:
     def drive(self, outcome: Callable[[JobIntent], Outcome] = lambda intent: good_result(intent.spec)) -> None:
         """Goes on until nothing runs and nothing is waited for."""
         for _ in range(5000):
-            made = self.step()
+            plan = self.step()
             running = self.running()
             if running is not None:
                 self.step()
@@ -193,9 +193,9 @@ class Cluster:
                 self.end(running, outcome(running))
             elif self.wake_servers():
                 continue
-            elif made.requeue_after is not None:
-                self.now += timedelta(seconds=made.requeue_after)
-            elif not made.creates and not made.deletes and self.plan().status == made.status:
+            elif plan.requeue_after is not None:
+                self.now += timedelta(seconds=plan.requeue_after)
+            elif not plan.creates and not plan.deletes and self.plan().status == plan.status:
                 return
         raise AssertionError("the run does not come to rest")
 

@@ -45,12 +45,12 @@ class Cluster(ControlPlane):
         return all((assets / program).exists() for program in PROGRAMS)
 
     def _run(self, program: str, *arguments: str) -> None:
-        given = list(arguments)
-        if "--disable-admission-plugins" in given:
-            at = given.index("--disable-admission-plugins")
-            del given[at : at + 2]
-        super()._run(program, *given)
-        self._programs[program] = (self._processes[-1], tuple(given))
+        flags = list(arguments)
+        if "--disable-admission-plugins" in flags:
+            at = flags.index("--disable-admission-plugins")
+            del flags[at : at + 2]
+        super()._run(program, *flags)
+        self._programs[program] = (self._processes[-1], tuple(flags))
 
     def _start(self) -> None:
         super()._start()

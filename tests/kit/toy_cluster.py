@@ -96,7 +96,7 @@ def roll_out(api: FakeApi, deployment: Object, serves: Callable[[Object], bool])
     labels = template["metadata"]["labels"] | {"pod-template-hash": digest_of(template)[7:15]}
     own = f"{name}-{labels['pod-template-hash']}"
     sets = {item["metadata"]["name"]: item for item in api.all("replicasets")}
-    wanted, before = spec.get("replicas", 1), deployment.get("status") or {}
+    replicas, before = spec.get("replicas", 1), deployment.get("status") or {}
     if own not in sets:
         owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": uid(deployment)}
         api.put(
@@ -115,9 +115,9 @@ def roll_out(api: FakeApi, deployment: Object, serves: Callable[[Object], bool])
         )
     if before.get("observedGeneration") != metadata["generation"]:
         old = before.get("availableReplicas", 0)
-        status = deployment_status(metadata["generation"], wanted, total=old + wanted, available=old)
+        status = deployment_status(metadata["generation"], replicas, total=old + replicas, available=old)
     elif serves(template):
-        status = deployment_status(metadata["generation"], wanted, total=wanted, available=wanted)
+        status = deployment_status(metadata["generation"], replicas, total=replicas, available=replicas)
     else:
         return False
     if status == before:
@@ -135,13 +135,13 @@ def connect(api: FakeApi, service: Object) -> bool:
         return False
     fits = selector.items() <= servers["spec"]["template"]["metadata"]["labels"].items()
     ready = (servers.get("status") or {}).get("availableReplicas", 0) if fits else 0
-    made = endpoint_slice(service, ready)
-    key = ("endpointslices", metadata["namespace"], made["metadata"]["name"])
-    if key in api.objects and api.objects[key]["endpoints"] == made["endpoints"]:
+    endpoints = endpoint_slice(service, ready)
+    key = ("endpointslices", metadata["namespace"], endpoints["metadata"]["name"])
+    if key in api.objects and api.objects[key]["endpoints"] == endpoints["endpoints"]:
         return False
     if key in api.objects:
         api.remove(*key)
-    api.put("endpointslices", made)
+    api.put("endpointslices", endpoints)
     return True
 
 
@@ -293,8 +293,8 @@ def the_run(api: FakeApi, name: str = "small") -> Object:
 
 def status_of(api: FakeApi, name: str = "small") -> Object:
     """Its status."""
-    found: Object = the_run(api, name).get("status") or {}
-    return found
+    status: Object = the_run(api, name).get("status") or {}
+    return status
 
 
 def condition(api: FakeApi, kind: str, name: str = "small") -> Object:
@@ -328,8 +328,8 @@ def edit(api: FakeApi, **spec: Any) -> None:
 
 def stands(api: FakeApi, kind: str = "Succeeded") -> tuple[str, str]:
     """Status and reason of one of the run's conditions."""
-    found = condition(api, kind)
-    return found["status"], found["reason"]
+    entry = condition(api, kind)
+    return entry["status"], entry["reason"]
 
 
 def complain(api: FakeApi, text: str) -> None:
@@ -337,5 +337,5 @@ def complain(api: FakeApi, text: str) -> None:
     [job] = api.all("jobs")
     about = {"uid": job["metadata"]["uid"]}
     api.objects.pop(("events", "team", "complaint"), None)
-    told = {"metadata": {"name": "complaint", "namespace": "team"}, "type": "Warning", "reason": "FailedCreate"}
-    api.put("events", told | {"involvedObject": about, "message": text})
+    event = {"metadata": {"name": "complaint", "namespace": "team"}, "type": "Warning", "reason": "FailedCreate"}
+    api.put("events", event | {"involvedObject": about, "message": text})

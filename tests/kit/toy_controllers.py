@@ -90,8 +90,8 @@ class StandIn(Background):
             "spec": template["spec"],
         }
         pods = f"/api/v1/namespaces/{metadata['namespace']}/pods"
-        made = self._api.create(pods, pod)
-        assert made.code in {201, 409}, made.message
+        answer = self._api.create(pods, pod)
+        assert answer.code in {201, 409}, answer.message
         container = {"name": "stage", "state": terminated(code, message), "ready": False, "restartCount": 0}
         container |= {"image": "stages", "imageID": "stages"}
         status = {"phase": phase_of(code), "containerStatuses": [container]}
@@ -101,15 +101,15 @@ class StandIn(Background):
         metadata, template = deployment["metadata"], deployment["spec"]["template"]
         place, before = metadata["namespace"], deployment.get("status") or {}
         self._replica_set(deployment)
-        wanted, old = deployment["spec"]["replicas"], before.get("availableReplicas", 0)
+        replicas, old = deployment["spec"]["replicas"], before.get("availableReplicas", 0)
         new = before.get("observedGeneration") != metadata["generation"]
         works = not new and self._serves(template)
-        total, available = (old + wanted, old) if not works else (wanted, wanted)
+        total, available = (old + replicas, old) if not works else (replicas, replicas)
         if not new and not works:
             total = before["replicas"]
         # A generation that was not seen yet has its servers started; they are ready at the next look, or never.
         gave_up = "" if new or works else now()
-        status = deployment_status(metadata["generation"], wanted, total, available, exceeded=gave_up)
+        status = deployment_status(metadata["generation"], replicas, total, available, exceeded=gave_up)
         status["readyReplicas"] = available
         if any(before.get(name, 0) != value for name, value in status.items() if name != "conditions") or (
             _reasons(before) != _reasons(status)
@@ -124,7 +124,7 @@ class StandIn(Background):
         metadata, template = deployment["metadata"], deployment["spec"]["template"]
         labels = template["metadata"]["labels"] | {"pod-template-hash": digest_of(template)[7:15]}
         owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"], "uid": metadata["uid"]}
-        made = {
+        replica_set = {
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
             "metadata": {
@@ -138,7 +138,7 @@ class StandIn(Background):
                 "template": {**template, "metadata": template["metadata"] | {"labels": labels}},
             },
         }
-        answer = self._api.create(f"{APPS}/namespaces/{metadata['namespace']}/replicasets", made)
+        answer = self._api.create(f"{APPS}/namespaces/{metadata['namespace']}/replicasets", replica_set)
         if answer.code not in {201, 404, 409}:
             raise AssertionError(answer.message)
 
@@ -152,9 +152,9 @@ def connect(api: Api, deployment: dict[str, Any]) -> None:
         return
     fits = (service.body["spec"].get("selector") or {"": ""}).items() <= labels.items()
     ready = deployment.get("status", {}).get("availableReplicas", 0) if fits else 0
-    made = endpoint_slice(service.body, ready)
-    path = f"/apis/discovery.k8s.io/v1/namespaces/{place}/endpointslices/{made['metadata']['name']}"
-    answer = api.apply(path, made, "endpoints")
+    endpoints = endpoint_slice(service.body, ready)
+    path = f"/apis/discovery.k8s.io/v1/namespaces/{place}/endpointslices/{endpoints['metadata']['name']}"
+    answer = api.apply(path, endpoints, "endpoints")
     if answer.code not in {200, 201, 404}:
         raise AssertionError(answer.message)
 

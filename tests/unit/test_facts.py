@@ -9,6 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args
@@ -24,6 +25,8 @@ from ippo_operator.plan import phase
 from ippo_trainer.contract import errors, layout, stages, variables
 from ippo_trainer.contract.params import WORDS
 from ippo_trainer.contract.spec import StageResult, StageSpec
+
+from tests.kit.doc_pages import ROOT
 
 ROOTS = [Path(package.__file__).parent for package in (ippo_operator, ippo_trainer) if package.__file__]
 LABEL = re.compile(r"([a-z0-9-]+\.)+(dev|io)/[a-z.-]*")
@@ -170,3 +173,9 @@ def test_a_public_class_name_means_one_thing() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes[node.name].append(name)
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def test_pages_name_images_of_this_release() -> None:
+    pages = [ROOT / "README.md", ROOT / "charts/ippo-operator/values.yaml", *(ROOT / "docs").rglob("*.md")]
+    images = {(path.name, tag) for path in pages for tag in re.findall(r"ippo-\w+:(\d+\.\d+\.\d+)", path.read_text())}
+    assert {tag for _, tag in images} == {version("iterative-ppo")}, images

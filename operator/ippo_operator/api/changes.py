@@ -1,4 +1,8 @@
-"""What may change in the spec of a run that has started."""
+"""What may change in the spec of a run that has started.
+
+In a cluster the API server enforces it, by rules of the CRD that `api.cel` writes from the tables below. `problems`
+enforces it for runs in a folder, and tells `ippo diff` beforehand.
+"""
 
 from typing import Any
 

@@ -15,7 +15,7 @@ from ippo_trainer.contract.params import Model
 from ippo_operator.api import cel
 from ippo_operator.api.pods import LIST_KEYS, LIST_MAP
 from ippo_operator.api.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, IterativePPORun
-from ippo_operator.api.status import FORMER_NAME
+from ippo_operator.api.status import FORMER_NAME, FORMER_RELEASE
 
 Schema = dict[str, Any]
 
@@ -154,7 +154,8 @@ class _Converter:
         for name, source in properties.items():
             yield name, self.schema(source)
             if FORMER_NAME in source:
-                text = f"Deprecated: {name}, as 0.2 called it. It is read where {name} is missing, and never written."
+                read = f"It is read where {name} is missing, and never written."
+                text = f"Deprecated: {name}, as {FORMER_RELEASE} called it. {read}"
                 yield source[FORMER_NAME], self.schema(source) | {"description": text}
 
     def _union(self, source: Schema) -> Schema:

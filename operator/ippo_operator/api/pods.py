@@ -147,7 +147,8 @@ class PodSettings(Model):
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """Container image; by default the one that the operator was installed with. A digest makes a run repeatable."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    """By default Kubernetes decides: Always for :latest, IfNotPresent otherwise."""
+    """By default that of the operator's installation (stageImagePullPolicy); where that says nothing, Kubernetes
+    decides: Always for :latest, IfNotPresent otherwise."""
     resources: Resources = Resources()
     """CPU, memory, GPUs."""
     node_selector: StringMap = {}

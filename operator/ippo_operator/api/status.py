@@ -22,10 +22,12 @@ FailureKind = Literal["Spec", "Data", "TryAgain", "Crash", "Disruption", "Uninfo
 
 
 FORMER_NAME = "x-ippo-former-name"
+FORMER_RELEASE = "0.2"
+"""The last one that wrote the former names."""
 
 
 def formerly(name: str, former: str) -> Any:
-    """A field of another name in 0.2, in JSON: it is read by either name and written by the new one."""
+    """A field with another JSON name up to FORMER_RELEASE: it is read by either name and written by the new one."""
     return Field(
         validation_alias=AliasChoices(name, former),
         serialization_alias=name,
@@ -84,7 +86,8 @@ class ActiveAttempt(Model):
     observed: Annotated[bool, formerly("observed", "seen")] = False
     """The job was observed; if it is missing from now on, it is lost."""
     stopping: bool = False
-    """Deleted for a suspension; how it ends costs no budget."""
+    """Its Job is deleted, and how it ends costs no budget: for a suspension, or because it waited for what the spec no
+    longer asks for."""
     waiting: Annotated[Waiting | None, formerly("waiting", "waits")] = None
     """What keeps it from running, if anything does."""
     overdue: Message | None = None

@@ -24,11 +24,13 @@ class JobFailure(_Told):
     """How a job failed."""
 
     exit_code: int | None = None
-    """Of the process that failed first; None where it is not known (process or pod lost)."""
+    """Of the stage's process that failed first. None where something else ended it: its pod was lost or evicted, ran
+    past a deadline, or another container of the pod failed."""
     message: str = ""
-    """What the stage said."""
+    """What the stage said, or else what ended it."""
     disrupted: bool = False
-    """Lost or evicted through no fault of the stage."""
+    """Lost through no fault of the stage: drained, preempted, a node that is gone. It counts against
+    `retries.disruptions`."""
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ ERROR_KINDS = (
     "Bug",
 )
 PROMOTIONS = ("Promote", "Reject", "Inconclusive", str(Reason.NOT_APPROVED))
+REPLACED = "Replaced"
+"""Of an attempt that was stopped so that the next one starts with what the spec says now."""
 ROLLOUTS = ("RolledOut", str(Reason.ROLLED_BACK), str(Reason.ROLLOUT_TIMED_OUT))
 _MINUTES = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0)
 _PASSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -159,19 +161,22 @@ class Metrics:
         before = run.status or RunStatus()
         if after.active is not None and (before.active is None or after.active.job_name != before.active.job_name):
             self._begun.add((run.metadata.namespace or "", run.metadata.name))
-        self._count_attempt(before, after)
+        self._count_attempt(run, before, after)
         self._count_promotion(before, after)
         self._count_end(before, after)
         self._count_rollout(before.serving or ServingStatus(), after.serving or ServingStatus())
 
-    def _count_attempt(self, before: RunStatus, after: RunStatus) -> None:
+    def _count_attempt(self, run: IterativePPORun, before: RunStatus, after: RunStatus) -> None:
         active = before.active
         if active is None or (after.active is not None and after.active.job_name == active.job_name):
             return
         failed = after.last_failure is not None and after.last_failure != before.last_failure
-        reason = str(after.last_failure.reason) if failed and after.last_failure is not None else str(Reason.COMPLETED)
-        reason = "Suspended" if active.stopping and not failed and _same_stage(before, after) else reason
-        outcome = "Failed" if failed else "Stopped" if reason == "Suspended" else "Succeeded"
+        if failed and after.last_failure is not None:
+            outcome, reason = "Failed", str(after.last_failure.reason)
+        elif active.stopping and _same_stage(before, after):
+            outcome, reason = "Stopped", str(Reason.SUSPENDED) if run.spec.suspend else REPLACED
+        else:
+            outcome, reason = "Succeeded", str(Reason.COMPLETED)
         seconds = (self._wall() - active.created_at).total_seconds()
         self.stage_duration.labels(str(before.stage), outcome).observe(max(0.0, seconds))
         self.stage_attempts.labels(str(before.stage), reason).inc()

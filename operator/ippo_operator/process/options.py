@@ -25,7 +25,7 @@ It needs the CRD of IterativePPORun in the cluster. In a pod it takes its servic
 """
 _EXAMPLES = """\
 examples:
-  ippo-operator --image registry.example/team/ippo-trainer:0.2.0-cuda
+  ippo-operator --image registry.example/team/ippo-trainer:TAG
   ippo-operator --image … --namespace team-a --namespace team-b     needs Roles in these namespaces only
   IPPO_OPERATOR_IMAGE=… IPPO_OPERATOR_NAMESPACE=team-a,team-b ippo-operator --log-format json
 

@@ -61,8 +61,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     assets = find_assets()
     if assets is None or not Cluster.can_run(assets):
         pytest.skip(f"needs {', '.join(PROGRAMS)} in the folder that KUBEBUILDER_ASSETS names")
-    with Cluster(assets, tmp_path_factory.mktemp("cluster")) as made:
-        yield made
+    with Cluster(assets, tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
 
 
 @pytest.fixture

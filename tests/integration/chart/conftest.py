@@ -16,8 +16,8 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     assets = find_assets()
     if assets is None:
         pytest.skip("needs etcd and kube-apiserver: setup-envtest prints a folder with them for KUBEBUILDER_ASSETS")
-    with ControlPlane(assets, tmp_path_factory.mktemp("chart")) as made:
-        yield made
+    with ControlPlane(assets, tmp_path_factory.mktemp("chart")) as plane:
+        yield plane
 
 
 @pytest.fixture

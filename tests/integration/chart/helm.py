@@ -28,9 +28,9 @@ _CLUSTER_WIDE = {
 
 def find(program: str) -> str | None:
     """helm or kubectl: $HELM or $KUBECTL, PATH, or the folder with etcd and kube-apiserver."""
-    given = os.environ.get(program.upper()) or shutil.which(program)
-    if given:
-        return given
+    path = os.environ.get(program.upper()) or shutil.which(program)
+    if path:
+        return path
     assets = find_assets()
     beside = assets / program if assets is not None else None
     return str(beside) if beside is not None and beside.exists() else None
@@ -38,10 +38,10 @@ def find(program: str) -> str | None:
 
 def need(program: str) -> str:
     """The program; skips the test without it."""
-    found = find(program)
-    if found is None:
+    path = find(program)
+    if path is None:
         pytest.skip(f"needs {program}: in PATH, or named by ${program.upper()}")
-    return found
+    return path
 
 
 def helm(*arguments: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -77,9 +77,9 @@ def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
 def container(manifests: list[Manifest]) -> Manifest:
     """The operator's container."""
     [deployment] = of_kind(manifests, "Deployment")
-    [found] = deployment["spec"]["template"]["spec"]["containers"]
-    assert isinstance(found, dict)
-    return found
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
 
 
 def path(manifest: Manifest) -> str:

@@ -53,5 +53,5 @@ class Installed:
         until(lambda: self.api.get(CRD).code == 404, "the CRD is gone")
 
 
-def wait_for(made: Installed, run: str, kind: str, reason: str = "") -> None:
-    api_runs.wait_for(made.api, run, kind, made.operator, reason=reason, seconds=60)
+def wait_for(installed: Installed, run: str, kind: str, reason: str = "") -> None:
+    api_runs.wait_for(installed.api, run, kind, installed.operator, reason=reason, seconds=60)

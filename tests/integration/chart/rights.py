@@ -51,17 +51,17 @@ class Audit:
 
     def used(self) -> set[Right]:
         """Every right that was asked for, granted or not. Discovery, which everybody may, is not among them."""
-        found = set()
+        rights = set()
         for entry in self._entries():
             about = entry.get("objectRef")
             if about is None or "resource" not in about:
                 continue
             resource = "/".join(filter(None, [about["resource"], about.get("subresource")]))
-            found.add(Right(about.get("apiGroup", ""), resource, entry["verb"]))
+            rights.add(Right(about.get("apiGroup", ""), resource, entry["verb"]))
             # A server-side apply that makes the object is checked for both verbs, and logged as one.
             if entry["verb"] == "patch" and entry.get("responseStatus", {}).get("code") == 201:
-                found.add(Right(about.get("apiGroup", ""), resource, "create"))
-        return found
+                rights.add(Right(about.get("apiGroup", ""), resource, "create"))
+        return rights
 
     def forbidden(self) -> list[str]:
         """Requests that were refused for want of a right."""

@@ -63,8 +63,8 @@ class ArgoServer:
 
     def actions(self, application: str, namespace: str) -> list[str]:
         """The actions that apply to the run `small`, in alphabetical order."""
-        found = self._ask("GET", f"/api/v1/applications/{application}/resource/actions?{_query(namespace)}")
-        return sorted(action["name"] for action in found.get("actions", ()) if not action.get("disabled"))
+        actions = self._ask("GET", f"/api/v1/applications/{application}/resource/actions?{_query(namespace)}")
+        return sorted(action["name"] for action in actions.get("actions", ()) if not action.get("disabled"))
 
     def act(self, application: str, namespace: str, action: str) -> None:
         """Runs an action on the run `small`."""
@@ -82,10 +82,10 @@ class ArgoServer:
         request.data = json.dumps(body).encode() if body is not None else None
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
-                told: dict[str, Any] = json.loads(answer.read())
+                content: dict[str, Any] = json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise AssertionError(f"{method} {path}: {error.code} {error.read().decode()}") from None
-        return told
+        return content
 
 
 def _run(namespace: str) -> dict[str, str]:

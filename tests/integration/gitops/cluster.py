@@ -44,8 +44,8 @@ class Lab:
         self._lock: IO[str] | None = None
 
     def __enter__(self) -> Self:
-        given = os.environ.get("IPPO_LAB_LOCK")
-        path = Path(given) if given else Path(tempfile.gettempdir()) / f"ippo-lab-{os.getuid()}.lock"
+        variable = os.environ.get("IPPO_LAB_LOCK")
+        path = Path(variable) if variable else Path(tempfile.gettempdir()) / f"ippo-lab-{os.getuid()}.lock"
         self._lock = path.open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         if "running" in self._call("status"):
@@ -137,7 +137,7 @@ class _WithCertificate(Api):
 
 
 def _api(kubeconfig: Path) -> Api:
-    told = yaml.safe_load(kubeconfig.read_text())
-    cluster, user = told["clusters"][0]["cluster"], told["users"][0]["user"]
+    document = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
     files = (cluster["certificate-authority"], user["client-certificate"], user["client-key"])
     return _WithCertificate(cluster["server"], *map(Path, files))

@@ -56,8 +56,8 @@ class Run:
 
     def condition(self, kind: str) -> tuple[str, str]:
         """Status and reason; empty where there is none."""
-        found = [c for c in self.now["status"].get("conditions", ()) if c["type"] == kind]
-        return (found[0]["status"], found[0]["reason"]) if found else ("", "")
+        conditions = [c for c in self.now["status"].get("conditions", ()) if c["type"] == kind]
+        return (conditions[0]["status"], conditions[0]["reason"]) if conditions else ("", "")
 
     def wait_stage(self, stage: str) -> None:
         """Until an attempt of that stage runs."""

@@ -57,8 +57,8 @@ class _Told:
     @property
     def status(self) -> dict[str, Any]:
         """What the tool says; empty if it has said nothing yet."""
-        found: dict[str, Any] = self._now.get("status", {})
-        return found
+        status: dict[str, Any] = self._now.get("status", {})
+        return status
 
     def _annotate(self, key: str, value: str) -> None:
         self._objects.merge(self.kind, self.system, self.name, {"metadata": {"annotations": {key: value}}})
@@ -79,8 +79,8 @@ class Kustomization(_Told):
 
     def ready(self) -> dict[str, Any]:
         """The condition Ready."""
-        found = (c for c in self.status.get("conditions", ()) if c["type"] == "Ready")
-        return next(found, {"status": "", "message": ""})
+        conditions = (c for c in self.status.get("conditions", ()) if c["type"] == "Ready")
+        return next(conditions, {"status": "", "message": ""})
 
     def applied(self) -> str:
         """The commit that was applied last and found healthy."""
@@ -96,17 +96,17 @@ class Kustomization(_Told):
 
     def wait_told(self, words: str, seconds: float = 120) -> None:
         """Until Flux says this in its condition Ready, which is False."""
-        said = set()
+        lines = set()
 
         def holds() -> bool:
             ready = self.ready()
-            said.add((ready["status"], ready["message"]))
+            lines.add((ready["status"], ready["message"]))
             return ready["status"] == "False" and words in ready["message"]
 
         try:
             self.until(holds, words, seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it said {said}") from None
+            raise AssertionError(f"{error}; it said {lines}") from None
 
 
 class Application(_Told):

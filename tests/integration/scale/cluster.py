@@ -23,8 +23,8 @@ Object = dict[str, Any]
 
 def find_kubeconfig() -> Path | None:
     """The kubeconfig that the environment names."""
-    given = os.environ.get(VARIABLE)
-    return Path(given) if given else None
+    variable = os.environ.get(VARIABLE)
+    return Path(variable) if variable else None
 
 
 class Cluster:
@@ -36,8 +36,8 @@ class Cluster:
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
-        told = yaml.safe_load(kubeconfig.read_text())
-        cluster, user = told["clusters"][0]["cluster"], told["users"][0]["user"]
+        document = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = document["clusters"][0]["cluster"], document["users"][0]["user"]
         self._url = cluster["server"]
         self._context = ssl.create_default_context(cafile=_file(cluster, "certificate-authority"))
         self._headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
@@ -58,8 +58,8 @@ class Cluster:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = None if body is None else json.dumps(body)
         async with self._session.request(method, path, data=data, headers={"Content-Type": kind}) as answer:
-            told = await answer.text()
-            return answer.status, json.loads(told) if answer.content_type == "application/json" else {"message": told}
+            text = await answer.text()
+            return answer.status, json.loads(text) if answer.content_type == "application/json" else {"message": text}
 
     async def get(self, path: str) -> Object:
         """The object; raises AssertionError where the server does not hand it out."""
@@ -74,9 +74,9 @@ class Cluster:
 
     async def create(self, path: str, body: Object) -> Object:
         """POST; an object of that name is fine."""
-        code, made = await self.send("POST", path, body)
-        assert code in {201, 409}, made
-        return made
+        code, answer = await self.send("POST", path, body)
+        assert code in {201, 409}, answer
+        return answer
 
     async def watch(self, path: str, selectors: str) -> AsyncIterator[tuple[str, Object]]:
         """All objects there are (ADDED), then their changes, until the caller stops asking."""
@@ -87,9 +87,9 @@ class Cluster:
                 yield event["type"], event["object"]
 
 
-def _file(told: Object, name: str) -> str:
-    if name in told:
-        return str(told[name])
+def _file(section: Object, name: str) -> str:
+    if name in section:
+        return str(section[name])
     with tempfile.NamedTemporaryFile(delete=False) as file:
-        file.write(base64.b64decode(told[f"{name}-data"]))
+        file.write(base64.b64decode(section[f"{name}-data"]))
     return file.name

@@ -172,7 +172,7 @@ class _Scene:
         listening.cancel()
         for task in done:
             task.result()
-        self.figures.wrong += [f"{name}: {told}" for name, told in open_runs.items()]
+        self.figures.wrong += [f"{name}: {state}" for name, state in open_runs.items()]
 
     def _judge(self, kind: str, run: Object, open_runs: dict[str, str]) -> None:
         name = run["metadata"]["name"]
@@ -262,12 +262,12 @@ class _Scene:
 
 
 def _requests(samples: Mapping[str, float]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for name, value in samples.items():
         if not name.startswith("ippo_api_requests_total"):
             continue
         labels = dict(_LABEL.findall(name))
         if labels["resource"] != "leases":
             what = f"{labels['method']} {labels['resource']}"
-            found[what] = found.get(what, 0.0) + value
-    return found
+            counts[what] = counts.get(what, 0.0) + value
+    return counts

@@ -50,9 +50,9 @@ def health(item: dict[str, Any]) -> dict[str, Any]:
 
 def enabled(item: dict[str, Any]) -> list[str]:
     """The actions that apply, in alphabetical order."""
-    found = run(FILES / "actions" / "discovery.lua", item)
-    assert set(found) == set(ACTIONS)
-    return sorted(name for name, action in found.items() if not action["disabled"])
+    actions = run(FILES / "actions" / "discovery.lua", item)
+    assert set(actions) == set(ACTIONS)
+    return sorted(name for name, action in actions.items() if not action["disabled"])
 
 
 def act(name: str, item: dict[str, Any]) -> dict[str, Any]:

@@ -218,8 +218,8 @@ def _crashed() -> worlds.Recorded:
 
 def _once(make: Callable[[], Object]) -> Callable[[], Object]:
     """The run is driven to its state once; whoever asks gets a copy."""
-    made = functools.cache(make)
-    return lambda: copy.deepcopy(made())
+    cached = functools.cache(make)
+    return lambda: copy.deepcopy(cached())
 
 
 STATES = tuple(state._replace(make=_once(state.make)) for state in _STATES)

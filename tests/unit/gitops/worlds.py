@@ -55,18 +55,18 @@ class Recorded(Cluster):
         """Whether the Deployment controller gave up on servers that are not ready."""
 
     def observed_servers(self) -> ObservedServing:
-        found = super().observed_servers()
+        servers = super().observed_servers()
         if self.blocked is not None:
-            return ObservedServing(found.settings, blocked=self.blocked)
-        if found.available:
-            return dataclasses.replace(found, unreached=self.unreached)
+            return ObservedServing(servers.settings, blocked=self.blocked)
+        if servers.available:
+            return dataclasses.replace(servers, unreached=self.unreached)
         gave_up_at = self.now if self.late else None
-        return dataclasses.replace(found, trouble=self.trouble, exceeded=self.late, progressed_at=gave_up_at)
+        return dataclasses.replace(servers, trouble=self.trouble, exceeded=self.late, progressed_at=gave_up_at)
 
     def step(self, die_after: int = 9) -> Any:
-        made = super().step(die_after)
+        plan = super().step(die_after)
         self.seen.append(shown(self.run))
-        return made
+        return plan
 
     @property
     def now_shown(self) -> Object:

@@ -102,10 +102,10 @@ def test_counters_are_read_as_rates_and_gauges_are_not(query: str) -> None:
 def test_what_a_matcher_asks_for_can_happen() -> None:
     """Values of labels with closed lists, in alerts: a typo there would be an alert that never fires."""
     from ippo_operator.api.reasons import Reason
-    from ippo_operator.process.metrics import ERROR_KINDS, PROMOTIONS, ROLLOUTS, WAITS
+    from ippo_operator.process.metrics import ERROR_KINDS, PROMOTIONS, REPLACED, ROLLOUTS, WAITS
 
     known = {
-        "reason": {str(reason) for reason in Reason} | {"Completed", "Suspended"},
+        "reason": {str(reason) for reason in Reason} | {"Completed", "Suspended", REPLACED},
         "kind": set(ERROR_KINDS),
         "outcome": {*PROMOTIONS, *ROLLOUTS, "Stalled", "Completed", "StopConditionMet", "Succeeded", "Failed"},
     }

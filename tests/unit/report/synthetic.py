@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.digests import digest_of
-from ippo_trainer.contract.layout import LEDGER, SNAPSHOT, result_key, stage_key
+from ippo_trainer.contract.layout import LEDGER, result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult, StoreLocation
+from ippo_trainer.report.gather import gather
+from ippo_trainer.report.model import RunReport
 from ippo_trainer.store import open_store
 from ippo_trainer.store.artifact import publish
 from ippo_trainer.store.base import Store
@@ -52,9 +54,15 @@ class Run:
         self.policies: list[ArtifactRef] = []
         self.current = 0
         self.ledger: list[dict[str, Any]] = []
+        self.manifest: dict[str, Any] = {}
 
-    def snapshot(self, **spec: Any) -> None:
-        body = {
+    def report(self) -> RunReport:
+        """Of what there is so far."""
+        return gather(self.store, self.manifest)
+
+    def describe(self, **spec: Any) -> None:
+        """Gives the run a manifest."""
+        self.manifest = {
             "metadata": {"name": "demo"},
             "spec": {
                 "seed": 7,
@@ -66,7 +74,6 @@ class Run:
                 **spec,
             },
         }
-        self.store.put(SNAPSHOT, json.dumps(body).encode())
 
     def put(
         self,
@@ -245,13 +252,18 @@ class Run:
             "decision": decision.model_dump(),
             "references": [{"name": a, "value": b, "success": c} for a, b, c in LADDER] if self.exact else [],
         }
-        told = {
+        transcripts = {
             "candidate": [self.transcript(s, s % 3 != 0, message) for s in range(4)],
             "current": [self.transcript(s, s == 2, message) for s in range(4)],
         }
         refs = {**inputs, "candidate": self.policies[candidate], "policy": self.policies[self.current]}
         self.put(
-            n, "evaluate", "evaluation", {"metrics.json": metrics, "transcripts.json": told}, refs, decision=decision
+            n,
+            "evaluate",
+            "evaluation",
+            {"metrics.json": metrics, "transcripts.json": transcripts},
+            refs,
+            decision=decision,
         )
         self.ledger.append(
             {
@@ -277,7 +289,7 @@ def full(
 ) -> Run:
     """A whole run: warm start, then a cycle per outcome."""
     run = Run(folder, exact)
-    run.snapshot()
+    run.describe()
     run.warm_start()
     for n, outcome in enumerate(outcomes, 1):
         run.cycle(n, outcome)

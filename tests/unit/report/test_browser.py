@@ -65,14 +65,14 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     full = synthetic.full(folder / "full-run")
     plain = synthetic.full(folder / "plain-run", ["Reject"], exact=False)
     evil = synthetic.Run(folder / "evil-run")
-    evil.snapshot()
+    evil.describe()
     evil.warm_start()
     evil.cycle(1, message="<script>window.pwned = 1</script><img src=x onerror='window.pwned = 1'>" + "long" * 200)
     empty = synthetic.Run(folder / "empty-run")
     found = {}
     for name, made in {"full": full, "plain": plain, "evil": evil, "empty": empty}.items():
         found[name] = folder / f"{name}.html"
-        write_report(made.store, found[name])
+        write_report(made.store, found[name], made.manifest)
     return found
 
 

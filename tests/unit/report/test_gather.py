@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from ippo_trainer.contract.errors import TryAgainError
-from ippo_trainer.contract.layout import LEDGER, SNAPSHOT, result_key
+from ippo_trainer.contract.layout import LEDGER, result_key
 from ippo_trainer.report import gather
 from ippo_trainer.report.words import headline, state, subline, verdict
 
@@ -14,7 +14,7 @@ from . import synthetic
 
 def test_a_whole_run_is_read(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path)
-    run = gather(made.store)
+    run = made.report()
     assert run.problems == []
     assert run.name == "demo"
     assert run.environment == "sr-funnel"
@@ -31,13 +31,13 @@ def test_a_whole_run_is_read(tmp_path: Path) -> None:
 
 def test_inputs_come_from_the_manifests(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path, ["Promote"])
-    improve = gather(made.store).trained[0].artifacts["improve"]
+    improve = made.report().trained[0].artifacts["improve"]
     assert set(improve.inputs) == {"data", "q", "policy"}
     assert improve.inputs["policy"] == made.policies[0].digest
 
 
 def test_after_a_rejection_the_old_policy_stays_in_service(tmp_path: Path) -> None:
-    run = gather(synthetic.full(tmp_path, ["Promote", "Reject"]).store)
+    run = synthetic.full(tmp_path, ["Promote", "Reject"]).report()
     second = run.evaluated[1]
     assert run.deployed(second) is second.evaluation.current  # type: ignore[union-attr]
     assert verdict(second, run.promoted(second)) == "Rejected"
@@ -49,14 +49,14 @@ def test_what_was_deployed_next_counts_before_the_gates_word(tmp_path: Path) -> 
     made.cycle(1, "Inconclusive")
     made.current = 1  # a person approved the candidate
     made.cycle(2, "Promote")
-    run = gather(made.store)
+    run = made.report()
     assert run.promoted(run.evaluated[0])
 
 
 @pytest.mark.parametrize("stages", range(5))
 def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path, stages: int) -> None:
     made = synthetic.Run(tmp_path)
-    made.snapshot()
+    made.describe()
     expected = [
         "Nothing has been published yet.",
         "The warm start is done; the first cycle has not published anything yet.",
@@ -72,7 +72,7 @@ def test_a_run_in_progress_says_how_far_it_is(tmp_path: Path, stages: int) -> No
         q = made.fit_q(1, data)
     if stages >= 4:
         made.improve(1, data, q)
-    run = gather(made.store)
+    run = made.report()
     assert state(run) == expected
     assert run.problems == []
     assert run.after is None
@@ -82,7 +82,7 @@ def test_an_uninformative_q_ends_the_run_in_words(tmp_path: Path) -> None:
     made = synthetic.Run(tmp_path)
     made.warm_start()
     made.fit_q(1, made.collect(1), skill=0.01, informative=False)
-    run = gather(made.store)
+    run = made.report()
     assert headline(run) == "Stopped in cycle 1: Q had nothing to teach."
     assert verdict(run.trained[0], False) == "Stopped"
     assert "Q was not informative" in state(run)
@@ -94,30 +94,31 @@ def test_a_run_without_a_warm_start_begins_with_cycle_1(tmp_path: Path) -> None:
     for info in list(made.store.list("iterations/0000")):
         made.store.delete(info.key)
     made.cycle(1)
-    run = gather(made.store)
+    run = made.report()
     assert run.warm_start is None
     assert [cycle.iteration for cycle in run.cycles] == [1]
 
 
-def test_a_store_without_a_snapshot_takes_the_manifest(tmp_path: Path) -> None:
-    manifest = {"metadata": {"name": "given"}, "spec": {"iterations": {"max": 9}}}
-    run = gather(synthetic.Run(tmp_path).store, manifest)
-    assert (run.name, run.planned_cycles) == ("given", 9)
+def test_name_and_settings_are_the_manifests(tmp_path: Path) -> None:
+    store = synthetic.Run(tmp_path).store
+    run = gather(store, {"metadata": {"name": "shop"}, "spec": {"iterations": {"max": 9}}})
+    assert (run.name, run.planned_cycles) == ("shop", 9)
+    assert (gather(store).name, gather(store).planned_cycles) == ("Iterative PPO", None)
 
 
 def test_more_cycles_than_one_block_of_threads(tmp_path: Path) -> None:
-    run = gather(synthetic.full(tmp_path, ["Promote"] * 19).store)
+    run = synthetic.full(tmp_path, ["Promote"] * 19).report()
     assert [cycle.iteration for cycle in run.cycles] == list(range(20))
     assert [cycle.iteration for cycle in run.cycles if cycle.transcripts] == [1, 17, 18, 19]
 
 
 def test_altered_and_missing_files_are_left_out_and_named(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path, ["Promote", "Promote"])
-    whole = gather(made.store)
+    whole = made.report()
     evaluation, q = whole.trained[0].artifacts["evaluate"], whole.trained[1].artifacts["fit-q"]
     made.store.put(f"{evaluation.key}/metrics.json", b'{"candidate": "nonsense"}')
     made.store.delete(f"{q.key}/manifest.json")
-    run = gather(made.store)
+    run = made.report()
     assert run.trained[0].evaluation is None
     assert run.trained[1].calibration is None
     assert run.trained[1].evaluation is not None
@@ -131,7 +132,7 @@ def test_a_field_of_the_wrong_type_is_named(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path, [])
     files = {"metrics.json": {"candidate": {"success": {"estimate": "high"}, "value": {}}, "current": {}}}
     made.put(1, "evaluate", "evaluation", files, {})
-    run = gather(made.store)
+    run = made.report()
     assert run.trained[0].evaluation is None
     assert any("metrics.json cannot be used (candidate.success.estimate:" in problem for problem in run.problems)
 
@@ -141,7 +142,7 @@ def test_numbers_that_are_not_finite_are_refused_or_left_out(tmp_path: Path) -> 
     rows = '{"kind": "improve", "curves": [{"update": 0, "kl": NaN, "entropy": 1.0, "phase": "x"}]}'
     made.put(1, "improve", "policy", {"training.json": rows}, {})
     made.put(1, "fit-q", "q", {"calibration.json": '{"log_loss": Infinity}'}, {})
-    run = gather(made.store)
+    run = made.report()
     assert run.trained[0].training is not None
     assert run.trained[0].training.curves == [{"update": 0, "entropy": 1.0}]
     assert run.trained[0].calibration is None
@@ -149,13 +150,10 @@ def test_numbers_that_are_not_finite_are_refused_or_left_out(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("body", [b"[1]", b"{", b"\xff"])
-def test_a_damaged_snapshot_and_ledger_are_named(tmp_path: Path, body: bytes) -> None:
+def test_a_damaged_ledger_is_named(tmp_path: Path, body: bytes) -> None:
     made = synthetic.full(tmp_path, ["Promote"])
-    made.store.put(SNAPSHOT, body)
     made.store.put(LEDGER, body + b"\n")
-    run = gather(made.store)
-    assert run.settings == {}
-    assert any(SNAPSHOT in problem for problem in run.problems)
+    run = made.report()
     assert any(f"Line 1 of {LEDGER}" in problem for problem in run.problems)
     assert len(run.evaluated) == 1
 
@@ -163,7 +161,7 @@ def test_a_damaged_snapshot_and_ledger_are_named(tmp_path: Path, body: bytes) ->
 def test_a_damaged_result_counts_as_not_done(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path, ["Promote"])
     made.store.put(result_key(1, "evaluate"), b"{")
-    run = gather(made.store)
+    run = made.report()
     assert run.evaluated == []
     assert any(result_key(1, "evaluate") in problem for problem in run.problems)
 
@@ -172,7 +170,7 @@ def test_the_ledger_alone_still_tells_the_decision(tmp_path: Path) -> None:
     made = synthetic.Run(tmp_path)
     line = {"iteration": 3, "decision": {"outcome": "Reject", "reason": "worse"}}
     made.store.put(LEDGER, (json.dumps(line) + "\n").encode())
-    run = gather(made.store)
+    run = made.report()
     assert [(cycle.iteration, cycle.decision.outcome) for cycle in run.cycles if cycle.decision] == [(3, "Reject")]
 
 
@@ -184,7 +182,7 @@ def test_collect_s_artifact_is_that_of_the_shard_that_joined_all(tmp_path: Path)
     first = json.loads(joined) | {"artifacts": {}}
     made.store.put(result_key(1, "collect", 0), json.dumps(first).encode())
     made.store.put(result_key(1, "collect", 1), joined)
-    assert gather(made.store).trained[0].artifacts["collect"].digest == data.digest
+    assert made.report().trained[0].artifacts["collect"].digest == data.digest
 
 
 def test_a_store_that_does_not_answer_is_no_empty_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,4 +193,4 @@ def test_a_store_that_does_not_answer_is_no_empty_report(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(made.store, "read", down)
     with pytest.raises(TryAgainError, match="down"):
-        gather(made.store)
+        made.report()

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from ippo_trainer.report import gather, render, write_report
+from ippo_trainer.report import render, write_report
 from ippo_trainer.report.model import RunReport
 
 from . import synthetic
@@ -46,7 +46,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> RunReport:
-    return gather(synthetic.full(tmp_path_factory.mktemp("run")).store)
+    return synthetic.full(tmp_path_factory.mktemp("run")).report()
 
 
 def test_nothing_is_loaded_from_anywhere(run: RunReport) -> None:
@@ -98,10 +98,10 @@ def test_evil_texts_are_inert_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(synthetic, "STAGES", (EVIL, *synthetic.STAGES[1:]))
     monkeypatch.setattr(synthetic, "LADDER", [(EVIL, 0.3, 0.3), *synthetic.LADDER])
     made = synthetic.Run(tmp_path)
-    made.snapshot(collect={"simulate": {"environment": {"name": EVIL, "options": {EVIL: EVIL}}}}, seed=EVIL)
+    made.describe(collect={"simulate": {"environment": {"name": EVIL, "options": {EVIL: EVIL}}}}, seed=EVIL)
     made.warm_start()
     made.cycle(1, message=EVIL)
-    run = dataclasses.replace(gather(made.store), name=EVIL, problems=[EVIL])
+    run = dataclasses.replace(made.report(), name=EVIL, problems=[EVIL])
     text = render(run)
     page = Page(text)
     assert not {"script", "img"} & set(page.tags)
@@ -113,13 +113,13 @@ def test_evil_texts_are_inert_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_secrets_and_places_of_the_manifest_are_not_shown(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path, ["Promote"])
-    made.snapshot(
+    made.describe(
         artifacts={"s3": {"endpointUrl": "https://user:hunter1@store"}},
         pods={"collect": {"env": [{"name": "KEY", "value": "hunter2"}]}},
         warmStart={"conversations": "s3://user:hunter3@bucket/log.jsonl"},
         collect={"simulate": {"environment": {"name": "e", "options": {"apiKey": "hunter4", "api_token": "hunter5"}}}},
     )
-    text = render(gather(made.store))
+    text = render(made.report())
     assert "hunter" not in text
     assert "bucket/log.jsonl" in text
 
@@ -145,7 +145,7 @@ def test_long_conversations_are_cut(tmp_path: Path) -> None:
     made = synthetic.Run(tmp_path)
     made.warm_start()
     made.cycle(1, message="word " * 100_000)
-    text = render(gather(made.store))
+    text = render(made.report())
     assert len(text) < 400_000
     assert "more characters)" in text
 
@@ -153,7 +153,7 @@ def test_long_conversations_are_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("outcomes", [[], ["Reject"], ["Inconclusive"], ["Promote"], ["Promote", "Reject"]])
 def test_short_runs_have_a_page(tmp_path: Path, outcomes: list[str], exact: bool) -> None:
-    text = render(gather(synthetic.full(tmp_path, outcomes, exact=exact).store))
+    text = render(synthetic.full(tmp_path, outcomes, exact=exact).report())
     words = " ".join(Page(text).text)
     assert "nan" not in re.sub(r"<[^>]*>", "", text).split()
     if not outcomes:
@@ -165,7 +165,7 @@ def test_short_runs_have_a_page(tmp_path: Path, outcomes: list[str], exact: bool
 
 
 def test_an_empty_store_has_a_page(tmp_path: Path) -> None:
-    assert "Nothing has been published yet." in " ".join(Page(render(gather(synthetic.Run(tmp_path).store))).text)
+    assert "Nothing has been published yet." in " ".join(Page(render(synthetic.Run(tmp_path).report())).text)
 
 
 def test_bare_minimum_metrics_have_a_page(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_bare_minimum_metrics_have_a_page(tmp_path: Path) -> None:
     made.put(1, "evaluate", "evaluation", {"metrics.json": {"candidate": plain, "current": plain}}, {})
     made.put(1, "fit-q", "q", {"calibration.json": {}}, {})
     made.put(1, "improve", "policy", {"training.json": {"curves": [{"update": 0, "loss_of_a_new_kind": 1.0}]}}, {})
-    run = gather(made.store)
+    run = made.report()
     assert run.problems == []
     words = " ".join(Page(render(run)).text)
     assert "Loss of a new kind" in words
@@ -183,7 +183,7 @@ def test_bare_minimum_metrics_have_a_page(tmp_path: Path) -> None:
 
 def test_transcripts_pair_seeds_and_say_who_speaks(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path, ["Promote", "Reject"])
-    words = " ".join(Page(render(gather(made.store))).text)
+    words = " ".join(Page(render(made.report())).text)
     assert "Before: the policy that the run started from. After: the one in service after cycle 2." in words
 
 
@@ -217,26 +217,26 @@ def test_other_seeds_fall_back_to_the_promoted_steps(run: RunReport) -> None:
 def test_the_file_is_written_at_once_and_replaces_the_old_one(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path / "run", ["Promote"])
     output = tmp_path / "deep" / "report.html"
-    write_report(made.store, output)
+    write_report(made.store, output, made.manifest)
     first = output.read_bytes()
     made.cycle(2)
-    write_report(made.store, output)
+    write_report(made.store, output, made.manifest)
     assert output.read_bytes() != first
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
 
 
 def test_half_characters_do_not_stop_the_report(tmp_path: Path) -> None:
     made = synthetic.full(tmp_path / "run", ["Promote"])
-    made.store.put("snapshot.json", b'{"metadata": {"name": "half \\ud83d"}}')
-    write_report(made.store, tmp_path / "report.html")
+    made.manifest = {"metadata": {"name": "half \ud83d"}}
+    write_report(made.store, tmp_path / "report.html", made.manifest)
     assert "half ?" in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_warnings_of_the_stages_are_on_the_first_screen(tmp_path: Path) -> None:
     run = synthetic.Run(tmp_path)
-    run.snapshot()
+    run.describe()
     run.put(1, "collect", "data", {"turns.txt": "turns"}, {}, warnings=(f"92 % unended {EVIL}",))
-    page = Page(render(gather(run.store)))
+    page = Page(render(run.report()))
     assert f"Cycle 1, collect: 92 % unended {EVIL}" in page.text
     assert page.text.index(f"Cycle 1, collect: 92 % unended {EVIL}") < page.text.index("Progress, cycle by cycle")
     assert "script" not in page.tags

@@ -47,7 +47,7 @@ class SmallWorld:
 
     def put_data(self, conversations: Sequence[Conversation], name: str = "data") -> ArtifactRef:
         """Publishes conversations as collect does: turns of nobody in particular become the first policy's own."""
-        for turn in (turn for found in conversations for turn in found.turns):
+        for turn in (turn for conversation in conversations for turn in conversation.turns):
             if self.policy is not None and not turn.policy_digest:
                 turn.policy_digest = self.policy.digest
                 turn.behaviour = "policy" if turn.behaviour == "log" else turn.behaviour
@@ -60,8 +60,8 @@ class SmallWorld:
         """Publishes a tiny policy with random weights; the tokenizer is the same for every seed."""
         texts = [
             text
-            for found in demonstrations(60)
-            for turn in found.turns
+            for conversation in demonstrations(60)
+            for turn in conversation.turns
             for text in (turn.customer_message, turn.suggestion or "", turn.sent_message)
         ]
         tokenizer = build_tokenizer(texts)

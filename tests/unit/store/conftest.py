@@ -89,8 +89,8 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _find_versitygw() -> str | None:
-    if found := shutil.which("versitygw"):
-        return found
+    if program := shutil.which("versitygw"):
+        return program
     folder = unpack("bin")
     return None if folder is None else str(folder / "versitygw")
 

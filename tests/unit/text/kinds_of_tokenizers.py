@@ -214,11 +214,11 @@ def fresh(kind: str, template: str, flags: str = "special") -> Any:
     inner.add_tokens([AddedToken(role, **options) for role in _ROLES])
     inner.add_tokens([AddedToken("\n\n\n", special=False, normalized=False), AddedToken("tulips", special=False)])
     unknown = {"unk_token": "<unk>"} if kind != "byte level" else {}
-    made = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="</s>", bos_token="<s>", clean_up_tokenization_spaces=False, **unknown
     )
-    made.chat_template = template
-    return made
+    tokenizer.chat_template = template
+    return tokenizer
 
 
 def cases() -> Iterator[tuple[str, str, str]]:

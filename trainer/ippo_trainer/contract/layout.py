@@ -6,7 +6,6 @@ from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.stages import BY_NAME, StageName
 
 LEDGER = "ledger.jsonl"
-SNAPSHOT = "snapshot.json"
 ENVIRONMENT = "environment.json"
 # In the artifacts of stages, for reports and later stages.
 TRAINING = "training.json"

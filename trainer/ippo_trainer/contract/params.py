@@ -187,7 +187,7 @@ class FitQ(Model):
     patience: Annotated[int, Field(ge=1, le=100)] = 2
     """Epochs without a better held-out loss before it stops."""
     learning_rate: Positive = "0.002"
-    """Peak of the cosine schedule."""
+    """Peak of the cosine schedule. 0.002 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Conversations per update."""
     holdout: Share = "0.15"
@@ -245,7 +245,8 @@ class Mpo(Model):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Conversations per optimiser step. 16 if left out."""
     learning_rate: Positive | None = None
-    """Peak; falls to a tenth. 0.003 if left out, which suits tiny models; pretrained ones 0.00001 to 0.00005."""
+    """Peak; falls to a tenth. 0.003 if left out, which suits tiny models; use 0.00001 to 0.00005 for pretrained
+    ones."""
     least_temperature: Positive | None = None
     """In units of Q per nat: a nat is spent only where Q promises that much more. 0.005 if left out."""
 
@@ -277,12 +278,13 @@ class Improve(Model):
     learning_rate: Positive = "0.0006"
     """Policy's peak; falls to a tenth. 0.0006 suits tiny models; use 0.000001 to 0.000005 for pretrained ones."""
     critic_learning_rate: Positive = "0.002"
-    """Critic; faster than the policy."""
+    """Critic; faster than the policy. 0.002 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
     critic_warmup_updates: Annotated[int, Field(ge=0, le=10_000)] = 10
     """Updates of the critic alone before the policy moves."""
     kl_target: Positive = "1.0"
-    """Budget, in nats per suggestion, of KL(policy || previous policy). The KL weight rises to keep to it, and updates
-    stop at 1.5 times it. A policy that has nothing to gain stays below."""
+    """Budget, in nats per suggestion, of KL(policy || previous policy). PPO's KL weight rises to keep to it, and its
+    updates stop at 1.5 times it; MPO makes all its passes, and spends no more. A policy that has nothing to gain stays
+    below."""
     kl_coefficient: Decimal = "0.02"
     """Least KL weight, in units of Q per nat: a nat is spent only where Q promises that much more. Theorem 2's beta."""
     clip_range: Positive = "0.2"

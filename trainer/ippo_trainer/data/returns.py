@@ -1,4 +1,4 @@
-"""Monte Carlo returns of the one-bit outcome (design §5; arXiv 2511.21638, the Q of step 2)."""
+"""Monte Carlo returns of the one-bit outcome: what the Q of step 2 of arXiv 2511.21638 is fitted to."""
 
 from collections.abc import Iterable
 

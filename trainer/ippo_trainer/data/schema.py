@@ -1,4 +1,4 @@
-"""What a logged turn is: dataclasses in memory, a versioned Parquet schema on disk (design §5).
+"""What a logged turn is: dataclasses in memory, a versioned Parquet schema on disk.
 
 One row is one turn: the newest customer message, what the agent suggested, and what the business did with it.
 """

@@ -81,8 +81,8 @@ def measure(conversations: Sequence[Conversation], discount: float, confidence: 
         confidence: two-sided level of the intervals.
     """
     turns = np.array([len(each.turns) for each in conversations], np.float64)
-    suggested = _count(conversations, lambda turn: turn.suggestion is not None)
-    shown = _count(conversations, _shown)
+    suggestions = _count(conversations, lambda turn: turn.suggestion is not None)
+    displays = _count(conversations, _shown)
     censoring = Censoring.of(conversations)
     weights = censoring.weights(conversations)
     ended = np.flatnonzero(weights)
@@ -94,11 +94,11 @@ def measure(conversations: Sequence[Conversation], discount: float, confidence: 
         value=share_interval((weights * values(conversations, discount))[ended], weights[ended], confidence),
         success_bounds=outcome_bounds(conversations),
         value_bounds=outcome_bounds(conversations, discount),
-        acceptance=share_interval(shown - _reacted(conversations, "rejected"), shown, confidence)
-        if shown.any()
+        acceptance=share_interval(displays - _reacted(conversations, "rejected"), displays, confidence)
+        if displays.any()
         else None,
-        edited=float(_reacted(conversations, "edited").sum() / shown.sum()) if shown.any() else None,
-        abstention=share_interval(turns - suggested, turns, confidence),
+        edited=float(_reacted(conversations, "edited").sum() / displays.sum()) if displays.any() else None,
+        abstention=share_interval(turns - suggestions, turns, confidence),
         length=_length(conversations, confidence),
     )
 
@@ -132,9 +132,9 @@ def _shown(turn: Turn) -> bool:
     return turn.as_shown().suggestion is not None
 
 
-def _count(conversations: Sequence[Conversation], wanted: Callable[[Turn], bool]) -> Floats:
-    """(n,) turns of each conversation for which `wanted` holds."""
-    return np.array([sum(map(wanted, each.turns)) for each in conversations], np.float64)
+def _count(conversations: Sequence[Conversation], predicate: Callable[[Turn], bool]) -> Floats:
+    """(n,) turns of each conversation for which `predicate` holds."""
+    return np.array([sum(map(predicate, each.turns)) for each in conversations], np.float64)
 
 
 def _reacted(conversations: Sequence[Conversation], reaction: str) -> Floats:

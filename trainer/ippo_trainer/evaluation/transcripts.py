@@ -20,15 +20,15 @@ def transcripts(
     that the current policy alone won and that both won, so that rare outcomes can be read. They illustrate, they do not
     represent.
     """
-    chosen = list(range(min(ALWAYS, len(seeds))))
+    indices = list(range(min(ALWAYS, len(seeds))))
     room = dict(_PER_KIND)
     pairs = list(enumerate(zip(candidate, current, strict=True)))
     for index, (a, b) in pairs[ALWAYS:]:
         if room.get((a.outcome, b.outcome), 0):
             room[a.outcome, b.outcome] -= 1
-            chosen.append(index)
-    chosen += [index for index, _ in pairs if index not in chosen]
-    order = sorted(chosen[:PAIRS])
+            indices.append(index)
+    indices += [index for index, _ in pairs if index not in indices]
+    order = sorted(indices[:PAIRS])
     return {
         "candidate": [_transcript(candidate[index], seeds[index]) for index in order],
         "current": [_transcript(current[index], seeds[index]) for index in order],

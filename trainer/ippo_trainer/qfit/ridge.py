@@ -94,8 +94,8 @@ class Regressions:
             if total is None:
                 total = torch.zeros(int(fold.max()) + 1, *features.shape[1:] * 2, dtype=torch.double)
             for number in sorted(set(fold[rows].tolist())):
-                chosen = features[fold[rows] == number]
-                total[number] += chosen.T @ (chosen * weight[rows][fold[rows] == number].unsqueeze(1))
+                mask = fold[rows] == number
+                total[number] += features[mask].T @ (features[mask] * weight[rows][mask].unsqueeze(1))
         assert total is not None  # there are rows
         return total
 

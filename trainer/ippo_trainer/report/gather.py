@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import CALIBRATION, LEDGER, METRICS, SNAPSHOT, TRAINING, TRANSCRIPTS, result_key
+from ippo_trainer.contract.layout import CALIBRATION, LEDGER, METRICS, TRAINING, TRANSCRIPTS, result_key
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
 from ippo_trainer.report.model import (
@@ -38,7 +38,7 @@ def gather(store: Store, manifest: dict[str, Any] | None = None, standing: dict[
 
     Args:
         store: the run's artifact store.
-        manifest: the run (`metadata`, `spec`) as JSON, for a store without a snapshot.json.
+        manifest: the run (`metadata`, `spec`) as JSON.
         standing: of a run that does not go on by itself, the fields of `Standing`.
 
     Raises:
@@ -46,25 +46,12 @@ def gather(store: Store, manifest: dict[str, Any] | None = None, standing: dict[
         BadSpecError: the store refuses.
     """
     problems: list[str] = []
-    settings = _settings(store, problems) or manifest or {}
     ledger = _ledger(store, problems)
     cycles = _cycles(store, ledger, problems)
-    name = settings.get("run") or settings.get("name") or _metadata_name(settings) or "Iterative PPO"
+    settings = manifest or {}
+    name = _metadata_name(settings) or "Iterative PPO"
     where = None if standing is None else Standing.model_validate(standing)
     return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems, where)
-
-
-def _settings(store: Store, problems: list[str]) -> dict[str, Any]:
-    try:
-        value = json.loads(store.read(SNAPSHOT, JSON_LIMIT))
-        if isinstance(value, dict):
-            return value
-        problems.append(f"{SNAPSHOT} is not a JSON object; the run's settings are not shown.")
-    except ObjectNotFoundError:
-        pass
-    except (BadDataError, ValueError) as error:
-        problems.append(f"{SNAPSHOT} cannot be read ({_reason(error)}); the run's settings are not shown.")
-    return {}
 
 
 def _metadata_name(settings: dict[str, Any]) -> object:

@@ -315,7 +315,7 @@ class RunReport:
 
     name: str
     settings: dict[str, Any]
-    """snapshot.json, or {} where there is none."""
+    """The run's manifest (`metadata`, `spec`), or {} where it is not known."""
     cycles: list[Cycle]
     problems: list[str] = field(default_factory=list)
     """What could not be read, in words; the page shows it at the top."""
@@ -324,7 +324,7 @@ class RunReport:
 
     def setting(self, path: str) -> Any:
         """A field of the run's settings, e.g. `setting("improve.klTarget")`; None where it is not set."""
-        value: Any = self.settings.get("spec", self.settings)
+        value: Any = self.settings.get("spec")
         for name in path.split("."):
             value = value.get(name) if isinstance(value, dict) else None
         return value

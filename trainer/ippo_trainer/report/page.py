@@ -26,7 +26,7 @@ def write_report(
     Args:
         store: the run's artifact store; what is in it so far is shown.
         output: the HTML file; its folder is made if needed.
-        manifest: the run (`metadata`, `spec`) as JSON, for a store without a snapshot.json.
+        manifest: the run (`metadata`, `spec`) as JSON.
         standing: of a run that does not go on by itself, the fields of `Standing`.
 
     Raises:

@@ -63,7 +63,7 @@ def _origin(artifact: Artifact, makers: dict[str, str]) -> Origin:
 
 def settings(run: RunReport) -> list[tuple[str, str]]:
     """(dotted field, value) of the settings that decide the result. What may be a secret is masked."""
-    body = run.settings.get("spec", run.settings)
+    body = run.settings.get("spec")
     if not isinstance(body, dict):
         return []
     rows = [row for section in SHOWN if section in body for row in _flat(section, body[section])]

@@ -142,18 +142,18 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
     state = _resume(ctx)
     keeper = Keeper(ctx, lambda unfinished: _save(ctx, state, unfinished))
     held = sum(map(len, batches[: state.batches]))
-    with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as shown, keeper.holding():
+    with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as bar, keeper.holding():
         while state.batches < len(batches):
             batch = batches[state.batches]
             name = f"{prefix}-{index:05d}-{state.batches:05d}.parquet"
             seeds, ids = _names(ctx, batch)
             conversations = Batch(seeds, ids, state.unfinished, hearing)
-            result = rollout(environment, agent, conversations, shown.update, keeper.note)
+            result = rollout(environment, agent, conversations, bar.update, keeper.note)
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
                 write_turns(state.directory / name, result.conversations)
                 state.add(_count(result, environment))
-            shown.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
+            bar.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
             if state.batches < len(batches):
                 keeper.note(None)
     for text in hearing.warnings():

@@ -140,8 +140,8 @@ def _hold(
     """The conversations of both policies, one per customer; resumes from the checkpoint."""
     held, unfinished = _resume(ctx, players, customers)
     keeper = Keeper(ctx, lambda under_way: _save(ctx, held, under_way))
-    done, batch_size = sum(map(len, held.values())), _collect(ctx).batch_size
-    with ctx.progress(2 * len(customers), "evaluating", "conversations", initial=done) as bar, keeper.holding():
+    count, batch_size = sum(map(len, held.values())), _collect(ctx).batch_size
+    with ctx.progress(2 * len(customers), "evaluating", "conversations", initial=count) as bar, keeper.holding():
         for role, player in players.items():
             agent = PolicyAgent(
                 player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
@@ -181,9 +181,9 @@ def _resume(
     files = {role: directory / f"{role}.parquet" for role in _ROLES}
     held = {role: read_turns([path]) if path.exists() else [] for role, path in files.items()}
     for role, conversations in held.items():
-        wanted = [name for name, _ in customers[: len(conversations)]]
+        names = [name for name, _ in customers[: len(conversations)]]
         speakers = {turn.policy_digest for each in conversations for turn in each.turns}
-        if [each.id for each in conversations] != wanted or speakers - {players[role].digest}:
+        if [each.id for each in conversations] != names or speakers - {players[role].digest}:
             ctx.log.warning("the checkpoint holds conversations with other customers: evaluating from the start")
             return nothing, None
     ctx.log.info("resumed after %d conversations", sum(map(len, held.values())))

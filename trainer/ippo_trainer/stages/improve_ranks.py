@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return error.exit_code
         finally:
             del os.environ[_WORKER]
-        said = Path(folder) / f"{rank}.json"
-        if log is not None and said.exists():
-            shutil.copyfile(said, log)
+        message = Path(folder) / f"{rank}.json"
+        if log is not None and message.exists():
+            shutil.copyfile(message, log)
         elif code:
             write_termination_log(log, error_message(StageError.reason, _silent(code, rank)))
     return code

@@ -121,8 +121,8 @@ def error_message(reason: str, message: str) -> bytes:
     message = message.encode("utf-8", "backslashreplace").decode()
     length = len(message)
     while True:
-        shown = message if length >= len(message) else message[:length] + "…"
-        body = canonical_json({"error": {"reason": reason, "message": shown}})
+        text = message if length >= len(message) else message[:length] + "…"
+        body = canonical_json({"error": {"reason": reason, "message": text}})
         if len(body) <= MAX_RESULT_BYTES:
             return body
         length = min(length, len(message)) - max(1, (len(body) - MAX_RESULT_BYTES) // 6)

@@ -1,4 +1,4 @@
-"""What surrounds a stage: its spec, store, inputs, result, signals and exit code (design: the stage contract)."""
+"""What surrounds a stage: its spec, store, inputs, result, signals and exit code."""
 
 import importlib
 import json
@@ -249,19 +249,19 @@ def _run(
     shard = _check_shard(spec, shard_index)
     store = open_store(spec.store)
     key = result_key(spec.iteration, spec.stage, shard, spec.collection)
-    done = _published(store, key, spec)
+    result = _published(store, key, spec)
     with work_directory(work_dir) as work:
         ctx = StageContext(spec, store, work, shard, stop=stop)
-        if done is not None and done.shard is not None and not done.shard.complete and _outdated(ctx):
+        if result is not None and result.shard is not None and not result.shard.complete and _outdated(ctx):
             store.delete(key)
-            done = None
-        if done is None:
+            result = None
+        if result is None:
             checkpoint.check_writable(store, ctx.checkpoint_folder)
-            done = _publish_result(store, key, spec, _work(ctx))
+            result = _publish_result(store, key, spec, _work(ctx))
         else:
             _log.info("%s is there already, nothing to do", store.describe(key))
         _clear_checkpoint(ctx)
-    return done
+    return result
 
 
 def _check_shard(spec: StageSpec, index: int | None) -> int | None:

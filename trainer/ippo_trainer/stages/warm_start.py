@@ -116,8 +116,8 @@ def _conversations(ctx: StageContext, settings: WarmStart, environment: Environm
         )
     assert settings.demonstrations is not None
     seeds = [derive_seed(ctx.spec.seed, WARM_START, index) for index in range(settings.demonstrations)]
-    with ctx.progress(len(seeds), "demonstrations", "conversations") as shown:
-        return demonstrate(environment, seeds, ctx.spec.environment.name, shown.update)
+    with ctx.progress(len(seeds), "demonstrations", "conversations") as bar:
+        return demonstrate(environment, seeds, ctx.spec.environment.name, bar.update)
 
 
 def _written_by(ctx: StageContext, conversations: list[Conversation], writers: tuple[str, ...]) -> list[Conversation]:

@@ -12,20 +12,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from ippo_trainer.contract.errors import StageError
-from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
+from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS, Model, Mpo
+from ippo_trainer.contract.stages import BY_NAME, FIT_Q, IMPROVE, WARM_START
 from ippo_trainer.models.files import check_files, read_config
 
 from ippo_operator.api.resource import IterativePPORun
 
 _FILE = "file://"
 _MAX_SOURCE = 1 << 22
-_PRETRAINED = (
-    ("warmStart.learningRate", 2e-4, "0.00001 to 0.00005"),
-    ("fitQ.learningRate", 2e-4, "0.00001 to 0.00005"),
-    ("improve.learningRate", 5e-5, "0.000001 to 0.000005"),
-    ("improve.criticLearningRate", 5e-4, "0.00001 to 0.00005"),
-)
-"""Field, what a pretrained base hardly ever survives, and what suits it."""
 
 
 @dataclass(frozen=True)
@@ -140,11 +134,24 @@ def _defines(tree: ast.Module, name: str) -> bool:
 
 
 def _rates(run: IterativePPORun) -> Iterator[str]:
-    if run.spec.policy.base.startswith("tiny:"):
+    """Of the stages that the run has; what suits a pretrained base is in the field's own description."""
+    spec, improve = run.spec, BY_NAME[IMPROVE].field
+    if spec.policy.base.startswith("tiny:"):
         return
-    spec = run.spec.model_dump(mode="json", by_alias=True, exclude_none=True)
-    for path, most, better in _PRETRAINED:
-        section, field = path.split(".")
-        rate = (spec.get(section) or {}).get(field)
-        if rate is not None and float(rate) > most:
-            yield f"spec.{path}: {rate} suits tiny models; a pretrained base wants {better}"
+    rates: list[tuple[str, Model | None, str, float]] = [
+        (BY_NAME[WARM_START].field, spec.warm_start, "learning_rate", 2e-4),
+        (BY_NAME[FIT_Q].field, spec.fit_q, "learning_rate", 2e-4),
+    ]
+    if spec.improve.chosen(spec.collect.simulate) == "MPO":
+        rates.append((f"{improve}.mpo", spec.improve.mpo or Mpo(), "learning_rate", 2e-4))
+    else:
+        rates.append((improve, spec.improve, "learning_rate", 5e-5))
+        rates.append((improve, spec.improve, "critic_learning_rate", 5e-4))
+    for path, section, name, survivable in rates:
+        if section is None:
+            continue
+        rate = section.value(name) if isinstance(section, Mpo) else getattr(section, name)
+        if float(rate) > survivable:
+            field = type(section).model_fields[name]
+            about = " ".join((field.description or "").split())
+            yield f"spec.{path}.{field.alias}: {rate} is more than a pretrained base survives. {about}"

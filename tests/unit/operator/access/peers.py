@@ -95,8 +95,8 @@ class Proxy(HttpServer):
 
         class Handler(_Replying):
             def do_CONNECT(self) -> None:  # noqa: N802
-                wanted = "Basic " + base64.b64encode(outer.password.encode()).decode()
-                if outer.password and self.headers.get("Proxy-Authorization") != wanted:
+                credentials = "Basic " + base64.b64encode(outer.password.encode()).decode()
+                if outer.password and self.headers.get("Proxy-Authorization") != credentials:
                     self.reply(407, {}, **{"Proxy-Authenticate": "Basic"})
                     return
                 outer.asked.append(self.path)

@@ -8,7 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
-from ippo_trainer.contract.layout import SNAPSHOT
+from ippo_trainer.contract.layout import LEDGER
 from moto.server import ThreadedMotoServer
 
 from tests.kit.fake_server import Server
@@ -39,11 +39,11 @@ def store(moto: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 def published(server: Server, store: str, **s3: Any) -> None:
-    """A run that succeeded, and its settings in the bucket."""
+    """A run that succeeded, and a damaged ledger in the bucket, of which the report tells."""
     finish(server, artifacts={"s3": {"bucket": "artifacts", "prefix": "prefix", "endpointUrl": store} | s3})
     key = RUN.format(uid=the_run(server.api)["metadata"]["uid"])
     boto3.client("s3", endpoint_url=store, region_name="us-east-1").put_object(
-        Bucket="artifacts", Key=f"{key}/{SNAPSHOT}", Body=b'{"run": "from-the-bucket"}'
+        Bucket="artifacts", Key=f"{key}/{LEDGER}", Body=b"{"
     )
 
 
@@ -51,7 +51,7 @@ def test_with_the_users_own_credentials(server: Server, ippo: Ippo, store: str, 
     published(server, store)
     said = ippo("report", "small")
     assert (said.code, said.out) == (0, "small-report.html\n"), said.err
-    assert "from-the-bucket" in (tmp_path / "small-report.html").read_text()
+    assert f"Line 1 of {LEDGER} is damaged" in (tmp_path / "small-report.html").read_text()
 
 
 def test_through_another_endpoint(server: Server, ippo: Ippo, store: str, tmp_path: Path) -> None:

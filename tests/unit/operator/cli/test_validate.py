@@ -146,7 +146,11 @@ def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
         "spec.improve.learningRate",
         "spec.improve.criticLearningRate",
     ]
+    assert err[2].endswith("use 0.000001 to 0.000005 for pretrained ones.")
     gentle = {"learningRate": "0.00002"}
     sections = {"warmStart": {"demonstrations": 9, **gentle}, "fitQ": gentle}
     improve = {"learningRate": "0.000002", "criticLearningRate": "0.00002"}
     assert validate(tmp_path, capsys, policy=base, improve=improve, **sections)[2] == []
+    [mpo] = validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO"}, **sections)[2]
+    assert mpo.split(": ")[1] == "spec.improve.mpo.learningRate"
+    assert validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO", "mpo": gentle}, **sections)[2] == []

@@ -77,6 +77,18 @@ def test_failures_count_by_reason() -> None:
     assert total(operator.metrics, "ippo_stage_attempts_total") == len(attempts(api)) == 6
 
 
+@pytest.mark.parametrize(("suspend", "reason"), [(True, "Suspended"), (False, "Replaced")])
+def test_an_attempt_that_was_stopped_counts_by_what_stopped_it(suspend: bool, reason: str) -> None:
+    metrics = Metrics(lambda: START)
+    active = ActiveAttempt(job_name="collect", input_digest=digest_of({}), created_at=START, stopping=True)
+    status = RunStatus(stage="collect", iteration=1, active=active)
+    run = make_run(suspend=suspend).model_copy(update={"status": status})
+    metrics.status_written(run, status.model_copy(update={"active": None}))
+    counts = samples(metrics)
+    assert counts[f'ippo_stage_attempts_total{{reason="{reason}",stage="collect"}}'] == 1
+    assert counts['ippo_stage_duration_seconds_count{outcome="Stopped",stage="collect"}'] == 1
+
+
 def test_a_run_that_stalls_counts_once() -> None:
     api = world()
     operator = Counted(api)

@@ -1,1 +1,1 @@
-"""SR-funnel, the yardstick of design section 8."""
+"""SR-funnel: solved exactly, and neither what is accepted most nor what sells at once is the best policy."""

@@ -22,11 +22,11 @@ MAX_HORIZON = 64
 
 
 class Funnel(ExactlySolved):
-    """Customers of a shop who have to be asked, won and asked to buy (design section 8).
+    """Customers of a shop who have to be asked, won and asked to buy.
 
     Args:
         horizon: turns after which the conversation ends without a purchase.
-        tables: path of a JSON file with other numbers than the design's; see `Tables`.
+        tables: path of a JSON file with other numbers; see `Tables`.
     """
 
     system_prompt = SYSTEM_PROMPT

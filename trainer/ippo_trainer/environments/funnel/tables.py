@@ -1,4 +1,4 @@
-"""The numbers of SR-funnel (design section 8): who accepts what, who leaves, who buys, what moves a customer on."""
+"""The numbers of SR-funnel: who accepts what, who leaves, who buys, what moves a customer on."""
 
 import dataclasses
 import json
@@ -28,7 +28,8 @@ Grid5 = tuple[Row3, Row3, Row3, Row3, Row3]
 
 @dataclass(frozen=True)
 class Tables:
-    """Every probability of the game; the defaults are design section 8.
+    """Every probability of the game. By the defaults what is accepted most, CHAT, hardly ever sells, and what
+    sells at once is far from the best policy (`ippo exact --env sr-funnel`).
 
     Rows go by type (price, feature, impatient), by stage (cold, needs known, quoted) or by intent (ASK, FEAT, DISC,
     CLOSE, CHAT[, ABSTAIN]). A JSON file may set any subset of the fields.
@@ -87,7 +88,7 @@ class Tables:
 
     @classmethod
     def from_file(cls, path: Path) -> "Tables":
-        """Reads a JSON object of fields; those not named keep design section 8's numbers. Raises BadSpecError."""
+        """Reads a JSON object of fields; those not named keep their defaults. Raises BadSpecError."""
         try:
             value = json.loads(path.read_text("utf-8"))
         except OSError as error:

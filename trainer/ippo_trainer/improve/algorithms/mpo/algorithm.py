@@ -147,8 +147,8 @@ class MPO:
         position, size = self.position, self.settings.batch_size
         seed = derive_seed(self.task.settings.seed, "pass", position.epoch)
         order = np.random.Generator(np.random.Philox(seed)).permutation(self._numbers)
-        chosen = set(order[position.batch * size : (position.batch + 1) * size].tolist())
-        return [number for number, each in enumerate(self.pool.states) if each.conversation in chosen]
+        batch = set(order[position.batch * size : (position.batch + 1) * size].tolist())
+        return [number for number, each in enumerate(self.pool.states) if each.conversation in batch]
 
     def _imitate(self, members: Sequence[int]) -> tuple[float, float]:
         """One optimiser step of weighted likelihood; see `_update`."""

@@ -89,8 +89,8 @@ class Pool:
         rows = zip(responses, columns["prior"], columns["q"], strict=True)
         self.states = []
         for conversation, turn, count in zip(columns["conversation"], columns["turn"], columns["count"], strict=True):
-            chosen = [next(rows) for _ in range(count)]
-            self.states.append(Candidates(conversation, turn, *map(list, zip(*chosen, strict=True))))
+            triples = [next(rows) for _ in range(count)]
+            self.states.append(Candidates(conversation, turn, *map(list, zip(*triples, strict=True))))
 
 
 def draw(
@@ -124,7 +124,7 @@ def worth_training(candidates: Sequence[Candidates], better: Tilt, least: float)
     for each in candidates:
         weights = better.weights[start : start + len(each.responses)]
         start += len(each.responses)
-        chosen = np.flatnonzero(weights >= least * weights.max())
-        shares = weights[chosen] / weights[chosen].sum()
-        result.append(TargetDistribution([each.responses[index] for index in chosen], shares.tolist()))
+        indices = np.flatnonzero(weights >= least * weights.max())
+        shares = weights[indices] / weights[indices].sum()
+        result.append(TargetDistribution([each.responses[index] for index in indices], shares.tolist()))
     return result
