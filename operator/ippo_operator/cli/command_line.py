@@ -7,6 +7,7 @@ from typing import NoReturn
 from ippo_trainer.contract.command_line import Parser
 
 from ippo_operator.cli import (
+    check_log,
     completion,
     decide,
     diff,
@@ -38,6 +39,7 @@ _EXAMPLES = """\
 examples:
   on this machine:
     ippo validate -f examples/sr-funnel.yaml
+    ippo check-log chats.jsonl
     ippo run -f examples/sr-funnel.yaml --out runs/demo
     ippo status runs/demo
     ippo report runs/demo
@@ -77,7 +79,7 @@ def make_parser(program: str) -> Parser:
     add_flags(parser, before_the_verb=True)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
-    for verb in (run, serve, validate, exact, completion, version, status, report, logs):
+    for verb in (run, serve, validate, check_log, exact, completion, version, status, report, logs):
         add_verb(commands, verb.VERB, verb.add_arguments)
     for decision in decide.VERBS:
         add_verb(commands, decision, partial(decide.add_arguments, decision))

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.messages import show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import Conversation
@@ -204,6 +205,17 @@ class Outcomes:
     def _text(self, name: str) -> Any:
         opener: Any = gzip.open if name.endswith(".gz") else open
         return opener(self.path, "rt", encoding="utf-8-sig", newline="" if ".csv" in name else None)
+
+
+def joined(reader: LogReader, outcomes: Outcomes | None) -> Iterator[Conversation]:
+    """The log's conversations with their outcomes; what contradicts is collected with the log's other problems."""
+    for conversation in reader.conversations():
+        with reader.problems.collecting():
+            try:
+                complete = conversation if outcomes is None else outcomes.join(conversation)
+            except BadDataError as error:
+                raise ProblemError(reader.path.name, reader.place, error.message, error.remedy) from None
+            yield complete
 
 
 def _with_time(conversation: Conversation, row: _Row | None) -> Conversation:

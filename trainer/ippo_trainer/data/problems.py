@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ippo_trainer.contract.errors import BadDataError
 
@@ -29,6 +30,17 @@ class ProblemError(BadDataError):
     def __init__(self, file: str, place: str, what: str, remedy: str = "", count: int = 1) -> None:
         self.place, self.what, self.count = place, what, count
         super().__init__(f"{file}, {place}{what}", remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemKind:
+    """Problems that differ only in places and numbers."""
+
+    count: int
+    places: list[str]
+    """The first ones."""
+    text: str
+    """What is wrong, and the remedy."""
 
 
 class Problems:
@@ -59,6 +71,17 @@ class Problems:
         places = self._places.setdefault(kind, [])
         if isinstance(problem, ProblemError) and len(places) < _MAX_PLACES and problem.place not in places:
             places.append(problem.place)
+
+    def kinds(self) -> list[ProblemKind]:
+        """All kinds, the most frequent one first."""
+        ordered = sorted(self._first, key=lambda kind: -self._counts[kind])
+        rest = [ProblemKind(self._others, [], "problems of other kinds")] if self._others else []
+        return [ProblemKind(self._counts[kind], self._places[kind], self._text(kind)) for kind in ordered] + rest
+
+    def _text(self, kind: str) -> str:
+        first = self._first[kind]
+        what = first.what.lstrip(":, ") if isinstance(first, ProblemError) else first.message
+        return f"{_short(what)}. {_short(first.remedy)}".strip()
 
     @contextmanager
     def collecting(self) -> Iterator[None]:

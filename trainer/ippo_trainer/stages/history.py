@@ -12,9 +12,8 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.params import LogHistory
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.outcomes import Outcomes, seconds_of
+from ippo_trainer.data.outcomes import Outcomes, joined, seconds_of
 from ippo_trainer.data.own import writer_of
-from ippo_trainer.data.problems import ProblemError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.stages.keeping import Keeper
@@ -83,7 +82,7 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
         ctx.progress(reader.size, f"reading {reader.path.name}", "bytes", initial=reader.bytes) as shown,
         keeper.holding(),
     ):
-        for piece in _pieces(_joined(reader, outcomes)):
+        for piece in _pieces(joined(reader, outcomes)):
             with ctx.stop.deferred():
                 write_turns(state.directory / f"turns-00000-{state.files:05d}.parquet", piece)
                 state.files += 1
@@ -99,17 +98,6 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
             f"no conversations with a customer message and a reply in {reader.path.name}",
             "See docs/chat-logs.md for the formats.",
         )
-
-
-def _joined(reader: LogReader, outcomes: Outcomes | None) -> Iterator[Conversation]:
-    """The log's conversations with their outcomes; what contradicts is collected with the log's other problems."""
-    for conversation in reader.conversations():
-        with reader.problems.collecting():
-            try:
-                joined = conversation if outcomes is None else outcomes.join(conversation)
-            except BadDataError as error:
-                raise ProblemError(reader.path.name, reader.place, error.message, error.remedy) from None
-            yield joined
 
 
 def _pieces(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:

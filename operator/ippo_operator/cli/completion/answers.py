@@ -16,7 +16,19 @@ from ippo_operator.cli.parsing import Verb
 
 FILES, NO_FILES = 0, 4
 """Cobra's directives: also complete names of files, or not."""
-_FILES = {"file", "out", "policy", "tables", "kubeconfig", "certificate_authority", "client_certificate", "client_key"}
+_FILES = {
+    "file",
+    "log",
+    "outcomes",
+    "base",
+    "out",
+    "policy",
+    "tables",
+    "kubeconfig",
+    "certificate_authority",
+    "client_certificate",
+    "client_key",
+}
 Choices: TypeAlias = dict[str, str]
 """Completions and what they mean."""
 

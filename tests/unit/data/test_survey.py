@@ -1,0 +1,108 @@
+"""What a log holds and what is wrong with it, before a run is started from it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ippo_trainer.data import survey as module
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.outcomes import Outcomes
+from ippo_trainer.data.survey import needed_conversations, suggested_limits, survey
+
+
+def chat(number: int, *replies: str, outcome: bool | None = False, **fields: Any) -> dict[str, Any]:
+    messages = []
+    for reply in replies:
+        messages += [{"role": "user", "content": "hi"}, {"role": "assistant", "content": reply}]
+    return {"conversation_id": number, "messages": messages, "outcome": outcome, **fields}
+
+
+def write(path: Path, *lines: Any) -> Path:
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def test_figures(tmp_path: Path) -> None:
+    lines = [
+        chat(1, "yes", outcome=True, customer_id="ann"),
+        chat(2, "yes", "no", customer_id="ann"),
+        chat(3, "yes", "no", outcome=None, customer_id="bob", writer="bot"),
+        chat(4, "yes", "tea", "done", outcome=True),
+    ]
+    figures = survey(LogReader(write(tmp_path / "a.jsonl", *lines)))
+    assert (figures["conversations"], figures["turns"], figures["problems"]["count"]) == (4, 8, 0)
+    assert figures["outcomes"] == {"won": 2, "lost": 1, "open": 1, "success": 2 / 3}
+    assert figures["writers"] == {"people": 6, "bot": 2}
+    assert figures["customers"] == {"named": 2, "most": 2}
+    assert figures["alike"] == 1  # the third says what the second does
+    assert figures["suggestions"] == {"different": 4, "commonest": 4}
+    assert figures["openings"] == {"different": 1, "oneSuggestion": 1}
+    assert [(row["turn"], row["reached"], row["won"], row["lost"], row["open"]) for row in figures["funnel"]] == [
+        (1, 4, 1, 0, 0),
+        (2, 3, 0, 1, 1),
+        (3, 1, 1, 0, 0),
+    ]
+    assert json.loads(json.dumps(figures)) == figures
+
+
+def test_all_problems_with_counts_and_the_figures_of_the_rest(tmp_path: Path) -> None:
+    robots = [{**chat(n, "x"), "messages": [{"role": "robot", "content": "x"}]} for n in range(100, 150)]
+    slip = {name.replace("outcome", "outcom"): value for name, value in chat(2, "no").items()}
+    path = write(tmp_path / "a.jsonl", chat(1, "yes", outcome=True), "{", *robots, slip)
+    orders = tmp_path / "o.csv"
+    orders.write_text("conversation_id,outcome\n1,false\n")
+    figures = survey(LogReader(path), Outcomes(orders))
+    kinds = figures["problems"]["kinds"]
+    assert figures["problems"]["count"] == 53
+    assert (kinds[0]["count"], kinds[0]["places"]) == (50, ["line 3", "line 4", "line 5", "line 6"])
+    assert 'messages[0].role is "robot"' in kinds[0]["problem"]
+    problems = " ".join(kind["problem"] for kind in kinds)
+    assert "is not JSON" in problems
+    assert "unknown field outcom" in problems
+    assert "outcome of conversation '1' is true" in problems
+    assert figures["conversations"] == 0  # the only one that can be read contradicts the orders
+
+
+def test_lengths_are_measured_on_conversations_from_all_over_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MEASURED", 20)
+    path = write(tmp_path / "a.jsonl", *(chat(n, "x") for n in range(1000)))
+    measured = []
+
+    def measure(conversation: Any) -> tuple[int, list[int]]:
+        measured.append(int(conversation.id))
+        return int(conversation.id), [7]
+
+    figures = survey(LogReader(path), measure=measure)
+    assert len(measured) < 200
+    assert figures["lengths"]["longestPrompt"]["50"] == pytest.approx(500, abs=60)
+    assert figures["limits"]["policy.maxNewTokens"] == 16
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_limits_are_wide_enough_and_not_twice_as_wide(prompt: int, suggestion: int) -> None:
+    shares = {"50": 1, "90": prompt, "99": suggestion, "100": 9999}
+    limits = suggested_limits({"longestPrompt": shares, "suggestion": shares})
+    assert limits is not None
+    assert prompt <= limits["policy.maxPromptTokens"] <= max(64, 2 * prompt)
+    assert suggestion < limits["policy.maxNewTokens"] <= max(16, 2 * (suggestion + 1))
+
+
+@pytest.mark.parametrize("skill", [0.02, 0.1])
+def test_so_many_conversations_tell_q_from_a_constant(skill: float) -> None:
+    """The standard error of skill on held-out conversations, against many simulated data sets."""
+    rng = np.random.default_rng(0)
+    held, success = 2000, 0.5
+    deviation = (skill * success * (1 - success)) ** 0.5
+    q = success + deviation * rng.choice([-1, 1], (400, held))
+    outcome = rng.random((400, held)) < q
+    skills = 1 - ((outcome - q) ** 2).mean(1) / ((outcome - success) ** 2).mean(1)
+    assert skills.std() == pytest.approx(2 * (skill / held) ** 0.5, rel=0.15)
+    needed = needed_conversations(skill, success) * 0.15
+    assert skill == pytest.approx(1.645 * 2 * (skill / needed) ** 0.5, rel=0.01)
+    assert needed_conversations(skill, 0.05) == pytest.approx(2 * needed_conversations(skill, 0.5), rel=0.01)

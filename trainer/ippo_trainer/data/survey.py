@@ -1,0 +1,198 @@
+"""What a log holds and what is wrong with it, before a run is started from it."""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ippo_trainer.contract.params import FitQ
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.outcomes import Outcomes, joined
+from ippo_trainer.data.own import writer_of
+from ippo_trainer.data.schema import Conversation, Turn
+
+EXPLAINED = (0.05, 0.02, 0.01)
+"""Shares of the variance of returns that suggestions may explain."""
+MEASURED = 2000
+"""Conversations whose lengths are measured, spread over the log."""
+PERCENTILES = (50, 90, 99, 100)
+_LEVEL = 1.645  # fit-q asks for a skill above zero by the lower bound of a two-sided interval of level .9
+_RARE, _RARE_FACTOR = 0.1, 2.0
+_FUNNEL_TURNS = 12
+_NAMED = 10
+_ENDS = ("won", "lost", "open")
+
+Measure = Callable[[Conversation], tuple[int, list[int]]]
+"""Conversation -> length of its longest prompt, and of each suggestion."""
+
+
+def needed_conversations(explained: float, success: float) -> int:
+    """Finished conversations until fit-q can tell Q from a constant.
+
+    Skill is the share of the variance of returns that Q explains. On n held-out conversations its standard error is
+    about 2 sqrt(skill / n): the difference of the two squared errors has variance 4 skill (1 - skill) in units of the
+    returns' own. Rare outcomes have heavier tails, which take about twice as many (measured on SR-funnel).
+
+    Args:
+        explained: the skill, in (0, 1].
+        success: share of the finished conversations with the outcome.
+    """
+    held = (2 * _LEVEL) ** 2 / explained
+    return math.ceil(held / float(FitQ().holdout) * (_RARE_FACTOR if success < _RARE else 1.0))
+
+
+@dataclass
+class Survey:
+    """Sums over the conversations of a log, in bounded memory but for eight bytes or so of each text."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    turns: Counter[str] = field(default_factory=Counter)
+    writers: Counter[str] = field(default_factory=Counter)
+    reached: Counter[int] = field(default_factory=Counter)
+    ended: dict[str, Counter[int]] = field(default_factory=lambda: {name: Counter() for name in _ENDS})
+    customers: Counter[str] = field(default_factory=Counter)
+    first: float = math.inf
+    last: float = 0.0
+    without_time: int = 0
+    prompts: list[int] = field(default_factory=list)
+    suggestions: list[int] = field(default_factory=list)
+    _texts: set[int] = field(default_factory=set)
+    _suggestions: Counter[int] = field(default_factory=Counter)
+    _openings: dict[int, set[int]] = field(default_factory=dict)
+
+    def add(self, conversation: Conversation) -> None:
+        """Takes the next conversation."""
+        turns = conversation.turns
+        end = "open" if conversation.censored else "won" if conversation.outcome else "lost"
+        self.counts.update(["conversations", end])
+        self.ended[end][min(len(turns), _FUNNEL_TURNS)] += 1
+        for number in range(1, min(len(turns), _FUNNEL_TURNS) + 1):
+            self.reached[number] += 1
+        if conversation.customer_id:
+            self.customers[conversation.customer_id] += 1
+        text = _digest("\0".join(f"{turn.customer_message}\0{turn.sent_message}" for turn in turns))
+        self.counts["alike"] += text in self._texts
+        self._texts.add(text)
+        for turn in turns:
+            self._add_turn(turn)
+        opening = self._openings.setdefault(_digest(turns[0].customer_message), set())
+        opening.add(_digest(turns[0].suggestion or ""))
+
+    def _add_turn(self, turn: Turn) -> None:
+        self.writers[writer_of(turn)] += 1
+        self.turns.update(["turns", turn.reaction if turn.suggestion is not None else "abstained"])
+        self._suggestions[_digest(turn.suggestion or "")] += 1
+        times = [time for time in (turn.started_at, turn.ended_at) if time > 0]
+        self.without_time += not times
+        for time in times:
+            self.first, self.last = min(self.first, time), max(self.last, time)
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures."""
+        counts = self.counts
+        finished = counts["won"] + counts["lost"]
+        success = counts["won"] / finished if finished else None
+        top = self._suggestions.most_common(1)
+        return {
+            "conversations": counts["conversations"],
+            "turns": self.turns["turns"],
+            "outcomes": {name: counts[name] for name in _ENDS} | {"success": success},
+            "reactions": {name: self.turns[name] for name in ("accepted", "edited", "rejected", "abstained")},
+            "writers": dict(self.writers.most_common(_NAMED)),
+            "customers": {"named": len(self.customers), "most": max(self.customers.values(), default=0)},
+            "times": {"first": self.first, "last": self.last, "without": self.without_time} if self.last else None,
+            "alike": counts["alike"],
+            "suggestions": {"different": len(self._suggestions), "commonest": top[0][1] if top else 0},
+            "openings": {
+                "different": len(self._openings),
+                "oneSuggestion": sum(len(suggestions) == 1 for suggestions in self._openings.values()),
+            },
+            "funnel": [
+                {"turn": turn, "reached": self.reached[turn]} | {name: self.ended[name][turn] for name in _ENDS}
+                for turn in sorted(self.reached)
+            ],
+            "lengths": self._lengths(),
+            "needed": [
+                {
+                    "explained": share,
+                    "conversations": (number := needed_conversations(share, success)),
+                    "outcomes": math.ceil(number * success),
+                }
+                for share in EXPLAINED
+                if success
+            ],
+        }
+
+    def _lengths(self) -> dict[str, Any] | None:
+        if not self.prompts:
+            return None
+        rows = {"longestPrompt": self.prompts, "suggestion": self.suggestions}
+        return {name: {str(p): int(np.percentile(row, p)) for p in PERCENTILES} for name, row in rows.items()}
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def survey(
+    reader: LogReader,
+    outcomes: Outcomes | None = None,
+    measure: Measure | None = None,
+    done: Callable[[LogReader], object] = lambda reader: None,
+) -> dict[str, Any]:
+    """Reads a log to its end; what is wrong is part of the answer and not raised.
+
+    Args:
+        reader: of the log.
+        outcomes: joined to it.
+        measure: of lengths in tokens.
+        done: is told how far the reader is.
+    """
+    result, every = Survey(), 1
+    for number, conversation in enumerate(joined(reader, outcomes)):
+        result.add(conversation)
+        if measure is not None and number % every == 0:
+            with reader.problems.collecting():
+                prompt, suggestions = measure(conversation)
+                result.prompts.append(prompt)
+                result.suggestions += suggestions
+            if len(result.prompts) >= 2 * MEASURED:  # half of them stand for the log as well
+                result.prompts, every = result.prompts[::2], 2 * every
+        done(reader)
+    if outcomes is not None and result.counts["conversations"]:
+        with reader.problems.collecting():
+            for text in outcomes.check():
+                reader.omissions[text.partition(": ")[2]] += 1
+    kinds = [{"count": each.count, "places": each.places, "problem": each.text} for each in reader.problems.kinds()]
+    figures = result.to_json()
+    return {
+        "file": reader.path.name,
+        "bytes": reader.size,
+        "problems": {"count": reader.problems.total, "kinds": kinds},
+        "leftOut": dict(sorted(reader.omissions.items())),
+        **figures,
+        "limits": suggested_limits(figures["lengths"]),
+    }
+
+
+def suggested_limits(lengths: dict[str, Any] | None) -> dict[str, int] | None:
+    """Limits of a manifest that cut few of the log's texts; None where no tokenizer measured them.
+
+    A suggestion in a hundred may be longer, and the longest prompt of a conversation in ten; powers of two, and half
+    of them.
+    """
+    if lengths is None:
+        return None
+    return {
+        "policy.maxNewTokens": _round_up(lengths["suggestion"]["99"] + 1, 16),
+        "policy.maxPromptTokens": _round_up(lengths["longestPrompt"]["90"], 64),
+    }
+
+
+def _round_up(value: int, least: int) -> int:
+    power = max(least, 1 << max(0, value - 1).bit_length())
+    return power * 3 // 4 if power > least and value <= power * 3 // 4 else power
