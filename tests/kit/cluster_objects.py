@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ippo_operator.api.cluster import Serve
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.api.status import DeployedPolicy
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import ServingContext

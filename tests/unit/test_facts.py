@@ -23,7 +23,7 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.local import job_files
 from ippo_operator.plan import phase
 from ippo_trainer.contract import errors, layout, stages, variables
-from ippo_trainer.contract.params import WORDS
+from ippo_trainer.contract.params import WORDS, Mpo
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from tests.kit.doc_pages import ROOT
@@ -179,3 +179,8 @@ def test_pages_name_images_of_this_release() -> None:
     pages = [ROOT / "README.md", ROOT / "charts/ippo-operator/values.yaml", *(ROOT / "docs").rglob("*.md")]
     images = {(path.name, tag) for path in pages for tag in re.findall(r"ippo-\w+:(\d+\.\d+\.\d+)", path.read_text())}
     assert {tag for _, tag in images} == {version("iterative-ppo")}, images
+
+
+def test_what_stands_for_a_field_that_is_left_out_is_what_its_description_says() -> None:
+    texts = {name: " ".join(str(field.description).split()) for name, field in Mpo.model_fields.items()}
+    assert [name for name, value in Mpo.DEFAULTS.items() if f"{value} if left out" not in texts[name]] == []

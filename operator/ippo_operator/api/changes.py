@@ -6,9 +6,9 @@ enforces it for runs in a folder, and tells `ippo diff` beforehand.
 
 from typing import Any
 
-from ippo_operator.api.cluster import S3
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.run_sections import S3
 
 FREE = (
     "spec.suspend",

@@ -228,7 +228,7 @@ class Pods(Model):
     fit_q: StagePods = StagePods()
     """The regression of Q."""
     improve: ImprovePods = ImprovePods()
-    """PPO."""
+    """The improvement of the policy."""
     evaluate: StagePods = StagePods()
     """The evaluation."""
     serve: PodSettings = PodSettings()

@@ -6,8 +6,8 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
 from pydantic import Field
 
-from ippo_operator.api.cluster import S3, Artifacts, Cleanup, Promotion, Queue, Serve
 from ippo_operator.api.pods import ObjectName, Pods
+from ippo_operator.api.run_sections import S3, Artifacts, Cleanup, Promotion, Queue, Serve
 from ippo_operator.api.status import RunStatus
 
 ApiVersion = Literal["ippo.dev/v1alpha1"]

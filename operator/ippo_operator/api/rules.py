@@ -24,10 +24,10 @@ from ippo_trainer.contract.variables import (
 )
 from pydantic.alias_generators import to_camel
 
-from ippo_operator.api.cluster import S3, Promotion
 from ippo_operator.api.pods import VOLUME_SOURCES, EnvVar, PodSettings, ValueFrom, Volume
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import CollectFrom, RunSpec, Simulate
+from ippo_operator.api.run_sections import S3, Promotion
 from ippo_operator.api.scheduling import Toleration
 
 RESERVED_FOLDERS = ("ippo", "tmp", "dev")

@@ -14,6 +14,7 @@ from ippo_operator.cluster.errors import ApiError, ConflictError, ForbiddenError
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.cluster.resources import RUNS
+from ippo_operator.plan.conditions import refusal
 from ippo_operator.plan.types import Event
 
 _IN_A_ROW = 8
@@ -71,9 +72,6 @@ class StatusWriter:
             await self._events.write(raw, event)
 
 
-_TRUTH = {"Accepted": "False", "Reconciling": "False", "Stalled": "True", "Ready": "False"}
-
-
 def refused(raw: Manifest, problem: str, now: datetime, reason: Reason) -> Manifest | None:
     """The status of a run that cannot be worked on although the API server took it; None where it says so already.
 
@@ -82,14 +80,14 @@ def refused(raw: Manifest, problem: str, now: datetime, reason: Reason) -> Manif
     generation = raw["metadata"]["generation"]
     old = raw.get("status") or {}
     conditions = {condition["type"]: condition for condition in old.get("conditions") or ()}
-    for kind, truth in _TRUTH.items():
-        before = conditions.get(kind, {})
-        same = before.get("status") == truth
-        conditions[kind] = {
-            "type": kind,
-            "status": truth,
-            "reason": str(reason),
-            "message": short(problem),
+    for row in refusal(reason, short(problem)):
+        before = conditions.get(row.kind, {})
+        same = before.get("status") == row.truth
+        conditions[row.kind] = {
+            "type": row.kind,
+            "status": row.truth,
+            "reason": str(row.reason),
+            "message": row.message,
             "observedGeneration": generation,
             "lastTransitionTime": before["lastTransitionTime"] if same else to_rfc3339(now),
         }

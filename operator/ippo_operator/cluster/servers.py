@@ -7,9 +7,9 @@ from typing import TypeAlias
 from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 
-from ippo_operator.api.cluster import Serve
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.api.status import DeployedPolicy, ServedPolicy, ServingStatus, Waiting
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.children import refusal

@@ -31,7 +31,7 @@ def _merge(common: Any, own: Any) -> Any:
         requests, limits = common.requests | own.requests, common.limits | own.limits
         return Resources.model_construct(requests=requests, limits=limits)
     if isinstance(own, dict):
-        return common | own
+        return (common or {}) | own
     if isinstance(own, tuple) and _named(common) and _named(own):
         return tuple(({item.name: item for item in common} | {item.name: item for item in own}).values())
     return common if own is None else own

@@ -11,9 +11,9 @@ from ippo_trainer.contract.digests import NO_DIGEST, digest_of
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 from ippo_trainer.contract.variables import POLICY_DIGEST
 
-from ippo_operator.api.cluster import Serve
 from ippo_operator.api.pods import PodSettings, Resources
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.api.status import DeployedPolicy
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_servers

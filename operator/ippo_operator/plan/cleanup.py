@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ippo_operator.api.cluster import Cleanup
+from ippo_operator.api.run_sections import Cleanup
 
 
 @dataclass(frozen=True)

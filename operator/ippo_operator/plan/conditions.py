@@ -25,6 +25,17 @@ def conditions(run: IterativePPORun, status: RunStatus, phase: Phase, now: datet
     return tuple(_condition(row, run.metadata.generation, status, now) for row in _rows(status, phase))
 
 
+def refusal(reason: Reason, message: str) -> tuple[ConditionRow, ...]:
+    """Of a run that cannot be worked on although the API server took it; its other conditions stay as they were."""
+    rows: tuple[tuple[ConditionType, Truth], ...] = (
+        ("Accepted", "False"),
+        ("Reconciling", "False"),
+        ("Stalled", "True"),
+        ("Ready", "False"),
+    )
+    return tuple(ConditionRow(kind, truth, reason, message) for kind, truth in rows)
+
+
 def _condition(row: ConditionRow, generation: int, status: RunStatus, now: datetime) -> Condition:
     kind, truth, reason, message = row
     before = status.condition(kind)

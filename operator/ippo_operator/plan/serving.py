@@ -12,9 +12,9 @@ from typing import Any
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Digest
 
-from ippo_operator.api.cluster import Serve
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.api.status import FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waiting
 from ippo_operator.plan.types import Event, ObservedServing
 

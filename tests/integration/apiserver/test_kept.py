@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
-from ippo_operator.api.cluster import Serve
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.cluster.client import Client
 from ippo_operator.cluster.mending import Repair, mend, repair
 from ippo_operator.cluster.resources import resource_of

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
-from ippo_operator.api.cluster import Serve
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service

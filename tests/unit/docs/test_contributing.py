@@ -40,5 +40,5 @@ def test_files_and_folders_that_the_page_names_are_there() -> None:
 
 def test_every_recipe_has_five_steps() -> None:
     recipes = RECIPES.split("\n### ")[1:]
-    assert len(recipes) == 5
-    assert [re.findall(r"^(\d)\. ", recipe, re.MULTILINE) for recipe in recipes] == [list("12345")] * 5
+    assert len(recipes) == 9
+    assert [re.findall(r"^(\d)\. ", recipe, re.MULTILINE) for recipe in recipes] == [list("12345")] * 9

@@ -18,6 +18,22 @@ world = Cluster(make_run(iterations={"max": 1}))
 world.drive()
 print(*(stage for _, stage, _ in world.stages()))
 """
+PODS_OF_FIT_Q = """
+from ippo_operator.manifests.overrides import for_stage
+from ippo_operator.manifests.pods import _place
+from tests.kit.planner_world import make_run
+common = {"overhead": {"cpu": "1"}, "host": "all"}
+run = make_run(pods={"common": common, "fitQ": {"overhead": {"memory": "2Gi"}, "host": "mine"}})
+spec = {}
+_place(spec, for_stage(run.spec.pods, "fit-q"))
+print(spec["overhead"], spec["hostname"])
+"""
+READ_AND_WRITTEN = """
+from ippo_operator.api.status import ActiveAttempt
+text = '{"jobName": "a", "inputDigest": "sha256:%s", "createdAt": "2026-01-31T12:00:00Z", "overdue": "x"}' % ("0" * 64)
+attempt = ActiveAttempt.model_validate_json(text)
+print(attempt.late, attempt.model_dump(mode="json", by_alias=True, include={"late"}))
+"""
 
 
 class Copy:
@@ -35,9 +51,9 @@ class Copy:
         page = (ROOT / "CONTRIBUTING.md").read_text()
         self._recipe = page.split(f"\n### {heading}\n")[1].split("\n### ")[0].split("\n## ")[0]
 
-    def edit(self, file: str, before: str, after: str) -> None:
-        """Replaces a text of a file that the recipe names."""
-        self._named(file)
+    def edit(self, file: str, before: str, after: str, name: str = "") -> None:
+        """Replaces a text of a file that the recipe names; part of its path may be called NAME there."""
+        self._named(file.replace(f"/{name}/", "/NAME/") if name else file)
         path = self._root / file
         text = path.read_text()
         assert text.count(before) == 1, f"{file} has {before!r} {text.count(before)} times"
@@ -107,6 +123,66 @@ def test_a_field(copy: Copy) -> None:
     assert "| `contact` | text of at most 64 characters | none | Whom to ask about the run. |" in reference
     assert "`spec.contact`" in reference.split("Once a run has started, these may change:")[1].split("\n")[0]
     assert "is valid" in copy.validate("spec:\n", "spec:\n  contact: ada\n")
+
+
+@of_recipe("A field of `spec.pods`")
+def test_a_field_of_pods(copy: Copy) -> None:
+    """A map and a text: a section adds to what `common` says."""
+    copy.edit(
+        "operator/ippo_operator/api/pods.py",
+        "    runtime_class_name: ObjectName | None = None\n",
+        '    overhead: Quantities | None = None\n    """Of the sandbox."""\n'
+        '    host: ObjectName | None = None\n    """Its name."""\n'
+        "    runtime_class_name: ObjectName | None = None\n",
+    )
+    copy.edit(
+        "operator/ippo_operator/manifests/pods.py",
+        "    if settings.node_selector:\n",
+        '    spec["overhead"], spec["hostname"] = settings.overhead, settings.host\n    if settings.node_selector:\n',
+    )
+    crd, reference, _ = copy.generated()
+    assert crd.count(" overhead:\n") == 7
+    assert len(crd) < 256_000
+    assert "Of the sandbox." in reference
+    assert copy.run("-c", PODS_OF_FIT_Q) == "{'cpu': '1', 'memory': '2Gi'} mine\n"
+
+
+@of_recipe("A default")
+def test_a_default(copy: Copy) -> None:
+    copy.edit("trainer/ippo_trainer/contract/params.py", '= "0.0006"', '= "0.0007"')
+    copy.edit("trainer/ippo_trainer/contract/params.py", '"learning_rate": "0.003"', '"learning_rate": "0.002"')
+    crd, reference, _ = copy.generated()
+    assert "default: '0.0007'" in crd
+    assert '`"0.0007"`' in reference
+    value = "from ippo_trainer.contract.params import Mpo; print(Mpo().value('learning_rate'))"
+    assert copy.run("-c", value) == "0.002\n"
+
+
+@of_recipe("A status field's new name")
+def test_a_new_name_in_the_status(copy: Copy) -> None:
+    copy.edit(
+        "operator/ippo_operator/api/status.py",
+        "    overdue: Message | None = None\n",
+        '    late: Annotated[Message | None, formerly("late", "overdue")] = None\n',
+    )
+    crd, _, _ = copy.generated()
+    assert "late:\n" in crd
+    assert re.search(r"overdue:\n +description: 'Deprecated: late, as \S+ called it", crd)
+    assert copy.run("-c", READ_AND_WRITTEN) == "x {'late': 'x'}\n"
+
+
+@of_recipe("A flag of a verb")
+def test_a_flag(copy: Copy) -> None:
+    copy.edit(
+        "operator/ippo_operator/cli/logs/__init__.py",
+        '    parser.add_argument("--previous"',
+        '    parser.add_argument("--colour", choices=["always", "never"], help="of names")\n'
+        '    parser.add_argument("--previous"',
+        "logs",
+    )
+    assert "of names" in copy.run("-m", "ippo_operator.cli.main", "logs", "--help")
+    words = ["__complete", "logs", "sales", "--colour", ""]
+    assert copy.run("-m", "ippo_operator.cli.main", *words).split("\n")[:2] == ["always", "never"]
 
 
 @of_recipe("A reason")

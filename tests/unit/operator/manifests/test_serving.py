@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from ippo_operator.api.cluster import Serve
+from ippo_operator.api.run_sections import Serve
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service

@@ -1,4 +1,4 @@
-"""Sections of a run's spec that only a cluster reads: queue, serving, promotion by hand, cleanup."""
+"""Sections of a run's spec that no stage reads: artifacts, queue, serving, promotion by hand, cleanup."""
 
 from typing import Annotated, ClassVar, Literal
 
