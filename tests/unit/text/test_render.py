@@ -397,3 +397,38 @@ def test_a_message_is_cut_only_where_it_fits_into_no_prompt(text: str, times: in
         assert shown != message
     else:
         assert shown == message
+
+
+@pytest.mark.parametrize("kind", ALL)
+@settings(max_examples=40)
+@given(
+    history=st.lists(ACTION, min_size=1, max_size=12).map(lambda rows: [turn(*row) for row in rows]),
+    message=MESSAGE,
+    limit=st.integers(32, 300),
+)
+def test_in_steps_a_history_loses_at_most_half_of_what_fits(
+    kind: Any, history: list[Turn], message: str, limit: int
+) -> None:
+    exact, steps = renderer(kind(), limit=limit), Renderer(kind(), "", limit, in_steps=True)
+    try:
+        most = exact.prompt(history, message)
+    except PromptTooLongError:
+        with pytest.raises(PromptTooLongError):
+            steps.prompt(history, message)
+        return
+    prompt, fitting = steps.prompt(history, message), len(history) - most.dropped_turns
+    assert most.dropped_turns <= prompt.dropped_turns <= most.dropped_turns + fitting // 2
+    assert prompt.ids == renderer(kind()).prompt(history[prompt.dropped_turns :], message).ids
+    assert (prompt.dropped_turns == 0) == (most.dropped_turns == 0)
+
+
+def test_in_steps_a_long_conversation_has_few_rows(tmp_path: Path) -> None:
+    """Without, every turn beyond the limit begins a row of its own."""
+    turns = [turn(f"message {index % 7}", "red please", "accepted") for index in range(80)]
+    Renderer(kinds.tiny(), "", 300, in_steps=True).save(tmp_path)
+    counts = [
+        len(training_rows(render, Conversation("c", turns)).rows)
+        for render in (renderer(kinds.tiny(), limit=300), Renderer.load(tmp_path, kinds.tiny()))
+    ]
+    assert counts[0] > 50
+    assert counts[1] < counts[0] / 2.5

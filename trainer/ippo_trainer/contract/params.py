@@ -84,7 +84,8 @@ class Policy(Model):
     system_prompt: Annotated[str, Field(max_length=8192)] = ""
     """Put first in every prompt. Empty takes the environment's own."""
     max_prompt_tokens: Annotated[int, Field(ge=16, le=131072)] = 512
-    """Longer histories lose their oldest turns; the log says how many did."""
+    """Longer histories lose their oldest turns, several at once, so that prompts go on extending one another; the log
+    says how many did."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] = 16
     """A suggestion that has not ended by then is truncated, and flagged."""
     precision: Literal["Float32", "BFloat16"] | None = None

@@ -156,7 +156,7 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
             ctx.warn(f"policy.base: {line}")
         model, tokenizer = loaded.model, loaded.tokenizer
     check_context(model, policy.max_prompt_tokens, policy.max_new_tokens)
-    return _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens))
+    return _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens, in_steps=True))
 
 
 def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[str]:

@@ -5,12 +5,12 @@ Collect, warm start, fit-q, improve and serving all use it, so that a state is t
 One chat turn is one logged turn: the user message is a note on what became of the previous suggestion, then the
 newest customer message; the assistant message is the suggestion. A state is the tokens that the tokenizer's own
 `apply_chat_template` makes of these messages, as long as no text spells a control token. Only what happened later is
-appended, so where the chat template allows it the prompt of turn t is a prefix of the prompt of turn t+1.
+appended, so where the chat template allows it the prompt of turn t is a prefix of the prompt of turn t+1. So that this
+stays true of histories that are too long, they lose their oldest turns by several at once.
 """
 
 import json
 import unicodedata
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -32,6 +32,8 @@ VERSION = 1
 
 # A longer text than so many characters for each token of the longest prompt hardly ever fits into one.
 _CHARACTERS = 16
+# Tokens of words have about so many.
+_LIKELY_CHARACTERS = 4
 # A character has at most so many tokens, its bytes.
 _MOST_TOKENS = 4
 # A word that is cut in two may have so many more tokens than it had.
@@ -73,17 +75,22 @@ class Renderer:
         tokenizer: a fast tokenizer with a chat template and an EOS token.
         system_prompt: put first in every prompt; empty for none.
         max_prompt_tokens: longer histories lose their oldest turns; system prompt and newest message always stay.
+        in_steps: they lose up to half as many more turns as there is room for, so that the next prompts extend this
+            one. Without, as policies of release 0.2, every prompt has other oldest turns than the one before.
 
     Raises:
         BadDataError: no chat template, no EOS token, a template that does not print every message once, in order, or
             not the same each time, or a tokenizer that loses text or ends suggestions with ordinary text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, system_prompt: str, max_prompt_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, system_prompt: str, max_prompt_tokens: int, in_steps: bool = False
+    ) -> None:
         _check_tokenizer(tokenizer)
         self.tokenizer: Any = tokenizer
         self.system_prompt = system_prompt
         self.max_prompt_tokens = max_prompt_tokens
+        self.in_steps = in_steps
         self._system = 1 if system_prompt else 0
         end_ids = ends.of(tokenizer)
         self._codec = Codec(tokenizer, end_ids)
@@ -129,7 +136,11 @@ class Renderer:
             raise BadDataError("the customer message is empty", "A state needs a message to answer.")
         history = _as_shown(history)
         turns, ids = self._fitting(history, customer_message)
-        return Prompt(ids, len(history) - turns)
+        dropped = len(history) - turns
+        if self.in_steps and dropped % _step(turns):
+            dropped += -dropped % _step(turns)
+            ids = self._ids(history, customer_message, len(history) - dropped)
+        return Prompt(ids, dropped)
 
     def response(self, suggestion: str | None) -> list[int]:
         """Tokens of a suggestion, as they come after a prompt, up to the stop token. `decode` gives it back."""
@@ -155,6 +166,7 @@ class Renderer:
     def save(self, directory: Path) -> None:
         """Writes `prompt.json` beside a policy, and all that ends its suggestions into `generation_config.json`."""
         value = {"version": VERSION, "systemPrompt": self.system_prompt, "maxPromptTokens": self.max_prompt_tokens}
+        value |= {"inSteps": True} if self.in_steps else {}
         (directory / FILE).write_text(json.dumps(value, ensure_ascii=False, indent=1, sort_keys=True) + "\n", "utf-8")
         ends.write(directory, self.stop_ids)
 
@@ -165,13 +177,14 @@ class Renderer:
         try:
             value = json.loads(path.read_text("utf-8"))
             version, prompt, tokens = value["version"], value["systemPrompt"], value["maxPromptTokens"]
+            in_steps = bool(value.get("inSteps", False))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadDataError(f"{path} is missing or damaged: {error}", "Pass a policy that a stage made.") from error
         if version != VERSION:
             raise BadDataError(
                 f"{path} has version {version}, not {VERSION}", "Make the policy again with this release."
             )
-        return cls(tokenizer, prompt, tokens)
+        return cls(tokenizer, prompt, tokens, in_steps)
 
     def _contents(self, history: Sequence[Turn], customer_message: str) -> list[Sequence[Part]]:
         """What the template gets: the system prompt, then user and assistant messages in turn, then the newest."""
@@ -212,33 +225,37 @@ class Renderer:
     def _fitting(self, history: Sequence[Turn], customer_message: str) -> tuple[int, list[int]]:
         """How many of the newest turns of the history fit into the prompt (the more, the longer it is), and it."""
         limit, most = self.max_prompt_tokens, len(history)
-        if most <= limit and _is_short(history, limit * _CHARACTERS):
+        if most <= limit and _is_short(history, limit * _LIKELY_CHARACTERS):
             ids = self._ids(history, customer_message, most)
             if len(ids) <= limit:
                 return most, ids
-            most -= 1
-        bare = self._length(history, customer_message, 0)
-        if bare > limit:
+        turns, ids = self._most_that_fit(history, customer_message)
+        if len(ids) > limit:
             raise PromptTooLongError(
-                f"the newest customer message makes a prompt of at least {bare} tokens, "
+                f"the newest customer message makes a prompt of at least {len(ids)} tokens, "
                 f"more than policy.maxPromptTokens = {limit}",
                 "Raise policy.maxPromptTokens, shorten policy.systemPrompt or leave the conversation out.",
             )
-        turns = self._most_that_fit(history, customer_message, max(0, most))
-        return turns, self._ids(history, customer_message, turns)
+        return turns, ids
 
-    def _most_that_fit(self, history: Sequence[Turn], customer_message: str, most: int) -> int:
-        """Of at most so many turns. Looks first near what the texts alone would need."""
-        limit, low = self.max_prompt_tokens, 0
-        high = min(most, self._guess(history, customer_message) + 1)
-        while high and self._length(history, customer_message, high) <= limit:
-            low, high = high, min(most, 2 * high)
-            if low == high:
-                return low
-        more = bisect_right(
-            range(low + 1, high), limit, key=lambda turns: self._length(history, customer_message, turns)
-        )
-        return low + more
+    def _most_that_fit(self, history: Sequence[Turn], customer_message: str) -> tuple[int, list[int]]:
+        """Turns and their prompt; no turns where none fits. Looks first near what the texts alone would need."""
+        limit, most = self.max_prompt_tokens, len(history)
+        turns = min(most, self._guess(history, customer_message))
+        ids = self._ids(history, customer_message, turns)
+        step, above = 1, most + 1
+        while len(ids) > limit and turns:
+            above, turns = turns, max(0, turns - step)
+            step, ids = 2 * step, self._ids(history, customer_message, turns)
+        step = 1
+        while turns + 1 < above and len(ids) <= limit:
+            other = min(turns + step, above - 1)
+            longer = self._ids(history, customer_message, other)
+            if len(longer) <= limit:
+                turns, ids, step = other, longer, 2 * step
+            else:
+                above, step = other, 1
+        return turns, ids
 
     def _guess(self, history: Sequence[Turn], customer_message: str) -> int:
         """Turns whose texts alone fit; what is older than these is not looked at."""
@@ -318,6 +335,12 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
             "the tokenizer has no tokenizer.json, so special tokens in a customer's text could not be told apart",
             "Save it in the fast format, or choose another base.",
         )
+
+
+def _step(turns: int) -> int:
+    """Of how many turns a multiple is dropped where so many fit: a power of 2, at most half of them, the same for
+    numbers that differ little."""
+    return 1 << max(0, (turns // 2).bit_length() - 1)
 
 
 def _is_short(history: Sequence[Turn], most: int) -> bool:
