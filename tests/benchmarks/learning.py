@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.evaluation.ledger import read_ledger
-from ippo_trainer.report.charts import Axes, Point, Series, line_chart, percent_tick
+from ippo_trainer.report.charts import Axes, Plot, Point, Series, line_chart, percent_tick
 from ippo_trainer.stats.student import two_sided_quantile
 from ippo_trainer.store import open_store
 
@@ -158,7 +158,7 @@ def write(out: Path, rows: list[Row]) -> None:
         figures = summary(values)
         points.append(Point(cycle, figures["mean"], figures.get("low"), figures.get("high")))
     axes = Axes("cycle", [(cycle, str(cycle)) for cycle in shares], percent_tick)
-    chart = line_chart("Learning curve", "Share of the optimum by cycle.", [Series("mean", points)], [], axes)
+    chart = line_chart("Learning curve", "Share of the optimum by cycle.", Plot([Series("mean", points)], axes))
     (out / "curves.svg").write_text(str(chart))
 
 

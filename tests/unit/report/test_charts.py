@@ -7,6 +7,7 @@ import pytest
 from ippo_trainer.report.bars import Stack, loss_bars, stacked_bars
 from ippo_trainer.report.charts import (
     Axes,
+    Plot,
     Point,
     ReferenceLine,
     Series,
@@ -32,7 +33,9 @@ def test_a_line_chart_puts_higher_values_higher_and_labels_them() -> None:
     points = [Point(x, 0.1 * x, 0.1 * x - 0.02, 0.1 * x + 0.02, f"cycle {x}") for x in range(4)]
     chart = parse(
         line_chart(
-            "Success", "rising", [Series("s", points, end_label=True)], [ReferenceLine("optimum", 0.4, "optimum")], AXES
+            "Success",
+            "rising",
+            Plot([Series("s", points, end_label=True)], AXES, [ReferenceLine("optimum", 0.4, "optimum")]),
         )
     )
     dots = with_class(chart, "dot")
@@ -51,7 +54,9 @@ def test_a_line_chart_puts_higher_values_higher_and_labels_them() -> None:
 
 def test_everything_drawn_is_inside() -> None:
     points = [Point(x, 0.1, -0.3, 0.9) for x in range(4)]
-    chart = parse(line_chart("t", "d", [Series("s", points)], [ReferenceLine("a very long name", 2.0)], AXES, 308, 200))
+    chart = parse(
+        line_chart("t", "d", Plot([Series("s", points)], AXES, [ReferenceLine("a very long name", 2.0)]), 308, 200)
+    )
     for element in chart.iter():
         for name, size in (("x", 308), ("cx", 308), ("x1", 308), ("x2", 308), ("y", 200), ("cy", 200), ("y1", 200)):
             assert 0 <= float(element.get(name, 1)) <= size
@@ -59,7 +64,7 @@ def test_everything_drawn_is_inside() -> None:
 
 def test_many_points_get_a_band_instead_of_whiskers() -> None:
     points = [Point(x, x, x - 1, x + 1) for x in range(100)]
-    chart = parse(line_chart("t", "d", [Series("s", points)], [], Axes("x", [], number_tick)))
+    chart = parse(line_chart("t", "d", Plot([Series("s", points)], Axes("x", [], number_tick))))
     assert len(with_class(chart, "band")) == 1
     assert not with_class(chart, "dot")
     assert not with_class(chart, "whisker")
@@ -68,14 +73,14 @@ def test_many_points_get_a_band_instead_of_whiskers() -> None:
 def test_lines_break_where_a_cycle_begins() -> None:
     axes = Axes("update", [], number_tick, dividers=[(0.0, "1"), (3.0, "2")])
     points = [Point(x, x % 3) for x in range(6)]
-    chart = parse(line_chart("t", "d", [Series("s", points, markers=False)], [], axes))
+    chart = parse(line_chart("t", "d", Plot([Series("s", points, markers=False)], axes)))
     assert with_class(chart, "line")[0].get("d", "").count("M") == 2
 
 
 @pytest.mark.parametrize("ys", [[], [0.0], [5.0, 5.0], [-1.0, -1.0], [1e-9, 2e-9], [1e12, -1e12]])
 def test_odd_values_make_finite_coordinates(ys: list[float]) -> None:
     series = [Series("s", [Point(x, y) for x, y in enumerate(ys)], end_label=True)]
-    text = line_chart("t", "d", series, [], Axes("x", [], number_tick, zero=False))
+    text = line_chart("t", "d", Plot(series, Axes("x", [], number_tick, zero=False)))
     parse(text)
     assert "nan" not in text
     assert "inf" not in text

@@ -460,7 +460,7 @@ def test_a_checkpoint_that_cannot_be_cleared_does_not_undo_the_result(
     def down(*_: object) -> None:
         raise TryAgainError("S3 is down")
 
-    monkeypatch.setattr("ippo_trainer.store.checkpoint.clear", down)
+    monkeypatch.setattr("ippo_trainer.store.checkpoint.StageCheckpoint.clear", down)
     assert bench.run() == 0
     assert "its checkpoint was not deleted" in capsys.readouterr().err
 

@@ -8,7 +8,8 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.spec import S3Location
-from ippo_trainer.store import artifact, checkpoint, s3
+from ippo_trainer.store import artifact, s3
+from ippo_trainer.store.checkpoint import StageCheckpoint
 from ippo_trainer.store.s3 import S3Store
 
 from .conftest import BUCKET, QUICK, Fault, FaultProxy
@@ -36,11 +37,16 @@ def files(folder: Path) -> Path:
     return folder
 
 
+def checkpoint_in(store: S3Store) -> StageCheckpoint:
+    return StageCheckpoint(store, "checkpoint", "sha256:" + "0" * 64)
+
+
 def write_everything(store: S3Store, tmp_path: Path) -> None:
-    checkpoint.check_writable(store, "checkpoint")
+    checkpoint = checkpoint_in(store)
+    checkpoint.check_writable()
     artifact.publish(store, "policies", files(tmp_path / "policy"), "policy")
     for step in (1, 2):
-        checkpoint.save(store, "checkpoint", files(tmp_path / f"step-{step}"), step, "sha256:" + "0" * 64)
+        checkpoint.save(files(tmp_path / f"step-{step}"), step)
     store.put("result.json", b"{}", if_absent=True)
     store.put("ledger.jsonl", b"{}")
 
@@ -70,11 +76,11 @@ def test_without_the_setting_nothing_is_asked_for(faulty: S3Store, proxy: FaultP
     with pytest.raises(
         BadSpecError, match=r"403 AccessDenied.*s3:PutObject.*demands encryption.*artifacts.s3.encryption"
     ):
-        checkpoint.check_writable(faulty, "checkpoint")
+        checkpoint_in(faulty).check_writable()
 
 
 @pytest.mark.parametrize("code", ["KMS.NotFoundException", "KMS.DisabledException", "KMS.KMSInvalidStateException"])
 def test_a_key_that_cannot_be_used_is_a_wrong_spec(faulty: S3Store, proxy: FaultProxy, code: str) -> None:
     proxy.faults = [Fault(method="PUT", status=400, code=code)]
     with pytest.raises(BadSpecError, match=rf"400 {code}.*artifacts.s3.kmsKeyId.*kms:GenerateDataKey"):
-        checkpoint.check_writable(faulty, "checkpoint")
+        checkpoint_in(faulty).check_writable()

@@ -75,6 +75,15 @@ class Axes:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """What a line chart shows: lines, horizontal reference lines, and the axes that they share."""
+
+    series: Sequence[Series]
+    axes: Axes
+    levels: Sequence[ReferenceLine] = ()
+
+
+@dataclass(frozen=True)
 class Frame:
     """A plot area inside a drawing: scales and margins, px."""
 
@@ -92,53 +101,43 @@ class Frame:
         return self.y.start
 
 
-def line_chart(
-    title: str,
-    description: str,
-    series: Sequence[Series],
-    levels: Sequence[ReferenceLine],
-    axes: Axes,
-    width: float = 488,
-    height: float = 300,
-) -> Markup:
+def line_chart(title: str, description: str, plot: Plot, width: float = 488, height: float = 300) -> Markup:
     """Lines with intervals, reference levels labelled at the right, the last estimate of each line labelled."""
-    names = _end_labels(series, levels, axes)
+    names = _end_labels(plot)
     margin = max((min(text_width(name, 12.5), width * 0.36) for _, name, _ in names), default=0)
-    frame = _frame(series, levels, axes, width, height, margin + 10 if names else 10)
+    frame = _frame(plot, width, height, margin + 10 if names else 10)
     return svg(
         width,
         height,
         title,
         description,
-        _grid(frame, axes),
-        *[_level(frame, level) for level in levels],
-        *[_series(frame, line, axes) for line in series if line.points],
+        _grid(frame, plot.axes),
+        *[_level(frame, level) for level in plot.levels],
+        *[_series(frame, line, plot.axes) for line in plot.series if line.points],
         *_side_labels(frame, names, margin),
     )
 
 
-def _end_labels(series: Sequence[Series], levels: Sequence[ReferenceLine], axes: Axes) -> list[tuple[float, str, str]]:
+def _end_labels(plot: Plot) -> list[tuple[float, str, str]]:
     """(y, text, class) of what is written at the right: each level, and each line where there are several."""
-    names = [(level.y, f"{level.name} {axes.label(level.y)}", f"label-{level.style}") for level in levels]
-    lines = [line for line in series if line.joined and line.points]
+    names = [(level.y, f"{level.name} {plot.axes.label(level.y)}", f"label-{level.style}") for level in plot.levels]
+    lines = [line for line in plot.series if line.joined and line.points]
     if len(lines) > 1:
         names += [(line.points[-1].y, line.name, f"label-{line.style}") for line in lines]
     return names
 
 
-def _frame(
-    series: Sequence[Series], levels: Sequence[ReferenceLine], axes: Axes, width: float, height: float, margin: float
-) -> Frame:
-    points = [point for line in series for point in line.points]
+def _frame(plot: Plot, width: float, height: float, margin: float) -> Frame:
+    axes, points = plot.axes, [point for line in plot.series for point in line.points]
     heights = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
-    heights += [level.y for level in levels] + ([0.0] if axes.zero else [])
+    heights += [level.y for level in plot.levels] + ([0.0] if axes.zero else [])
     low, high = min(heights, default=0.0), max(heights, default=1.0)
     room = (high - low or abs(high) or 1.0) * 0.08
     low, high = (max(low - room, 0.0) if low >= 0 else low - room), high + room
     left = 10 + max((text_width(axes.y_format(tick), 11) for tick in ticks(low, high)), default=20)
     xs = [point.x for point in points] + [x for x, _ in axes.dividers]
     x_low, x_high = min(xs, default=0.0), max(xs, default=1.0)
-    inset = 14 if any(line.few for line in series) else 2
+    inset = 14 if any(line.few for line in plot.series) else 2
     return Frame(
         Scale(x_low, x_high, left + inset, width - margin - inset),
         Scale(low, high, height - 36, 20 if axes.dividers else 14),

@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.report import words
-from ippo_trainer.report.charts import Axes, Point, ReferenceLine, Series, line_chart, number_tick, reliability
+from ippo_trainer.report.charts import Axes, Plot, Point, ReferenceLine, Series, line_chart, number_tick, reliability
 from ippo_trainer.report.model import Bin, CalibrationFigures, Cycle, LikenessFigures, RunReport
 from ippo_trainer.report.parts import NARROW, Figure, FigureTable, small_figure
 from ippo_trainer.report.svg import evenly, integer_ticks, thin
@@ -173,7 +173,7 @@ def _by_turn(title: str, rows: Sequence[Bin]) -> Figure:
         f"turn {x:g} predicted {words.number(r.predicted)} observed {words.number(r.observed)}"
         for x, r in zip(turns, rows, strict=True)
     )
-    drawing = line_chart(title, description, lines, [], axes, NARROW, 240)
+    drawing = line_chart(title, description, Plot(lines, axes), NARROW, 240)
     return small_figure(
         title, "Mean return by depth of the turn, intervals by conversation.", drawing, _bin_table(rows, "turn")
     )
@@ -288,4 +288,4 @@ def _concatenated(
     ends = [
         f"{line.name} from {words.number(line.points[0].y)} to {words.number(line.points[-1].y)}" for line in series
     ]
-    return line_chart(title, ", ".join(ends), series, levels, axes, NARROW, 170)
+    return line_chart(title, ", ".join(ends), Plot(series, axes, levels), NARROW, 170)

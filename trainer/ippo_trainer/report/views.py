@@ -7,7 +7,7 @@ from ippo_trainer.contract.stages import COLLECT, FIT_Q, IMPROVE
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.report import words
 from ippo_trainer.report.bars import Stack, colours, loss_bars, stacked_bars
-from ippo_trainer.report.charts import Axes, Point, ReferenceLine, Series, line_chart, number_tick, percent_tick
+from ippo_trainer.report.charts import Axes, Plot, Point, ReferenceLine, Series, line_chart, number_tick, percent_tick
 from ippo_trainer.report.model import (
     Cycle,
     Estimate,
@@ -196,7 +196,7 @@ def _trajectory(
         name,
         text,
         lambda width: line_chart(
-            f"{name} per cycle", description, series, levels, axes, width, 250 if width == NARROW else 290
+            f"{name} per cycle", description, Plot(series, axes, levels), width, 250 if width == NARROW else 290
         ),
         HALF,
         table,

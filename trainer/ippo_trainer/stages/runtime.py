@@ -27,8 +27,9 @@ from ippo_trainer.models.files import check_files, loaded_files
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
 from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
-from ippo_trainer.store import artifact, checkpoint, open_store
+from ippo_trainer.store import artifact, open_store
 from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
+from ippo_trainer.store.checkpoint import StageCheckpoint
 from ippo_trainer.store.disk import FULL, disk_error
 from ippo_trainer.store.uri import fetch_directory
 from ippo_trainer.training.progress import ProgressBar
@@ -63,9 +64,9 @@ class StageContext:
         return stage_key(self.spec.iteration, self.spec.stage, self.shard_index, self.spec.collection)
 
     @property
-    def checkpoint_folder(self) -> str:
-        """The key of the folder of this stage's (or shard's) checkpoints; cleared when the result is published."""
-        return f"{self.folder}/checkpoint"
+    def checkpoint(self) -> StageCheckpoint:
+        """This stage's (or shard's); cleared when the result is published."""
+        return StageCheckpoint(self.store, f"{self.folder}/checkpoint", self.spec.input_digest(), self.source)
 
     def input(self, name: str, kind: str) -> Path:
         """The local directory of an input artifact, verified.
@@ -164,11 +165,11 @@ class StageContext:
     def save_checkpoint(self, directory: Path, step: int) -> None:
         """Makes the files of `directory` this stage's checkpoint at `step`."""
         with self.stop.deferred():
-            checkpoint.save(self.store, self.checkpoint_folder, directory, step, self.spec.input_digest(), self.source)
+            self.checkpoint.save(directory, step)
 
     def load_checkpoint(self, directory: Path) -> int | None:
         """Writes the newest checkpoint into `directory` and returns its step; None if there is none to resume from."""
-        return checkpoint.load(self.store, self.checkpoint_folder, self.spec.input_digest(), directory, self.source)
+        return self.checkpoint.load(directory)
 
     def _check_memory(self) -> None:
         """Once, for all models that the stage holds: their manifests are read, and nothing else."""
@@ -256,7 +257,7 @@ def _run(
             store.delete(key)
             result = None
         if result is None:
-            checkpoint.check_writable(store, ctx.checkpoint_folder)
+            ctx.checkpoint.check_writable()
             result = _publish_result(store, key, spec, _work(ctx))
         else:
             _log.info("%s is there already, nothing to do", store.describe(key))
@@ -361,7 +362,7 @@ def _publish_result(store: Store, key: str, spec: StageSpec, result: StageResult
 
 def _clear_checkpoint(ctx: StageContext) -> None:
     try:
-        checkpoint.clear(ctx.store, ctx.checkpoint_folder)
+        ctx.checkpoint.clear()
     except StageError as error:
         _log.warning("the result is published, but its checkpoint was not deleted: %s", error)
 

@@ -6,10 +6,11 @@ is deleted. A kill at any moment leaves the old or the new checkpoint.
 
 import logging
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
@@ -35,72 +36,83 @@ class Pointer(Model):
     """Of the environment's files; None where it has none, or the stage was one of release 0.2."""
 
 
-def save(
-    store: Store, folder_key: str, directory: Path, step: int, input_digest: str, source: str | None = None
-) -> None:
-    """Makes the files of `directory` the checkpoint at `step` of the stage with that input digest and source."""
-    before = _pointer(store, folder_key)
-    ref = publish(store, folder_key, directory, KIND, metadata={"step": step, "inputDigest": input_digest})
-    pointer = Pointer(artifact=ref, step=step, input_digest=input_digest, source=source)
-    store.put(
-        f"{folder_key}/{POINTER}", canonical_json(pointer.model_dump(mode="json", by_alias=True, exclude_none=True))
-    )
-    if before is not None and before.artifact.key != ref.key:
-        _delete(store, before.artifact.key)
+@dataclass(frozen=True, slots=True)
+class StageCheckpoint:
+    """The checkpoint of one stage, or of one shard of it.
 
-
-def load(store: Store, folder_key: str, input_digest: str, directory: Path, source: str | None = None) -> int | None:
-    """Writes the newest checkpoint's files into `directory` (new or empty) and returns its step.
-
-    None means: start from the beginning. A checkpoint that is damaged, or was saved by a stage with other inputs, is
-    left aside with a warning. What a kill left half-saved is deleted.
+    Args:
+        store: where it is.
+        folder: key of the folder that holds nothing else.
+        input_digest: of the stage; it never goes on from another one's.
+        source: digest of the environment's files; None where it has none, or nothing depends on them yet.
     """
-    pointer = _pointer(store, folder_key)
-    _sweep(store, folder_key, pointer)
-    if pointer is None:
-        return None
-    if pointer.input_digest != input_digest:
-        _log.warning("%s is of a stage with other inputs: starting over", store.describe(folder_key))
-        return None
-    if None not in (pointer.source, source) and pointer.source != source:
-        _log.warning("%s was made with another source of the environment: starting over", store.describe(folder_key))
-        return None
-    try:
-        fetch(store, pointer.artifact, directory, KIND)
-    except BadDataError as error:
-        _log.warning("cannot resume from step %d, starting over: %s", pointer.step, error.message)
-        return None
-    return pointer.step
 
+    store: Store
+    folder: str
+    input_digest: Digest
+    source: Digest | None = None
 
-def check_writable(store: Store, folder_key: str) -> None:
-    """Puts an object where checkpoints go, and deletes it: what a store lacks is noticed before the work.
+    def save(self, directory: Path, step: int) -> None:
+        """Makes the files of `directory` the checkpoint at `step`."""
+        before = _pointer(self.store, self.folder)
+        metadata: dict[str, JsonValue] = {"step": step, "inputDigest": self.input_digest}
+        ref = publish(self.store, self.folder, directory, KIND, metadata=metadata)
+        pointer = Pointer(artifact=ref, step=step, input_digest=self.input_digest, source=self.source)
+        content = pointer.model_dump(mode="json", by_alias=True, exclude_none=True)
+        self.store.put(f"{self.folder}/{POINTER}", canonical_json(content))
+        if before is not None and before.artifact.key != ref.key:
+            _delete(self.store, before.artifact.key)
 
-    Without the right to delete, the second checkpoint could not take the place of the first. Without conditional puts
-    (some S3 services ignore the header) two attempts of a stage could both publish a result.
+    def load(self, directory: Path) -> int | None:
+        """Writes the newest checkpoint's files into `directory` (new or empty) and returns its step.
 
-    Raises:
-        BadSpecError: the store refuses to be written, or to delete, or replaces what a conditional put must leave.
-        TryAgainError: the store does not answer, or the disk is full.
-    """
-    key = f"{folder_key}/{PROBE}-{uuid.uuid4().hex}"  # of its own: another attempt may look at the same time
-    store.put(key, b"This stage can write.\n")
-    try:
-        store.put(key, b"This must not be.\n", if_absent=True)
-    except ObjectExistsError:
-        store.delete(key)
-        return
-    store.delete(key)
-    raise BadSpecError(
-        f"{store.describe(folder_key)}: the store ignores conditional puts (If-None-Match: *)",
-        "Use a store that knows them, such as Amazon S3, MinIO or Ceph of a recent version; see docs/artifacts.md.",
-    )
+        None means: start from the beginning. A checkpoint that is damaged, or was saved by a stage with other inputs,
+        is left aside with a warning. What a kill left half-saved is deleted.
+        """
+        pointer, where = _pointer(self.store, self.folder), self.store.describe(self.folder)
+        _sweep(self.store, self.folder, pointer)
+        if pointer is None:
+            return None
+        if pointer.input_digest != self.input_digest:
+            _log.warning("%s is of a stage with other inputs: starting over", where)
+            return None
+        if None not in (pointer.source, self.source) and pointer.source != self.source:
+            _log.warning("%s was made with another source of the environment: starting over", where)
+            return None
+        try:
+            fetch(self.store, pointer.artifact, directory, KIND)
+        except BadDataError as error:
+            _log.warning("cannot resume from step %d, starting over: %s", pointer.step, error.message)
+            return None
+        return pointer.step
 
+    def check_writable(self) -> None:
+        """Puts an object where checkpoints go, and deletes it: what a store lacks is noticed before the work.
 
-def clear(store: Store, folder_key: str) -> None:
-    """Deletes all checkpoints of a stage that has ended; the pointer first, so that none is found half deleted."""
-    store.delete(f"{folder_key}/{POINTER}")
-    _delete(store, folder_key)
+        Without the right to delete, the second checkpoint could not take the place of the first. Without conditional
+        puts (some S3 services ignore the header) two attempts of a stage could both publish a result.
+
+        Raises:
+            BadSpecError: the store refuses to be written, or to delete, or replaces what a conditional put must leave.
+            TryAgainError: the store does not answer, or the disk is full.
+        """
+        key = f"{self.folder}/{PROBE}-{uuid.uuid4().hex}"  # of its own: another attempt may look at the same time
+        self.store.put(key, b"This stage can write.\n")
+        try:
+            self.store.put(key, b"This must not be.\n", if_absent=True)
+        except ObjectExistsError:
+            self.store.delete(key)
+            return
+        self.store.delete(key)
+        raise BadSpecError(
+            f"{self.store.describe(self.folder)}: the store ignores conditional puts (If-None-Match: *)",
+            "Use a store that knows them, such as Amazon S3, MinIO or Ceph of a recent version; see docs/artifacts.md.",
+        )
+
+    def clear(self) -> None:
+        """Deletes it, as the stage has ended; the pointer first, so that none is found half deleted."""
+        self.store.delete(f"{self.folder}/{POINTER}")
+        _delete(self.store, self.folder)
 
 
 def _pointer(store: Store, folder_key: str) -> Pointer | None:
