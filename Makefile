@@ -8,6 +8,7 @@ CRD := crds/ippo.dev_iterativepporuns.yaml
 REFERENCE := docs/manifest.md
 REASONS := docs/reasons.md
 CHART := charts/ippo-operator
+BENCH := build/bench
 PLAIN := deploy/ippo-operator.yaml
 HELM ?= $(shell command -v helm)
 RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --namespace ippo-system; }
@@ -20,7 +21,7 @@ E2E_IMAGES_ALL = $(E2E_IMAGES:.built=.all)
 IMAGE_SOURCES = $(shell find operator trainer images -type f -not -path '*/__pycache__/*') pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all quickstart e2e e2e-all lint format crds manifests docs bench constraints images clean
+.PHONY: help install demo test test-all quickstart e2e e2e-all lint format crds manifests docs bench bench-speed constraints images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -97,7 +98,11 @@ docs: $(INSTALLED) ## the references of the manifest and of the reasons, from th
 	$(BIN)/python -m ippo_operator.api.reasons > $(REASONS).new
 	@mv $(REASONS).new $(REASONS)
 
-bench: $(INSTALLED) ## how fast things are
+bench: $(INSTALLED) ## how well it learns, five seeds, beside its peers: a day on two cores; interrupted, it goes on
+	$(BIN)/python tests/benchmarks/learning.py --out $(BENCH)/product --jobs 2
+	$(BIN)/python tests/benchmarks/peers.py --out $(BENCH)/peers --product $(BENCH)/product --jobs 2 --tune
+
+bench-speed: $(INSTALLED) ## how fast things are
 	@for script in tests/benchmarks/bench_*.py; do echo "$$script"; OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
 
 constraints: $(INSTALLED) ## pins what is installed

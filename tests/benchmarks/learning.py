@@ -1,16 +1,15 @@
 """Learning curves: the demo's settings over seeds, funnels and cycles. Interrupted, it goes on where it was.
 
 Writes OUT/curves.csv (one row per funnel, seed and cycle), OUT/curves.json (mean, worst, interval by cycle) and
-OUT/curves.svg. Every value is exact by the performance-difference estimate on the gate's conversations.
+OUT/curves.svg, anew whenever it is started, with what is done by then. Every value is exact by the
+performance-difference estimate on the gate's conversations.
 """
 
 import argparse
-import csv
 import json
 import os
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +19,10 @@ from typing import Any
 import yaml
 from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.evaluation.ledger import read_ledger
-from ippo_trainer.report.charts import Axes, Plot, Point, Series, line_chart, percent_tick
-from ippo_trainer.stats.student import two_sided_quantile
 from ippo_trainer.store import open_store
 
 sys.path.insert(0, str(Path(__file__).parent))
+from curves import Row, show, write
 from funnels import draw
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sr-funnel.yaml"
@@ -39,21 +37,6 @@ class Run:
     """`design`, or the seed of its tables."""
     seed: int
     folder: Path
-
-
-@dataclass(frozen=True)
-class Row:
-    """One cycle. Values are shares of the optimum."""
-
-    funnel: str
-    seed: int
-    cycle: int
-    deployed: float
-    """Of the policy in service after the gate."""
-    candidate: float
-    before: float
-    """Of the policy in service before, on the same customers."""
-    decision: str
 
 
 def main() -> None:
@@ -123,50 +106,6 @@ def read(run: Run) -> Iterator[Row]:
         candidate, before = metrics["exactShareOfOptimum"], metrics["exactShareOfOptimumCurrent"]
         deployed = candidate if decision == "Promote" else before
         yield Row(run.funnel, run.seed, line["iteration"], deployed, candidate, before, decision)
-
-
-def by_cycle(rows: list[Row]) -> dict[int, list[float]]:
-    """Shares of the policies in service after each cycle, 0 for the start."""
-    shares = defaultdict(list)
-    for row in rows:
-        if row.cycle == 1:
-            shares[0].append(row.before)
-        shares[row.cycle].append(row.deployed)
-    return dict(sorted(shares.items()))
-
-
-def summary(shares: list[float]) -> dict[str, float]:
-    """Mean with its 95 % t-interval over runs, and the worst."""
-    count, mean = len(shares), sum(shares) / len(shares)
-    if count < 2:
-        return {"runs": count, "mean": mean, "worst": min(shares)}
-    deviation = (sum((share - mean) ** 2 for share in shares) / (count - 1)) ** 0.5
-    half = two_sided_quantile(0.95, count - 1) * deviation / count**0.5
-    return {"runs": count, "mean": mean, "low": mean - half, "high": mean + half, "worst": min(shares)}
-
-
-def write(out: Path, rows: list[Row]) -> None:
-    """The three files."""
-    with (out / "curves.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row.__annotations__)
-        writer.writerows(list(vars(row).values()) for row in rows)
-    shares = by_cycle(rows)
-    (out / "curves.json").write_text(json.dumps({cycle: summary(values) for cycle, values in shares.items()}, indent=1))
-    points = []
-    for cycle, values in shares.items():
-        figures = summary(values)
-        points.append(Point(cycle, figures["mean"], figures.get("low"), figures.get("high")))
-    axes = Axes("cycle", [(cycle, str(cycle)) for cycle in shares], percent_tick)
-    chart = line_chart("Learning curve", "Share of the optimum by cycle.", Plot([Series("mean", points)], axes))
-    (out / "curves.svg").write_text(str(chart))
-
-
-def show(rows: list[Row]) -> None:
-    """A line per cycle."""
-    for cycle, shares in by_cycle(rows).items():
-        figures = ", ".join(f"{name} {value:.3f}" for name, value in summary(shares).items() if name != "runs")
-        print(f"cycle {cycle}: {len(shares)} runs, {figures}")
 
 
 if __name__ == "__main__":
