@@ -1,11 +1,21 @@
 """The frozen inputs of an attempt, wired from what the status recorded."""
 
+from itertools import zip_longest
 from typing import Any
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, S3Location, StageSpec, StoreLocation
-from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, HISTORY, IMPROVE, STAGES, StageName
+from ippo_trainer.contract.stages import (
+    BY_NAME,
+    COLLECT,
+    CYCLE,
+    EARLIER_DATA,
+    HISTORY,
+    IMPROVE,
+    STAGES,
+    StageName,
+)
 
 from ippo_operator.api.resource import IterativePPORun, RunSpec
 from ippo_operator.api.status import IterationStatus, RunStatus
@@ -67,6 +77,7 @@ def _inputs(run: IterativePPORun, status: RunStatus, stage: StageName) -> dict[s
         "policy": status.policy.artifact if status.policy is not None else None,
         "explorer": status.start_policy,
         "previousQ": status.previous_q if run.spec.fit_q.init_from == "PreviousQ" else None,
+        **dict(zip_longest(EARLIER_DATA, _earlier_data(run, status))),
     }
     inputs, more = {}, BY_NAME[stage].unsimulated if run.spec.collect.simulate is None else ()
     for name in (*BY_NAME[stage].inputs, *more):
@@ -76,6 +87,12 @@ def _inputs(run: IterativePPORun, status: RunStatus, stage: StageName) -> dict[s
         elif name not in BY_NAME[stage].optional:
             raise ValueError(f"iteration {status.iteration} cannot {stage} without {name}")
     return inputs
+
+
+def _earlier_data(run: IterativePPORun, status: RunStatus) -> list[ArtifactRef]:
+    """What the iterations before this one collected, the last one first, as many as fit-q reads."""
+    before = (row.artifact(COLLECT) for row in reversed(status.iterations) if row.iteration < status.iteration)
+    return [artifact for artifact in before if artifact is not None][: run.spec.fit_q.earlier()]
 
 
 def current_iteration(status: RunStatus) -> IterationStatus | None:

@@ -129,6 +129,7 @@ CHANGES: dict[str, Any] = {
     "spec.fitQ.ranks": [4],
     "spec.fitQ.folds": 2,
     "spec.fitQ.ridge": "10",
+    "spec.fitQ.earlierIterations": 1,
     "spec.improve": {"updates": 1},
     "spec.evaluate": {"gate": {"metric": "Success"}},
     "spec.promotion.mode": "Manual",

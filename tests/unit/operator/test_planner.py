@@ -10,6 +10,7 @@ from ippo_operator.api.status import MAX_ITERATION_WARNINGS
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import Decision
+from ippo_trainer.contract.stages import EARLIER_DATA
 
 from tests.kit.planner_world import Cluster, Outcome, changed, failing, good_result, make_run, status, until
 
@@ -40,6 +41,7 @@ def test_inputs_are_what_earlier_stages_recorded() -> None:
         "policy": first,
         "data": made[2, "collect"]["data"],
         "previousQ": made[1, "fit-q"]["q"],
+        "earlierData1": made[1, "collect"]["data"],
     }
     assert inputs[2, "improve"] == {
         "policy": first,
@@ -48,6 +50,26 @@ def test_inputs_are_what_earlier_stages_recorded() -> None:
         "explorer": start,
     }
     assert inputs[2, "evaluate"] == {"policy": first, "candidate": second}
+
+
+@pytest.mark.parametrize(
+    ("fit_q", "expected"),
+    [
+        ({}, [3, 2, 1]),
+        ({"earlierIterations": 2}, [3, 2]),
+        ({"earlierIterations": 0}, []),
+        ({"lastLayer": "Gradient"}, []),
+    ],
+)
+def test_fit_q_reads_what_the_iterations_before_collected(fit_q: dict[str, Any], expected: list[int]) -> None:
+    world = Cluster(make_run(fitQ=fit_q, iterations={"max": 4}))
+    world.drive()
+    collected = {
+        i.spec.iteration: good_result(i.spec).artifacts.get("data") for i in world.created if i.spec.stage == "collect"
+    }
+    fit = next(i.spec for i in world.created if (i.spec.iteration, i.spec.stage) == (4, "fit-q"))
+    earlier = [fit.inputs[name] for name in EARLIER_DATA if name in fit.inputs]
+    assert earlier == [collected[iteration] for iteration in expected]
 
 
 def test_each_stage_gets_its_own_section_and_seed() -> None:

@@ -1,5 +1,6 @@
 """The last layer as an artifact: whoever reads Q reads it, unchanged."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.readings import read_all, read_logits
-from ippo_trainer.qfit.refit import refit, turn_features
+from ippo_trainer.qfit.refit import Log, refit, turn_features
 
 SETTINGS = LeastSquaresSettings((2, 4), 1.0, 0.9)
 CPU = torch.device("cpu")
@@ -29,8 +30,12 @@ def toy(make_toy: Any) -> Any:
     return make_toy(120)
 
 
+def log_of(toy: Any, **fields: Any) -> Log:
+    return Log(toy.conversations, toy.examples, UNCENSORED, **fields)
+
+
 def refitted(model: Any, toy: Any) -> Any:
-    return refit(model, toy.conversations, toy.examples, UNCENSORED, SETTINGS, 3, 1 << 12)
+    return refit(model, [log_of(toy)], SETTINGS, 3, 1 << 12)
 
 
 def test_features_are_those_of_every_turn_read_alone(model: Any, toy: Any) -> None:
@@ -65,6 +70,35 @@ def test_several_suggestions_of_a_state_are_read_with_its_features(model: Any, t
         both = read_logits(model, pack([together]))
         alone = [read_logits(model, pack([type(group)(group.prompt, [ids])])).q for ids in together.responses]
     torch.testing.assert_close(both.q, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+def test_turns_of_other_policies_serve_q_alone(model: Any, make_toy: Any) -> None:
+    mine, others = make_toy(80), make_toy(60, seed=1)
+    alone = refit(model, [log_of(mine)], SETTINGS, 1, 1 << 12)
+    both = refit(model, [log_of(mine), log_of(others, own=lambda turn: False)], SETTINGS, 1, 1 << 12)
+    spans = [(layer.centre.clone(), layer.basis.clone()) for layer in (alone, both)]
+    assert not torch.equal(spans[0][0], spans[1][0]), "features are centred on all turns"
+    states, actions = turn_features(model, mine.examples, 1 << 12)
+    assert not torch.allclose(alone(states, states, actions)[0], both(states, states, actions)[0])
+    relabelled = [replace(each, outcome=not each.outcome) for each in others.conversations]
+    changed = refit(
+        model,
+        [log_of(mine), Log(relabelled, others.examples, UNCENSORED, lambda turn: False)],
+        SETTINGS,
+        1,
+        1 << 12,
+    )
+    torch.testing.assert_close(changed.v, both.v, atol=1e-5, rtol=1e-3)
+    assert not torch.allclose(changed.q, both.q)
+
+
+def test_an_own_log_in_two_parts_is_one_log(model: Any, toy: Any) -> None:
+    whole = refit(model, [log_of(toy)], SETTINGS, 1, 1 << 12)
+    half = len(toy.conversations) // 2
+    parts = [Log(toy.conversations[part], toy.examples[part], UNCENSORED) for part in (slice(half), slice(half, None))]
+    again = refit(model, parts, SETTINGS, 1, 1 << 12)
+    torch.testing.assert_close(again.q, whole.q)
+    torch.testing.assert_close(again.v, whole.v)
 
 
 class Nothing:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageSpec
-from ippo_trainer.models.last_layer import last_layer
+from ippo_trainer.models.last_layer import FILE, last_layer
 from ippo_trainer.models.load import load_q
 from ippo_trainer.stages import fit_q
 from ippo_trainer.stages.runtime import StopFlag
@@ -281,3 +281,19 @@ def test_manifest_traces_the_data(small_world: Any) -> None:
     manifest = read_manifest(small_world.store, small_world.result(spec).artifacts["q"])
     assert manifest.inputs["data"] == spec.inputs["data"].digest
     assert torch.get_num_threads() == 1
+
+
+def test_earlier_iterations_give_their_turns_to_the_last_layer(small_world: Any, tmp_path: Path) -> None:
+    data, others = buying(small_world, 60), small_world.demonstrations(30)
+    for number, found in enumerate(others):
+        found.id = f"other-{number}"
+    spec = spec_of(small_world, data).model_copy(update={"iteration": 2})
+    read = []
+    for number, earlier in enumerate((None, data, [*data, *others])):
+        inputs = spec.inputs | ({"earlierData1": small_world.put_data(earlier, f"earlier-{number}")} if earlier else {})
+        result = small_world.result(spec.model_copy(update={"seed": 7, "iteration": 2, "inputs": inputs}))
+        fetch(small_world.store, result.artifacts["q"], tmp_path / str(number), "q")
+        read.append((tmp_path / str(number) / FILE).read_bytes())
+        small_world.store.delete("iterations/0002/q/result.json")
+    assert read[0] == read[1], "conversations of this iteration, held-out ones among them, are no earlier ones"
+    assert read[0] != read[2]

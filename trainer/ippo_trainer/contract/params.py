@@ -9,6 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from ippo_trainer.contract.stages import EARLIER_DATA
+
 WORDS = "x-ippo-words"
 """Where a field's schema says in words what its pattern allows."""
 
@@ -176,6 +178,8 @@ class LogHistory(Model):
 
 LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (8, 16, 24), 4, 100.0
 """Of the least squares, where the fields of `fitQ` are left out."""
+EARLIER_ITERATIONS = len(EARLIER_DATA)
+"""Iterations before this one that the least squares may read."""
 
 
 class FitQ(Model):
@@ -209,6 +213,15 @@ class FitQ(Model):
     estimate of Q's error, their mean is Q. 4 if left out."""
     ridge: Positive | None = None
     """Of the least squares: penalty on squared coefficients, in turns. 100 if left out."""
+    earlier_iterations: Annotated[int, Field(ge=0, le=EARLIER_ITERATIONS)] | None = None
+    """Of the least squares: so many iterations before this one, promoted or not, give their turns to the fit of Q. V is
+    fitted to the current policy's own turns alone. 3 if left out; 0 takes this iteration's turns only."""
+
+    def earlier(self) -> int:
+        """How many iterations before this one are read."""
+        if self.last_layer == "Gradient":
+            return 0
+        return EARLIER_ITERATIONS if self.earlier_iterations is None else self.earlier_iterations
 
     def ranks_of(self, width: int) -> tuple[int, ...]:
         """The ranks for a trunk of that width, in ascending order."""

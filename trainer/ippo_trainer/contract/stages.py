@@ -16,6 +16,9 @@ EVALUATE: Final = "evaluate"
 HISTORY: Final = "history"
 """A section of collect's in a manifest, and of all stages of the iteration that it is for."""
 
+EARLIER_DATA: tuple[str, ...] = ("earlierData1", "earlierData2", "earlierData3")
+"""Inputs of fit-q: what the iterations before collected, the last one first."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -73,8 +76,8 @@ STAGES: tuple[Stage, ...] = (
         "regress the outcomes on (history, suggestion): the Q model",
         artifact="q",
         folder="q",
-        inputs=("policy", "data", "previousQ"),
-        optional=("previousQ",),
+        inputs=("policy", "data", "previousQ", *EARLIER_DATA),
+        optional=("previousQ", *EARLIER_DATA),
         settings=("fit_q", HISTORY),
         repeats=True,
     ),

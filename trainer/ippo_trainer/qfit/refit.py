@@ -1,6 +1,7 @@
 """From a trained Q model and its conversations to a last layer by least squares."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.own import explored
-from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.models.last_layer import LastLayer, attach
 from ippo_trainer.models.packing import hidden_states
 from ippo_trainer.models.parts import decoder
@@ -20,21 +21,25 @@ _EXPLORED_WEIGHT = 2.0
 """Of exploring turns, and of the states right behind them, which few conversations visit."""
 
 
-def refit(
-    model: Any,
-    conversations: Sequence[Conversation],
-    examples: Sequence[Example],
-    censoring: Censoring,
-    settings: LeastSquaresSettings,
-    folds: int,
-    max_tokens: int,
-) -> LastLayer:
+@dataclass(frozen=True, slots=True)
+class Log:
+    """Conversations of one iteration, none of them censored, that the last layer is fitted to."""
+
+    conversations: Sequence[Conversation]
+    examples: Sequence[Example]
+    """In the same order."""
+    censoring: Censoring
+    """Of the log that they are from."""
+    own: Callable[[Turn], bool] = lambda turn: not explored(turn)
+    """Whether a turn is of the policy whose V is asked for. What follows any turn serves Q, whoever suggested it."""
+
+
+def refit(model: Any, logs: Sequence[Log], settings: LeastSquaresSettings, folds: int, max_tokens: int) -> LastLayer:
     """Fits the last layer to the features of the model's trunk, and has the model read through it.
 
     Args:
         model: the Q model.
-        conversations, examples: what is fitted to, in the same order, none of them censored.
-        censoring: of the log that they are from.
+        logs: what is fitted to, at least one.
         settings: of the least squares.
         folds: conversations go round so many; each member leaves one out. With 1, members leave nothing out.
         max_tokens: of one forward.
@@ -43,10 +48,12 @@ def refit(
         BadDataError: see `least_squares.fit`.
     """
     attach(model, None)
-    states, actions = turn_features(model, examples, max_tokens)
-    rows = [_rows(conversation, number % folds, censoring) for number, conversation in enumerate(conversations)]
-    columns = torch.tensor([row for turns in rows for row in turns], dtype=torch.double).T
-    last, outcome, weight, value_weight, fold = columns
+    parts = [turn_features(model, log.examples, max_tokens) for log in logs]
+    states, actions = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+    rows = [
+        row for log in logs for number, each in enumerate(log.conversations) for row in _rows(log, each, number % folds)
+    ]
+    last, outcome, weight, value_weight, fold = torch.tensor(rows, dtype=torch.double).T
     scale = weight.mean().clamp_min(1e-12)
     turns = LoggedTurns(states, actions, last > 0, outcome, weight / scale, value_weight / scale, fold.long())
     layer = fit(turns, settings)
@@ -68,15 +75,16 @@ def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> t
     return states, actions
 
 
-def _rows(conversation: Conversation, fold: int, censoring: Censoring) -> list[tuple[float, ...]]:
+def _rows(log: Log, conversation: Conversation, fold: int) -> list[tuple[float, ...]]:
     """By turn: whether it is the last one, its reward, its weight for Q and for V, its fold."""
     turns, end = conversation.turns, len(conversation.turns) - 1
     # Whose turn counts how much does not depend on the values.
-    targets = lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns), censoring)
+    targets = lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns), log.censoring)
     rows: list[tuple[float, ...]] = []
     for index, (turn, target) in enumerate(zip(turns, targets, strict=True)):
         rare = explored(turn) or (index > 0 and explored(turns[index - 1]))
         boost = _EXPLORED_WEIGHT if rare else 1.0
         reward = float(conversation.outcome) if index == end else 0.0
-        rows.append((float(index == end), reward, boost * target.weight, boost * target.value_weight, float(fold)))
+        value_weight = boost * target.value_weight if log.own(turn) else 0.0
+        rows.append((float(index == end), reward, boost * target.weight, value_weight, float(fold)))
     return rows

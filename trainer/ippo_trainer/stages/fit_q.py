@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,12 @@ from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.refit import refit, turn_features
+from ippo_trainer.qfit.refit import Log, refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of, precision_for
-from ippo_trainer.stages.logged import finished, read_logged, split_finished
+from ippo_trainer.stages.logged import finished, read_earlier, read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
@@ -81,7 +81,7 @@ def run(ctx: StageContext) -> StageResult:
     with several(ctx, model) as ranks:
         procedure = _procedure(ctx, fit_q, (policy, model), split, ranks)
         train(ctx, procedure, "fitting Q", ranks)
-    layer = _refit(ctx, fit_q, procedure)
+    layer = _refit(ctx, fit_q, procedure, renderer)
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
     share = procedure.explore_share
     constant = mean_return(data.train, procedure.settings.discount, share, data.censoring)
@@ -268,27 +268,38 @@ def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
     return ranks
 
 
-def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure) -> LastLayer | None:
+def _refit(
+    ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, renderer: Renderer
+) -> LastLayer | None:
     """Puts the last layer by least squares into the model; None where it keeps the trained head."""
     ranks = _ranks(fit_q, procedure.model)
     if not ranks:
         return None
     ridge = params.LAST_LAYER_RIDGE if fit_q.ridge is None else float(fit_q.ridge)
-    train_side = procedure.split.train
-    folds = min(fit_q.folds or params.LAST_LAYER_FOLDS, len(train_side.conversations) // 2)
+    side = procedure.split.train
+    folds = min(fit_q.folds or params.LAST_LAYER_FOLDS, len(side.conversations) // 2)
     settings = LeastSquaresSettings(ranks, ridge, procedure.settings.discount)
     began = time.monotonic()
-    layer = refit(
-        procedure.model,
-        train_side.conversations,
-        train_side.examples,
-        procedure.censoring,
-        settings,
-        folds,
-        procedure.settings.max_tokens,
-    )
-    ctx.log.info("last layer by %d least squares in %.1f s", len(layer.q), time.monotonic() - began)
+    logs = [Log(side.conversations, side.examples, procedure.censoring), *_earlier(ctx, procedure, renderer)]
+    layer = refit(procedure.model, logs, settings, folds, procedure.settings.max_tokens)
+    count, seconds = sum(len(log.conversations) for log in logs), time.monotonic() - began
+    ctx.log.info("last layer by %d least squares on %d conversations in %.1f s", len(layer.q), count, seconds)
     return layer
+
+
+def _earlier(ctx: StageContext, procedure: Procedure, renderer: Renderer) -> Iterator[Log]:
+    """What the iterations before collected. Turns of the same policy, after a rejection, count for V too."""
+    digest = ctx.spec.inputs["policy"].digest
+    for everything in read_earlier(ctx, procedure.split.log):
+        ended = finished(everything)
+        if ended:
+            own = _render(ctx, ended, renderer)
+            yield Log(
+                ended,
+                own.examples,
+                Censoring.of(everything),
+                lambda turn: turn.behaviour == "policy" and turn.policy_digest == digest,
+            )
 
 
 def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | None:

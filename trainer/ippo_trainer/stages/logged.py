@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.own import by_policy, by_writers, own_part, writer_of
+from ippo_trainer.contract.stages import EARLIER_DATA
+from ippo_trainer.data.own import before_outcome, by_policy, by_writers, own_part, writer_of
 from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.splits import split
@@ -45,6 +46,17 @@ def read_logged(ctx: StageContext) -> list[Conversation]:
             f"{part.handed_over} changed hands and count as censored there"
         )
     return part.conversations
+
+
+def read_earlier(ctx: StageContext, current: Sequence[Conversation]) -> list[list[Conversation]]:
+    """The inputs `earlierData`, one list for each, without turns after the outcome and without customers of `current`,
+    some of whom are held out."""
+    known, logs = {_unit(each) for each in current}, []
+    for name in EARLIER_DATA:
+        if name in ctx.spec.inputs:
+            everything = map(before_outcome, read_turns(sorted(ctx.input(name, "data").rglob("*.parquet"))))
+            logs.append([each for each in everything if each.turns and _unit(each) not in known])
+    return logs
 
 
 def finished(conversations: Sequence[Conversation]) -> list[Conversation]:
