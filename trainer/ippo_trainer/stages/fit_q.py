@@ -268,9 +268,7 @@ def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
     return ranks
 
 
-def _refit(
-    ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, renderer: Renderer
-) -> LastLayer | None:
+def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, renderer: Renderer) -> LastLayer | None:
     """Puts the last layer by least squares into the model; None where it keeps the trained head."""
     ranks = _ranks(fit_q, procedure.model)
     if not ranks:
