@@ -213,6 +213,16 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             lambda fit_q: 0 < float(fit_q.holdout) < 1,
             "holdout",
         ),
+        Rule(
+            "regresses whole returns: leave traceLambda and lastLayer out, or give 1 and Gradient",
+            "!has(self.method) || self.method != 'MonteCarlo' || (!has(self.traceLambda) || "
+            "double(self.traceLambda) == 1.0) && (!has(self.lastLayer) || self.lastLayer == 'Gradient')",
+            lambda fit_q: (
+                fit_q.method != "MonteCarlo"
+                or (float(fit_q.trace_lambda) == 1 and fit_q.last_layer in {None, "Gradient"})
+            ),
+            "method",
+        ),
     ),
     S3: (
         Rule(

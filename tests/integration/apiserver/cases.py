@@ -86,6 +86,20 @@ NO_HUB = "no stage can read hf://; download the {} and give file:// or s3://"
 POSITIVE = 'allowed is above "0": at 0 no later outcome counts'
 OWN_TURNS = 'allowed is below "1": Q is the policy\'s, so some turns must be its own'
 BETWEEN = 'allowed is above "0" and below "1": some train, others measure'
+NEEDS_SOURCE = (
+    "is missing; collect takes conversations from simulate, from history, or from history first and simulate later"
+)
+ONE_ITERATION = "allowed is 1 without collect.simulate: after collect.history nobody talks to customers"
+NO_CUSTOMERS = "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything"
+NO_DEMONSTRATIONS = "demonstrations are a simulator's; without collect.simulate give warmStart.conversations"
+WINDOW = "is of outcomes in a file of their own; give outcomes, too"
+WHOLE_RETURNS = "regresses whole returns: leave traceLambda and lastLayer out, or give 1 and Gradient"
+LOGGED: dict[str, Any] = GOOD["spec"] | {
+    "iterations": {"max": 1},
+    "warmStart": {"conversations": "s3://shop/log.jsonl"},
+    "collect": {"history": {"conversations": "s3://shop/log.jsonl"}},
+}
+"""A run of a log alone."""
 NEEDS_WORDS = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
 
 BAD = [
@@ -100,6 +114,16 @@ BAD = [
     Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
     Bad("spec.fitQ.holdout", "0", BETWEEN),
     Bad("spec.fitQ.holdout", "1.0", BETWEEN),
+    Bad("spec.collect", {}, NEEDS_SOURCE),
+    Bad("spec", LOGGED | {"iterations": {"max": 2}}, ONE_ITERATION),
+    Bad("spec", LOGGED | {"warmStart": {"demonstrations": 10}}, NO_DEMONSTRATIONS),
+    Bad("spec", LOGGED | {"evaluate": {"gate": {"minAcceptance": "0.5"}}}, NO_CUSTOMERS),
+    Bad("spec.collect.history", {"conversations": "s3://a/b", "window": "14d"}, WINDOW),
+    Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "s3://a/c", "window": "2 weeks"}),
+    Bad("spec.collect.history", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
+    Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "hf://a/b"}, NO_HUB.format("file")),
+    Bad("spec.fitQ", {"method": "MonteCarlo", "traceLambda": "0.5"}, WHOLE_RETURNS),
+    Bad("spec.fitQ", {"method": "MonteCarlo", "lastLayer": "LeastSquares"}, WHOLE_RETURNS),
     Bad("spec.artifacts.s3.prefix", "a/../b", SEGMENTS),
     Bad("spec.artifacts.s3.prefix", "/a", SEGMENTS),
     Bad("spec.artifacts.s3.prefix", "a//b", SEGMENTS),

@@ -126,6 +126,8 @@ CHANGES: dict[str, Any] = {
     "spec.fitQ.lmLossWeight": "0",
     "spec.fitQ.traceLambda": "0.5",
     "spec.fitQ.lastLayer": "Gradient",
+    "spec.fitQ.method": "SARSA",
+    "spec.fitQ.maxForeign": "0.5",
     "spec.fitQ.ranks": [4],
     "spec.fitQ.folds": 2,
     "spec.fitQ.ridge": "10",

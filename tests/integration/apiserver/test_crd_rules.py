@@ -17,7 +17,18 @@ from ippo_operator.api.rules import NOT_YOURS
 
 from tests.kit.control_plane import RUNS, Api
 
-from .cases import GOOD, NO_HUB, OWN_TURNS
+from .cases import (
+    GOOD,
+    LOGGED,
+    NEEDS_SOURCE,
+    NO_CUSTOMERS,
+    NO_DEMONSTRATIONS,
+    NO_HUB,
+    ONE_ITERATION,
+    OWN_TURNS,
+    WHOLE_RETURNS,
+    WINDOW,
+)
 
 TRY = f"{RUNS.format('default')}?dryRun=All&fieldValidation=Strict"
 VALUE = {"name": "A", "value": "1"}
@@ -43,7 +54,7 @@ class Case(NamedTuple):
     holds: dict[str, Any]
 
 
-SPEC = GOOD["spec"]
+SPEC, LOG = GOOD["spec"], LOGGED["collect"]["history"]
 CASES: dict[str, Case] = {
     "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations": Case(
         {key: value for key, value in SPEC.items() if key != "warmStart"},
@@ -55,6 +66,15 @@ CASES: dict[str, Case] = {
     "is missing; pods keep nothing, so a run in a cluster needs an S3 bucket: artifacts.s3.bucket": Case(
         {key: value for key, value in SPEC.items() if key != "artifacts"}, SPEC
     ),
+    NO_HUB.format("file"): Case(LOG | {"outcomes": "hf://a/b"}, LOG | {"outcomes": "s3://hf:/b"}),
+    NEEDS_SOURCE: Case({}, {"history": LOG, "simulate": ENVIRONMENT}),
+    ONE_ITERATION: Case(LOGGED | {"iterations": {"max": 2}}, LOGGED),
+    NO_DEMONSTRATIONS: Case(LOGGED | {"warmStart": {"demonstrations": 1}}, LOGGED),
+    NO_CUSTOMERS: Case(
+        LOGGED | {"evaluate": {"gate": {"minAcceptance": "0.5"}}}, LOGGED | {"evaluate": {"gate": {"maxKl": "1"}}}
+    ),
+    WINDOW: Case(LOG | {"window": "14d"}, LOG | {"window": "14d", "outcomes": "s3://a/b"}),
+    WHOLE_RETURNS: Case({"method": "MonteCarlo", "traceLambda": "0.5"}, {"method": "MonteCarlo", "traceLambda": "1.0"}),
     "allowed is exactly one of conversations and demonstrations": Case({"epochs": 1}, {"demonstrations": 1}),
     "allowed is at most conversations": Case(ENVIRONMENT | {"parallelism": 5}, ENVIRONMENT | {"parallelism": 4}),
     OWN_TURNS: Case(ENVIRONMENT | {"exploration": "1.0"}, ENVIRONMENT | {"exploration": "0.99"}),

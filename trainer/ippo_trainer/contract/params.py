@@ -202,6 +202,13 @@ class FitQ(Model):
     dynamics."""
     trace_lambda: Share = "1"
     """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda)."""
+    method: Literal["MonteCarlo", "SARSA", "ExpectedSARSA"] | None = None
+    """How Q follows from turns that others than the policy wrote. MonteCarlo regresses returns, and leaves out what
+    somebody else's turn comes after. SARSA takes every turn for the policy's own: its Q is that of all the writers
+    together. ExpectedSARSA learns from every turn what it is worth if the policy itself goes on after it. If left out,
+    others' turns are left out, and traceLambda and lastLayer say the rest."""
+    max_foreign: Share | None = None
+    """Share of turns that others wrote beyond which data are refused where these turns are left out. 1 if left out."""
     last_layer: Literal["LeastSquares", "Gradient"] | None = None
     """How Q and V are read of the trunk once it is trained. LeastSquares, also if left out, solves for the fixed point
     of fitted Q evaluation; Gradient takes the head that was trained with the trunk."""
@@ -222,6 +229,14 @@ class FitQ(Model):
         if self.last_layer == "Gradient":
             return 0
         return EARLIER_ITERATIONS if self.earlier_iterations is None else self.earlier_iterations
+
+    def resolved(self) -> "FitQ":
+        """With the settings that `method` stands for."""
+        if self.method is None:
+            return self
+        if self.method == "MonteCarlo":
+            return self.model_copy(update={"trace_lambda": "1", "last_layer": "Gradient"})
+        return self if float(self.trace_lambda) < 1 else self.model_copy(update={"trace_lambda": "0"})
 
     def ranks_of(self, width: int) -> tuple[int, ...]:
         """The ranks for a trunk of that width, in ascending order."""

@@ -71,3 +71,30 @@ def own_part(conversations: Iterable[Conversation], owns: Callable[[Turn], bool]
         else:
             others += 1
     return OwnPart(own_parts, others, handed_over)
+
+
+def all_own(conversations: Iterable[Conversation]) -> list[Conversation]:
+    """The conversations up to their outcomes, with every turn as the policy's own: a policy that is all the writers."""
+    return [
+        replace(each, turns=[replace(turn, behaviour="policy") if explored(turn) else turn for turn in each.turns])
+        for each in map(before_outcome, conversations)
+    ]
+
+
+def foreign_as_explored(conversations: Iterable[Conversation], owns: Callable[[Turn], bool]) -> list[Conversation]:
+    """The conversations up to their outcomes, with others' turns as exploring ones: each is an honest sample of what it
+    leads to, and what follows it is not the policy's."""
+    return [
+        replace(each, turns=[turn if owns(turn) else _foreign(turn) for turn in each.turns])
+        for each in map(before_outcome, conversations)
+    ]
+
+
+def _foreign(turn: Turn) -> Turn:
+    return replace(turn, behaviour="explore", writer=writer_of(turn))
+
+
+def foreign_share(conversations: Iterable[Conversation], owns: Callable[[Turn], bool]) -> float:
+    """Share of turns up to the outcomes that others wrote; 0 without turns."""
+    turns = [turn for each in map(before_outcome, conversations) for turn in each.turns]
+    return sum(not owns(turn) for turn in turns) / len(turns) if turns else 0.0

@@ -14,6 +14,7 @@ suggestion that the business never saw had no effect: its return is one of the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ippo_trainer.data.censoring import UNCENSORED, Censoring
 from ippo_trainer.data.own import explored
@@ -33,8 +34,19 @@ class Target:
 
 
 def explored_share(conversations: Sequence[Conversation]) -> float:
-    """Share of exploring turns. Their coin ignores the conversation, so this estimates its bias; 0 without turns."""
+    """Probability that the turn after one of the policy's own explores.
+
+    The explorer's coin ignores the conversation, so it is the share of exploring turns; 0 without turns. Other writers
+    of a log (they have names) may hold whole conversations, so of those it is counted on the turns after own ones.
+    """
     turns = [turn for conversation in conversations for turn in conversation.turns]
+    if any(explored(turn) and turn.writer for turn in turns):
+        turns = [
+            after
+            for conversation in conversations
+            for before, after in pairwise(conversation.turns)
+            if not explored(before)
+        ]
     return sum(map(explored, turns)) / len(turns) if turns else 0.0
 
 

@@ -14,6 +14,7 @@ from ippo_trainer.contract.layout import CALIBRATION
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.data.censoring import Censoring, outcome_bounds
+from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
 from ippo_trainer.environments import load as load_environment
@@ -70,6 +71,7 @@ def run(ctx: StageContext) -> StageResult:
     fit_q = ctx.spec.fit_q
     if fit_q is None:
         raise BadSpecError("stage spec: fitQ is missing", "Add the section.")
+    fit_q = fit_q.resolved()
     device = device_of(ctx.spec)
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
@@ -109,7 +111,7 @@ def run(ctx: StageContext) -> StageResult:
 
 def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
     """Reads the turns, leaves out what has no return, and splits. Raises BadDataError where nothing can be learnt."""
-    everything = read_logged(ctx)
+    everything = read_logged(ctx, fit_q)
     if all(each.censored for each in everything):
         raise BadDataError(
             f"all {len(everything)} conversations are censored: none has a known outcome",
@@ -321,7 +323,25 @@ def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
         }
         | _success_bounds(data)
         | _success_unexplored(data, procedure.explore_share)
+        | _of_several_writers(data, procedure)
     )
+
+
+def _of_several_writers(data: _Data, procedure: Procedure) -> dict[str, float]:
+    """How far the data are another's: share of others' turns, and how many equal turns the returns are worth that are
+    the policy's own. Nothing where all turns are."""
+    turns = [turn for each in data.everything for turn in each.turns]
+    foreign = sum(explored(turn) and turn.writer != "" for turn in turns)
+    if not foreign:
+        return {}
+    settings, share = procedure.settings, procedure.explore_share
+    rows = [monte_carlo_targets(each, settings.discount, share, data.censoring) for each in data.train]
+    weights = [target.value_weight for row in rows for target in row]
+    squares = sum(weight * weight for weight in weights)
+    return {
+        "foreignShare": foreign / len(turns),
+        "effectiveOwnTurns": sum(weights) ** 2 / squares if squares else 0.0,
+    }
 
 
 def _success_unexplored(data: _Data, share: float) -> dict[str, float]:

@@ -4,8 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.params import FitQ
 from ippo_trainer.contract.stages import EARLIER_DATA
-from ippo_trainer.data.own import before_outcome, by_policy, by_writers, own_part, writer_of
+from ippo_trainer.data.own import (
+    all_own,
+    before_outcome,
+    by_policy,
+    by_writers,
+    foreign_as_explored,
+    foreign_share,
+    own_part,
+    writer_of,
+)
 from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.splits import split
@@ -15,18 +25,23 @@ from ippo_trainer.stages.runtime import StageContext
 _NAMED = 4
 
 
-def read_logged(ctx: StageContext) -> list[Conversation]:
+def read_logged(ctx: StageContext, fit_q: FitQ | None = None) -> list[Conversation]:
     """The input `data`, without turns after the outcome and without what another than the input `policy` said.
 
     Of a log, what `history.writers` wrote counts as the policy's own, since it imitates them.
 
+    Args:
+        ctx: of the stage.
+        fit_q: settings whose `method` may take others' turns, too.
+
     Raises:
         BadSpecError: an input that is not named.
-        BadDataError: unusable turns, or none of them is the policy's own.
+        BadDataError: unusable turns, none of them the policy's own, or more of others than `fitQ.maxForeign`.
     """
     everything = read_turns(sorted(ctx.input("data", "data").rglob("*.parquet")))
     digest, history = ctx.spec.inputs["policy"].digest, ctx.spec.history
-    part = own_part(everything, by_policy(digest) if history is None else by_writers(history.writers))
+    owns = by_policy(digest) if history is None else by_writers(history.writers)
+    part = own_part(everything, owns)
     if not part.conversations and history is not None:
         present = Counter(writer_of(turn) for conversation in everything for turn in conversation.turns)
         names = ", ".join(f"{name!r:.80} ({count} turns)" for name, count in present.most_common(_NAMED))
@@ -38,6 +53,15 @@ def read_logged(ctx: StageContext) -> list[Conversation]:
         raise BadDataError(
             f"none of the {len(everything)} conversations was held by the policy {digest[:19]}",
             "Collect with this policy; column 'policy_digest' says who suggested what.",
+        )
+    if fit_q is not None and fit_q.method in {"SARSA", "ExpectedSARSA"}:
+        return all_own(everything) if fit_q.method == "SARSA" else foreign_as_explored(everything, owns)
+    share, most = foreign_share(everything, owns), (fit_q.max_foreign if fit_q is not None else None) or "1"
+    if share > float(most):
+        raise BadDataError(
+            f"{share:.1%} of the turns are other writers', more than fitQ.maxForeign {most}: Monte Carlo returns say "
+            "little of the policy",
+            "Set fitQ.method to ExpectedSARSA, raise maxForeign, or name more writers.",
         )
     other = "another policy" if history is None else "other writers"
     if part.others or part.handed_over:
