@@ -235,12 +235,12 @@ def test_other_capabilities_go_through(tmp_path: Path) -> None:
         BEFORE
         + "    def ladder(self, discount): return []\n    def score(self, c, d): raise OSError('no')\n"
         + "    def exact_q(self, c, d, policy=None): return []\n    def intent_of(self, s): return 'X'\n"
-        + "    intents, wordings = ('X',), {'X': ['x']}\n    def score_by_texts(self, i, d, seed): return i([])\n"
+        + "    intents, wordings = ('X',), {'X': ['x']}\n"
     )
     env: Any = named(f"{path}:Odd")
     assert isinstance(env, ExactScorer)
     assert not isinstance(env, Demonstrator)
     assert (env.ladder(0.5), env.exact_q([], 0.5), env.intent_of("a")) == ([], [], "X")
-    assert (env.intents, env.wordings, env.score_by_texts(len, 0.5)) == (("X",), {"X": ["x"]}, 0)
+    assert (env.intents, env.wordings) == (("X",), {"X": ["x"]})
     with pytest.raises(BadDataError, match=r"Odd\.score raised OSError"):
         env.score([], 0.5)

@@ -14,8 +14,9 @@ from ippo_trainer.environments.funnel.tables import INTENTS, TYPES
 from ippo_trainer.environments.funnel.text import SIGNALS, STATUS, SUGGESTIONS
 from ippo_trainer.environments.maze.environment import Maze
 from ippo_trainer.environments.problem import evaluate, greedy, tabulate
-from ippo_trainer.environments.protocol import History
 from ippo_trainer.environments.scoring import UNPARSED
+
+from tests.unit.environments.representatives import History, representatives, score_by_texts
 
 Play = Callable[..., list[Conversation]]
 Rule = Callable[[Sequence[Turn], str], str]
@@ -81,10 +82,10 @@ def test_three_ways_to_score_a_text_policy_agree(env: Funnel, play: Play, rule: 
     assert abs(score.value - value) < 4 * error
     assert score.standard_error < error / 2
     assert abs(score.success - np.mean([c.outcome for c in conversations])) < 4 * error / DISCOUNT**5
-    exact = env.score_by_texts(one_hot(rule), DISCOUNT)
+    exact, _ = score_by_texts(env, one_hot(rule), DISCOUNT)
     # A policy that is no function of the information state is scored by texts up to the choice of the texts.
     tolerance = 4 * score.standard_error if by_texts else 4 * score.standard_error + 0.01
-    assert abs(score.value - exact.value) < tolerance
+    assert abs(score.value - exact) < tolerance
 
 
 @pytest.mark.slow
@@ -146,7 +147,7 @@ def test_exact_intent_probabilities_have_less_noise_than_sampled_intents(env: Fu
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_representatives_stand_for_their_own_states(env: Funnel, seed: int) -> None:
-    for level, histories in enumerate(env.representatives(seed)):
+    for level, histories in enumerate(representatives(env.problem, env.tables, seed)):
         closed = [
             Conversation(str(i), [*h.turns, Turn(h.customer_message, None, "rejected", "")])
             for i, h in enumerate(histories)
@@ -157,11 +158,9 @@ def test_representatives_stand_for_their_own_states(env: Funnel, seed: int) -> N
 
 
 def test_representative_texts_reproduce_a_tabular_policy_exactly(env: Funnel) -> None:
-    row = env.score_by_texts(lambda histories: np.tile(env.tables.base_policy, (len(histories), 1)), DISCOUNT)
+    scores = score_by_texts(env, lambda histories: np.tile(env.tables.base_policy, (len(histories), 1)), DISCOUNT)
     base = next(row for row in env.ladder(DISCOUNT) if row.name == "base")
-    assert (row.value, row.success) == pytest.approx((base.value, base.success), abs=1e-12)
-    with pytest.raises(ValueError, match="intents of turn 0"):
-        env.score_by_texts(lambda histories: np.zeros((len(histories), 6)), DISCOUNT)
+    assert scores == pytest.approx((base.value, base.success), abs=1e-12)
 
 
 def test_exact_q_of_a_given_and_of_a_shown_policy(env: Funnel, play: Play) -> None:
@@ -236,7 +235,7 @@ def test_the_maze_is_scored_by_the_same_code(play: Play) -> None:
     assert abs(score.success - truth.success) < 4 * score.success_error
     assert set(score.intent_mix) == {"left arm", "right arm", "bar", "stem"}
     policy = np.tile(maze.problem.uniform[:1], (25, 1))
-    assert maze.score_by_texts(lambda histories: policy, DISCOUNT).value == pytest.approx(truth.value, abs=1e-12)
+    assert evaluate(maze.problem, [policy] * 20, DISCOUNT).value == pytest.approx(truth.value, abs=1e-12)
     steps = maze.exact_q(
         conversations[:5], DISCOUNT, lambda turn, stage, cell: np.tile(maze.problem.uniform[:1], (len(stage), 1))
     )

@@ -1,14 +1,15 @@
 """Intervals against slow oracles and by simulated coverage."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ippo_trainer.stats.intervals import (
+    Interval,
     cluster_sums,
-    mean_share_interval,
     paired_difference,
     ratio_interval,
     share_interval,
@@ -90,25 +91,29 @@ def test_ratio_interval_agrees_with_the_cluster_bootstrap() -> None:
     assert (got.low, got.high) == pytest.approx((low, high), abs=0.12 * (high - low))
 
 
+def mean_share(values: Any, confidence: float = 0.95) -> Interval:
+    """Of one value per conversation."""
+    return share_interval(values, np.ones(len(np.asarray(values))), confidence)
+
+
 def test_a_share_keeps_its_width_where_everybody_agrees() -> None:
-    nobody = mean_share_interval(np.zeros(300))
+    nobody = mean_share(np.zeros(300))
     assert nobody.estimate == nobody.low == 0.0
     assert 3 / 300 < nobody.high < 5 / 300
-    everybody = mean_share_interval(np.ones(300))
+    everybody = mean_share(np.ones(300))
     assert (everybody.low, everybody.high) == pytest.approx((1 - nobody.high, 1.0))
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=40), st.sampled_from([0.5, 0.9, 0.99]))
 def test_shares_and_their_bounds_stay_inside_0_and_1(values: list[float], confidence: float) -> None:
-    got = mean_share_interval(values, confidence)
+    got = mean_share(values, confidence)
     assert 0.0 <= got.low <= got.estimate <= got.high <= 1.0
 
 
 def test_rare_shares_are_covered() -> None:
     rng = np.random.default_rng(5)
     hits = [
-        interval.low <= 0.03 <= interval.high
-        for interval in (mean_share_interval(rng.random(150) < 0.03) for _ in range(1500))
+        interval.low <= 0.03 <= interval.high for interval in (mean_share(rng.random(150) < 0.03) for _ in range(1500))
     ]
     assert 0.93 <= np.mean(hits) <= 0.995
 

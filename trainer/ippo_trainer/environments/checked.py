@@ -1,12 +1,11 @@
 """Holds an environment, which may be anybody's code, to the protocol."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.reactions import REACTIONS
@@ -16,7 +15,6 @@ from ippo_trainer.environments.protocol import (
     ExactScore,
     ExactScorer,
     ExactTurn,
-    History,
     IntentPolicy,
     LadderRow,
     Resumable,
@@ -213,13 +211,6 @@ class _CheckedScorer(CheckedEnvironment):
     def intent_of(self, suggestion: str | None) -> str:
         """As `ExactScorer.intent_of`."""
         return str(self._call("intent_of", suggestion))
-
-    def score_by_texts(
-        self, intents: Callable[[list[History]], NDArray[np.float64]], discount: float, seed: int = 0
-    ) -> LadderRow:
-        """As `ExactScorer.score_by_texts`."""
-        row: LadderRow = self._call("score_by_texts", intents, discount, seed)
-        return row
 
 
 class _CheckedDemonstratorAndScorer(_CheckedDemonstrator, _CheckedScorer):

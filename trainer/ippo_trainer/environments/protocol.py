@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ippo_trainer.data.reactions import Reaction
 
 if TYPE_CHECKING:
-    from ippo_trainer.data.schema import Conversation, Turn
+    from ippo_trainer.data.schema import Conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +167,6 @@ IntentPolicy = Callable[[int, NDArray[np.int64], NDArray[np.float64]], NDArray[n
 """(turn, stage (N,), belief or position (N, F)) -> probabilities (N, intents)."""
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """What an agent sees before it suggests: the turns so far and the newest customer message."""
-
-    turns: "list[Turn]"
-    customer_message: str
-
-
 @runtime_checkable
 class ExactScorer(Protocol):
     """An environment that can be solved exactly."""
@@ -203,13 +195,4 @@ class ExactScorer(Protocol):
 
     def intent_of(self, suggestion: str | None) -> str:
         """The intent of a suggestion: one of `intents`, or UNPARSED."""
-        ...
-
-    def score_by_texts(
-        self, intents: Callable[[list[History]], NDArray[np.float64]], discount: float, seed: int = 0
-    ) -> LadderRow:
-        """Scores a policy by its intent distributions (N, intents) on one history per information state.
-
-        No sampling noise; exact for a policy that treats all histories of a state alike. `seed` chooses the histories.
-        """
         ...

@@ -8,7 +8,7 @@ error several times smaller still.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -20,7 +20,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.problem import Array, DecisionProblem, Ints, Policy, Solution
-from ippo_trainer.environments.protocol import ExactScore, ExactTurn, History, IntentPolicy, LadderRow
+from ippo_trainer.environments.protocol import ExactScore, ExactTurn, IntentPolicy, LadderRow
 
 Number = TypeVar("Number", np.float64, np.int64)
 UNPARSED = "UNPARSED"
@@ -62,10 +62,6 @@ class ExactlySolved(ABC):
     @abstractmethod
     def trace(self, conversations: Sequence[Conversation]) -> Trace:
         """Follows conversations through the problem. Raises BadDataError where one is not of this environment."""
-
-    @abstractmethod
-    def representatives(self, seed: int) -> list[list[History]]:
-        """By level, one visible history for each state."""
 
     @abstractmethod
     def intent_of(self, suggestion: str | None) -> str:
@@ -137,27 +133,6 @@ class ExactlySolved(ABC):
             sums = np.bincount(part.conversation, _advantages(solution, part, weights[mine], discount), minlength=count)
             terms[half::2] = solution.value + sums[half::2]
         return float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(count))
-
-    def score_by_texts(self, intents: Callable[[list[History]], Array], discount: float, seed: int = 0) -> LadderRow:
-        """Scores a policy by its intents on one history per information state: no sampling noise.
-
-        Exact for a policy that treats all histories of a state alike, close for one that nearly does.
-
-        Args:
-            intents: gives the policy's distribution (N, A) over `self.intents` for N histories; what does not parse
-                belongs to the intent with the same effect, ABSTAIN.
-            discount: per turn.
-            seed: chooses the histories.
-        """
-        policy: Policy = []
-        for level, histories in enumerate(self.representatives(seed)):
-            table = np.asarray(intents(histories), dtype=np.float64)
-            expected = (len(histories), len(self.problem.actions))
-            if table.shape != expected or not np.allclose(table.sum(-1), 1, atol=1e-4):
-                raise ValueError(f"intents of turn {level} are not {expected} distributions")
-            policy.append(table)
-        value = exact.evaluate(self.problem, policy, discount).value
-        return LadderRow("representatives", value, exact.evaluate(self.problem, policy, 1.0).value)
 
     def exact_q(
         self, conversations: Sequence[Conversation], discount: float, policy: IntentPolicy | None = None

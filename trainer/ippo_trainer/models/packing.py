@@ -398,32 +398,3 @@ def _block_masks(trunk: Any, packed: PackedBatch) -> Any:
     if window is None or packed.longest <= window:
         return packed.block_mask(None)
     return by_kind(trunk, packed.block_mask(window), lambda: packed.block_mask(None))
-
-
-def to_padded(values: Tensor, packed: PackedBatch) -> tuple[Tensor, Tensor]:
-    """Lays flat per-token values out by response.
-
-    Args:
-        values: (T,) of any dtype.
-
-    Returns:
-        values (N, Tmax), right-padded with zeros, and response_mask (N, Tmax) bool.
-    """
-    columns = _columns(packed)
-    shape = (len(packed.lengths), int(packed.lengths.max()) if len(packed.lengths) else 0)
-    padded = torch.zeros(shape, dtype=values.dtype, device=values.device)
-    mask = torch.zeros(shape, dtype=torch.bool, device=values.device)
-    padded = padded.index_put((packed.response_index, columns), values)
-    mask[packed.response_index, columns] = True
-    return padded, mask
-
-
-def to_flat(padded: Tensor, packed: PackedBatch) -> Tensor:
-    """The inverse of `to_padded`: (N, Tmax) to (T,)."""
-    return padded[packed.response_index, _columns(packed)]
-
-
-def _columns(packed: PackedBatch) -> Tensor:
-    ends = packed.lengths.cumsum(0)
-    total = torch.arange(len(packed.response_index), device=packed.lengths.device)
-    return total - (ends - packed.lengths)[packed.response_index]

@@ -62,12 +62,6 @@ def share_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: f
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
-def mean_share_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """`share_interval` of one value in [0, 1] per conversation, e.g. its outcome or its discounted return."""
-    values = np.asarray(values, np.float64)
-    return share_interval(values, np.ones_like(values), confidence)
-
-
 def paired_difference(candidate: ArrayLike, current: ArrayLike, confidence: float = 0.95) -> Interval:
     """Mean of `candidate - current` over pairs (n,) of values in [0, 1], e.g. conversations with the same seed.
 

@@ -27,11 +27,6 @@ _QUEUE = (
 _EXIT_CODE = re.compile(r"exit code (\d{1,3})\b")
 
 
-def controller(child: Object) -> str | None:
-    """UID of the controlling owner."""
-    return pod_state.controller_uid(child)
-
-
 def is_ours(child: Object, run_uid: str) -> bool:
     """Whether the run owns it: by UID, never by name or label alone."""
     return pod_state.controller_uid(child) == run_uid

@@ -14,7 +14,7 @@ from ippo_trainer.environments.funnel.exact import build
 from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT, Tables
 from ippo_trainer.environments.funnel.text import GREETINGS, SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_intent
 from ippo_trainer.environments.problem import DecisionProblem
-from ippo_trainer.environments.protocol import History, Step
+from ippo_trainer.environments.protocol import Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
 
@@ -82,10 +82,6 @@ class Funnel(ExactlySolved):
     def trace(self, conversations: Sequence[Conversation]) -> Trace:
         """Follows conversations through the information states."""
         return histories.trace(self.problem, conversations)
-
-    def representatives(self, seed: int) -> list[list[History]]:
-        """By level, one typical history of each information state."""
-        return histories.representatives(self.problem, self.tables, seed)
 
     def _build(self) -> DecisionProblem:
         return build(self.tables, self.max_turns)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.maze.exact import build
 from ippo_trainer.environments.maze.layout import (
     ABSTAIN,
@@ -21,7 +21,7 @@ from ippo_trainer.environments.maze.layout import (
     describe,
 )
 from ippo_trainer.environments.problem import DecisionProblem
-from ippo_trainer.environments.protocol import History, Step
+from ippo_trainer.environments.protocol import Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
 from ippo_trainer.environments.streams import as_seeds, choose, uniforms
 
@@ -103,26 +103,6 @@ class Maze(ExactlySolved):
                 label = _label(record.as_shown().suggestion)
                 rows.append((index, turn, cell, min(label, ABSTAIN), label))
         return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
-
-    def representatives(self, seed: int) -> list[list[History]]:
-        """By turn, a random walk to each cell."""
-        rng = np.random.default_rng(seed)
-        ways: list[list[tuple[int, str]]] = [[] for _ in CELLS]
-        for index, cell in enumerate(CELLS):
-            for intent, name in enumerate(MOVES):
-                there = after(cell, intent)
-                if there != GOAL:
-                    ways[CELLS.index(there)].append((index, WORDINGS[name][0]))
-        histories = [[History([], describe(cell)) for cell in CELLS]]
-        for _ in range(self.max_turns - 1):
-            next_histories = []
-            for index, cell in enumerate(CELLS):
-                parent, text = ways[index][rng.integers(len(ways[index]))]
-                before = histories[-1][parent]
-                turn = Turn(before.customer_message, text, "accepted", text)
-                next_histories.append(History([*before.turns, turn], describe(cell)))
-            histories.append(next_histories)
-        return histories
 
     def _build(self) -> DecisionProblem:
         return build(self.max_turns)

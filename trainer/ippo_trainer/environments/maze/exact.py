@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.maze.layout import AREAS, CELLS, GOAL, INTENTS, MOVES, after, area
-from ippo_trainer.environments.problem import DecisionProblem, Level, Policy
+from ippo_trainer.environments.problem import DecisionProblem, Level
 
 
 def build(max_turns: int) -> DecisionProblem:
@@ -25,28 +24,3 @@ def build(max_turns: int) -> DecisionProblem:
     return DecisionProblem(
         INTENTS, AREAS, same, accepted, start, [going_on] * (max_turns - 1) + [last], uniform, uniform
     )
-
-
-def mean_return(problem: DecisionProblem, policy: Policy) -> float:
-    """LMRL-Gym's return averaged over the starts: -1 for every turn that does not reach the goal, -1 more for failing.
-
-    With 100 turns the published worst and best are -101 and -6.84.
-    """
-    waiting, arrived = 0.0, 0.0
-    for level, p, reached in zip(problem.levels, policy, exact.reach(problem, policy), strict=True):
-        effects = np.einsum("na,nam->nm", p, problem.response[level.stage])
-        arrives = float(reached @ (effects * level.outcome).sum(-1))
-        waiting += float(reached.sum()) - arrives
-        arrived += arrives
-    return -waiting - (1 - arrived)
-
-
-def return_ladder(problem: DecisionProblem, discount: float) -> dict[str, float]:
-    """Mean returns of the uniform policy, of one exact improvement of it, and of the optimum (rl-anchors D.2)."""
-    uniform = problem.by_stage(problem.uniform)
-    policies = {
-        "uniform": uniform,
-        "greedy-1": exact.greedy(exact.evaluate(problem, uniform, discount)),
-        "optimum": exact.greedy(exact.optimum(problem, discount)),
-    }
-    return {name: mean_return(problem, policy) for name, policy in policies.items()}
