@@ -47,15 +47,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--cycles", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=list(CHANGES), default=list(CHANGES), metavar="NAME")
-    given = parser.parse_args()
-    changes = {DEFAULTS: []} | {name: [CHANGES[name]] for name in given.only}
+    options = parser.parse_args()
+    changes = {DEFAULTS: []} | {name: [CHANGES[name]] for name in options.only}
     curves: dict[str, list[Row]] = {}
     for name, change in changes.items():
-        runs = [Run(DESIGN, seed, given.out / f"{name.replace(' ', '-')}-{seed}") for seed in range(given.seeds)]
+        runs = [Run(DESIGN, seed, options.out / f"{name.replace(' ', '-')}-{seed}") for seed in range(options.seeds)]
         for run in runs:
-            carry_out(run, given.cycles, change)
+            carry_out(run, options.cycles, change)
         curves[name] = [row for run in runs for row in read(run)]
-        write(given.out, curves)
+        write(options.out, curves)
         print(line(name, curves), flush=True)
 
 

@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from curves import Row, show, write
 from funnels import draw
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "sr-funnel.yaml"
-DESIGN = "design"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+DESIGN, GARDEN = "design", "garden"
+EXAMPLE = {GARDEN: "garden.yaml"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Run:
     """One run of the loop."""
 
     funnel: str
-    """`design`, or the seed of its tables."""
+    """`design`, the seed of its tables, or `garden`: another environment."""
     seed: int
     folder: Path
 
@@ -45,7 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=5)
-    parser.add_argument("--funnels", nargs="+", default=[DESIGN], help="`design`, or seeds of tables")
+    parser.add_argument("--funnels", nargs="+", default=[DESIGN], help="`design`, seeds of tables, `garden`")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each on one core")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. improve.algorithm='\"PPO\"'"
@@ -59,9 +60,9 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         for run in runs:
             pool.submit(carry_out, run, options.cycles, options.set)
-    rows = [row for run in runs for row in read(run)]
-    write(options.out, rows)
-    show(rows)
+    curves = {"product": [row for run in runs for row in read(run)]}
+    write(options.out, curves)
+    show(curves)
 
 
 def carry_out(run: Run, cycles: int, changes: list[str]) -> None:
@@ -76,11 +77,11 @@ def carry_out(run: Run, cycles: int, changes: list[str]) -> None:
 
 def manifest(run: Run, cycles: int, changes: list[str]) -> dict[str, Any]:
     """The demo's, with a seed, a funnel and other settings where they are asked for."""
-    value: dict[str, Any] = yaml.safe_load(EXAMPLE.read_text())
+    value: dict[str, Any] = yaml.safe_load((EXAMPLES / EXAMPLE.get(run.funnel, "sr-funnel.yaml")).read_text())
     spec = value["spec"]
     spec |= {"seed": run.seed, "threads": 1, "iterations": {"max": cycles}}
     spec["collect"]["simulate"]["parallelism"] = 1
-    if run.funnel != DESIGN:
+    if run.funnel.isdigit():
         tables, horizon = draw(int(run.funnel))
         file = run.folder / "tables.json"
         file.write_text(json.dumps(tables))

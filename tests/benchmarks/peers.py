@@ -298,30 +298,32 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=10_000, help="of a cycle")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each on one core")
     parser.add_argument("--tune", action="store_true", help="first choose every peer's settings from GRIDS")
-    given = parser.parse_args()
-    with ProcessPoolExecutor(given.jobs) as pool:
-        if given.tune:
-            tune(given, pool)
+    options = parser.parse_args()
+    with ProcessPoolExecutor(options.jobs) as pool:
+        if options.tune:
+            tune(options, pool)
         jobs = [
-            _job(given, peer, seed, given.cycles, chosen(given.out, peer), f"{peer.replace(' ', '-')}-{seed}")
-            for seed in range(given.seeds)
-            for peer in given.peers
+            _job(
+                options, peer, seed, options.cycles, settings_of(options.out, peer), f"{peer.replace(' ', '-')}-{seed}"
+            )
+            for seed in range(options.seeds)
+            for peer in options.peers
         ]
         list(pool.map(carry_out, jobs))
     curves: dict[str, Sequence[Row]] = {
-        "product": [row for seed in range(given.seeds) for row in read(_product(given, seed))]
+        "product": [row for seed in range(options.seeds) for row in read(_product(options, seed))]
     }
-    for peer in given.peers:
+    for peer in options.peers:
         curves[peer] = [row for job in jobs if job.peer == peer for row in _rows(job)]
-    write(given.out, curves)
+    write(options.out, curves)
     show(curves)
 
 
-def tune(given: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
+def tune(options: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
     """Every setting of every peer for two cycles, with the tuning seed's own customers, from the first product run."""
     jobs = [
-        _job(given, peer, TUNING_SEED, TUNING_CYCLES, settings, f"tuning/{peer.replace(' ', '-')}-{number}")
-        for peer in given.peers
+        _job(options, peer, TUNING_SEED, TUNING_CYCLES, settings, f"tuning/{peer.replace(' ', '-')}-{number}")
+        for peer in options.peers
         for number, settings in enumerate(GRIDS[peer])
     ]
     list(pool.map(carry_out, jobs))
@@ -330,10 +332,10 @@ def tune(given: argparse.Namespace, pool: ProcessPoolExecutor) -> None:
         share = read_rows(job.folder)[-1]["share"]
         if job.peer not in best or share > best[job.peer]["share"]:
             best[job.peer] = {"share": share, "settings": job.settings}
-    (given.out / "tuned.json").write_text(json.dumps(best, indent=1))
+    (options.out / "tuned.json").write_text(json.dumps(best, indent=1))
 
 
-def chosen(out: Path, peer: str) -> Settings:
+def settings_of(out: Path, peer: str) -> Settings:
     """What tuning chose, or the first row of the grid."""
     path = out / "tuned.json"
     tuned: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
@@ -341,16 +343,16 @@ def chosen(out: Path, peer: str) -> Settings:
     return settings
 
 
-def _product(given: argparse.Namespace, seed: int) -> Run:
-    return Run(DESIGN, seed, given.product / f"{DESIGN}-{seed}")
+def _product(options: argparse.Namespace, seed: int) -> Run:
+    return Run(DESIGN, seed, options.product / f"{DESIGN}-{seed}")
 
 
-def _job(given: argparse.Namespace, peer: str, seed: int, cycles: int, settings: Settings, name: str) -> Job:
-    folder = _product(given, 0 if seed == TUNING_SEED else seed).folder / "run" / "artifacts" / "iterations" / "0000"
+def _job(options: argparse.Namespace, peer: str, seed: int, cycles: int, settings: Settings, name: str) -> Job:
+    folder = _product(options, 0 if seed == TUNING_SEED else seed).folder / "run" / "artifacts" / "iterations" / "0000"
     starts = [path.parent for path in folder.glob("policy/*/manifest.json")]
     if not starts:
-        sys.exit(f"no first policy in {folder}: run tests/benchmarks/learning.py --out {given.product} first")
-    return Job(peer, seed, cycles, given.out / name, starts[0], given.conversations, settings)
+        sys.exit(f"no first policy in {folder}: run tests/benchmarks/learning.py --out {options.product} first")
+    return Job(peer, seed, cycles, options.out / name, starts[0], options.conversations, settings)
 
 
 def _rows(job: Job) -> list[Row]:

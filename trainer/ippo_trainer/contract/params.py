@@ -46,6 +46,7 @@ Writers = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=128)], .
 BUILT_IN_ENVIRONMENTS = {
     "sr-funnel": "ippo_trainer.environments.funnel.environment:Funnel",
     "double-t-maze": "ippo_trainer.environments.maze.environment:Maze",
+    "garden": "ippo_trainer.environments.garden.environment:Garden",
 }
 """Names of environments -> module:Class."""
 
@@ -73,7 +74,8 @@ class EnvironmentSpec(Model):
     """A conversation simulator."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    """A built-in environment (`sr-funnel`, `double-t-maze`), or yours as `module:Class` or `path/to/file.py:Class`."""
+    """A built-in environment (`sr-funnel`, `double-t-maze`, `garden`), or yours as `module:Class` or
+    `path/to/file.py:Class`."""
     options: Annotated[dict[str, str | int | bool], Field(max_length=32)] = {}
     """Keyword arguments of the environment, e.g. `horizon: 6`. Decimals are strings."""
 

@@ -61,7 +61,11 @@ def test_a_class_that_may_be_there_is_taken(tmp_path: Path, capsys: pytest.Captu
         ("{}/none.py:Shop", None, "there is no file"),
         ("no_such_module.shop:Shop", None, "there is no module no_such_module.shop"),
         ("json.nothing:Shop", None, "there is no module json.nothing"),
-        ("shop", None, "given shop, allowed is sr-funnel, double-t-maze, module:Class or path/to/file.py:Class"),
+        (
+            "shop",
+            None,
+            "given shop, allowed is sr-funnel, double-t-maze, garden, module:Class or path/to/file.py:Class",
+        ),
         ("{}/mine.py:Shop", "class Shops: ...\nclass Other: ...", "mine.py has no class Shop; it has Shops, Other"),
         ("{}/mine.py:Shop", "class Shop(:", "mine.py, line 1: invalid syntax"),
         ("{}/mine.py:Shop", "\0", "mine.py"),

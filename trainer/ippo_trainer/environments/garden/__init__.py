@@ -1,0 +1,1 @@
+"""The garden: advice whose effect comes weeks later, with an exact solution."""

@@ -1,0 +1,200 @@
+"""The garden as an Environment: the customer owns a plant, a suggestion is advice, the outcome is a flower."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.data.reactions import REACTIONS
+from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.environments.garden import rules
+from ippo_trainer.environments.garden.exact import build, plants_by_week
+from ippo_trainer.environments.garden.rules import ABSTAIN, INTENTS, SENT, Plant
+from ippo_trainer.environments.garden.text import SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_advice, parse_owner
+from ippo_trainer.environments.problem import DecisionProblem
+from ippo_trainer.environments.protocol import History, Step
+from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
+from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
+
+MAX_WEEKS = 64
+_ACCEPTED, _EDITED, _REJECTED = range(3)
+_next_plants = lru_cache(1024)(rules.next_plants)
+
+
+class _Draw(IntEnum):
+    """Purposes of random numbers."""
+
+    START, WORDS, REACTION, OWN, SENT_WORDS, ENDS, NEXT, INTENT, INTENT_WORDS = range(9)
+
+
+class Garden(ExactlySolved):
+    """Owners of plants who ask a shop for advice, week by week, until the plant flowers or they give up.
+
+    Args:
+        horizon: weeks after which the season is over, without a flower.
+    """
+
+    system_prompt = SYSTEM_PROMPT
+    intents = INTENTS
+    wordings = SUGGESTIONS
+
+    def __init__(self, horizon: int = 20) -> None:
+        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= MAX_WEEKS:
+            raise BadSpecError(
+                f"environment.options.horizon is {horizon!r}", f"Give a whole number from 1 to {MAX_WEEKS}."
+            )
+        self.max_turns = horizon
+        self.reset([])
+
+    def reset(self, seeds: Sequence[int]) -> list[str]:
+        """Gives every owner a seedling."""
+        self._seeds, self._week = as_seeds(seeds), 0
+        moistures = categorical(np.asarray(rules.START), self._draw(_Draw.START))
+        self._plants = [Plant(int(moisture), 0, 0, 0) for moisture in moistures]
+        return self._told(self._plants, self._draw(_Draw.WORDS))
+
+    def step(self, suggestions: Sequence[str | None]) -> list[Step]:
+        """One week of every plant that is still cared for."""
+        if len(suggestions) != len(self._plants):
+            raise ValueError(f"{len(suggestions)} suggestions for {len(self._plants)} open conversations")
+        reactions, sent = self._respond(suggestions)
+        messages = self._sent_messages(suggestions, reactions, sent)
+        ends, ways = self._draw(_Draw.ENDS), self._draw(_Draw.NEXT)
+        flowered, over, following = [], [], []
+        for plant, action, end, way in zip(self._plants, sent, ends, ways, strict=True):
+            flower = rules.flowers(plant, action)
+            flowered.append(bool(end < flower))
+            gone = end < flower + (1 - flower) * rules.leaves(plant, action)
+            over.append(bool(gone) or self._week + 1 == self.max_turns)
+            table = _next_plants(plant, action)
+            following.append(list(table)[int(categorical(np.asarray(list(table.values())), np.asarray([way]))[0])])
+        self._week += 1
+        told = self._told(following, self._draw(_Draw.WORDS))
+        steps = [
+            Step(REACTIONS[reaction], message, None if ended else text, flower)
+            for reaction, message, ended, text, flower in zip(reactions, messages, over, told, flowered, strict=True)
+        ]
+        self._plants = [plant for plant, ended in zip(following, over, strict=True) if not ended]
+        self._seeds = self._seeds[~np.asarray(over, dtype=bool)]
+        return steps
+
+    def demonstrate(self) -> list[str | None]:
+        """The advice of somebody who has not seen a whole season."""
+        u, words = self._draw(_Draw.INTENT), self._draw(_Draw.INTENT_WORDS)
+        intents = categorical(np.asarray([rules.BASE[plant.moisture] for plant in self._plants]).reshape(-1, 5), u)
+        return [
+            None if intent == ABSTAIN else _pick(SUGGESTIONS[SENT[intent]], x)
+            for intent, x in zip(intents, words, strict=True)
+        ]
+
+    def intent_of(self, suggestion: str | None) -> str:
+        """One of INTENTS, or UNPARSED."""
+        return (*INTENTS, UNPARSED)[_label(suggestion)]
+
+    def trace(self, conversations: Sequence[Conversation]) -> Trace:
+        """Follows the plants by what owners tell and what was sent."""
+        rows: list[tuple[int, int, int, int, int]] = []
+        for index, conversation in enumerate(conversations):
+            if conversation.censored or not 1 <= len(conversation.turns) <= self.max_turns:
+                raise BadDataError(
+                    f"conversation {conversation.id} is censored or has {len(conversation.turns)} turns",
+                    f"Scored are whole ones of 1 to {self.max_turns} turns.",
+                )
+            before: tuple[Plant, int] | None = None
+            for turn, record in enumerate(conversation.turns):
+                plant, action = self._read(record, before, f"conversation {conversation.id}, turn {turn}")
+                if plant not in self._places[turn]:
+                    raise BadDataError(f"conversation {conversation.id}, turn {turn}: no plant is like that by then")
+                label = _label(record.as_shown().suggestion)
+                rows.append((index, turn, self._places[turn][plant], min(label, ABSTAIN), label))
+                before = plant, action
+        return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
+
+    def representatives(self, seed: int) -> list[list[History]]:
+        """By week, one way to each plant: all advice was accepted."""
+        rng = np.random.default_rng(seed)
+        weekly = plants_by_week(self.max_turns)
+        histories = [[History([], self._any_words(plant, rng)) for plant in weekly[0]]]
+        for plants, following in pairwise(weekly):
+            ways: dict[Plant, list[tuple[int, int]]] = {plant: [] for plant in following}
+            for number, plant in enumerate(plants):
+                for sent in range(len(SENT)):
+                    for after in _next_plants(plant, sent):
+                        ways[after].append((number, sent))
+            next_histories = []
+            for plant in following:
+                parent, sent = ways[plant][rng.integers(len(ways[plant]))]
+                text = SUGGESTIONS[SENT[sent]][rng.integers(len(SUGGESTIONS[SENT[sent]]))]
+                before = histories[-1][parent]
+                turns = [*before.turns, Turn(before.customer_message, text, "accepted", text)]
+                next_histories.append(History(turns, self._any_words(plant, rng)))
+            histories.append(next_histories)
+        return histories
+
+    def _build(self) -> DecisionProblem:
+        return build(self.max_turns)
+
+    @cached_property
+    def _places(self) -> list[dict[Plant, int]]:
+        """By week, the number of each plant."""
+        return [{plant: number for number, plant in enumerate(plants)} for plants in plants_by_week(self.max_turns)]
+
+    def _draw(self, purpose: int) -> np.ndarray:
+        return uniforms(self._seeds, self._week, purpose)
+
+    def _respond(self, suggestions: Sequence[str | None]) -> tuple[list[int], list[int]]:
+        """Reactions, and what is sent (indices into SENT)."""
+        u = self._draw(_Draw.REACTION)
+        tables = np.asarray([rules.OWN[plant.moisture] for plant in self._plants]).reshape(-1, len(SENT))
+        own = categorical(tables, self._draw(_Draw.OWN))
+        reactions, sent = [], []
+        for number, (plant, suggestion) in enumerate(zip(self._plants, suggestions, strict=True)):
+            intent = min(_label(suggestion), ABSTAIN)
+            accepts = 0.0 if intent == ABSTAIN else rules.ACCEPTS[plant.moisture][intent]
+            edits = 0.0 if intent == ABSTAIN else (1 - accepts) * rules.EDITS
+            reaction = _ACCEPTED if u[number] < accepts else _EDITED if u[number] < accepts + edits else _REJECTED
+            reactions.append(reaction)
+            sent.append(int(own[number]) if reaction == _REJECTED else intent)
+        return reactions, sent
+
+    def _sent_messages(
+        self, suggestions: Sequence[str | None], reactions: Sequence[int], sent: Sequence[int]
+    ) -> list[str]:
+        messages = []
+        for suggestion, reaction, action, x in zip(
+            suggestions, reactions, sent, self._draw(_Draw.SENT_WORDS), strict=True
+        ):
+            others = [text for text in SUGGESTIONS[SENT[action]] if text != suggestion]
+            messages.append(suggestion if reaction == _ACCEPTED and suggestion is not None else _pick(others, x))
+        return messages
+
+    def _told(self, plants: Sequence[Plant], words: np.ndarray) -> list[str]:
+        return [_pick(WORDINGS[plant.moisture, plant.size], x) for plant, x in zip(plants, words, strict=True)]
+
+    def _any_words(self, plant: Plant, rng: np.random.Generator) -> str:
+        texts = WORDINGS[plant.moisture, plant.size]
+        return texts[rng.integers(len(texts))]
+
+    def _read(self, record: Turn, before: tuple[Plant, int] | None, where: str) -> tuple[Plant, int]:
+        """The plant of a turn, and what was sent."""
+        told, sent = parse_owner(record.customer_message), parse_advice(record.sent_message)
+        if told is None:
+            raise BadDataError(f"{where}: customer message {record.customer_message!r:.80} is not of this environment")
+        if sent is None:
+            raise BadDataError(f"{where}: the sent message {record.sent_message!r:.80} is not of this environment")
+        return (Plant(*told, 0, 0) if before is None else rules.after_sent(*before, *told)), sent
+
+
+def _label(suggestion: str | None) -> int:
+    """Index into INTENTS, or one more for what does not parse."""
+    if suggestion is None:
+        return ABSTAIN
+    intent = parse_advice(suggestion)
+    return len(INTENTS) if intent is None else intent
+
+
+def _pick(texts: Sequence[str], u: float) -> str:
+    return texts[int(choose(len(texts), np.asarray([u]))[0])]
