@@ -125,16 +125,6 @@ def test_conversations_depend_on_their_seed_and_suggestions_only() -> None:
     assert {seed: season([seed])[seed] for seed in together} == together
 
 
-def test_histories_of_all_states_are_of_these_states(garden: Garden) -> None:
-    for week, histories in enumerate(garden.representatives(1)[:7]):
-        whole = [
-            Conversation(str(n), [*h.turns, Turn(h.customer_message, None, "rejected", SUGGESTIONS["WAIT"][0])])
-            for n, h in enumerate(histories)
-        ]
-        trace = garden.trace(whole)
-        assert trace.state[trace.turn == week].tolist() == list(range(len(histories)))
-
-
 @pytest.mark.parametrize("horizon", [0, 65, True])
 def test_a_bad_horizon_is_refused(horizon: int) -> None:
     with pytest.raises(BadSpecError, match=r"environment\.options\.horizon"):

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cached_property, lru_cache
-from itertools import pairwise
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ippo_trainer.environments.garden.exact import build, plants_by_week
 from ippo_trainer.environments.garden.rules import ABSTAIN, INTENTS, SENT, Plant
 from ippo_trainer.environments.garden.text import SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_advice, parse_owner
 from ippo_trainer.environments.problem import DecisionProblem
-from ippo_trainer.environments.protocol import History, Step
+from ippo_trainer.environments.protocol import Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
 
@@ -113,27 +112,6 @@ class Garden(ExactlySolved):
                 before = plant, action
         return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
 
-    def representatives(self, seed: int) -> list[list[History]]:
-        """By week, one way to each plant: all advice was accepted."""
-        rng = np.random.default_rng(seed)
-        weekly = plants_by_week(self.max_turns)
-        histories = [[History([], self._any_words(plant, rng)) for plant in weekly[0]]]
-        for plants, following in pairwise(weekly):
-            ways: dict[Plant, list[tuple[int, int]]] = {plant: [] for plant in following}
-            for number, plant in enumerate(plants):
-                for sent in range(len(SENT)):
-                    for after in _next_plants(plant, sent):
-                        ways[after].append((number, sent))
-            next_histories = []
-            for plant in following:
-                parent, sent = ways[plant][rng.integers(len(ways[plant]))]
-                text = SUGGESTIONS[SENT[sent]][rng.integers(len(SUGGESTIONS[SENT[sent]]))]
-                before = histories[-1][parent]
-                turns = [*before.turns, Turn(before.customer_message, text, "accepted", text)]
-                next_histories.append(History(turns, self._any_words(plant, rng)))
-            histories.append(next_histories)
-        return histories
-
     def _build(self) -> DecisionProblem:
         return build(self.max_turns)
 
@@ -173,10 +151,6 @@ class Garden(ExactlySolved):
 
     def _told(self, plants: Sequence[Plant], words: np.ndarray) -> list[str]:
         return [_pick(WORDINGS[plant.moisture, plant.size], x) for plant, x in zip(plants, words, strict=True)]
-
-    def _any_words(self, plant: Plant, rng: np.random.Generator) -> str:
-        texts = WORDINGS[plant.moisture, plant.size]
-        return texts[rng.integers(len(texts))]
 
     def _read(self, record: Turn, before: tuple[Plant, int] | None, where: str) -> tuple[Plant, int]:
         """The plant of a turn, and what was sent."""
