@@ -125,7 +125,12 @@ def test_environment_variables_stand_once() -> None:
 def test_patterns_of_the_models_stand_once(model: Any) -> None:
     patterns = {schema["pattern"] for schema in _schemas(model.model_json_schema()) if "pattern" in schema}
     assert patterns
-    assert {pattern: names for pattern in patterns if len(names := texts().get(pattern, [])) > 1} == {}
+    copies = {pattern: _places({pattern, pattern.strip("^$")}) for pattern in patterns}
+    assert {pattern: names for pattern, names in copies.items() if len(names) > 1} == {}
+
+
+def _places(facts: Iterable[str]) -> list[str]:
+    return [name for fact in facts for name in texts().get(fact, [])]
 
 
 def test_every_pattern_of_a_manifest_is_said_in_words() -> None:

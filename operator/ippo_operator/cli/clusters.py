@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ippo_operator.api.resource import RUN_NAME, RUN_NAME_WORDS
 from ippo_operator.cli.errors import BAD_INPUT, TRY_AGAIN, CommandError
 from ippo_operator.cli.run_view import RunView, cluster_view
 from ippo_operator.cluster.access.files import KubeconfigError, NoClusterError
@@ -14,7 +15,6 @@ from ippo_operator.cluster.errors import ApiError, ConflictError, ForbiddenError
 from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.remote.runs import Runs
 
-RUN_NAME = r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"
 _MOST_NAMES = 8
 
 
@@ -37,7 +37,7 @@ def cluster(arguments: Namespace) -> Iterator[Runs]:
 def find(runs: Runs, name: str) -> RunView:
     """The run. Raises CommandError that says where else it may be, if there is none of that name."""
     if not re.fullmatch(RUN_NAME, name):
-        raise CommandError(f"given {name!r} for a run's name; allowed are a letter, then letters, digits and '-'")
+        raise CommandError(f"given {name!r} for a run's name; allowed are {RUN_NAME_WORDS}")
     try:
         return cluster_view(runs.get(name))
     except NotFoundError:

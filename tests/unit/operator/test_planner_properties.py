@@ -23,7 +23,6 @@ FAILURES: list[Outcome] = [
     JobFailure(None, disrupted=True),
     None,
 ]
-HARMLESS: list[Outcome] = [JobFailure(143, "stopped"), JobFailure(None, disrupted=True), None]
 MOMENTS = ["end", "end", "end", "fail", "fail", "pass", "die-before", "die-between", "suspend", "wait"]
 runs = st.builds(
     lambda limit, conversations: make_run(

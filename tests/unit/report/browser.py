@@ -1,6 +1,5 @@
 """A headless Chromium through the DevTools protocol on pipes: no port, no driver, no network."""
 
-import base64
 import json
 import os
 import shutil
@@ -113,13 +112,6 @@ class Browser:
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
-
-    def screenshot(self, path: Path, top: float = 0, height: float | None = None) -> None:
-        """The page, or `height` px of it from `top`, as PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": top, "width": size["width"], "height": height or size["height"], "scale": 1}
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
-        path.write_bytes(base64.b64decode(data))
 
     def close(self) -> None:
         """Ends the browser."""

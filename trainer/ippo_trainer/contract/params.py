@@ -160,6 +160,9 @@ class Collect(Model):
         return EXPLORATION_MIN_P if self.exploration_min_p is None else float(self.exploration_min_p)
 
 
+WINDOW, WINDOW_WORDS = r"^[1-9][0-9]{0,5}[mhd]$", 'minutes, hours or days such as "14d"'
+
+
 class LogHistory(Model):
     """Iteration 1 learns from a log instead of talking to customers: the warm start imitates its writers, so their
     outcomes are those of the policy's close neighbours."""
@@ -170,7 +173,7 @@ class LogHistory(Model):
     outcomes: Uri | None = None
     """Outcomes in a file of their own, `.csv`, `.jsonl` or `.parquet`: conversation_id, and if known outcome and time.
     Conversations that it does not name have none."""
-    window: Annotated[str, matching(r"^[1-9][0-9]{0,5}[mhd]$", 'minutes, hours or days such as "14d"', 8)] | None = None
+    window: Annotated[str, matching(WINDOW, WINDOW_WORDS, 8)] | None = None
     """How long after a conversation's end an outcome counts. Conversations whose window was not over at the latest time
     in the file are censored, not failures."""
     writers: Writers | None = None

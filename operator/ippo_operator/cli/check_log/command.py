@@ -10,11 +10,11 @@ from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import printable
+from ippo_trainer.contract.params import WINDOW, WINDOW_WORDS
 
 from ippo_operator.cli.errors import OK, CommandError
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
 
-_WINDOW = r"[1-9][0-9]{0,5}[mhd]"
 _WIDTH = 30
 _MOST_TOKENS = 1 << 20
 
@@ -22,8 +22,8 @@ _MOST_TOKENS = 1 << 20
 def command(arguments: Namespace) -> int:
     """Prints the figures of the log; 65 if something is wrong with it."""
     check_trainer()
-    if arguments.window is not None and not re.fullmatch(_WINDOW, arguments.window):
-        raise CommandError(f'--window: given {arguments.window}, allowed are minutes, hours or days such as "14d"')
+    if arguments.window is not None and not re.fullmatch(WINDOW, arguments.window):
+        raise CommandError(f"--window: given {arguments.window}, allowed are {WINDOW_WORDS}")
     if arguments.window is not None and arguments.outcomes is None:
         raise CommandError("--window is of outcomes in a file of their own; give --outcomes, too")
     with trainer_errors(), tempfile.TemporaryDirectory() as folder:

@@ -26,8 +26,6 @@ from tests.kit.toy_cluster import (
     status_of,
 )
 
-Forgery = Callable[[dict[str, Any]], Any]
-
 
 def said(spec: StageSpec, **changes: Any) -> dict[str, Any]:
     """The right result's JSON with some fields replaced; `...` leaves one out."""
