@@ -14,7 +14,7 @@ from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.readings import read_all, read_logits
-from ippo_trainer.qfit.refit import Log, refit, turn_features
+from ippo_trainer.qfit.refit import Log, refit, response_features, turn_features
 
 SETTINGS = LeastSquaresSettings((2, 4), 1.0, 0.9)
 CPU = torch.device("cpu")
@@ -47,6 +47,18 @@ def test_features_are_those_of_every_turn_read_alone(model: Any, toy: Any) -> No
             hidden = model.model(torch.tensor([group.prompt + group.responses[0]])).last_hidden_state[0]
         torch.testing.assert_close(states[number], hidden[len(group.prompt) - 1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(actions[number], hidden[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_features_of_several_responses_are_those_of_each(model: Any, toy: Any) -> None:
+    """In the order given, however the groups are packed."""
+    groups = [group for example in toy.examples for group in example.groups][:40]
+    several = [replace(group, responses=[group.responses[0], [5, 6, 7], [4]]) for group in groups]
+    together = response_features(model, several, 1 << 8)
+    for number in range(0, len(groups), 7):
+        for place, response in enumerate(several[number].responses):
+            with torch.no_grad():
+                hidden = model.model(torch.tensor([groups[number].prompt + response])).last_hidden_state[0]
+            torch.testing.assert_close(together[3 * number + place], hidden[-1], atol=1e-4, rtol=1e-4)
 
 
 def test_every_reading_goes_through_it(model: Any, toy: Any) -> None:

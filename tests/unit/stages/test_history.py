@@ -155,11 +155,17 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
 
     same = evaluated(policy, 1)
     assert (same.metrics["heldOutQLift"], same.metrics["kl"]) == (0.0, 0.0)
+    assert (same.metrics["offPolicyLift"], same.metrics["offPolicyLiftLow"]) == (0.0, 0.0)
+    assert same.metrics["offPolicyValue"] == same.metrics["offPolicyValueCurrent"]
     assert same.decision is not None
     assert same.decision.outcome == "Reject"
     other = evaluated(small_world.put_policy(2, "other"), 2)
     assert other.metrics["heldOutQLiftLow"] < other.metrics["heldOutQLift"] < other.metrics["heldOutQLiftHigh"]
     assert other.metrics["kl"] > 0
+    lift = other.metrics["offPolicyValue"] - other.metrics["offPolicyValueCurrent"]
+    assert other.metrics["offPolicyLift"] == pytest.approx(lift)
+    assert other.metrics["offPolicyLiftLow"] <= lift <= other.metrics["offPolicyLiftHigh"]
+    assert "value by fitted Q evaluation" in other.decision.reason  # type: ignore[union-attr]
     assert other.decision is not None
     assert "E[Q] per logged state changes by" in other.decision.reason
     assert "nothing simulated" in other.decision.reason

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.models.last_layer import LastLayer, attach
-from ippo_trainer.models.packing import hidden_states
+from ippo_trainer.models.packing import Group, hidden_states, pack_batches
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
@@ -73,6 +74,19 @@ def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> t
             states[part.turns] = hidden[part.packed.prompt_index]
             actions[part.turns] = hidden[part.packed.response_end_index]
     return states, actions
+
+
+def response_features(model: Any, groups: Sequence[Group], max_tokens: int) -> Tensor:
+    """(N, D) features of the trunk at the last token of every response of every group, in order, on the CPU."""
+    starts = np.concatenate([[0], np.cumsum([len(group.responses) for group in groups])])
+    features = torch.zeros(int(starts[-1]), model.config.hidden_size)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for numbers, packed in pack_batches(groups, max_tokens):
+            rows = np.concatenate([np.arange(starts[number], starts[number + 1]) for number in numbers])
+            hidden = hidden_states(decoder(model), packed.to(device)).float().cpu()
+            features[torch.from_numpy(rows)] = hidden[packed.response_end_index]
+    return features
 
 
 def _rows(log: Log, conversation: Conversation, fold: int) -> list[tuple[float, ...]]:

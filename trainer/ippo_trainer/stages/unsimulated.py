@@ -1,12 +1,18 @@
 """Stage `evaluate` where nobody can simulate a customer: what logged states tell of a candidate before it is deployed.
 
-On held-out conversations both policies are sampled in every state. Q says what the suggestions of each are worth, with
-an interval by conversation, and the KL how far the candidate went from the policy whose outcomes Q learnt from. That is
-an estimate by the very Q that was optimised, so a human has the last word on it.
+On held-out conversations both policies are sampled in every state. Q says what the suggestions of each are worth,
+with an interval by conversation, and the KL how far the candidate went from the policy whose outcomes Q learnt from.
+That is an estimate by the very Q that was optimised, so a human has the last word on it. Beside it stand both
+policies' values by fitted Q evaluation on the held-out conversations alone, which the optimised Q does not flatter;
+their intervals say how little so few conversations tell.
 """
 
 import json
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
@@ -14,6 +20,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.layout import CALIBRATION, UNSIMULATED
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
+from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
@@ -22,17 +29,25 @@ from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import budget_of
 from ippo_trainer.models.halves import cast
+from ippo_trainer.models.last_layer import LastLayer
 from ippo_trainer.models.load import load_policy, load_q
-from ippo_trainer.models.sampling import Sampling
+from ippo_trainer.models.packing import Group
+from ippo_trainer.models.sampling import Sampled, Sampling
 from ippo_trainer.models.verify import SHORT
+from ippo_trainer.qfit.examples import make_examples
+from ippo_trainer.qfit.off_policy import EvaluatedTurns, pair_features, policy_values
+from ippo_trainer.qfit.refit import response_features, turn_features
+from ippo_trainer.qfit.targets import lambda_targets
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval, ratio_interval
 from ippo_trainer.text.render import Renderer
 
-MOST_CONVERSATIONS = 512
-"""Held-out ones, at most."""
+MOST_CONVERSATIONS, MOST_EVALUATED = 512, 4096
+"""Held-out ones, at most, of which Q's word is asked, and from which values are estimated."""
+VALUE_RANK, VALUE_PENALTY = 8, 10.0
+"""Of the least squares behind the values: leading components of state and suggestion; ridge, in turns."""
 SAMPLES = 8
 """Suggestions of each policy in each state."""
 _BATCH = 32
@@ -49,6 +64,9 @@ class _Evidence:
     q: dict[str, float]
     length: dict[str, float]
     unended: float
+    values: dict[str, Interval]
+    """Of candidate and current policy, by fitted Q evaluation."""
+    value_lift: Interval
 
 
 def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
@@ -70,7 +88,7 @@ def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
         "length": evidence.length["candidate"],
         "truncated": evidence.unended,
         "heldOutConversations": float(evidence.conversations),
-    }
+    } | _value_metrics(evidence)
     directory = ctx.work / "evaluation"
     directory.mkdir()
     content = {"metrics": metrics, "lengthCurrent": evidence.length["current"], "decision": decision.model_dump()}
@@ -82,6 +100,19 @@ def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
     return ctx.result(artifacts={"evaluation": ref}, metrics=metrics, decision=decision, message=decision.reason)
 
 
+def _value_metrics(evidence: _Evidence) -> dict[str, float]:
+    named = {
+        "offPolicyValue": evidence.values["candidate"],
+        "offPolicyValueCurrent": evidence.values["current"],
+        "offPolicyLift": evidence.value_lift,
+    }
+    return {
+        f"{name}{end}": figure
+        for name, interval in named.items()
+        for end, figure in (("", interval.estimate), ("Low", interval.low), ("High", interval.high))
+    }
+
+
 def _decide(gate: params.Gate, evidence: _Evidence) -> Decision:
     return decide(
         gate,
@@ -90,10 +121,15 @@ def _decide(gate: params.Gate, evidence: _Evidence) -> Decision:
             acceptance=None,
             kl=evidence.kl.estimate,
             evidence=f"{evidence.conversations} held-out conversations of the log, KL {evidence.kl.estimate:.2f} nats "
-            "per suggestion, nothing simulated",
+            f"per suggestion, nothing simulated{_value_in_words(evidence)}",
             measured="E[Q] per logged state",
         ),
     )
+
+
+def _value_in_words(evidence: _Evidence) -> str:
+    lift = evidence.value_lift
+    return f"; value by fitted Q evaluation {lift.estimate:+.4f} ({lift.low:+.4f} to {lift.high:+.4f})"
 
 
 def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
@@ -108,7 +144,8 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     precision = precision_for(ctx.spec, device)
     for model in (policies["candidate"].model, current.model, q):
         cast(model, precision.dtype)
-    held = LoggedStates(_held_out(ctx), renderer)
+    conversations, censoring = _held_out(ctx)
+    held = LoggedStates(conversations[:MOST_CONVERSATIONS], renderer)
     sampling = Sampling(
         samples=SAMPLES,
         max_new_tokens=ctx.spec.policy.max_new_tokens,
@@ -128,13 +165,63 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
                 both[role].append(states.measure(policy.model, reference))
                 shown.update(len(numbers))
             ctx.check_stop()
-    return _evidence({role: HeldOutSums.joined(parts) for role, parts in both.items()}, float(section.gate.confidence))
+    models = {role: policy.model for role, policy in policies.items()}
+    turns, features = _evaluated(ctx, sampler, conversations, renderer, models, censoring)
+    confidence = float(section.gate.confidence)
+    values, lifts = policy_values(turns, features, float(ctx.spec.discount), VALUE_PENALTY, confidence)
+    sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
+    return _evidence(sums, confidence, dict(zip(_ROLES, values, strict=True)), lifts[0])
+
+
+def _evaluated(
+    ctx: StageContext,
+    sampler: Sampler,
+    conversations: list[Conversation],
+    renderer: Renderer,
+    models: dict[str, Any],
+    censoring: Censoring,
+) -> tuple[EvaluatedTurns, list[Tensor]]:
+    """The logged turns in features of Q's trunk, and the mean features of each policy's own suggestions there."""
+    examples, _ = make_examples(conversations, renderer)
+    states, actions = turn_features(sampler.q, examples, sampler.max_tokens)
+    layer = LastLayer(states.shape[1], min(VALUE_RANK, states.shape[1]), 1)
+    layer.span(states, actions)
+    logged = LoggedStates(conversations, renderer)
+    prompts = [state.prompt for number in range(len(logged)) for state in logged.of(number)]
+    means = []
+    for role, model in models.items():
+        drawn: list[list[Sampled]] = []
+        with ctx.progress(len(logged), f"suggestions of the {role} policy", "conversations") as shown:
+            for start in range(0, len(logged), _BATCH):
+                numbers = range(start, min(len(logged), start + _BATCH))
+                drawn += sampler.sample(model, [logged.of(number) for number in numbers], "value")
+                shown.update(len(numbers))
+                ctx.check_stop()
+        groups = [
+            Group(prompt, [response.ids for response in responses])
+            for prompt, responses in zip(prompts, drawn, strict=True)
+        ]
+        own = response_features(sampler.q, groups, sampler.max_tokens)
+        means.append(pair_features(layer, states, own.reshape(len(groups), -1, own.shape[1]).mean(1)))
+    rows = [
+        (index == 0, index + 1 == len(each.turns), target.weight, number)
+        for number, each in enumerate(conversations)
+        for index, target in enumerate(lambda_targets(each, 1.0, 0.0, [0.0] * len(each.turns), censoring))
+    ]
+    first, last, weight, numbers_of = (torch.tensor(column) for column in zip(*rows, strict=True))
+    won = torch.tensor([float(each.outcome) for each in conversations])
+    turns = EvaluatedTurns(
+        pair_features(layer, states, actions), first, last, won[numbers_of] * last, weight, numbers_of
+    )
+    return turns, means
 
 
 _ROLES = {"candidate": "candidate", "current": "policy"}
 
 
-def _evidence(sums: dict[str, HeldOutSums], confidence: float) -> _Evidence:
+def _evidence(
+    sums: dict[str, HeldOutSums], confidence: float, values: dict[str, Interval], value_lift: Interval
+) -> _Evidence:
     candidate, current = sums["candidate"], sums["current"]
     responses = candidate.responses.sum()
     return _Evidence(
@@ -144,13 +231,16 @@ def _evidence(sums: dict[str, HeldOutSums], confidence: float) -> _Evidence:
         q={role: float(each.q.sum() / each.states.sum()) for role, each in sums.items()},
         length={role: float(each.tokens.sum() / each.responses.sum()) for role, each in sums.items()},
         unended=float(candidate.truncated.sum() / responses),
+        values=values,
+        value_lift=value_lift,
     )
 
 
-def _held_out(ctx: StageContext) -> list[Conversation]:
-    """Conversations that neither Q nor the policy were trained on."""
+def _held_out(ctx: StageContext) -> tuple[list[Conversation], Censoring]:
+    """Conversations that neither Q nor the policy were trained on, and how the log that they are from is cut off."""
     split = json.loads((ctx.input("q", "q") / CALIBRATION).read_text("utf-8"))["split"]
-    held = split_finished(read_logged(ctx), float(split["holdout"]), int(split["seed"]))[1]
+    everything = read_logged(ctx)
+    held = split_finished(everything, float(split["holdout"]), int(split["seed"]))[1]
     if len(held) < 2:
         raise BadDataError(f"{len(held)} held-out conversations: at least 2 are needed", "Raise fitQ.holdout.")
-    return held[:MOST_CONVERSATIONS]
+    return held[:MOST_EVALUATED], Censoring.of(everything)

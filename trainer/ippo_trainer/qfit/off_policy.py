@@ -1,0 +1,135 @@
+"""The value of a policy that nobody deployed, from logged turns: fitted Q evaluation with an interval by conversation.
+
+On frozen features phi(s, a) the fixed point of fitted Q evaluation is linear: w solves sum phi (phi - discount
+phi'_pi)' w = sum phi outcome, where phi'_pi is the mean of phi at the next state over the policy's own suggestions
+(LSTD-Q: Lagoudakis and Parr 2003; fitted Q evaluation: Le, Voloshin and Yue 2019). The value is the mean of phi_pi' w
+over first states. Sums over blocks of conversations are kept, so that the jackknife leaves one block out at a time
+without a second pass.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.last_layer import LastLayer
+from ippo_trainer.stats.intervals import Interval
+from ippo_trainer.stats.student import two_sided_quantile
+
+BLOCKS = 50
+"""Of conversations, left out one at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedTurns:
+    """Logged turns, one a row (n); those of a conversation follow one another."""
+
+    logged: Tensor
+    """(n, P) float64 features of state and logged suggestion; column 0 is constant."""
+    first: Tensor
+    """(n,) bool: the conversation begins with this turn."""
+    last: Tensor
+    """(n,) bool: it ends with this turn."""
+    outcome: Tensor
+    """(n,) reward of the turn; 0 before the last one."""
+    weight: Tensor
+    """(n,) of the turn; 0 leaves it out."""
+    conversation: Tensor
+    """(n,) int64 number of the conversation from 0 on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """By block (B, …): of the equations' left and right sides, and of first states."""
+
+    left: Tensor
+    right: Tensor
+    starts: Tensor
+    count: Tensor
+
+
+def pair_features(layer: LastLayer, states: Tensor, actions: Tensor) -> Tensor:
+    """(n, 1 + 2 rank + rank^2) of leading components and their products; linear in the actions, so that the features of
+    a mean are the mean of the features.
+
+    Args:
+        layer: that spans the features.
+        states, actions: (n, D) features of the trunk.
+    """
+    s = (states.double() - layer.centre[0]) @ layer.basis[0]
+    a = (actions.double() - layer.centre[1]) @ layer.basis[1]
+    products = (s.unsqueeze(2) * a.unsqueeze(1)).flatten(1)
+    return torch.cat([torch.ones_like(s[:, :1]), s, a, products], 1)
+
+
+def policy_values(
+    turns: EvaluatedTurns, policies: Sequence[Tensor], discount: float, penalty: float, confidence: float = 0.95
+) -> tuple[list[Interval], list[Interval]]:
+    """Values of policies, and what each is more than the last one, with intervals by conversation.
+
+    Args:
+        turns: of a log, whoever wrote it.
+        policies: (n, P) each, mean features of the row's state and a policy's own suggestions there.
+        discount: per turn.
+        penalty: ridge on squared coefficients, the constant's excepted, in turns.
+        confidence: two-sided level.
+
+    Raises:
+        BadDataError: fewer than two conversations, or equations without a single solution.
+    """
+    number = turns.conversation
+    blocks = min(BLOCKS, int(number.max()) + 1)
+    if blocks < 2:
+        raise BadDataError("one conversation is too few to estimate a value from", "Log more conversations.")
+    sums = [_sums(turns, policy, discount, number % blocks, blocks) for policy in policies]
+    whole = torch.stack([_value(each, None, penalty) for each in sums])
+    without = torch.stack([torch.stack([_value(each, block, penalty) for block in range(blocks)]) for each in sums])
+    quantile = two_sided_quantile(confidence, blocks - 1)
+    values = [_interval(value, rest, quantile) for value, rest in zip(whole, without, strict=True)]
+    lifts = [
+        _interval(value - whole[-1], rest - without[-1], quantile) for value, rest in zip(whole, without, strict=True)
+    ]
+    return values, lifts
+
+
+def _sums(turns: EvaluatedTurns, policy: Tensor, discount: float, block: Tensor, blocks: int) -> _Sums:
+    following = torch.cat([policy[1:], torch.zeros_like(policy[:1])])
+    going_on = (~turns.last).double().unsqueeze(1)
+    weighted = turns.logged * turns.weight.double().unsqueeze(1)
+    left, right, starts, count = [], [], [], []
+    for number in range(blocks):
+        rows = block == number
+        difference = turns.logged[rows] - discount * going_on[rows] * following[rows]
+        left.append(weighted[rows].T @ difference)
+        right.append(weighted[rows].T @ turns.outcome[rows].double())
+        starts.append(policy[rows & turns.first].sum(0))
+        count.append((rows & turns.first).sum().double())
+    return _Sums(torch.stack(left), torch.stack(right), torch.stack(starts), torch.stack(count))
+
+
+def _value(sums: _Sums, block: int | None, penalty: float) -> Tensor:
+    """Of all blocks but one."""
+    left, right, starts, count = (
+        part.sum(0) if block is None else part.sum(0) - part[block]
+        for part in (sums.left, sums.right, sums.starts, sums.count)
+    )
+    ridge = torch.full((len(left),), penalty, dtype=torch.double)
+    ridge[0] = 0.0
+    coefficients, failed = torch.linalg.solve_ex(left + ridge.diag(), right)
+    if int(failed) or not bool(torch.isfinite(coefficients).all()):
+        raise BadDataError(
+            "the equations of the policy's value have no single solution",
+            "Log more conversations, or raise fitQ.ridge.",
+        )
+    value: Tensor = starts @ coefficients / count
+    return value
+
+
+def _interval(value: Tensor, without: Tensor, quantile: float) -> Interval:
+    """The delete-a-block jackknife's (Shao and Wu 1989)."""
+    blocks = len(without)
+    variance = (blocks - 1) / blocks * (without - without.mean()).square().sum()
+    half = quantile * float(variance.sqrt())
+    return Interval(float(value), float(value) - half, float(value) + half)
