@@ -74,6 +74,25 @@ def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[fl
     assert needs.copies(spec) == {name: needs.Copies(*counts) for name, counts in expected.items()}
 
 
+ADAPTED = params.Policy(base="s3://models/big", adapter=params.Adapter())
+
+
+@pytest.mark.parametrize(
+    ("stage", "sections", "expected"),
+    [
+        ("warm-start", {"warm_start": params.WarmStart()}, {"base": (0, 1)}),
+        ("collect", {"collect": params.Collect()}, {"base": (0, 1), "policy": (0, 1)}),
+        ("fit-q", {"fit_q": params.FitQ()}, {"base": (0, 1, 1), "policy": (4.5, 1)}),
+        ("improve", {"improve": PPO}, {"base": (0, 1, 1), "policy": (5, 0, 2), "q": (3, 1)}),
+        ("improve", {"improve": MPO}, {"base": (0, 1, 1), "policy": (5, 0, 2), "q": (0, 1)}),
+        ("evaluate", {}, {"base": (0, 1), "candidate": (0, 1), "policy": (0, 1)}),
+    ],
+)
+def test_a_base_of_adapters_counts_once(stage: str, sections: Any, expected: dict[str, tuple[float, ...]]) -> None:
+    spec = spec_of(stage, policy=ADAPTED, **sections)
+    assert needs.copies(spec) == {name: needs.Copies(*counts) for name, counts in expected.items()}
+
+
 def test_several_processes_hold_at_least_both_copies_before_they_divide_them() -> None:
     assert needs.copies(spec_of("improve", improve=PPO), several=True) == dict.fromkeys(
         ("policy", "q"), needs.Copies(1)

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ippo_trainer.contract import params
+from ippo_trainer.contract.layout import BASE
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec, StoreLocation
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments import load
 from ippo_trainer.environments.demonstrations import demonstrate
+from ippo_trainer.models import adapters
+from ippo_trainer.models.files import base_of
 from ippo_trainer.models.load import build_tiny, load_policy, new_q, save_policy
 from ippo_trainer.stages.runtime import run_stage
 from ippo_trainer.store import open_store
-from ippo_trainer.store.artifact import fetch, publish
+from ippo_trainer.store.artifact import BASE_INPUT, BASE_KIND, fetch, publish
 from ippo_trainer.store.local import LocalStore
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -56,8 +60,11 @@ class SmallWorld:
         write_turns(directory / "turns.parquet", conversations)
         return publish(self.store, f"given/{name}", directory, "data")
 
-    def put_policy(self, seed: int = 0, name: str = "policy") -> ArtifactRef:
-        """Publishes a tiny policy with random weights; the tokenizer is the same for every seed."""
+    def put_policy(self, seed: int = 0, name: str = "policy", adapter: params.Adapter | None = None) -> ArtifactRef:
+        """Publishes a tiny policy with random weights; the tokenizer is the same for every seed.
+
+        With an adapter, that is what is random, and the base is the same for every seed.
+        """
         texts = [
             text
             for conversation in demonstrations(60)
@@ -65,10 +72,22 @@ class SmallWorld:
             for text in (turn.customer_message, turn.suggestion or "", turn.sent_message)
         ]
         tokenizer = build_tokenizer(texts)
-        model = build_tiny("tiny:d16-l1-h2", tokenizer, seed)
+        model = build_tiny("tiny:d16-l1-h2", tokenizer, seed if adapter is None else 0)
+        inputs = {}
+        if adapter is not None:
+            base = self.folder / "base"
+            model.save_pretrained(base)
+            tokenizer.save_pretrained(base)
+            reference = publish(self.store, BASE, base, BASE_KIND, reuse=True)
+            model = adapters.add(adapters.share(model), adapter, seed)
+            adapters.name_base(model, reference)
+            torch.manual_seed(seed)
+            for parameter in adapters.own_parameters(adapters.trainable(model)):
+                torch.nn.init.normal_(parameter, std=0.1)
+            inputs[BASE_INPUT] = reference.digest
         directory = self.folder / name
         save_policy(directory, model, tokenizer, Renderer(tokenizer, load(FUNNEL).system_prompt, 256))
-        policy = publish(self.store, f"given/{name}", directory, "policy")
+        policy = publish(self.store, f"given/{name}", directory, "policy", inputs)
         self.policy = self.policy or policy
         return policy
 
@@ -80,7 +99,8 @@ class SmallWorld:
         save_policy(directory, new_q(loaded.model, seed), loaded.tokenizer, Renderer.load(source, loaded.tokenizer))
         account = {"split": {"holdout": "0.5", "seed": 3}}
         (directory / "calibration.json").write_text(json.dumps(account))
-        return publish(self.store, "given/q", directory, "q")
+        base = base_of(source)
+        return publish(self.store, "given/q", directory, "q", {BASE_INPUT: base.digest} if base else {})
 
     def spec(self, stage: str, inputs: dict[str, ArtifactRef], **sections: Any) -> StageSpec:
         """A stage spec on this store."""

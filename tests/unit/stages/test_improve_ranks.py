@@ -13,6 +13,7 @@ import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.improve.improvement import Improvement
+from ippo_trainer.models.files import ADAPTER_WEIGHTS
 from ippo_trainer.stages import improve_ranks
 from ippo_trainer.stages.improve_ranks import first_failure
 from ippo_trainer.store.artifact import fetch
@@ -65,11 +66,13 @@ if os.environ.get("RANK"):
 """Of Python's start-up: does something in one process after so many warm-ups and updates. Saves after each."""
 
 
-def spec_of(world: Any, section: params.Improve = SECTION, seed: int = 7) -> StageSpec:
-    policy = world.put_policy()
+def spec_of(
+    world: Any, section: params.Improve = SECTION, seed: int = 7, adapter: params.Adapter | None = None
+) -> StageSpec:
+    policy = world.put_policy(adapter=adapter)
     inputs = {"policy": policy, "q": world.put_q(policy), "data": world.put_data(world.demonstrations(30))}
-    inputs["explorer"] = world.put_policy(1, "explorer")
-    limits = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=8)
+    inputs["explorer"] = world.put_policy(1, "explorer", adapter)
+    limits = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=8, adapter=adapter)
     spec: StageSpec = world.spec("improve", inputs, improve=section, policy=limits, seed=seed)
     return spec
 
@@ -141,7 +144,8 @@ def outcome(world: Any, result: StageResult, name: str) -> tuple[dict[str, Any],
     """Weights and account of the published policy."""
     folder = world.folder / name
     fetch(world.store, result.artifacts["policy"], folder, "policy")
-    return load_file(folder / "model.safetensors"), json.loads((folder / "training.json").read_text())
+    name = "model.safetensors" if (folder / "model.safetensors").exists() else ADAPTER_WEIGHTS
+    return load_file(folder / name), json.loads((folder / "training.json").read_text())
 
 
 def assert_alike(one: tuple[dict[str, Any], dict[str, Any]], other: tuple[dict[str, Any], dict[str, Any]]) -> None:
@@ -158,11 +162,21 @@ def again(world: Any) -> None:
     world.store.delete("iterations/0001/policy/result.json")
 
 
-@pytest.mark.parametrize("section", [SECTION, MPO], ids=["PPO", "MPO"])
+ADAPTER = params.Adapter(rank=4)
+
+
+@pytest.mark.parametrize(
+    ("section", "adapter"),
+    [(SECTION, None), (MPO, None), (SECTION, ADAPTER), (MPO, ADAPTER)],
+    ids=["PPO", "MPO", "PPO, adapter", "MPO, adapter"],
+)
 def test_two_pods_make_the_policy_of_one_process(
-    small_world: Any, launch: Callable[[StageSpec], Ranks], section: params.Improve
+    small_world: Any,
+    launch: Callable[[StageSpec], Ranks],
+    section: params.Improve,
+    adapter: params.Adapter | None,
 ) -> None:
-    spec = spec_of(small_world, section)
+    spec = spec_of(small_world, section, adapter=adapter)
     alone = small_world.result(spec)
     expected = outcome(small_world, alone, "alone")
     again(small_world)
@@ -175,10 +189,11 @@ def test_two_pods_make_the_policy_of_one_process(
     assert_alike(outcome(small_world, first, "together"), expected)
 
 
+@pytest.mark.parametrize("adapter", [None, ADAPTER], ids=["full", "adapter"])
 def test_a_stop_or_a_loss_of_one_ends_all_and_any_number_goes_on(
-    small_world: Any, launch: Callable[[StageSpec], Ranks]
+    small_world: Any, launch: Callable[[StageSpec], Ranks], adapter: params.Adapter | None
 ) -> None:
-    spec = spec_of(small_world)
+    spec = spec_of(small_world, adapter=adapter)
     expected = outcome(small_world, small_world.result(spec), "alone")
     again(small_world)
 

@@ -7,6 +7,8 @@ from ippo_trainer.contract.stages import BY_NAME, StageName
 
 LEDGER = "ledger.jsonl"
 ENVIRONMENT = "environment.json"
+BASE = "iterations/0000/base"
+"""Folder of the base that a run's adapters belong to, put there by the warm start."""
 # In the artifacts of stages, for reports and later stages.
 TRAINING = "training.json"
 CALIBRATION = "calibration.json"
@@ -27,6 +29,11 @@ def check_key(key: str) -> str:
             f"Use {SEGMENTS}.",
         )
     return key
+
+
+def artifact_key(folder: str, digest: str) -> str:
+    """The folder of an artifact below its stage's: named after the first 16 hex digits of its digest."""
+    return f"{folder}/{digest.removeprefix('sha256:')[:16]}"
 
 
 def stage_key(iteration: int, stage: StageName, shard: int | None = None, collection: int | None = None) -> str:

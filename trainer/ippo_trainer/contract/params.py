@@ -80,6 +80,41 @@ class EnvironmentSpec(Model):
     """Keyword arguments of the environment, e.g. `horizon: 6`. Decimals are strings."""
 
 
+class Adapter(Model):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) in place of full fine-tuning. The base stays as it is, and is in
+    memory once, for the policy, what it is compared with, the critic and Q."""
+
+    DEFAULTS: ClassVar[Mapping[str, Any]] = {"rank": 16, "target_modules": ("all-linear",)}
+    """Where fields are left out."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Of the matrices that are added, at most the smaller side of every layer that gets one. 16 if left out."""
+    alpha: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """What is added counts alpha / rank times. Twice the rank if left out."""
+    target_modules: (
+        Annotated[tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(min_length=1, max_length=32)]
+        | None
+    ) = None
+    """Names of linear layers of the base, such as `q_proj`. `[all-linear]`, also if left out, is all of them but the
+    head."""
+
+    @property
+    def chosen_rank(self) -> int:
+        """The rank, or what stands for it."""
+        return int(self.DEFAULTS["rank"] if self.rank is None else self.rank)
+
+    @property
+    def chosen_alpha(self) -> int:
+        """The alpha, or what stands for it."""
+        return 2 * self.chosen_rank if self.alpha is None else self.alpha
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names of layers; empty for all that are linear."""
+        everything: tuple[str, ...] = self.DEFAULTS["target_modules"]
+        return () if self.target_modules in (None, everything) else tuple(self.target_modules or ())
+
+
 class Policy(Model):
     """The language model that suggests replies."""
 
@@ -95,6 +130,8 @@ class Policy(Model):
     precision: Literal["Float32", "BFloat16"] | None = None
     """Of weights and forwards; by default `BFloat16` on a GPU, `Float32` on a CPU and in an improve on several
     processes. What is trained, log-probabilities and losses have 32 bits in any case."""
+    adapter: Adapter | None = None
+    """Train adapters, in all stages, instead of all weights. If left out, all weights are trained."""
 
 
 class WarmStart(Model):

@@ -1,6 +1,5 @@
 """The improvement step around an algorithm: the KL budget, guards on held-out states, and the policy that is kept."""
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -10,6 +9,7 @@ import numpy as np
 
 from ippo_trainer.improve.algorithm import BEST, LAST, SAFE, START, Algorithm, Look, Task
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
+from ippo_trainer.models.adapters import copied
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 
 COLLAPSE_ERRORS = 3.0
@@ -196,4 +196,4 @@ class Improvement:
 
 def frozen_copy(policy: Any) -> Any:
     """The policy as it is now, to stay so."""
-    return copy.deepcopy(policy).requires_grad_(False)
+    return copied(policy).requires_grad_(False)

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from ippo_trainer.models.adapters import of_base, own_parameters
+
 _CPU_BYTES = 1 << 29
 _CPU_FLOATS = 34  # activations kept per token, layer and unit of width (Korthikanti et al., arXiv 2205.05198)
 _FEWEST, _SATURATION = 512, 1 << 14
@@ -79,11 +81,13 @@ def budget_of(model: Any, most: int, trained: int = 0, read: int = 0) -> Budget:
     Args:
         model: the largest one that is run.
         most: tokens on a CPU.
-        trained, read: copies of the model in training, and that are only read, on a GPU.
+        trained, read: copies of the model in training, and that are only read, on a GPU; of a shared base there is one
+            in any case.
     """
     weight = next(model.parameters())
     if weight.device.type == "cpu":
         return on_cpu(model.config, most)
-    size = sum(parameter.numel() for parameter in model.parameters())
+    size = sum(parameter.numel() for parameter in own_parameters(model))
+    base = sum(parameter.numel() for parameter in model.parameters() if of_base(parameter))
     total = torch.cuda.get_device_properties(weight.device).total_memory
-    return on_gpu(model.config, weight.dtype, total, resident_bytes(trained * size, read * size, weight.dtype))
+    return on_gpu(model.config, weight.dtype, total, resident_bytes(trained * size, read * size + base, weight.dtype))

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.layout import check_key
+from ippo_trainer.contract.spec import ArtifactRef
 
 WEIGHTS = "model.safetensors"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""Of an adapter in peft's format."""
 _SHARDS = "model-*-of-*.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_ADAPTERS = ("adapter_config.json", "adapter_model.*")
+_ADAPTERS = (ADAPTER_CONFIG, "adapter_model.*")
 _COPIES = ("consolidated*.safetensors", "model-*-of-*.safetensors")
 """The same weights in another format, as Mistral's bases have them."""
 _TEXTS = (
@@ -80,7 +84,8 @@ def check_files(names: Iterable[str], where: str) -> None:
     if adapters:
         raise BadDataError(
             f"the model directory {where} holds an adapter ({adapters[0]}), which is not applied here",
-            "Merge it: PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...) writes a whole model.",
+            "Merge it: PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(...) writes a whole model; "
+            "python -m ippo_trainer.store.fetch --merged does so for a policy of a run.",
         )
     weights = weight_files(names)
     if not weights:
@@ -101,6 +106,49 @@ def check_files(names: Iterable[str], where: str) -> None:
         raise BadDataError(
             f"the model directory {where} holds {WEIGHTS} and {_INDEX}: one of two models", "Remove what is not meant."
         )
+
+
+def base_of(directory: Path) -> ArtifactRef | None:
+    """The base of the adapter in a directory, as it names it; None where there is no adapter.
+
+    Raises:
+        BadDataError: an adapter that names no base of a run.
+    """
+    path = directory / ADAPTER_CONFIG
+    if not path.is_file():
+        return None
+    content = _json(path)
+    try:
+        return ArtifactRef(key=content["base_model_name_or_path"], digest=content["revision"])
+    except (KeyError, ValueError) as error:
+        raise BadDataError(
+            f"{ADAPTER_CONFIG} in {directory.name} does not name the base by its digest",
+            "Pass a policy or a Q model of a run as it was published.",
+        ) from error
+
+
+def base_directory(directory: Path, base: ArtifactRef) -> Path:
+    """Where a base is: at its key below the adapter's directory, or below one above, as in a store.
+
+    Raises:
+        BadDataError: it is not there.
+    """
+    check_key(base.key)
+    place = directory.absolute()
+    for above in (place, *place.parents):
+        if (above / base.key).is_dir():
+            return above / base.key
+    raise BadDataError(
+        f"the base of the adapter in {directory.name} is not there: {base.key}",
+        "Fetch the adapter with python -m ippo_trainer.store.fetch, which brings its base, or keep both in their run's "
+        "folder.",
+    )
+
+
+def model_files(directory: Path) -> list[Path]:
+    """All safetensors that a model in a directory is loaded from; of an adapter, its base's too."""
+    base = base_of(directory)
+    return sorted(directory.glob("*.safetensors")) + (model_files(base_directory(directory, base)) if base else [])
 
 
 def unheeded(directory: Path) -> list[str]:

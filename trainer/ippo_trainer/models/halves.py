@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ippo_trainer.models.adapters import of_base, own_parameters
+
 
 def halves(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A fp32 tensor as the nearest bfloat16 (halves go up) and the rest, int16. NaN stays NaN, of one kind."""
@@ -35,16 +37,21 @@ def cast(model: Any, dtype: torch.dtype) -> None:
 
 
 def split(model: Any, dtype: torch.dtype) -> None:
-    """As `cast`, and keeps the rest in `low` of each parameter, for an optimiser and for `unite`."""
+    """As `cast`, and keeps the rest in `low` of each parameter, for an optimiser and for `unite`.
+
+    Not of a base's, which no optimiser changes.
+    """
     if dtype == torch.bfloat16:
         for parameter in model.parameters():
             if parameter.dtype == torch.float32:
-                parameter.data, parameter.low = halves(parameter.data)
+                parameter.data, low = halves(parameter.data)
+                if not of_base(parameter):
+                    parameter.low = low
 
 
 def unite(model: Any) -> None:
-    """Makes the parameters of a model fp32 again, in place."""
-    for parameter in model.parameters():
+    """Makes the parameters of a model fp32 again, in place; a base's stay as they are."""
+    for parameter in own_parameters(model):
         if parameter.dtype == torch.bfloat16:
             low = getattr(parameter, "low", None)
             parameter.data = parameter.data.float() if low is None else joined(parameter.data, low)

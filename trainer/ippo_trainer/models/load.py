@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,11 +21,12 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
-from ippo_trainer.models import kernels, last_layer
+from ippo_trainer.contract.spec import ArtifactRef
+from ippo_trainer.models import adapters, kernels, last_layer
 from ippo_trainer.models.architecture import check_config, check_kind
 from ippo_trainer.models.attention import check_reach, limits
-from ippo_trainer.models.files import check_files, read_config
-from ippo_trainer.models.parts import decoder
+from ippo_trainer.models.files import base_directory, base_of, check_files, read_config
+from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.models.verify import SHORT, verify, verify_q
 from ippo_trainer.text import ends
 
@@ -94,7 +96,9 @@ def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
     return model.eval()
 
 
-def load_policy(directory: Path, device: torch.device | str = "cpu", longest: int | None = None) -> LoadedPolicy:
+def load_policy(
+    directory: Path, device: torch.device | str = "cpu", longest: int | None = None, beside: Any = None
+) -> LoadedPolicy:
     """Loads a causal LM and its tokenizer, in fp32, and checks that our forwards agree with the model's own.
 
     The tokenizer's and the model's padding token are made equal and different from the end token, so that a Q model
@@ -106,6 +110,7 @@ def load_policy(directory: Path, device: torch.device | str = "cpu", longest: in
         longest: tokens of a prompt with its suggestion, at most, up to which forwards are compared (see
             `verify.verify`); SHORT for what an earlier stage made of a base that was compared; None takes the model's
             context, of which CONTEXT tokens are compared at most.
+        beside: a policy that is loaded already; an adapter on the same base shares that with it.
 
     Raises:
         BadDataError: no safetensors, weights missing, damaged, quantized or of no use, an architecture that needs its
@@ -113,7 +118,7 @@ def load_policy(directory: Path, device: torch.device | str = "cpu", longest: in
             not a linear map of the hidden states (soft-caps, logit scales), or forwards that depend on what else is in
             the batch.
     """
-    model = _load(AutoModelForCausalLM, directory)
+    model = _load_causal(directory, beside)
     tokenizer = load_tokenizer(directory)
     size = model.config.vocab_size
     if len(tokenizer) > size:
@@ -132,10 +137,16 @@ def load_policy(directory: Path, device: torch.device | str = "cpu", longest: in
 
 
 def save_policy(directory: Path, model: Any, tokenizer: Any, renderer: SavesItself) -> None:
-    """Writes a transformers directory that any tool loads, and the renderer's prompt beside it."""
+    """Writes a transformers directory that any tool loads, and the renderer's prompt beside it.
+
+    Of a model with an adapter it is the adapter, which names its base.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()
-    model.save_pretrained(directory)
+    if adapters.is_adapted(model):
+        adapters.save(directory, model)
+    else:
+        model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     renderer.save(directory)
 
@@ -143,9 +154,13 @@ def save_policy(directory: Path, model: Any, tokenizer: Any, renderer: SavesItse
 def new_q(policy_model: Any, seed: int = 0) -> Any:
     """A Q model (one label) whose trunk starts from the policy's; the new head is drawn from `seed`.
 
+    A policy's base is its base, too.
+
     Raises:
         BadDataError: transformers has no sequence classifier for the architecture.
     """
+    if adapters.is_adapted(policy_model):
+        return adapters.trainable(_adapted_q(adapters.copied(decoder(policy_model)), policy_model.config, seed))
     config = copy.deepcopy(policy_model.config)
     config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
@@ -161,12 +176,23 @@ def new_q(policy_model: Any, seed: int = 0) -> Any:
     return _on(model, next(policy_model.parameters()).device).eval()
 
 
-def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
+def load_q(directory: Path, device: torch.device | str = "cpu", beside: Any = None) -> Any:
     """Loads a Q model in fp32, with its last layer if it has one.
+
+    Args:
+        directory: of the model.
+        device: where it goes.
+        beside: as of `load_policy`.
 
     Raises:
         BadDataError: as `load_policy` does, where it has not exactly one label, or a last layer that does not fit.
     """
+    base = base_of(directory)
+    if base is not None:
+        causal = _base_model(directory, base, beside)
+        model = adapters.load(directory, _adapted_q(decoder(causal), causal.config, 0))
+        last_layer.attach(model, last_layer.load(directory, model.config.hidden_size))
+        return _on(model, device)
     model = _load(AutoModelForSequenceClassification, directory)
     if model.config.num_labels != 1:
         raise BadDataError(
@@ -175,6 +201,44 @@ def load_q(directory: Path, device: torch.device | str = "cpu") -> Any:
         )
     last_layer.attach(model, last_layer.load(directory, model.config.hidden_size))
     return _on(model, device)
+
+
+def _load_causal(directory: Path, beside: Any) -> Any:
+    """A causal LM, whole or with an adapter."""
+    base = base_of(directory) if directory.is_dir() else None
+    if base is None:
+        return _load(AutoModelForCausalLM, directory)
+    return adapters.load(directory, _base_model(directory, base, beside))
+
+
+def _base_model(directory: Path, base: ArtifactRef, beside: Any) -> Any:
+    """The base of an adapter as a causal LM: that of a model beside, or loaded."""
+    if beside is not None and adapters.base_of(beside) is not None:
+        if adapters.base_of(beside) != base:
+            raise BadDataError(
+                f"the adapter in {directory.name} is for the base {base.digest}, the policy beside it is for another",
+                "Pass artifacts of one run.",
+            )
+        return adapters.plain(beside)
+    model = adapters.share(_load(AutoModelForCausalLM, base_directory(directory, base)))
+    adapters.name_base(model, base)
+    return model
+
+
+def _adapted_q(trunk: Any, policy_config: Any, seed: int) -> Any:
+    """A Q model (one label) around a trunk, with a new head."""
+    config = copy.deepcopy(policy_config)
+    config.num_labels = 1
+    with torch.device("meta"):
+        model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    setattr(model, model.base_model_prefix, trunk)
+    score = head(model).to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed % 2**63)
+        nn.init.normal_(score.weight, std=getattr(config, "initializer_range", 0.02))
+        if score.bias is not None:
+            nn.init.zeros_(score.bias)
+    return _on(model, next(trunk.parameters()).device).eval()
 
 
 def check_context(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:

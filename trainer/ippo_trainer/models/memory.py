@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models.files import weight_files
+from ippo_trainer.models.files import ADAPTER_WEIGHTS, model_files, weight_files
 
 if TYPE_CHECKING:
     import torch
@@ -47,8 +47,9 @@ def free_bytes(device: "torch.device") -> int:
 
 
 def stored_bytes(sizes: Mapping[str, int]) -> int:
-    """Bytes of a model's weights as they are stored, from the sizes in bytes of its directory's files, by name."""
-    return sum(sizes[name] for name in weight_files(sizes))
+    """Bytes of a model's weights as they are stored, from the sizes in bytes of its directory's files, by name; of an
+    adapter without its base's."""
+    return sum(sizes[name] for name in weight_files(sizes)) + sizes.get(ADAPTER_WEIGHTS, 0)
 
 
 def loaded_bytes(directory: Path) -> int:
@@ -57,7 +58,7 @@ def loaded_bytes(directory: Path) -> int:
 
 
 def weights_bytes(directory: Path, as_float32: bool) -> int:
-    """Bytes of a model's weights in memory.
+    """Bytes of a model's weights in memory; of an adapter, with its base's.
 
     Args:
         directory: with `*.safetensors`.
@@ -66,7 +67,7 @@ def weights_bytes(directory: Path, as_float32: bool) -> int:
     Raises:
         BadDataError: no such file, or a damaged one.
     """
-    files = sorted(directory.glob("*.safetensors"))
+    files = model_files(directory)
     if not files:
         raise BadDataError(
             f"there is no model in {directory}: it holds no *.safetensors", "Give the folder of a policy with --policy."

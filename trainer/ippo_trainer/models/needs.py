@@ -1,5 +1,7 @@
 """What a stage certainly holds of its models at once, and whether there is memory for it, seen before the download.
 
+Of adapters it is the same, and their base once.
+
 What is trained is there four times: weights, gradients and the two moments of Adam, all in fp32. In bfloat16 on a GPU
 it is there three times: the weights are fp32 in two halves, gradients are small, and copies wait in main memory.
 Weights that are only read stay mapped from their files on a CPU: the kernel drops some and reads them again, for every
@@ -19,7 +21,7 @@ from ippo_trainer.models import memory
 KINDS = ("policy", "q")
 """Of the artifacts that are models."""
 BASE = "base"
-"""Stands for `policy.base` beside the names of inputs."""
+"""Stands for `policy.base`, and for the base of adapters, beside the names of inputs."""
 TRAINED = 4
 HALVED = 3
 """Of what is trained in bfloat16."""
@@ -35,7 +37,7 @@ class Copies(NamedTuple):
     read: float = 1
     """As they were loaded, and only read."""
     kept: float = 0
-    """Snapshots in main memory, on whatever device the model is."""
+    """In main memory, on whatever device the model is: snapshots, and a base that adapters are trained on."""
 
 
 def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
@@ -46,7 +48,16 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
         several: processes divide an `improve`.
     """
     if spec.stage == WARM_START:
-        return {BASE: Copies(TRAINED, 0) if spec.warm_start else Copies(0)}
+        return {BASE: Copies(TRAINED, 0) if spec.warm_start and spec.policy.adapter is None else Copies(0)}
+    held = _of_inputs(spec, several)
+    if spec.policy.adapter is None:
+        return held
+    # What is trained goes through all of the base, again and again: it cannot stay on disk.
+    return {BASE: Copies(0, 1, kept=1 if any(count.own for count in held.values()) else 0), **held}
+
+
+def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:
+    """Of models that are whole, or of adapters without their base."""
     if spec.stage == COLLECT:
         return dict.fromkeys(["policy", "explorer"] if _explores(spec) else ["policy"], Copies(0))
     if spec.stage == FIT_Q:

@@ -6,12 +6,17 @@ from typing import Any
 
 import torch
 
+from ippo_trainer.models.adapters import is_adapted
+
 
 def park(model: Any) -> None:
-    """From now on, a model on a GPU is there inside `present` only. Nothing may change its parameters any more."""
+    """From now on, a model on a GPU is there inside `present` only. Nothing may change its parameters any more.
+
+    A model on a shared base stays: its own part is small, and others need the base.
+    """
     parameters = list(model.parameters())
     device = parameters[0].device
-    if device.type != "cuda":
+    if device.type != "cuda" or is_adapted(model):
         return
     model.parked = (device, [parameter.data.to("cpu").pin_memory() for parameter in parameters])
     _leave(model)

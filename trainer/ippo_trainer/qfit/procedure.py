@@ -10,6 +10,7 @@ from torch import nn
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.models.adapters import is_adapted
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
 from ippo_trainer.qfit.readings import read_all
@@ -151,9 +152,11 @@ class Procedure:
 def language_head(policy_model: Any, q_model: Any) -> Any:
     """A map from the Q model's hidden states to the vocabulary, started from the policy's.
 
-    It shares the Q model's embeddings where the policy's head does.
+    It shares the Q model's embeddings where the policy's head does. Of a shared base it is the base's own, frozen.
     """
     output = policy_model.get_output_embeddings()
+    if is_adapted(policy_model):
+        return output
     tied = output.weight is policy_model.get_input_embeddings().weight
     result: nn.Linear = copy.deepcopy(output)
     if tied:

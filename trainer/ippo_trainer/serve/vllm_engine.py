@@ -4,6 +4,7 @@ import json
 import os
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,7 @@ def load_vllm(settings: ServerSettings) -> ServedModel:
             f"vLLM cannot be loaded: {error}", "Use an image with vLLM, or spec.serve.engine: Transformers."
         ) from error
     from ippo_trainer.models.load import load_tokenizer
+    from ippo_trainer.models.merging import whole
     from ippo_trainer.text.render import Renderer
 
     renderer = Renderer.load(settings.policy, load_tokenizer(settings.policy))
@@ -131,8 +133,10 @@ def load_vllm(settings: ServerSettings) -> ServedModel:
     room = response_room(positions, renderer.max_prompt_tokens, settings.max_new_tokens)
     length = renderer.max_prompt_tokens + room
     try:
-        arguments = AsyncEngineArgs(**_arguments(settings, length))
-        llm = AsyncLLM.from_engine_args(arguments)
+        # Merged: then every architecture, rank and setting of vLLM goes.
+        with whole(settings.policy) as model:
+            arguments = AsyncEngineArgs(**_arguments(replace(settings, policy=model), length))
+            llm = AsyncLLM.from_engine_args(arguments)
     except TypeError as error:
         raise BadSpecError(f"{VLLM_ARGUMENTS}: {error}", "Use the names of vLLM's AsyncEngineArgs.") from error
     except (ValueError, RuntimeError) as error:

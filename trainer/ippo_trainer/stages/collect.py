@@ -10,7 +10,7 @@ least one sees all; if two do, both publish the same bytes.
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -167,14 +167,16 @@ def _agent(ctx: StageContext, settings: Collect, policy: PolicyAgent) -> Agent:
     if share == 0.0:
         return policy
     same = "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == policy.digest
-    warm = policy if same else _policy_agent(ctx, settings, "explorer", "explore")
+    warm = policy if same else _policy_agent(ctx, settings, "explorer", "explore", policy.model)
     temperature, min_p = settings.explorer_temperature, settings.explorer_min_p
     return ExploringAgent(policy, replace(warm, behaviour="explore", temperature=temperature, min_p=min_p), share)
 
 
-def _policy_agent(ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour) -> PolicyAgent:
+def _policy_agent(
+    ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour, beside: Any = None
+) -> PolicyAgent:
     device = device_of(ctx.spec)
-    loaded = load_policy(ctx.input(name, "policy"), device, SHORT)
+    loaded = load_policy(ctx.input(name, "policy"), device, SHORT, beside)
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     new_tokens = ctx.spec.policy.max_new_tokens
     check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)

@@ -112,9 +112,10 @@ def _temperature(ctx: StageContext) -> float:
 
 def _players(ctx: StageContext) -> dict[str, _Player]:
     device = device_of(ctx.spec)
-    players = {}
+    players: dict[str, _Player] = {}
     for role, name in _ROLES.items():
-        policy = load_policy(ctx.input(name, "policy"), device, SHORT)
+        beside = next((player.policy.model for player in players.values()), None)
+        policy = load_policy(ctx.input(name, "policy"), device, SHORT, beside)
         renderer = Renderer.load(policy.directory, policy.tokenizer)
         cast(policy.model, precision_for(ctx.spec, device).dtype)
         players[role] = _Player(policy, renderer, ctx.spec.inputs[name].digest)

@@ -220,7 +220,7 @@ def _model(ctx: StageContext, fit_q: params.FitQ, policy: LoadedPolicy) -> Any:
     """The Q model to train."""
     device = next(policy.model.parameters()).device
     if fit_q.init_from == "PreviousQ" and "previousQ" in ctx.spec.inputs:
-        model = load_q(ctx.input("previousQ", "q"), device)
+        model = load_q(ctx.input("previousQ", "q"), device, policy.model)
         attach(model, None)  # what is trained is the trunk, through its own head
         if model.config.vocab_size != policy.model.config.vocab_size:
             raise BadDataError(

@@ -128,7 +128,7 @@ def _device(ctx: StageContext) -> torch.device:
 def _load(ctx: StageContext, kind: type[Algorithm], device: torch.device, several: bool) -> _Models:
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
-    q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
+    q = load_q(ctx.input("q", "q"), device, policy.model).requires_grad_(False)
     if q.config.vocab_size != policy.model.config.vocab_size:
         raise BadDataError(
             f"Q has {q.config.vocab_size} tokens, the policy {policy.model.config.vocab_size}",
@@ -222,7 +222,7 @@ def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
     if "explorer" in ctx.spec.inputs and not _explorer_differs(ctx):
         return reference
     device = next(models.policy.model.parameters()).device
-    explorer = load_policy(ctx.input("explorer", "policy"), device, SHORT)
+    explorer = load_policy(ctx.input("explorer", "policy"), device, SHORT, models.policy.model)
     if explorer.tokenizer.get_vocab() != models.policy.tokenizer.get_vocab():
         raise BadDataError("the explorer and the policy have different tokenizers", "Start a new run.")
     cast(explorer.model, models.precision.dtype)

@@ -16,14 +16,14 @@ from pydantic import JsonValue, ValidationError
 
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
-from ippo_trainer.contract.layout import ENVIRONMENT, result_key, stage_key
+from ippo_trainer.contract.layout import BASE, ENVIRONMENT, result_key, stage_key
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 from ippo_trainer.contract.stages import BY_NAME, COLLECT
 from ippo_trainer.environments.checked import CheckedEnvironment
 from ippo_trainer.environments.loading import load
 from ippo_trainer.environments.source import source_digest
 from ippo_trainer.models import memory, needs
-from ippo_trainer.models.files import check_files, loaded_files
+from ippo_trainer.models.files import base_of, check_files, loaded_files
 from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
 from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
@@ -84,7 +84,7 @@ class StageContext:
             directory = self.work / "inputs" / name
             if kind in needs.KINDS:
                 self._check_memory()
-            artifact.fetch(self.store, self.spec.inputs[name], directory, kind)
+            artifact.fetch(self.store, self.spec.inputs[name], directory, kind, self.work)
             self._inputs[name] = directory
         return self._inputs[name]
 
@@ -147,8 +147,16 @@ class StageContext:
         inputs = {name: ref.digest for name, ref in self.spec.inputs.items()}
         if self.source is not None:
             inputs["environment"] = self.source
+        base = base_of(directory)
+        if base is not None:
+            inputs[artifact.BASE_INPUT] = base.digest
         with self.stop.deferred():
             return artifact.publish(self.store, folder, directory, kind, inputs, metadata)
+
+    def publish_base(self, directory: Path) -> ArtifactRef:
+        """Publishes the base of the run's adapters, once; it depends on nothing else of the run."""
+        with self.stop.deferred():
+            return artifact.publish(self.store, BASE, directory, artifact.BASE_KIND, reuse=True)
 
     def result(self, **fields: Any) -> StageResult:
         """A StageResult with this stage's name, iteration and input digest, and the given fields."""
@@ -176,6 +184,8 @@ class StageContext:
         if not self._fits:
             refs = {name: self.spec.inputs[name] for name in needs.copies(self.spec) if name in self.spec.inputs}
             manifests = {name: artifact.read_manifest(self.store, ref) for name, ref in refs.items()}
+            base = next(filter(None, map(artifact.base_of, manifests.values())), None)
+            manifests |= {} if base is None else {needs.BASE: artifact.read_manifest(self.store, base)}
             needs.check(self.spec, {name: memory.stored_bytes(each.sizes()) for name, each in manifests.items()})
             self._fits = True
 

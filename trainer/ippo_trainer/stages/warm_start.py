@@ -5,16 +5,19 @@ with `prompt.json` (how states are rendered) and `training.json` (the loss curve
 """
 
 import json
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import TRAINING
-from ippo_trainer.contract.params import WarmStart
+from ippo_trainer.contract.params import Adapter, WarmStart
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import WARM_START
 from ippo_trainer.data.logs import read_log
@@ -22,8 +25,9 @@ from ippo_trainer.data.own import by_writers, own_part, writer_of
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.environments.protocol import Environment
+from ippo_trainer.models import adapters
 from ippo_trainer.models.attention import limits
-from ippo_trainer.models.files import unheeded
+from ippo_trainer.models.files import loaded_files, unheeded
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
@@ -82,6 +86,9 @@ def run(ctx: StageContext) -> StageResult:
             "there is no warmStart, so the base has never met the notes in its prompts ([accepted], [edited], "
             "[rejected], [abstain]) and does not know what they mean: collect with it will be worse than it could be"
         )
+    if ctx.spec.policy.adapter is not None and not adapters.is_adapted(base.model):
+        # A tiny model has no words before its warm start, so that makes the base.
+        _adapt(ctx, ctx.spec.policy.adapter, base, lambda place: _save_whole(base, place))
     directory = ctx.work / "policy"
     save_policy(directory, base.model.cpu(), base.tokenizer, base.renderer)
     training = {"kind": WARM_START, "curves": _curve(losses)}
@@ -141,6 +148,7 @@ def _written_by(ctx: StageContext, conversations: list[Conversation], writers: t
 def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: str) -> _Base:
     """The model to start from: a new tiny one with a tokenizer made from the log, or the user's own."""
     policy = ctx.spec.policy
+    loaded = None
     if policy.base.startswith("tiny:"):
         if not conversations:
             raise BadSpecError(
@@ -156,7 +164,44 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
             ctx.warn(f"policy.base: {line}")
         model, tokenizer = loaded.model, loaded.tokenizer
     check_context(model, policy.max_prompt_tokens, policy.max_new_tokens)
-    return _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens, in_steps=True))
+    if policy.adapter is not None:
+        adapters.check(model, policy.adapter)
+    base = _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens, in_steps=True))
+    if policy.adapter is not None and loaded is not None:
+        names = [path.relative_to(loaded.directory).as_posix() for path in loaded.directory.rglob("*")]
+        _adapt(ctx, policy.adapter, base, lambda place: _copy(loaded.directory, loaded_files(names), place))
+    return base
+
+
+def _adapt(ctx: StageContext, adapter: Adapter, base: _Base, write: Callable[[Path], None]) -> None:
+    """Publishes the base, which stays as it is from now on, and puts a new adapter on it.
+
+    Args:
+        write: its files, into a directory that is not there yet.
+    """
+    directory = ctx.work / "base-artifact"
+    write(directory)
+    reference = ctx.publish_base(directory)
+    shutil.rmtree(directory)
+    model = adapters.add(adapters.share(base.model), adapter, derive_seed(ctx.spec.seed, WARM_START, "adapter"))
+    adapters.name_base(model, reference)
+    base.model = adapters.trainable(model)
+
+
+def _copy(source: Path, names: Iterable[str], directory: Path) -> None:
+    """Links, where the file system can: a base may be large."""
+    for name in names:
+        target = directory / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link((source / name).resolve(), target)
+        except OSError:
+            shutil.copyfile(source / name, target)
+
+
+def _save_whole(base: _Base, directory: Path) -> None:
+    base.model.save_pretrained(directory)
+    base.tokenizer.save_pretrained(directory)
 
 
 def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from ippo_trainer.contract.digests import canonical_json, file_sha256
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
-from ippo_trainer.contract.layout import check_key
+from ippo_trainer.contract.layout import BASE, artifact_key, check_key
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest
 from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
@@ -27,6 +27,9 @@ from ippo_trainer.store.parallel import for_each
 
 MANIFEST = "manifest.json"
 MANIFEST_LIMIT = 32 << 20
+BASE_KIND = "base"
+BASE_INPUT = "base"
+"""Among the inputs of an adapter's manifest."""
 _MOST_NAMES = 5
 _AGAIN = (
     "Put the files back from a copy; or delete the artifact's folder and the result.json beside it, "
@@ -91,6 +94,7 @@ def publish(
     kind: str,
     inputs: dict[str, str] | None = None,
     metadata: dict[str, JsonValue] | None = None,
+    reuse: bool = False,
 ) -> ArtifactRef:
     """Publishes all files of `directory` as an artifact below `folder_key`.
 
@@ -101,6 +105,7 @@ def publish(
         kind: what it is, e.g. `policy`; readers ask for it.
         inputs: digests of the artifacts that it was made from, by name.
         metadata: JSON facts, the same on every machine: no times, no paths.
+        reuse: whether an artifact of that digest that is there already is taken as it is.
 
     Returns:
         The reference: key of the artifact's folder and digest.
@@ -119,7 +124,10 @@ def publish(
         raise BadDataError(
             f"{directory} has {len(paths)} files, too many for one manifest", "Write fewer, larger files."
         )
-    ref = ArtifactRef(key=_place(folder_key, _digest(body)), digest=_digest(body))
+    ref = ArtifactRef(key=artifact_key(folder_key, _digest(body)), digest=_digest(body))
+    if reuse and store.info(f"{ref.key}/{MANIFEST}") is not None:
+        _check_listing(store, ref, read_manifest(store, ref))
+        return ref
     for_each(lambda path: store.put(f"{ref.key}/{path}", directory / path), paths)
     try:
         store.put(f"{ref.key}/{MANIFEST}", body, if_absent=True)
@@ -146,8 +154,16 @@ def read_manifest(store: Store, ref: ArtifactRef) -> Manifest:
         raise BadDataError(f"{where} is no valid manifest: {field}: {first['msg']}", _AGAIN) from error
 
 
-def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str) -> Manifest:
+def base_of(manifest: Manifest) -> ArtifactRef | None:
+    """The base whose adapter an artifact is; None for one that is whole."""
+    digest = manifest.inputs.get(BASE_INPUT)
+    return None if digest is None else ArtifactRef(key=artifact_key(BASE, digest), digest=digest)
+
+
+def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str, bases: Path | None = None) -> Manifest:
     """Downloads an artifact into `directory` (new or empty) and verifies the size and SHA-256 of each file.
+
+    With an adapter comes its base, at its key below `bases`, if it is not there yet; by default below `directory`.
 
     Raises:
         BadDataError: files are missing, truncated or altered (the message names them), or it is of another kind.
@@ -168,6 +184,9 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str) -> 
             wrong = [w for w in for_each(lambda entry: _download(store, ref, entry, partial), manifest.files) if w]
             if wrong:
                 raise BadDataError(f"artifact {where} is damaged: {_names(wrong)}", _AGAIN)
+            base = base_of(manifest)
+            if base is not None and not ((bases or partial) / base.key).is_dir():
+                fetch(store, base, (bases or partial) / base.key, BASE_KIND)
             partial.replace(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -176,10 +195,6 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str) -> 
 
 def _digest(body: bytes) -> str:
     return "sha256:" + hashlib.sha256(body).hexdigest()
-
-
-def _place(folder_key: str, digest: str) -> str:
-    return f"{folder_key}/{digest.removeprefix('sha256:')[:16]}"
 
 
 def _files(directory: Path, prefix: str) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.contract.spec import ArtifactRef, StoreLocation
 from ippo_trainer.models import memory
+from ippo_trainer.models.files import base_of
 from ippo_trainer.store import artifact, open_store
 
 
@@ -20,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         location, ref = _source(arguments)
         fetch(location, ref, arguments.kind, arguments.to, arguments.fits_memory)
+        if arguments.merged:
+            merge(arguments.to)
     except StageError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -47,9 +50,28 @@ def fetch(location: StoreLocation, ref: ArtifactRef, kind: str, directory: Path,
             shutil.rmtree(remains)
     store = open_store(location)
     if fits_memory:
-        need = memory.stored_bytes(artifact.read_manifest(store, ref).sizes()) + memory.RUNTIME_BYTES
+        manifest = artifact.read_manifest(store, ref)
+        parts = [manifest, *([artifact.read_manifest(store, base)] if (base := artifact.base_of(manifest)) else [])]
+        need = sum(memory.stored_bytes(part.sizes()) for part in parts) + memory.RUNTIME_BYTES
         memory.check_room("the model needs", need, "this container has", memory.memory_limit(), memory.SERVING)
     artifact.fetch(store, ref, directory, kind)
+
+
+def merge(directory: Path) -> None:
+    """Replaces a policy with an adapter by its whole model; one that is whole stays.
+
+    Raises:
+        BadDataError: it cannot be loaded.
+    """
+    if base_of(directory) is None:
+        return
+    from ippo_trainer.models.merging import write_merged  # torch, which a plain fetch does without
+
+    target = directory.with_name(f".{directory.name}.merged")
+    shutil.rmtree(target, ignore_errors=True)
+    write_merged(directory, target)
+    shutil.rmtree(directory)
+    target.replace(directory)
 
 
 def _source(arguments: argparse.Namespace) -> tuple[StoreLocation, ArtifactRef]:
@@ -72,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="replaced if it is there")
     parser.add_argument(
         "--fits-memory", action="store_true", help="refuse a model that is larger than the memory of this container"
+    )
+    parser.add_argument(
+        "--merged",
+        action="store_true",
+        help="of a policy with an adapter, write the whole model, which any tool loads; else its base comes with it, "
+        "in a folder below",
     )
     return parser
 

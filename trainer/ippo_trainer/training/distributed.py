@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ippo_trainer.contract.errors import TryAgainError
+from ippo_trainer.models.adapters import of_base
 
 TIMEOUT = timedelta(hours=1)
 """Of a wait for the others: the first process publishes and saves alone. One that died is noticed at once."""
@@ -85,7 +86,8 @@ class Ranks:
         return [value]
 
     def shard(self, module: nn.Module) -> None:
-        """Divides the parameters over the processes. From then on only `call` and `with_whole` may run it."""
+        """Divides the parameters over the processes, but not a shared base, which each has whole. From then on only
+        `call` and `with_whole` may run it."""
 
     def call(self, function: Callable[..., T], module: Any, *arguments: Any) -> T:
         """`function(module, *arguments)`, with a module that may be sharded; all processes call it together."""
@@ -160,8 +162,9 @@ class ManyRanks(Ranks):
     def shard(self, module: nn.Module) -> None:
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+        frozen = {parameter for parameter in module.parameters() if of_base(parameter)}
         for part in [*_layers(module), module]:
-            fully_shard(part, mesh=self._mesh, reshard_after_forward=True)
+            fully_shard(part, mesh=self._mesh, reshard_after_forward=True, ignored_params=frozen or None)
             assert isinstance(part, FSDPModule)
             # Losses are divided by the tokens of the whole minibatch already.
             part.set_gradient_divide_factor(1.0)

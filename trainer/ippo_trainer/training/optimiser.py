@@ -20,7 +20,7 @@ class Optimiser:
     """AdamW (arXiv 1711.05101) with a clipped gradient; a `StatePart`. bfloat16 weights are halves of fp32 ones.
 
     Args:
-        parameters: what it changes, each once; sharded already, where they will be.
+        parameters: each once; sharded already, where they will be. Frozen ones are left out.
         rate: peak of the learning rate.
         decay: weight decay of matrices; vectors have none.
         betas, epsilon: of Adam.
@@ -37,7 +37,8 @@ class Optimiser:
         epsilon: float = 1e-8,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.parameters, self.rate, self.ranks = list(parameters), rate, ranks
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.rate, self.ranks = rate, ranks
         matrices = [parameter for parameter in self.parameters if parameter.dim() >= 2]
         vectors = [parameter for parameter in self.parameters if parameter.dim() < 2]
         groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]

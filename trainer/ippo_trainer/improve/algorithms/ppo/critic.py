@@ -1,10 +1,10 @@
 """The critic: a value for the state before each response token."""
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 
+from ippo_trainer.models.adapters import copied, trainable
 from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder
 
@@ -18,7 +18,7 @@ class Critic(nn.Module):
 
     def __init__(self, q: Any) -> None:
         super().__init__()
-        self.trunk = copy.deepcopy(decoder(q)).requires_grad_(True)
+        self.trunk = trainable(copied(decoder(q)))
         self.head = nn.Linear(q.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
