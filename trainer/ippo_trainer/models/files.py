@@ -109,10 +109,10 @@ def check_files(names: Iterable[str], where: str) -> None:
 
 
 def base_of(directory: Path) -> ArtifactRef | None:
-    """The base of the adapter in a directory, as it names it; None where there is no adapter.
+    """The base of the adapter in a directory, as it names it; None where there is no adapter of a run.
 
     Raises:
-        BadDataError: an adapter that names no base of a run.
+        BadDataError: its settings are no JSON.
     """
     path = directory / ADAPTER_CONFIG
     if not path.is_file():
@@ -120,11 +120,8 @@ def base_of(directory: Path) -> ArtifactRef | None:
     content = _json(path)
     try:
         return ArtifactRef(key=content["base_model_name_or_path"], digest=content["revision"])
-    except (KeyError, ValueError) as error:
-        raise BadDataError(
-            f"{ADAPTER_CONFIG} in {directory.name} does not name the base by its digest",
-            "Pass a policy or a Q model of a run as it was published.",
-        ) from error
+    except (KeyError, ValueError):
+        return None
 
 
 def base_directory(directory: Path, base: ArtifactRef) -> Path:
