@@ -14,6 +14,7 @@ from ippo_operator.cli import (
     exact,
     explain,
     logs,
+    plan,
     report,
     run,
     serve,
@@ -40,6 +41,7 @@ examples:
   on this machine:
     ippo validate -f examples/sr-funnel.yaml
     ippo check-log chats.jsonl
+    ippo plan -f examples/sr-funnel.yaml
     ippo run -f examples/sr-funnel.yaml --out runs/demo
     ippo status runs/demo
     ippo report runs/demo
@@ -79,7 +81,7 @@ def make_parser(program: str) -> Parser:
     add_flags(parser, before_the_verb=True)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
-    for verb in (run, serve, validate, check_log, exact, completion, version, status, report, logs):
+    for verb in (run, serve, validate, plan, check_log, exact, completion, version, status, report, logs):
         add_verb(commands, verb.VERB, verb.add_arguments)
     for decision in decide.VERBS:
         add_verb(commands, decision, partial(decide.add_arguments, decision))

@@ -8,7 +8,7 @@ from ippo_trainer.contract.errors import StageError
 
 from ippo_operator.cli.errors import CommandError
 
-_LIBRARIES = ("torch", "transformers", "trl", "pyarrow", "numpy")
+_LIBRARIES = ("torch", "transformers", "trl", "peft", "pyarrow", "numpy")
 _REMEDY = "this needs the trainer; pip install 'iterative-ppo[trainer]'"
 
 

@@ -49,12 +49,12 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
         inputs=_inputs(run, status, stage),
         environment=simulate.environment if simulate is not None and not reads else None,
         policy=spec.policy,
-        **_settings(spec, stage, history),
+        **settings_of(spec, stage, history),
     )
     return JobIntent(name, stage_spec, shards)
 
 
-def _settings(spec: RunSpec, stage: StageName, history: params.LogHistory | None) -> dict[str, Any]:
+def settings_of(spec: RunSpec, stage: StageName, history: params.LogHistory | None = None) -> dict[str, Any]:
     """The sections that the stage reads, without what only the operator reads in them."""
     sections = {each.section: getattr(spec, each.section) for each in STAGES}
     reads = stage == COLLECT and history is not None

@@ -80,7 +80,8 @@ ADAPTED = params.Policy(base="s3://models/big", adapter=params.Adapter())
 @pytest.mark.parametrize(
     ("stage", "sections", "expected"),
     [
-        ("warm-start", {"warm_start": params.WarmStart()}, {"base": (0, 1)}),
+        ("warm-start", {"warm_start": params.WarmStart()}, {"base": (0, 1, 1), "adapter": (4, 0)}),
+        ("warm-start", {}, {"base": (0, 1)}),
         ("collect", {"collect": params.Collect()}, {"base": (0, 1), "policy": (0, 1)}),
         ("fit-q", {"fit_q": params.FitQ()}, {"base": (0, 1, 1), "policy": (4.5, 1)}),
         ("improve", {"improve": PPO}, {"base": (0, 1, 1), "policy": (5, 0, 2), "q": (3, 1)}),

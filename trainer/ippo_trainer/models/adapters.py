@@ -80,6 +80,14 @@ def check(model: Any, adapter: params.Adapter) -> None:
     _targets(decoder(model), adapter)
 
 
+def count_parameters(model: Any, adapter: params.Adapter) -> int:
+    """How many an adapter on a model would have; raises as `check`."""
+    trunk = decoder(model)
+    names = _targets(trunk, adapter)
+    layers = [module for path, module in trunk.named_modules() if path.rpartition(".")[2] in names]
+    return adapter.chosen_rank * sum(sum(layer.weight.shape) for layer in layers if _is_linear(layer))
+
+
 def add(model: Any, adapter: params.Adapter, seed: int) -> Any:
     """Puts a new adapter, which changes no number yet, on a model of the base alone.
 

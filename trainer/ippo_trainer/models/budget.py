@@ -7,8 +7,12 @@ import torch
 
 from ippo_trainer.models.adapters import of_base, own_parameters
 
+FIT_TOKENS, IMPROVE_TOKENS = 1 << 14, 1 << 12
+"""Of one packed forward on a CPU, at most, of a fit of Q and of an improvement step."""
 _CPU_BYTES = 1 << 29
 _CPU_FLOATS = 34  # activations kept per token, layer and unit of width (Korthikanti et al., arXiv 2205.05198)
+WARM_START_BYTES = 1 << 30
+"""Of activations in a forward of the warm start."""
 _FEWEST, _SATURATION = 512, 1 << 14
 """Tokens below which a forward wastes its weights, and above which a GPU gets no faster."""
 _SHARE = 0.5
@@ -58,6 +62,21 @@ def on_gpu(config: Any, dtype: torch.dtype, total: int, resident: int) -> Budget
     again = layers * config.hidden_size * dtype.itemsize + 2 * kept
     room = 0.9 * total - resident
     return Budget(max(_FEWEST, min(_SATURATION, int(room / again))), recompute=True)
+
+
+def warm_start_tokens(config: Any) -> int:
+    """Tokens of one padded forward of the warm start, at most: their activations until the backward pass, in fp32."""
+    width = int(config.hidden_size)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
+    return WARM_START_BYTES // (int(config.num_hidden_layers) * (16 * width + 6 * inner) * 4)
+
+
+def kept_bytes(config: Any, dtype: torch.dtype, budget: Budget) -> int:
+    """Bytes of activations that a forward of a whole budget keeps for its backward pass."""
+    layers, kept = config.num_hidden_layers, layer_bytes(config, dtype)
+    if budget.recompute:
+        return int(budget.tokens * (layers * config.hidden_size * dtype.itemsize + 2 * kept))
+    return int(budget.tokens * layers * kept)
 
 
 def layer_bytes(config: Any, dtype: torch.dtype) -> int:

@@ -69,6 +69,16 @@ def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
     Raises:
         BadSpecError: `base` is no such name, or the width is not an even multiple of the heads.
     """
+    special = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    config = tiny_config(base, len(tokenizer), **special)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        model = LlamaForCausalLM(config)
+    return model.eval()
+
+
+def tiny_config(base: str, vocabulary: int, **special: int | None) -> LlamaConfig:
+    """The config of a tiny model, with the ids of special tokens; raises as `build_tiny`."""
     match = _TINY.fullmatch(base)
     width, layers, heads = (int(match[name] or 0) for name in ("width", "layers", "heads")) if match else (0, 0, 0)
     heads = heads or max(1, width // _HEAD_WIDTH)
@@ -77,8 +87,8 @@ def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
             f"policy.base {base!r} is no tiny model",
             "Use tiny:d<width>-l<layers>[-h<heads>] with a width of at least 8, a multiple of 2*heads.",
         )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return LlamaConfig(
+        vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=-(-8 * width // 96) * 32,  # Llama's 8/3, in whole vectors
         num_hidden_layers=layers,
@@ -86,14 +96,8 @@ def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
         num_key_value_heads=heads,
         max_position_embeddings=_TINY_POSITIONS,
         tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **special,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed % 2**63)
-        model = LlamaForCausalLM(config)
-    return model.eval()
 
 
 def load_policy(

@@ -22,6 +22,8 @@ KINDS = ("policy", "q")
 """Of the artifacts that are models."""
 BASE = "base"
 """Stands for `policy.base`, and for the base of adapters, beside the names of inputs."""
+ADAPTER = "adapter"
+"""Of the warm start, which makes it."""
 TRAINED = 4
 HALVED = 3
 """Of what is trained in bfloat16."""
@@ -40,6 +42,10 @@ class Copies(NamedTuple):
     """In main memory, on whatever device the model is: snapshots, and a base that adapters are trained on."""
 
 
+_HELD_BASE = Copies(0, 1, kept=1)
+"""What is trained goes through all of the base, again and again: it cannot stay on disk."""
+
+
 def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
     """What a stage holds, by name of the input: the models that it loads, and what it makes of them.
 
@@ -48,12 +54,19 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
         several: processes divide an `improve`.
     """
     if spec.stage == WARM_START:
-        return {BASE: Copies(TRAINED, 0) if spec.warm_start and spec.policy.adapter is None else Copies(0)}
+        return _of_warm_start(spec)
     held = _of_inputs(spec, several)
     if spec.policy.adapter is None:
         return held
-    # What is trained goes through all of the base, again and again: it cannot stay on disk.
-    return {BASE: Copies(0, 1, kept=1 if any(count.own for count in held.values()) else 0), **held}
+    return {BASE: _HELD_BASE if any(count.own for count in held.values()) else Copies(0), **held}
+
+
+def _of_warm_start(spec: StageSpec) -> dict[str, Copies]:
+    if spec.warm_start is None:
+        return {BASE: Copies(0)}
+    return (
+        {BASE: Copies(TRAINED, 0)} if spec.policy.adapter is None else {BASE: _HELD_BASE, ADAPTER: Copies(TRAINED, 0)}
+    )
 
 
 def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:
@@ -103,18 +116,39 @@ def _of_fit_q(spec: StageSpec, settings: FitQ) -> dict[str, Copies]:
     return {"policy": Copies(trained + 1 / 2)}
 
 
+class Held(NamedTuple):
+    """Bytes of memory that a stage's models take, at least, by what they are there for."""
+
+    read: int
+    """As they were loaded, and copies that nothing changes; the base of adapters."""
+    trained: int
+    """Weights, gradients and moments."""
+    kept: int
+    """In main memory: snapshots."""
+
+
+def held(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool, halved: bool = False) -> Held:
+    """What a stage holds of its models; arguments as in `copies` and `check`.
+
+    Args:
+        spec, several: as in `copies`.
+        weights: as in `check`.
+        gpu: on which all weights count; on a CPU those that are only read stay in their files.
+        halved: whether models are bfloat16 there.
+    """
+    counts = {name: count for name, count in copies(spec, several).items() if name in weights}
+    own = sum((min(count.own, HALVED) if halved else count.own) * weights[name] for name, count in counts.items())
+    read = sum(count.read * weights[name] for name, count in counts.items()) / (2 if halved else 1)
+    kept = sum(count.kept * weights[name] for name, count in counts.items())
+    if gpu:
+        return Held(int(read), int(own), 0)
+    # What is only read is mapped from its files, unless nothing is trained: one model has to fit then.
+    return Held(0 if own or kept else max((weights[name] for name in counts), default=0), int(own), int(kept))
+
+
 def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool) -> int:
     """Bytes of memory that a stage's models take, at least; arguments as in `copies` and `check`."""
-    held = {name: count for name, count in copies(spec, several).items() if name in weights}
-    own = sum(count.own * weights[name] for name, count in held.items())
-    if gpu:
-        read = sum(count.read * weights[name] for name, count in held.items())
-        if _halved(spec, several):
-            own = sum(min(count.own, HALVED) * weights[name] for name, count in held.items())
-            read /= 2
-        return int(own + read)
-    own += sum(count.kept * weights[name] for name, count in held.items())
-    return int(own) or max((weights[name] for name in held), default=0)
+    return sum(held(spec, weights, several, gpu, gpu and _halved(spec, several)))
 
 
 def check(spec: StageSpec, weights: Mapping[str, int]) -> None:

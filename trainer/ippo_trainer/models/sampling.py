@@ -24,9 +24,9 @@ from ippo_trainer.models.parts import decoder
 __all__ = ["Sampled", "Sampling", "sample"]
 # Bounds of one batch on a CPU: beyond, more rows at once are not faster.
 _CPU_BATCH_TOKENS = 1 << 16
-_CPU_BATCH_BYTES = 256 << 20
+CPU_BATCH_BYTES = 256 << 20
 # Of a GPU's free memory, for one batch: for keys and values, and for some tables of its logits.
-_DEVICE_SHARE = 0.4
+DEVICE_SHARE = 0.4
 _TABLES = 5
 # Tokens of one prefill forward on a CPU: beyond, the activations leave its caches.
 _PREFILL_TOKENS = 2048
@@ -108,13 +108,18 @@ def _check(
 def _batch_tokens(model: Any, longest: int) -> int:
     """Rows times columns of one batch, for sequences of at most `longest` tokens."""
     config, weight = model.config, next(model.parameters())
+    per_token = token_bytes(config, weight.dtype)
+    if weight.device.type == "cpu":
+        return max(1, min(_CPU_BATCH_TOKENS, CPU_BATCH_BYTES // per_token))
+    drawing = _TABLES * 4 * config.vocab_size / longest  # of each row, by column
+    return max(1, int(DEVICE_SHARE * free_bytes(weight.device) / (per_token + drawing)))
+
+
+def token_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes of keys and values of one token of one sequence."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * width * weight.element_size()
-    if weight.device.type == "cpu":
-        return max(1, min(_CPU_BATCH_TOKENS, _CPU_BATCH_BYTES // int(per_token)))
-    drawing = _TABLES * 4 * config.vocab_size / longest  # of each row, by column
-    return max(1, int(_DEVICE_SHARE * free_bytes(weight.device) / (per_token + drawing)))
+    return int(2 * config.num_hidden_layers * heads * width * dtype.itemsize)
 
 
 def _plan(prompts: Sequence[list[int]], sources: Sequence[Remembered | None]) -> list[_Trunk]:

@@ -16,6 +16,15 @@ CHUNK_LOGITS = 1 << 24
 _DEVICE_CHUNK_LOGITS = 1 << 26
 
 
+_TABLES = 3
+"""Of logits, at once: scaled, their probabilities, and the slope."""
+
+
+def logit_bytes(on_device: bool, most: int | None = None) -> int:
+    """Bytes that so many logits take while they are trained on; by default those that are scored at once."""
+    return 4 * _TABLES * (most or (_DEVICE_CHUNK_LOGITS if on_device else CHUNK_LOGITS))
+
+
 class TokenScores(NamedTuple):
     """Of each of the T response tokens, fp32: its log-probability and the entropy of the distribution it came from."""
 

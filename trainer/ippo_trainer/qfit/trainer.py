@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.budget import FIT_TOKENS
 from ippo_trainer.qfit.examples import Example, Targets, pack_turns, shuffled_batches, turn_offsets
 from ippo_trainer.qfit.losses import VALUE_WEIGHT, loss_sums
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
@@ -36,7 +37,7 @@ class FitSettings:
     trace_lambda: float
     """1 for Monte Carlo alone."""
     seed: int
-    max_tokens: int = 1 << 14
+    max_tokens: int = FIT_TOKENS
     """Tokens of one forward; larger batches accumulate gradients."""
 
 

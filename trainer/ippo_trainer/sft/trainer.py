@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.budget import warm_start_tokens
 from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.sft.order import training_order
 from ippo_trainer.text.rows import Row
@@ -22,7 +23,6 @@ from ippo_trainer.training.optimiser import Optimiser
 from ippo_trainer.training.schedule import Schedule
 
 _BETAS = (0.9, 0.98)
-_ACTIVATION_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class SupervisedFit:
         return {"loss": self.losses[-1]} if self.losses else {}
 
     def run(self, after_step: Callable[[], None]) -> None:
-        tokens = _ACTIVATION_BYTES // _bytes_per_token(self.model.config)
+        tokens = warm_start_tokens(self.model.config)
         longest = max(len(row.ids) for row in self.rows)
         if longest > tokens:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -132,10 +132,3 @@ def _rows_per_forward(batch_size: int, longest: int, tokens: int) -> int:
     """The largest divisor of a batch whose rows have at most `tokens` tokens; one where a row alone has more."""
     divisors = [count for count in range(1, batch_size + 1) if batch_size % count == 0]
     return max(count for count in divisors if count == 1 or count * longest <= tokens)
-
-
-def _bytes_per_token(config: Any) -> int:
-    """Roughly what a token's activations take until the backward pass, in fp32."""
-    width = int(config.hidden_size)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    return int(config.num_hidden_layers) * (16 * width + 6 * inner) * 4

@@ -28,7 +28,7 @@ from ippo_trainer.improve.improvement import Improvement, ImprovementPosition, f
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
-from ippo_trainer.models.budget import Budget, budget_of
+from ippo_trainer.models.budget import IMPROVE_TOKENS, Budget, budget_of
 from ippo_trainer.models.halves import cast, split, unite
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
 from ippo_trainer.models.parking import park
@@ -47,8 +47,6 @@ from ippo_trainer.training.distributed import Ranks, joined
 
 REPORT_BATCHES = 4
 """Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
-_TOKENS = 4096
-"""Of one packed forward on a CPU, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ def ready(kind: type[Algorithm], policy: Any, q: Any, precision: Precision) -> B
     """Gives the models their types, before anything is copied of them; the budget of a forward of one of them."""
     split(policy, precision.dtype)
     cast(q, precision.dtype)
-    budget = budget_of(policy, _TOKENS, kind.trained, kind.read)
+    budget = budget_of(policy, IMPROVE_TOKENS, kind.trained, kind.read)
     if budget.recompute:
         for model in (policy, q):
             recompute(decoder(model))

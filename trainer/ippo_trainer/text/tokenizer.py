@@ -25,9 +25,11 @@ _CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|>{%- endif -%}"
 )
+MAX_VOCABULARY = 4096
+"""Of a tokenizer that is made of a log, unless said otherwise."""
 
 
-def build_tokenizer(texts: Iterable[str], max_vocabulary: int = 4096) -> PreTrainedTokenizerBase:
+def build_tokenizer(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer whose merges make whole words of `texts` (all sides of the log) single tokens.
 
     It is a plain `Qwen2Tokenizer`, because AutoTokenizer builds one for every Qwen2 model whatever the directory says;

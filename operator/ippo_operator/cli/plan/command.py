@@ -1,0 +1,82 @@
+"""`ippo plan`: a table of bytes by stage and kind."""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ippo_trainer.contract.digests import digest_of
+from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
+from ippo_trainer.contract.stages import STAGES, Stage
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.cli.manifests import read_manifest
+from ippo_operator.cli.trainer import check_trainer, trainer_errors
+from ippo_operator.plan.stage_specs import settings_of
+
+if TYPE_CHECKING:
+    from ippo_trainer.models.sizing import StageMemory
+
+_GIB = 1 << 30
+
+
+def command(arguments: Namespace) -> int:
+    """Prints the table, and whether a GPU is large enough."""
+    run = read_manifest(arguments.file, arguments.name)
+    check_trainer()
+    with trainer_errors():
+        rows = memory_of(run, arguments.gpu, Path(arguments.config) if arguments.config else None)
+    if arguments.json:
+        print(json.dumps({name: asdict(row) | {"together": row.together} for name, row in rows.items()}, indent=2))
+        return 0
+    print("\n".join(_lines(rows)))
+    for name, row in rows.items():
+        if arguments.gpu is not None and row.together > arguments.gpu:
+            print(f"note: {name} does not fit into {arguments.gpu / _GIB:.0f} GiB", file=sys.stderr)
+    return 0
+
+
+def memory_of(run: IterativePPORun, gpu: int | None, config: Path | None) -> dict[str, "StageMemory"]:
+    """What each stage of a run takes, by name.
+
+    Args:
+        run: the manifest.
+        gpu: bytes of a GPU's memory; None for a CPU.
+        config: folder of the base's config, where the base is elsewhere.
+
+    Raises:
+        StageError: a base or an adapter that cannot be used.
+    """
+    from ippo_trainer.models.sizing import size_of, stage_memory
+
+    size = size_of(run.spec.policy.base, config, run.spec.policy.adapter)
+    return {stage.name: stage_memory(_spec(run, stage), size, gpu) for stage in STAGES}
+
+
+def _spec(run: IterativePPORun, stage: Stage) -> StageSpec:
+    """Of the stage in a later iteration, when all of its inputs are there and differ."""
+    spec = run.spec
+    return StageSpec(
+        stage=stage.name,
+        run=run.metadata.name,
+        iteration=2,
+        seed=spec.seed,
+        threads=spec.threads,
+        device=spec.device,
+        discount=spec.discount,
+        store=StoreLocation(directory="/"),
+        inputs={name: ArtifactRef(key=name, digest=digest_of(name)) for name in stage.inputs},
+        environment=spec.collect.simulate.environment if spec.collect.simulate else None,
+        policy=spec.policy,
+        **settings_of(spec, stage.name),
+    )
+
+
+def _lines(rows: dict[str, "StageMemory"]) -> Iterator[str]:
+    names = ("weights", "trained", "activations", "cache", "process", "together")
+    yield f"{'GiB':12}" + "".join(f"{name:>12}" for name in names)
+    for stage, row in rows.items():
+        yield f"{stage:12}" + "".join(f"{getattr(row, name) / _GIB:12.2f}" for name in names)

@@ -1,0 +1,67 @@
+"""`ippo plan`: a table by stage, from a manifest and a config."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ippo_operator.cli.main import main
+from ippo_trainer.contract.stages import NAMES
+
+RUN = """\
+apiVersion: ippo.dev/v1alpha1
+kind: IterativePPORun
+metadata: {{name: shop}}
+spec:
+  iterations: {{max: 1}}
+  policy: {{base: "{base}", adapter: {{rank: 4}}}}
+  warmStart: {{demonstrations: 10}}
+  collect: {{simulate: {{environment: {{name: sr-funnel}}}}}}
+"""
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN.format(base="tiny:d32-l2"))
+    return path
+
+
+def test_it_says_what_each_stage_takes(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "-f", str(manifest)]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["GiB", "weights", "trained", "activations", "cache", "process", "together"]
+    assert [row.split()[0] for row in rows] == list(NAMES)
+    assert main(["plan", "-f", str(manifest), "--gpu", "24", "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)
+    assert list(stages) == list(NAMES)
+    assert all(row["together"] >= row["weights"] + row["trained"] for row in stages.values())
+    assert stages["improve"]["trained"] > 0
+
+
+def test_a_gpu_that_is_too_small_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 128256} | sizes))
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN.format(base="s3://models/big"))
+    assert main(["plan", "-f", str(path), "--gpu", "16", "--config", str(tmp_path)]) == 0
+    assert "note: improve does not fit into 16 GiB" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--gpu", "0"], "given 0, allowed are 1 to 10000 GiB"),
+        (["--config", "/no/such"], "there is no folder /no/such"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(RUN.format(base="s3://models/big"))
+    try:
+        code = main(["plan", "-f", str(path), *words])
+    except SystemExit as error:
+        code = int(str(error.code))
+    assert code in (64, 65)
+    assert message in capsys.readouterr().err
