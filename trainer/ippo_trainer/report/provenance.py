@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ippo_trainer.contract.stages import STAGES
+from ippo_trainer.contract.stages import STAGES, WARM_START
 from ippo_trainer.report.model import Artifact, Cycle, RunReport
 from ippo_trainer.report.words import clip, short
+from ippo_trainer.store.artifact import BASE_INPUT
 
 SHOWN = (
     "seed",
@@ -43,6 +44,8 @@ def origins(run: RunReport) -> list[tuple[str, list[Origin]]]:
         for cycle in run.cycles
         for artifact in cycle.artifacts.values()
     }
+    everything = [artifact for cycle in run.cycles for artifact in cycle.artifacts.values()]
+    makers |= {each.inputs[BASE_INPUT]: WARM_START for each in everything if BASE_INPUT in each.inputs}
     return [
         (_cycle_name(cycle), [_origin(artifact, makers) for artifact in cycle.artifacts.values()])
         for cycle in list(reversed(run.cycles))[:MAX_CYCLES]
