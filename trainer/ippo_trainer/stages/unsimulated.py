@@ -30,7 +30,7 @@ from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import budget_of
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.last_layer import LastLayer
-from ippo_trainer.models.load import load_policy, load_q
+from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.sampling import Sampled, Sampling
 from ippo_trainer.models.verify import SHORT
@@ -134,10 +134,13 @@ def _value_in_words(evidence: _Evidence) -> str:
 
 def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     device = device_of(ctx.spec)
-    policies = {role: load_policy(ctx.input(name, "policy"), device, SHORT) for role, name in _ROLES.items()}
+    policies: dict[str, LoadedPolicy] = {}
+    for role, name in _ROLES.items():
+        beside = next((policy.model for policy in policies.values()), None)
+        policies[role] = load_policy(ctx.input(name, "policy"), device, SHORT, beside)
     current = policies["current"]
     renderer = Renderer.load(current.directory, current.tokenizer)
-    q = load_q(ctx.input("q", "q"), device).requires_grad_(False)
+    q = load_q(ctx.input("q", "q"), device, current.model).requires_grad_(False)
     for name, size in (("candidate", policies["candidate"].model.config.vocab_size), ("Q", q.config.vocab_size)):
         if size != current.model.config.vocab_size:
             raise BadDataError(f"{name} has {size} tokens, the policy {current.model.config.vocab_size}", "Start anew.")
