@@ -37,6 +37,7 @@ def spec_of(stage: str, **sections: Any) -> StageSpec:
     return StageSpec(**{**fields, **sections})
 
 
+FUNNEL = params.EnvironmentSpec(name="sr-funnel")
 PPO, MPO = params.Improve(algorithm="PPO"), params.Improve(algorithm="MPO")
 
 
@@ -67,7 +68,8 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Any:
             spec_of("improve", improve=MPO, inputs=APART | {"q": REF}),
             {"policy": (5, 0, 2), "q": (0, 1), "explorer": (0, 1)},
         ),
-        (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1)}),
+        (spec_of("evaluate", environment=FUNNEL), {"candidate": (0, 1), "policy": (0, 1)}),
+        (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1), "q": (0, 1)}),
     ],
 )
 def test_how_often_models_are_held(spec: StageSpec, expected: dict[str, tuple[float, ...]]) -> None:
@@ -86,7 +88,7 @@ ADAPTED = params.Policy(base="s3://models/big", adapter=params.Adapter())
         ("fit-q", {"fit_q": params.FitQ()}, {"base": (0, 1, 1), "policy": (4.5, 1)}),
         ("improve", {"improve": PPO}, {"base": (0, 1, 1), "policy": (5, 0, 2), "q": (3, 1)}),
         ("improve", {"improve": MPO}, {"base": (0, 1, 1), "policy": (5, 0, 2), "q": (0, 1)}),
-        ("evaluate", {}, {"base": (0, 1), "candidate": (0, 1), "policy": (0, 1)}),
+        ("evaluate", {"environment": FUNNEL}, {"base": (0, 1), "candidate": (0, 1), "policy": (0, 1)}),
     ],
 )
 def test_a_base_of_adapters_counts_once(stage: str, sections: Any, expected: dict[str, tuple[float, ...]]) -> None:
