@@ -1,8 +1,9 @@
 """Numbers and findings in words."""
 
 import pytest
+from ippo_trainer.contract.spec import Decision
 from ippo_trainer.report import words
-from ippo_trainer.report.model import CalibrationFigures, Estimate
+from ippo_trainer.report.model import CalibrationFigures, Cycle, Estimate, RunReport
 
 
 @pytest.mark.parametrize(
@@ -75,3 +76,17 @@ def test_reference_policies_are_explained(name: str, meaning: str) -> None:
 
 def test_long_messages_are_cut_and_say_so() -> None:
     assert words.clip("x" * 1201) == "x" * 1200 + "… (1 more characters)"
+
+
+def test_a_run_of_a_log_alone_says_what_the_log_tells_and_who_decides() -> None:
+    figures = {"heldOutQLift": 0.05}
+    for name, value in (("offPolicyValue", 0.196), ("offPolicyValueCurrent", 0.027)):
+        figures |= {name: value, f"{name}Low": value - 0.02, f"{name}High": value + 0.02}
+    cycle = Cycle(1, metrics={"evaluate": figures}, decision=Decision(outcome="Promote", reason="better"))
+    run = RunReport("r", {}, [Cycle(0), cycle])
+    assert words.headline(run) == "The candidate promises more than the policy before it."
+    assert "worth 0.196 (0.176 to 0.216), with the policy before it 0.027 (0.007 to 0.047)" in words.subline(run)
+    assert words.verdict(cycle, False) == "For a human"
+    poor = Cycle(1, metrics={"evaluate": figures}, decision=Decision(outcome="Reject", reason="worse"))
+    assert words.headline(RunReport("r", {}, [Cycle(0), poor])) == "The candidate promises no more."
+    assert words.verdict(poor, False) == "Rejected"

@@ -98,6 +98,11 @@ def headline(run: RunReport) -> str:
     if before is None or after is None:
         if stopped:
             return f"Stopped in cycle {stopped.iteration}: Q had nothing to teach."
+        if (cycle := judged_on_a_log(run)) is not None:
+            more = cycle.decision is not None and cycle.decision.outcome == "Promote"
+            return (
+                "The candidate promises more than the policy before it." if more else "The candidate promises no more."
+            )
         return "The run failed before there was anything to compare." if _failed(run) else "Nothing to compare yet."
     if not run.any_promoted:
         return f"No candidate has replaced the starting policy: {percent(before.best_success.estimate)} succeed."
@@ -111,6 +116,8 @@ def headline(run: RunReport) -> str:
 def subline(run: RunReport) -> str:
     """The second sentence: value, share of the optimum, over how many cycles."""
     before, after = run.before, run.after
+    if (cycle := judged_on_a_log(run)) is not None:
+        return _off_policy(cycle)
     if before is None or after is None:
         return (
             "A Q that predicts no better than the average outcome must not be optimised. More conversations per cycle, "
@@ -133,6 +140,29 @@ def subline(run: RunReport) -> str:
         else f"That is {percent(share, 0)} of the value an optimal policy gets, from {percent(first, 0)}"
     )
     return f"{gain}, after {cycles} of Iterative PPO, {promotions} of them promoted."
+
+
+def judged_on_a_log(run: RunReport) -> Cycle | None:
+    """The last cycle, if no simulator could try its candidate and logged states were the evidence."""
+    last = run.trained[-1] if run.trained else None
+    return last if last is not None and last.decision is not None and _unsimulated(last) else None
+
+
+def _unsimulated(cycle: Cycle) -> bool:
+    return "heldOutQLift" in cycle.metrics.get(EVALUATE, {})
+
+
+def _off_policy(cycle: Cycle) -> str:
+    """What the log tells of the candidate's value, in a sentence."""
+    figures = cycle.metrics.get(EVALUATE, {})
+    names = ("offPolicyValue", "offPolicyValueCurrent")
+    if not all(f"{name}{end}" in figures for name in names for end in ("", "Low", "High")):
+        return "Nothing was simulated: the evidence is an estimate by Q, and a human has the last word."
+    own, before = (interval_of(figures[name], figures[f"{name}Low"], figures[f"{name}High"]) for name in names)
+    return (
+        f"By the held-out conversations of the log a conversation with it is worth {own}, with the policy before it "
+        f"{before}. Nothing was simulated: these are estimates, and a human has the last word."
+    )
 
 
 def stopped_by_q(run: RunReport) -> Cycle | None:
@@ -174,6 +204,8 @@ def verdict(cycle: Cycle, promoted: bool) -> str:
         return "Stopped" if cycle.informative is False else "Under way"
     if promoted:
         return "Promoted"
+    if _unsimulated(cycle) and cycle.decision is not None and cycle.decision.outcome == "Promote":
+        return "For a human"
     outcome = cycle.decision.outcome if cycle.decision else ""
     return "Inconclusive" if outcome == "Inconclusive" else "Rejected" if outcome == "Reject" else "Not promoted"
 
