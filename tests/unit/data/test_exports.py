@@ -1,6 +1,7 @@
 """Logs as other tools write them: OpenAI's and ShareGPT's exports, parquet with messages, without ids, in two parts."""
 
 import gzip
+import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data import arrays
 from ippo_trainer.data.logs import LogReader, read_log
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import write_turns
@@ -152,6 +154,56 @@ def test_a_reader_goes_on_where_another_one_was(ending: str, tmp_path: Path) -> 
 
 
 WORDS = ["role", "content", "messages", "from", "value", "type", "text", "conversations", "id", "writer", "tool_calls"]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 16])
+@given(
+    st.lists(
+        st.dictionaries(st.text(max_size=3), st.recursive(st.text(max_size=4), st.lists, max_leaves=3)), max_size=4
+    )
+)
+def test_the_items_of_an_array_are_those_that_json_reads(piece: int, items: list[dict[str, Any]]) -> None:
+    before, arrays._PIECE = arrays._PIECE, piece
+    try:
+        for indent in (None, 1):
+            data = json.dumps(items, indent=indent, ensure_ascii=indent is None).encode("utf-8", "surrogatepass")
+            assert [json.loads(each) for each in arrays.array_items(io.BytesIO(data), 1 << 20)] == items
+    finally:
+        arrays._PIECE = before
+
+
+def test_a_file_that_is_one_array(tmp_path: Path) -> None:
+    lines = [
+        {"id": f"sg-{n}", "conversations": [{"from": "human", "value": "[{"}, {"from": "gpt", "value": "}"}]}
+        for n in range(9)
+    ]
+    text = json.dumps(lines, indent=2)
+    (tmp_path / "a.json").write_text(text)
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(text.encode()))
+    for name in ("a.json", "a.json.gz"):
+        assert [conversation.id for conversation in read_log(tmp_path / name)] == [f"sg-{n}" for n in range(9)]
+    stream = (reader := LogReader(tmp_path / "a.json")).conversations()
+    before = [next(stream).id for _ in range(4)]
+    after = [each.id for each in LogReader(tmp_path / "a.json", position=json.loads(json.dumps(reader.position())))]
+    assert before + after == [f"sg-{n}" for n in range(9)]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{}", "does not begin with"),
+        ("[1]", "'1' where an object was expected"),
+        ('[{"messages": []}', "no ]"),
+        ('[{"messages": [', "the last item has no end"),
+        ('[{"messages": 1}, {"x" 2}]', r"2 problems.*item 1: messages is 1.*item 2 is not JSON"),
+    ],
+)
+def test_arrays_that_are_none(text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(BadDataError, match=words):
+        read_log(tmp_path / "a.json")
+
+
 NAMES = st.sampled_from(WORDS)
 ROLES = st.sampled_from(["user", "assistant", "gpt", "tool"])
 SCALARS = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | ROLES

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.arrays import array_items
 from ippo_trainer.data.messages import check, is_text, plain_name, show, time_of, turns_of, writer_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import PEOPLE, Conversation
@@ -37,6 +38,8 @@ _MESSAGE_FIELDS = ("role", "content", "suggestion", "reaction")
 _LISTS = ("messages", "conversations")
 """Fields that hold the messages; the second is ShareGPT's."""
 _ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+_ARRAYS = (".json", ".json.gz")
+"""One JSON array of conversations, as ShareGPT's data sets are."""
 _MAX_LINE = 16 * 1024 * 1024
 _ROWS = 64
 WITHOUT_REPLY = "conversations without a reply"
@@ -117,12 +120,15 @@ class LogReader:
 
     def conversations(self) -> Iterator[Conversation]:
         """The good ones; what is wrong with the others is in `problems`, and not raised."""
-        if not self._names.endswith((*_ENDINGS, ".parquet")):
-            raise BadDataError(f"{self.path.name} is no log that can be read", "Give .jsonl, .jsonl.gz or .parquet.")
+        if not self._names.endswith((*_ENDINGS, *_ARRAYS, ".parquet")):
+            raise BadDataError(
+                f"{self.path.name} is no log that can be read", "Give .jsonl, .jsonl.gz, .json or .parquet."
+            )
         if self._names.endswith(".parquet") and not _holds_messages(self.path):
             yield from self._turn_parquet()
             return
-        for record in self._rows() if self._names.endswith(".parquet") else self._lines():
+        arrays = self._names.endswith(_ARRAYS)
+        for record in self._rows() if self._names.endswith(".parquet") else self._items() if arrays else self._lines():
             self.place = record.place
             with self.problems.collecting():
                 conversation = self._conversation(record)
@@ -190,6 +196,28 @@ class LogReader:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             what = f" is the last before the file is damaged: {error}"
             self.problems.add(ProblemError(name, f"line {self._number}", what, "Compress the log with gzip again."))
+
+    def _items(self) -> Iterator["_Record"]:
+        """Of a JSON array, one after another; each is in memory for itself."""
+        name = self.path.name
+        try:
+            with self.path.open("rb") as raw:
+                file: Any = gzip.GzipFile(fileobj=raw) if self._names.endswith(".gz") else raw
+                for number, data in enumerate(array_items(file, _MAX_LINE), 1):
+                    self.bytes = raw.tell()
+                    if number <= self._number:
+                        continue
+                    self._number = number
+                    record = _Record(name, f"item {number}", self.problems)
+                    with self.problems.collecting():
+                        record.parse(data)
+                        yield record
+        except ValueError as error:
+            what = f" is followed by what is no JSON array of conversations: {error}"
+            self.problems.add(ProblemError(name, f"item {self._number}", what, "Write an array, or one line each."))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            what = f" is the last before the file is damaged: {error}"
+            self.problems.add(ProblemError(name, f"item {self._number}", what, "Compress the log with gzip again."))
 
     def _conversation(self, record: "_Record") -> Conversation | None:
         """None where there is nothing to learn, or where something is wrong with it; all of that is collected."""

@@ -42,6 +42,7 @@ from ippo_trainer.text.render import Renderer
 from ippo_trainer.training.distributed import Ranks
 
 MIN_CONVERSATIONS = 10
+_MORE_LOGGED = "Log more conversations; `ippo check-log` says about how many Q needs."
 _MORE_DATA = "Collect more conversations (collect.conversations), or let the policy explore (collect.exploration)."
 
 
@@ -119,12 +120,18 @@ def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
         )
     count = len(finished(everything))
     if count < MIN_CONVERSATIONS:
-        raise BadDataError(f"{count} finished conversations are fewer than {MIN_CONVERSATIONS}", _MORE_DATA)
+        raise BadDataError(f"{count} finished conversations are fewer than {MIN_CONVERSATIONS}", _more(everything))
     sides = split_finished(everything, float(fit_q.holdout), holdout_seed(ctx.spec.seed))
     data = _Data(everything, *sides, Censoring.of(everything))
     _check(data, float(ctx.spec.discount))
     _report_censoring(ctx, data)
     return data
+
+
+def _more(conversations: Sequence[Conversation]) -> str:
+    """What to do where there are too few."""
+    logged = any(turn.behaviour == "log" for each in conversations for turn in each.turns)
+    return _MORE_LOGGED if logged else _MORE_DATA
 
 
 def _report_censoring(ctx: StageContext, data: _Data) -> None:
@@ -158,7 +165,7 @@ def _check(data: _Data, discount: float) -> None:
     _check_displayed(data)
     outcomes = sum(each.outcome for each in data.train)
     if not outcomes:
-        raise BadDataError(f"none of the {len(data.train)} training conversations has the outcome", _MORE_DATA)
+        raise BadDataError(f"none of the {len(data.train)} training conversations has the outcome", _more(data.train))
     returns = {target.value for each in data.train for target in monte_carlo_targets(each, discount, 0.0)}
     if len(returns) == 1:
         raise BadDataError(
@@ -406,4 +413,4 @@ def _message(calibration: Calibration, data: _Data, confidence: float) -> str:
         where += f"; {data.censored} of {len(data.everything)} conversations are censored and weighted for"
     if calibration.informative:
         return f"Q tells more than a constant: {figures} {where}."
-    return f"Q does not tell more than a constant, so it must not be optimised: {figures} {where}. {_MORE_DATA}"
+    return f"Q does not tell more than a constant, so it must not be optimised: {figures} {where}. {_more(data.held)}"

@@ -45,6 +45,26 @@ SOURCES = {
 }
 
 
+def test_a_run_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "log.jsonl"
+    history = {"conversations": f"file://{log}", "outcomes": f"file://{tmp_path}/orders.csv"}
+    alone = {"collect": {"history": history}, "warmStart": {"conversations": f"file://{log}"}}
+    code, _, errors = validate(tmp_path, capsys, **alone)
+    assert code == 64
+    assert errors == [
+        f"spec.warmStart.conversations: there is no file {log}",
+        f"spec.collect.history.conversations: there is no file {log}",
+        f"spec.collect.history.outcomes: there is no file {tmp_path}/orders.csv",
+    ]
+    for name in ("log.jsonl", "orders.csv"):
+        (tmp_path / name).write_text("{}")
+    code, said, _ = validate(tmp_path, capsys, **alone)
+    assert code == 0
+    assert f"a warm start, an iteration from file://{log}, then your approval" in said
+    both = alone | {"collect": {"history": history, **SPEC["collect"]}, "iterations": {"max": 3}}
+    assert "then up to 2 iterations of 5000 conversations with sr-funnel" in validate(tmp_path, capsys, **both)[1]
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_class_that_may_be_there_is_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Without importing anything: the sources would all fail."""
