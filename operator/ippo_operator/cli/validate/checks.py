@@ -20,6 +20,9 @@ from ippo_operator.api.resource import IterativePPORun
 
 _FILE = "file://"
 _MAX_SOURCE = 1 << 22
+_ADAPTER_RATES = 10
+"""How much larger the best learning rate of adapters is than that of all weights (Schulman et al., LoRA Without Regret,
+2025)."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,10 @@ def _rates(run: IterativePPORun) -> Iterator[str]:
         if section is None:
             continue
         rate = section.value(name) if isinstance(section, Mpo) else getattr(section, name)
-        if float(rate) > survivable:
+        adapts = spec.policy.adapter is not None
+        if float(rate) > survivable * (_ADAPTER_RATES if adapts else 1):
             field = type(section).model_fields[name]
             about = " ".join((field.description or "").split())
-            yield f"spec.{path}.{field.alias}: {rate} is more than a pretrained base survives. {about}"
+            about += f" Adapters want about {_ADAPTER_RATES} times as much." if adapts else ""
+            survivor = "adapters on a pretrained base survive" if adapts else "a pretrained base survives"
+            yield f"spec.{path}.{field.alias}: {rate} is more than {survivor}. {about}"

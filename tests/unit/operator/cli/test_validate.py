@@ -178,3 +178,13 @@ def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
     [mpo] = validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO"}, **sections)[2]
     assert mpo.split(": ")[1] == "spec.improve.mpo.learningRate"
     assert validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO", "mpo": gentle}, **sections)[2] == []
+
+
+def test_adapters_take_larger_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = {"base": model(tmp_path, "config.json", "model.safetensors", "tokenizer.json"), "adapter": {}}
+    rate, improve = {"learningRate": "0.0005"}, {"learningRate": "0.00005", "criticLearningRate": "0.0005"}
+    sections = {"warmStart": {"demonstrations": 9, **rate}, "fitQ": rate}
+    assert validate(tmp_path, capsys, policy=base, improve=improve, **sections)[2] == []
+    notes = validate(tmp_path, capsys, policy=base, improve=improve, warmStart={"demonstrations": 9}, fitQ=rate)[2]
+    assert [line.split(": ")[1] for line in notes] == ["spec.warmStart.learningRate"]
+    assert notes[0].endswith("Adapters want about 10 times as much.")
