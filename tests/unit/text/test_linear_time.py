@@ -6,6 +6,7 @@ process, so that a busy machine changes little, and the bound lies far from both
 times as much, what is quadratic costs 64 times as much.
 """
 
+import io
 import json
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from ippo_operator.cluster.remedies import with_remedy
 from ippo_operator.local.watch import joined
 from ippo_trainer.contract.errors import StageError
 from ippo_trainer.contract.lines import cut, one_line, printable
+from ippo_trainer.data.arrays import array_items
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.messages import read_state
 from ippo_trainer.data.problems import ProblemError, Problems
@@ -124,6 +126,12 @@ def logged(folder: Path) -> Callable[[str], Any]:
     return read
 
 
+def array(text: str) -> Any:
+    """Texts as items, and as one."""
+    items = [{"a": text}, *({"b": 1} for _ in text)]
+    return list(array_items(io.BytesIO(json.dumps(items).encode()), 1 << 30))
+
+
 def problems(text: str) -> Any:
     found = Problems("log.jsonl")
     for line in range(3):
@@ -135,6 +143,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "markers.escape": escape,
     "markers.unescape": unescape,
     "requests.parse and state_of": request,
+    "arrays.array_items": array,
     "messages.read_state": lambda text: read_state({0: {"role": "user", "content": f"a{text}"}}),
     "lines.printable": printable,
     "lines.one_line": one_line,

@@ -6,37 +6,40 @@ from collections.abc import Iterator
 from typing import IO
 
 _PIECE = 1 << 16
-_SPACE = b" \t\r\n"
+_NO_SPACE = re.compile(rb"[^ \t\r\n]")
 _MARKS = re.compile(rb'["\\{}\[\]]')
 """What can change the depth of nesting, or begin, end or escape in a text."""
 
 
 class _Buffer:
-    """Bytes of a file from a position on; more are read when they are asked for."""
+    """Bytes of a file from `start` on; more are read when they are asked for."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.data = file.read(_PIECE).removeprefix(codecs.BOM_UTF8)
+        self.start = 0
 
     def more(self) -> bool:
-        """Reads a piece; False at the end of the file."""
-        piece = self._file.read(_PIECE)
-        self.data += piece
+        """Reads a piece, and forgets what is before `start`; False at the end of the file."""
+        piece = self._file.read(max(_PIECE, len(self.data) - self.start))  # long items cost no more than short ones
+        self.data, self.start = self.data[self.start :] + piece, 0
         return bool(piece)
 
     def skip_space(self) -> bytes:
         """The next byte that is no white space, which stays; empty at the end."""
         while True:
-            self.data = self.data.lstrip(_SPACE)
-            if self.data:
-                return self.data[:1]
+            found = _NO_SPACE.search(self.data, self.start)
+            if found is not None:
+                self.start = found.start()
+                return found.group()
+            self.start = len(self.data)
             if not self.more():
                 return b""
 
     def take(self, count: int) -> bytes:
-        """The first bytes, which are gone from the buffer."""
-        taken, self.data = self.data[:count], self.data[count:]
-        return taken
+        """The next bytes, which are gone from the buffer."""
+        self.start += count
+        return self.data[self.start - count : self.start]
 
 
 def array_items(file: IO[bytes], longest: int) -> Iterator[bytes]:
@@ -55,25 +58,26 @@ def array_items(file: IO[bytes], longest: int) -> Iterator[bytes]:
             continue
         if mark != b"{":
             raise ValueError(f"{mark.decode(errors='replace')!r} where an object was expected" if mark else "no ]")
-        yield buffer.take(_end(buffer, longest))
+        yield buffer.take(_length(buffer, longest))
 
 
-def _end(buffer: _Buffer, longest: int) -> int:
-    """Where the object that the buffer begins with ends."""
-    depth, in_text, position = 0, False, 0
+def _length(buffer: _Buffer, longest: int) -> int:
+    """Of the object that the buffer begins with."""
+    depth, in_text, length = 0, False, 0
     while True:
-        found = _MARKS.search(buffer.data, position)
+        found = _MARKS.search(buffer.data, buffer.start + length)
         if found is None:
-            position = max(position, len(buffer.data))  # what a backslash escapes may be yet to come
-            if position > longest:
+            # What a backslash escapes may be yet to come.
+            length = max(length, len(buffer.data) - buffer.start)
+            if length > longest:
                 raise ValueError(f"an item is longer than {longest >> 20} MiB")
             if not buffer.more():
                 raise ValueError("the last item has no end")
             continue
-        mark, position = found.group(), found.end()
+        mark, length = found.group(), found.end() - buffer.start
         if in_text:
             if mark == b"\\":
-                position += 1
+                length += 1
             in_text = mark != b'"'
         elif mark == b'"':
             in_text = True
@@ -82,4 +86,4 @@ def _end(buffer: _Buffer, longest: int) -> int:
         elif mark in b"}]":
             depth -= 1
             if depth == 0:
-                return position
+                return length
