@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets, success_unexplored
+from ippo_trainer.qfit.targets import (
+    RARE_WEIGHT,
+    emphasised,
+    explored_share,
+    lambda_targets,
+    monte_carlo_targets,
+    success_unexplored,
+)
 
 
 def conversation(behaviours: str, outcome: bool, name: str = "c") -> Conversation:
@@ -138,3 +145,24 @@ def test_success_unexplored_is_that_of_the_policy_alone() -> None:
     assert success_unexplored(log, share) == pytest.approx(truth, abs=0.02)
     assert naive < truth - 0.05
     assert success_unexplored([found for found in log if found.turns[0].behaviour == "explore"], share) is None
+
+
+@pytest.mark.parametrize(
+    ("behaviours", "factors"),
+    [
+        ("...", [1, 1, 1]),
+        ("x..", [RARE_WEIGHT, RARE_WEIGHT, 1]),
+        (".x.", [1, RARE_WEIGHT, RARE_WEIGHT]),
+        ("..x", [1, 1, RARE_WEIGHT]),
+        ("xx.", [RARE_WEIGHT, RARE_WEIGHT, RARE_WEIGHT]),
+    ],
+)
+def test_exploring_turns_and_the_states_behind_them_weigh_more(behaviours: str, factors: list[float]) -> None:
+    logged = conversation(behaviours, True)
+    plain = lambda_targets(logged, 0.9, 0.5, [0.5] * len(behaviours))
+    heavy = emphasised(plain, logged)
+    assert [target.value for target in heavy] == [target.value for target in plain]
+    for name in ("weight", "value_weight"):
+        assert [getattr(target, name) for target in heavy] == [
+            factor * getattr(target, name) for factor, target in zip(factors, plain, strict=True)
+        ]

@@ -14,7 +14,7 @@ from ippo_trainer.models.adapters import is_adapted
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets
+from ippo_trainer.qfit.targets import emphasised, explored_share, lambda_targets, monte_carlo_targets
 from ippo_trainer.qfit.trainer import Fit, FitData, FitSettings
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.distributed import ALONE, Ranks
@@ -118,27 +118,16 @@ class Procedure:
         return {"train": self.split.train, "held": self.split.held}
 
     def _targets(self, name: str, side: Side) -> Targets:
-        discount = self.settings.discount
-        if self.phase == 0:
-            return Targets.of(
-                [
-                    monte_carlo_targets(conversation, discount, self.explore_share, self.censoring)
-                    for conversation in side.conversations
-                ]
-            )
-        offsets, values = turn_offsets(side.examples), self._values[name]
-        return Targets.of(
-            [
-                lambda_targets(
-                    conversation,
-                    discount,
-                    self.settings.trace_lambda,
-                    values[offsets[number] : offsets[number + 1]],
-                    self.censoring,
-                )
-                for number, conversation in enumerate(side.conversations)
-            ]
-        )
+        settings, offsets = self.settings, turn_offsets(side.examples)
+        rows = []
+        for number, each in enumerate(side.conversations):
+            if self.phase == 0:
+                targets = monte_carlo_targets(each, settings.discount, self.explore_share, self.censoring)
+            else:
+                values = self._values[name][offsets[number] : offsets[number + 1]]
+                targets = lambda_targets(each, settings.discount, settings.trace_lambda, values, self.censoring)
+            rows.append(emphasised(targets, each))
+        return Targets.of(rows)
 
     def _read_values(self, side: Side) -> list[float]:
         """V of every turn; each process reads every n-th conversation."""

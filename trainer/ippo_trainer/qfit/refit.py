@@ -16,10 +16,7 @@ from ippo_trainer.models.packing import Group, hidden_states, pack_batches
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
-from ippo_trainer.qfit.targets import lambda_targets
-
-_EXPLORED_WEIGHT = 2.0
-"""Of exploring turns, and of the states right behind them, which few conversations visit."""
+from ippo_trainer.qfit.targets import emphasised, lambda_targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +90,10 @@ def _rows(log: Log, conversation: Conversation, fold: int) -> list[tuple[float, 
     """By turn: whether it is the last one, its reward, its weight for Q and for V, its fold."""
     turns, end = conversation.turns, len(conversation.turns) - 1
     # Whose turn counts how much does not depend on the values.
-    targets = lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns), log.censoring)
+    targets = emphasised(lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns), log.censoring), conversation)
     rows: list[tuple[float, ...]] = []
     for index, (turn, target) in enumerate(zip(turns, targets, strict=True)):
-        rare = explored(turn) or (index > 0 and explored(turns[index - 1]))
-        boost = _EXPLORED_WEIGHT if rare else 1.0
         reward = float(conversation.outcome) if index == end else 0.0
-        value_weight = boost * target.value_weight if log.own(turn) else 0.0
-        rows.append((float(index == end), reward, boost * target.weight, value_weight, float(fold)))
+        value_weight = target.value_weight if log.own(turn) else 0.0
+        rows.append((float(index == end), reward, target.weight, value_weight, float(fold)))
     return rows

@@ -20,6 +20,9 @@ from ippo_trainer.data.censoring import UNCENSORED, Censoring
 from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation
 
+RARE_WEIGHT = 3.0
+"""Of exploring turns and of the states right behind them, in the fits of Q. No reported figure knows this weight."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -117,3 +120,21 @@ def lambda_targets(
         trace = 0.0 if explored(turn) else trace_lambda
         value = discount * ((1.0 - trace) * values[index] + trace * value)
     return targets[::-1]
+
+
+def emphasised(targets: Sequence[Target], conversation: Conversation) -> list[Target]:
+    """The targets with more weight on exploring turns and on the states right behind them.
+
+    These are what the policy must learn and does not do yet, and few conversations show them.
+
+    Args:
+        targets: of the conversation's turns.
+        conversation: see there.
+    """
+    explores = [explored(turn) for turn in conversation.turns]
+    behind = [False, *explores[:-1]]
+    factors = (RARE_WEIGHT if any(rare) else 1.0 for rare in zip(explores, behind, strict=True))
+    return [
+        Target(target.value, factor * target.weight, factor * target.value_weight)
+        for target, factor in zip(targets, factors, strict=True)
+    ]

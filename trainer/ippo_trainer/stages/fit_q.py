@@ -43,6 +43,9 @@ from ippo_trainer.training.distributed import Ranks
 
 MIN_CONVERSATIONS = 10
 _MORE_LOGGED = "Log more conversations; `ippo check-log` says about how many Q needs."
+TRUNK_ERROR = 2.0
+"""The error of Q by how the fits of the last layer differ: all of them read one trunk, and what it cannot tell apart is
+in none of their differences. On SR-funnel the exact error was 1.3 to 2.0 times them; see docs/ppo.md."""
 _MORE_DATA = "Collect more conversations (collect.conversations), or let the policy explore (collect.exploration)."
 
 
@@ -310,12 +313,16 @@ def _earlier(ctx: StageContext, procedure: Procedure, renderer: Renderer) -> Ite
 
 
 def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | None:
-    """Root mean square over the held-out suggestions of Q's standard error, as the fits differ; None for one fit."""
+    """Root mean square over the held-out suggestions of Q's standard error; None where there is one fit only.
+
+    How the fits differ, times what the trunk that they share adds.
+    """
     if layer is None or len(layer.q) < 2:
         return None
     states, actions = turn_features(procedure.model, procedure.split.held.examples, procedure.settings.max_tokens)
     device = layer.q.device
-    return float(layer.standard_error(states.to(device), actions.to(device)).square().mean().sqrt())
+    apart = float(layer.standard_error(states.to(device), actions.to(device)).square().mean().sqrt())
+    return TRUNK_ERROR * apart
 
 
 def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
