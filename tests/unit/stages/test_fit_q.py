@@ -206,12 +206,12 @@ def _stopped(small_world: Any, spec: StageSpec, after: int, monkeypatch: pytest.
     return code, made
 
 
-@pytest.mark.parametrize("trace_lambda", ["1", "0.5"])
+@pytest.mark.parametrize(("trace_lambda", "threads"), [("1", 1), ("0.5", 1), ("0.5", 2)])
 def test_stopped_anywhere_it_resumes_to_the_same_bytes(
-    small_world: Any, monkeypatch: pytest.MonkeyPatch, trace_lambda: str
+    small_world: Any, monkeypatch: pytest.MonkeyPatch, trace_lambda: str, threads: int
 ) -> None:
     section = QUICK.model_copy(update={"trace_lambda": trace_lambda})
-    spec = spec_of(small_world, buying(small_world, 60), section)
+    spec = spec_of(small_world, buying(small_world, 60), section).model_copy(update={"threads": threads})
     whole = small_world.result(spec)
     small_world.store.delete("iterations/0001/q/result.json")
     for steps in (1, 3, 4):  # inside an epoch, across its end, and, with a refit, across the phases
@@ -230,6 +230,14 @@ def test_killed_it_resumes_to_the_same_bytes(small_world: Any) -> None:
     for at_put in (5, 9, 21):  # a checkpoint is four files, a manifest and a pointer
         small_world.kill_at_put(spec, at_put)
     assert small_world.result(spec).artifacts == whole.artifacts
+
+
+def test_two_processes_fit_what_one_does(small_world: Any) -> None:
+    spec = spec_of(small_world, buying(small_world, 60), QUICK.model_copy(update={"trace_lambda": "0.5"}))
+    one = small_world.result(spec).metrics
+    small_world.store.delete("iterations/0001/q/result.json")
+    two = small_world.result(spec.model_copy(update={"threads": 2})).metrics
+    assert two == pytest.approx(one, rel=1e-3, abs=1e-4)
 
 
 def test_data_of_which_nothing_is_the_policys_own_is_refused(small_world: Any) -> None:

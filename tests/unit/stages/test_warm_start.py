@@ -99,9 +99,12 @@ class Killed(BaseException):
     """Stands for SIGKILL: no stage code may catch it."""
 
 
-def test_killed_at_any_step_and_resumed_it_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_killed_at_any_step_and_resumed_it_ends_bit_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
     log = write_log(tmp_path / "log.jsonl")
-    expected = warm_start.run(context(tmp_path, log, "whole"))
+    expected = warm_start.run(context(tmp_path, log, "whole", threads=threads))
     steps = int(expected.metrics["updates"])
     monkeypatch.setattr(cadence, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(cadence, "SAVING_SHARE", float("inf"))
@@ -118,7 +121,7 @@ def test_killed_at_any_step_and_resumed_it_ends_bit_equal(tmp_path: Path, monkey
     kills = 0
     while True:
         try:
-            result = warm_start.run(context(tmp_path, log, "killed"))
+            result = warm_start.run(context(tmp_path, log, "killed", threads=threads))
             break
         except Killed:
             kills += 1

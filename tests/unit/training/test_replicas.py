@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +49,13 @@ def test_what_they_exchange_is_the_same_everywhere(processes: int, tmp_path: Pat
     assert values == expected
     assert {(tmp_path / str(rank)).read_text() for rank in numbers} == {repr(values)}
     assert children() == []
+
+
+def test_who_has_no_part_runs_one_in_vain(tmp_path: Path) -> None:
+    parts = [SimpleNamespace(owner=0), SimpleNamespace(owner=0)]
+    with replicated(2) as ranks:
+        (tmp_path / str(ranks.rank)).write_text(repr([counts for _, counts in ranks.share(parts)]))
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["[True, True]", "[False]"]
 
 
 def test_a_not_a_number_is_the_largest_one() -> None:

@@ -42,7 +42,8 @@ class Replicas(Ranks):
         self.rank, self.size, self._pipes = rank, size, list(pipes)
 
     def share(self, parts: Sequence[O]) -> list[tuple[O, bool]]:
-        return [(part, True) for part in parts if part.owner == self.rank]
+        own = [(part, True) for part in parts if part.owner == self.rank]
+        return own or [(parts[0], False)]  # whoever has none has figures to add up all the same
 
     def sum(self, *tensors: Tensor) -> None:
         for tensor in tensors:
@@ -105,10 +106,11 @@ class Replicas(Ranks):
 
 
 def processes_for(model: Any, threads: int) -> int:
-    """How many processes train a model that has so many threads: one where the threads themselves are of use."""
+    """How many processes train a model that has so many threads: one where the threads themselves are of use, and
+    where a fork is not safe (macOS: its libraries do not survive one)."""
     parameters = list(model.parameters())
     small = sum(each.numel() * each.element_size() for each in parameters) <= SMALL_BYTES
-    return threads if small and parameters[0].device.type == "cpu" and hasattr(os, "fork") else 1
+    return threads if small and parameters[0].device.type == "cpu" and sys.platform == "linux" else 1
 
 
 @contextmanager
@@ -169,8 +171,7 @@ def _fork() -> int:
         child = os.fork()
     if child == 0:
         logging.disable()  # one voice is enough
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the kernel was asked
             os._exit(0)
         torch.set_num_threads(1)
