@@ -257,6 +257,19 @@ def test_models_of_two_bases_do_not_work_together(small_world: Any) -> None:
     assert (code, f"is for the base {other.digest}" in message["error"]["message"]) == (65, True), message
 
 
+@pytest.mark.parametrize("stage", ["collect", "fit-q", "improve", "improve MPO", "evaluate"])
+def test_in_bfloat16_models_share_a_base_as_well(small_world: Any, stage: str) -> None:
+    """Those that are loaded later find the base cast already."""
+    stage, _, algorithm = stage.partition(" ")
+    more = {"improve": IMPROVE["MPO"]} if algorithm else {}
+    policy = policy_of("tiny:d16-l1-h2").model_copy(update={"precision": "BFloat16"})
+    result = small_world.result(spec_of(small_world, stage, policy=policy, **more))
+    for ref in result.artifacts.values():
+        if "adapter_model.safetensors" in files_of(small_world, ref):
+            tensors = load_file(small_world.folder / "store" / ref.key / "adapter_model.safetensors")
+            assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
 def test_without_a_warm_start_the_policy_is_the_base(small_world: Any, pretrained: str) -> None:
     result = small_world.result(small_world.spec("warm-start", {}, iteration=0, policy=policy_of(pretrained)))
     loaded = load_policy(small_world.folder / "store" / result.artifacts["policy"].key, longest=24).model
