@@ -190,7 +190,11 @@ def test_a_checkpoint_with_other_customers_is_not_gone_on_with(
 def test_wrong_specs_and_policies_are_named(small_world: Any, spec: StageSpec) -> None:
     for update, code, words in (
         ({"evaluate": None}, 64, "evaluate is missing"),
-        ({"environment": None}, 64, "environment is missing"),
+        (
+            {"environment": None, "inputs": {name: ref for name, ref in spec.inputs.items() if name != "q"}},
+            64,
+            "inputs.q is missing",  # logged states are scored instead
+        ),
         ({"inputs": {name: ref for name, ref in spec.inputs.items() if name != "candidate"}}, 64, "inputs.candidate"),
         ({"inputs": {**spec.inputs, "candidate": spec.inputs["q"]}}, 65, "q"),
     ):
