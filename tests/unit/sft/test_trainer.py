@@ -83,7 +83,7 @@ def test_a_batch_is_cut_so_that_forwards_are_small_enough() -> None:
 def test_rows_beyond_a_forward_are_checkpointed_and_learn_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     settings, ends = replace(SETTINGS, learning_rate=0.01, batch_size=2, epochs=2), []
     for activation_bytes in (1 << 30, 1):
-        monkeypatch.setattr("ippo_trainer.sft.trainer._ACTIVATION_BYTES", activation_bytes)
+        monkeypatch.setattr("ippo_trainer.models.budget.WARM_START_BYTES", activation_bytes)
         model = tiny()
         fit = SupervisedFit(model, rows(6), settings)
         seen: set[bool] = set()

@@ -15,7 +15,6 @@ from ippo_trainer.contract.spec import StageResult, StageSpec, StoreLocation
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
-from ippo_trainer.sft import trainer
 from ippo_trainer.sft.trainer import SupervisedFit
 from ippo_trainer.stages import warm_start
 from ippo_trainer.stages.runtime import StageContext
@@ -201,7 +200,7 @@ def test_accumulated_micro_batches_train_as_whole_ones(tmp_path: Path, monkeypat
     log = write_log(tmp_path / "log.jsonl", 30)
     whole, pieces = context(tmp_path, log, "whole"), context(tmp_path, log, "pieces")
     first = warm_start.run(whole)
-    monkeypatch.setattr(trainer, "_ACTIVATION_BYTES", 1 << 19)
+    monkeypatch.setattr("ippo_trainer.models.budget.WARM_START_BYTES", 1 << 19)
     second = warm_start.run(pieces)
     a, b = (
         load_policy(published(ctx, result, tmp_path / f"policy-{i}")).model.state_dict()
