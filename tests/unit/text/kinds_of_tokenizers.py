@@ -162,6 +162,7 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "byte level, NFKC": lambda: _byte_level(normalizer=normalizers.NFKC()),
     "byte level, lower case": lambda: _byte_level(normalizer=normalizers.Lowercase()),
     "byte level, stripped": lambda: _byte_level(normalizer=normalizers.Strip()),
+    "byte level, as SmolLM2": lambda: _without("\u00f1"),  # 0xf1, with which no character begins
     "tiktoken": _tiktoken,
     "metaspace first": lambda: _metaspace("first"),
     "metaspace always": lambda: _metaspace("always"),

@@ -100,7 +100,7 @@ def test_a_tokenizer_that_loses_text_is_refused(kind: str) -> None:
 
 
 def test_the_probes_have_every_byte_that_text_has() -> None:
-    expected = {*range(0x21, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF5)}
+    expected = {*range(0x21, 0x7F), *range(0x80, 0xC0), *range(0xC2, 0xF5)} - {0xF1, 0xF2}  # no character has those
     assert expected <= set("".join(_PROBES).encode())
 
 

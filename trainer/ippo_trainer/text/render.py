@@ -43,11 +43,12 @@ _PROBES = (
     'Yes, it\'s 12.50 (no. 2) — "red" or blue?\n\nSee you,  Ana',
     "ünï çödé ñ 你好 한 ก שלום 👋🏽 🌷",
     "[accepted] \\[edited] <b>50 %</b> {x: [1]} a_b/c",
-    # What a normalizer may drop or merge unnoticed, and every byte that UTF-8 has.
+    # What a normalizer may drop or merge unnoticed, and every byte of UTF-8 but 0xf1 and 0xf2: no character begins with
+    # them, and SmolLM2 knows no 0xf1.
     "1.\tone\r\n2.\ttwo\r\n``code`` ''x'' ... --- !! ~ ^ 👨\u200d👩 می\u200cخواهم",
     "".join(map(chr, range(0x21, 0x7F))),
     "".join(map(chr, [*range(0xA1, 0xE1), *range(0x100, 0x800, 0x40), *range(0x1000, 0xD000, 0x1000)])),
-    "\ue123\uf900\U00010348\U00050000\U000a0000\U000e0100\U00100000",
+    "\ue123\uf900\U00010348\U000e0100\U00100000",
 )
 
 
