@@ -21,6 +21,7 @@ from ippo_operator.plan.types import Event, JobIntent
 from tests.kit.planner_world import Cluster, Outcome, good_result, make_run
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
+ONE = next(path for path in EXAMPLES if path.name == "my-environment.yaml")
 EVALUATED = {
     "success": 0.28,
     "value": 0.2214,
@@ -70,7 +71,7 @@ def test_examples_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_validate_prints_one_line_per_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = yaml.safe_load(EXAMPLES[0].read_text())
+    document = yaml.safe_load(ONE.read_text())
     document["spec"]["discount"] = 0.95
     document["spec"]["sed"] = 1
     path = tmp_path / "run.yaml"
@@ -83,7 +84,7 @@ def test_validate_prints_one_line_per_problem(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_validate_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    stdin = io.TextIOWrapper(io.BytesIO(EXAMPLES[0].read_bytes()))
+    stdin = io.TextIOWrapper(io.BytesIO(ONE.read_bytes()))
     monkeypatch.setattr("sys.stdin", stdin)
     assert call(capsys, "validate", "-f", "-")[0] == 0
 
@@ -115,7 +116,7 @@ def test_expected_errors_are_one_line_and_64(
 
 def test_run_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in {"torch", "trl"} else object())
-    code, _, err = call(capsys, "run", "-f", str(EXAMPLES[0]), "--out", "unused")
+    code, _, err = call(capsys, "run", "-f", str(ONE), "--out", "unused")
     assert code == 64
     assert err == "torch, trl not installed: this needs the trainer; pip install 'iterative-ppo[trainer]'\n"
     assert not Path("unused").exists()
@@ -123,13 +124,13 @@ def test_run_says_what_is_not_installed(monkeypatch: pytest.MonkeyPatch, capsys:
 
 def test_run_refuses_a_busy_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with RunFolder(tmp_path).lock():
-        code, _, err = call(capsys, "run", "-f", str(EXAMPLES[0]), "--out", str(tmp_path))
+        code, _, err = call(capsys, "run", "-f", str(ONE), "--out", str(tmp_path))
     assert code == 75
     assert "another `ippo run`" in err
 
 
 def test_run_names_what_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = yaml.safe_load(EXAMPLES[0].read_text())
+    document = yaml.safe_load(ONE.read_text())
     document["metadata"]["name"] = "small"
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(document))

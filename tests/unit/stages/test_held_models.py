@@ -20,7 +20,8 @@ def alive() -> int:
     """Bytes of the storages of all tensors there are, gradients and moments among them."""
     gc.collect()
     storages = {}
-    tensors = [found for found in gc.get_objects() if isinstance(found, torch.Tensor)]
+    # Those of a compiler are of a class of their own, and have no storage.
+    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
     for tensor in [*tensors, *(each.grad for each in tensors if each.is_leaf and each.grad is not None)]:
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     return sum(storages.values())

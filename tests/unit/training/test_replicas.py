@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +14,16 @@ from ippo_trainer.training.replicas import SMALL_BYTES, processes_for, replicate
 from torch import nn
 
 
-def children() -> list[str]:
-    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+@pytest.fixture(autouse=True)
+def nobody_left() -> Iterator[None]:
+    """Servers of other tests may be there all the time."""
+    before = children()
+    yield
+    assert children() <= before
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
@@ -48,7 +56,6 @@ def test_what_they_exchange_is_the_same_everywhere(processes: int, tmp_path: Pat
     ]
     assert values == expected
     assert {(tmp_path / str(rank)).read_text() for rank in numbers} == {repr(values)}
-    assert children() == []
 
 
 def test_who_has_no_part_runs_one_in_vain(tmp_path: Path) -> None:
@@ -105,14 +112,12 @@ def one_fails() -> None:
 def test_an_error_of_all_ends_all() -> None:
     with pytest.raises(BadDataError):
         all_fail()
-    assert children() == []
 
 
 @pytest.mark.parametrize("loss", [one_is_killed, one_fails])
 def test_a_process_that_is_lost_is_noticed_at_once(loss: Callable[[], None]) -> None:
     with pytest.raises(TryAgainError, match="lost"):
         loss()
-    assert children() == []
 
 
 def test_threads_are_as_before() -> None:
