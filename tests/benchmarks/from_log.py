@@ -23,6 +23,9 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import load
 from ippo_trainer.environments.demonstrations import demonstrate
 
+sys.path.insert(0, str(Path(__file__).parent))
+from learning import change_fields
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sr-funnel.yaml"
 FUNNEL = params.EnvironmentSpec(name="sr-funnel")
 KINDS = ("plain", "censored", "mixed")
@@ -122,13 +125,7 @@ def manifest(log: Path, kind: str, seed: int, changes: list[str]) -> dict[str, A
         "collect": {"history": {"conversations": uri, **writers}},
     }
     spec["policy"]["systemPrompt"] = getattr(load(FUNNEL), "system_prompt", "")
-    for change in changes:
-        field, _, text = change.partition("=")
-        section = spec
-        *parents, last = field.split(".")
-        for name in parents:
-            section = section.setdefault(name, {})
-        section[last] = json.loads(text)
+    change_fields(spec, changes)
     return value
 
 

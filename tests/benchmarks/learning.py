@@ -87,6 +87,12 @@ def manifest(run: Run, cycles: int, changes: list[str]) -> dict[str, Any]:
         file.write_text(json.dumps(tables))
         options = {"tables": str(file.resolve()), "horizon": horizon}
         spec["collect"]["simulate"]["environment"]["options"] = options
+    change_fields(spec, changes)
+    return value
+
+
+def change_fields(spec: dict[str, Any], changes: list[str]) -> None:
+    """Sets fields of a spec, each as FIELD=JSON."""
     for change in changes:
         field, _, text = change.partition("=")
         section = spec
@@ -94,7 +100,6 @@ def manifest(run: Run, cycles: int, changes: list[str]) -> dict[str, Any]:
         for name in parents:
             section = section.setdefault(name, {})
         section[last] = json.loads(text)
-    return value
 
 
 def read(run: Run) -> Iterator[Row]:

@@ -122,4 +122,5 @@ def test_a_right_that_is_missing_would_be_found(plane: ControlPlane, tmp_path: P
     with made.operator:
         until(lambda: any("/jobs" in request for request in made.audit.forbidden()), "something is forbidden", 60)
         until(lambda: says_so(made.operator.probe("/readyz")), "/readyz says so", 60)
+    assert all("/jobs" in request for request in made.audit.forbidden())  # that right, and no other
     made.remove()

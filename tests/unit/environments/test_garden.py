@@ -137,7 +137,7 @@ def test_conversations_of_another_world_are_named(garden: Garden) -> None:
         ([Turn("hello", wait, "accepted", wait)], "turn 0: customer message 'hello'"),
         ([Turn(seedling, wait, "accepted", "sing")], "turn 0: the sent message 'sing'"),
         ([Turn(WORDINGS[rules.DRY, 3][0], wait, "accepted", wait)], "turn 0: no plant is like that"),
-        ([], "is censored or has 0 turns"),
+        ([], "has 0 turns"),
     ):
         with pytest.raises(BadDataError, match=text):
             garden.score([Conversation("c", turns)] * 2, 0.95)

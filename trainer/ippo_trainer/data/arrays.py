@@ -28,10 +28,10 @@ class _Buffer:
     def skip_space(self) -> bytes:
         """The next byte that is no white space, which stays; empty at the end."""
         while True:
-            found = _NO_SPACE.search(self.data, self.start)
-            if found is not None:
-                self.start = found.start()
-                return found.group()
+            match = _NO_SPACE.search(self.data, self.start)
+            if match is not None:
+                self.start = match.start()
+                return match.group()
             self.start = len(self.data)
             if not self.more():
                 return b""
@@ -65,8 +65,8 @@ def _length(buffer: _Buffer, longest: int) -> int:
     """Of the object that the buffer begins with."""
     depth, in_text, length = 0, False, 0
     while True:
-        found = _MARKS.search(buffer.data, buffer.start + length)
-        if found is None:
+        match = _MARKS.search(buffer.data, buffer.start + length)
+        if match is None:
             # What a backslash escapes may be yet to come.
             length = max(length, len(buffer.data) - buffer.start)
             if length > longest:
@@ -74,7 +74,7 @@ def _length(buffer: _Buffer, longest: int) -> int:
             if not buffer.more():
                 raise ValueError("the last item has no end")
             continue
-        mark, length = found.group(), found.end() - buffer.start
+        mark, length = match.group(), match.end() - buffer.start
         if in_text:
             if mark == b"\\":
                 length += 1

@@ -326,8 +326,8 @@ class _Record:
         outcome = value.get("outcome")
         if outcome is not None and not isinstance(outcome, bool):
             self._note(f": outcome is {show(outcome)}", "Use true, false, or null while it is open.")
-        known = {"conversation_id"} if "id" in value else set()
-        self._check_names({**dict.fromkeys(known), **value}, "", _CONVERSATION_FIELDS)
+        synonyms = {"conversation_id"} if "id" in value else set()
+        self._check_names({**dict.fromkeys(synonyms), **value}, "", _CONVERSATION_FIELDS)
         messages = value.get(list_name)
         if not isinstance(messages, list):
             self._note(f": messages is {show(messages)}", _FORMAT)
@@ -362,8 +362,8 @@ class _Record:
             return ""
         return str(value)
 
-    def _check_names(self, value: dict[str, Any], prefix: str, known: Collection[str]) -> None:
-        for name, field in misspelt(value, known).items():
+    def _check_names(self, value: dict[str, Any], prefix: str, fields: Collection[str]) -> None:
+        for name, field in misspelt(value, fields).items():
             self._note(f": unknown field {prefix}{plain_name(name)}", f"Rename it to {field}, or leave it out.")
 
     def _note(self, what: str, remedy: str) -> None:

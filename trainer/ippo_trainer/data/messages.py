@@ -110,20 +110,20 @@ def time_of(value: Mapping[str, Any]) -> float | None:
 
     None where there is none, or where it cannot be read: other tools have fields of these names, too.
     """
-    found = next((value[name] for name in TIMES if value.get(name) is not None), None)
-    if isinstance(found, str):
+    time = next((value[name] for name in TIMES if value.get(name) is not None), None)
+    if isinstance(time, str):
         try:
-            found = datetime.fromisoformat(found.strip())
+            time = datetime.fromisoformat(time.strip())
         except ValueError:
             return None
-    if isinstance(found, datetime):
+    if isinstance(time, datetime):
         try:
-            return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
+            return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
         except OverflowError:
             return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < _MILLISECONDS * 1000:
+    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < _MILLISECONDS * 1000:
         return None
-    return float(found) / 1000 if found > _MILLISECONDS else float(found)
+    return float(time) / 1000 if time > _MILLISECONDS else float(time)
 
 
 def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None, Reaction]:

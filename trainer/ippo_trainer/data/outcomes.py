@@ -166,13 +166,13 @@ class Outcomes:
         return str(name), _Row(_FLAGS[flag], self._time(number, value), number)
 
     def _time(self, number: int, value: dict[str, Any]) -> float | None:
-        given = value.get("time")
-        if given is None or given == "":
+        cell = value.get("time")
+        if cell is None or cell == "":
             return None
-        numeric = isinstance(given, str) and re.fullmatch(r"[0-9]{1,13}(\.[0-9]{1,9})?", given) is not None
-        time = time_of({"time": float(given) if numeric else given})
+        numeric = isinstance(cell, str) and re.fullmatch(r"[0-9]{1,13}(\.[0-9]{1,9})?", cell) is not None
+        time = time_of({"time": float(cell) if numeric else cell})
         if time is None:
-            what = f": time is {show(given)}"
+            what = f": time is {show(cell)}"
             raise ProblemError(self.path.name, f"row {number}", what, "Use ISO 8601, or seconds since 1970 UTC.")
         return time
 
@@ -182,8 +182,8 @@ class Outcomes:
         try:
             if name.endswith(".parquet"):
                 with pq.ParquetFile(self.path) as file:
-                    known = [column for column in _FIELDS if column in file.schema_arrow.names]
-                    batches = file.iter_batches(columns=known)
+                    columns = [column for column in _FIELDS if column in file.schema_arrow.names]
+                    batches = file.iter_batches(columns=columns)
                     yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
             elif name.endswith((".csv", ".csv.gz")):
                 with self._text(name) as text:

@@ -28,6 +28,16 @@ PRIOR_COUNT = 5.0
 """How many turns' worth the coarser estimate of an intent distribution counts against the finer one."""
 
 
+def check_whole(conversation: Conversation, most: int) -> None:
+    """Raises BadDataError for a conversation that is censored, or has not 1 to `most` turns."""
+    turns = len(conversation.turns)
+    if conversation.censored or not 1 <= turns <= most:
+        raise BadDataError(
+            f"conversation {conversation.id} {'is censored' if conversation.censored else f'has {turns} turns'}",
+            f"Scored are whole ones of 1 to {most} turns.",
+        )
+
+
 @dataclass(frozen=True)
 class Trace:
     """The turns of conversations as states and actions of a `DecisionProblem`; all arrays are (T,), in order.

@@ -20,6 +20,7 @@ from ippo_trainer.contract.layout import stage_key
 from ippo_trainer.contract.params import Collect, Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
 from ippo_trainer.contract.stages import COLLECT
+from ippo_trainer.data.counts import count, shares
 from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.environments.protocol import Environment, ExactScorer
@@ -198,49 +199,28 @@ def _names(ctx: StageContext, numbers: range) -> tuple[list[int], list[str]]:
 
 
 def _count(result: RolloutResult, environment: Environment) -> dict[str, int]:
-    conversations = result.conversations
-    turns = [turn for conversation in conversations for turn in conversation.turns]
-    # What the business never saw is no suggestion to it.
-    suggestions = [turn for turn in (turn.as_shown() for turn in turns) if turn.suggestion is not None]
-    counts = {
-        "conversations": len(conversations),
-        "outcomes": sum(conversation.outcome for conversation in conversations),
-        "censored": sum(conversation.censored for conversation in conversations),
-        "turns": len(turns),
-        "suggestions": len(suggestions),
-        "accepted": sum(turn.reaction == "accepted" for turn in suggestions),
-        "edited": sum(turn.reaction == "edited" for turn in suggestions),
+    turns = [turn for conversation in result.conversations for turn in conversation.turns]
+    counts = count(result.conversations) | {
         "explored": sum(turn.behaviour == "explore" for turn in turns),
         "tokens": sum(len(turn.token_ids or []) for turn in turns),
         "truncated": result.truncated,
         "droppedTurns": result.dropped_turns,
     }
     if isinstance(environment, ExactScorer):
-        counts["unparsed"] = sum(environment.intent_of(turn.suggestion) == UNPARSED for turn in suggestions)
+        texts = [turn.as_shown().suggestion for turn in turns]
+        counts["unparsed"] = sum(environment.intent_of(text) == UNPARSED for text in texts if text is not None)
     return counts
 
 
 def _metrics(counts: dict[str, int]) -> dict[str, float]:
-    """The figures of the stage's result; shares of nothing are left out."""
-    turns, suggestions, censored = counts["turns"], counts["suggestions"], counts["censored"]
-    metrics = {
-        "conversations": float(counts["conversations"]),
-        "censored": float(censored),
-        "meanTurns": turns / counts["conversations"],
-        "abstention": 1.0 - counts["suggestions"] / turns,
+    """The figures of the stage's result."""
+    turns = counts["turns"]
+    metrics = shares(counts) | {
         "exploredShare": counts["explored"] / turns,
         "truncatedShare": counts["truncated"] / turns,
         "droppedTurns": float(counts["droppedTurns"]),
         "responseLength": counts["tokens"] / turns,
     }
-    if counts["conversations"] > censored:
-        metrics["success"] = counts["outcomes"] / (counts["conversations"] - censored)
-    if suggestions:
-        metrics["acceptance"] = (counts["accepted"] + counts["edited"]) / suggestions
-        metrics["editedShare"] = counts["edited"] / suggestions
-    if censored:  # `success` is that of the finished conversations, and those are not like the others
-        metrics["successAtLeast"] = counts["outcomes"] / counts["conversations"]
-        metrics["successAtMost"] = (counts["outcomes"] + censored) / counts["conversations"]
     return metrics | ({"unparsedShare": counts["unparsed"] / turns} if "unparsed" in counts else {})
 
 

@@ -11,6 +11,7 @@ from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.params import LogHistory
 from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.data.counts import count, shares
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.outcomes import Outcomes, joined, seconds_of
 from ippo_trainer.data.own import writer_of
@@ -69,7 +70,7 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
     message = (
         f"{counts['conversations']} conversations of {log.name}, {counts['outcomes']} of {finished} with the outcome."
     )
-    return ctx.result(artifacts={KIND: published}, metrics=_metrics(counts), message=message)
+    return ctx.result(artifacts={KIND: published}, metrics=shares(counts), message=message)
 
 
 _COUNTS = ("conversations", "outcomes", "censored", "turns", "suggestions", "accepted", "edited")
@@ -115,22 +116,13 @@ def _pieces(conversations: Iterator[Conversation]) -> Iterator[list[Conversation
 
 
 def _count(state: _Progress, piece: list[Conversation]) -> None:
-    turns = [turn for conversation in piece for turn in conversation.turns]
-    suggestions = [turn for turn in (turn.as_shown() for turn in turns) if turn.suggestion is not None]
-    state.counts += Counter(
-        conversations=len(piece),
-        outcomes=sum(conversation.outcome for conversation in piece),
-        censored=sum(conversation.censored for conversation in piece),
-        turns=len(turns),
-        suggestions=len(suggestions),
-        accepted=sum(turn.reaction == "accepted" for turn in suggestions),
-        edited=sum(turn.reaction == "edited" for turn in suggestions),
-    )
-    for name, count in Counter(map(writer_of, turns)).items():
+    state.counts.update(count(piece))
+    turns = (turn for conversation in piece for turn in conversation.turns)
+    for name, number in Counter(map(writer_of, turns)).items():
         if name in state.writers or len(state.writers) < _MANY_WRITERS:
-            state.writers[name] += count
+            state.writers[name] += number
         else:
-            state.writers["others"] += count
+            state.writers["others"] += number
 
 
 def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
@@ -148,26 +140,6 @@ def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outc
         ctx.warn(text)
     if reader.alike:
         ctx.warn(f"{reader.path.name}: {reader.alike} conversations without an id say the same as another one")
-
-
-def _metrics(counts: dict[str, int]) -> dict[str, float]:
-    turns, suggestions, censored = counts["turns"], counts["suggestions"], counts["censored"]
-    conversations = counts["conversations"]
-    metrics = {
-        "conversations": float(conversations),
-        "censored": float(censored),
-        "meanTurns": turns / conversations,
-        "abstention": 1.0 - suggestions / turns,
-    }
-    if conversations > censored:
-        metrics["success"] = counts["outcomes"] / (conversations - censored)
-    if suggestions:
-        metrics["acceptance"] = (counts["accepted"] + counts["edited"]) / suggestions
-        metrics["editedShare"] = counts["edited"] / suggestions
-    if censored:
-        metrics["successAtLeast"] = counts["outcomes"] / conversations
-        metrics["successAtMost"] = (counts["outcomes"] + censored) / conversations
-    return metrics
 
 
 def _resume(ctx: StageContext) -> _Progress:

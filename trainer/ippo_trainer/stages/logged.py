@@ -75,11 +75,11 @@ def read_logged(ctx: StageContext, fit_q: FitQ | None = None) -> list[Conversati
 def read_earlier(ctx: StageContext, current: Sequence[Conversation]) -> list[list[Conversation]]:
     """The inputs `earlierData`, one list for each, without turns after the outcome and without customers of `current`,
     some of whom are held out."""
-    known, logs = {_unit(each) for each in current}, []
+    units, logs = {_unit(each) for each in current}, []
     for name in EARLIER_DATA:
         if name in ctx.spec.inputs:
             everything = map(before_outcome, read_turns(sorted(ctx.input(name, "data").rglob("*.parquet"))))
-            logs.append([each for each in everything if each.turns and _unit(each) not in known])
+            logs.append([each for each in everything if each.turns and _unit(each) not in units])
     return logs
 
 

@@ -10,7 +10,7 @@ from ippo_trainer.environments.funnel.exact import continuation
 from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT
 from ippo_trainer.environments.funnel.text import parse_customer, parse_intent
 from ippo_trainer.environments.problem import DecisionProblem
-from ippo_trainer.environments.scoring import Trace
+from ippo_trainer.environments.scoring import Trace, check_whole
 
 UNPARSED_LABEL = len(INTENTS)
 
@@ -19,11 +19,7 @@ def trace(problem: DecisionProblem, conversations: Sequence[Conversation]) -> Tr
     """Follows conversations from state to state by what is visible; BadDataError names conversation and turn."""
     rows: list[tuple[int, int, int, int, int]] = []
     for index, conversation in enumerate(conversations):
-        if not conversation.turns or len(conversation.turns) > len(problem.levels) or conversation.censored:
-            how = "is censored" if conversation.censored else f"has {len(conversation.turns)} turns"
-            raise BadDataError(
-                f"conversation {conversation.id} {how}", f"Scored are whole ones of 1 to {len(problem.levels)} turns."
-            )
+        check_whole(conversation, len(problem.levels))
         state = 0
         for turn, record in enumerate(conversation.turns):
             label = suggestion_label(record.as_shown().suggestion)

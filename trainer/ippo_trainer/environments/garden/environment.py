@@ -15,7 +15,7 @@ from ippo_trainer.environments.garden.rules import ABSTAIN, INTENTS, SENT, Plant
 from ippo_trainer.environments.garden.text import SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_advice, parse_owner
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
+from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
 
 MAX_WEEKS = 64
@@ -53,7 +53,7 @@ class Garden(ExactlySolved):
         self._seeds, self._week = as_seeds(seeds), 0
         moistures = categorical(np.asarray(rules.START), self._draw(_Draw.START))
         self._plants = [Plant(int(moisture), 0, 0, 0) for moisture in moistures]
-        return self._told(self._plants, self._draw(_Draw.WORDS))
+        return self._owners_texts(self._plants, self._draw(_Draw.WORDS))
 
     def step(self, suggestions: Sequence[str | None]) -> list[Step]:
         """One week of every plant that is still cared for."""
@@ -66,15 +66,15 @@ class Garden(ExactlySolved):
         for plant, action, end, way in zip(self._plants, sent, ends, ways, strict=True):
             flower = rules.flowers(plant, action)
             flowered.append(bool(end < flower))
-            gone = end < flower + (1 - flower) * rules.leaves(plant, action)
-            over.append(bool(gone) or self._week + 1 == self.max_turns)
+            end_of_season = end < flower + (1 - flower) * rules.leaves(plant, action)
+            over.append(bool(end_of_season) or self._week + 1 == self.max_turns)
             table = _next_plants(plant, action)
             following.append(list(table)[int(categorical(np.asarray(list(table.values())), np.asarray([way]))[0])])
         self._week += 1
-        told = self._told(following, self._draw(_Draw.WORDS))
+        texts = self._owners_texts(following, self._draw(_Draw.WORDS))
         steps = [
             Step(REACTIONS[reaction], message, None if ended else text, flower)
-            for reaction, message, ended, text, flower in zip(reactions, messages, over, told, flowered, strict=True)
+            for reaction, message, ended, text, flower in zip(reactions, messages, over, texts, flowered, strict=True)
         ]
         self._plants = [plant for plant, ended in zip(following, over, strict=True) if not ended]
         self._seeds = self._seeds[~np.asarray(over, dtype=bool)]
@@ -97,11 +97,7 @@ class Garden(ExactlySolved):
         """Follows the plants by what owners tell and what was sent."""
         rows: list[tuple[int, int, int, int, int]] = []
         for index, conversation in enumerate(conversations):
-            if conversation.censored or not 1 <= len(conversation.turns) <= self.max_turns:
-                raise BadDataError(
-                    f"conversation {conversation.id} is censored or has {len(conversation.turns)} turns",
-                    f"Scored are whole ones of 1 to {self.max_turns} turns.",
-                )
+            check_whole(conversation, self.max_turns)
             before: tuple[Plant, int] | None = None
             for turn, record in enumerate(conversation.turns):
                 plant, action = self._read(record, before, f"conversation {conversation.id}, turn {turn}")
@@ -149,17 +145,17 @@ class Garden(ExactlySolved):
             messages.append(suggestion if reaction == _ACCEPTED and suggestion is not None else _pick(others, x))
         return messages
 
-    def _told(self, plants: Sequence[Plant], words: np.ndarray) -> list[str]:
+    def _owners_texts(self, plants: Sequence[Plant], words: np.ndarray) -> list[str]:
         return [_pick(WORDINGS[plant.moisture, plant.size], x) for plant, x in zip(plants, words, strict=True)]
 
     def _read(self, record: Turn, before: tuple[Plant, int] | None, where: str) -> tuple[Plant, int]:
         """The plant of a turn, and what was sent."""
-        told, sent = parse_owner(record.customer_message), parse_advice(record.sent_message)
-        if told is None:
+        look, sent = parse_owner(record.customer_message), parse_advice(record.sent_message)
+        if look is None:
             raise BadDataError(f"{where}: customer message {record.customer_message!r:.80} is not of this environment")
         if sent is None:
             raise BadDataError(f"{where}: the sent message {record.sent_message!r:.80} is not of this environment")
-        return (Plant(*told, 0, 0) if before is None else rules.after_sent(*before, *told)), sent
+        return (Plant(*look, 0, 0) if before is None else rules.after_sent(*before, *look)), sent
 
 
 def _label(suggestion: str | None) -> int:

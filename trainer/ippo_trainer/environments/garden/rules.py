@@ -118,5 +118,5 @@ def _sizes(plant: Plant, sent: int) -> Iterator[tuple[int, float]]:
 
 def after_sent(plant: Plant, sent: int, moisture: int, size: int) -> Plant:
     """The plant of the next week by what its owner tells; what is not told follows from what was sent."""
-    known = next(iter(next_plants(plant, sent)))
-    return Plant(moisture, size, known.cut, known.feed)
+    following = next(iter(next_plants(plant, sent)))
+    return Plant(moisture, size, following.cut, following.feed)

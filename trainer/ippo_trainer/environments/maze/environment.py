@@ -22,7 +22,7 @@ from ippo_trainer.environments.maze.layout import (
 )
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
+from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
 from ippo_trainer.environments.streams import as_seeds, choose, uniforms
 
 MOST_TURNS = 1000
@@ -90,11 +90,7 @@ class Maze(ExactlySolved):
         """The cells that the travellers name."""
         rows: list[tuple[int, int, int, int, int]] = []
         for index, conversation in enumerate(conversations):
-            if conversation.censored or not 1 <= len(conversation.turns) <= self.max_turns:
-                raise BadDataError(
-                    f"conversation {conversation.id} is censored or has {len(conversation.turns)} turns",
-                    f"Scored are whole ones of 1 to {self.max_turns} turns.",
-                )
+            check_whole(conversation, self.max_turns)
             for turn, record in enumerate(conversation.turns):
                 cell = CELL_OF.get(record.customer_message)
                 if cell is None:
