@@ -31,9 +31,9 @@ Iterative PPO: turn a chat agent's outcomes into a better agent, again and again
 A run is one YAML file, an IterativePPORun. It goes round this loop on its own:
 
   warm-start   imitate logged conversations                     once
-  collect      let the current policy talk to customers
+  collect      let the current policy talk to customers, or take a log
   fit-q        learn from the outcomes what each suggestion is worth
-  improve      PPO towards suggestions that are worth more
+  improve      MPO or PPO towards suggestions that are worth more
   evaluate     is the candidate better? then it is the current policy
 """
 _EXAMPLES = """\

@@ -106,3 +106,26 @@ def test_so_many_conversations_tell_q_from_a_constant(skill: float) -> None:
     needed = needed_conversations(skill, success) * 0.15
     assert skill == pytest.approx(1.645 * 2 * (skill / needed) ** 0.5, rel=0.01)
     assert needed_conversations(skill, 0.05) == pytest.approx(2 * needed_conversations(skill, 0.5), rel=0.01)
+
+
+def lengths(conversation: Any) -> tuple[int, list[int]]:
+    """What a tokenizer might measure: all sizes tell where in the log the conversation is."""
+    number = int(conversation.id)
+    return number, [number for turn in conversation.turns if turn.suggestion is not None]
+
+
+def test_prompts_and_suggestions_are_measured_of_the_same_conversations_all_over_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MEASURED", 8)
+    path = write(tmp_path / "a.jsonl", *(chat(number, "yes") for number in range(1000)))
+    rows = survey(LogReader(path), measure=lengths)["lengths"]
+    assert rows["suggestion"] == rows["longestPrompt"]
+    assert rows["suggestion"]["50"] == pytest.approx(500, abs=70)
+
+
+def test_a_log_in_which_nobody_ever_suggested_anything(tmp_path: Path) -> None:
+    silent = chat(1, "no")
+    silent["messages"][1]["suggestion"] = None
+    figures = survey(LogReader(write(tmp_path / "a.jsonl", silent)), measure=lengths)
+    assert (figures["lengths"], figures["limits"]) == (None, None)

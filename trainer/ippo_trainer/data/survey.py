@@ -59,7 +59,8 @@ class Survey:
     last: float = 0.0
     without_time: int = 0
     prompts: list[int] = field(default_factory=list)
-    suggestions: list[int] = field(default_factory=list)
+    suggestions: list[list[int]] = field(default_factory=list)
+    """Of the same conversations as `prompts`."""
     _texts: set[int] = field(default_factory=set)
     _suggestions: Counter[int] = field(default_factory=Counter)
     _openings: dict[int, set[int]] = field(default_factory=dict)
@@ -128,9 +129,9 @@ class Survey:
         }
 
     def _lengths(self) -> dict[str, Any] | None:
-        if not self.prompts:
+        rows = {"longestPrompt": self.prompts, "suggestion": [size for each in self.suggestions for size in each]}
+        if not all(rows.values()):  # nothing was measured, or nobody ever suggested anything
             return None
-        rows = {"longestPrompt": self.prompts, "suggestion": self.suggestions}
         return {name: {str(p): int(np.percentile(row, p)) for p in PERCENTILES} for name, row in rows.items()}
 
 
@@ -159,9 +160,10 @@ def survey(
             with reader.problems.collecting():
                 prompt, suggestions = measure(conversation)
                 result.prompts.append(prompt)
-                result.suggestions += suggestions
+                result.suggestions.append(suggestions)
             if len(result.prompts) >= 2 * MEASURED:  # half of them stand for the log as well
-                result.prompts, every = result.prompts[::2], 2 * every
+                result.prompts, result.suggestions = result.prompts[::2], result.suggestions[::2]
+                every *= 2
         done(reader)
     if outcomes is not None and result.counts["conversations"]:
         with reader.problems.collecting():
@@ -180,7 +182,7 @@ def survey(
 
 
 def suggested_limits(lengths: dict[str, Any] | None) -> dict[str, int] | None:
-    """Limits of a manifest that cut few of the log's texts; None where no tokenizer measured them.
+    """Limits of a manifest that cut few of the log's texts; None where nothing was measured.
 
     A suggestion in a hundred may be longer, and the longest prompt of a conversation in ten; powers of two, and half
     of them.
