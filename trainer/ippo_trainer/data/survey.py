@@ -22,7 +22,8 @@ MEASURED = 2000
 PERCENTILES = (50, 90, 99, 100)
 _LEVEL = 1.645  # fit-q asks for a skill above zero by the lower bound of a two-sided interval of level .9
 _RARE, _RARE_FACTOR = 0.1, 2.0
-_FUNNEL_TURNS = 12
+FUNNEL_TURNS = 12
+"""Rows of the funnel; the last one is of all longer conversations, too."""
 _NAMED = 10
 _ENDS = ("won", "lost", "open")
 
@@ -70,8 +71,8 @@ class Survey:
         turns = conversation.turns
         end = "open" if conversation.censored else "won" if conversation.outcome else "lost"
         self.counts.update(["conversations", end])
-        self.ended[end][min(len(turns), _FUNNEL_TURNS)] += 1
-        for number in range(1, min(len(turns), _FUNNEL_TURNS) + 1):
+        self.ended[end][min(len(turns), FUNNEL_TURNS)] += 1
+        for number in range(1, min(len(turns), FUNNEL_TURNS) + 1):
             self.reached[number] += 1
         if conversation.customer_id:
             self.customers[conversation.customer_id] += 1

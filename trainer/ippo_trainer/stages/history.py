@@ -64,16 +64,13 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
     reader = LogReader(log, "collect.history.conversations", state.reader)
     _import(ctx, state, reader, outcomes)
     _tell(ctx, state, reader, outcomes)
-    counts = {name: state.counts[name] for name in _COUNTS}
+    counts = dict(state.counts)
     published = ctx.publish(ctx.folder, state.directory, KIND, {"counts": dict(counts), "writers": dict(state.writers)})
     finished = counts["conversations"] - counts["censored"]
     message = (
         f"{counts['conversations']} conversations of {log.name}, {counts['outcomes']} of {finished} with the outcome."
     )
     return ctx.result(artifacts={KIND: published}, metrics=shares(counts), message=message)
-
-
-_COUNTS = ("conversations", "outcomes", "censored", "turns", "suggestions", "accepted", "edited")
 
 
 def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:

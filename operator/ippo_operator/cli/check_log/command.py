@@ -1,4 +1,4 @@
-"""`ippo check-log`: reads a log and prints what it found."""
+"""`ippo check-log`: reads a log and prints what it holds."""
 
 import json
 import re
@@ -129,10 +129,11 @@ def _about(figures: dict[str, Any]) -> list[str]:
 
 
 def _funnel(figures: dict[str, Any]) -> list[str]:
+    from ippo_trainer.data.survey import FUNNEL_TURNS
+
     rows = [f"{'turn':>5}{'reached':>12}{'outcome':>12}{'ended':>12}{'open':>12}"]
-    last = len(figures["funnel"])
     for row in figures["funnel"]:
-        turn = f"{row['turn']}+" if row["turn"] == last and last == 12 else str(row["turn"])
+        turn = f"{row['turn']}+" if row["turn"] == FUNNEL_TURNS else str(row["turn"])
         rows.append(f"{turn:>5}{row['reached']:>12,}{row['won']:>12,}{row['lost']:>12,}{row['open']:>12,}")
     return _section("by turn: conversations that reach it, and how those that end there end", rows)
 
