@@ -68,7 +68,8 @@ PAGES_OF_ONE_MACHINE = (
         "README.md",
         ("What to do next",),
         before={
-            "": "cp -r runs/smoke runs/demo; cp -r runs/tea runs/mine; cp examples/my-environment.yaml my-run.yaml"
+            "": "cp -r runs/smoke runs/demo; cp -r runs/tea runs/mine; cp runs/log.jsonl log.jsonl; "
+            "cp examples/my-environment.yaml my-run.yaml"
         },
         settings={"ippo serve runs/demo ": f"ippo serve runs/demo & {_ASK}; kill $! && wait "},
     ),
