@@ -23,8 +23,11 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 class Head:
     """What all parts of one answer share."""
 
-    def __init__(self, identifier: str, created: int, model: str, dropped_turns: int) -> None:
+    def __init__(
+        self, identifier: str, created: int, model: str, dropped_turns: int, conversation: str | None = None
+    ) -> None:
         self._id, self._created, self._model, self._dropped = identifier, created, model, dropped_turns
+        self._conversation = {} if conversation is None else {"conversation_id": conversation}
 
     def whole(self, streams: list[TextStream], finishes: list[str], counts: dict[str, int]) -> dict[str, Any]:
         """A complete answer."""
@@ -62,7 +65,8 @@ class Head:
 
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         common = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
-        return common | {"system_fingerprint": None, "choices": choices, "dropped_turns": self._dropped}
+        rest = {"system_fingerprint": None, "choices": choices, "dropped_turns": self._dropped}
+        return common | rest | self._conversation
 
 
 def event(value: dict[str, Any]) -> bytes:

@@ -15,8 +15,10 @@ from ippo_trainer.serve.completion import Completion, CompletionContext
 from ippo_trainer.serve.cors import Cors
 from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.metrics import ServerMetrics
+from ippo_trainer.serve.records import HEADER, ConversationNames, SuggestionState
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 from ippo_trainer.serve.settings import ServedModel
+from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.text.render import Prompt, Renderer
 
 MAX_BODY = 4 << 20
@@ -42,6 +44,8 @@ class Gateway:
         """Not ready any more, and connections are closed after their answer; requests that still come are answered."""
         self.closed = False
         """Requests get 503."""
+        self.log: SuggestionLog | None = None
+        """Set before the policy can be asked, where suggestions are logged."""
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -66,7 +70,7 @@ class Gateway:
 
     def open(self, policy: ServedModel) -> None:
         """Requests are answered from now on."""
-        self.context = CompletionContext(self.digest, policy.renderer, policy.engine, self.metrics)
+        self.context = CompletionContext(self.digest, policy.renderer, policy.engine, self.metrics, self.log)
 
     async def idle(self) -> None:
         """Waits until no request is being answered."""
@@ -102,13 +106,13 @@ class Gateway:
         return web.json_response(next(each for each in entries if each["id"] == request.match_info["model"]))
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        start = time.monotonic()
+        start, clock = time.monotonic(), time.time()
         self.in_flight += 1
         self._idle.clear()
         self.metrics.in_flight.inc()
         status = 499  # the client went away
         try:
-            response = await self._answer(request, start)
+            response = await self._answer(request, start, clock)
             status = response.status
             return response
         except RequestError as error:
@@ -127,7 +131,7 @@ class Gateway:
             if not self.in_flight:
                 self._idle.set()
 
-    async def _answer(self, request: web.Request, start: float) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, start: float, clock: float) -> web.StreamResponse:
         try:
             body = await request.read()
         except web.RequestPayloadError as error:
@@ -136,9 +140,16 @@ class Gateway:
         chat = parse(body)
         self._check_model(chat.model)
         loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._prompts, _prompt, context.renderer, chat)
-        completion = Completion(context, chat, prompt, start)
-        return await _streamed(request, completion) if chat.stream else web.json_response(await completion.json())
+        prompt, turn, message = await loop.run_in_executor(self._prompts, _prompt, context.renderer, chat)
+        state, headers = None, {}
+        if context.log is not None:
+            names = ConversationNames.of(chat, request.headers)
+            state = SuggestionState(names, turn, message, chat.messages, clock)
+            headers = {HEADER: names.conversation} if names.conversation.isascii() else {}
+        completion = Completion(context, chat, prompt, start, state)
+        if chat.stream:
+            return await _streamed(request, completion, headers)
+        return web.json_response(await completion.json(), headers=headers)
 
     def _open_context(self) -> CompletionContext:
         """Raises RequestError if no requests are taken."""
@@ -159,17 +170,19 @@ class Gateway:
             raise RequestError(404, f"there is no model {model!r} here; this server answers to {self.name}", "model")
 
 
-def _prompt(renderer: Renderer, chat: ChatRequest) -> Prompt:
+def _prompt(renderer: Renderer, chat: ChatRequest) -> tuple[Prompt, int, str]:
+    """The prompt, the replies before it, and the newest message."""
     history, message = state_of(chat.messages, renderer.system_prompt)
     try:
-        return renderer.prompt(history, message)
+        return renderer.prompt(history, message), len(history), message
     except BadDataError as error:
         raise RequestError(400, error.message, "messages", "context_length_exceeded") from error
 
 
-async def _streamed(request: web.Request, completion: Completion) -> web.StreamResponse:
+async def _streamed(request: web.Request, completion: Completion, headers: dict[str, str]) -> web.StreamResponse:
     """Sends server-sent events. The headers wait for the first token: until then a failure has its own status."""
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    fixed = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+    response = web.StreamResponse(headers=fixed | headers)
     try:
         async with aclosing(completion.events()) as events:
             async for data in events:

@@ -10,12 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from pydantic import ValidationError
+
 from ippo_trainer.contract.command_line import Parser
 from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.params import EngineName
+from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.contract.variables import POLICY_DIGEST
+from ippo_trainer.store.uri import location_of
 
 _HELP = """\
 Serves a policy over an OpenAI-compatible API: /v1/chat/completions (streaming too), /v1/models,
@@ -34,6 +38,7 @@ exit codes:
 
 example:
   IPPO_POLICY_DIGEST=sha256:… ippo-serve --policy policy/ --port 8000 --engine Transformers --name demo
+  … --log s3://shop/served
 """
 
 
@@ -71,6 +76,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         digest,
         arguments.name,
         tuple(arguments.allow_origin),
+        arguments.log,
     )
     return asyncio.run(serve(settings, arguments.port, arguments.linger_seconds, arguments.grace_seconds))
 
@@ -109,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
         "several times (default: none)",
     )
     parser.add_argument(
+        "--log",
+        type=_place,
+        metavar="URI",
+        help="write every suggestion, with its conversation, tokens, log-probabilities and the policy's digest, into "
+        "segments in this folder: file:///dir, s3://bucket/prefix, or a store as JSON; collect.history reads them",
+    )
+    parser.add_argument(
         "--linger-seconds",
         type=float,
         default=3.0,
@@ -129,6 +142,17 @@ def _origin(text: str) -> str:
     if not re.fullmatch(ORIGIN, text):
         raise argparse.ArgumentTypeError(f"{text} is no origin; write https://host or https://host:port, or '*'")
     return text
+
+
+def _place(text: str) -> StoreLocation:
+    """The folder that `--log` names."""
+    try:
+        return StoreLocation.model_validate_json(text) if text.lstrip().startswith("{") else location_of(text, "--log")
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise argparse.ArgumentTypeError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except BadSpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _positive(text: str) -> int:

@@ -11,7 +11,9 @@ from ippo_trainer.serve import answers
 from ippo_trainer.serve.engine import Engine, EngineDiedError, Piece, QueueFullError, RefusedError
 from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.metrics import ServerMetrics
+from ippo_trainer.serve.records import Choice, SuggestionState, record_of
 from ippo_trainer.serve.requests import ChatRequest
+from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.serve.text_stream import TextStream
 from ippo_trainer.text.render import Prompt, Renderer
 
@@ -25,6 +27,7 @@ class CompletionContext:
     renderer: Renderer
     engine: Engine
     metrics: ServerMetrics
+    log: SuggestionLog | None = None
 
 
 class Completion:
@@ -35,24 +38,39 @@ class Completion:
         request: what was asked for.
         prompt: rendered from the request's messages.
         start: when the request came, by `time.monotonic`.
+        state: what is logged of the request, once all choices are complete; None for nothing.
 
     Raises:
         RequestError: the request asks for more than the engine can do.
     """
 
-    def __init__(self, context: CompletionContext, request: ChatRequest, prompt: Prompt, start: float) -> None:
+    def __init__(
+        self,
+        context: CompletionContext,
+        request: ChatRequest,
+        prompt: Prompt,
+        start: float,
+        state: SuggestionState | None = None,
+    ) -> None:
         engine = context.engine
         self._context, self._request, self._prompt, self._start = context, request, prompt, start
         self._sampling = request.sampling(engine.max_new_tokens, engine.max_samples)
         self._streams = [TextStream(context.renderer, request.stop) for _ in range(self._sampling.samples)]
-        name, created = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        self._head = answers.Head(name, created, request.model or context.digest, prompt.dropped_turns)
+        self._logprobs: list[list[float] | None] = [[] for _ in self._streams]
+        self._finishes: dict[int, str] = {}
+        self._state = state
+        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        conversation = None if state is None else state.names.conversation
+        model = request.model or context.digest
+        self._head = answers.Head(self._id, int(time.time()), model, prompt.dropped_turns, conversation)
 
     async def json(self) -> dict[str, Any]:
         """The answer as a whole. Raises RequestError if the engine gives none."""
         async with aclosing(self._parts()) as parts:
-            finishes = {index: finish async for index, _, finish in parts if finish is not None}
-        return self._head.whole(self._streams, [finishes[index] for index in range(len(self._streams))], self._usage())
+            async for _ in parts:
+                pass
+        finishes = [self._finishes[index] for index in range(len(self._streams))]
+        return self._head.whole(self._streams, finishes, self._usage())
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, from the first token on. Raises RequestError if the engine fails."""
@@ -87,9 +105,12 @@ class Completion:
                     metrics.tokens.labels("completion").inc(len(piece.ids))
                     if piece.sample not in unfinished:
                         continue  # a stop text has ended it
-                    text, finish = _push(self._streams[piece.sample], piece)
+                    text, finish = self._push(piece)
                     if finish is not None:
                         unfinished.discard(piece.sample)
+                        self._finishes[piece.sample] = finish
+                    if not unfinished:
+                        self._write()  # before the client can go away
                     yield piece.sample, text, finish
                     if not unfinished:
                         return
@@ -100,7 +121,22 @@ class Completion:
         except EngineDiedError as error:
             raise RequestError(503, f"the engine failed: {error}", code="engine_failed") from error
 
+    def _push(self, piece: Piece) -> tuple[str, str | None]:
+        stream, logprobs = self._streams[piece.sample], self._logprobs[piece.sample]
+        if logprobs is not None and piece.logprobs is not None:
+            logprobs += piece.logprobs
+        else:
+            self._logprobs[piece.sample] = None
+        text = stream.push(piece.ids, piece.finish is not None)
+        return text, "stop" if stream.stopped else piece.finish
 
-def _push(stream: TextStream, piece: Piece) -> tuple[str, str | None]:
-    text = stream.push(piece.ids, piece.finish is not None)
-    return text, "stop" if stream.stopped else piece.finish
+    def _write(self) -> None:
+        """Logs the choices; all of them are complete."""
+        log, state = self._context.log, self._state
+        if log is None or state is None:
+            return
+        now, digest = time.time(), self._context.digest
+        for index, (stream, logprobs) in enumerate(zip(self._streams, self._logprobs, strict=True)):
+            text = None if stream.abstains else stream.text
+            choice = Choice(index, text, stream.ids, logprobs, self._finishes[index], stream.stopped)
+            log.add(record_of(state, self._id, digest, self._sampling, choice, now))

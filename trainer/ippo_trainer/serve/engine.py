@@ -27,6 +27,9 @@ class Piece:
     sample: int
     ids: list[int]
     finish: Finish | None
+    logprobs: list[float] | None = None
+    """Natural log-probability of each of `ids` as it was sampled: after temperature and top_p, 0 where the likeliest
+    token is taken. None where the engine does not say."""
 
 
 class QueueFullError(Exception):

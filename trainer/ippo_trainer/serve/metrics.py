@@ -36,6 +36,23 @@ class ServerMetrics:
         policy = Gauge("ippo_serve_policy_info", "What is served", ["digest", "run"], registry=registry)
         policy.labels(digest, name).set(1)
 
+    def log(self) -> "LogMetrics":
+        """Those of the log of suggestions; asked for once, by a server that has one."""
+        return LogMetrics(self._registry)
+
     def render(self) -> bytes:
         """Prometheus' text format; the process's own metrics, and an engine's, are in it."""
         return generate_latest(self._registry) + generate_latest(REGISTRY)
+
+
+class LogMetrics:
+    """What /metrics shows of the log of suggestions."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        records = Counter(
+            "ippo_serve_log_records", "Suggestions by what became of their log", ["outcome"], registry=registry
+        )
+        self.written, self.dropped = (records.labels(outcome) for outcome in ("written", "dropped"))
+        self.segments = Counter("ippo_serve_log_segments", "Segments of the log in the store", registry=registry)
+        self.failures = Counter("ippo_serve_log_failures", "Writes that the store refused", registry=registry)
+        self.waiting = Gauge("ippo_serve_log_waiting_bytes", "Bytes that are not in the store yet", registry=registry)

@@ -14,8 +14,12 @@ from ippo_trainer.contract.errors import BadSpecError, StageError
 from ippo_trainer.serve.app import Gateway
 from ippo_trainer.serve.loading import load, warm_up
 from ippo_trainer.serve.settings import ServedModel, ServerSettings
+from ippo_trainer.serve.suggestion_log import SuggestionLog
+from ippo_trainer.store import open_store
 
 _BACKLOG = 512
+_LAST_WRITE_SECONDS = 2.0
+"""That the log of suggestions has at least after the last answer."""
 _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
@@ -37,6 +41,8 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     gateway = Gateway(settings.digest, settings.name, settings.origins)
+    if settings.log is not None:
+        gateway.log = SuggestionLog(open_store(settings.log), gateway.metrics.log())
     runner = web.AppRunner(gateway.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
@@ -50,8 +56,11 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
             gateway.open(policy)
             _log.info("ready: policy %s of run %s", settings.digest, settings.name)
         code = await _until_failure(stop, gateway)
+        end = loop.time() + grace
         await _drain(gateway, linger, grace)
         await policy.engine.stop()
+        if gateway.log is not None:
+            await asyncio.to_thread(gateway.log.close, max(_LAST_WRITE_SECONDS, end - loop.time()))
         return code
     finally:
         await runner.cleanup()

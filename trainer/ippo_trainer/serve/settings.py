@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.params import EngineName
+from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.serve.engine import Engine
 from ippo_trainer.text.render import Renderer
 
@@ -21,6 +22,7 @@ class ServerSettings:
         digest: of the policy.
         name: of the run.
         origins: of pages in browsers that may ask.
+        log: where suggestions are logged; None for nowhere.
     """
 
     policy: Path
@@ -30,6 +32,7 @@ class ServerSettings:
     digest: str
     name: str
     origins: tuple[str, ...] = ()
+    log: StoreLocation | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ class SampledToken:
     sample: int
     token: int
     ended: bool
+    logprob: float
+    """Natural log-probability with which it was drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +99,12 @@ class Slots:
     def step(self) -> list[SampledToken]:
         """Draws the next token of every sequence; those that end leave."""
         assert self._states is not None
-        tokens = self._draw(self._states)
+        tokens, logprobs = self._draw(self._states)
         samples = []
-        for row, token in zip(self._rows, tokens, strict=True):
+        for row, token, logprob in zip(self._rows, tokens, logprobs, strict=True):
             row.count += 1
-            stopped = token in self.stop_ids
-            samples.append(
-                SampledToken(row.owner, row.sample, token, stopped or row.count == row.sampling.max_new_tokens)
-            )
+            ended = token in self.stop_ids or row.count == row.sampling.max_new_tokens
+            samples.append(SampledToken(row.owner, row.sample, token, ended, logprob))
         self._keep([not each.ended for each in samples], tokens)
         return samples
 
@@ -128,7 +128,8 @@ class Slots:
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
         return states[torch.arange(len(prompts), device=self.device), ends]
 
-    def _draw(self, states: Tensor) -> list[int]:
+    def _draw(self, states: Tensor) -> tuple[list[int], list[float]]:
+        """A token for each state, and the log-probability that it had among those that could be drawn."""
         logits = self.model.get_output_embeddings()(states).float()
         greedy = logits.argmax(-1)
         temperatures = torch.tensor([row.sampling.temperature or 1.0 for row in self._rows], device=self.device)
@@ -140,8 +141,9 @@ class Slots:
         sampled = torch.searchsorted(heights, levels.unsqueeze(-1), right=True)[:, 0]
         sampled.clamp_(max=heights.shape[-1] - 1)  # beyond it are levels that are no number
         cold = torch.tensor([row.sampling.temperature == 0 for row in self._rows], device=self.device)
-        tokens: list[int] = torch.where(cold, greedy, sampled).tolist()
-        return tokens
+        tokens = torch.where(cold, greedy, sampled)
+        logprobs = (weights.gather(-1, sampled.unsqueeze(-1))[:, 0] / heights[:, -1]).log()
+        return tokens.tolist(), torch.where(cold, 0.0, logprobs).tolist()
 
     def _nucleus(self, weights: Tensor) -> Tensor:
         """Zeroes what is beyond each row's top_p: the fewest likeliest tokens that reach it stay."""

@@ -38,6 +38,11 @@ class TextStream:
         """Whether one of the stop texts has ended it."""
 
     @property
+    def ids(self) -> list[int]:
+        """The tokens that have come."""
+        return self._ids
+
+    @property
     def tokens(self) -> int:
         """How many have come."""
         return len(self._ids)

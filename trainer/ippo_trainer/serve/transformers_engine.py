@@ -181,7 +181,7 @@ class TransformersEngine:
             assert isinstance(request, _EngineRequest)
             stopped = each.token in self._slots.stop_ids
             finish: Any = ("stop" if stopped else "length") if each.ended else None
-            pieces.append((request, Piece(each.sample, [each.token], finish)))
+            pieces.append((request, Piece(each.sample, [each.token], finish, [each.logprob])))
             request.unfinished -= each.ended
             if not request.unfinished:
                 self._running.discard(request)

@@ -31,15 +31,24 @@ class VllmEngine:
         max_waiting: requests beyond those that run; more get QueueFullError.
         max_running: requests that vLLM runs at once.
         stop_ids: a response ends with the first of these.
+        logprobs: whether pieces say with which log-probability they were drawn; vLLM's `logprobs_mode` has to be
+            `processed_logprobs` then.
     """
 
     def __init__(
-        self, llm: Any, max_new_tokens: int, max_waiting: int, max_running: int, stop_ids: frozenset[int]
+        self,
+        llm: Any,
+        max_new_tokens: int,
+        max_waiting: int,
+        max_running: int,
+        stop_ids: frozenset[int],
+        logprobs: bool = False,
     ) -> None:
         self.max_new_tokens = max_new_tokens
         self.max_samples = min(_MAX_SAMPLES, max_running)
         self._llm, self._stop_ids = llm, stop_ids
         self._max_waiting, self._max_running = max_waiting, max_running
+        self._logprobs = logprobs
         self._open = 0
 
     def start(self) -> None:
@@ -64,8 +73,9 @@ class VllmEngine:
                     finish: Any = each.finish_reason
                     if finish not in (None, "stop", "length"):
                         raise EngineDiedError(f"vLLM ended a response with {finish}")
+                    logprobs = self._logprobs_of(each, sampling) if self._logprobs else None
                     for copy in range(copies):
-                        yield Piece(each.index + copy, list(each.token_ids), finish)
+                        yield Piece(each.index + copy, list(each.token_ids), finish, logprobs)
         except VLLMClientError as error:
             raise RefusedError(str(error)) from error
         except GracefulHTTPError as error:  # a limit that IPPO_VLLM_ARGS sets
@@ -88,6 +98,11 @@ class VllmEngine:
         """As `Engine`."""
         self._llm.shutdown()
 
+    def _logprobs_of(self, output: Any, sampling: ResponseSampling) -> list[float]:
+        if sampling.temperature == 0:  # vLLM says how likely the tokens are, not that nothing else could have come
+            return [0.0] * len(output.token_ids)
+        return [float(row[token].logprob) for row, token in zip(output.logprobs, output.token_ids, strict=True)]
+
     def _vllm_params(self, sampling: ResponseSampling) -> Any:
         from vllm import SamplingParams
         from vllm.exceptions import VLLMClientError
@@ -102,6 +117,7 @@ class VllmEngine:
                 seed=sampling.seed,
                 stop_token_ids=sorted(self._stop_ids),
                 detokenize=False,
+                logprobs=0 if self._logprobs else None,  # 0: of the token itself, and of no other
                 output_kind=RequestOutputKind.DELTA,
             )
         except VLLMClientError as error:
@@ -142,7 +158,8 @@ def load_vllm(settings: ServerSettings) -> ServedModel:
     except (ValueError, RuntimeError) as error:
         raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
     running = llm.vllm_config.scheduler_config.max_num_seqs
-    return ServedModel(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
+    logs = settings.log is not None
+    return ServedModel(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids, logs))
 
 
 def _check_memory(policy: Path) -> None:
@@ -166,6 +183,8 @@ def _arguments(settings: ServerSettings, length: int) -> dict[str, Any]:
         "generation_config": "vllm",  # the file's sampling settings are not the policy's
         "enable_log_requests": False,
     }
+    if settings.log is not None:
+        own["logprobs_mode"] = "processed_logprobs"  # after temperature and top_p, as they were drawn
     if torch.cuda.is_available():
         own["tensor_parallel_size"] = torch.cuda.device_count()
     else:

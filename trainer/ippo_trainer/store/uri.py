@@ -97,17 +97,32 @@ def _split(uri: str, field: str) -> tuple[str, str]:
     return scheme, path
 
 
-def _bucket(uri: str, path: str, location: StoreLocation, field: str) -> Store:
+def location_of(uri: str, field: str, own: S3Location | None = None) -> StoreLocation:
+    """A folder as a store: one of S3 at the endpoint of `own`, where that is given.
+
+    Raises:
+        BadSpecError: as `fetch_file`.
+    """
+    scheme, path = _split(uri, field)
+    if scheme == "file":
+        return StoreLocation(directory=path)
+    return _in_bucket(uri, path, own, field)
+
+
+def _in_bucket(uri: str, path: str, own: S3Location | None, field: str) -> StoreLocation:
     bucket, _, prefix = path.partition("/")
     if len(bucket) < 3 or len(bucket) > 63:
         raise BadSpecError(f"{field} {uri!r} names no bucket and key", "Write s3://bucket/key.")
     if len(prefix) > _LONGEST:
         raise BadSpecError(f"{field} lies in a folder of {len(prefix)} characters", f"At most {_LONGEST} are allowed.")
-    own = location.s3
     s3 = S3Location(
         bucket=bucket,
         prefix=prefix,
         endpoint_url=own.endpoint_url if own else None,
         region=own.region if own else None,
     )
-    return open_store(StoreLocation(s3=s3))
+    return StoreLocation(s3=s3)
+
+
+def _bucket(uri: str, path: str, location: StoreLocation, field: str) -> Store:
+    return open_store(_in_bucket(uri, path, location.s3, field))

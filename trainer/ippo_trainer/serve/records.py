@@ -1,0 +1,116 @@
+"""What the log of a server says of a suggestion, and by which names a request calls its conversation."""
+
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ippo_trainer.contract.lines import printable
+from ippo_trainer.serve.engine import ResponseSampling
+from ippo_trainer.serve.requests import ChatRequest
+from ippo_trainer.serve.suggestion_log import VERSION
+
+HEADER = "X-Conversation-Id"
+"""Of requests that name their conversation, and of answers."""
+_LONGEST = 256
+
+
+@dataclass(frozen=True)
+class ConversationNames:
+    """Whose a request is.
+
+    A name is a text or whole number of at most 256 characters; what is none counts as missing, since a log never fails
+    a request.
+    """
+
+    conversation: str
+    """By `metadata.conversation_id` or the header; made where neither says anything."""
+    made: bool
+    customer: str
+    """By `metadata.customer_id`, `user` or `safety_identifier`; empty where unknown."""
+    group: str
+    """By `metadata.group`; empty where unknown."""
+
+    @classmethod
+    def of(cls, request: ChatRequest, headers: Mapping[str, str]) -> "ConversationNames":
+        """Those in a request."""
+        said = request.metadata or {}
+        conversation = _name(said.get("conversation_id")) or _name(headers.get(HEADER))
+        customer = _name(said.get("customer_id")) or _name(request.user) or _name(request.safety_identifier)
+        return cls(
+            conversation or f"conv-{uuid.uuid4().hex}", not conversation, customer or "", _name(said.get("group")) or ""
+        )
+
+
+def _name(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    text = str(value).strip()
+    return text if text and len(text) <= _LONGEST and printable(text) == text else None
+
+
+@dataclass(frozen=True)
+class SuggestionState:
+    """What a request asks a suggestion for."""
+
+    names: ConversationNames
+    turn: int
+    """Replies of the business before it."""
+    message: str
+    """The newest of the customer."""
+    messages: list[dict[str, Any]]
+    """All of them, as they came."""
+    started_at: float
+    """Seconds since 1970 UTC when the request came."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of the suggestions in an answer."""
+
+    index: int
+    text: str | None
+    """None where it abstained."""
+    token_ids: Sequence[int]
+    logprobs: Sequence[float] | None
+    finish: str
+    stopped: bool
+    """A stop text ended it, so its tokens spell more than its text."""
+
+
+def record_of(
+    state: SuggestionState, identifier: str, digest: str, sampling: ResponseSampling, choice: Choice, time: float
+) -> dict[str, Any]:
+    """The line of the log for a suggestion; `data.served` reads it.
+
+    Args:
+        state: what it was made for.
+        identifier: of the answer.
+        digest: of the policy.
+        sampling: how it was drawn.
+        choice: the suggestion.
+        time: seconds since 1970 UTC when it was complete.
+    """
+    logprobs = None if choice.logprobs is None or not all(map(math.isfinite, choice.logprobs)) else choice.logprobs
+    return {
+        "version": VERSION,
+        "id": identifier,
+        "choice": choice.index,
+        "conversation_id": state.names.conversation,
+        "named": not state.names.made,
+        "customer_id": state.names.customer,
+        "group": state.names.group,
+        "turn": state.turn,
+        "message": state.message,
+        "messages": state.messages,
+        "suggestion": choice.text,
+        "token_ids": None if choice.stopped else list(choice.token_ids),
+        "logprobs": None if choice.stopped or logprobs is None else list(logprobs),
+        "finish_reason": choice.finish,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "policy_digest": digest,
+        "started_at": state.started_at,
+        "time": time,
+    }
