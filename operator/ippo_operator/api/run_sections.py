@@ -65,6 +65,15 @@ class Queue(Model):
     """A WorkloadPriorityClass: the order in the queue, and who makes room for whom."""
 
 
+class ServeLog(Model):
+    """Servers write what they suggest into the folder `served` of the run's artifacts, for a later run's
+    collect.history."""
+
+    credentials_secret_name: ObjectName | None = None
+    """A Secret as in artifacts.s3, for servers: of keys that may write `served/*` and no more. Without it, servers have
+    the run's own."""
+
+
 class Serve(Model):
     """Serves the promoted policy: a Deployment and a Service, both named after the run.
 
@@ -85,6 +94,8 @@ class Serve(Model):
     """Requests that may wait at a server; more get 429. By default 256."""
     allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=16)] | None = None
     """Pages in browsers that may ask (CORS), e.g. https://shop.example, or '*' for all. Without it, none."""
+    log: ServeLog | None = None
+    """Log suggestions; `{}` is enough. Without it, nothing is logged, and servers have no credentials of the bucket."""
     strategy: Literal["Surge", "Recreate"] = "Surge"
     """Surge starts a new server before it stops an old one, so no request is lost; it takes a spare GPU. Recreate stops
     first."""

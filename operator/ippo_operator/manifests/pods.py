@@ -156,10 +156,14 @@ def _volumes(run: IterativePPORun, settings: PodSettings) -> list[dict[str, Any]
         volumes.append({"name": f"{_OWN}shm", "emptyDir": memory})
     secret = _credentials(run)
     if secret is not None:
-        items = [{"key": CREDENTIALS_KEY, "path": CREDENTIALS_KEY}]
-        source = {"secretName": secret, "items": items, "defaultMode": _GROUP_READABLE}
-        volumes.append({"name": f"{_OWN}s3", "secret": source})
+        volumes.append(credentials_volume(f"{_OWN}s3", secret))
     return volumes + [_volume(volume) for volume in settings.volumes]
+
+
+def credentials_volume(name: str, secret: str) -> dict[str, Any]:
+    """Of an AWS credentials file in a Secret, and no other of its keys."""
+    items = [{"key": CREDENTIALS_KEY, "path": CREDENTIALS_KEY}]
+    return {"name": name, "secret": {"secretName": secret, "items": items, "defaultMode": _GROUP_READABLE}}
 
 
 def _volume(volume: Volume) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ippo_trainer.contract.digests import NO_DIGEST, digest_of
+from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
-from ippo_trainer.contract.variables import POLICY_DIGEST
+from ippo_trainer.contract.variables import CREDENTIALS_FILE, POLICY_DIGEST
 
 from ippo_operator.api.pods import PodSettings, Resources
 from ippo_operator.api.resource import IterativePPORun
@@ -18,7 +19,14 @@ from ippo_operator.api.status import DeployedPolicy
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_servers
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.manifests.pods import PodContext, container, pod_template
+from ippo_operator.manifests.pods import (
+    CREDENTIALS,
+    CREDENTIALS_KEY,
+    PodContext,
+    container,
+    credentials_volume,
+    pod_template,
+)
 from ippo_operator.manifests.rendezvous import SHARED_MEMORY
 from ippo_operator.manifests.types import Container, Object, PodSpec, PodTemplate, VolumeMount
 
@@ -26,6 +34,7 @@ SERVER = "server"
 FETCH = "fetch"
 POLICY = "/ippo/policy"
 PORT = "http"
+_LOG_KEYS = "ippo-log-s3"
 _PROBE_SECONDS = 5
 _START_PROBES = 120
 """Until the program answers at all; it does while it loads. Not the deadline: a change of that replaces no server."""
@@ -144,6 +153,9 @@ def _template(context: ServingContext, policy: DeployedPolicy) -> PodTemplate:
         "containers": [_server(context, pod, policy)],
         "volumes": [{"name": "ippo-policy", "emptyDir": {}}],
     }
+    secret = _log_secret(context.serve)
+    if secret is not None:
+        containers["volumes"].append(credentials_volume(_LOG_KEYS, secret))
     template = pod_template(pod, identity.run_labels(run, SERVER), selector(run), containers)
     template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | _about(policy)
     return template
@@ -186,9 +198,16 @@ def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) ->
         command += ["--max-waiting", str(serve.max_waiting)]
     for origin in serve.allowed_origins or ():
         command += ["--allow-origin", origin]
+    if serve.log is not None:
+        command += ["--log", context.store.below(SERVED).model_dump_json(by_alias=True, exclude_none=True)]
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY, "readOnly": True}
-    # Whoever takes over a server that anybody may ask must not find the bucket's keys there.
-    server = container(pod, SERVER, _image(context, pod), command, [mount], credentials=False)
+    # Whoever takes over a server that anybody may ask must not find keys of the whole bucket there, unless it logs.
+    secret = _log_secret(serve)
+    whole = serve.log is not None and secret is None
+    server = container(pod, SERVER, _image(context, pod), command, [mount], credentials=whole)
+    if secret is not None:
+        server["volumeMounts"].append({"name": _LOG_KEYS, "mountPath": CREDENTIALS, "readOnly": True})
+        server["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
     server["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
     server["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
     server["startupProbe"] = _probe("/healthz", _START_PROBES)
@@ -197,6 +216,11 @@ def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) ->
     # Requests still arrive until every node knows that this server goes away.
     server["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}}
     return server
+
+
+def _log_secret(serve: Serve) -> str | None:
+    """The Secret of servers alone, of which they get keys for their log."""
+    return serve.log.credentials_secret_name if serve.log is not None else None
 
 
 def _image(context: ServingContext, pod: PodContext) -> str:

@@ -39,16 +39,17 @@ def renderer(policy_directory, policy):
 
 @pytest.fixture
 def serving(policy, renderer):
-    """`async with serving() as (client, gateway)`: a gateway with a running engine."""
+    """`async with serving() as (client, gateway)`: a gateway with a running engine; `log` makes its log."""
 
     @asynccontextmanager
-    async def run(rows=4, max_waiting=64, engine=None):
+    async def run(rows=4, max_waiting=64, engine=None, log=None):
         pad = policy.tokenizer.pad_token_id
         engine = engine or TransformersEngine(
             policy.model, EngineLimits(MAX_PROMPT, MAX_NEW, rows, max_waiting), renderer.stop_ids, pad
         )
         engine.start()
         gateway = Gateway(DIGEST, "demo")
+        gateway.log = log(gateway.metrics.log()) if log else None
         gateway.open(ServedModel(renderer, engine))
         server = TestServer(gateway.application())
         try:

@@ -1,6 +1,8 @@
 """`ippo-serve` as a process: ready when it can answer, and gone without having lost a request."""
 
 import asyncio
+import gzip
+import json
 import os
 import re
 import signal
@@ -8,14 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 
 import aiohttp
 import pytest
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.served import segments_in, write_served
 from ippo_trainer.serve.cli import main
 
-from tests.kit.chat import DIGEST, ask_streamed, run, user
+from tests.kit.chat import DIGEST, ask, ask_streamed, run, user
+from tests.kit.waiting import until
 
 ARGUMENTS = ["--engine", "Transformers", "--name", "demo", "--port", "0"]
 COMMAND = [sys.executable, "-m", "ippo_trainer.serve.cli", *ARGUMENTS]
@@ -130,6 +135,52 @@ def test_sigterm_under_load_fails_no_request(policy_directory):
         made.wait_for(r"(ready: policy)")
         run(check(made))
     assert len(answered) >= 8
+
+
+def test_sigterm_writes_the_log_of_all_that_was_answered(policy_directory, tmp_path):
+    """However long a segment may wait."""
+    with server(policy_directory, "--max-tokens", "12", "--linger-seconds", "0.2", "--log", f"file://{tmp_path}") as made:
+        made.wait_for(r"(ready: policy)")
+        answers = run(asked_alone(made.url, 20))
+        assert made.end() == 0
+    assert {line["id"] for line in logged_lines(tmp_path)} == answers
+
+
+async def asked_alone(url, count):
+    async with aiohttp.ClientSession(url) as client:
+        return {(await ask(client, [user(f"hello {number}")]))["id"] for number in range(count)}
+
+
+def logged_lines(directory):
+    return [json.loads(line) for path in segments_in(directory) for line in gzip.open(path, "rt")]
+
+
+def test_killed_under_load_it_loses_what_was_not_in_a_segment_and_doubles_nothing(policy_directory, tmp_path):
+    """Whole segments are there, each line once; all that was answered a segment's time before the end is in them."""
+    answered: list[str] = []
+
+    async def client_of(url, number):
+        async with aiohttp.ClientSession(url) as client:
+            with suppress(aiohttp.ClientError):
+                while True:
+                    metadata = {"conversation_id": f"{number}-{len(answered)}"}
+                    answered.append((await ask(client, [user("hello")], metadata=metadata))["id"])
+
+    async def check(made):
+        clients = [asyncio.create_task(client_of(made.url, number)) for number in range(4)]
+        await asyncio.to_thread(until, lambda: bool(segments_in(tmp_path)), "a segment", SECONDS)
+        made.process.kill()
+        await asyncio.gather(*clients)
+
+    with server(policy_directory, "--max-tokens", "4", "--log", f"file://{tmp_path}") as made:
+        made.wait_for(r"(ready: policy)")
+        run(check(made))
+    lines = [line["id"] for line in logged_lines(tmp_path)]
+    assert len(lines) == len(set(lines)) > 0
+    assert set(answered[: len(lines) - 4]) <= set(lines)  # four are asked for at once, in any order
+    target = tmp_path / "log.jsonl"
+    assert not write_served(segments_in(tmp_path), target, tmp_path / "parts")
+    assert len(list(LogReader(target))) == len(lines)
 
 
 def test_it_ends_at_once_while_it_loads(policy_directory):

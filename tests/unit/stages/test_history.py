@@ -1,18 +1,33 @@
 """A log in place of a simulator: collect takes it, and the stages after it learn from it."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.contract import params
+from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns
+from ippo_trainer.models.load import load_policy
+from ippo_trainer.models.packing import Group, pack_batches
+from ippo_trainer.models.scoring import token_logprobs
+from ippo_trainer.serve.app import Gateway
+from ippo_trainer.serve.settings import ServedModel
+from ippo_trainer.serve.suggestion_log import SuggestionLog
+from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
 from ippo_trainer.stages import history
 from ippo_trainer.stages.logged import read_logged
 from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.store import open_store
 from ippo_trainer.store.artifact import fetch, read_manifest
+from ippo_trainer.text.render import Renderer
+
+from tests.kit.chat import ask, assistant, user
 
 
 def write_log(path: Path, conversations: list[Conversation], **fields: Any) -> Path:
@@ -172,3 +187,79 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
     far = evaluated(small_world.put_policy(2, "far"), 3, max_kl="0.000001")
     assert far.decision is not None
     assert "more than maxKl" in far.decision.reason
+
+
+def test_what_was_served_is_what_the_next_run_learns_from(small_world: Any) -> None:
+    """Serve, log, reactions and outcomes, collect.history, turns: and the stages after it read them."""
+    reference = small_world.put_policy(1)
+    directory = small_world.folder / "policy-to-serve"
+    fetch(small_world.store, reference, directory, "policy")
+    served = open_store(small_world.location.below(SERVED))
+    answers = asyncio.run(_conversations(directory, reference.digest, served))
+    rows: list[dict[str, Any]] = []
+    for name, ids in answers.items():
+        rows += [{"id": ids[-1], "reaction": "edited", "sent": "our own words"}]
+        rows += [{"conversation_id": name, "outcome": int(name[1:]) % 3 == 0}]
+    path = small_world.folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    section = params.LogHistory(
+        conversations=f"file://{small_world.folder}/store/served", reactions=f"file://{path}", outcomes=f"file://{path}"
+    )
+    spec = small_world.spec("collect", {"policy": reference}, history=section, environment=None)
+    result = result_of(small_world, spec)
+    data = {conversation.id: conversation for conversation in data_of(small_world, result)}
+    assert data.keys() == answers.keys()
+    assert read_manifest(small_world.store, result.artifacts["data"]).metadata["writers"] == {reference.digest: 24}
+    policy = load_policy(directory)
+    renderer = Renderer.load(directory, policy.tokenizer)
+    for name, conversation in data.items():
+        assert (conversation.outcome, conversation.censored) == (int(name[1:]) % 3 == 0, False)
+        assert conversation.customer_id == f"customer of {name}"
+        assert [turn.customer_message for turn in conversation.turns] == ["hello 0", "hello 1", "hello 2"]
+        assert [turn.reaction for turn in conversation.turns[:2]] == ["accepted", "rejected"]
+        last = conversation.turns[-1]
+        assert (last.sent_message, last.reaction) == ("our own words", "rejected" if last.suggestion is None else "edited")
+        for number, turn in enumerate(conversation.turns):
+            assert renderer.decode(turn.token_ids or [])[0] == turn.suggestion
+            prompt = renderer.prompt(conversation.turns[:number], turn.customer_message).ids
+            [(_, packed)] = pack_batches([Group(prompt, [turn.token_ids or []])], 1000)
+            with torch.inference_mode():
+                logprobs = token_logprobs(policy.model, packed).logprobs
+            assert turn.sampler_logprobs == pytest.approx(logprobs.tolist(), abs=1e-3)
+    assert len(read_logged_of(small_world, spec, result)) == len(data)
+
+
+def read_logged_of(world: Any, spec: StageSpec, result: StageResult) -> list[Conversation]:
+    """What fit-q reads of the data."""
+    after = spec.model_copy(update={"stage": "fit-q", "inputs": {**spec.inputs, "data": result.artifacts["data"]}})
+    (world.folder / "after").mkdir()
+    return read_logged(StageContext(after, world.store, world.folder / "after"))
+
+
+async def _conversations(directory: Path, digest: str, store: Any) -> dict[str, list[str]]:
+    """Eight conversations of three turns; of the second suggestion the business says that it wrote something else."""
+    policy = load_policy(directory)
+    renderer = Renderer.load(directory, policy.tokenizer)
+    engine = TransformersEngine(policy.model, EngineLimits(256, 8, 4, 64), renderer.stop_ids, 0)
+    engine.start()
+    gateway = Gateway(digest, "demo")
+    gateway.log = SuggestionLog(store, gateway.metrics.log())
+    gateway.open(ServedModel(renderer, engine))
+    ids: dict[str, list[str]] = {}
+    async with TestClient(TestServer(gateway.application())) as client:
+        for number in range(8):
+            name, messages = f"c{number}", list[dict[str, Any]]()
+            for turn in range(3):
+                messages.append(user(f"hello {turn}"))
+                body = {"metadata": {"conversation_id": name}, "user": f"customer of {name}", "seed": 10 * number + turn}
+                answer = await ask(client, messages, **body)
+                ids.setdefault(name, []).append(answer["id"])
+                [choice] = answer["choices"]
+                text = None if choice["abstained"] else choice["message"]["content"]
+                if turn == 1 or not text:
+                    messages.append(assistant("let me see", suggestion=text, reaction="rejected"))
+                else:
+                    messages.append(assistant(text))
+    await engine.stop()
+    gateway.log.close(60)
+    return ids

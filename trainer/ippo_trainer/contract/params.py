@@ -205,8 +205,11 @@ class LogHistory(Model):
     outcomes are those of the policy's close neighbours."""
 
     conversations: Uri
-    """A log, as in warmStart.conversations; also exports of OpenAI and ShareGPT, and parquet with a column of
-    messages."""
+    """A log, as in warmStart.conversations; also exports of OpenAI and ShareGPT, parquet with a column of messages, and
+    a folder of what servers logged (`serve.log`): of S3 with a slash at its end."""
+    reactions: Uri | None = None
+    """Of what servers logged: what became of suggestions, `.jsonl` of `id` and `reaction`, which may hold the outcomes,
+    too. Where it says nothing, a suggestion that was sent was accepted."""
     outcomes: Uri | None = None
     """Outcomes in a file of their own, `.csv`, `.jsonl` or `.parquet`: conversation_id, and if known outcome and time.
     Conversations that it does not name have none."""

@@ -56,6 +56,13 @@ class StoreLocation(Model):
             raise ValueError("set exactly one of directory and s3")
         return self
 
+    def below(self, folder: str) -> "StoreLocation":
+        """A folder of this store, as a store."""
+        if self.s3 is None:
+            return StoreLocation(directory=f"{self.directory}/{folder}")
+        prefix = f"{self.s3.prefix.rstrip('/')}/{folder}".lstrip("/")
+        return StoreLocation(s3=self.s3.model_copy(update={"prefix": prefix}))
+
 
 class StageSpec(Model):
     """Everything that a stage's result may depend on, and where to put it.

@@ -34,7 +34,10 @@ from ippo_trainer.data.turns import iter_turns
 
 _FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "content"}], "outcome"}.'
 _CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome", "customer_id")
-_MESSAGE_FIELDS = ("role", "content", "suggestion", "reaction")
+_MESSAGE_FIELDS = (
+    *("role", "content", "suggestion", "reaction"),
+    *("policy_digest", "displayed", "token_ids", "sampler_logprobs"),
+)
 _LISTS = ("messages", "conversations")
 """Fields that hold the messages; the second is ShareGPT's."""
 _ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")

@@ -1,11 +1,14 @@
 """Messages of a chat log, of ours and of others' exports, and the turns that they make."""
 
 import json
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.reactions import REACTIONS, Reaction
 from ippo_trainer.data.schema import PEOPLE, Turn
@@ -70,7 +73,7 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
         raise BadDataError(f"{where_content} is {show(content)}", "It must be a text.")
     if role == "system":
         return {"side": "system"}
-    if not content.strip():
+    if not content.strip() and not (role in BUSINESS_ROLES and _sends_nothing(value)):
         raise BadDataError(f"{where_content} is empty", "Leave the message out of the log.")
     if not is_text(content):
         raise BadDataError(f"{where_content} holds half a surrogate pair", "Write valid Unicode.")
@@ -78,8 +81,38 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
     if role in CUSTOMER_ROLES:
         return message | {"side": "customer"}
     suggestion, reaction = _action(where, value, content)
-    writer = writer_of(where, value)
-    return message | {"side": "business", "suggestion": suggestion, "reaction": reaction, "writer": writer}
+    business = {"side": "business", "suggestion": suggestion, "reaction": reaction, "writer": writer_of(where, value)}
+    return message | business | {"sampled": _sampled(where, value)}
+
+
+def _sends_nothing(value: Mapping[str, Any]) -> bool:
+    """Whether a message says that the business sent nothing: there was no suggestion, or it was rejected."""
+    return value.get("reaction") == "rejected" or ("suggestion" in value and value["suggestion"] is None)
+
+
+def _sampled(where: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    """What a policy's own log adds: who suggested by digest, whether the business saw it, the tokens and their
+    log-probabilities."""
+    digest, displayed = value.get("policy_digest"), value.get("displayed")
+    ids, logprobs = value.get("token_ids"), value.get("sampler_logprobs")
+    if digest is not None and not (isinstance(digest, str) and re.fullmatch(DIGEST, digest)):
+        raise BadDataError(f"{where}.policy_digest is {show(digest)}", "Write sha256: and 64 hex digits.")
+    if displayed is not None and not isinstance(displayed, bool):
+        raise BadDataError(f"{where}.displayed is {show(displayed)}", "Use true or false.")
+    if ids is not None and not (isinstance(ids, list) and all(type(each) is int and 0 <= each < 2**31 for each in ids)):
+        raise BadDataError(f"{where}.token_ids is {show(ids)}", "Write a list of whole numbers.")
+    if logprobs is not None and not (
+        isinstance(logprobs, list)
+        and len(logprobs) == len(ids or ())
+        and all(type(each) in (int, float) and math.isfinite(each) for each in logprobs)
+    ):
+        raise BadDataError(f"{where}.sampler_logprobs is {show(logprobs)}", "Write one number for each of token_ids.")
+    return {
+        "policy_digest": digest or "",
+        "displayed": displayed is not False,
+        "token_ids": ids,
+        "sampler_logprobs": logprobs,
+    }
 
 
 def _text_of(where: str, parts: list[Any], omissions: Counter[str]) -> str:
@@ -178,13 +211,16 @@ def _turn(customer: list[dict[str, Any]], business: list[dict[str, Any]], writer
     suggestion = "\n".join(suggestions) if suggestions else None
     reaction: Reaction = business[0]["reaction"] if len(reactions) == 1 else "edited"
     writers = sorted({message["writer"] or writer for message in business})
+    # Several messages are no suggestion of a policy's, whatever each of them was.
+    sampled = business[0]["sampled"] if len(business) == 1 else {}
     return Turn(
         _join(customer),
         suggestion,
         reaction,
         sent,
-        behaviour="log",
-        writer="+".join(writers),
+        behaviour="policy" if sampled.get("policy_digest") else "log",
+        writer="" if sampled.get("policy_digest") else "+".join(writers),
+        **sampled,
         started_at=next((m["time"] for m in reversed(customer) if m["time"] is not None), 0.0),
         ended_at=next((m["time"] for m in reversed(business) if m["time"] is not None), 0.0),
     )

@@ -194,8 +194,8 @@ class Outcomes:
             elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
                 with self._text(name) as text:
                     for number, line in enumerate(text, 1):
-                        if line.strip():
-                            yield number, json.loads(line)
+                        if line.strip() and not _is_reaction(value := json.loads(line)):
+                            yield number, value
             else:
                 raise BadDataError(f"{self.path.name} is no file of outcomes that can be read", _FORMAT)
         except (OSError, EOFError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
@@ -205,6 +205,11 @@ class Outcomes:
     def _text(self, name: str) -> Any:
         opener: Any = gzip.open if name.endswith(".gz") else open
         return opener(self.path, "rt", encoding="utf-8-sig", newline="" if ".csv" in name else None)
+
+
+def _is_reaction(value: Any) -> bool:
+    """Whether a row is one of `data.reacted`, which may stand in the same file."""
+    return isinstance(value, dict) and "reaction" in value and "outcome" not in value
 
 
 def joined(reader: LogReader, outcomes: Outcomes | None) -> Iterator[Conversation]:

@@ -1,25 +1,28 @@
 """Stage `collect` where a log is there already: its conversations, as turns with outcomes, in files of bounded size."""
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ippo_trainer.contract.digests import canonical_json
-from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.digests import canonical_json, file_sha256
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import LogHistory
-from ippo_trainer.contract.spec import StageResult
+from ippo_trainer.contract.spec import StageResult, StoreLocation
 from ippo_trainer.data.counts import count, shares
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.outcomes import Outcomes, joined, seconds_of
 from ippo_trainer.data.own import writer_of
+from ippo_trainer.data.reacted import Reactions
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.served import is_segment, segments_in, write_served
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.store.uri import fetch_file
+from ippo_trainer.store.uri import fetch_directory, fetch_file, is_directory
 
 KIND = "data"
 _STATE = "history.json"
@@ -41,6 +44,61 @@ class _Progress:
     """Where the reader of the log stood after the last of the files."""
     matches: int = 0
     """Conversations that the file of outcomes names."""
+    log: str = ""
+    """Digest of the log, where it is made of segments: more of them may come while an import waits to go on."""
+
+
+@dataclass(frozen=True)
+class LocalLog:
+    """A log as one file here."""
+
+    path: Path
+    digest: str = ""
+    """Where it was made of segments."""
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+FIELDS = ("collect.history.conversations", "collect.history.reactions")
+
+
+def local_log(
+    uri: str,
+    directory: Path,
+    place: StoreLocation,
+    reactions: str | None = None,
+    fields: tuple[str, str] = FIELDS,
+) -> LocalLog:
+    """A log that is a file, or one file made of the segments in a folder.
+
+    Args:
+        uri: of the log.
+        directory: receives what has to be written; made if need be.
+        place: as `fetch_file` takes it.
+        reactions: of what became of suggestions; None for none.
+        fields: what names the two, for errors.
+
+    Raises:
+        BadSpecError: a place that cannot be read.
+        BadDataError: what is there is no log, or reactions that do not belong to it.
+    """
+    where, other = fields
+    if not is_directory(uri, where):
+        if reactions is not None:
+            raise BadSpecError(
+                f"{other} belongs to a folder of served suggestions, and {uri} is a file",
+                "Write reactions into the log, or give the folder that ippo-serve --log had.",
+            )
+        return LocalLog(fetch_file(uri, directory, place, where))
+    keys = fetch_directory(uri, directory / "segments", place, where, selection=lambda names: filter(is_segment, names))
+    rows = None
+    if reactions is not None:
+        rows = Reactions(fetch_file(reactions, directory / "reactions", place, other))
+    target = directory / "served.jsonl"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    left_out = write_served(segments_in(keys), target, directory / "parts", rows)
+    if rows is not None:
+        rows.check()
+    return LocalLog(target, file_sha256(target), left_out)
 
 
 def run(ctx: StageContext, section: LogHistory) -> StageResult:
@@ -52,16 +110,18 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
         StoppedError: told to stop; the next attempt goes on where this one was.
     """
     place = ctx.spec.store
-    log = fetch_file(section.conversations, ctx.work / "log", place, "collect.history.conversations")
-    outcomes = None
+    source = local_log(section.conversations, ctx.work / "log", place, section.reactions)
+    log, outcomes = source.path, None
     if section.outcomes is not None:
         window = None if section.window is None else seconds_of(section.window)
         path = fetch_file(section.outcomes, ctx.work / "outcomes", place, "collect.history.outcomes")
         outcomes = Outcomes(path, window)
-    state = _resume(ctx)
+    state = _resume(ctx, source.digest)
     if outcomes is not None:
         outcomes.matches = state.matches
     reader = LogReader(log, "collect.history.conversations", state.reader)
+    if state.reader is None:
+        reader.omissions.update(source.left_out)
     _import(ctx, state, reader, outcomes)
     _tell(ctx, state, reader, outcomes)
     counts = dict(state.counts)
@@ -139,14 +199,19 @@ def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outc
         ctx.warn(f"{reader.path.name}: {reader.alike} conversations without an id say the same as another one")
 
 
-def _resume(ctx: StageContext) -> _Progress:
-    state = _Progress(ctx.work / "turns")
+def _resume(ctx: StageContext, log: str) -> _Progress:
+    state = _Progress(ctx.work / "turns", log=log)
     step = ctx.load_checkpoint(state.directory)
     state.directory.mkdir(exist_ok=True)
     if step is not None:
         file = state.directory / _STATE
         content = json.loads(file.read_bytes())
         file.unlink()
+        if content.get("log", "") != log:
+            ctx.warn("the folder of served suggestions has grown since this import began: it begins anew")
+            shutil.rmtree(state.directory)
+            state.directory.mkdir()
+            return state
         state.files, state.reader, state.matches = step, content["reader"], content["matches"]
         state.counts, state.writers = Counter(content["counts"]), Counter(content["writers"])
         ctx.log.info("resumed after %d conversations", state.counts["conversations"])
@@ -158,6 +223,7 @@ def _save(ctx: StageContext, state: _Progress) -> None:
     content = {
         "reader": state.reader,
         "matches": state.matches,
+        **({"log": state.log} if state.log else {}),
         "counts": dict(state.counts),
         "writers": dict(state.writers),
     }

@@ -51,6 +51,16 @@ def fetch_file(uri: str, directory: Path, location: StoreLocation, field: str) -
     return target
 
 
+def is_directory(uri: str, field: str) -> bool:
+    """Whether a place is a folder: in S3, where none is until something is in it, one with a slash at its end.
+
+    Raises:
+        BadSpecError: as `fetch_file`.
+    """
+    scheme, path = _split(uri, field)
+    return Path(path).is_dir() if scheme == "file" else uri.endswith("/")
+
+
 def fetch_directory(
     uri: str,
     directory: Path,
@@ -65,7 +75,7 @@ def fetch_directory(
 
     Args:
         check: gets the sizes in bytes of what is in S3, by path, before any of it is downloaded; may raise.
-        wanted: chooses from the paths in S3 those that are downloaded.
+        selection: chooses from the paths in S3 those that are downloaded.
     """
     scheme, path = _split(uri, field)
     if scheme == "file":

@@ -16,13 +16,15 @@ examples:
   ippo check-log chats.jsonl
   ippo check-log chats.jsonl.gz --outcomes orders.csv --window 14d
   ippo check-log s3://shop/chats.parquet --base /models/smollm2 --json
+  ippo check-log s3://shop/served/ --reactions orders.jsonl --outcomes orders.jsonl
 """
 VERB = Verb("check-log", __name__, "check a chat log before a run learns from it", ABOUT, EXAMPLES)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What it takes."""
-    parser.add_argument("log", metavar="LOG", help="a file, or a file:// or s3:// address")
+    parser.add_argument("log", metavar="LOG", help="a file, a folder that servers logged into, or a file:// or s3:// address")
+    parser.add_argument("--reactions", metavar="FILE", help="of a folder, as collect.history.reactions")
     parser.add_argument(
         "--outcomes", metavar="FILE", help="outcomes in a file of their own, as collect.history.outcomes"
     )

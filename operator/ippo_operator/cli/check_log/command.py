@@ -7,6 +7,7 @@ from argparse import Namespace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import printable
@@ -36,10 +37,14 @@ def _survey(arguments: Namespace, folder: Path) -> dict[str, Any]:
     from ippo_trainer.data.logs import LogReader
     from ippo_trainer.data.outcomes import Outcomes, seconds_of
     from ippo_trainer.data.survey import survey
+    from ippo_trainer.stages.history import local_log
     from ippo_trainer.training.progress import ProgressBar
 
     window = None if arguments.window is None else seconds_of(arguments.window)
-    reader = LogReader(_local(arguments.log, folder / "log", "LOG"), "LOG")
+    reactions = arguments.reactions and _uri(arguments.reactions)
+    log = local_log(_uri(arguments.log), folder / "log", _here(folder), reactions, ("LOG", "--reactions"))
+    reader = LogReader(log.path, "LOG")
+    reader.omissions.update(log.left_out)
     outcomes = None
     if arguments.outcomes is not None:
         outcomes = Outcomes(_local(arguments.outcomes, folder / "outcomes", "--outcomes"), window)
@@ -51,12 +56,19 @@ def _survey(arguments: Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _local(place: str, folder: Path, name: str) -> Path:
-    from ippo_trainer.contract.spec import StoreLocation
     from ippo_trainer.store.uri import fetch_file
 
-    if "://" not in place:
-        return Path(place)
-    return fetch_file(place, folder, StoreLocation(directory=str(folder)), name)
+    return Path(place) if "://" not in place else fetch_file(place, folder, _here(folder), name)
+
+
+def _uri(place: str) -> str:
+    return place if "://" in place else f"file://{quote(str(Path(place).absolute()))}"
+
+
+def _here(folder: Path) -> Any:
+    from ippo_trainer.contract.spec import StoreLocation
+
+    return StoreLocation(directory=str(folder))
 
 
 def _measure(base: Path, system_prompt: str) -> Any:

@@ -5,6 +5,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
+from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import ArtifactRef
 from ippo_trainer.contract.stages import IMPROVE, WARM_START
 from ippo_trainer.contract.variables import POLICY_DIGEST
@@ -36,6 +37,10 @@ def command(arguments: Namespace) -> int:
         os.environ[POLICY_DIGEST] = policy.digest
         options = {"policy": model, "port": arguments.port, "engine": arguments.engine}
         options |= {"name": run.metadata.name, "max-tokens": longest}
+        if arguments.log or (run.spec.serve is not None and run.spec.serve.log is not None):
+            location = folder.store(run).below(SERVED)
+            options["log"] = location.model_dump_json(by_alias=True, exclude_none=True)
+            print(f"what is suggested is logged in {open_store(location).describe('')}")
         return main([f"--{name}={value}" for name, value in options.items()])
 
 

@@ -50,11 +50,13 @@ def _files(run: IterativePPORun) -> Iterator[str]:
         "warmStart.conversations": run.spec.warm_start and run.spec.warm_start.conversations,
         "collect.history.conversations": history and history.conversations,
         "collect.history.outcomes": history and history.outcomes,
+        "collect.history.reactions": history and history.reactions,
     }
     if base.startswith(_FILE):
         yield from _model(_path(base))
     for field, uri in logs.items():
-        if uri and uri.startswith(_FILE) and not _path(uri).is_file():
+        folders = field == "collect.history.conversations"  # what servers logged
+        if uri and uri.startswith(_FILE) and not (_path(uri).is_file() or (folders and _path(uri).is_dir())):
             yield f"spec.{field}: there is no file {_path(uri)}"
 
 

@@ -76,7 +76,7 @@ def test_lengths_by_the_tokenizer_of_a_base(ippo: Ippo, log: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["absent.jsonl"], 65, "there is no log"),
+        (["absent.jsonl"], 65, "LOG: there is no file"),
         (["{log}", "--window", "7d"], 64, "give --outcomes, too"),
         (["{log}", "--outcomes", "{log}", "--window", "soon"], 64, 'such as "14d"'),
         (["{log}", "--base", "nowhere"], 64, "--base: there is no folder nowhere"),

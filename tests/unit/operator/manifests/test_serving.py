@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from ippo_operator.api.run_sections import Serve
+from ippo_operator.api.run_sections import Serve, ServeLog
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
@@ -132,6 +132,25 @@ def test_only_who_fetches_gets_the_buckets_credentials() -> None:
         assert ("ippo-s3" in {mount["name"] for mount in container["volumeMounts"]}) == has
         assert ("AWS_SHARED_CREDENTIALS_FILE" in {variable["name"] for variable in container["env"]}) == has
         assert "user-logs" in {mount["name"] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("secret", [None, "keys-of-the-log"])
+def test_servers_that_log_get_credentials_of_the_bucket_or_their_own(secret: str | None) -> None:
+    s3 = {"bucket": "ippo", "prefix": "teams/a", "credentialsSecretName": "keys-of-s3"}
+    log = ServeLog(credentials_secret_name=secret)
+    template = deployment(Serve(log=log), artifacts={"s3": s3}, pods=RICH)["spec"]["template"]["spec"]
+    [server] = template["containers"]
+    where = StoreLocation.model_validate_json(server["command"][server["command"].index("--log") + 1])
+    assert where.s3 is not None
+    assert where.s3.prefix == f"{location(cluster_run(artifacts={'s3': s3})).s3.prefix}/served"
+    [mount] = [mount for mount in server["volumeMounts"] if mount["mountPath"] == "/ippo/s3"]
+    [volume] = [volume for volume in template["volumes"] if volume["name"] == mount["name"]]
+    assert volume["secret"]["secretName"] == (secret or "keys-of-s3")
+    assert volume["secret"]["items"] == [{"key": "credentials", "path": "credentials"}]
+    files = [each["value"] for each in server["env"] if each["name"] == "AWS_SHARED_CREDENTIALS_FILE"]
+    assert files == ["/ippo/s3/credentials"]
+    [fetch] = template["initContainers"]
+    assert "keys-of-the-log" not in json.dumps(fetch)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,240 @@
+"""What servers logged, made a chat log of: retries, regenerations, reactions and outcomes."""
+
+import gzip
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.outcomes import Outcomes, joined
+from ippo_trainer.data.reacted import Reactions
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.served import segments_in, write_served
+
+DIGESTS = ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
+
+
+def asked(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **more}
+
+
+def record(identifier: str, messages: list[dict[str, Any]], suggestion: str | None, **more: Any) -> dict[str, Any]:
+    """As a server writes it."""
+    turn = sum(message["role"] == "assistant" and bool(message["content"]) for message in messages)
+    fields = {
+        "version": 1,
+        "id": identifier,
+        "choice": 0,
+        "conversation_id": "c",
+        "named": True,
+        "customer_id": "",
+        "group": "",
+        "turn": turn,
+        "message": messages[-1]["content"],
+        "messages": messages,
+        "suggestion": suggestion,
+        "token_ids": [1, 2],
+        "logprobs": [-0.5, -0.25],
+        "finish_reason": "stop",
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "policy_digest": DIGESTS[0],
+        "started_at": 100.0 * (1 + turn),
+        "time": 100.0 * (1 + turn) + 1,
+    }
+    return fields | more
+
+
+def write(folder: Path, *segments: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, lines in enumerate(segments, 1):
+        path = folder / f"20261127T080000Z-abcdef-{number:06d}.jsonl.gz"
+        path.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    return folder
+
+
+def read(folder: Path, rows: list[dict[str, Any]] | None = None) -> tuple[list[Conversation], Counter[str]]:
+    """The conversations, with what a file of reactions and outcomes says of them."""
+    target, reactions, outcomes = folder / "log.jsonl", None, None
+    if rows is not None:
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        reactions = Reactions(path) if any("reaction" in row for row in rows) else None
+        outcomes = Outcomes(path) if any("outcome" in row for row in rows) else None
+    left_out = write_served(segments_in(folder), target, folder / "parts", reactions)
+    reader = LogReader(target)
+    conversations = list(joined(reader, outcomes))
+    reader.problems.check()
+    return conversations, left_out
+
+
+def test_a_conversation_tells_what_became_of_its_suggestions(tmp_path: Path) -> None:
+    one, two, three = asked("tea?"), asked("how much?"), asked("thanks")
+    folder = write(
+        tmp_path / "log",
+        [record("r1", [one], "we have tea"), record("r2", [one, said("we have tea"), two], "ten")],
+        [record("r3", [one, said("we have tea"), two, said("twelve", suggestion="ten", reaction="rejected"), three], "bye")],
+    )
+    [conversation], left_out = read(folder)
+    assert not left_out
+    assert conversation.censored
+    turns = [(t.customer_message, t.suggestion, t.reaction, t.sent_message) for t in conversation.turns]
+    assert turns == [
+        ("tea?", "we have tea", "accepted", "we have tea"),
+        ("how much?", "ten", "rejected", "twelve"),
+        ("thanks", "bye", "accepted", "bye"),
+    ]
+    for turn in conversation.turns:
+        assert (turn.behaviour, turn.policy_digest, turn.writer) == ("policy", DIGESTS[0], "")
+        assert (turn.token_ids, turn.sampler_logprobs) == ([1, 2], [-0.5, -0.25])
+    assert [turn.started_at for turn in conversation.turns] == [100.0, 200.0, 300.0]
+
+
+def test_reactions_and_outcomes_of_one_file(tmp_path: Path) -> None:
+    one, two = asked("tea?"), asked("how much?")
+    lines = [record("r1", [one], "we have tea"), record("r2", [one, said("no"), two], "ten")]
+    rows: list[dict[str, Any]] = [
+        {"id": "r1", "reaction": "rejected", "sent": "no"},
+        {"conversation_id": "c", "turn": 1, "reaction": "edited", "sent": "eleven", "time": 999},
+        {"conversation_id": "c", "outcome": True},
+    ]
+    [conversation], _ = read(write(tmp_path / "log", lines), rows)
+    assert [(t.reaction, t.sent_message) for t in conversation.turns] == [("rejected", "no"), ("edited", "eleven")]
+    assert (conversation.outcome, conversation.censored, conversation.turns[1].ended_at) == (True, False, 999.0)
+
+
+def test_a_suggestion_that_was_never_displayed_or_sent(tmp_path: Path) -> None:
+    rows = [{"id": "r1", "reaction": "rejected", "displayed": False}]
+    [conversation], _ = read(write(tmp_path / "log", [record("r1", [asked("tea?")], "we have tea")]), rows)
+    [turn] = conversation.turns
+    assert (turn.displayed, turn.sent_message, turn.suggestion) == (False, "", "we have tea")
+
+
+def test_abstentions(tmp_path: Path) -> None:
+    """One after which the business wrote, one after which the customer spoke on, and one at the end."""
+    one, two, three = asked("tea?"), asked("hm"), asked("well?")
+    lines = [
+        record("r1", [one], None),
+        record("r2", [one, said("we have"), two], None),
+        record("r3", [one, said("we have"), two, said(""), three], None, turn=1, message="hm\nwell?"),
+    ]
+    [conversation], left_out = read(write(tmp_path / "log", lines))
+    assert [(t.customer_message, t.suggestion, t.reaction, t.sent_message) for t in conversation.turns] == [
+        ("tea?", None, "rejected", "we have"),
+        ("hm\nwell?", None, "rejected", ""),
+    ]
+    assert {turn.behaviour for turn in conversation.turns} == {"policy"}
+    assert left_out == {"suggestions that were made again": 1}
+
+
+def test_the_suggestion_that_was_sent_counts_among_several(tmp_path: Path) -> None:
+    one, two = asked("tea?"), asked("how much?")
+    lines = [record(f"r{n}", [one], text, choice=n % 2, time=101.0 + n) for n, text in enumerate(("a", "b", "c"))]
+    conversation = [*lines, record("r9", [one, said("b"), two], "ten")]
+    [found], left_out = read(write(tmp_path / "log", conversation))
+    assert [turn.suggestion for turn in found.turns] == ["b", "ten"]
+    assert left_out == {"suggestions that were made again": 2}
+    [found], _ = read(write(tmp_path / "rows", conversation), [{"id": "r0", "choice": 0, "reaction": "edited", "sent": "b"}])
+    assert [(turn.suggestion, turn.reaction) for turn in found.turns] == [("a", "edited"), ("ten", "accepted")]
+    [found], _ = read(write(tmp_path / "open", lines))
+    assert [turn.suggestion for turn in found.turns] == ["c"]  # the latest
+
+
+def test_turns_of_others_are_theirs(tmp_path: Path) -> None:
+    """A suggestion that no server logged was somebody else's, and another policy's has that one's digest."""
+    one, two, three = asked("tea?"), asked("how much?"), asked("and now?")
+    lines = [
+        record("r2", [one, said("hello"), two], "ten", policy_digest=DIGESTS[1]),
+        record("r3", [one, said("hello"), two, said("ten"), three], "eleven"),
+    ]
+    [conversation], _ = read(write(tmp_path / "log", lines))
+    assert [turn.behaviour for turn in conversation.turns] == ["log", "policy", "policy"]
+    assert [turn.policy_digest for turn in conversation.turns] == ["", DIGESTS[1], DIGESTS[0]]
+    assert conversation.turns[0].writer == "people"
+
+
+def test_requests_without_a_name_are_not_counted_twice(tmp_path: Path) -> None:
+    one = asked("tea?")
+    lines = [
+        record("r1", [one], "a", named=False, conversation_id="made-1"),
+        record("r2", [one, said("a"), one], "b", named=False, conversation_id="made-2"),
+    ]
+    found, left_out = read(write(tmp_path / "log", lines))
+    assert [conversation.id for conversation in found] == ["made-1"]
+    assert sum(left_out.values()) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_log_depends_on_lines_alone(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on how segments divide them, how often they come, in which order, or how many parts they are grouped in."""
+    lines = []
+    for number in range(20):
+        messages: list[dict[str, Any]] = []
+        for turn in range(1 + number % 4):
+            messages = [*messages, asked(f"message {turn}")]
+            named = {"conversation_id": f"c{number}", "customer_id": f"u{number % 3}"}
+            lines.append(record(f"r{number}-{turn}", messages, f"text {turn}", **named))
+            messages = [*messages, said(f"text {turn}")]
+    read(write(tmp_path / "once", lines))
+    generator = random.Random(seed)
+    again = [*lines, *generator.sample(lines, 15)]
+    generator.shuffle(again)
+    monkeypatch.setattr("ippo_trainer.data.served._PART_BYTES", 200)
+    found, left_out = read(write(tmp_path / "again", again[:20], again[20:30], again[30:]))
+    assert (tmp_path / "again/log.jsonl").read_text().count("\n") == 20
+    assert left_out == {"suggestions that were logged twice": 15}
+    once = sorted((tmp_path / "once/log.jsonl").read_text().splitlines())
+    assert sorted((tmp_path / "again/log.jsonl").read_text().splitlines()) == once
+    assert sum(len(conversation.turns) for conversation in found) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"no gzip", "its beginning is not what a server"),
+        (gzip.compress(b'{"version": 1}\n'), "line 1 is not what a server"),
+        (gzip.compress(json.dumps(record("r", [asked("a")], "b") | {"version": 2}).encode()), "version 2"),
+        (gzip.compress(json.dumps(record("r", [asked("a")], "b")).encode())[:-9], "is not what a server"),
+    ],
+)
+def test_a_damaged_segment_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
+    (folder / "20261127T080000Z-abcdef-000002.jsonl.gz").write_bytes(content)
+    with pytest.raises(BadDataError, match=words) as caught:
+        read(folder)
+    assert "000002.jsonl.gz" in str(caught.value)
+
+
+def test_a_folder_without_segments(tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl.gz").write_bytes(b"")
+    with pytest.raises(BadDataError, match="no segments"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([{"id": "r1", "reaction": "liked"}], "reaction is"),
+        ([{"id": "r1", "reactoin": "edited"}], "Rename it to reaction"),
+        ([{"reaction": "edited"}], "names no suggestion"),
+        ([{"id": "r1", "reaction": "edited", "sent": 3}], "sent is 3"),
+        ([{"id": "r1", "reaction": "edited"}, {"id": "r1", "reaction": "rejected"}], "contradicts line 1"),
+        ([{"id": "nobody", "reaction": "edited"}], "no suggestion of the log is in rows.jsonl"),
+        ([{"conversation_id": "c", "turn": 0}], "neither a reaction nor an outcome"),
+    ],
+)
+def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
+    folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadDataError, match=words):
+        reactions = Reactions(folder / "rows.jsonl")
+        write_served(segments_in(folder), folder / "log.jsonl", folder / "parts", reactions)
+        reactions.check()
