@@ -81,7 +81,13 @@ def test_a_conversation_tells_what_became_of_its_suggestions(tmp_path: Path) -> 
     folder = write(
         tmp_path / "log",
         [record("r1", [one], "we have tea"), record("r2", [one, said("we have tea"), two], "ten")],
-        [record("r3", [one, said("we have tea"), two, said("twelve", suggestion="ten", reaction="rejected"), three], "bye")],
+        [
+            record(
+                "r3",
+                [one, said("we have tea"), two, said("twelve", suggestion="ten", reaction="rejected"), three],
+                "bye",
+            )
+        ],
     )
     [conversation], left_out = read(folder)
     assert not left_out
@@ -142,7 +148,9 @@ def test_the_suggestion_that_was_sent_counts_among_several(tmp_path: Path) -> No
     [found], left_out = read(write(tmp_path / "log", conversation))
     assert [turn.suggestion for turn in found.turns] == ["b", "ten"]
     assert left_out == {"suggestions that were made again": 2}
-    [found], _ = read(write(tmp_path / "rows", conversation), [{"id": "r0", "choice": 0, "reaction": "edited", "sent": "b"}])
+    [found], _ = read(
+        write(tmp_path / "rows", conversation), [{"id": "r0", "choice": 0, "reaction": "edited", "sent": "b"}]
+    )
     assert [(turn.suggestion, turn.reaction) for turn in found.turns] == [("a", "edited"), ("ten", "accepted")]
     [found], _ = read(write(tmp_path / "open", lines))
     assert [turn.suggestion for turn in found.turns] == ["c"]  # the latest
@@ -196,6 +204,14 @@ def test_the_log_depends_on_lines_alone(tmp_path: Path, seed: int, monkeypatch: 
     assert sum(len(conversation.turns) for conversation in found) == len(lines)
 
 
+@pytest.mark.parametrize("suggestion", [None, "", " "])
+def test_a_conversation_may_end_with_nothing(tmp_path: Path, suggestion: str | None) -> None:
+    """An untrained policy suggests empty texts."""
+    [conversation], _ = read(write(tmp_path / "log", [record("r1", [asked("tea?")], suggestion)]))
+    [turn] = conversation.turns
+    assert (turn.suggestion, turn.sent_message.strip()) == (suggestion, "")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -234,7 +250,11 @@ def test_a_folder_without_segments(tmp_path: Path) -> None:
 def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
     folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(BadDataError, match=words):
+
+    def join() -> None:
         reactions = Reactions(folder / "rows.jsonl")
         write_served(segments_in(folder), folder / "log.jsonl", folder / "parts", reactions)
         reactions.check()
+
+    with pytest.raises(BadDataError, match=words):
+        join()

@@ -139,7 +139,9 @@ def test_sigterm_under_load_fails_no_request(policy_directory):
 
 def test_sigterm_writes_the_log_of_all_that_was_answered(policy_directory, tmp_path):
     """However long a segment may wait."""
-    with server(policy_directory, "--max-tokens", "12", "--linger-seconds", "0.2", "--log", f"file://{tmp_path}") as made:
+    with server(
+        policy_directory, "--max-tokens", "12", "--linger-seconds", "0.2", "--log", f"file://{tmp_path}"
+    ) as made:
         made.wait_for(r"(ready: policy)")
         answers = run(asked_alone(made.url, 20))
         assert made.end() == 0

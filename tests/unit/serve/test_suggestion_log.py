@@ -150,7 +150,9 @@ def test_what_a_line_says(serving, tmp_path, policy, renderer):
         ids = torch.tensor([prompt + line["token_ids"]])
         with torch.inference_mode():
             table = (policy.model(ids).logits[0].double() / line["temperature"]).log_softmax(-1)
-        for place, (token, logprob) in enumerate(zip(line["token_ids"], line["logprobs"], strict=True), len(prompt) - 1):
+        for place, (token, logprob) in enumerate(
+            zip(line["token_ids"], line["logprobs"], strict=True), len(prompt) - 1
+        ):
             assert table[place, token].item() == pytest.approx(logprob, abs=1e-4)
     assert [first["temperature"], streamed["temperature"]] == [1.5, 1.0]
 

@@ -218,7 +218,10 @@ def test_what_was_served_is_what_the_next_run_learns_from(small_world: Any) -> N
         assert [turn.customer_message for turn in conversation.turns] == ["hello 0", "hello 1", "hello 2"]
         assert [turn.reaction for turn in conversation.turns[:2]] == ["accepted", "rejected"]
         last = conversation.turns[-1]
-        assert (last.sent_message, last.reaction) == ("our own words", "rejected" if last.suggestion is None else "edited")
+        assert (last.sent_message, last.reaction) == (
+            "our own words",
+            "rejected" if last.suggestion is None else "edited",
+        )
         for number, turn in enumerate(conversation.turns):
             assert renderer.decode(turn.token_ids or [])[0] == turn.suggestion
             prompt = renderer.prompt(conversation.turns[:number], turn.customer_message).ids
@@ -251,7 +254,11 @@ async def _conversations(directory: Path, digest: str, store: Any) -> dict[str, 
             name, messages = f"c{number}", list[dict[str, Any]]()
             for turn in range(3):
                 messages.append(user(f"hello {turn}"))
-                body = {"metadata": {"conversation_id": name}, "user": f"customer of {name}", "seed": 10 * number + turn}
+                body = {
+                    "metadata": {"conversation_id": name},
+                    "user": f"customer of {name}",
+                    "seed": 10 * number + turn,
+                }
                 answer = await ask(client, messages, **body)
                 ids.setdefault(name, []).append(answer["id"])
                 [choice] = answer["choices"]

@@ -86,8 +86,9 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
 
 
 def _sends_nothing(value: Mapping[str, Any]) -> bool:
-    """Whether a message says that the business sent nothing: there was no suggestion, or it was rejected."""
-    return value.get("reaction") == "rejected" or ("suggestion" in value and value["suggestion"] is None)
+    """Whether a message says that the business sent nothing: its suggestion was rejected or empty, or it had none."""
+    suggestion = value.get("suggestion", "?")
+    return value.get("reaction") == "rejected" or not str("" if suggestion is None else suggestion).strip()
 
 
 def _sampled(where: str, value: Mapping[str, Any]) -> dict[str, Any]:

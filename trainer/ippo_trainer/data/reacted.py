@@ -64,9 +64,11 @@ class Reactions:
         self._by_turn: dict[_Key, ReactionRow] = {}
         self._read()
 
-    def of(self, identifier: str, choice: int, conversation: str, turn: int) -> ReactionRow | None:
-        """The row of a suggestion; None where there is none."""
-        row = self._by_id.get((identifier, choice)) or self._by_turn.get((conversation, turn))
+    def of(self, record: dict[str, Any]) -> ReactionRow | None:
+        """The row of a suggestion, a line of the servers' log; None where there is none."""
+        identifier = record["id"]
+        row = self._by_id.get((identifier, record["choice"]))
+        row = row or self._by_turn.get((record["conversation_id"], record["turn"]))
         if row is not None:
             self.matches += 1
         elif len(self._unmatched) < _NAMED:

@@ -1,7 +1,7 @@
 """What servers logged (`ippo-serve --log`), made one chat log of, which the rest reads as any other.
 
-A folder holds segments of JSON lines; a line is a suggestion. The same line may come twice, a request may have been made
-again, and what became of a suggestion shows in the conversation's next request, or in a file of reactions.
+A folder holds segments of JSON lines; a line is a suggestion. The same line may come twice, a request may have been
+made again, and what became of a suggestion shows in the conversation's next request, or in a file of reactions.
 """
 
 import gzip
@@ -168,11 +168,14 @@ def _take(served: _Served, record: dict[str, Any], reactions: Reactions | None, 
     alike = served.suggestions.setdefault(turn, [])
     alike.append(
         _Suggestion(
-            *(record[name] for name in ("id", "choice", "message", "suggestion")),
+            record["id"],
+            record["choice"],
+            record["message"],
+            record["suggestion"],
             sampled | {"policy_digest": record["policy_digest"]},
             record["started_at"],
             record["time"],
-            None if reactions is None else reactions.of(record["id"], record["choice"], record["conversation_id"], turn),
+            None if reactions is None else reactions.of(record),
         )
     )
     alike.sort(key=lambda each: (each.row is not None, each.time, -each.choice, each.id))
@@ -251,5 +254,3 @@ def _with_row(chosen: _Suggestion, message: str, sent: str, reaction: str) -> li
 def _pair(message: str, sent: str, suggestion: str | None, reaction: str) -> list[dict[str, Any]]:
     said = {"role": "assistant", "content": sent, "suggestion": suggestion, "reaction": reaction}
     return [{"role": "user", "content": message}, said]
-
-

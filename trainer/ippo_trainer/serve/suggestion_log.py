@@ -1,7 +1,7 @@
 """The log of a server: what it suggested to which message, in segments of JSON lines that are never changed.
 
-A record waits in bounded memory until a thread puts it into the store. A store that does not answer costs records, never
-a request: what finds no room is dropped and counted.
+A record waits in bounded memory until a thread puts it into the store. A store that does not answer costs records,
+never a request: what finds no room is dropped and counted.
 """
 
 import gzip

@@ -23,7 +23,9 @@ VERB = Verb("check-log", __name__, "check a chat log before a run learns from it
 
 def add_arguments(parser: ArgumentParser) -> None:
     """What it takes."""
-    parser.add_argument("log", metavar="LOG", help="a file, a folder that servers logged into, or a file:// or s3:// address")
+    parser.add_argument(
+        "log", metavar="LOG", help="a file, a folder that servers logged into, or a file:// or s3:// address"
+    )
     parser.add_argument("--reactions", metavar="FILE", help="of a folder, as collect.history.reactions")
     parser.add_argument(
         "--outcomes", metavar="FILE", help="outcomes in a file of their own, as collect.history.outcomes"

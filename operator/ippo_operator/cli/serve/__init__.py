@@ -11,8 +11,8 @@ responses are cut where the run cuts them.
   curl localhost:8000/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{"messages": [{"role": "user", "content": "hello"}]}'
 
-With --log, what is suggested is written into the run's artifacts, as spec.serve.log does in a cluster; a later run learns
-from it by collect.history.
+With --log, what is suggested is written into the run's artifacts, as spec.serve.log does in a cluster; a later run
+learns from it by collect.history.
 
 In a cluster, spec.serve does this for each promoted policy.
 """
@@ -39,6 +39,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--log",
         action="store_true",
-        help="log suggestions into artifacts/served of the run's folder, or of its bucket (default: where spec.serve.log "
-        "is set)",
+        help="log suggestions into artifacts/served of the run's folder, or of its bucket (default: where "
+        "spec.serve.log is set)",
     )
