@@ -206,7 +206,7 @@ class LogHistory(Model):
 
     conversations: Uri
     """A log, as in warmStart.conversations; also exports of OpenAI and ShareGPT, parquet with a column of messages, and
-    a folder of what servers logged (`serve.log`): of S3 with a slash at its end."""
+    a folder of what servers logged (spec.serve.log): of S3 with a slash at its end."""
     reactions: Uri | None = None
     """Of what servers logged: what became of suggestions, `.jsonl` of `id` and `reaction`, which may hold the outcomes,
     too. Where it says nothing, a suggestion that was sent was accepted."""
