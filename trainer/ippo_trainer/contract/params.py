@@ -221,7 +221,7 @@ class LogHistory(Model):
     nobody. Give warmStart.writers the same names."""
 
 
-LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (8, 16, 24), 4, 100.0
+LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (16, 24, 32), 4, 100.0
 """Of the least squares, where the fields of `fitQ` are left out."""
 EARLIER_ITERATIONS = len(EARLIER_DATA)
 """Iterations before this one that the least squares may read."""
@@ -246,7 +246,8 @@ class FitQ(Model):
     """Weight of next-token prediction on all dialogue tokens, customer's and reactions' too: it teaches the trunk the
     dynamics."""
     trace_lambda: Share = "1"
-    """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda)."""
+    """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda), after the
+    first third of the epochs."""
     method: Literal["MonteCarlo", "SARSA", "ExpectedSARSA"] | None = None
     """How Q follows from turns that others than the policy wrote. MonteCarlo regresses returns, and leaves out what
     somebody else's turn comes after. SARSA takes every turn for the policy's own: its Q is that of all the writers
@@ -259,7 +260,7 @@ class FitQ(Model):
     of fitted Q evaluation; Gradient takes the head that was trained with the trunk."""
     ranks: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=8)] | None = None
     """Of the least squares: leading components of state and suggestion whose products Q is made of, one fit for each,
-    none above the trunk's width. 8, 16 and 24 if left out, as far as the trunk is so wide."""
+    none above the trunk's width. 16, 24 and 32 if left out, as far as the trunk is so wide."""
     folds: Annotated[int, Field(ge=1, le=16)] | None = None
     """Of the least squares: every fit leaves out one of so many parts of the conversations. How the fits differ is the
     estimate of Q's error, their mean is Q. 4 if left out."""

@@ -1,13 +1,13 @@
-"""Fitting Q from start to end: Monte Carlo first, then, if asked for, a refit on lambda-returns."""
+"""Fitting Q from start to end: on Monte Carlo returns first, then, if asked for, on lambda-returns."""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
 
-from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.adapters import is_adapted
@@ -19,7 +19,10 @@ from ippo_trainer.qfit.trainer import Fit, FitData, FitSettings
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.distributed import ALONE, Ranks
 
-PHASES = ("monte-carlo", "lambda")
+MONTE_CARLO, LAMBDA = "monte-carlo", "lambda"
+"""What the epochs of a fit regress."""
+MONTE_CARLO_SHARE = 1 / 3
+"""Of the epochs, and at least one: V must know something before it stands in for returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,42 +46,46 @@ class Split:
 
 
 class Procedure:
-    """One or two fits in a row; a `Loop`.
+    """One fit, whose targets follow the model; a `Loop`.
 
-    With `trace_lambda` below 1 the Monte Carlo fit's own V, frozen, stands in for what follows the next turn, and Q is
-    refitted to the lambda-returns: they have less variance than the outcome, which is one bit for a whole conversation.
+    With `trace_lambda` below 1 only the first epochs regress Monte Carlo returns. From then on V, as it is when an
+    epoch begins, stands in for what follows the next turn: lambda-returns have less variance than the outcome, which is
+    one bit for a whole conversation. Early stopping looks at Monte Carlo returns throughout: they owe nothing to V.
 
     Args:
         model: the Q model, trained in place.
         lm_head: see `language_head`.
-        settings: of both fits.
+        settings: of the fit.
         split: what is trained on, and what stops early.
         ranks: the processes that share the forwards.
     """
 
     def __init__(self, model: Any, lm_head: Any, settings: FitSettings, split: Split, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
-        self.model, self.lm_head, self.settings, self.split = model, lm_head, settings, split
+        self.model, self.settings, self.split = model, settings, split
         self.explore_share, self.censoring = explored_share(split.log), Censoring.of(split.log)
-        self.phases = PHASES[: 1 if settings.trace_lambda == 1.0 else 2]
-        self.phase = 0
-        self.curves: list[dict[str, float | str]] = []
-        self._values: dict[str, list[float]] = {}
-        """V of every turn by the first fit, by side."""
-        self.fit = self._new_fit()
+        self.monte_carlo_epochs = settings.epochs
+        if settings.trace_lambda < 1.0:
+            self.monte_carlo_epochs = max(1, int(MONTE_CARLO_SHARE * settings.epochs))
+        self._values: list[float] = []
+        """V of every training turn, as it was when `_values_epoch` began."""
+        self._values_epoch = -1
+        train, held = (FitData(side.examples, self._monte_carlo(side)) for side in (split.train, split.held))
+        self.fit = Fit(model, lm_head, settings, train, held, ranks, self._targets_of)
 
     @property
     def steps(self) -> int:
-        """Updates so far, those of finished phases counted in full."""
-        return self.phase * self._updates_per_phase + self.fit.updates
+        """Updates so far."""
+        return self.fit.updates
 
     @property
     def total(self) -> int:
-        return len(self.phases) * self._updates_per_phase
+        return self.settings.epochs * self.fit.updates_per_epoch
 
     @property
-    def _updates_per_phase(self) -> int:
-        return self.settings.epochs * self.fit.updates_per_epoch
+    def curves(self) -> list[dict[str, float | str]]:
+        """A row by epoch; `phase` says which returns it was trained on."""
+        return [{**row, "phase": self._phase(int(row["epoch"]))} for row in self.fit.position.curves]
 
     def figures(self) -> dict[str, float]:
         position = self.fit.position
@@ -86,48 +93,40 @@ class Procedure:
         return {"epoch": float(position.epoch)} | losses
 
     def run(self, after_step: Callable[[], None]) -> None:
-        while True:
-            self.fit.run(after_step)
-            before, phase = len(self.curves), self.phases[self.phase]
-            rows = self.fit.position.curves
-            self.curves += [{**row, "epoch": before + row["epoch"], "phase": phase} for row in rows]
-            if self.phase + 1 == len(self.phases):
-                return
-            self._values = {name: self._read_values(side) for name, side in self._sides().items()}
-            self.phase += 1
-            self.fit = self._new_fit()
+        self.fit.run(after_step)
 
     def parts(self) -> dict[str, StatePart]:
         return self.fit.parts()
 
     def facts(self) -> dict[str, Any]:
-        return {"phase": self.phase, "curves": self.curves, "values": self._values, "fit": self.fit.facts()}
+        return {"values": self._values, "values_epoch": self._values_epoch, "fit": self.fit.facts()}
 
     def restore(self, facts: dict[str, Any]) -> None:
-        self.phase, self.curves, self._values = facts["phase"], facts["curves"], facts["values"]
-        self.fit = self._new_fit()
+        self._values, self._values_epoch = facts["values"], facts["values_epoch"]
         self.fit.restore(facts["fit"])
 
-    def _new_fit(self) -> Fit:
-        """Of this phase, at its beginning."""
-        settings = replace(self.settings, seed=derive_seed(self.settings.seed, self.phases[self.phase]))
-        train, held = (FitData(side.examples, self._targets(name, side)) for name, side in self._sides().items())
-        return Fit(self.model, self.lm_head, settings, train, held, self.ranks)
+    def _phase(self, epoch: int) -> str:
+        return MONTE_CARLO if epoch < self.monte_carlo_epochs else LAMBDA
 
-    def _sides(self) -> dict[str, Side]:
-        return {"train": self.split.train, "held": self.split.held}
-
-    def _targets(self, name: str, side: Side) -> Targets:
-        settings, offsets = self.settings, turn_offsets(side.examples)
-        rows = []
-        for number, each in enumerate(side.conversations):
-            if self.phase == 0:
-                targets = monte_carlo_targets(each, settings.discount, self.explore_share, self.censoring)
-            else:
-                values = self._values[name][offsets[number] : offsets[number + 1]]
-                targets = lambda_targets(each, settings.discount, settings.trace_lambda, values, self.censoring)
+    def _targets_of(self, epoch: int) -> Targets:
+        """Of the training turns. V is read once an epoch: a fit that goes on in the middle of one has what was read."""
+        side = self.split.train
+        if self._phase(epoch) == MONTE_CARLO:
+            return self._monte_carlo(side)
+        if epoch != self._values_epoch:
+            self._values, self._values_epoch = self._read_values(side), epoch
+        settings, rows = self.settings, []
+        for each, (begin, end) in zip(side.conversations, pairwise(turn_offsets(side.examples)), strict=True):
+            values = self._values[begin:end]
+            targets = lambda_targets(each, settings.discount, settings.trace_lambda, values, self.censoring)
             rows.append(emphasised(targets, each))
         return Targets.of(rows)
+
+    def _monte_carlo(self, side: Side) -> Targets:
+        discount, share, censoring = self.settings.discount, self.explore_share, self.censoring
+        return Targets.of(
+            [emphasised(monte_carlo_targets(each, discount, share, censoring), each) for each in side.conversations]
+        )
 
     def _read_values(self, side: Side) -> list[float]:
         """V of every turn; each process reads every n-th conversation."""

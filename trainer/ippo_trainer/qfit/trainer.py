@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -75,12 +75,20 @@ class Fit:
         train: what the gradient sees.
         held: what early stopping sees.
         ranks: the processes that share the forwards.
+        targets_of: of the training turns, by epoch, called when it begins or goes on; None keeps `train`'s.
     """
 
     def __init__(
-        self, model: Any, lm_head: Any, settings: FitSettings, train: FitData, held: FitData, ranks: Ranks = ALONE
+        self,
+        model: Any,
+        lm_head: Any,
+        settings: FitSettings,
+        train: FitData,
+        held: FitData,
+        ranks: Ranks = ALONE,
+        targets_of: Callable[[int], Targets] | None = None,
     ) -> None:
-        self.ranks = ranks
+        self.ranks, self._targets_of = ranks, targets_of
         self.model, self.lm_head, self.settings = model, lm_head, settings
         self.device = next(model.parameters()).device
         self.train, self.held = (FitData(data.examples, data.targets.to(self.device)) for data in (train, held))
@@ -95,6 +103,7 @@ class Fit:
         self._schedule = Schedule.of_fit(settings.epochs * len(self._batches), FINAL_RATE)
         self._offsets = turn_offsets(train.examples)
         self._constant_loss = constant_loss(train.targets, held.targets)
+        self._targets_epoch = -1
 
     @property
     def updates_per_epoch(self) -> int:
@@ -114,6 +123,7 @@ class Fit:
         """
         while not self.position.done:
             order = self._order()
+            self._renew_targets()
             self._update(order[self.position.batch])
             self.position.batch += 1
             if self.position.batch == len(order):
@@ -140,6 +150,12 @@ class Fit:
 
     def restore(self, facts: dict[str, Any]) -> None:
         self.position = FitPosition(**facts)
+
+    def _renew_targets(self) -> None:
+        """Lets the training turns have this epoch's targets."""
+        if self._targets_of is not None and self.position.epoch != self._targets_epoch:
+            self._targets_epoch = self.position.epoch
+            self.train = replace(self.train, targets=self._targets_of(self._targets_epoch).to(self.device))
 
     def _order(self) -> list[list[int]]:
         """The batches of this epoch."""
