@@ -70,8 +70,8 @@ def test_it_tells_good_suggestions_from_bad_ones(make_toy: Any, make_policy: Any
     assert q[good].mean() - q[~good].mean() > 0.2
     assert q[~good].mean() < v.mean() < q[good].mean()
     assert [row["epoch"] for row in fitting.curves] == list(range(7))
-    assert [row["phase"] for row in fitting.curves] == ["monte-carlo"] * (7 if trace == 1.0 else 2) + ["lambda"] * (
-        0 if trace == 1.0 else 5
+    assert [row["phase"] for row in fitting.curves] == ["monte-carlo"] * (7 if trace == 1.0 else 3) + ["lambda"] * (
+        0 if trace == 1.0 else 4
     )
 
 

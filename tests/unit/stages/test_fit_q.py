@@ -107,8 +107,8 @@ def test_the_last_layer_is_published_and_read_by_whoever_loads_q(small_world: An
     fetch(small_world.store, result.artifacts["q"], tmp_path / "q", "q")
     layer = last_layer(load_q(tmp_path / "q"))
     assert layer is not None
-    assert sorted(set(layer.member_rank.tolist())) == [8.0, 16.0]  # 24 is above the trunk's width
-    assert len(layer.q) == 2 * params.LAST_LAYER_FOLDS
+    assert sorted(set(layer.member_rank.tolist())) == [16.0]  # 24 and 32 are above the trunk's width
+    assert len(layer.q) == params.LAST_LAYER_FOLDS
     account = json.loads((tmp_path / "q" / "calibration.json").read_text())
     assert account["standard_error"] == pytest.approx(result.metrics["qStandardError"])
     assert 0 < account["standard_error"] < 1
@@ -254,7 +254,7 @@ def test_exploring_turns_are_counted_and_a_refit_runs(small_world: Any, caplog: 
     for index, found in enumerate(data):
         for turn in found.turns[index % 2 :: 3]:
             turn.behaviour = "explore"
-    section = QUICK.model_copy(update={"trace_lambda": "0.5", "epochs": 1})
+    section = QUICK.model_copy(update={"trace_lambda": "0.5", "epochs": 2})
     result = small_world.result(spec_of(small_world, data, section))
     explored = sum(turn.behaviour == "explore" for found in data for turn in found.turns)
     assert result.metrics["exploredShare"] == pytest.approx(

@@ -247,7 +247,7 @@ class FitQ(Model):
     dynamics."""
     trace_lambda: Share = "1"
     """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda), after the
-    first third of the epochs."""
+    first half of the epochs."""
     method: Literal["MonteCarlo", "SARSA", "ExpectedSARSA"] | None = None
     """How Q follows from turns that others than the policy wrote. MonteCarlo regresses returns, and leaves out what
     somebody else's turn comes after. SARSA takes every turn for the policy's own: its Q is that of all the writers

@@ -21,8 +21,8 @@ from ippo_trainer.training.distributed import ALONE, Ranks
 
 MONTE_CARLO, LAMBDA = "monte-carlo", "lambda"
 """What the epochs of a fit regress."""
-MONTE_CARLO_SHARE = 1 / 3
-"""Of the epochs, and at least one: V must know something before it stands in for returns."""
+MONTE_CARLO_SHARE = 1 / 2
+"""Of the epochs, and at least one epoch: V must know something before it stands in for returns."""
 
 
 @dataclass(frozen=True, slots=True)
