@@ -14,6 +14,7 @@ FREE = (
     "spec.suspend",
     "spec.promotion.approve",
     "spec.promotion.reject",
+    "spec.promotion.judgement",
     "spec.cleanup",
     "spec.pods",
     "spec.retries.requested",

@@ -128,7 +128,8 @@ class Reason(StrEnum):
         "AwaitingApproval",
         "The gate let the latest candidate pass, and a human is asked: by spec.promotion.mode Manual, or because there "
         "is no simulator to try it on. Nothing runs meanwhile.",
-        "Look at `ippo status NAME`, then `ippo approve NAME` or `ippo reject NAME`.",
+        "Look at `ippo status NAME` and, without a simulator, judge suggestions with `ippo judge NAME`, then "
+        "`ippo approve NAME` or `ippo reject NAME`.",
         ("Promoted", *_WORK),
         "SpecChange",
     )

@@ -2,6 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
+from ippo_trainer.contract.judgement import Judgement
 from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.params import EngineName, Model, matching
 from ippo_trainer.contract.spec import Encryption, S3Location
@@ -115,6 +116,9 @@ class Promotion(Model):
     """The iteration whose candidate is promoted. May be set at any time; counts only while that candidate waits."""
     reject: Annotated[int, Field(ge=1, le=1000)] | None = None
     """The iteration whose candidate is not promoted. May be set at any time; counts only while that candidate waits."""
+    judgement: Judgement | None = None
+    """What people said of the candidate's suggestions; `ippo judge` writes it. Evidence for who answers: it decides
+    nothing by itself."""
 
 
 class Cleanup(Model):

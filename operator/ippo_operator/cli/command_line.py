@@ -13,6 +13,7 @@ from ippo_operator.cli import (
     diff,
     exact,
     explain,
+    judge,
     logs,
     plan,
     report,
@@ -45,6 +46,7 @@ examples:
     ippo run -f examples/sr-funnel.yaml --out runs/demo
     ippo status runs/demo
     ippo report runs/demo
+    ippo judge runs/demo
     ippo exact --env sr-funnel
 
   in a cluster (also as `kubectl ippo -n team status`; flags before or after the verb):
@@ -83,6 +85,7 @@ def make_parser(program: str) -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
     for verb in (run, serve, validate, plan, check_log, exact, completion, version, status, report, logs):
         add_verb(commands, verb.VERB, verb.add_arguments)
+    add_verb(commands, judge.VERB, judge.add_arguments)
     for decision in decide.VERBS:
         add_verb(commands, decision, partial(decide.add_arguments, decision))
     for verb in (diff, explain):

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
-from ippo_operator.cli.errors import CommandError
+from ippo_operator.cli.errors import TRY_AGAIN, CommandError
 from ippo_operator.cli.run_view import RunView
-from ippo_operator.local.folder import FolderError, RunFolder
+from ippo_operator.local.folder import FolderError, FolderInUseError, RunFolder
 from ippo_operator.plan.conditions import conditions
 from ippo_operator.plan.phase import phase
 
@@ -33,6 +34,24 @@ class FolderRun:
 def open_folder(path: str) -> FolderRun:
     """The run in a folder. Raises CommandError if there is none, or it cannot be read."""
     return read(RunFolder(Path(path)))
+
+
+def amend(folder: RunFolder, promotion: dict[str, Any]) -> FolderRun:
+    """Writes fields of spec.promotion into the run, unless a runner is at work; it would not read them.
+
+    Raises:
+        CommandError: a runner is at work, or the folder cannot be written.
+    """
+    try:
+        with folder.lock():
+            run = folder.read()
+            changed = run.spec.promotion.model_copy(update=promotion)
+            folder.change(run, run.spec.model_copy(update={"promotion": changed}))
+    except FolderInUseError as error:
+        raise CommandError(f"{error}; stop it with Ctrl-C first", TRY_AGAIN) from None
+    except FolderError as error:
+        raise CommandError(str(error)) from None
+    return read(folder)
 
 
 def read(folder: RunFolder) -> FolderRun:

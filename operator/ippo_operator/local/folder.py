@@ -24,6 +24,10 @@ _Read = TypeVar("_Read", bound=BaseModel)
 _OURS = {"run.json", "status.json", "jobs", "artifacts", "work", "runner.lock", ".run.json.new", ".status.json.new"}
 
 
+_ANSWERS = ("approve", "reject", "judgement")
+"""Of spec.promotion."""
+
+
 class FolderError(Exception):
     """The folder cannot be used; the message says why and what to do."""
 
@@ -113,7 +117,10 @@ class RunFolder:
         problems = changes.problems(run.spec, manifest.spec)
         if problems:
             raise ManifestError(problems)
-        spec = _asking_again(run, manifest.spec)
+        return self.change(run, _with_answers(run.spec, _asking_again(run, manifest.spec)))
+
+    def change(self, run: IterativePPORun, spec: RunSpec) -> IterativePPORun:
+        """Gives the run another spec; the caller holds the lock and knows that the change is allowed."""
         if run.spec == spec:
             return run
         metadata = run.metadata.model_copy(update={"generation": run.metadata.generation + 1})
@@ -165,6 +172,18 @@ def _asking_again(run: IterativePPORun, spec: RunSpec) -> RunSpec:
     if run.status is not None and failures.can_be_asked_again(run.status, asked):
         return _with_requested(spec, min(requested + 1, MAX_REQUESTED))
     return asked
+
+
+def _with_answers(before: RunSpec, spec: RunSpec) -> RunSpec:
+    """The spec, with what `ippo approve`, `reject` and `judge` wrote where the manifest is silent about it."""
+    given = {name: value for name in _ANSWERS if (value := getattr(before.promotion, name)) is not None}
+    silent = all(getattr(spec.promotion, name) is None for name in _ANSWERS[:2])
+    kept = {
+        name: value
+        for name, value in given.items()
+        if getattr(spec.promotion, name) is None and (silent or name not in _ANSWERS[:2])
+    }
+    return spec.model_copy(update={"promotion": spec.promotion.model_copy(update=kept)}) if kept else spec
 
 
 def _with_requested(spec: RunSpec, requested: int) -> RunSpec:

@@ -23,11 +23,18 @@ def answer(spec: RunSpec, iteration: IterationStatus) -> bool | None:
     return True if spec.promotion.approve == iteration.iteration else None
 
 
-def question(iteration: IterationStatus) -> str:
+def judgement(spec: RunSpec, iteration: IterationStatus) -> str | None:
+    """What people said of the candidate's suggestions; None where nobody judged them."""
+    votes = spec.promotion.judgement
+    return votes.in_words() if votes is not None and votes.iteration == iteration.iteration else None
+
+
+def question(spec: RunSpec, iteration: IterationStatus) -> str:
     """What a human is asked."""
     number = iteration.iteration
     gate = iteration.decision.reason if iteration.decision is not None else ""
+    votes = judgement(spec, iteration)
     return (
         f"the candidate of iteration {number} waits for spec.promotion.approve: {number} or reject: {number}. "
-        f"The gate: {gate}"
+        f"The gate: {gate}" + (f" Judged: {votes}." if votes else "")
     )

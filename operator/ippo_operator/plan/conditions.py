@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from ippo_operator.api.reasons import ConditionType, Reason
-from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.resource import IterativePPORun, RunSpec
 from ippo_operator.api.status import Condition, RunStatus, Truth
 from ippo_operator.plan import approval, serving
 from ippo_operator.plan.phase import Phase
@@ -22,7 +22,7 @@ class ConditionRow(NamedTuple):
 
 def conditions(run: IterativePPORun, status: RunStatus, phase: Phase, now: datetime) -> tuple[Condition, ...]:
     """The run's conditions; a condition whose truth did not change keeps its transition time."""
-    return tuple(_condition(row, run.metadata.generation, status, now) for row in _rows(status, phase))
+    return tuple(_condition(row, run.metadata.generation, status, now) for row in _rows(run.spec, status, phase))
 
 
 def refusal(reason: Reason, message: str) -> tuple[ConditionRow, ...]:
@@ -50,7 +50,7 @@ def _condition(row: ConditionRow, generation: int, status: RunStatus, now: datet
     )
 
 
-def _rows(status: RunStatus, phase: Phase) -> Iterator[ConditionRow]:
+def _rows(spec: RunSpec, status: RunStatus, phase: Phase) -> Iterator[ConditionRow]:
     def truth(holds: bool) -> Truth:
         return "True" if holds else "False"
 
@@ -67,7 +67,7 @@ def _rows(status: RunStatus, phase: Phase) -> Iterator[ConditionRow]:
     queued = working and phase.reason == Reason.WAITING_FOR_QUOTA
     yield ConditionRow("Queued", truth(queued), *cause(queued))
     yield _succeeded_row(status, phase)
-    yield promoted_row(status)
+    yield promoted_row(spec, status)
     serving_trouble = serving.trouble(status.serving) if phase.name in {"Running", "Waiting"} else None
     yield ConditionRow("Ready", truth(phase.name == "Succeeded"), *(serving_trouble or (phase.reason, phase.message)))
 
@@ -79,7 +79,7 @@ def _succeeded_row(status: RunStatus, phase: Phase) -> ConditionRow:
     return ConditionRow("Succeeded", "False" if phase.ended else "Unknown", phase.reason, phase.message)
 
 
-def promoted_row(status: RunStatus) -> ConditionRow:
+def promoted_row(spec: RunSpec, status: RunStatus) -> ConditionRow:
     """The gate's latest answer."""
     decided = next((row for row in reversed(status.iterations) if row.decision is not None), None)
     if decided is None or decided.decision is None:
@@ -88,7 +88,7 @@ def promoted_row(status: RunStatus) -> ConditionRow:
             return ConditionRow("Promoted", before.status, before.reason, before.message)
         return ConditionRow("Promoted", "Unknown", Reason.NO_DECISION_YET, "no candidate was evaluated so far")
     if decided.promoted is None:
-        return ConditionRow("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(decided))
+        return ConditionRow("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(spec, decided))
     if decided.decision.outcome == "Promote" and not decided.promoted:
         text = f"iteration {decided.iteration}: spec.promotion.reject names it. The gate: {decided.decision.reason}"
         return ConditionRow("Promoted", "False", Reason.NOT_APPROVED, text)

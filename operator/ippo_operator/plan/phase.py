@@ -55,7 +55,7 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
         return Phase("Suspended", Reason.SUSPENDED, "spec.suspend is true; set it to false to go on")
     awaiting = approval.awaited(status)
     if awaiting is not None and approval.answer(spec, awaiting) is None:
-        return Phase("Waiting", Reason.AWAITING_APPROVAL, approval.question(awaiting))
+        return Phase("Waiting", Reason.AWAITING_APPROVAL, approval.question(spec, awaiting))
     due = failures.retry_at(status, spec)
     failure = failures.pending(status)
     # A failure far in the future is of a clock that was wrong; nobody waits for hours because of it.

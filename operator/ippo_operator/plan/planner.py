@@ -175,7 +175,7 @@ class _Pass:
         self._tell_decision(awaited.iteration, awaited.decision)
 
     def _tell_decision(self, iteration: int, decision: Decision) -> None:
-        row = promoted_row(self.status)
+        row = promoted_row(self.run.spec, self.status)
         if row.truth == "Unknown":
             self._tell(Event("Normal", row.reason, row.message))
             return

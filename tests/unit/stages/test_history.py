@@ -164,8 +164,7 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
         spec = spec_of(small_world, log, "evaluate", evaluate=section, environment=None)
         update = {"inputs": {**inputs, "candidate": candidate}, "seed": seed}
         result = result_of(small_world, spec.model_copy(update=update))
-        for found in list(small_world.store.list("iterations/0001/evaluation")):
-            small_world.store.delete(found.key)
+        small_world.store.delete("iterations/0001/evaluation/result.json")
         return result
 
     same = evaluated(policy, 1)
@@ -184,6 +183,10 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
     assert other.decision is not None
     assert "E[Q] per logged state changes by" in other.decision.reason
     assert "nothing simulated" in other.decision.reason
+    fetch(small_world.store, other.artifacts["evaluation"], small_world.folder / "evaluation", "evaluation")
+    compared = json.loads((small_world.folder / "evaluation" / "comparisons.json").read_text())
+    assert len({pair["conversation"] for pair in compared["pairs"]}) == len(compared["pairs"]) > 0
+    assert all(pair["candidate"] != pair["current"] for pair in compared["pairs"])
     far = evaluated(small_world.put_policy(2, "far"), 3, max_kl="0.000001")
     assert far.decision is not None
     assert "more than maxKl" in far.decision.reason

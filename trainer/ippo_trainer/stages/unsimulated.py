@@ -17,11 +17,12 @@ from torch import Tensor
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import CALIBRATION, UNSIMULATED
+from ippo_trainer.contract.layout import CALIBRATION, COMPARISONS, UNSIMULATED
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.evaluation.comparisons import Comparisons, compare
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
@@ -67,6 +68,7 @@ class _Evidence:
     values: dict[str, Interval]
     """Of candidate and current policy, by fitted Q evaluation."""
     value_lift: Interval
+    comparisons: Comparisons
 
 
 def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
@@ -93,6 +95,7 @@ def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
     directory.mkdir()
     content = {"metrics": metrics, "lengthCurrent": evidence.length["current"], "decision": decision.model_dump()}
     (directory / UNSIMULATED).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
+    (directory / COMPARISONS).write_text(evidence.comparisons.model_dump_json(indent=1) + "\n", "utf-8")
     ref = ctx.publish(ctx.folder, directory, "evaluation")
     inputs = {name: ref.digest for name, ref in ctx.spec.inputs.items()}
     line = {"iteration": ctx.spec.iteration, "inputs": inputs, "metrics": metrics, "decision": decision.model_dump()}
@@ -169,11 +172,11 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
                 shown.update(len(numbers))
             ctx.check_stop()
     models = {role: policy.model for role, policy in policies.items()}
-    turns, features = _evaluated(ctx, sampler, conversations, renderer, models, censoring)
+    turns, features, comparisons = _evaluated(ctx, sampler, conversations, renderer, models, censoring)
     confidence = float(section.gate.confidence)
     values, lifts = policy_values(turns, features, float(ctx.spec.discount), VALUE_PENALTY, confidence)
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
-    return _evidence(sums, confidence, dict(zip(_ROLES, values, strict=True)), lifts[0])
+    return _evidence(sums, confidence, dict(zip(_ROLES, values, strict=True)), lifts[0], comparisons)
 
 
 def _evaluated(
@@ -183,15 +186,17 @@ def _evaluated(
     renderer: Renderer,
     models: dict[str, Any],
     censoring: Censoring,
-) -> tuple[EvaluatedTurns, list[Tensor]]:
-    """The logged turns in features of Q's trunk, and the mean features of each policy's own suggestions there."""
+) -> tuple[EvaluatedTurns, list[Tensor], Comparisons]:
+    """The logged turns in features of Q's trunk, the mean features of each policy's own suggestions there, and some of
+    these suggestions for people to judge."""
     examples, _ = make_examples(conversations, renderer)
     states, actions = turn_features(sampler.q, examples, sampler.max_tokens)
     layer = LastLayer(states.shape[1], min(VALUE_RANK, states.shape[1]), 1)
     layer.span(states, actions)
     logged = LoggedStates(conversations, renderer)
-    prompts = [state.prompt for number in range(len(logged)) for state in logged.of(number)]
-    means = []
+    states_of = [state for number in range(len(logged)) for state in logged.of(number)]
+    prompts = [state.prompt for state in states_of]
+    means, texts = [], dict[str, list[str | None]]()
     for role, model in models.items():
         drawn: list[list[Sampled]] = []
         with ctx.progress(len(logged), f"suggestions of the {role} policy", "conversations") as shown:
@@ -206,6 +211,7 @@ def _evaluated(
         ]
         own = response_features(sampler.q, groups, sampler.max_tokens)
         means.append(pair_features(layer, states, own.reshape(len(groups), -1, own.shape[1]).mean(1)))
+        texts[role] = [renderer.decode(responses[0].ids)[0] for responses in drawn]
     rows = [
         (index == 0, index + 1 == len(each.turns), target.weight, number)
         for number, each in enumerate(conversations)
@@ -216,14 +222,19 @@ def _evaluated(
     turns = EvaluatedTurns(
         pair_features(layer, states, actions), first, last, won[numbers_of] * last, weight, numbers_of
     )
-    return turns, means
+    names = [(state.conversation, state.turn) for state in states_of]
+    return turns, means, compare(conversations, names, texts["candidate"], texts["current"], sampler.seed)
 
 
 _ROLES = {"candidate": "candidate", "current": "policy"}
 
 
 def _evidence(
-    sums: dict[str, HeldOutSums], confidence: float, values: dict[str, Interval], value_lift: Interval
+    sums: dict[str, HeldOutSums],
+    confidence: float,
+    values: dict[str, Interval],
+    value_lift: Interval,
+    comparisons: Comparisons,
 ) -> _Evidence:
     candidate, current = sums["candidate"], sums["current"]
     responses = candidate.responses.sum()
@@ -236,6 +247,7 @@ def _evidence(
         unended=float(candidate.truncated.sum() / responses),
         values=values,
         value_lift=value_lift,
+        comparisons=comparisons,
     )
 
 

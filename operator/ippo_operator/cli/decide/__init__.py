@@ -9,12 +9,14 @@ Lets the candidate that waits become the current policy: sets spec.promotion.app
 runs with spec.promotion.mode Manual, and for those without a simulator. An answer is final.
 
 With ITERATION, an answer can also be given before the candidate is there; it counts if the gate lets it pass.
+A run in a folder goes on from there at once, as with `ippo run`.
 """
 REJECT = """\
 Keeps the policy before the candidate that waits: sets spec.promotion.reject. Prints the figures first. Only for runs
 with spec.promotion.mode Manual, and for those without a simulator. An answer is final.
 
-With ITERATION, an answer can also be given before the candidate is there.
+With ITERATION, an answer can also be given before the candidate is there. A run in a folder goes on from there at once,
+as with `ippo run`.
 """
 SUSPEND = """\
 Stops the running stage at its next checkpoint and starts no other: sets spec.suspend. Nothing is lost; what is served
@@ -34,8 +36,8 @@ _WAIT_SECONDS = 600
 
 
 def _answer(name: str, about: str) -> Verb:
-    examples = f"examples:\n  ippo {name} sales\n  ippo {name} sales 3\n"
-    return Verb(name, __name__, f"{name} the candidate that waits for you", about, examples, cluster=True)
+    examples = f"examples:\n  ippo {name} sales\n  ippo {name} sales 3\n  ippo {name} runs/shop\n"
+    return Verb(name, __name__, f"{name} the candidate that waits for you", about, examples, folder=True, cluster=True)
 
 
 def _switch(name: str, summary: str, about: str, folder: bool = False) -> Verb:

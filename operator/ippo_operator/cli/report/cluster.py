@@ -8,7 +8,7 @@ import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -49,14 +49,15 @@ def command(arguments: Namespace) -> int:
     output = Path(arguments.out) if arguments.out else Path(f"{arguments.run}-report.html")
     with cluster(arguments) as runs:
         run = find(runs, arguments.run)
-        location = _location(run, arguments.endpoint_url)
+        location = run_location(run, arguments.endpoint_url)
         if not arguments.credentials_from_secret:
             return _write(run, location, output)
-        with _credentials(_secret(runs, run.raw)):
+        with secret_credentials(runs, run):
             return _write(run, location, output)
 
 
-def _location(view: RunView, endpoint: str | None) -> StoreLocation:
+def run_location(view: RunView, endpoint: str | None) -> StoreLocation:
+    """Where the run's artifacts are, as seen from here. Raises CommandError if it has none."""
     raw = view.raw
     try:
         run = parse_run(raw | {"metadata": {key: raw["metadata"][key] for key in ("name", "namespace", "uid")}})
@@ -145,6 +146,11 @@ def _secret(runs: Runs, raw: Object) -> bytes:
         return base64.b64decode(data[SECRET_KEY], validate=True)
     except (KeyError, binascii.Error):
         raise CommandError(f"the Secret {name} has no key {SECRET_KEY} with an AWS credentials file") from None
+
+
+def secret_credentials(runs: Runs, run: RunView) -> AbstractContextManager[None]:
+    """While it lasts, boto3 uses the keys in the run's Secret."""
+    return _credentials(_secret(runs, run.raw))
 
 
 @contextmanager
