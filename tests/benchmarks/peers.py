@@ -26,6 +26,7 @@ from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.splits import split
+from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.environments import load as load_environment
 from ippo_trainer.environments.rollout import Batch, ExploringAgent, PolicyAgent, rollout
 from ippo_trainer.improve.algorithm import Task, find
@@ -253,7 +254,7 @@ def _agent(policy: LoadedPolicy, renderer: Renderer, explores: bool = False) -> 
     if explores:
         settings = params.Collect()
         return PolicyAgent(
-            policy.model,
+            TransformersSampler(policy.model),
             renderer,
             "explorer",
             16,
@@ -261,7 +262,7 @@ def _agent(policy: LoadedPolicy, renderer: Renderer, explores: bool = False) -> 
             "explore",
             min_p=settings.explorer_min_p,
         )
-    return PolicyAgent(policy.model, renderer, "policy", 16, 1.0)
+    return PolicyAgent(TransformersSampler(policy.model), renderer, "policy", 16, 1.0)
 
 
 def _hold(environment: Any, agent: Any, count: int, seed: int, purpose: str) -> list[Conversation]:

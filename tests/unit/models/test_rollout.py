@@ -4,6 +4,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.environments.protocol import Step
 from ippo_trainer.environments.rollout import (
     Batch,
@@ -104,7 +105,7 @@ def test_exploration_is_drawn_for_every_turn_whatever_is_said():
 def agent():
     tokenizer = build_tokenizer(["Count . left 1 2 3 4 5 !", "sent None ! left"] * 2)
     model = build_tiny("tiny:d16-l1", tokenizer, 3)
-    return PolicyAgent(model, Renderer(tokenizer, "Count .", 60), "sha256:3", 6, 1.0)
+    return PolicyAgent(TransformersSampler(model), Renderer(tokenizer, "Count .", 60), "sha256:3", 6, 1.0)
 
 
 def test_a_policys_suggestions_do_not_depend_on_the_batch(agent):
@@ -121,16 +122,19 @@ def test_a_batch_is_the_same_whatever_was_held_before_it(agent):
     """A collection that was killed between two batches goes on with a memory of nothing, also the explorer's."""
 
     def exploring():
-        both = [PolicyAgent(agent.model, agent.renderer, agent.digest, 6, 1.0, who) for who in ("policy", "explore")]
+        both = [
+            PolicyAgent(agent.sampler.twin(), agent.renderer, agent.digest, 6, 1.0, who)
+            for who in ("policy", "explore")
+        ]
         return ExploringAgent(*both, 0.3), both[1]
 
     before, late = range(60), [OpenConversation(0, seed, [], "left 1") for seed in range(500)]
     silent = [state.seed for state in late if not exploring()[0]._explores(state)][:4]  # nobody explores at first
     one, explorer = exploring()
     held(before, one)
-    assert explorer._memory.entries  # the batch before ended with something remembered
+    assert explorer.sampler.memory.entries  # the batch before ended with something remembered
     known = []
-    explorer.begin, begin = lambda: (begin(), known.append(len(explorer._memory.entries))), explorer.begin
+    explorer.begin, begin = lambda: (begin(), known.append(len(explorer.sampler.memory.entries))), explorer.begin
     after = held(silent, one)
     assert known == [0]
     fresh, _ = exploring()

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.data.schema import Behaviour, Conversation, Turn
+from ippo_trainer.engines.interface import PolicySampler
 from ippo_trainer.environments.protocol import Environment, Resumable, Step
-from ippo_trainer.models.cache import PrefixMemory
-from ippo_trainer.models.sampling import Sampling, sample
+from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.text.render import Renderer
 
 # Simulated time, so that equal conversations are equal bytes: 2025-01-01, a minute per turn.
@@ -60,13 +60,13 @@ class PolicyAgent:
     float rounding, which a batch of the same conversations repeats).
 
     Args:
-        model, renderer: the policy.
+        sampler, renderer: of the policy.
         digest: of the policy, for the log.
         max_new_tokens, temperature, batch_tokens, min_p: see `models.sampling.Sampling`.
         behaviour: how its turns are tagged.
     """
 
-    model: Any
+    sampler: PolicySampler
     renderer: Renderer
     digest: str
     max_new_tokens: int
@@ -76,26 +76,23 @@ class PolicyAgent:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        self._memory = PrefixMemory()
         stops, pad_id = self.renderer.stop_ids, self.renderer.tokenizer.pad_token_id
         limits = self.batch_tokens, self.min_p
         self._sampling = Sampling(1, self.max_new_tokens, self.temperature, stops, pad_id, *limits)
 
     def begin(self) -> None:
         """A new batch: what the last one left must not even change the rounding."""
-        self._memory = PrefixMemory()
+        self.sampler.begin()
 
     def __call__(self, states: Sequence[OpenConversation]) -> list[Suggestion]:
         """As `Agent`."""
         if states and not states[0].history:
             self.begin()
         prompts = [self.renderer.prompt(state.history, state.customer_message) for state in states]
-        responses = sample(
-            self.model,
+        responses = self.sampler.sample(
             [prompt.ids for prompt in prompts],
             [derive_seed(state.seed, "sample", self.behaviour, len(state.history)) for state in states],
             self._sampling,
-            self._memory,
             [state.slot for state in states],
         )
         return [

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.engines.interface import PolicySampler
+from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.improve.pieces import PackedResponses, deal
 from ippo_trainer.improve.states import LoggedState
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.parking import device_of, present
-from ippo_trainer.models.sampling import Sampled, Sampling, sample
+from ippo_trainer.models.sampling import Sampled, Sampling
 from ippo_trainer.models.scoring import TokenScores, token_logprobs
 from ippo_trainer.qfit.readings import read_logits
 from ippo_trainer.training.distributed import ALONE, Ranks
@@ -74,10 +76,20 @@ class Sampler:
         seed: randomness depends on it and on (purpose, conversation, turn, sample, position) only.
         max_tokens: of one packed forward.
         ranks: the processes that sample and score together.
+        engine: samples; every policy is handed over to it first. None: our own forwards.
     """
 
-    def __init__(self, q: Any, sampling: Sampling, seed: int, max_tokens: int, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self,
+        q: Any,
+        sampling: Sampling,
+        seed: int,
+        max_tokens: int,
+        ranks: Ranks = ALONE,
+        engine: PolicySampler | None = None,
+    ) -> None:
         self.q, self.sampling, self.seed, self.max_tokens, self.ranks = q, sampling, seed, max_tokens, ranks
+        self.engine = engine
 
     def draw(
         self, policy: Any, conversations: Sequence[Sequence[LoggedState]], purpose: str, minibatches: int = 1
@@ -100,7 +112,9 @@ class Sampler:
         ranks = self.ranks
         states = [state for conversation in conversations[ranks.rank :: ranks.size] for state in conversation]
         keys = [derive_seed(self.seed, purpose, state.conversation, state.turn) for state in states]
-        sampled = sample(policy, [state.prompt for state in states], keys, self.sampling)
+        engine = self.engine or TransformersSampler(policy)
+        engine.take(policy)
+        sampled = engine.sample([state.prompt for state in states], keys, self.sampling)
         if ranks.size == 1:
             return sampled
         by_rank: list[Any] = ranks.gathered(

@@ -23,6 +23,7 @@ from ippo_trainer.contract.stages import COLLECT
 from ippo_trainer.data.counts import count, shares
 from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
+from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.environments.protocol import Environment, ExactScorer
 from ippo_trainer.environments.rollout import (
     Agent,
@@ -168,9 +169,15 @@ def _agent(ctx: StageContext, settings: Collect, policy: PolicyAgent) -> Agent:
     if share == 0.0:
         return policy
     same = "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == policy.digest
-    warm = policy if same else _policy_agent(ctx, settings, "explorer", "explore", policy.model)
-    temperature, min_p = settings.explorer_temperature, settings.explorer_min_p
-    return ExploringAgent(policy, replace(warm, behaviour="explore", temperature=temperature, min_p=min_p), share)
+    warm = policy if same else _policy_agent(ctx, settings, "explorer", "explore", policy)
+    explorer = replace(
+        warm,
+        sampler=warm.sampler.twin(),
+        behaviour="explore",
+        temperature=settings.explorer_temperature,
+        min_p=settings.explorer_min_p,
+    )
+    return ExploringAgent(policy, explorer, share)
 
 
 def _policy_agent(
@@ -183,7 +190,8 @@ def _policy_agent(
     check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)
     cast(loaded.model, precision_for(ctx.spec, device).dtype)
     digest = ctx.spec.inputs[name].digest
-    return PolicyAgent(loaded.model, renderer, digest, new_tokens, float(settings.temperature), behaviour)
+    sampler = TransformersSampler(loaded.model)
+    return PolicyAgent(sampler, renderer, digest, new_tokens, float(settings.temperature), behaviour)
 
 
 def _part(total: int, index: int, count: int) -> range:

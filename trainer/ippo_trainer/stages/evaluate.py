@@ -19,6 +19,7 @@ from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
+from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
 from ippo_trainer.environments.rollout import Batch, MessageReader, OpenBatch, PolicyAgent, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
@@ -145,7 +146,11 @@ def _hold(
     with ctx.progress(2 * len(customers), "evaluating", "conversations", initial=count) as bar, keeper.holding():
         for role, player in players.items():
             agent = PolicyAgent(
-                player.policy.model, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx)
+                TransformersSampler(player.policy.model),
+                player.renderer,
+                player.digest,
+                ctx.spec.policy.max_new_tokens,
+                _temperature(ctx),
             )
             hearing = MessageReader(player.renderer)
             while len(held[role]) < len(customers):

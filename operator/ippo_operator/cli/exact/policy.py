@@ -31,6 +31,7 @@ def score(
     """
     if not path.is_dir():
         raise CommandError(f"{path}: no such folder; give that of a policy artifact, e.g. DIR/artifacts/iterations/…")
+    from ippo_trainer.engines.transformers_sampler import TransformersSampler
     from ippo_trainer.environments import ExactScorer
     from ippo_trainer.environments.rollout import Batch, PolicyAgent, rollout
     from ippo_trainer.models.load import load_policy
@@ -38,7 +39,8 @@ def score(
     from ippo_trainer.training.progress import ProgressBar
 
     policy = load_policy(path)
-    agent = PolicyAgent(policy.model, Renderer.load(path, policy.tokenizer), str(path), new_tokens, temperature=1.0)
+    renderer = Renderer.load(path, policy.tokenizer)
+    agent = PolicyAgent(TransformersSampler(policy.model), renderer, str(path), new_tokens, temperature=1.0)
     seeds = [derive_seed(seed, "exact", number) for number in range(count)]
     conversations = []
     bar = ProgressBar(count, "scoring", "conversations")

@@ -1,0 +1,1 @@
+"""What samples a policy's responses: our own forwards, or vLLM."""
