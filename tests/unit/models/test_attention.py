@@ -125,8 +125,8 @@ def test_beyond_it_nothing_is_computed_and_up_to_it_the_batch_does_not_matter(ro
     with pytest.raises(BadDataError, match="17 tokens exceeds the 16 tokens beyond which"):
         sample(model, [text(3, 1), text(14, 2)], [1, 2], Sampling(1, 3, 1.0, {1}, 0))
     with pytest.raises(BadSpecError, match=r"maxPromptTokens 15 plus .* 2 exceed the .*16 .*\. Lower .* to 14\."):
-        check_context(model, 15, 2)
-    check_context(model, 14, 2)
+        check_context(model.config, 15, 2)
+    check_context(model.config, 14, 2)
 
 
 def test_the_numbers_do_depend_on_the_batch_beyond_it(monkeypatch: pytest.MonkeyPatch) -> None:

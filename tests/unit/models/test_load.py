@@ -304,9 +304,9 @@ def test_dropout_is_off_even_in_training(tmp_path, tokenizer):
 
 def test_prompts_must_fit_the_positions(tokenizer):
     model = load.build_tiny("tiny:d16-l1", tokenizer, 5)
-    load.check_context(model, 4080, 16)
+    load.check_context(model.config, 4080, 16)
     with pytest.raises(BadSpecError, match="maxPromptTokens 4081"):
-        load.check_context(model, 4081, 16)
+        load.check_context(model.config, 4081, 16)
 
 
 def test_weights_that_the_architecture_has_no_use_for_are_refused(tmp_path, tokenizer):

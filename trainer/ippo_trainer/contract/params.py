@@ -53,6 +53,7 @@ BUILT_IN_ENVIRONMENTS = {
 
 Device = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["VLLM", "Transformers"]
+SamplerName = Literal["Auto", "Transformers", "VLLM"]
 GateMetric = Literal["Value", "Success"]
 OnTooLong = Literal["Skip", "Truncate"]
 
@@ -180,6 +181,9 @@ class Collect(Model):
     exploration_min_p: Share | None = None
     """Tokens less likely than this share of the likeliest one, before temperature, are never explored: texts stay
     texts. 0.02 if left out."""
+    sampler: SamplerName | None = None
+    """What samples suggestions, in collect and evaluate. `VLLM` needs an image with vLLM and temperatures of 2 at most.
+    `Auto`, also if left out, takes vLLM on a GPU where it can, for a base that is not tiny; else our own forwards."""
 
     def explored(self, iteration: int) -> float:
         """Probability of exploring at a turn of iteration `iteration`, from 1 on."""
@@ -370,6 +374,9 @@ class Improve(Model):
     """GAE for the policy; the critic's targets use 1 (decoupled GAE)."""
     entropy_coefficient: Decimal = "0"
     """Weight of an entropy bonus."""
+    sampler: Literal["Transformers", "VLLM"] | None = None
+    """What samples PPO's responses. `VLLM` needs an image with it and room for one more copy of the policy, and gets
+    the weights anew at every update. `Transformers`, also if left out, are our own forwards."""
 
     def chosen(self, collect: Collect | None) -> str:
         """The algorithm, for policies that are deployed as `collect` says."""

@@ -100,6 +100,8 @@ class StageSpec(Model):
         Inputs count by content, not by key. Equal digests promise interchangeable results.
         """
         value = self.model_dump(by_alias=True, exclude={"attempt", "run", "store", "inputs"}, exclude_none=True)
+        if self.collect is not None and self.collect.sampler == "Auto":  # the same as nothing
+            del value["collect"]["sampler"]
         value["inputs"] = {name: ref.digest for name, ref in self.inputs.items()}
         return digest_of(value)
 

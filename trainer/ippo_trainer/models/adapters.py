@@ -197,6 +197,22 @@ def merge(model: Any) -> Any:
     return model
 
 
+def merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """What the file of a whole model would hold of a model as it is now, by the names there; on the CPU.
+
+    The sum of a base's weight and what an adapter adds is made in fp32. Nothing is changed.
+    """
+    prefix = f"{model.base_model_prefix}."
+    layers = {f"{prefix}{name}": layer for name, layer in _layers(decoder(model))}
+    for name, parameter in model.named_parameters():
+        path, _, kind = name.partition(".base_layer.")
+        if kind == "weight":
+            added = layers[path].get_delta_weight(_NAME).float()
+            yield f"{path}.{kind}", (parameter.detach().float() + added.detach()).to(parameter.dtype).cpu()
+        elif ".lora_" not in name:
+            yield f"{path}.{kind}" if kind else name, parameter.detach().cpu()
+
+
 def _inject(trunk: Any, rank: int, alpha: int, names: list[str]) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 

@@ -94,7 +94,7 @@ def resident_bytes(trained: int, read: int, dtype: torch.dtype) -> int:
     return trained * _TRAINED_BYTES[dtype] + read * dtype.itemsize
 
 
-def budget_of(model: Any, most: int, trained: int = 0, read: int = 0) -> Budget:
+def budget_of(model: Any, most: int, trained: int = 0, read: int = 0, foreign: int = 0) -> Budget:
     """The budget where the model is.
 
     Args:
@@ -102,6 +102,7 @@ def budget_of(model: Any, most: int, trained: int = 0, read: int = 0) -> Budget:
         most: tokens on a CPU.
         trained, read: copies of the model in training, and that are only read, on a GPU; of a shared base there is one
             in any case.
+        foreign: bytes of a GPU's memory that another process has.
     """
     weight = next(model.parameters())
     if weight.device.type == "cpu":
@@ -109,4 +110,5 @@ def budget_of(model: Any, most: int, trained: int = 0, read: int = 0) -> Budget:
     size = sum(parameter.numel() for parameter in own_parameters(model))
     base = sum(parameter.numel() for parameter in model.parameters() if of_base(parameter))
     total = torch.cuda.get_device_properties(weight.device).total_memory
-    return on_gpu(model.config, weight.dtype, total, resident_bytes(trained * size, read * size + base, weight.dtype))
+    resident = resident_bytes(trained * size, read * size + base, weight.dtype)
+    return on_gpu(model.config, weight.dtype, total, resident + foreign)

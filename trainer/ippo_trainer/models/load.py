@@ -248,9 +248,9 @@ def _adapted_q(trunk: Any, policy_config: Any, seed: int) -> Any:
     return _on(model, next(trunk.parameters()).device).eval()
 
 
-def check_context(model: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
+def check_context(config: Any, max_prompt_tokens: int, max_new_tokens: int) -> None:
     """Raises BadSpecError if a full prompt and a full suggestion do not fit into what the model can read."""
-    for limit in limits(model.config):
+    for limit in limits(config):
         if max_prompt_tokens + max_new_tokens > limit.tokens:
             raise BadSpecError(
                 f"policy.maxPromptTokens {max_prompt_tokens} plus policy.maxNewTokens {max_new_tokens} exceed "

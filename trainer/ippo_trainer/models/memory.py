@@ -102,6 +102,14 @@ def check_fits_devices(directory: Path, as_float32: bool, total: int) -> None:
     check_room("the model needs", weights_bytes(directory, as_float32), "this container's GPUs have", total, remedy)
 
 
+def foreign_bytes(device: "torch.device") -> int:
+    """Bytes of a GPU's memory that others than this process's tensors hold."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free - torch.cuda.memory_reserved(device))
+
+
 def mebibytes(count: int) -> str:
     """Bytes in words, rounded up."""
     return f"{math.ceil(count / (1 << 20))} MiB"

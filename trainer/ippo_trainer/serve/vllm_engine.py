@@ -1,25 +1,18 @@
 """The engine for GPUs: vLLM in this process. It gets token ids, so prompts are those of training, and returns them."""
 
-import json
-import os
 import uuid
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.variables import VLLM_ARGUMENTS
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.engines import vllm_start
 from ippo_trainer.models import memory
+from ippo_trainer.models.engine_memory import CPU_CACHE_BYTES, CPU_PROCESS_BYTES
 from ippo_trainer.serve.engine import EngineDiedError, Piece, QueueFullError, RefusedError, ResponseSampling
 from ippo_trainer.serve.settings import ServedModel, ServerSettings, response_room
 
-_EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
-_CPU_CACHE_BYTES = 1 << 30
-_CPU_RUNTIME_BYTES = 1900 << 20  # vLLM's three processes
 _MAX_SAMPLES = 16
-# vLLM would ask the internet for what it has, and tell it what it runs.
-_OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
 
 
 class VllmEngine:
@@ -132,31 +125,25 @@ def load_vllm(settings: ServerSettings) -> ServedModel:
         BadDataError: as `loading.load`.
     """
     _check_memory(settings.policy)
-    os.environ.update(_OFFLINE)
-    try:
-        from vllm import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-    except ImportError as error:
-        raise BadSpecError(
-            f"vLLM cannot be loaded: {error}", "Use an image with vLLM, or spec.serve.engine: Transformers."
-        ) from error
     from ippo_trainer.models.load import load_tokenizer
     from ippo_trainer.models.merging import whole
     from ippo_trainer.text.render import Renderer
+
+    remedy = "Use an image with vLLM, or spec.serve.engine: Transformers."
+    with vllm_start.starting(remedy):
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
 
     renderer = Renderer.load(settings.policy, load_tokenizer(settings.policy))
     positions = _positions(settings.policy)
     room = response_room(positions, renderer.max_prompt_tokens, settings.max_new_tokens)
     length = renderer.max_prompt_tokens + room
-    try:
-        # Merged: then every architecture, rank and setting of vLLM goes.
-        with whole(settings.policy) as model:
-            arguments = AsyncEngineArgs(**_arguments(replace(settings, policy=model), length))
-            llm = AsyncLLM.from_engine_args(arguments)
-    except TypeError as error:
-        raise BadSpecError(f"{VLLM_ARGUMENTS}: {error}", "Use the names of vLLM's AsyncEngineArgs.") from error
-    except (ValueError, RuntimeError) as error:
-        raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
+    own: dict[str, Any] = {"served_model_name": [settings.digest, settings.name], "enable_log_requests": False}
+    if settings.log is not None:
+        own["logprobs_mode"] = "processed_logprobs"  # after temperature and top_p, as they were drawn
+    # Merged: then every architecture, rank and setting of vLLM goes.
+    with vllm_start.starting(remedy), whole(settings.policy) as model:
+        llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**vllm_start.arguments(model, length, own)))
     running = llm.vllm_config.scheduler_config.max_num_seqs
     logs = settings.log is not None
     return ServedModel(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids, logs))
@@ -170,37 +157,7 @@ def _check_memory(policy: Path) -> None:
         total = sum(torch.cuda.get_device_properties(number).total_memory for number in devices)
         memory.check_fits_devices(policy, False, total)
     else:
-        memory.check_fits(policy, False, memory.memory_limit(), _CPU_RUNTIME_BYTES + _CPU_CACHE_BYTES)
-
-
-def _arguments(settings: ServerSettings, length: int) -> dict[str, Any]:
-    import torch
-
-    own: dict[str, Any] = {
-        "model": str(settings.policy),
-        "served_model_name": [settings.digest, settings.name],
-        "max_model_len": length,
-        "generation_config": "vllm",  # the file's sampling settings are not the policy's
-        "enable_log_requests": False,
-    }
-    if settings.log is not None:
-        own["logprobs_mode"] = "processed_logprobs"  # after temperature and top_p, as they were drawn
-    if torch.cuda.is_available():
-        own["tensor_parallel_size"] = torch.cuda.device_count()
-    else:
-        # Compiling needs a C++ compiler, which images have not.
-        own |= {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-    return own | _engine_arguments(os.environ.get(VLLM_ARGUMENTS, ""))
-
-
-def _engine_arguments(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        raise BadSpecError(f"{VLLM_ARGUMENTS} is not JSON: {error}", _EXAMPLE) from error
-    if not isinstance(value, dict):
-        raise BadSpecError(f"{VLLM_ARGUMENTS} is no JSON object", _EXAMPLE)
-    return value
+        memory.check_fits(policy, False, memory.memory_limit(), CPU_PROCESS_BYTES + CPU_CACHE_BYTES)
 
 
 def _positions(directory: Path) -> int | None:

@@ -8,9 +8,12 @@ least one sees all; if two do, both publish the same bytes.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -21,8 +24,8 @@ from ippo_trainer.contract.params import Collect, Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
 from ippo_trainer.contract.stages import COLLECT
 from ippo_trainer.data.counts import count, shares
-from ippo_trainer.data.schema import Behaviour
 from ippo_trainer.data.turns import write_turns
+from ippo_trainer.engines.interface import PolicySampler
 from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.environments.protocol import Environment, ExactScorer
 from ippo_trainer.environments.rollout import (
@@ -37,9 +40,9 @@ from ippo_trainer.environments.rollout import (
 )
 from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.halves import cast
-from ippo_trainer.models.load import check_context, load_policy
+from ippo_trainer.models.load import check_context, load_policy, load_tokenizer
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.stages import history
+from ippo_trainer.stages import history, samplers
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
@@ -48,6 +51,7 @@ from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError
 from ippo_trainer.text.render import Renderer
 
 _COUNTS = "counts.json"
+_BY_VLLM = "vllmTurns"
 NOTE = "turns.json"
 SHARD_KIND = "turns-shard"
 JOINED_KIND = "data"
@@ -66,6 +70,15 @@ class ShardNote(Model):
     def of(self, source: str | None) -> bool:
         """Whether it may be joined with what has this source."""
         return self.source is None or source is None or self.source == source
+
+
+@dataclass(frozen=True)
+class _Players:
+    """Who suggests replies."""
+
+    renderer: Renderer
+    agent: Agent
+    sampler: samplers.Kind
 
 
 @dataclass
@@ -133,28 +146,34 @@ def outdated(ctx: StageContext) -> bool:
 
 def _collect(ctx: StageContext, settings: Collect, environment: Environment, index: int) -> tuple[Path, dict[str, int]]:
     """Holds the shard's conversations; returns the directory of its Parquet files, and the counts."""
-    policy = _policy_agent(ctx, settings, "policy", "policy")
-    agent, hearing = _agent(ctx, settings, policy), MessageReader(policy.renderer)
     collection = ctx.spec.collection or 1
     part = _part(settings.conversations, index, settings.parallelism)
     prefix = "turns" if collection == 1 else f"turns-{collection}"
     before = settings.conversations * (collection - 1)  # numbers go on where the collection before ended
     numbers = range(before + part.start, before + part.stop)
     batches = [numbers[start : start + settings.batch_size] for start in range(0, len(numbers), settings.batch_size)]
-    state = _resume(ctx)
+    with _talking(ctx, settings) as players:
+        return _hold(ctx, environment, players, batches, f"{prefix}-{index:05d}")
+
+
+def _hold(
+    ctx: StageContext, environment: Environment, players: _Players, batches: list[range], prefix: str
+) -> tuple[Path, dict[str, int]]:
+    """What `_collect` returns. The files of the batches begin with the prefix."""
+    hearing, state = MessageReader(players.renderer), _resume(ctx)
     keeper = Keeper(ctx, lambda unfinished: _save(ctx, state, unfinished))
     held = sum(map(len, batches[: state.batches]))
-    with ctx.progress(len(numbers), "collecting", "conversations", initial=held) as bar, keeper.holding():
+    with ctx.progress(sum(map(len, batches)), "collecting", "conversations", initial=held) as bar, keeper.holding():
         while state.batches < len(batches):
             batch = batches[state.batches]
-            name = f"{prefix}-{index:05d}-{state.batches:05d}.parquet"
+            name = f"{prefix}-{state.batches:05d}.parquet"
             seeds, ids = _names(ctx, batch)
             conversations = Batch(seeds, ids, state.unfinished, hearing)
-            result = rollout(environment, agent, conversations, bar.update, keeper.note)
+            result = rollout(environment, players.agent, conversations, bar.update, keeper.note)
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
                 write_turns(state.directory / name, result.conversations)
-                state.add(_count(result, environment))
+                state.add(_count(result, environment, players.sampler))
             bar.update(0, success=state.counts["outcomes"] / max(1, state.counts["conversations"]))
             if state.batches < len(batches):
                 keeper.note(None)
@@ -163,35 +182,67 @@ def _collect(ctx: StageContext, settings: Collect, environment: Environment, ind
     return state.directory, state.counts
 
 
-def _agent(ctx: StageContext, settings: Collect, policy: PolicyAgent) -> Agent:
+@contextmanager
+def _talking(ctx: StageContext, settings: Collect) -> Iterator[_Players]:
     """The policy, exploring if the spec says so: the explorer is the warm-start policy, flattened."""
-    share = settings.explored(ctx.spec.iteration)
-    if share == 0.0:
-        return policy
-    same = "explorer" in ctx.spec.inputs and ctx.spec.inputs["explorer"].digest == policy.digest
-    warm = policy if same else _policy_agent(ctx, settings, "explorer", "explore", policy)
-    explorer = replace(
-        warm,
-        sampler=warm.sampler.twin(),
-        behaviour="explore",
-        temperature=settings.explorer_temperature,
-        min_p=settings.explorer_min_p,
-    )
-    return ExploringAgent(policy, explorer, share)
+    share, directory = settings.explored(ctx.spec.iteration), ctx.input("policy", "policy")
+    sampler = samplers.sampler_of(ctx, directory, share > 0)
+    with ExitStack() as engines:
+        alone = share == 0 or _explorer_is_policy(ctx)
+        policy = _policy_agent(ctx, settings, sampler, "policy", engines, 1 if alone else 2)
+        if share == 0:
+            yield _Players(policy.renderer, policy, sampler)
+            return
+        warm = policy if alone else _policy_agent(ctx, settings, sampler, "explorer", engines, 2, policy)
+        explorer = replace(
+            warm,
+            sampler=warm.sampler.twin(),
+            behaviour="explore",
+            temperature=settings.explorer_temperature,
+            min_p=settings.explorer_min_p,
+        )
+        yield _Players(policy.renderer, ExploringAgent(policy, explorer, share), sampler)
+
+
+def _explorer_is_policy(ctx: StageContext) -> bool:
+    explorer = ctx.spec.inputs.get("explorer")
+    return explorer is not None and explorer.digest == ctx.spec.inputs["policy"].digest
 
 
 def _policy_agent(
-    ctx: StageContext, settings: Collect, name: str, behaviour: Behaviour, beside: Any = None
+    ctx: StageContext,
+    settings: Collect,
+    sampler: samplers.Kind,
+    name: str,
+    engines: ExitStack,
+    count: int,
+    beside: PolicyAgent | None = None,
 ) -> PolicyAgent:
-    device = device_of(ctx.spec)
-    loaded = load_policy(ctx.input(name, "policy"), device, SHORT, beside)
-    renderer = Renderer.load(loaded.directory, loaded.tokenizer)
-    new_tokens = ctx.spec.policy.max_new_tokens
-    check_context(loaded.model, renderer.max_prompt_tokens, new_tokens)
-    cast(loaded.model, precision_for(ctx.spec, device).dtype)
-    digest = ctx.spec.inputs[name].digest
-    sampler = TransformersSampler(loaded.model)
-    return PolicyAgent(sampler, renderer, digest, new_tokens, float(settings.temperature), behaviour)
+    """An input as an agent.
+
+    Args:
+        ctx, settings: of the stage.
+        sampler: its kind.
+        name: of the input.
+        engines: what is started for it ends with these.
+        count: of policies that there will be.
+        beside: another policy, with which its base may be shared.
+    """
+    directory, new_tokens = ctx.input(name, "policy"), ctx.spec.policy.max_new_tokens
+    source: PolicySampler
+    if sampler == samplers.VLLM:
+        renderer = Renderer.load(directory, load_tokenizer(directory))
+        check_context(samplers.config_of(directory), renderer.max_prompt_tokens, new_tokens)
+        source = engines.enter_context(samplers.vllm(ctx, directory, renderer, settings.batch_size, count))
+    else:
+        device = device_of(ctx.spec)
+        shared = beside.sampler.policy if beside and isinstance(beside.sampler, TransformersSampler) else None
+        loaded = load_policy(directory, device, SHORT, shared)
+        renderer = Renderer.load(directory, loaded.tokenizer)
+        check_context(loaded.model.config, renderer.max_prompt_tokens, new_tokens)
+        cast(loaded.model, precision_for(ctx.spec, device).dtype)
+        source = TransformersSampler(loaded.model)
+    return PolicyAgent(source, renderer, ctx.spec.inputs[name].digest, new_tokens, float(settings.temperature))
 
 
 def _part(total: int, index: int, count: int) -> range:
@@ -206,7 +257,7 @@ def _names(ctx: StageContext, numbers: range) -> tuple[list[int], list[str]]:
     return seeds, [f"i{iteration:04d}-{number:06d}" for number in numbers]
 
 
-def _count(result: RolloutResult, environment: Environment) -> dict[str, int]:
+def _count(result: RolloutResult, environment: Environment, sampler: samplers.Kind) -> dict[str, int]:
     turns = [turn for conversation in result.conversations for turn in conversation.turns]
     counts = count(result.conversations) | {
         "explored": sum(turn.behaviour == "explore" for turn in turns),
@@ -214,6 +265,8 @@ def _count(result: RolloutResult, environment: Environment) -> dict[str, int]:
         "truncated": result.truncated,
         "droppedTurns": result.dropped_turns,
     }
+    if sampler == samplers.VLLM:
+        counts[_BY_VLLM] = len(turns)
     if isinstance(environment, ExactScorer):
         texts = [turn.as_shown().suggestion for turn in turns]
         counts["unparsed"] = sum(environment.intent_of(text) == UNPARSED for text in texts if text is not None)
@@ -229,11 +282,12 @@ def _metrics(counts: dict[str, int]) -> dict[str, float]:
         "droppedTurns": float(counts["droppedTurns"]),
         "responseLength": counts["tokens"] / turns,
     }
-    return metrics | ({"unparsedShare": counts["unparsed"] / turns} if "unparsed" in counts else {})
+    further = {"unparsed": "unparsedShare", _BY_VLLM: "vllmShare"}
+    return metrics | {name: counts[key] / turns for key, name in further.items() if key in counts}
 
 
 def _sum(parts: list[dict[str, int]]) -> dict[str, int]:
-    return {name: sum(part[name] for part in parts) for name in parts[0]}
+    return {name: sum(part.get(name, 0) for part in parts) for name in dict.fromkeys(chain(*parts))}
 
 
 def _resume(ctx: StageContext) -> _Progress:

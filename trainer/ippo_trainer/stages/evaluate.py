@@ -6,7 +6,8 @@ decision their mean is too high, and a second verdict on the same customers is n
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
+from ippo_trainer.engines.interface import PolicySampler
 from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.environments import Environment, ExactScore, ExactScorer
 from ippo_trainer.environments.rollout import Batch, MessageReader, OpenBatch, PolicyAgent, rollout
@@ -30,7 +32,7 @@ from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import LoadedPolicy, load_policy
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.stages import unsimulated
+from ippo_trainer.stages import samplers, unsimulated
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
@@ -84,7 +86,8 @@ def run(ctx: StageContext) -> StageResult:
     environment = ctx.environment()
     players = _players(ctx)
     customers = _customers(ctx, section)
-    held = _hold(ctx, environment, players, customers)
+    sampler = samplers.sampler_of(ctx, players["current"].policy.directory)
+    held = _hold(ctx, environment, players, customers, sampler)
     measured = {role: conversations[READINGS:] for role, conversations in held.items()}
     findings = _find(ctx, section, environment, players, measured)
     _report_unseen(ctx, findings.measured)
@@ -92,7 +95,7 @@ def run(ctx: StageContext) -> StageResult:
     spoken = transcripts(held["candidate"], held["current"], [seed for _, seed in customers])
     _write_json(directory / TRANSCRIPTS, spoken)
     ref = ctx.publish(ctx.folder, directory, "evaluation")
-    metrics = _metrics(findings)
+    metrics = _metrics(findings) | ({"vllmShare": 1.0} if sampler == samplers.VLLM else {})
     _record(ctx, metrics, findings.decision)
     return ctx.result(
         artifacts={"evaluation": ref},
@@ -137,7 +140,11 @@ def _customers(ctx: StageContext, section: params.Evaluate) -> list[tuple[str, i
 
 
 def _hold(
-    ctx: StageContext, environment: Environment, players: dict[str, _Player], customers: Sequence[tuple[str, int]]
+    ctx: StageContext,
+    environment: Environment,
+    players: dict[str, _Player],
+    customers: Sequence[tuple[str, int]],
+    sampler: samplers.Kind,
 ) -> dict[str, list[Conversation]]:
     """The conversations of both policies, one per customer; resumes from the checkpoint."""
     held, unfinished = _resume(ctx, players, customers)
@@ -145,25 +152,31 @@ def _hold(
     count, batch_size = sum(map(len, held.values())), _collect(ctx).batch_size
     with ctx.progress(2 * len(customers), "evaluating", "conversations", initial=count) as bar, keeper.holding():
         for role, player in players.items():
-            agent = PolicyAgent(
-                TransformersSampler(player.policy.model),
-                player.renderer,
-                player.digest,
-                ctx.spec.policy.max_new_tokens,
-                _temperature(ctx),
-            )
+            if len(held[role]) == len(customers):
+                continue
             hearing = MessageReader(player.renderer)
-            while len(held[role]) < len(customers):
-                ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
-                batch = Batch(seeds, ids, unfinished, hearing)
-                result = rollout(environment, agent, batch, bar.update, keeper.note)
-                with ctx.stop.deferred():
-                    unfinished = keeper.unfinished = None
-                    held[role] += result.conversations
-                keeper.note(None)
+            with _agent(ctx, player, sampler, batch_size) as agent:
+                while len(held[role]) < len(customers):
+                    ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
+                    batch = Batch(seeds, ids, unfinished, hearing)
+                    result = rollout(environment, agent, batch, bar.update, keeper.note)
+                    with ctx.stop.deferred():
+                        unfinished = keeper.unfinished = None
+                        held[role] += result.conversations
+                    keeper.note(None)
             for text in hearing.warnings():
                 ctx.warn(f"{role}: {text}")
     return held
+
+
+@contextmanager
+def _agent(ctx: StageContext, player: _Player, sampler: samplers.Kind, rows: int) -> Iterator[PolicyAgent]:
+    """A policy as an agent; of engines there is one at a time."""
+    with ExitStack() as engines:
+        source: PolicySampler = TransformersSampler(player.policy.model)
+        if sampler == samplers.VLLM:
+            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows))
+        yield PolicyAgent(source, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx))
 
 
 def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: OpenBatch | None) -> None:

@@ -7,7 +7,8 @@ ended the updates, and how much better the policy is on held-out states in the t
 import json
 import logging
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.engines.interface import PolicySampler
+from ippo_trainer.engines.vllm_sampler import MOST_ROWS, check_temperature
 from ippo_trainer.improve.algorithm import Algorithm, Task, find
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.improve.improvement import Improvement, ImprovementPosition, frozen_copy
@@ -30,13 +33,15 @@ from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import IMPROVE_TOKENS, Budget, budget_of
 from ippo_trainer.models.halves import cast, split, unite
-from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
+from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, load_tokenizer, save_policy
+from ippo_trainer.models.memory import foreign_bytes
 from ippo_trainer.models.parking import park
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.precision import Precision
 from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.models.verify import SHORT
+from ippo_trainer.stages import samplers
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
@@ -87,21 +92,53 @@ def run(ctx: StageContext) -> StageResult:
 def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: Ranks) -> StageResult:
     """What `run` says, by all the ranks together; each returns the same."""
     kind = find(section.chosen(ctx.spec.collect))
-    models = _load(ctx, kind, device, several=ranks.size > 1)
-    states = _read(ctx, models.renderer)
-    if ranks.first:
-        _report_shortened(ctx, states)
+    with _engine(ctx, section, ranks) as engine:  # first, for it looks at what is free
+        models = _load(ctx, kind, device, several=ranks.size > 1)
+        states = _read(ctx, models.renderer)
+        if ranks.first:
+            _report_shortened(ctx, states)
+        if ranks.size > 1 or engine is not None:
+            return _train(ctx, section, models, states, ranks, engine)
+        if _explorer_differs(ctx):
+            ctx.input("explorer", "policy")
+        with several(ctx, models.policy.model) as replicas:
+            return _train(ctx, section, models, states, replicas)
+
+
+@contextmanager
+def _engine(ctx: StageContext, section: Improve, ranks: Ranks) -> Iterator[PolicySampler | None]:
+    """vLLM, if the spec asks for it."""
+    if section.sampler != samplers.VLLM:
+        yield None
+        return
+    algorithm = section.chosen(ctx.spec.collect)
+    if algorithm != "PPO":
+        raise BadSpecError(
+            f"improve.sampler is VLLM, which {algorithm} has no use for", "Leave improve.sampler out, or choose PPO."
+        )
     if ranks.size > 1:
-        return _train(ctx, section, models, states, ranks)
-    if _explorer_differs(ctx):
-        ctx.input("explorer", "policy")
-    with several(ctx, models.policy.model) as replicas:
-        return _train(ctx, section, models, states, replicas)
+        raise BadSpecError(
+            f"improve.sampler is VLLM, and {ranks.size} processes divide the policy",
+            "Leave improve.sampler out, or give improve one process.",
+        )
+    samplers.check_installed(ctx, "improve.sampler")
+    check_temperature("collect.temperature", _temperature(ctx))
+    directory = ctx.input("policy", "policy")
+    renderer = Renderer.load(directory, load_tokenizer(directory))
+    with samplers.vllm(ctx, directory, renderer, MOST_ROWS, parts=2) as engine:
+        yield engine
 
 
-def _train(ctx: StageContext, section: Improve, models: _Models, states: _States, ranks: Ranks) -> StageResult:
+def _train(
+    ctx: StageContext,
+    section: Improve,
+    models: _Models,
+    states: _States,
+    ranks: Ranks,
+    engine: PolicySampler | None = None,
+) -> StageResult:
     kind = find(section.chosen(ctx.spec.collect))
-    task = _task(ctx, section, models, states.train, ranks)
+    task = _task(ctx, section, models, states.train, ranks, engine)
     probe, report = _held_out(task, states.held)
     improvement = Improvement(task, _algorithm(kind, task), probe)
     train(ctx, improvement, "improving the policy", ranks)
@@ -124,6 +161,8 @@ def _device(ctx: StageContext) -> torch.device:
 
 
 def _load(ctx: StageContext, kind: type[Algorithm], device: torch.device, several: bool) -> _Models:
+    beside = ctx.spec.improve is not None and ctx.spec.improve.sampler == samplers.VLLM and device.type == "cuda"
+    foreign = foreign_bytes(device) if beside else 0
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     q = load_q(ctx.input("q", "q"), device, policy.model).requires_grad_(False)
@@ -132,16 +171,17 @@ def _load(ctx: StageContext, kind: type[Algorithm], device: torch.device, severa
             f"Q has {q.config.vocab_size} tokens, the policy {policy.model.config.vocab_size}",
             "Q must be fitted from this policy's trunk: set fitQ.initFrom to Policy.",
         )
-    check_context(policy.model, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
+    check_context(policy.model.config, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
     precision = precision_for(ctx.spec, device, several)
-    return _Models(policy, renderer, q, precision, ready(kind, policy.model, q, precision))
+    return _Models(policy, renderer, q, precision, ready(kind, policy.model, q, precision, foreign))
 
 
-def ready(kind: type[Algorithm], policy: Any, q: Any, precision: Precision) -> Budget:
-    """Gives the models their types, before anything is copied of them; the budget of a forward of one of them."""
+def ready(kind: type[Algorithm], policy: Any, q: Any, precision: Precision, foreign: int = 0) -> Budget:
+    """Gives the models their types, before anything is copied of them; the budget of a forward of one of them, beside
+    so many bytes of a GPU's memory that another process has."""
     split(policy, precision.dtype)
     cast(q, precision.dtype)
-    budget = budget_of(policy, IMPROVE_TOKENS, kind.trained, kind.read)
+    budget = budget_of(policy, IMPROVE_TOKENS, kind.trained, kind.read, foreign)
     if budget.recompute:
         for model in (policy, q):
             recompute(decoder(model))
@@ -189,14 +229,25 @@ def _report_shortened(ctx: StageContext, states: _States) -> None:
         )
 
 
-def _task(ctx: StageContext, section: Improve, models: _Models, states: LoggedStates, ranks: Ranks) -> Task:
+def _temperature(ctx: StageContext) -> float:
+    return float((ctx.spec.collect or Collect()).temperature)
+
+
+def _task(
+    ctx: StageContext,
+    section: Improve,
+    models: _Models,
+    states: LoggedStates,
+    ranks: Ranks,
+    engine: PolicySampler | None,
+) -> Task:
     """With whole models."""
     policy, seed = models.policy.model, derive_seed(ctx.spec.seed, IMPROVE, ctx.spec.iteration)
     max_tokens = models.budget.tokens
     sampling = Sampling(
         samples=section.samples_per_state,
         max_new_tokens=ctx.spec.policy.max_new_tokens,
-        temperature=float(ctx.spec.collect.temperature) if ctx.spec.collect else 1.0,
+        temperature=_temperature(ctx),
         stop_ids=models.renderer.stop_ids,
         pad_id=models.policy.tokenizer.pad_token_id,
     )
@@ -205,7 +256,7 @@ def _task(ctx: StageContext, section: Improve, models: _Models, states: LoggedSt
         policy=policy,
         reference=reference,
         load_explorer=lambda: _explorer(ctx, models, reference),
-        sampler=Sampler(models.q, sampling, seed, max_tokens, ranks),
+        sampler=Sampler(models.q, sampling, seed, max_tokens, ranks, engine),
         states=states,
         settings=ImproveSettings(
             algorithm, section.batch_size, float(section.kl_target), seed, max_tokens, models.precision
@@ -325,6 +376,8 @@ def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improve
         "kept_update": position.result_update,
         "held_out": gain,
     }
+    if improvement.task.sampler.engine is not None:
+        training["sampler"] = samplers.VLLM
     # Sorted: rows that went through a checkpoint have lost their order.
     content = json.dumps(training, indent=1, allow_nan=False, sort_keys=True)
     (directory / TRAINING).write_text(content + "\n", "utf-8")

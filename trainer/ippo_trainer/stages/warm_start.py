@@ -163,7 +163,7 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
         for line in unheeded(loaded.directory):
             ctx.warn(f"policy.base: {line}")
         model, tokenizer = loaded.model, loaded.tokenizer
-    check_context(model, policy.max_prompt_tokens, policy.max_new_tokens)
+    check_context(model.config, policy.max_prompt_tokens, policy.max_new_tokens)
     if policy.adapter is not None:
         adapters.check(model, policy.adapter)
     base = _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens, in_steps=True))

@@ -1,0 +1,95 @@
+"""Starts vLLM: what the servers' engine and the stages' sampler have in common."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.variables import VLLM_ARGUMENTS
+from ippo_trainer.models.engine_memory import CPU_CACHE_BYTES
+
+_EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
+# vLLM would ask the internet for what it has, and tell it what it runs.
+_OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+
+
+def installed() -> bool:
+    """Whether this image has vLLM."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def supports(config: Any) -> bool:
+    """Whether vLLM has an architecture of a model's config."""
+    from vllm import ModelRegistry
+
+    return bool(ModelRegistry.get_supported_archs() & set(config.architectures or ()))
+
+
+@contextmanager
+def starting(remedy: str, variables: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Inside, vLLM is imported and started.
+
+    Args:
+        remedy: where it is not installed.
+        variables: of the environment, for vLLM's processes.
+
+    Raises:
+        BadSpecError: vLLM is not installed, or `IPPO_VLLM_ARGS` names arguments that it does not have.
+        BadDataError: it cannot load the model.
+    """
+    os.environ.update(_OFFLINE)
+    variables = variables or {}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    except ImportError as error:
+        raise BadSpecError(f"vLLM cannot be loaded: {error}", remedy) from error
+    except TypeError as error:
+        raise BadSpecError(f"{VLLM_ARGUMENTS}: {error}", "Use the names of vLLM's AsyncEngineArgs.") from error
+    except (ValueError, RuntimeError) as error:
+        raise BadDataError(f"vLLM cannot load the policy: {error}", "Its log above says more.") from error
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            os.environ.update({} if value is None else {name: value})
+
+
+def arguments(model: Path, length: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of vLLM's engine. `IPPO_VLLM_ARGS`, JSON, overrides any of them.
+
+    Args:
+        model: directory of a whole model.
+        length: tokens of a prompt with its response, at most.
+        own: what the caller wants.
+
+    Raises:
+        BadSpecError: the variable is no JSON object.
+    """
+    import torch
+
+    common: dict[str, Any] = {
+        "model": str(model),
+        "max_model_len": length,
+        "generation_config": "vllm",  # the file's sampling settings are not the policy's
+    }
+    if torch.cuda.is_available():
+        common["tensor_parallel_size"] = torch.cuda.device_count()
+    else:
+        # Compiling needs a C++ compiler, which images have not.
+        common |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE_BYTES}
+    return common | dict(own) | _users(os.environ.get(VLLM_ARGUMENTS, ""))
+
+
+def _users(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as error:
+        raise BadSpecError(f"{VLLM_ARGUMENTS} is not JSON: {error}", _EXAMPLE) from error
+    if not isinstance(value, dict):
+        raise BadSpecError(f"{VLLM_ARGUMENTS} is no JSON object", _EXAMPLE)
+    return value

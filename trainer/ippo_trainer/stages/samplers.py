@@ -1,0 +1,124 @@
+"""Which sampler a stage uses, and how vLLM is started for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+from transformers import AutoConfig
+
+from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
+from ippo_trainer.contract.params import Collect
+from ippo_trainer.engines import vllm_sampler, vllm_start
+from ippo_trainer.engines.vllm_sampler import MOST_ROWS, VllmSampler, check_temperature
+from ippo_trainer.models.engine_memory import cache_bytes, gpu_share
+from ippo_trainer.models.memory import weights_bytes
+from ippo_trainer.stages.device import device_of, precision_for
+from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.text.render import Renderer
+
+Kind = Literal["Transformers", "VLLM"]
+TRANSFORMERS: Final = "Transformers"
+VLLM: Final = "VLLM"
+
+
+def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> Kind:
+    """What samples conversations, as `collect.sampler` says.
+
+    Args:
+        ctx: of collect or evaluate.
+        policy: directory of one of the policies; all are of one architecture.
+        explores: whether the explorer's suggestions are sampled, too.
+
+    Raises:
+        BadSpecError: vLLM is asked for where it is not installed, or for what it cannot do.
+    """
+    settings = ctx.spec.collect or Collect()
+    if settings.sampler == TRANSFORMERS:
+        return TRANSFORMERS
+    if settings.sampler == VLLM:
+        check_installed(ctx, "collect.sampler")
+        _check_temperatures(settings, explores)
+        return VLLM
+    return VLLM if _suits(ctx, settings, policy, explores) else TRANSFORMERS
+
+
+def check_installed(ctx: StageContext, field: str) -> None:
+    """Raises BadSpecError if a field of the manifest asks for vLLM and this image has none."""
+    if not vllm_start.installed():
+        raise BadSpecError(f"{field} is VLLM, and there is no vLLM here", _remedy(ctx, field))
+
+
+@contextmanager
+def vllm(ctx: StageContext, policy: Path, renderer: Renderer, rows: int, parts: int = 1) -> Iterator[VllmSampler]:
+    """vLLM with a policy, on the stage's device.
+
+    Args:
+        ctx: of the stage.
+        policy: its directory.
+        renderer: of its prompts.
+        rows: responses that are sampled at once, at most.
+        parts: into which a GPU's memory is divided; this one is for vLLM.
+
+    Raises:
+        BadSpecError, BadDataError: vLLM cannot be started.
+        TryAgainError: it died; a stage that was told to stop raises StoppedError instead.
+    """
+    device = device_of(ctx.spec)
+    dtype = precision_for(ctx.spec, device).dtype
+    length = renderer.max_prompt_tokens + ctx.spec.policy.max_new_tokens
+    rows = min(rows, MOST_ROWS)
+    gpu = None if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
+    cache = cache_bytes(config_of(policy), dtype, rows, length, gpu, parts)
+    settings = vllm_sampler.EngineSettings(
+        length=length,
+        rows=rows,
+        dtype=str(dtype).removeprefix("torch."),
+        cache_bytes=cache,
+        share=None if gpu is None else gpu_share(_weights(policy, dtype), cache, gpu),
+        threads=ctx.spec.threads,
+    )
+    ctx.log.info("starting vLLM: %d responses at once, %d MiB for keys and values", rows, cache >> 20)
+    try:
+        with vllm_sampler.running(policy, settings, _remedy(ctx, "the sampler")) as sampler:
+            yield sampler
+    except TryAgainError:
+        ctx.check_stop()  # a Ctrl-C goes to vLLM's processes, too
+        raise
+
+
+def _suits(ctx: StageContext, settings: Collect, policy: Path, explores: bool) -> bool:
+    """Whether `Auto` takes vLLM. A tiny model is through before vLLM has started."""
+    if device_of(ctx.spec).type == "cpu" or ctx.spec.policy.base.startswith("tiny:") or not vllm_start.installed():
+        return False
+    try:
+        _check_temperatures(settings, explores)
+    except BadSpecError:
+        return False
+    return vllm_start.supports(config_of(policy))
+
+
+def config_of(policy: Path) -> Any:
+    """The config of a policy's model. Raises BadDataError."""
+    try:
+        return AutoConfig.from_pretrained(policy, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadDataError(f"the model in {policy} has no usable config.json: {error}", "Fetch it again.") from error
+
+
+def _weights(policy: Path, dtype: torch.dtype) -> int:
+    return weights_bytes(policy, True) * dtype.itemsize // torch.float32.itemsize
+
+
+def _check_temperatures(settings: Collect, explores: bool) -> None:
+    check_temperature("collect.temperature", float(settings.temperature))
+    if explores:
+        check_temperature("collect.explorationTemperature", settings.explorer_temperature)
+
+
+def _remedy(ctx: StageContext, field: str) -> str:
+    return (
+        f"Name an image with vLLM in spec.pods.{ctx.spec.stage}.image (here: pip install iterative-ppo[vllm]), or set "
+        f"{field} to Transformers."
+    )
