@@ -1,12 +1,15 @@
 """A stand-in for vLLM 0.32: it samples from a model in this process by vLLM's own definitions, and it can die."""
 
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 
@@ -33,7 +36,7 @@ class SamplingParams(SimpleNamespace):
             raise VLLMClientError(f"min_p must be in [0, 1], got {self.min_p}.")
         if not 0 <= self.seed < 2**63 - self.n:
             raise OverflowError("a generator takes no such seed")
-        assert self.ignore_eos and not self.detokenize and self.flat_logprobs and self.logprobs == 0
+        assert (self.ignore_eos, self.detokenize, self.flat_logprobs, self.logprobs) == (True, False, True, 0)
 
 
 class LLM:
@@ -64,13 +67,11 @@ class LLM:
             results.append(SimpleNamespace(outputs=[self._response(ids, each, number) for number in range(each.n)]))
         return results
 
-    def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
-        """`reload_weights`: all weights, by the names that a file has."""
-        assert method == "reload_weights"
+    def collective_rpc(self, method: str, args: tuple[Any, ...] = ()) -> None:
+        """Calls a method of the class that is added to vLLM's workers."""
         self._live()
-        given = dict(kwargs["weights_iterator"])
-        assert given.keys() == dict(self.model.named_parameters()).keys()
-        self.model.load_state_dict(given, strict=False)
+        module, _, name = self.arguments["worker_extension_cls"].rpartition(".")
+        getattr(getattr(import_module(module), name), method)(_Worker(self), *args)
 
     def reset_prefix_cache(self) -> bool:
         """Counts."""
@@ -104,10 +105,35 @@ class LLM:
         self.closed = True
 
 
+class _Worker:
+    """Of vLLM, one for each device."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, llm: LLM) -> None:
+        self.model_runner = SimpleNamespace(get_model=lambda: llm.model)
+
+    def reload_weights(self, weights_path: str) -> None:
+        """All weights, by the names that files have."""
+        given: dict[str, torch.Tensor] = {}
+        for file in Path(weights_path).glob("*.safetensors"):
+            given |= load_file(file)
+        assert given.keys() == dict(self.model_runner.get_model().named_parameters()).keys()
+        self.model_runner.get_model().load_state_dict(given, strict=False)
+
+
+class ModelRegistry:
+    """Knows one architecture."""
+
+    @staticmethod
+    def get_supported_archs() -> set[str]:
+        return {"LlamaForCausalLM"}
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
     """From now on, `import vllm` gives this."""
     contents: dict[str, dict[str, Any]] = {
-        "vllm": {"LLM": LLM, "SamplingParams": SamplingParams},
+        "vllm": {"LLM": LLM, "ModelRegistry": ModelRegistry, "SamplingParams": SamplingParams},
         "vllm.exceptions": {"VLLMClientError": VLLMClientError, "VLLMServerError": VLLMServerError},
     }
     for name, values in contents.items():

@@ -50,6 +50,8 @@ NOT_YOURS = (
     "profiles are not yours to set"
 )
 _LONGEST_KEY = 317
+_HOTTEST = 2.0
+"""Temperature that vLLM samples with, at most."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,13 @@ def _no_own_keys(field: str) -> Rule:
     )
 
 
+def _vllm_samples(simulate: Simulate) -> bool:
+    """Whether vLLM can sample at the temperatures of a section, if it is to."""
+    explores = float(simulate.exploration) > 0
+    hottest = max(float(simulate.temperature), simulate.explorer_temperature if explores else 0.0)
+    return simulate.sampler != "VLLM" or hottest <= _HOTTEST
+
+
 def _text(pattern: str) -> str:
     """A pattern as a text of CEL."""
     return pattern.replace("\\", "\\\\")
@@ -170,6 +179,14 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             words=lambda spec: f"gate.minAcceptance: {spec.evaluate.gate.min_acceptance}",
         ),
     ),
+    params.Improve: (
+        Rule(
+            "allowed is VLLM with algorithm PPO only: MPO draws its candidates once",
+            "!has(self.sampler) || self.sampler != 'VLLM' || has(self.algorithm) && self.algorithm == 'PPO'",
+            lambda improve: improve.sampler != "VLLM" or improve.algorithm == "PPO",
+            "sampler",
+        ),
+    ),
     CollectFrom: (
         Rule(
             "is missing; collect takes conversations from simulate, from history, or from history first and simulate "
@@ -204,6 +221,14 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "!has(self.exploration) || double(self.exploration) < 1.0",
             lambda simulate: float(simulate.exploration) < 1,
             "exploration",
+        ),
+        Rule(
+            "vLLM samples at temperatures of 2 at most: lower temperature and, if it explores, explorationTemperature",
+            f"!has(self.sampler) || self.sampler != 'VLLM' || (!has(self.temperature) || double(self.temperature) <= "
+            f"{_HOTTEST}) && (!has(self.exploration) || double(self.exploration) == 0.0 || "
+            f"has(self.explorationTemperature) && double(self.explorationTemperature) <= {_HOTTEST})",
+            _vllm_samples,
+            "sampler",
         ),
     ),
     params.FitQ: (

@@ -82,11 +82,12 @@ def _rules(replaceable: bool) -> list[dict[str, Any]]:
 
 
 def _template(run: IterativePPORun, intent: JobIntent, platform: Platform) -> PodTemplate:
-    settings = rendezvous.with_shared_memory(intent, for_stage(run.spec.pods, intent.spec.stage))
+    vllm = intent.spec.samples_with_vllm()
+    settings = rendezvous.with_shared_memory(intent, for_stage(run.spec.pods, intent.spec.stage), vllm)
     mount: VolumeMount = {"name": "ippo-spec", "mountPath": SPEC, "readOnly": True}
     command = rendezvous.program(run, intent, settings)
     command += ["--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK, "--termination-log", TERMINATION_LOG]
-    image = settings.image or platform.image
+    image = settings.image or (platform.serve_image if vllm else "") or platform.image
     context = PodContext(run, platform, settings)
     labels = identity.stage_labels(run, intent.spec)
     selector = {name: labels[name] for name in (identity.RUN_UID, identity.ITERATION, identity.STAGE, identity.ATTEMPT)}

@@ -10,7 +10,7 @@ class Platform:
     image: str
     """Of the stages, and of the step that fetches a policy before it is served; spec.pods.….image comes first."""
     serve_image: str = ""
-    """Of servers whose engine is VLLM; spec.pods.serve.image comes first."""
+    """Of servers whose engine is VLLM, and of stages whose sampler is; spec.pods.….image comes first."""
     serve_command: tuple[str, ...] = ("ippo-serve",)
     """Starts a server. It gets `--policy DIR --port N --engine E --name RUN`, answers GET /healthz when it lives and
     GET /readyz when it takes requests, and ends on SIGTERM once its requests are answered."""

@@ -39,9 +39,9 @@ def program(run: IterativePPORun, intent: JobIntent, settings: StagePods) -> lis
     return command
 
 
-def with_shared_memory(intent: JobIntent, settings: StagePods) -> StagePods:
-    """The settings, with room for the processes of a pod to exchange what they compute, unless they say how much."""
-    if processes(intent, settings) == 1 or settings.shared_memory is not None:
+def with_shared_memory(intent: JobIntent, settings: StagePods, vllm: bool = False) -> StagePods:
+    """The settings, with room for the processes of a pod, or of vLLM, to exchange tensors, unless they have it."""
+    if (processes(intent, settings) == 1 and not vllm) or settings.shared_memory is not None:
         return settings
     return settings.model_copy(update={"shared_memory": SHARED_MEMORY})
 

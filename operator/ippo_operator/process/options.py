@@ -96,7 +96,11 @@ def _add_arguments(parser: argparse.ArgumentParser, environment: Mapping[str, st
 
     add = parser.add_argument
     add("--image", default=default("IMAGE"), help="image of the stages, where a run names none; required")
-    add("--serve-image", default=default("SERVE_IMAGE"), help="image of servers with vLLM, where a run names none")
+    add(
+        "--serve-image",
+        default=default("SERVE_IMAGE"),
+        help="image with vLLM, for servers and stages that use it, where a run names none",
+    )
     add(
         "--image-pull-policy",
         choices=("", "Always", "IfNotPresent", "Never"),

@@ -67,6 +67,10 @@ def environment(**options: Any) -> dict[str, Any]:
     return {"environment": {"name": "sr-funnel", "options": options}}
 
 
+def sampled(sampler: str, **fields: Any) -> dict[str, Any]:
+    return environment() | {"conversations": 4, "sampler": sampler} | fields
+
+
 def volume(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": "v", "mountPath": "/data", "emptyDir": {}} | fields]
 
@@ -85,6 +89,8 @@ ONE_SOURCE = "allowed is exactly one of conversations and demonstrations"
 NO_HUB = "no stage can read hf://; download the {} and give file:// or s3://"
 POSITIVE = 'allowed is above "0": at 0 no later outcome counts'
 OWN_TURNS = 'allowed is below "1": Q is the policy\'s, so some turns must be its own'
+HOTTEST = "vLLM samples at temperatures of 2 at most: lower temperature and, if it explores, explorationTemperature"
+DRAWN_ONCE = "allowed is VLLM with algorithm PPO only: MPO draws its candidates once"
 BETWEEN = 'allowed is above "0" and below "1": some train, others measure'
 NEEDS_SOURCE = (
     "is missing; collect takes conversations from simulate, from history, or from history first and simulate later"
@@ -111,6 +117,11 @@ BAD = [
     Bad("spec.warmStart", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
     Bad("spec.discount", "0.0", POSITIVE),
     Bad("spec.collect.simulate.exploration", "1", OWN_TURNS),
+    Bad("spec.collect.simulate", sampled("VLLM", temperature="2.1"), HOTTEST),
+    Bad("spec.collect.simulate", sampled("VLLM", exploration="0.1"), HOTTEST),
+    Bad("spec.improve", {"sampler": "VLLM"}, DRAWN_ONCE),
+    Bad("spec.improve", {"sampler": "VLLM", "algorithm": "MPO"}, DRAWN_ONCE),
+    Bad("spec.improve.sampler", "Auto"),
     Bad("spec.collect.simulate.parallelism", 5, "allowed is at most conversations"),
     Bad("spec.fitQ.holdout", "0", BETWEEN),
     Bad("spec.fitQ.holdout", "1.0", BETWEEN),
@@ -243,6 +254,10 @@ WELL: list[tuple[str, Any]] = [
     ("spec.seed", 2**53 - 1),
     ("spec.collect.simulate.parallelism", 4),
     ("spec.fitQ.holdout", "0.5"),
+    ("spec.collect.simulate", sampled("VLLM", exploration="0.1", explorationTemperature="2")),
+    ("spec.collect.simulate", sampled("Auto", exploration="0.1", temperature="2.5")),
+    ("spec.improve", {"sampler": "VLLM", "algorithm": "PPO"}),
+    ("spec.improve", {"sampler": "Transformers"}),
     ("spec.artifacts.s3", {"bucket": "b.c-d", "prefix": "teams/a=b/", "endpointUrl": "http://minio:9000"}),
     ("spec.promotion", {"mode": "Manual", "approve": 1, "reject": 2}),
     ("spec.queue", {"localQueueName": "team-a", "priorityClassName": "high"}),

@@ -10,7 +10,7 @@ import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
 from ippo_trainer.contract.spec import ArtifactRef
-from ippo_trainer.engines import vllm_start
+from ippo_trainer.engines import vllm_sampler, vllm_start
 from ippo_trainer.engines.transformers_sampler import TransformersSampler
 from ippo_trainer.engines.vllm_sampler import EngineSettings, check_temperature, running
 from ippo_trainer.models import adapters
@@ -113,8 +113,10 @@ def test_a_response_depends_on_its_key_and_its_number_alone(policy: Path) -> Non
     assert len({tuple(response.ids) for response in together[0]}) > 1
 
 
-def test_weights_go_from_memory_to_memory(model: Any, policy: Path) -> None:
-    how = sampling(samples=1)
+@pytest.mark.parametrize("part", [1 << 10, 1 << 30])
+def test_weights_go_from_memory_to_memory(model: Any, policy: Path, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr(vllm_sampler, "PART_BYTES", part)
+    how, files = sampling(samples=1), len(list(Path("/proc/self/fd").iterdir()))
     with running(policy, SETTINGS, "") as sampler:
         before = sampler.sample(PROMPTS, [1, 2, 3], how)
         with torch.no_grad():
@@ -125,6 +127,7 @@ def test_weights_go_from_memory_to_memory(model: Any, policy: Path) -> None:
         assert LLM.engines[0].resets == resets + 1  # what was remembered of the old weights
         after = sampler.sample(PROMPTS, [1, 2, 3], how)
     assert before != after
+    assert len(list(Path("/proc/self/fd").iterdir())) == files
     for prompt, (response,) in zip(PROMPTS, after, strict=True):
         assert response.logprobs == pytest.approx(logprobs_of(model, prompt, response.ids, how), abs=1e-5)
 
@@ -148,10 +151,10 @@ def test_adapters_are_handed_over_as_a_whole_model_and_stay_as_they_are(model: A
 
 
 def test_an_engine_that_dies_is_tried_again_and_is_closed(policy: Path) -> None:
-    with pytest.raises(TryAgainError, match=r"vLLM's engine died: EngineCore encountered an issue\. See"):
-        with running(policy, SETTINGS, "") as sampler:
-            sampler.sample(PROMPTS, [1, 2, 3], sampling())
-            LLM.deaths = 1
+    with running(policy, SETTINGS, "") as sampler:
+        sampler.sample(PROMPTS, [1, 2, 3], sampling())
+        LLM.deaths = 1
+        with pytest.raises(TryAgainError, match=r"vLLM's engine died: EngineCore encountered an issue\. See"):
             sampler.sample(PROMPTS, [1, 2, 3], sampling())
     assert LLM.engines[0].closed
 

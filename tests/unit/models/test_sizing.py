@@ -109,3 +109,27 @@ def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
     place = config_in(tmp_path / "qwen", QWEN_7B)
     with pytest.raises(BadSpecError, match=r"policy\.adapter\.rank 600 is larger than the layer k_proj"):
         size_of("s3://models/x", place, params.Adapter(rank=600))
+
+
+@pytest.mark.parametrize("gpu", [None, GPU])
+def test_vllm_counts_where_it_samples(gpu: int | None, tmp_path: Path) -> None:
+    size = size_of("s3://models/x", config_in(tmp_path / "qwen", QWEN_7B), params.Adapter())
+    item = 4 if gpu is None else 2
+    sampled = {
+        "environment": params.EnvironmentSpec(name="sr-funnel"),
+        "improve": params.Improve(algorithm="PPO", sampler="VLLM"),
+    }
+    for stage, exploration, engines in (
+        ("collect", "0", 1),
+        ("collect", "0.1", 2),
+        ("evaluate", "0", 1),
+        ("improve", "0", 1),
+    ):
+        collect = params.Collect(sampler="VLLM", exploration=exploration)
+        plan = stage_memory(spec_of(stage, params.Adapter(), collect=collect, **sampled), size, gpu)
+        own = stage_memory(spec_of(stage, params.Adapter(), collect=params.Collect(exploration=exploration)), size, gpu)
+        assert own.engine == plan.cache == 0
+        assert plan.weights == (0 if stage == "collect" else own.weights)
+        assert engines * item * size.whole < plan.engine <= engines * (item * size.whole + (36 << 30))
+        assert gpu is None or plan.engine < gpu * 1.05
+    assert stage_memory(spec_of("fit-q", params.Adapter(), collect=collect, **sampled), size, gpu).engine == 0

@@ -375,8 +375,8 @@ class Improve(Model):
     entropy_coefficient: Decimal = "0"
     """Weight of an entropy bonus."""
     sampler: Literal["Transformers", "VLLM"] | None = None
-    """What samples PPO's responses. `VLLM` needs an image with it and room for one more copy of the policy, and gets
-    the weights anew at every update. `Transformers`, also if left out, are our own forwards."""
+    """What samples PPO's responses. `VLLM` needs `algorithm: PPO`, an image with vLLM and room for one more copy of the
+    policy, and gets the weights anew at every update. `Transformers`, also if left out, are our own forwards."""
 
     def chosen(self, collect: Collect | None) -> str:
         """The algorithm, for policies that are deployed as `collect` says."""

@@ -9,7 +9,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import DIGEST, canonical_json, digest_of
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.stages import StageName
+from ippo_trainer.contract.stages import COLLECT, EVALUATE, IMPROVE, StageName
 
 Digest = Annotated[str, Field(pattern=DIGEST)]
 NAME = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -104,6 +104,13 @@ class StageSpec(Model):
             del value["collect"]["sampler"]
         value["inputs"] = {name: ref.digest for name, ref in self.inputs.items()}
         return digest_of(value)
+
+    def samples_with_vllm(self) -> bool:
+        """Whether the stage is told to sample with vLLM. What `Auto` takes, only the stage knows."""
+        if self.stage == IMPROVE:
+            return self.improve is not None and self.improve.sampler == "VLLM"
+        holds = self.stage in (COLLECT, EVALUATE) and self.history is None and self.environment is not None
+        return holds and self.collect is not None and self.collect.sampler == "VLLM"
 
 
 class Decision(Model):

@@ -5,22 +5,23 @@ sampler, not those of the other one. What is sampled from, and with which log-pr
 """
 
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadSpecError, TryAgainError
-from ippo_trainer.engines import vllm_start
+from ippo_trainer.engines import vllm_start, vllm_worker
 from ippo_trainer.models import adapters
 from ippo_trainer.models.merging import whole
 from ippo_trainer.models.sampling import Sampled, Sampling
 
 COLDEST, HOTTEST = 0.01, 2.0
 """Temperatures that vLLM samples with."""
-MOST_ROWS = 1024
-"""Responses that are sampled at once, at most; beyond, a GPU gets no faster."""
+PART_BYTES = 1 << 30
+"""Of weights that are handed over in one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,8 @@ class VllmSampler:
 
     def take(self, policy: Any) -> None:
         """As `PolicySampler`. Weights go from memory to memory; of adapters, merged into a copy of what they change."""
-        weights = list(adapters.merged_weights(policy))
-        with _alive():
-            self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        with _in_memory(adapters.merged_weights(policy)) as place, _alive():
+            self._llm.collective_rpc("read_weights", args=(str(place),))
         self.begin()
 
     def begin(self) -> None:
@@ -142,6 +142,7 @@ def _own(settings: EngineSettings) -> dict[str, Any]:
         # Prompts are tokens, and what ends a response is said with every request.
         "skip_tokenizer_init": True,
         "use_tqdm_on_load": False,
+        "worker_extension_cls": vllm_worker.NAME,
         "disable_log_stats": True,
     }
     return own if settings.share is None else own | {"gpu_memory_utilization": settings.share}
@@ -169,6 +170,35 @@ def _sampled(response: Any) -> Sampled:
     if response.finish_reason not in ("stop", "length"):
         raise TryAgainError(f"vLLM ended a response with {response.finish_reason}", "The next attempt resumes.")
     return Sampled(list(response.token_ids), list(response.logprobs.logprobs), response.finish_reason == "stop")
+
+
+@contextmanager
+def _in_memory(weights: Iterator[tuple[str, Any]]) -> Iterator[Path]:
+    """A folder whose files, of weights, are memory of this process; vLLM's processes map it."""
+    from safetensors.torch import save
+
+    with ExitStack() as memory:
+        place = Path(memory.enter_context(tempfile.TemporaryDirectory(prefix="ippo-weights-")))
+        for number, part in enumerate(_parts(weights)):
+            descriptor = os.memfd_create("ippo-weights")
+            file = memory.enter_context(os.fdopen(descriptor, "wb"))
+            file.write(save(part))
+            file.flush()
+            (place / f"model-{number:05d}.safetensors").symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+        yield place
+
+
+def _parts(weights: Iterator[tuple[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The weights in parts of about `PART_BYTES`, so that hardly more than one copy of all is there."""
+    part: dict[str, Any] = {}
+    size = 0
+    for name, weight in weights:
+        if part and size + weight.nbytes > PART_BYTES:
+            yield part
+            part, size = {}, 0
+        part[name] = weight.contiguous()
+        size += weight.nbytes
+    yield part
 
 
 @contextmanager

@@ -11,6 +11,8 @@ CPU_CACHE_BYTES = 1 << 30
 """Of keys and values, on a CPU; of one sequence, if that is longer."""
 CPU_PROCESS_BYTES = 1900 << 20
 """Of vLLM's processes on a CPU, without weights and cache."""
+MOST_ROWS = 1024
+"""Responses that are sampled at once, at most; beyond, a GPU gets no faster."""
 GPU_PROCESS_BYTES = 3 << 30
 """Of a GPU's memory: the context, activations, and the graphs that vLLM captures."""
 _BLOCK = {True: 128, False: 16}

@@ -72,7 +72,7 @@ def _of_warm_start(spec: StageSpec) -> dict[str, Copies]:
 def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:
     """Of models that are whole, or of adapters without their base."""
     if spec.stage == COLLECT:
-        return dict.fromkeys(["policy", "explorer"] if _explores(spec) else ["policy"], Copies(0))
+        return dict.fromkeys(["policy", "explorer"] if explores(spec) else ["policy"], Copies(0))
     if spec.stage == FIT_Q:
         return _of_fit_q(spec, spec.fit_q or FitQ())
     if spec.stage == IMPROVE and _imitates(spec):
@@ -89,7 +89,8 @@ def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:
     return dict.fromkeys(("candidate", "policy", *scorer), Copies(0))
 
 
-def _explores(spec: StageSpec) -> bool:
+def explores(spec: StageSpec) -> bool:
+    """Whether a collect asks an explorer that is not the policy itself."""
     settings, explorer = spec.collect or Collect(), spec.inputs.get("explorer")
     apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
     return apart and settings.explored(spec.iteration) > 0

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.spec import StageSpec
-from ippo_trainer.contract.stages import FIT_Q, IMPROVE, WARM_START
+from ippo_trainer.contract.stages import COLLECT, FIT_Q, IMPROVE, WARM_START
 from ippo_trainer.models import adapters, needs
 from ippo_trainer.models.architecture import check_config, check_kind
 from ippo_trainer.models.budget import (
@@ -26,6 +26,7 @@ from ippo_trainer.models.budget import (
     on_gpu,
     warm_start_tokens,
 )
+from ippo_trainer.models.engine_memory import CPU_PROCESS_BYTES, GPU_PROCESS_BYTES, MOST_ROWS, cache_bytes
 from ippo_trainer.models.files import read_config
 from ippo_trainer.models.load import tiny_config
 from ippo_trainer.models.memory import RUNTIME_BYTES
@@ -70,13 +71,19 @@ class StageMemory:
     """Keys and values of what is sampled."""
     process: int
     """Libraries."""
+    engine: int
+    """Of vLLM, where it samples: weights, keys and values, processes."""
     loading: int
     """Of one model in fp32, as it is loaded before it gets another type."""
 
     @property
     def together(self) -> int:
         """The peak: activations and caches are not there at the same time."""
-        return max(self.weights + self.trained + max(self.activations, self.cache), self.loading) + self.process
+        return (
+            max(self.weights + self.trained + max(self.activations, self.cache), self.loading)
+            + self.process
+            + self.engine
+        )
 
 
 def size_of(base: str, config: Path | None, adapter: params.Adapter | None) -> BaseSize:
@@ -110,7 +117,7 @@ def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemor
         size: of the base.
         gpu: bytes of the GPU's memory; None for a CPU.
     """
-    several, weights = False, size.weights(spec)
+    several, weights, vllm = False, size.weights(spec), spec.samples_with_vllm()
     single = spec.policy.precision == "Float32" or spec.stage == WARM_START
     precision = FLOAT32 if gpu is None or single else BFLOAT16
     models = needs.held(spec, weights, several, True, precision is BFLOAT16)
@@ -125,8 +132,20 @@ def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemor
     per_token = token_bytes(size.config, precision.dtype)
     longest = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
     most = CPU_BATCH_BYTES if gpu is None else int(DEVICE_SHARE * max(0, gpu - models.read - models.trained - process))
-    cache = 0 if spec.stage == FIT_Q else min(most, _rows(spec) * longest * per_token)
-    return StageMemory(models.read, models.trained + kept, activations, cache, process, 4 * size.whole)
+    cache = 0 if spec.stage == FIT_Q or vllm else min(most, _rows(spec) * longest * per_token)
+    engine = _engine(spec, size, gpu, precision.dtype) if vllm else 0
+    read = 0 if vllm and spec.stage == COLLECT else models.read  # then vLLM alone has the policy
+    return StageMemory(read, models.trained + kept, activations, cache, process, engine, 4 * size.whole)
+
+
+def _engine(spec: StageSpec, size: BaseSize, gpu: int | None, dtype: torch.dtype) -> int:
+    """Bytes of vLLM; of two in a collect whose explorer is another policy. Adapters are merged there."""
+    parts = 2 if spec.stage == IMPROVE or (spec.stage == COLLECT and needs.explores(spec)) else 1
+    rows = MOST_ROWS if spec.stage == IMPROVE else min(MOST_ROWS, _rows(spec))
+    length = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
+    cache = cache_bytes(size.config, dtype, rows, length, gpu, parts)
+    own = size.whole * dtype.itemsize + cache + (CPU_PROCESS_BYTES if gpu is None else GPU_PROCESS_BYTES)
+    return own * (parts if spec.stage == COLLECT else 1)
 
 
 def _activations(spec: StageSpec, size: BaseSize, gpu: int | None, models: needs.Held, dtype: torch.dtype) -> int:

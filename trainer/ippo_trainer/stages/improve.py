@@ -24,7 +24,7 @@ from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.engines.interface import PolicySampler
-from ippo_trainer.engines.vllm_sampler import MOST_ROWS, check_temperature
+from ippo_trainer.engines.vllm_sampler import check_temperature
 from ippo_trainer.improve.algorithm import Algorithm, Task, find
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.improve.improvement import Improvement, ImprovementPosition, frozen_copy
@@ -32,6 +32,7 @@ from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import IMPROVE_TOKENS, Budget, budget_of
+from ippo_trainer.models.engine_memory import MOST_ROWS
 from ippo_trainer.models.halves import cast, split, unite
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, load_tokenizer, save_policy
 from ippo_trainer.models.memory import foreign_bytes
@@ -122,7 +123,7 @@ def _engine(ctx: StageContext, section: Improve, ranks: Ranks) -> Iterator[Polic
             "Leave improve.sampler out, or give improve one process.",
         )
     samplers.check_installed(ctx, "improve.sampler")
-    check_temperature("collect.temperature", _temperature(ctx))
+    check_temperature("collect.simulate.temperature", _temperature(ctx))
     directory = ctx.input("policy", "policy")
     renderer = Renderer.load(directory, load_tokenizer(directory))
     with samplers.vllm(ctx, directory, renderer, MOST_ROWS, parts=2) as engine:

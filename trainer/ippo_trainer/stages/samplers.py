@@ -11,8 +11,8 @@ from transformers import AutoConfig
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
 from ippo_trainer.contract.params import Collect
 from ippo_trainer.engines import vllm_sampler, vllm_start
-from ippo_trainer.engines.vllm_sampler import MOST_ROWS, VllmSampler, check_temperature
-from ippo_trainer.models.engine_memory import cache_bytes, gpu_share
+from ippo_trainer.engines.vllm_sampler import VllmSampler, check_temperature
+from ippo_trainer.models.engine_memory import MOST_ROWS, cache_bytes, gpu_share
 from ippo_trainer.models.memory import weights_bytes
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.runtime import StageContext
@@ -24,7 +24,7 @@ VLLM: Final = "VLLM"
 
 
 def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> Kind:
-    """What samples conversations, as `collect.sampler` says.
+    """What samples conversations, as `collect.simulate.sampler` says.
 
     Args:
         ctx: of collect or evaluate.
@@ -38,7 +38,7 @@ def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> Kind:
     if settings.sampler == TRANSFORMERS:
         return TRANSFORMERS
     if settings.sampler == VLLM:
-        check_installed(ctx, "collect.sampler")
+        check_installed(ctx, "collect.simulate.sampler")
         _check_temperatures(settings, explores)
         return VLLM
     return VLLM if _suits(ctx, settings, policy, explores) else TRANSFORMERS
@@ -112,9 +112,9 @@ def _weights(policy: Path, dtype: torch.dtype) -> int:
 
 
 def _check_temperatures(settings: Collect, explores: bool) -> None:
-    check_temperature("collect.temperature", float(settings.temperature))
+    check_temperature("collect.simulate.temperature", float(settings.temperature))
     if explores:
-        check_temperature("collect.explorationTemperature", settings.explorer_temperature)
+        check_temperature("collect.simulate.explorationTemperature", settings.explorer_temperature)
 
 
 def _remedy(ctx: StageContext, field: str) -> str:

@@ -76,7 +76,8 @@ def _spec(run: IterativePPORun, stage: Stage) -> StageSpec:
 
 
 def _lines(rows: dict[str, "StageMemory"]) -> Iterator[str]:
-    names = ("weights", "trained", "activations", "cache", "process", "together")
+    used = ("engine",) if any(row.engine for row in rows.values()) else ()
+    names = ("weights", "trained", "activations", "cache", *used, "process", "together")
     yield f"{'GiB':12}" + "".join(f"{name:>12}" for name in names)
     for stage, row in rows.items():
         yield f"{stage:12}" + "".join(f"{getattr(row, name) / _GIB:12.2f}" for name in names)

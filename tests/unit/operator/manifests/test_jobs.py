@@ -1,6 +1,7 @@
 """The Job and ConfigMap of an attempt."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_serv
 from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.names import job_name
+from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageSpec
 
 from tests.kit.cluster_objects import PLATFORM, RICH, cluster_run, intent
@@ -279,3 +281,37 @@ def test_the_same_attempt_is_the_same_job() -> None:
 def test_a_shards_host_name_fits(run: str, iteration: int, attempt: int, index: int) -> None:
     assert len(f"{job_name(run, 'uid', iteration, 'collect', attempt)}-{index}") <= 63
     assert len(job_name(run, "uid", 0, "warm-start", attempt)) <= 63
+
+
+SAMPLED = {
+    "environment": params.EnvironmentSpec(name="sr-funnel"),
+    "collect": params.Collect(sampler="VLLM"),
+    "improve": params.Improve(algorithm="PPO", sampler="VLLM"),
+}
+
+
+@pytest.mark.parametrize("stage", ["collect", "evaluate", "improve"])
+def test_a_stage_that_samples_with_vllm_gets_its_image_and_shared_memory(stage: Any) -> None:
+    run = cluster_run()
+    wanted = intent(run, stage)
+    wanted = replace(wanted, spec=wanted.spec.model_copy(update=SAMPLED))
+    job = stage_job(run, wanted, replace(PLATFORM, serve_image="vllm:1"))
+    assert (container(job)["image"], shared_memory(job)) == ("vllm:1", "1Gi")
+    assert container(stage_job(run, wanted, replace(PLATFORM, serve_image="")))["image"] == PLATFORM.image
+    run = cluster_run(pods={"common": {"image": "mine:1", "sharedMemory": "4Gi"}})
+    job = stage_job(run, wanted, replace(PLATFORM, serve_image="vllm:1"))
+    assert (container(job)["image"], shared_memory(job)) == ("mine:1", "4Gi")
+
+
+@pytest.mark.parametrize("stage", ["collect", "evaluate", "improve", "fit-q", "warm-start"])
+def test_other_stages_keep_theirs(stage: Any) -> None:
+    run = cluster_run()
+    job = stage_job(run, intent(run, stage), replace(PLATFORM, serve_image="vllm:1"))
+    assert (container(job)["image"], shared_memory(job)) == (PLATFORM.image, None)
+
+
+def shared_memory(job: dict[str, Any]) -> Any:
+    """Size of /dev/shm, if it is a volume."""
+    mounts = {mount["mountPath"]: mount["name"] for mount in container(job)["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in pod(job)["volumes"]}
+    return volumes[mounts["/dev/shm"]]["emptyDir"]["sizeLimit"] if "/dev/shm" in mounts else None
