@@ -26,7 +26,7 @@ from ippo_trainer.models.budget import (
     on_gpu,
     warm_start_tokens,
 )
-from ippo_trainer.models.engine_memory import CPU_PROCESS_BYTES, GPU_PROCESS_BYTES, MOST_ROWS, cache_bytes
+from ippo_trainer.models.engine_memory import MOST_ROWS, engine_memory
 from ippo_trainer.models.files import read_config
 from ippo_trainer.models.load import tiny_config
 from ippo_trainer.models.memory import RUNTIME_BYTES
@@ -134,18 +134,19 @@ def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemor
     most = CPU_BATCH_BYTES if gpu is None else int(DEVICE_SHARE * max(0, gpu - models.read - models.trained - process))
     cache = 0 if spec.stage == FIT_Q or vllm else min(most, _rows(spec) * longest * per_token)
     engine = _engine(spec, size, gpu, precision.dtype) if vllm else 0
-    read = 0 if vllm and spec.stage == COLLECT else models.read  # then vLLM alone has the policy
-    return StageMemory(read, models.trained + kept, activations, cache, process, engine, 4 * size.whole)
+    alone = vllm and spec.stage == COLLECT  # then vLLM has the policy, and nobody else
+    read, loading = (0, 0) if alone else (models.read, 4 * size.whole)
+    return StageMemory(read, models.trained + kept, activations, cache, process, engine, loading)
 
 
 def _engine(spec: StageSpec, size: BaseSize, gpu: int | None, dtype: torch.dtype) -> int:
     """Bytes of vLLM; of two in a collect whose explorer is another policy. Adapters are merged there."""
-    parts = 2 if spec.stage == IMPROVE or (spec.stage == COLLECT and needs.explores(spec)) else 1
-    rows = MOST_ROWS if spec.stage == IMPROVE else min(MOST_ROWS, _rows(spec))
+    several = spec.stage == COLLECT and needs.explores(spec)
+    rows = MOST_ROWS if spec.stage == IMPROVE else _rows(spec)
     length = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
-    cache = cache_bytes(size.config, dtype, rows, length, gpu, parts)
-    own = size.whole * dtype.itemsize + cache + (CPU_PROCESS_BYTES if gpu is None else GPU_PROCESS_BYTES)
-    return own * (parts if spec.stage == COLLECT else 1)
+    parts = 1 if spec.stage == COLLECT and not several else 2
+    one = engine_memory(size.config, size.whole, dtype, rows, length, gpu, parts)
+    return one.together * (2 if several else 1)
 
 
 def _activations(spec: StageSpec, size: BaseSize, gpu: int | None, models: needs.Held, dtype: torch.dtype) -> int:

@@ -175,7 +175,7 @@ def _agent(ctx: StageContext, player: _Player, sampler: samplers.Kind, rows: int
     with ExitStack() as engines:
         source: PolicySampler = TransformersSampler(player.policy.model)
         if sampler == samplers.VLLM:
-            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows))
+            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows, parts=2))
         yield PolicyAgent(source, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx))
 
 

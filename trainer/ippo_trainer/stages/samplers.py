@@ -12,7 +12,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainErr
 from ippo_trainer.contract.params import Collect
 from ippo_trainer.engines import vllm_sampler, vllm_start
 from ippo_trainer.engines.vllm_sampler import VllmSampler, check_temperature
-from ippo_trainer.models.engine_memory import MOST_ROWS, cache_bytes, gpu_share
+from ippo_trainer.models.engine_memory import MOST_ROWS, engine_memory
 from ippo_trainer.models.memory import weights_bytes
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.runtime import StageContext
@@ -21,6 +21,8 @@ from ippo_trainer.text.render import Renderer
 Kind = Literal["Transformers", "VLLM"]
 TRANSFORMERS: Final = "Transformers"
 VLLM: Final = "VLLM"
+_MOST_SHARE = 0.95
+"""Of a GPU's memory that vLLM may take."""
 
 
 def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> Kind:
@@ -68,18 +70,18 @@ def vllm(ctx: StageContext, policy: Path, renderer: Renderer, rows: int, parts: 
     device = device_of(ctx.spec)
     dtype = precision_for(ctx.spec, device).dtype
     length = renderer.max_prompt_tokens + ctx.spec.policy.max_new_tokens
-    rows = min(rows, MOST_ROWS)
     gpu = None if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
-    cache = cache_bytes(config_of(policy), dtype, rows, length, gpu, parts)
+    parameters = weights_bytes(policy, True) // torch.float32.itemsize
+    memory = engine_memory(config_of(policy), parameters, dtype, rows, length, gpu, parts)
     settings = vllm_sampler.EngineSettings(
         length=length,
-        rows=rows,
+        rows=min(rows, MOST_ROWS),
         dtype=str(dtype).removeprefix("torch."),
-        cache_bytes=cache,
-        share=None if gpu is None else gpu_share(_weights(policy, dtype), cache, gpu),
+        cache_bytes=memory.cache,
+        share=None if gpu is None else min(_MOST_SHARE, memory.together / gpu),
         threads=ctx.spec.threads,
     )
-    ctx.log.info("starting vLLM: %d responses at once, %d MiB for keys and values", rows, cache >> 20)
+    ctx.log.info("starting vLLM: %d responses at once, %d MiB for keys and values", settings.rows, memory.cache >> 20)
     try:
         with vllm_sampler.running(policy, settings, _remedy(ctx, "the sampler")) as sampler:
             yield sampler
@@ -105,10 +107,6 @@ def config_of(policy: Path) -> Any:
         return AutoConfig.from_pretrained(policy, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise BadDataError(f"the model in {policy} has no usable config.json: {error}", "Fetch it again.") from error
-
-
-def _weights(policy: Path, dtype: torch.dtype) -> int:
-    return weights_bytes(policy, True) * dtype.itemsize // torch.float32.itemsize
 
 
 def _check_temperatures(settings: Collect, explores: bool) -> None:
