@@ -119,8 +119,6 @@ def running(policy: Path, settings: EngineSettings, remedy: str) -> Iterator[Vll
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(settings.threads),
     }
-    if settings.share is None:  # on a CPU even eager vLLM compiles how log-probabilities are ranked, which nobody asks
-        variables["TORCH_COMPILE_DISABLE"] = "1"
     with vllm_start.starting(remedy, variables), whole(policy) as model:
         from vllm import LLM
 

@@ -41,8 +41,13 @@ def starting(remedy: str, variables: Mapping[str, str] | None = None) -> Iterato
         BadSpecError: vLLM is not installed, or `IPPO_VLLM_ARGS` names arguments that it does not have.
         BadDataError: it cannot load the model.
     """
+    import torch
+
     os.environ.update(_OFFLINE)
-    variables = variables or {}
+    variables = dict(variables or {})
+    if not torch.cuda.is_available():
+        # Even eager vLLM compiles how log-probabilities are ranked; images have no C++ compiler, and nobody asks.
+        variables["TORCH_COMPILE_DISABLE"] = "1"
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
