@@ -97,7 +97,7 @@ class SmallWorld:
         fetch(self.store, policy, source, "policy")
         loaded = load_policy(source)
         save_policy(directory, new_q(loaded.model, seed), loaded.tokenizer, Renderer.load(source, loaded.tokenizer))
-        account = {"split": {"holdout": "0.5", "seed": 3}}
+        account = {"split": {"holdout": "0.5", "seed": 3}, "standard_error": 0.01}
         (directory / "calibration.json").write_text(json.dumps(account))
         base = base_of(source)
         return publish(self.store, "given/q", directory, "q", {BASE_INPUT: base.digest} if base else {})

@@ -85,6 +85,33 @@ def test_the_gate_decides_and_its_reason_has_figures(small_world: Any, spec: Sta
     assert "minAcceptance" in outcomes[2].reason
 
 
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (
+            {"held_out": {"heldOutQLift": 0.05, "heldOutQLiftLeast": -0.01}},
+            "Q promised +0.0500 a suggestion, at least -0.0100",
+        ),
+        ({"held_out": {"heldOutQLift": 0.05}}, "Q promised +0.0500 a suggestion)"),
+        ({"curves": []}, ""),
+        (["nonsense"], ""),
+    ],
+)
+def test_the_reason_holds_what_q_promised_against_what_was_measured(
+    small_world: Any, spec: StageSpec, monkeypatch: pytest.MonkeyPatch, training: Any, words: str
+) -> None:
+    real = evaluate.load_policy
+
+    def improved(directory: Path, *rest: Any) -> Any:
+        (directory / "training.json").write_text(json.dumps(training))
+        return real(directory, *rest)
+
+    monkeypatch.setattr(evaluate, "load_policy", improved)
+    reason = small_world.result(spec).message
+    assert words in reason
+    assert words or "promised" not in reason
+
+
 def test_a_policy_against_itself_is_inconclusive_at_no_distance(small_world: Any, spec: StageSpec) -> None:
     same = spec.model_copy(update={"inputs": {**spec.inputs, "candidate": spec.inputs["policy"]}})
     result = small_world.result(same)

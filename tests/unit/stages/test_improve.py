@@ -69,7 +69,9 @@ def test_it_publishes_a_policy_and_says_what_it_gains(small_world: Any) -> None:
     assert metrics["heldOutQLiftLow"] <= metrics["heldOutQLift"] <= metrics["heldOutQLiftHigh"]
     assert metrics["klLow"] <= metrics["kl"] <= metrics["klHigh"]
     assert (metrics["updates"], metrics["warmUps"]) == (4, 2)
+    assert metrics["heldOutQLiftLeast"] <= metrics["heldOutQLiftLow"]
     assert len(metrics) <= 32
+    assert "less the error of Q" in result.message
     assert "held-out states changed by" in result.message
     folder = fetched(small_world, result)
     policy = load_policy(folder)

@@ -249,7 +249,10 @@ def _promise(cycle: Cycle) -> list[str]:
     if "heldOutQLift" not in gain:
         return []
     lift = words.interval_of(gain["heldOutQLift"], gain.get("heldOutQLiftLow"), gain.get("heldOutQLiftHigh"))
-    return [f"Q promised {lift} a suggestion" + ("" if error is None else f", give or take {words.number(error, 3)}")]
+    least = gain.get("heldOutQLiftLeast")
+    doubts = [] if error is None else [f"Q's error {words.number(error, 3)}"]
+    doubts += [] if least is None else [f"at least {words.number(least, 3)} less that error"]
+    return [", ".join([f"Q promised {lift} a suggestion", *doubts])]
 
 
 def _cost(cycle: Cycle) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.layout import METRICS, TRANSCRIPTS
+from ippo_trainer.contract.layout import METRICS, TRAINING, TRANSCRIPTS
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.schema import Conversation
@@ -240,7 +240,7 @@ def _find(
         lift=change,
         acceptance=acceptance.estimate if acceptance else None,
         kl=kl.estimate if kl else None,
-        evidence=_evidence(measured, section),
+        evidence=_evidence(measured, section) + _promise(candidate.policy.directory),
     )
     return _Findings(
         measured=measured,
@@ -270,6 +270,17 @@ def _evidence(measured: dict[str, Measurement], section: params.Evaluate) -> str
     bounds = lift_bounds(measured["candidate"], measured["current"], section.gate.metric)
     whatever = f"whatever became of them, {bounds.low:+.4f} to {bounds.high:+.4f}"
     return f"{text}, {censored} conversations censored and weighted for: {whatever}"
+
+
+def _promise(candidate: Path) -> str:
+    """What Q promised of the candidate where it was made, in words; nothing for a policy that Q did not make."""
+    try:
+        figures = json.loads((candidate / TRAINING).read_text("utf-8"))["held_out"]
+        lift, least = float(figures["heldOutQLift"]), figures.get("heldOutQLiftLeast")
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    less = "" if least is None else f", at least {float(least):+.4f} less its error"
+    return f"; Q promised {lift:+.4f} a suggestion{less}"
 
 
 def _exact(environment: Environment, conversations: Sequence[Conversation], discount: float) -> ExactScore | None:

@@ -28,6 +28,7 @@ from ippo_trainer.engines.vllm_sampler import check_temperature
 from ippo_trainer.improve.algorithm import Algorithm, Task, find
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.improve.improvement import Improvement, ImprovementPosition, frozen_copy
+from ippo_trainer.improve.promise import least_gain
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
@@ -68,6 +69,8 @@ class _Models:
 class _States:
     train: LoggedStates
     held: LoggedStates
+    q_error: float | None
+    """Standard error of Q, where its last layer tells it."""
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -146,7 +149,7 @@ def _train(
     position = improvement.position
     ctx.log.info("%s; kept the policy of update %d", position.end, position.result_update)
     candidate = report.measure(task.policy, task.reference)
-    gain = _gain(candidate, report.measure(task.reference, None))
+    gain = _gain(candidate, report.measure(task.reference, None), states.q_error)
     return ctx.result(
         artifacts={"policy": _publish(ctx, models, improvement, gain)},
         metrics=gain | _metrics(position, states),
@@ -204,7 +207,7 @@ def _read(ctx: StageContext, renderer: Renderer) -> _States:
             f"{len(train)} training and {len(held_out)} held-out conversations: at least 1 and 2 are needed",
             "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
         )
-    return _States(train, held_out)
+    return _States(train, held_out, calibration.get("standard_error"))
 
 
 def _calibration(q: Path) -> dict[str, Any]:
@@ -306,11 +309,12 @@ def _held_out(task: Task, states: LoggedStates) -> tuple[HeldOut, HeldOut]:
     )
 
 
-def _gain(candidate: HeldOutSums, current: HeldOutSums) -> dict[str, float]:
-    """What Theorem 2 asks of this stage: the change of E[Q] and the KL. The error of Q is fit-q's to report."""
+def _gain(candidate: HeldOutSums, current: HeldOutSums, q_error: float | None) -> dict[str, float]:
+    """What Theorem 2 asks of this stage: the change of E[Q], the KL, and what is left less the error of Q."""
     lift, kl = candidate.lift_over(current), candidate.mean_kl()
     states, responses = candidate.states.sum(), candidate.responses.sum()
-    return {
+    least = {} if q_error is None else {"heldOutQLiftLeast": least_gain(lift.low, kl.estimate, q_error)}
+    return least | {
         "heldOutQLift": lift.estimate,
         "heldOutQLiftLow": lift.low,
         "heldOutQLiftHigh": lift.high,
@@ -386,8 +390,10 @@ def _write(ctx: StageContext, models: _Models, policy: Any, improvement: Improve
 
 
 def _message(position: ImprovementPosition, gain: dict[str, float]) -> str:
+    least = gain.get("heldOutQLiftLeast")
     return (
         f"E[Q] on held-out states changed by {gain['heldOutQLift']:+.4f} "
-        f"(95% interval {gain['heldOutQLiftLow']:+.4f} to {gain['heldOutQLiftHigh']:+.4f}) at a KL of {gain['kl']:.2f} "
+        f"(95% interval {gain['heldOutQLiftLow']:+.4f} to {gain['heldOutQLiftHigh']:+.4f}"
+        f"{'' if least is None else f', at least {least:+.4f} less the error of Q'}) at a KL of {gain['kl']:.2f} "
         f"nats per suggestion; {position.end}, the policy of update {position.result_update} was kept."
     )
