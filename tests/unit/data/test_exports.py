@@ -49,9 +49,8 @@ def test_an_export_of_openai(tmp_path: Path) -> None:
     [conversation] = reader
     assert (conversation.id, conversation.outcome) == ("chatcmpl-1", True)
     assert pairs(conversation) == [("tea", "we have 12")]
+    assert (conversation.context, conversation.turns[0].tool_messages) == ("Sell.", ("12 boxes",))
     assert reader.omissions == {
-        "system messages": 1,
-        "tool messages": 1,
         "calls of tools": 1,
         "parts of messages that are no text": 1,
     }
@@ -68,6 +67,7 @@ def test_an_export_of_sharegpt(tmp_path: Path) -> None:
     }
     [conversation] = read_log(write(tmp_path / "a.jsonl", line))
     assert (conversation.id, pairs(conversation), conversation.censored) == ("sg-1", [("tea", "yes")], True)
+    assert conversation.context == "Sell."
     line["conversations"].append({"from": "robot", "value": "x"})  # type: ignore[attr-defined]
     with pytest.raises(BadDataError, match=r'line 1: conversations\[3\].from is "robot"'):
         read_log(write(tmp_path / "b.jsonl", line))

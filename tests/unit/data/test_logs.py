@@ -53,15 +53,24 @@ def test_consecutive_messages_of_one_side_are_one(tmp_path: Path) -> None:
 
 def test_what_nobody_could_answer_is_left_out_and_counted(tmp_path: Path) -> None:
     warnings: list[str] = []
-    greeting = chat(("system", "be kind"), ("agent", "welcome"), ("user", "hi"), ("agent", "yes?"), ("user", "bye"))
+    greeting = chat(
+        ("agent", "welcome"),
+        ("user", "hi"),
+        ("system", "be kind"),
+        ("agent", "yes?"),
+        ("tool", "3"),
+        ("user", "bye"),
+        ("tool", "4"),
+    )
+    greeting["messages"].append({"role": "system", "content": "be kinder"})
     log = write(tmp_path / "a.jsonl", greeting, chat(("user", "hello?"), conversation_id="d"))
     [conversation] = read_log(log, warnings.append)
     assert pairs(conversation) == [("hi", "yes?", "accepted", "yes?")]
     assert sorted(warnings) == [
         "a.jsonl: left out 1 conversations without a reply",
         "a.jsonl: left out 1 greetings before the first customer message",
-        "a.jsonl: left out 1 system messages",
         "a.jsonl: left out 2 customer messages that nobody answered",
+        "a.jsonl: left out 2 system messages in the midst of a conversation",
     ]
 
 

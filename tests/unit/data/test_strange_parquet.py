@@ -81,6 +81,8 @@ READ: dict[str, set[str]] = {
     "ended_at": {"moments", "naive"},
     "writer": TEXTS,
     "customer_id": TEXTS,
+    "context": {*TEXTS, "some null", "null"},
+    "tool_messages": {"texts", "null"},
 }
 """Of the kinds above, those that mean a good log in that column; what is not here is refused."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.environments import Demonstrator, Environment, ExactScorer, Step, load
+from ippo_trainer.environments import Demonstrator, Environment, ExactScorer, Opening, Step, load
 
 STRANGER = '''
 """A quiz: the customer asks for a colour and is glad to be told its own."""
@@ -72,7 +72,7 @@ def test_options_reach_the_constructor() -> None:
 
 def test_an_environment_in_a_file(stranger: Path) -> None:
     env = named(f"{stranger}:Quiz", colours="green", patience=2)
-    assert (env.max_turns, env.reset([0, 1])) == (2, ["i like green", "i like green"])
+    assert (env.max_turns, env.reset([0, 1])) == (2, [Opening("i like green", "", ())] * 2)
     assert not isinstance(env, Demonstrator | ExactScorer)
     first = env.step(["green then", None])
     assert first == [Step("accepted", "green then", None, True), Step("rejected", "hm", "no i like green", False)]
@@ -141,6 +141,7 @@ def test_options_that_it_refuses_or_needs(tmp_path: Path, stranger: Path) -> Non
         named(f"{path}:Needy", key=1, anything="goes")
 
 
+GIVEN = "{{'customer_message': 'b', '{}': {}}}"
 BEFORE = """
 from types import SimpleNamespace
 import numpy
@@ -167,6 +168,23 @@ class Odd:
         ("def reset(self, seeds): return None", "Odd.reset returned NoneType"),
         ("def reset(self, seeds): return ['a', ' ']", "Odd.reset gave ' ' as the first message of conversation 1"),
         ("def reset(self, seeds): return ['a', 4]", "Odd.reset gave 4 as the first message of conversation 1"),
+        ("def reset(self, seeds): return ['a', {'message': 'b'}]", "Odd.reset gave 'message' for conversation 1"),
+        ("def reset(self, seeds): return ['a', {'context': 'b'}]", "Odd.reset gave None as the first message"),
+        (
+            f"def reset(self, seeds): return ['a', {GIVEN.format('context', 5)}]",
+            "wrong context is 5 (in conversation 1)",
+        ),
+        (f"def reset(self, seeds): return ['a', {GIVEN.format('context', '[numpy]')}]", "context is no JSON"),
+        (f"def reset(self, seeds): return ['a', {GIVEN.format('context', repr('x' * 10**6))}]", "has 1,000,000 bytes"),
+        (
+            f"def reset(self, seeds): return ['a', {GIVEN.format('tool_messages', 'dict(a=1)')}]",
+            "tool_messages is of type",
+        ),
+        (
+            "def step(self, s): return [step(tool_messages='a')] * 2",
+            "Odd.step returned a wrong tool_messages is of type",
+        ),
+        ("def step(self, s): return [step(tool_messages=[1])] * 2", "tool_messages[0] is 1"),
         ("def step(self, s): raise KeyError('x')", "Odd.step raised KeyError: 'x'"),
         ("def step(self, s): raise SystemExit(0)", "Odd.step raised SystemExit: 0"),
         ("max_turns = property(lambda self: 1 / 0)", "Odd.max_turns raised ZeroDivisionError: division by zero"),
@@ -244,3 +262,31 @@ def test_other_capabilities_go_through(tmp_path: Path) -> None:
     assert (env.intents, env.wordings) == (("X",), {"X": ["x"]})
     with pytest.raises(BadDataError, match=r"Odd\.score raised OSError"):
         env.score([], 0.5)
+
+
+def test_what_is_given_comes_as_text_whatever_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "giving.py"
+    path.write_text(
+        BEFORE
+        + """
+    def reset(self, seeds):
+        from ippo_trainer.environments import Opening
+        given = {"b": [1, 2.0], "a": "x: y"}
+        return [
+            Opening("hi", given, [given, "t"]),
+            {"customer_message": "hi", "context": " text "},
+            SimpleNamespace(customer_message="hi", context=None),
+            "hi",
+        ]
+    def step(self, suggestions): return [step(tool_messages=({"stock": 1},)), *[step()] * 3]
+"""
+    )
+    env: Any = named(f"{path}:Odd")
+    text = 'a: "x: y"\nb:\n  - 1\n  - 2'
+    assert env.reset([1, 2, 3, 4]) == [
+        Opening("hi", text, (text, "t")),
+        Opening("hi", "text", ()),
+        Opening("hi", "", ()),
+        Opening("hi", "", ()),
+    ]
+    assert [step.tool_messages for step in env.step(["a"] * 4)] == [("stock: 1",), (), (), ()]

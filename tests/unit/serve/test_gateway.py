@@ -224,13 +224,13 @@ def test_an_abstention_that_a_client_kept_is_left_out(serving, renderer, nothing
 def test_while_a_long_conversation_is_read_probes_and_answers_go_on(serving, renderer, monkeypatch):
     make, reading, go_on, at_once = renderer.prompt, threading.Event(), threading.Event(), []
 
-    def slow(history, message):
+    def slow(*state):
         at_once.append(1)
         assert len(at_once) == 1  # the tokenizer reads one text at a time
         reading.set()
         assert go_on.wait(30)
         at_once.pop()
-        return make(history, message)
+        return make(*state)
 
     async def check():
         async with serving() as (client, _):

@@ -65,6 +65,7 @@ OTHERS = {
     "mirostat_mode": (0, 2),
     "repeat_penalty": (1.0, 1.3),
     "anything_new": (None, 1),
+    "context": ({"tea": 4.5}, 5),
 }
 """Of vLLM, llama.cpp and whatever comes."""
 ALL = OPENAI | OTHERS

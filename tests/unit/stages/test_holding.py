@@ -38,7 +38,8 @@ class Customer:
         over = self.turn == self.last
         words = " ".join(self.random.choices("a cake please how much is the tea".split(), k=3))
         return {"reaction": "accepted" if text else "rejected", "sent_message": text or "yes",
-                "customer_message": None if over else words, "outcome": over and self.words % 2 == 0}
+                "customer_message": None if over else words, "outcome": over and self.words % 2 == 0,
+                "tool_messages": [{"stock": self.turn}] if self.turn % 2 else []}
 
 
 class Shop:
@@ -46,7 +47,7 @@ class Shop:
 
     def reset(self, seeds):
         self.open = [Customer(seed) for seed in seeds]
-        return ["hello"] * len(seeds)
+        return [{"customer_message": "hello", "context": {"name": f"customer {seed % 7}"}} for seed in seeds]
 
     def step(self, suggestions):
         steps = [customer.hear(text) for customer, text in zip(self.open, suggestions, strict=True)]
@@ -57,7 +58,8 @@ class Shop:
 class Lasting(Shop):
     def resume(self, seeds, conversations, messages):
         self.open = [Customer(seed) for seed in seeds]
-        for customer, conversation, message in zip(self.open, conversations, messages, strict=True):
+        for seed, customer, conversation, message in zip(seeds, self.open, conversations, messages, strict=True):
+            assert conversation.context == f"name: customer {seed % 7}"
             for turn in conversation.turns:
                 assert customer.hear(turn.suggestion)["sent_message"] == turn.sent_message
             assert message

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.schema import Conversation, State, Turn
 from ippo_trainer.text import codec
 from ippo_trainer.text.markers import ABSTAIN, MARKERS, escape, unescape
 from ippo_trainer.text.render import PromptTooLongError, Renderer
@@ -302,7 +302,7 @@ def test_a_literal_abstention_is_no_abstention() -> None:
 
 def kept_by_trying_each(render: Renderer, history: list[Turn], message: str) -> int | None:
     """How many turns fit, found by one after another; None if not even the message does."""
-    lengths = [render._length(history, message, kept) for kept in range(len(history) + 1)]
+    lengths = [len(render._ids(State(history, message), kept)) for kept in range(len(history) + 1)]
     fitting = [kept for kept, length in enumerate(lengths) if length <= render.max_prompt_tokens]
     assert fitting == list(range(len(fitting)))  # a longer history makes a longer prompt
     return fitting[-1] if fitting else None

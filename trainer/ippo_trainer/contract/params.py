@@ -56,6 +56,7 @@ EngineName = Literal["VLLM", "Transformers"]
 SamplerName = Literal["Auto", "Transformers", "VLLM"]
 GateMetric = Literal["Value", "Success"]
 OnTooLong = Literal["Skip", "Truncate"]
+HistoryFormat = Literal["Marked", "Plain"]
 
 
 class Model(BaseModel):
@@ -131,6 +132,10 @@ class Policy(Model):
     precision: Literal["Float32", "BFloat16"] | None = None
     """Of weights and forwards; by default `BFloat16` on a GPU, `Float32` on a CPU and in an improve on several
     processes. What is trained, log-probabilities and losses have 32 bits in any case."""
+    history_format: HistoryFormat | None = None
+    """How prompts tell what was said before. `Marked`, also if left out: the policy's suggestions, each followed by a
+    note on what became of it (`[accepted]`, `[edited]`, `[rejected]`) and by what was sent instead. `Plain`: what was
+    sent, as in any chat, for bases that never learnt the notes."""
     adapter: Adapter | None = None
     """Train adapters, in all stages, instead of all weights. If left out, all weights are trained."""
 

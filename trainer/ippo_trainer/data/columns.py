@@ -98,7 +98,9 @@ class Column:
         if not any(test(values.type) for test in _LISTS):
             self._refuse_type("lists")
         inner = values.type.value_type
-        if pa.types.is_integer(kind.value_type):
+        if pa.types.is_string(kind.value_type):
+            allowed = any(test(inner) for test in _TEXTS)
+        elif pa.types.is_integer(kind.value_type):
             allowed = pa.types.is_integer(inner)
         else:
             allowed = pa.types.is_integer(inner) or _is_float(inner)

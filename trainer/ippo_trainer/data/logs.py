@@ -26,14 +26,15 @@ import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.arrays import array_items
-from ippo_trainer.data.messages import check, is_text, plain_name, show, time_of, turns_of, writer_of
+from ippo_trainer.data.context import CONTEXT, context_of
+from ippo_trainer.data.messages import check, context_in, is_text, plain_name, show, time_of, turns_of, writer_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import PEOPLE, Conversation
 from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.data.turns import iter_turns
 
 _FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "content"}], "outcome"}.'
-_CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome", "customer_id")
+_CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome", "customer_id", CONTEXT)
 _MESSAGE_FIELDS = (
     *("role", "content", "suggestion", "reaction"),
     *("policy_digest", "displayed", "token_ids", "sampler_logprobs"),
@@ -266,6 +267,7 @@ def _present(row: dict[str, Any]) -> dict[str, Any]:
     for name in _LISTS:
         if isinstance(row.get(name), list):
             row[name] = [_present_message(message) for message in row[name]]
+    row[CONTEXT] = _without_nulls(row.get(CONTEXT))
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -275,6 +277,16 @@ def _present_message(message: Any) -> Any:
     abstained = message.get("suggestion") is None and message.get("reaction") == "rejected"
     present = {name: value for name, value in message.items() if value is not None}
     return present | ({"suggestion": None} if abstained else {})
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _joined(*contexts: str) -> str:
+    return context_of(CONTEXT, "\n\n".join(text for text in contexts if text))
 
 
 def _check_encoding(name: str, data: bytes) -> None:
@@ -322,8 +334,11 @@ class _Record:
         value, before = self._value, self._problems.total
         list_name = next((name for name in _LISTS if isinstance(value.get(name), list)), _LISTS[0])
         writer: str | None = None
+        context = ""
         with self._problems.collecting():
             writer = self._with_place(writer_of, "", value)
+        with self._problems.collecting():
+            context = self._with_place(context_of, CONTEXT, value.get(CONTEXT))
         identifier = self._name("conversation_id", value.get("conversation_id", value.get("id")))
         customer = self._name("customer_id", value.get("customer_id"))
         outcome = value.get("outcome")
@@ -343,10 +358,11 @@ class _Record:
                 self._check_names(message, f"{list_name}[{index}].", _MESSAGE_FIELDS)
         if self._problems.total > before:
             return None
-        turns = turns_of(checked, omissions, writer or PEOPLE)
+        turns = self._with_place(turns_of, checked, omissions, writer or PEOPLE)
+        context = self._with_place(_joined, context_in(checked, omissions), context)
         if turns and not turns[-1].ended_at:
             turns[-1].ended_at = time_of(value) or 0.0
-        return Conversation(identifier, turns, bool(outcome), outcome is None, customer)
+        return Conversation(identifier, turns, bool(outcome), outcome is None, customer, context)
 
     def _with_place(self, read: Callable[..., Any], *arguments: Any) -> Any:
         """What `read` makes; its errors get this record's place."""

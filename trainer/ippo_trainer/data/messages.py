@@ -4,20 +4,27 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.context import check_tool_messages, context_of
 from ippo_trainer.data.reactions import REACTIONS, Reaction
-from ippo_trainer.data.schema import PEOPLE, Turn
+from ippo_trainer.data.schema import PEOPLE, State, Turn
 
 CUSTOMER_ROLES = ("user", "customer")
 BUSINESS_ROLES = ("assistant", "agent", "business")
-_LEFT_OUT = ("system", "tool")
-_ALLOWED = (*CUSTOMER_ROLES, *BUSINESS_ROLES, *_LEFT_OUT)
-_OTHER_NAMES = {"human": "user", "gpt": "assistant", "developer": "system", "function": "tool"}
+_ALLOWED = (*CUSTOMER_ROLES, *BUSINESS_ROLES, "system", "tool")
+_OTHER_NAMES = {
+    "human": "user",
+    "gpt": "assistant",
+    "developer": "system",
+    "function": "tool",
+    "observation": "tool",
+}
 """What ShareGPT and older or newer exports of OpenAI call them."""
 TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
@@ -25,23 +32,25 @@ _MILLISECONDS = 1e11
 """Numbers above it are no seconds of this millennium."""
 
 
-def read_state(messages: Mapping[int, Any]) -> tuple[list[Turn], str]:
-    """A conversation that waits for a suggestion, read as a log's messages are: its turns and the newest message.
+def read_state(messages: Mapping[int, Any]) -> State:
+    """A conversation that waits for a suggestion, read as a log's messages are.
 
     Args:
         messages: in order, by the numbers that errors name.
 
     Raises:
-        BadDataError: as `logs.read_log` does of messages; a tool's message; or the last message is not the customer's.
+        BadDataError: as `logs.read_log` does of messages; or the last message that is no tool's is not the customer's.
     """
     checked = [check(f"messages[{i}]", message) for i, message in messages.items()]
-    for number, message in zip(messages, checked, strict=True):
-        if message["side"] == "tool":
-            raise BadDataError(f"messages[{number}].role is a tool's; this policy has none", "Leave the message out.")
-    count = next((n for n, m in enumerate(reversed(checked)) if m["side"] != "customer"), len(checked))
-    if not count:
-        raise BadDataError("the last message is not the customer's", "End with the message to answer (role user).")
-    return turns_of(checked, Counter()), _join(checked[-count:])
+    exchanges = _exchanges(checked, Counter())
+    if not exchanges or exchanges[-1].business:
+        raise BadDataError(
+            "the last message is not the customer's, nor what a tool returned after it",
+            "End with the message to answer (role user).",
+        )
+    *past, newest = exchanges
+    history = [_turn(exchange, PEOPLE) for exchange in past]
+    return State(history, _join(newest.customer), newest.tool_messages(), context_in(checked, Counter()))
 
 
 def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict[str, Any]:
@@ -51,6 +60,8 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
         where: the message, for errors.
         value: as the log has it; ShareGPT's `from` and `value` stand for `role` and `content`.
         omissions: counts what is left out of it.
+
+    A system message has its content as a context; so has a tool's, but for a call without a text.
     """
     omissions = Counter() if omissions is None else omissions
     if not isinstance(value, dict):
@@ -60,19 +71,17 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
     role = _OTHER_NAMES.get(role, role) if isinstance(role, str) else role
     if not isinstance(role, str) or role not in _ALLOWED:
         raise BadDataError(f"{where}.{names[0]} is {show(role)}", f"Use one of {', '.join(_ALLOWED)}.")
-    if role == "tool":
-        return {"side": "tool"}
     where_content = f"{where}.{names[1]}"
     if isinstance(content, list):
         content = _text_of(where_content, content, omissions)
+    if role in ("system", "tool"):
+        return {"side": role, "content": context_of(where_content, content)}
     if role in BUSINESS_ROLES and (value.get("tool_calls") or value.get("function_call")):
         omissions["calls of tools"] += 1
         if not content:
-            return {"side": "tool", "call": True}
+            return {"side": "tool", "content": ""}
     if not isinstance(content, str):
         raise BadDataError(f"{where_content} is {show(content)}", "It must be a text.")
-    if role == "system":
-        return {"side": "system"}
     if not content.strip() and not (role in BUSINESS_ROLES and _sends_nothing(value)):
         raise BadDataError(f"{where_content} is empty", "Leave the message out of the log.")
     if not is_text(content):
@@ -178,6 +187,31 @@ def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None
     return suggestion, reaction
 
 
+def context_in(messages: Iterable[dict[str, Any]], omissions: Counter[str]) -> str:
+    """The context that checked messages begin with: system messages before the first one of customer or business."""
+    texts, dialogue = [], False
+    for message in messages:
+        if message["side"] != "system":
+            dialogue = dialogue or message["side"] != "tool"
+        elif dialogue:
+            omissions["system messages in the midst of a conversation"] += 1
+        elif message["content"]:
+            texts.append(message["content"])
+    return "\n\n".join(texts)
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """What a customer said, what tools returned until the reply, and the reply, if there is one."""
+
+    customer: list[dict[str, Any]] = field(default_factory=list)
+    business: list[dict[str, Any]] = field(default_factory=list)
+    tools: list[str] = field(default_factory=list)
+
+    def tool_messages(self) -> tuple[str, ...]:
+        return check_tool_messages("what tools returned before one reply", self.tools)
+
+
 def turns_of(messages: Sequence[dict[str, Any]], omissions: Counter[str], writer: str = PEOPLE) -> list[Turn]:
     """Alternating turns: consecutive messages of one side are joined by line breaks.
 
@@ -185,28 +219,48 @@ def turns_of(messages: Sequence[dict[str, Any]], omissions: Counter[str], writer
         messages: checked ones.
         omissions: counts what is left out.
         writer: of messages that name none.
+
+    Raises:
+        BadDataError: tools returned too much before one reply.
     """
-    sides = [message for message in messages if message["side"] not in _LEFT_OUT]
-    for message in messages:
-        if message["side"] in _LEFT_OUT and not message.get("call"):
-            omissions[f"{message['side']} messages"] += 1
-    runs: list[list[dict[str, Any]]] = []
-    for message in sides:
-        if runs and runs[-1][0]["side"] == message["side"]:
-            runs[-1].append(message)
-        else:
-            runs.append([message])
-    if runs and runs[0][0]["side"] == "business":
-        omissions["greetings before the first customer message"] += 1
-        runs = runs[1:]
-    if len(runs) % 2:
+    exchanges = _exchanges(messages, omissions)
+    if exchanges and not exchanges[-1].business:
         omissions["customer messages that nobody answered"] += 1
-        runs = runs[:-1]
-    return [_turn(customer, business, writer) for customer, business in zip(runs[::2], runs[1::2], strict=True)]
+        exchanges.pop()
+    return [_turn(exchange, writer) for exchange in exchanges]
 
 
-def _turn(customer: list[dict[str, Any]], business: list[dict[str, Any]], writer: str) -> Turn:
-    sent = _join(business)
+def _exchanges(messages: Sequence[dict[str, Any]], omissions: Counter[str]) -> list[_Exchange]:
+    """What tools returned before a customer's message or before a reply belongs to that exchange."""
+    exchanges: list[_Exchange] = []
+    waiting: list[str] = []
+    greeted = False
+    for message in messages:
+        side = message["side"]
+        if side == "tool":
+            waiting += [message["content"]] if message["content"] else []
+        elif side == "customer":
+            if not exchanges or exchanges[-1].business:
+                exchanges.append(_Exchange())
+            exchanges[-1].customer.append(message)
+        elif side == "business" and exchanges:
+            exchanges[-1].business.append(message)
+        elif side == "business":
+            if not greeted:
+                omissions["greetings before the first customer message"] += 1
+            greeted = True
+        if exchanges and side in ("customer", "business"):
+            exchanges[-1].tools += waiting
+            waiting = []
+    if waiting and exchanges and not exchanges[-1].business:
+        exchanges[-1].tools += waiting
+    elif waiting:
+        omissions["tool messages after the last reply"] += len(waiting)
+    return exchanges
+
+
+def _turn(exchange: _Exchange, writer: str) -> Turn:
+    customer, business = exchange.customer, exchange.business
     suggestions = [message["suggestion"] for message in business if message["suggestion"] is not None]
     reactions = {message["reaction"] for message in business}
     suggestion = "\n".join(suggestions) if suggestions else None
@@ -218,12 +272,13 @@ def _turn(customer: list[dict[str, Any]], business: list[dict[str, Any]], writer
         _join(customer),
         suggestion,
         reaction,
-        sent,
+        _join(business),
         behaviour="policy" if sampled.get("policy_digest") else "log",
         writer="" if sampled.get("policy_digest") else "+".join(writers),
         **sampled,
         started_at=next((m["time"] for m in reversed(customer) if m["time"] is not None), 0.0),
         ended_at=next((m["time"] for m in reversed(business) if m["time"] is not None), 0.0),
+        tool_messages=exchange.tool_messages(),
     )
 
 

@@ -3,8 +3,9 @@
 One row is one turn: the newest customer message, what the agent suggested, and what the business did with it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import pyarrow as pa
 
@@ -12,7 +13,7 @@ from ippo_trainer.data.reactions import Reaction
 
 SCHEMA_VERSION = 2
 READABLE = (1, SCHEMA_VERSION)
-"""Version 1 has neither `writer` nor `customer_id`."""
+"""Version 1 has none of `NEW_COLUMNS`."""
 VERSION_KEY = b"ippo.schema_version"
 
 Behaviour = Literal["policy", "explore", "log"]
@@ -50,12 +51,23 @@ class Turn:
     """Seconds since 1970 UTC when the business sent its message."""
     writer: str = ""
     """Of a turn of somebody else's: who suggested; empty where nobody said."""
+    tool_messages: Sequence[str] = ()
+    """What tools had returned since the suggestion before, in order."""
 
     def as_shown(self) -> Self:
         """The turn as the business met it: a suggestion that was never displayed is an abstention."""
         if self.displayed:
             return self
         return replace(self, suggestion=None, reaction="rejected", token_ids=None, sampler_logprobs=None)
+
+
+class State(NamedTuple):
+    """What an agent knows when it suggests: `Renderer.prompt(*state)` are its tokens."""
+
+    history: Sequence[Turn]
+    customer_message: str
+    tool_messages: Sequence[str] = ()
+    context: str = ""
 
 
 @dataclass(slots=True)
@@ -70,6 +82,13 @@ class Conversation:
     """Still open when it was logged: its outcome is unknown, it is no failure."""
     customer_id: str = ""
     """Whose conversation it is; empty where unknown. Conversations of one customer stay on one side of a split."""
+    context: str = ""
+    """What the agent is given besides the dialogue, such as the customer's record or a catalogue, as text."""
+
+    def state(self, index: int) -> State:
+        """The state that turn `index` answers."""
+        turn = self.turns[index]
+        return State(self.turns[:index], turn.customer_message, turn.tool_messages, self.context)
 
 
 SCHEMA = pa.schema(
@@ -92,10 +111,12 @@ SCHEMA = pa.schema(
         pa.field("final_outcome", pa.bool_(), nullable=False),
         pa.field("writer", pa.string(), nullable=False),
         pa.field("customer_id", pa.string(), nullable=False),
+        pa.field("context", pa.string()),
+        pa.field("tool_messages", pa.list_(pa.string())),
     ],
     metadata={VERSION_KEY: str(SCHEMA_VERSION).encode()},
 )
 """`outcome` is before the suggestion; `censored`, `final_outcome` and `customer_id` are the conversation's, repeated on
-each row."""
-NEW_COLUMNS = {"writer": "", "customer_id": ""}
+each row. `context`, which may be long, is the conversation's, too, and stands on its first row alone."""
+NEW_COLUMNS: dict[str, Any] = {"writer": "", "customer_id": "", "context": "", "tool_messages": ()}
 """What files of version 1 lack, and what stands for it."""

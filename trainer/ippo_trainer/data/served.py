@@ -10,13 +10,14 @@ import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.context import CONTEXT
 from ippo_trainer.data.messages import read_state
 from ippo_trainer.data.reacted import ReactionRow, Reactions
 from ippo_trainer.data.schema import Turn
@@ -64,6 +65,7 @@ class _Served:
     last: tuple[int, float] = (-1, 0.0)
     messages: list[dict[str, Any]] = field(default_factory=list)
     customer: str = ""
+    context: str = ""
     suggestions: dict[int, list[_Suggestion]] = field(default_factory=dict)
 
 
@@ -164,6 +166,7 @@ def _take(served: _Served, record: dict[str, Any], reactions: Reactions | None, 
     if (turn, record["time"]) >= served.last:
         served.last, served.messages = (turn, record["time"]), record["messages"]
         served.customer = record["customer_id"] or served.customer
+        served.context = record.get("context") or ""
     sampled = {"token_ids": record["token_ids"], "sampler_logprobs": record["logprobs"]}
     alike = served.suggestions.setdefault(turn, [])
     alike.append(
@@ -186,13 +189,14 @@ def _take(served: _Served, record: dict[str, Any], reactions: Reactions | None, 
 
 def _log_line(name: str, served: _Served, left_out: Counter[str]) -> dict[str, Any]:
     """A conversation of a chat log: what the last request says of it, and the suggestion that it was made for."""
-    history, message = read_state(dict(enumerate(_sent(served.messages))))
+    history, message, tools, _ = read_state(dict(enumerate(_sent(served.messages))))
     messages: list[dict[str, Any]] = []
     for number, turn in enumerate(history):
         messages += _of_history(turn, served.suggestions.get(number, []), left_out)
-    messages += _of_last(message, served.suggestions[served.last[0]], left_out)
+    messages += _of_last(message, tools, served.suggestions[served.last[0]], left_out)
     line: dict[str, Any] = {"conversation_id": name, "messages": messages}
-    return line | ({"customer_id": served.customer} if served.customer else {})
+    line |= {"customer_id": served.customer} if served.customer else {}
+    return line | ({CONTEXT: served.context} if served.context else {})
 
 
 def _sent(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -216,16 +220,16 @@ def _of_history(turn: Turn, alike: list[_Suggestion], left_out: Counter[str]) ->
         chosen = candidates[-1]
     left_out["suggestions that were made again"] += len(alike) - (chosen is not None)
     if chosen is None:
-        return _pair(turn.customer_message, turn.sent_message, turn.suggestion, turn.reaction)
+        return _messages(turn.customer_message, turn.tool_messages, turn.sent_message, turn.suggestion, turn.reaction)
     reaction = turn.reaction if said else _reaction(chosen.text, turn.sent_message)
-    return _with_row(chosen, turn.customer_message, turn.sent_message, reaction)
+    return _with_row(chosen, turn.customer_message, turn.tool_messages, turn.sent_message, reaction)
 
 
-def _of_last(message: str, alike: list[_Suggestion], left_out: Counter[str]) -> list[dict[str, Any]]:
+def _of_last(message: str, tools: Sequence[str], alike: list[_Suggestion], left_out: Counter[str]) -> list[dict[str, Any]]:
     candidates = [each for each in alike if each.message == message] or alike
     chosen = next((each for each in reversed(candidates) if each.row is not None), candidates[-1])
     left_out["suggestions that were made again"] += len(alike) - 1
-    return _with_row(chosen, message, chosen.text or "", _reaction(chosen.text, chosen.text or ""))
+    return _with_row(chosen, message, tools, chosen.text or "", _reaction(chosen.text, chosen.text or ""))
 
 
 def _reaction(suggestion: str | None, sent: str) -> str:
@@ -233,7 +237,9 @@ def _reaction(suggestion: str | None, sent: str) -> str:
     return "rejected" if suggestion is None else "accepted" if suggestion == sent else "edited"
 
 
-def _with_row(chosen: _Suggestion, message: str, sent: str, reaction: str) -> list[dict[str, Any]]:
+def _with_row(
+    chosen: _Suggestion, message: str, tools: Sequence[str], sent: str, reaction: str
+) -> list[dict[str, Any]]:
     """The turn with what the file of reactions says of it, which counts for more than what was guessed."""
     row, sampled, time = chosen.row, dict(chosen.sampled), chosen.time
     if row is not None:
@@ -245,12 +251,15 @@ def _with_row(chosen: _Suggestion, message: str, sent: str, reaction: str) -> li
             sent = ""  # it was not sent, and nobody says what was
         sampled |= {"displayed": row.displayed}
         time = row.time if row.time is not None else time
-    pair = _pair(message, sent, chosen.text, reaction)
-    pair[0]["time"] = chosen.started_at
-    pair[1] |= {"time": time, **sampled}
-    return pair
+    messages = _messages(message, tools, sent, chosen.text, reaction)
+    messages[0]["time"] = chosen.started_at
+    messages[-1] |= {"time": time, **sampled}
+    return messages
 
 
-def _pair(message: str, sent: str, suggestion: str | None, reaction: str) -> list[dict[str, Any]]:
+def _messages(
+    message: str, tools: Sequence[str], sent: str, suggestion: str | None, reaction: str
+) -> list[dict[str, Any]]:
+    """Of one turn."""
     said = {"role": "assistant", "content": sent, "suggestion": suggestion, "reaction": reaction}
-    return [{"role": "user", "content": message}, said]
+    return [{"role": "user", "content": message}, *({"role": "tool", "content": tool} for tool in tools), said]

@@ -63,6 +63,7 @@ class Survey:
     suggestions: list[list[int]] = field(default_factory=list)
     """Of the same conversations as `prompts`."""
     _texts: set[int] = field(default_factory=set)
+    _contexts: set[int] = field(default_factory=set)
     _suggestions: Counter[int] = field(default_factory=Counter)
     _openings: dict[int, set[int]] = field(default_factory=dict)
 
@@ -76,6 +77,10 @@ class Survey:
             self.reached[number] += 1
         if conversation.customer_id:
             self.customers[conversation.customer_id] += 1
+        if conversation.context:
+            self.counts["withContext"] += 1
+            self._contexts.add(_digest(conversation.context))
+        self.counts["withTools"] += any(turn.tool_messages for turn in turns)
         text = _digest("\0".join(f"{turn.customer_message}\0{turn.sent_message}" for turn in turns))
         self.counts["alike"] += text in self._texts
         self._texts.add(text)
@@ -107,6 +112,8 @@ class Survey:
             "writers": dict(self.writers.most_common(_NAMED)),
             "customers": {"named": len(self.customers), "most": max(self.customers.values(), default=0)},
             "times": {"first": self.first, "last": self.last, "without": self.without_time} if self.last else None,
+            "contexts": {"conversations": counts["withContext"], "different": len(self._contexts)},
+            "tools": counts["withTools"],
             "alike": counts["alike"],
             "suggestions": {"different": len(self._suggestions), "commonest": top[0][1] if top else 0},
             "openings": {

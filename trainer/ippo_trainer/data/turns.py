@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.columns import Column
+from ippo_trainer.data.context import CONTEXT, check_tool_messages, context_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import (
@@ -26,7 +27,9 @@ from ippo_trainer.data.schema import (
 )
 from ippo_trainer.data.spelling import misspelt
 
-_ROWS_PER_GROUP = 16384
+_ROWS_PER_GROUP, _CHARACTERS_PER_GROUP = 16384, 32 << 20
+_ROWS_PER_BATCH = 512
+"""A stranger may repeat a long context in every row."""
 _MICROSECONDS = 1_000_000
 # What an imported log need not say.
 _DEFAULTS: dict[str, Any] = {
@@ -61,19 +64,32 @@ def write_turns(path: Path, conversations: Iterable[Conversation]) -> int:
     try:
         with pq.ParquetWriter(partial, SCHEMA, compression="zstd", store_schema=True) as writer:
             rows: list[dict[str, Any]] = []
+            size = 0
             for conversation in conversations:
                 _check_conversation(conversation, ids, path.name, count)
                 rows += _to_rows(conversation)
                 count += len(conversation.turns)
-                if len(rows) >= _ROWS_PER_GROUP:
+                size += characters(conversation)
+                if len(rows) >= _ROWS_PER_GROUP or size >= _CHARACTERS_PER_GROUP:
                     writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
-                    rows = []
+                    rows, size = [], 0
             if rows:
                 writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def characters(conversation: Conversation) -> int:
+    """Of all its texts."""
+    return len(conversation.context) + sum(
+        len(turn.customer_message)
+        + len(turn.suggestion or "")
+        + len(turn.sent_message)
+        + sum(map(len, turn.tool_messages))
+        for turn in conversation.turns
+    )
 
 
 def read_turns(paths: Path | Sequence[Path]) -> list[Conversation]:
@@ -165,7 +181,7 @@ class _ConversationReader:
                 before = self.end()
             except BadDataError as error:
                 problem = error
-            ending = row["final_outcome"], row["censored"], row["customer_id"]
+            ending = row["final_outcome"], row["censored"], row["customer_id"], row[CONTEXT] or ""
             self._current = Conversation(row["conversation_id"], [], *ending)
             self._first, self._bad = number, False
         if not self._bad:
@@ -188,7 +204,7 @@ class _ConversationReader:
 
 def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
     try:
-        yield from file.iter_batches(batch_size=_ROWS_PER_GROUP, columns=columns)
+        yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise BadDataError(f"{path.name} is damaged: {_line(error)}", "Fetch or make the file again.") from error
 
@@ -241,6 +257,8 @@ def _check_row(name: str, number: int, row: dict[str, Any], conversation: Conver
         "censored": conversation.censored,
         "customer_id": conversation.customer_id,
     }
+    if row[CONTEXT]:  # a stranger may repeat it
+        shared[CONTEXT] = conversation.context
     for column, value in shared.items():
         if row[column] != value:
             raise ProblemError(
@@ -267,6 +285,9 @@ def _check_conversation(conversation: Conversation, ids: set[str], name: str, fi
         fail(0, "turn", "has no turns", "Leave conversations without a turn out.")
     if conversation.censored and conversation.outcome:
         fail(0, "censored", "is true although the outcome came", "An open conversation has no outcome yet.")
+    problem = _context_problem(conversation)
+    if problem:
+        fail(0, *problem)
     before = False
     for index, turn in enumerate(conversation.turns):
         problem = _turn_problem(turn)
@@ -279,6 +300,14 @@ def _check_conversation(conversation: Conversation, ids: set[str], name: str, fi
         fail(0, "final_outcome", "is false although a turn has the outcome before it", "Set it to true.")
 
 
+def _context_problem(conversation: Conversation) -> tuple[str, str, str] | None:
+    try:
+        context_of("", conversation.context)
+    except BadDataError as error:
+        return CONTEXT, error.message.strip(), error.remedy
+    return None
+
+
 def _turn_problem(turn: Turn) -> tuple[str, str, str] | None:
     """Column, problem and remedy of the first thing wrong with a turn."""
     if not turn.customer_message.strip():
@@ -289,6 +318,10 @@ def _turn_problem(turn: Turn) -> tuple[str, str, str] | None:
         return "reaction", f"is {turn.reaction!r} without a suggestion", "An abstention is always rejected."
     if turn.behaviour not in BEHAVIOURS:
         return "behaviour", f"is {turn.behaviour!r}", f"Use one of {', '.join(BEHAVIOURS)}."
+    try:
+        check_tool_messages("", turn.tool_messages)
+    except BadDataError as error:
+        return "tool_messages", error.message.strip(), error.remedy
     if not (math.isfinite(turn.started_at) and math.isfinite(turn.ended_at)):
         return "started_at", "or 'ended_at' is not finite", "Give seconds since 1970 UTC."
     if turn.sampler_logprobs is not None:
@@ -308,7 +341,7 @@ def _to_rows(conversation: Conversation) -> list[dict[str, Any]]:
     }
     return [
         shared
-        | {"turn": index}
+        | {"turn": index, CONTEXT: "" if index else conversation.context}
         | {name: getattr(turn, name) for name in _TURN_COLUMNS}
         | {name: round(getattr(turn, name) * _MICROSECONDS) for name in _TIME_COLUMNS}
         for index, turn in enumerate(conversation.turns)
@@ -317,7 +350,8 @@ def _to_rows(conversation: Conversation) -> list[dict[str, Any]]:
 
 def _to_turn(row: dict[str, Any]) -> Turn:
     times = {name: row[name] / _MICROSECONDS for name in _TIME_COLUMNS}
-    return Turn(**{name: row[name] for name in _TURN_COLUMNS}, **times)
+    values = {name: row[name] for name in _TURN_COLUMNS}
+    return Turn(**values | {"tool_messages": tuple(row["tool_messages"] or ())}, **times)
 
 
 def _line(error: BaseException) -> str:

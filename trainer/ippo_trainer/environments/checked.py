@@ -1,13 +1,15 @@
 """Holds an environment, which may be anybody's code, to the protocol."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.context import context_of, tool_messages_of
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.environments.failures import failure, short
 from ippo_trainer.environments.protocol import (
@@ -17,6 +19,7 @@ from ippo_trainer.environments.protocol import (
     ExactTurn,
     IntentPolicy,
     LadderRow,
+    Opening,
     Resumable,
     Step,
 )
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
     from ippo_trainer.data.schema import Conversation
 
 _REQUIRED = ("reaction", "sent_message", "customer_message", "outcome")
-_OPTIONAL = ("censored", "displayed")
+_OPTIONAL = ("censored", "displayed", "tool_messages")
+_OPENING = ("customer_message", "context", "tool_messages")
 
 
 def checked(inner: Any, name: str) -> "CheckedEnvironment":
@@ -89,16 +93,13 @@ class CheckedEnvironment:
         if isinstance(inner, Resumable):
             self.resume = self._resume
 
-    def reset(self, seeds: Sequence[int]) -> list[str]:
-        """As `Environment.reset`; every first message must be a text."""
-        messages = self._call("reset", list(seeds))
-        self._check_list("reset", messages, len(seeds))
-        for i, message in enumerate(messages):
-            if not _is_text(message):
-                problem = f"gave {message!r:.80} as the first message of conversation {i}"
-                self._fail("reset", problem, "It must be a text of valid Unicode.")
+    def reset(self, seeds: Sequence[int]) -> list[Opening]:
+        """As `Environment.reset`; every first message must be a text, and what is given with it becomes one."""
+        given = self._call("reset", list(seeds))
+        self._check_list("reset", given, len(seeds))
+        openings = [self._check_opening(i, value) for i, value in enumerate(given)]
         self._open, self._turn = len(seeds), 0
-        return list(messages)
+        return openings
 
     def step(self, suggestions: Sequence[str | None]) -> list[Step]:
         """As `Environment.step`; a mapping with the fields of `Step` is as good as a `Step`."""
@@ -137,6 +138,35 @@ class CheckedEnvironment:
                 method, f"returned {len(value)} items for {length} open conversations", "One for each, in order."
             )
 
+    def _check_opening(self, index: int, value: Any) -> Opening:
+        where = f"conversation {index}"
+        fields = {"customer_message": value}
+        if isinstance(value, Mapping):
+            fields = dict(value)
+        elif not isinstance(value, str):
+            fields = {name: getattr(value, name) for name in _OPENING if hasattr(value, name)} or fields
+        if not fields.keys() <= set(_OPENING):
+            unknown = min(map(str, fields.keys() - set(_OPENING)))
+            self._fail(
+                "reset", f"gave {unknown!r:.80} for {where}", f"Give a text, or a dict of {', '.join(_OPENING)}."
+            )
+        message = fields.get("customer_message")
+        if not _is_text(message):
+            problem = f"gave {message!r:.80} as the first message of {where}"
+            self._fail("reset", problem, "It must be a text of valid Unicode.")
+        with self._naming("reset", where):
+            context = context_of("context", fields.get("context"))
+            tools = tool_messages_of("tool_messages", fields.get("tool_messages") or ())
+        return Opening(str(message), context, tools)
+
+    @contextmanager
+    def _naming(self, method: str, where: str) -> Iterator[None]:
+        """Errors inside get the place."""
+        try:
+            yield
+        except BadDataError as error:
+            self._fail(method, f"returned a wrong {error.message} (in {where})", error.remedy)
+
     def _check_step(self, index: int, value: Any) -> Step:
         where = f"item {index} of turn {self._turn}"
         try:
@@ -172,7 +202,10 @@ class CheckedEnvironment:
         if step.customer_message is not None and (step.outcome or step.censored):
             which = "outcome" if step.outcome else "censored"
             self._fail("step", f"went on after {which}=True in {where}", "Then customer_message must be None.")
-        return replace(step, outcome=bool(step.outcome), censored=bool(step.censored), displayed=bool(step.displayed))
+        flags: dict[str, Any] = {name: bool(getattr(step, name)) for name in ("outcome", "censored", "displayed")}
+        with self._naming("step", where):
+            tools = tool_messages_of("tool_messages", step.tool_messages or ())
+        return replace(step, **flags, tool_messages=tools)
 
 
 class _CheckedDemonstrator(CheckedEnvironment):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.environments.protocol import Demonstrator, Environment
+from ippo_trainer.environments.protocol import Demonstrator, Environment, as_opening
 
 _BATCH = 4096
 
@@ -37,19 +37,32 @@ def demonstrate(
 
 
 def _batch(environment: Environment, business: Demonstrator, start: int, seeds: Sequence[int]) -> list[Conversation]:
-    conversations = [Conversation(f"demonstration-{start + index:07d}") for index in range(len(seeds))]
-    waiting = list(zip(conversations, environment.reset(seeds), strict=True))
+    openings = [as_opening(value) for value in environment.reset(seeds)]
+    conversations = [
+        Conversation(f"demonstration-{start + index:07d}", context=opening.context)
+        for index, opening in enumerate(openings)
+    ]
+    waiting = [
+        (conversation, opening.customer_message, opening.tool_messages)
+        for conversation, opening in zip(conversations, openings, strict=True)
+    ]
     while waiting:
         suggestions = business.demonstrate()
         steps = environment.step(suggestions)
         still = []
-        for (conversation, message), suggestion, step in zip(waiting, suggestions, steps, strict=True):
+        for (conversation, message, tools), suggestion, step in zip(waiting, suggestions, steps, strict=True):
             turn = Turn(
-                message, suggestion, step.reaction, step.sent_message, displayed=step.displayed, behaviour="log"
+                message,
+                suggestion,
+                step.reaction,
+                step.sent_message,
+                displayed=step.displayed,
+                behaviour="log",
+                tool_messages=tools,
             )
             conversation.turns.append(turn)
             conversation.outcome, conversation.censored = step.outcome, step.censored
             if step.customer_message is not None:
-                still.append((conversation, step.customer_message))
+                still.append((conversation, step.customer_message, step.tool_messages))
         waiting = still
     return conversations

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ippo_trainer.data.context import context_of, tool_messages_of
 from ippo_trainer.data.reactions import Reaction
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Step:
         outcome: True if the customer gave the outcome at this turn; the conversation is over then.
         censored: the conversation was cut off before it ended, so its outcome is unknown.
         displayed: False if the business never saw the suggestion.
+        tool_messages: what tools returned since then, which the next suggestion may use: texts or JSON objects.
     """
 
     reaction: Reaction
@@ -36,6 +38,31 @@ class Step:
     outcome: bool
     censored: bool = False
     displayed: bool = True
+    tool_messages: Sequence[Any] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How a conversation begins.
+
+    Args:
+        customer_message: the first one.
+        context: what the agent is given besides the dialogue, such as a customer's record or a catalogue: a text or a
+            JSON object.
+        tool_messages: what tools returned before the first suggestion.
+    """
+
+    customer_message: str
+    context: Any = ""
+    tool_messages: Sequence[Any] = ()
+
+
+def as_opening(value: str | Opening) -> Opening:
+    """What `reset` gave for a conversation, with texts for what is given as JSON. Raises BadDataError for no JSON."""
+    if isinstance(value, str):
+        return Opening(value)
+    context = context_of("context", value.context)
+    return Opening(value.customer_message, context, tool_messages_of("tool_messages", value.tool_messages))
 
 
 @runtime_checkable
@@ -48,8 +75,8 @@ class Environment(Protocol):
     max_turns: int
     """No conversation has more turns than this."""
 
-    def reset(self, seeds: Sequence[int]) -> Sequence[str]:
-        """Starts one conversation per seed and returns the customers' first messages."""
+    def reset(self, seeds: Sequence[int]) -> Sequence[str | Opening]:
+        """Starts one conversation per seed and returns the customers' first messages, as texts or openings."""
         ...
 
     def step(self, suggestions: Sequence[str | None]) -> Sequence[Step]:

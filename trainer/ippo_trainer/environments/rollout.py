@@ -1,13 +1,14 @@
 """Deploys a policy in an environment: many conversations at once, logged turn by turn."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 from ippo_trainer.contract.digests import derive_seed
-from ippo_trainer.data.schema import Behaviour, Conversation, Turn
+from ippo_trainer.data.context import tool_messages_of
+from ippo_trainer.data.schema import Behaviour, Conversation, State, Turn
 from ippo_trainer.engines.interface import PolicySampler
-from ippo_trainer.environments.protocol import Environment, Resumable, Step
+from ippo_trainer.environments.protocol import Environment, Resumable, Step, as_opening
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.text.render import Renderer
 
@@ -27,6 +28,12 @@ class OpenConversation:
     """Its own."""
     history: Sequence[Turn]
     customer_message: str
+    tool_messages: Sequence[str] = ()
+    context: str = ""
+
+    def state(self) -> State:
+        """What the agent knows."""
+        return State(self.history, self.customer_message, self.tool_messages, self.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +95,7 @@ class PolicyAgent:
         """As `Agent`."""
         if states and not states[0].history:
             self.begin()
-        prompts = [self.renderer.prompt(state.history, state.customer_message) for state in states]
+        prompts = [self.renderer.prompt(*state.state()) for state in states]
         responses = self.sampler.sample(
             [prompt.ids for prompt in prompts],
             [derive_seed(state.seed, "sample", self.behaviour, len(state.history)) for state in states],
@@ -147,9 +154,9 @@ class MessageReader:
     renderer: Renderer
     cut: int = 0
 
-    def __call__(self, message: str) -> str:
-        """What is read of the message."""
-        text = self.renderer.cut(message)
+    def __call__(self, message: str, tool_messages: Sequence[str], context: str) -> str:
+        """What is read of the message, beside what tools returned and the context."""
+        text = self.renderer.cut(message, tool_messages, context)
         self.cut += text != message
         return text
 
@@ -172,17 +179,24 @@ class RolloutResult:
     """Suggestions that had not ended."""
 
 
+class Waiting(NamedTuple):
+    """What an open conversation waits with for a suggestion."""
+
+    customer_message: str
+    tool_messages: Sequence[str] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class OpenBatch:
     """A batch between two turns, to go on from later.
 
     Args:
         conversations: all of the batch, in order, with their turns so far.
-        waiting: by slot, the newest customer message of those that are open.
+        waiting: by slot, what is newest in those that are open.
     """
 
     conversations: list[Conversation]
-    waiting: dict[int, str]
+    waiting: dict[int, Waiting]
 
 
 @dataclass(frozen=True)
@@ -195,13 +209,14 @@ class Batch:
         resumed: what `after_turn` got in an attempt that was cut off. What it holds is not asked of the environment
             again, but for open conversations of an environment that is not `Resumable`: they start anew. The agent
             makes all its suggestions again, since a batch of other conversations would be rounded otherwise.
-        read: what the agent can read of a customer's message, which is what is logged of it.
+        read: what the agent can read of a customer's message beside what tools returned and the context, which is
+            what is logged of it.
     """
 
     seeds: Sequence[int]
     ids: Sequence[str]
     resumed: OpenBatch | None = None
-    read: Callable[[str], str] = str
+    read: Callable[[str, Sequence[str], str], str] = lambda message, tool_messages, context: message
 
 
 def rollout(
@@ -222,12 +237,11 @@ def rollout(
         progress: called with the number of conversations that have ended since its last call.
         after_turn: called with the batch after every turn that does not end it; may save it, or raise.
     """
-    conversations = [Conversation(name) for name in batch.ids]
     customers = _Customers(environment, batch)
-    open_conversations = [
-        OpenConversation(slot, seed, conversations[slot].turns, message)
-        for slot, (seed, message) in enumerate(zip(batch.seeds, customers.start(), strict=True))
-    ]
+    conversations, open_conversations = [], []
+    for slot, (name, seed, (context, newest)) in enumerate(zip(batch.ids, batch.seeds, customers.start(), strict=True)):
+        conversations.append(Conversation(name, context=context))
+        open_conversations.append(OpenConversation(slot, seed, conversations[slot].turns, *newest, context))
     dropped = truncated = 0
     for turn in range(environment.max_turns):
         suggestions = agent(open_conversations)
@@ -240,7 +254,7 @@ def rollout(
             dropped += suggestion.dropped_turns
             truncated += suggestion.truncated
             if answer.message is not None:
-                remaining.append(OpenConversation(state.slot, state.seed, conversation.turns, answer.message))
+                remaining.append(replace(state, **answer.message._asdict()))
         over = len(open_conversations) - len(remaining)
         if turn + 1 == environment.max_turns:
             over += len(remaining)
@@ -258,7 +272,7 @@ class _TurnResult:
     """What came of one turn of one conversation; `message` is None where it is over."""
 
     turn: Turn
-    message: str | None
+    message: Waiting | None
     outcome: bool
     censored: bool
 
@@ -274,19 +288,25 @@ class _Customers:
         if not isinstance(environment, Resumable):
             self._log = {slot: conversation for slot, conversation in self._log.items() if slot not in self._waiting}
 
-    def start(self) -> list[str]:
-        """The first messages, by slot."""
+    def start(self) -> list[tuple[str, Waiting]]:
+        """Contexts and first messages, by slot."""
         fresh = [slot for slot in range(len(self._seeds)) if slot not in self._log]
-        first = {slot: conversation.turns[0].customer_message for slot, conversation in self._log.items()}
+        first = {slot: (each.context, _newest(each.turns[0])) for slot, each in self._log.items()}
         if fresh:
-            messages = self._environment.reset([self._seeds[slot] for slot in fresh])
-            first |= dict(zip(fresh, map(self._read, messages), strict=True))
+            openings = map(as_opening, self._environment.reset([self._seeds[slot] for slot in fresh]))
+            first |= {
+                slot: (
+                    opening.context,
+                    self._waiting_with(opening.customer_message, opening.tool_messages, opening.context),
+                )
+                for slot, opening in zip(fresh, openings, strict=True)
+            }
         elif self._waiting and isinstance(self._environment, Resumable):
             slots = sorted(self._waiting)
             self._environment.resume(
                 [self._seeds[slot] for slot in slots],
                 [self._log[slot] for slot in slots],
-                [self._waiting[slot] for slot in slots],
+                [self._waiting[slot].customer_message for slot in slots],
             )
         return [first[slot] for slot in range(len(self._seeds))]
 
@@ -304,14 +324,12 @@ class _Customers:
 
     def open_batch(self, conversations: Sequence[Conversation], states: Sequence[OpenConversation]) -> OpenBatch:
         """The batch as it is now; where the log knows more of a conversation, as the log has it."""
-        waiting = {state.slot: state.customer_message for state in states}
+        waiting = {state.slot: Waiting(state.customer_message, state.tool_messages) for state in states}
         copies = []
         for slot, conversation in enumerate(conversations):
             logged = self._log.get(slot)
             if logged is None or len(logged.turns) <= len(conversation.turns):
-                copies.append(
-                    Conversation(conversation.id, list(conversation.turns), conversation.outcome, conversation.censored)
-                )
+                copies.append(replace(conversation, turns=list(conversation.turns)))
                 continue
             copies.append(logged)
             waiting.pop(slot)
@@ -320,18 +338,26 @@ class _Customers:
         return OpenBatch(copies, waiting)
 
     def _answer(self, number: int, state: OpenConversation, suggestion: Suggestion, step: Step) -> _TurnResult:
-        message = None if step.customer_message is None else self._read(step.customer_message)
-        return _TurnResult(_turn(number, state, suggestion, step), message, step.outcome, step.censored)
+        newest = None
+        if step.customer_message is not None:
+            newest = self._waiting_with(step.customer_message, step.tool_messages, state.context)
+        return _TurnResult(_turn(number, state, suggestion, step), newest, step.outcome, step.censored)
+
+    def _waiting_with(self, message: str, tool_messages: Sequence[Any], context: str) -> Waiting:
+        tools = tool_messages_of("tool_messages", tool_messages)
+        return Waiting(self._read(message, tools, context), tools)
 
     def _logged(self, number: int, slot: int) -> _TurnResult:
         conversation = self._log[slot]
         if number + 1 < len(conversation.turns):
-            return _TurnResult(
-                conversation.turns[number], conversation.turns[number + 1].customer_message, False, False
-            )
+            return _TurnResult(conversation.turns[number], _newest(conversation.turns[number + 1]), False, False)
         return _TurnResult(
             conversation.turns[number], self._waiting.get(slot), conversation.outcome, conversation.censored
         )
+
+
+def _newest(turn: Turn) -> Waiting:
+    return Waiting(turn.customer_message, turn.tool_messages)
 
 
 def _turn(number: int, state: OpenConversation, suggestion: Suggestion, step: Step) -> Turn:
@@ -348,4 +374,5 @@ def _turn(number: int, state: OpenConversation, suggestion: Suggestion, step: St
         sampler_logprobs=suggestion.logprobs,
         started_at=start,
         ended_at=start + _REPLY_SECONDS,
+        tool_messages=state.tool_messages,
     )

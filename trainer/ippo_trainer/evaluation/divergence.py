@@ -39,7 +39,7 @@ def kl_per_suggestion(
     for number, conversation in enumerate(conversations):
         for index, turn in enumerate(conversation.turns):
             if turn.token_ids:
-                prompt = renderer.prompt(conversation.turns[:index], turn.customer_message).ids
+                prompt = renderer.prompt_at(conversation, index).ids
                 groups.append(Group(prompt, [list(turn.token_ids)]))
                 owners.append(number)
     clusters = np.unique(owners, return_inverse=True)[1]

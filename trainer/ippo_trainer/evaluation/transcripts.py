@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ippo_trainer.data.context import CONTEXT
 from ippo_trainer.data.schema import Conversation
 
 PAIRS = 8
@@ -43,7 +44,9 @@ def _transcript(conversation: Conversation, seed: int) -> dict[str, Any]:
             "reaction": turn.reaction,
             "sent": turn.sent_message,
         }
+        | ({"tools": list(turn.tool_messages)} if turn.tool_messages else {})
         for turn in conversation.turns
     ]
     # JSON's readers in browsers round integers above 2^53, so a seed is text.
-    return {"seed": str(seed), "outcome": conversation.outcome, "turns": turns}
+    given = {CONTEXT: conversation.context} if conversation.context else {}
+    return {"seed": str(seed), "outcome": conversation.outcome} | given | {"turns": turns}

@@ -47,7 +47,7 @@ class LoggedStates:
         )
 
     def _prompt(self, conversation: Conversation, index: int) -> Any:
-        return self._renderer.prompt(conversation.turns[:index], conversation.turns[index].customer_message)
+        return self._renderer.prompt_at(conversation, index)
 
     def count_shortened(self) -> int:
         """Conversations of which some prompt lost old turns to fit the context. The last prompt is the longest one."""

@@ -113,7 +113,7 @@ def _groups(renderer: Any, environment: ExactScorer, states: States) -> Iterator
             for intent in environment.intents:
                 wordings = environment.wordings.get(intent)
                 texts.append(wordings[number % len(wordings)] if wordings else None)
-            prompt = renderer.prompt(conversation.turns[:index], turn.customer_message).ids
+            prompt = renderer.prompt_at(conversation, index).ids
             yield Group(prompt, [renderer.response(text) for text in texts])
             number += 1
 

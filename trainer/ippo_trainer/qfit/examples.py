@@ -85,7 +85,7 @@ def make_examples(conversations: Sequence[Conversation], renderer: Any) -> tuple
     for conversation in conversations:
         groups = []
         for index, turn in enumerate(conversation.turns):
-            prompt = renderer.prompt(conversation.turns[:index], turn.customer_message)
+            prompt = renderer.prompt_at(conversation, index)
             dropped += prompt.dropped_turns
             groups.append(Group(prompt.ids, [_response(turn, renderer)]))
         examples.append(Example(groups))

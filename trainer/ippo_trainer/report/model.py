@@ -166,6 +166,8 @@ class TranscriptTurn(Read):
     suggestion: str | None = None
     reaction: str = ""
     sent: str = ""
+    tools: list[str] = []
+    """What tools had returned."""
 
 
 class Transcript(Read):
@@ -174,6 +176,8 @@ class Transcript(Read):
     seed: int | str
     outcome: bool
     turns: list[TranscriptTurn]
+    context: str = ""
+    """What the agent was given besides the dialogue."""
 
 
 class Transcripts(Read):

@@ -65,6 +65,7 @@ def render(run: RunReport) -> str:
         kind=views.turn_kind,
         clip=words.clip,
         max_turns=views.MAX_TURNS,
+        max_tools=views.MAX_TOOLS,
         q_words=_q_words(run),
         q_table=training_views.q_table(run),
         open_conversations=training_views.open_conversations(run),

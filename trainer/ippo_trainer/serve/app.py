@@ -10,6 +10,7 @@ from contextlib import aclosing, suppress
 from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.schema import State
 from ippo_trainer.serve import answers
 from ippo_trainer.serve.completion import Completion, CompletionContext
 from ippo_trainer.serve.cors import Cors
@@ -19,7 +20,7 @@ from ippo_trainer.serve.records import HEADER, ConversationNames, SuggestionStat
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.suggestion_log import SuggestionLog
-from ippo_trainer.text.render import Prompt, Renderer
+from ippo_trainer.text.render import ContextTooLongError, Prompt, Renderer
 
 MAX_BODY = 4 << 20
 _log = logging.getLogger(__name__)
@@ -140,11 +141,13 @@ class Gateway:
         chat = parse(body)
         self._check_model(chat.model)
         loop = asyncio.get_running_loop()
-        prompt, turn, message = await loop.run_in_executor(self._prompts, _prompt, context.renderer, chat)
+        prompt, asked = await loop.run_in_executor(self._prompts, _prompt, context.renderer, chat)
         state, headers = None, {}
         if context.log is not None:
             names = ConversationNames.of(chat, request.headers)
-            state = SuggestionState(names, turn, message, chat.messages, clock)
+            state = SuggestionState(
+                names, len(asked.history), asked.customer_message, chat.messages, clock, asked.context
+            )
             headers = {HEADER: names.conversation} if names.conversation.isascii() else {}
         completion = Completion(context, chat, prompt, start, state)
         if chat.stream:
@@ -170,11 +173,13 @@ class Gateway:
             raise RequestError(404, f"there is no model {model!r} here; this server answers to {self.name}", "model")
 
 
-def _prompt(renderer: Renderer, chat: ChatRequest) -> tuple[Prompt, int, str]:
-    """The prompt, the replies before it, and the newest message."""
-    history, message = state_of(chat.messages, renderer.system_prompt)
+def _prompt(renderer: Renderer, chat: ChatRequest) -> tuple[Prompt, State]:
+    """The prompt, and the state that it renders."""
+    state = state_of(chat.messages, renderer.system_prompt, chat.context, renderer.reads)
     try:
-        return renderer.prompt(history, message), len(history), message
+        return renderer.prompt(*state), state
+    except ContextTooLongError as error:
+        raise RequestError(400, error.message, "context", "context_length_exceeded") from error
     except BadDataError as error:
         raise RequestError(400, error.message, "messages", "context_length_exceeded") from error
 

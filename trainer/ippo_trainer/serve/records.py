@@ -63,6 +63,8 @@ class SuggestionState:
     """All of them, as they came."""
     started_at: float
     """Seconds since 1970 UTC when the request came."""
+    context: str = ""
+    """Of the conversation, as text: by the request's `context` and its system messages."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ def record_of(
         "turn": state.turn,
         "message": state.message,
         "messages": state.messages,
+        "context": state.context,
         "suggestion": choice.text,
         "token_ids": None if choice.stopped else list(choice.token_ids),
         "logprobs": None if choice.stopped or logprobs is None else list(logprobs),

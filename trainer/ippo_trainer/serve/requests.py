@@ -2,14 +2,16 @@
 
 import json
 import secrets
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.context import CONTEXT, KINDS, TOOLS, beside, context_of
 from ippo_trainer.data.messages import BUSINESS_ROLES, read_state
-from ippo_trainer.data.schema import Turn
+from ippo_trainer.data.schema import State
 from ippo_trainer.serve.engine import ResponseSampling
 from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.fields import without_neutral
@@ -18,7 +20,7 @@ _SEEDS = 2**63
 _MOST_STOPS = 4
 _COLDEST = 1e-5
 """Lower temperatures are no numbers to fp32's softmax; they take the likeliest token, as 0 does."""
-_SYSTEM = ("system", "developer")
+_SYSTEM, _TOOLS = ("system", "developer"), ("tool", "function")
 
 
 class StreamOptions(BaseModel):
@@ -42,12 +44,21 @@ def _texts(value: Any) -> Any:
     return texts
 
 
+def _context(value: Any) -> str:
+    try:
+        return context_of("it", value)
+    except BadDataError as error:
+        raise PydanticCustomError("context", "{problem}", {"problem": str(error)}) from error
+
+
 class ChatRequest(BaseModel):
     """The body of POST /v1/chat/completions, as far as it is supported."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=10_000)]
+    context: Annotated[str, BeforeValidator(_context)] = ""
+    """What the agent is given besides the dialogue, as in a log: a text, a JSON object or list."""
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -105,46 +116,73 @@ def parse(body: bytes) -> ChatRequest:
     return request
 
 
-def state_of(messages: list[dict[str, Any]], system_prompt: str) -> tuple[list[Turn], str]:
+def state_of(
+    messages: list[dict[str, Any]], system_prompt: str, context: str = "", reads: Collection[str] = KINDS
+) -> State:
     """The conversation so far and the newest customer message, read as the lines of a chat log are.
 
     Args:
         messages: of the request. An assistant message may also say, as in a log, what was suggested and what became
             of it (`suggestion`, `reaction`). One that says nothing, as clients keep an abstention, is left out: the
-            customer speaks on.
-        system_prompt: what the policy was trained with. It stands in every prompt by itself; another is refused.
+            customer speaks on. So is a call of a tool; what the tool returned counts.
+        system_prompt: what the policy was trained with. It stands in every prompt by itself.
+        context: of the request, as text. System messages at the beginning are one, too.
+        reads: of `data.context.KINDS`, those that the policy has learnt to read; others are refused.
 
     Raises:
         RequestError: 400, which names the message and the remedy.
     """
     plain = [_plain(number, message) for number, message in enumerate(messages)]
     for number, message in enumerate(plain):
-        if message.get("role") in _SYSTEM and message.get("content") != system_prompt:
-            raise RequestError(
-                400,
-                f"messages[{number}] is a system message that the policy was not trained with. Leave it out: the "
-                "policy's own system prompt is added by the server",
-                "messages",
-            )
+        _check_role(number, message, system_prompt, reads)
+    if context and CONTEXT not in reads:
+        raise RequestError(400, f"context: {_NEVER_READ}", "context")
     try:
-        return read_state({number: message for number, message in enumerate(plain) if not _is_unsent(message)})
+        state = read_state({number: message for number, message in enumerate(plain) if not _is_unsent(message)})
     except BadDataError as error:
         raise RequestError(400, str(error), "messages") from error
+    try:
+        whole = context_of("context", "\n\n".join(text for text in (state.context, context) if text))
+    except BadDataError as error:
+        raise RequestError(400, str(error), "context") from error
+    return state._replace(context=beside(whole, system_prompt))
+
+
+_NEVER_READ = (
+    "the policy has learnt from no conversation that had one, so an answer would be a guess. Leave it out; to teach "
+    "it, train on a log or simulator with contexts"
+)
+
+
+def _check_role(number: int, message: dict[str, Any], system_prompt: str, reads: Collection[str]) -> None:
+    """Raises RequestError for what the policy cannot read."""
+    role, content = message.get("role"), message.get("content")
+    if role in _SYSTEM and CONTEXT not in reads and content != system_prompt:
+        raise RequestError(
+            400,
+            f"messages[{number}] is a system message that the policy was not trained with. Leave it out: the "
+            "policy's own system prompt is added by the server",
+            "messages",
+        )
+    if TOOLS not in reads and (role in _TOOLS or _calls(message)):
+        what = " calls a tool" if _calls(message) else ".role is a tool's"
+        raise RequestError(400, f"messages[{number}]{what}; this policy has learnt from none. Leave it out", "messages")
+
+
+def _calls(message: dict[str, Any]) -> bool:
+    return bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def _is_unsent(message: dict[str, Any]) -> bool:
-    """Whether it is a system prompt, or what the business did not send."""
-    role, content = message.get("role"), message.get("content")
+    """Whether it is what the business did not send: an abstention, or the call of a tool."""
+    content = message.get("content")
     empty = content is None or (isinstance(content, str) and not content.strip())
-    unsent = role in BUSINESS_ROLES and empty and not message.keys() & {"suggestion", "reaction"}
-    return unsent or role in _SYSTEM
+    return message.get("role") in BUSINESS_ROLES and empty and not message.keys() & {"suggestion", "reaction"}
 
 
 def _plain(number: int, message: dict[str, Any]) -> dict[str, Any]:
     """A message with its text as one string."""
     content = message.get("content")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise RequestError(400, f"messages[{number}] calls a tool; this policy has none", "messages")
     if not isinstance(content, list):
         return message
     parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]

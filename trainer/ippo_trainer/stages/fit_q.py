@@ -39,6 +39,7 @@ from ippo_trainer.stages.logged import finished, read_earlier, read_logged, spli
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
+from ippo_trainer.text.rows import check_contexts
 from ippo_trainer.training.distributed import Ranks
 
 MIN_CONVERSATIONS = 10
@@ -82,6 +83,7 @@ def run(ctx: StageContext) -> StageResult:
     _ranks(fit_q, policy.model)  # before hours of training
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data, explored_share(data.everything))
+    check_contexts(renderer, data.everything)
     split = Split(_render(ctx, data.train, renderer), _render(ctx, data.held, renderer), data.everything)
     model = _model(ctx, fit_q, policy)
     with several(ctx, model) as ranks:

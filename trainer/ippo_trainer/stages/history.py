@@ -19,7 +19,7 @@ from ippo_trainer.data.own import writer_of
 from ippo_trainer.data.reacted import Reactions
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.served import is_segment, segments_in, write_served
-from ippo_trainer.data.turns import write_turns
+from ippo_trainer.data.turns import characters, write_turns
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store.uri import fetch_directory, fetch_file, is_directory
@@ -160,14 +160,14 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
 
 def _pieces(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
     piece: list[Conversation] = []
-    turns = characters = 0
+    turns = size = 0
     for conversation in conversations:
         piece.append(conversation)
         turns += len(conversation.turns)
-        characters += sum(len(turn.customer_message) + 2 * len(turn.sent_message) for turn in conversation.turns)
-        if turns >= PIECE_TURNS or characters >= PIECE_CHARACTERS:
+        size += characters(conversation)
+        if turns >= PIECE_TURNS or size >= PIECE_CHARACTERS:
             yield piece
-            piece, turns, characters = [], 0, 0
+            piece, turns, size = [], 0, 0
     if piece:
         yield piece
 

@@ -22,6 +22,7 @@ from ippo_trainer.contract.params import Collect, Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
+from ippo_trainer.data.context import kinds_in
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.engines.interface import PolicySampler
 from ippo_trainer.engines.vllm_sampler import check_temperature
@@ -201,6 +202,7 @@ def _read(ctx: StageContext, renderer: Renderer) -> _States:
     sides: tuple[list[Conversation], list[Conversation]] = ([], [])
     for conversation in conversations:
         sides[conversation.id in held].append(conversation)
+    renderer.reads |= kinds_in(conversations, renderer.system_prompt)
     train, held_out = (LoggedStates(side, renderer) for side in sides)
     if not len(train) or len(held_out) < 2:
         raise BadDataError(

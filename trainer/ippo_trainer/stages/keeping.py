@@ -4,12 +4,13 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, StageError, TryAgainError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
-from ippo_trainer.environments.rollout import OpenBatch
+from ippo_trainer.environments.rollout import OpenBatch, Waiting
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.stop import Interrupted
 from ippo_trainer.training.cadence import Cadence
@@ -69,7 +70,7 @@ def write_unfinished(directory: Path, unfinished: OpenBatch | None) -> None:
         (directory / name).unlink(missing_ok=True)
     if unfinished is not None:
         write_turns(directory / _TURNS, unfinished.conversations)
-        waiting = [[slot, message] for slot, message in sorted(unfinished.waiting.items())]
+        waiting = [[slot, *newest] for slot, newest in sorted(unfinished.waiting.items())]
         (directory / _WAITING).write_bytes(canonical_json(waiting))
 
 
@@ -77,8 +78,9 @@ def read_unfinished(directory: Path) -> OpenBatch | None:
     """What `write_unfinished` left there, which is removed."""
     if not (directory / _WAITING).exists():
         return None
-    waiting: Sequence[tuple[int, str]] = json.loads((directory / _WAITING).read_bytes())
+    waiting: Sequence[list[Any]] = json.loads((directory / _WAITING).read_bytes())
     conversations: list[Conversation] = read_turns(directory / _TURNS)
     for name in (_TURNS, _WAITING):
         (directory / name).unlink()
-    return OpenBatch(conversations, dict(waiting))
+    # Release 0.2 wrote no messages of tools.
+    return OpenBatch(conversations, {slot: Waiting(message, *map(tuple, tools)) for slot, message, *tools in waiting})

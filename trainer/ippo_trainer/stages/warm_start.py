@@ -20,6 +20,7 @@ from ippo_trainer.contract.layout import TRAINING
 from ippo_trainer.contract.params import Adapter, WarmStart
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import WARM_START
+from ippo_trainer.data.context import TOOLS, kinds_in
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.data.own import by_writers, own_part, writer_of
 from ippo_trainer.data.schema import Conversation
@@ -35,8 +36,9 @@ from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
 from ippo_trainer.store.uri import fetch_file
+from ippo_trainer.text.chat import MARKED
 from ippo_trainer.text.render import PromptTooLongError, Renderer
-from ippo_trainer.text.rows import Row, training_rows
+from ippo_trainer.text.rows import Row, check_contexts, training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
 
 _CURVE_POINTS = 200
@@ -81,10 +83,11 @@ def run(ctx: StageContext) -> StageResult:
             "loss": _mean(losses[-max(1, len(losses) // 20) :]),
             "unended": _unended(ctx, base, conversations),
         }
-    else:
+    elif base.renderer.history_format == MARKED:
         ctx.warn(
             "there is no warmStart, so the base has never met the notes in its prompts ([accepted], [edited], "
-            "[rejected], [abstain]) and does not know what they mean: collect with it will be worse than it could be"
+            "[rejected], [abstain]) and does not know what they mean: collect with it will be worse than it could be. "
+            "policy.historyFormat: Plain leaves the notes out"
         )
     if ctx.spec.policy.adapter is not None and not adapters.is_adapted(base.model):
         # A tiny model has no words before its warm start, so that makes the base.
@@ -155,7 +158,7 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
                 f"policy.base {policy.base} has no words of its own and there is no warmStart",
                 "Add warmStart.conversations or warmStart.demonstrations.",
             )
-        tokenizer: Any = build_tokenizer(_texts(conversations, system_prompt))
+        tokenizer: Any = build_tokenizer(_texts(conversations, system_prompt), tools=TOOLS in kinds_in(conversations))
         model = build_tiny(policy.base, tokenizer, derive_seed(ctx.spec.seed, WARM_START, "weights"))
     else:
         device = device_of(ctx.spec) if ctx.spec.warm_start else "cpu"
@@ -166,7 +169,15 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
     check_context(model.config, policy.max_prompt_tokens, policy.max_new_tokens)
     if policy.adapter is not None:
         adapters.check(model, policy.adapter)
-    base = _Base(model, tokenizer, Renderer(tokenizer, system_prompt, policy.max_prompt_tokens, in_steps=True))
+    renderer = Renderer(
+        tokenizer,
+        system_prompt,
+        policy.max_prompt_tokens,
+        in_steps=True,
+        history_format=policy.history_format or MARKED,
+        reads=kinds_in(conversations, system_prompt),
+    )
+    base = _Base(model, tokenizer, renderer)
     if policy.adapter is not None and loaded is not None:
         names = [path.relative_to(loaded.directory).as_posix() for path in loaded.directory.rglob("*")]
         _adapt(ctx, policy.adapter, base, lambda place: _copy(loaded.directory, loaded_files(names), place))
@@ -208,7 +219,10 @@ def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[st
     """Everything that is ever rendered. The prompt twice: one occurrence makes no word."""
     yield from (system_prompt, system_prompt)
     for conversation in conversations:
+        if conversation.context:
+            yield conversation.context
         for turn in conversation.turns:
+            yield from turn.tool_messages
             yield turn.customer_message
             yield turn.sent_message
             if turn.suggestion is not None:
@@ -218,6 +232,7 @@ def _texts(conversations: list[Conversation], system_prompt: str) -> Iterator[st
 def _rows(ctx: StageContext, settings: WarmStart, base: _Base, conversations: list[Conversation]) -> list[Row]:
     """Training rows; says what did not fit and what will happen to it."""
     policy = ctx.spec.policy
+    check_contexts(base.renderer, conversations)
     positions = min((limit.tokens for limit in limits(base.model.config)), default=None)
     choice = settings.on_too_long or "Skip"
     rows: list[Row] = []
@@ -296,7 +311,7 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
 def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Iterator[list[int]]:
     for conversation in conversations:
         with suppress(PromptTooLongError):
-            yield renderer.prompt([], conversation.turns[0].customer_message).ids
+            yield renderer.prompt_at(conversation, 0).ids
 
 
 def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> float:

@@ -134,6 +134,10 @@ class Codec:
         ids += self._between(before, "".join(texts), None)
         return ids
 
+    def spelling(self, part: Part) -> str:
+        """What the tokenizer itself would read as this part."""
+        return part if isinstance(part, str) else self._contents[part.id]
+
     def count(self, text: str) -> int:
         """Tokens of a text by itself."""
         return len(self._between(None, text, None))

@@ -7,11 +7,13 @@ ACCEPTED = "[accepted]"
 EDITED = "[edited]"
 REJECTED = "[rejected]"
 MARKERS = (ABSTAIN, ACCEPTED, EDITED, REJECTED)
+TOOL = "[tool]"
+"""Before what a tool returned. A tokenizer that is made of a log has it where the log has such messages."""
 REACTION_MARKERS = {"accepted": ACCEPTED, "edited": EDITED, "rejected": REJECTED}
 
 # Neither looks at more than one backslash: a run of them would be read again from each of its members.
-_LITERAL = re.compile(r"\[(?:abstain|accepted|edited|rejected)\]")
-_ESCAPED = re.compile(r"\\(\[(?:abstain|accepted|edited|rejected)\])")
+_LITERAL = re.compile(r"\[(?:abstain|accepted|edited|rejected|tool)\]")
+_ESCAPED = re.compile(r"\\(\[(?:abstain|accepted|edited|rejected|tool)\])")
 
 
 def escape(text: str) -> str:

@@ -1,5 +1,6 @@
 """Whole conversations as training rows: every suggestion after its own prompt, shared beginnings written once."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from ippo_trainer.contract.errors import BadDataError
@@ -30,6 +31,30 @@ class Rows:
     """Turn -> why it does not fit; it was left out or cut."""
 
 
+def check_contexts(renderer: Renderer, conversations: Iterable[Conversation]) -> None:
+    """Raises BadDataError, with counts, where contexts fit into no prompt: a history can lose turns, a context nothing.
+
+    Left out, such conversations would be missing from what is learnt, and be refused when the policy is served.
+    """
+    least: dict[str, int] = {}
+    tokens: list[int] = []
+    first = ""
+    for conversation in conversations:
+        context = conversation.context
+        if context:
+            least[context] = least[context] if context in least else renderer.least(context)
+            tokens.append(least[context])
+            first = first or (conversation.id if tokens[-1] > renderer.max_prompt_tokens else "")
+    over = [count for count in tokens if count > renderer.max_prompt_tokens]
+    if over:
+        raise BadDataError(
+            f"the contexts of {len(over)} of {len(tokens)} conversations that have one fit into no prompt (first: "
+            f"{first!r:.80}): the longest makes at least {max(over)} tokens by itself, more than "
+            f"policy.maxPromptTokens = {renderer.max_prompt_tokens}",
+            "Raise policy.maxPromptTokens, shorten these contexts, or leave the conversations out.",
+        )
+
+
 def training_rows(
     renderer: Renderer, conversation: Conversation, on_too_long: OnTooLong = "Skip", positions: int | None = None
 ) -> Rows:
@@ -52,7 +77,7 @@ def training_rows(
         if not turns[index].displayed:
             continue
         try:
-            prompt = _prompt(renderer, turns, index, on_too_long, result)
+            prompt = _prompt(renderer, turns, index, conversation.context, on_too_long, result)
             response = renderer.response(turns[index].suggestion)
         except BadDataError as error:
             where = f"conversation {conversation.id!r}, turn {index}"
@@ -77,15 +102,18 @@ def _append(result: Rows, conversation_id: str, prompt: Prompt, response: list[i
     result.longest_response = max(result.longest_response, len(response))
 
 
-def _prompt(renderer: Renderer, turns: list[Turn], index: int, on_too_long: OnTooLong, result: Rows) -> Prompt | None:
+def _prompt(
+    renderer: Renderer, turns: list[Turn], index: int, context: str, on_too_long: OnTooLong, result: Rows
+) -> Prompt | None:
     """The prompt of a turn, or None where it is left out. Shortens the turn's message where that is wanted."""
-    message = turns[index].customer_message
+    turn = turns[index]
+    message, given = turn.customer_message, (turn.tool_messages, context)
     try:
-        return renderer.prompt(turns[:index], message)
+        return renderer.prompt(turns[:index], message, *given)
     except PromptTooLongError as error:
         result.too_long.setdefault(index, error.message)
-    shorter = renderer.cut(message)
+    shorter = renderer.cut(message, *given)
     if on_too_long == "Skip" or shorter == message:
         return None
-    turns[index] = replace(turns[index], customer_message=shorter)
-    return renderer.prompt(turns[:index], shorter)
+    turns[index] = replace(turn, customer_message=shorter)
+    return renderer.prompt(turns[:index], shorter, *given)

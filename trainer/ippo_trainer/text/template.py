@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
@@ -52,6 +53,25 @@ class ChatTemplate:
         """Tokens of a state as the tokenizer itself makes them: whoever wrote what."""
         read = self._render(messages, True, tokenize=True, return_dict=False)
         return list(read)
+
+    @property
+    def opening(self) -> str:
+        """What an answer begins behind."""
+        return self.pieces(4 if self._system else 3, True)[-1]
+
+    def has_system(self) -> bool:
+        """Whether a system message stands before all others and is no other role's; many templates have none."""
+        try:
+            self._make_pieces(4, True)
+            text = self._render(self._messages(4, "", ""), True)
+        except BadDataError:
+            return False
+        for role in ("user", "assistant"):
+            first, *others = self._messages(4, "", "")
+            with suppress(BadDataError):
+                if self._render([first | {"role": role}, *others], True) == text:
+                    return False
+        return True
 
     def _make_pieces(self, slots: int, generation: bool) -> tuple[str, ...]:
         """What stands before, between and after so many messages; `generation` adds the beginning of an answer."""

@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerBase, Qwen2Tokenizer
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.text.markers import MARKERS
+from ippo_trainer.text.markers import MARKERS, TOOL
 
 PAD, END = "<|pad|>", "<|end|>"
 _ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -29,7 +29,9 @@ MAX_VOCABULARY = 4096
 """Of a tokenizer that is made of a log, unless said otherwise."""
 
 
-def build_tokenizer(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) -> PreTrainedTokenizerBase:
+def build_tokenizer(
+    texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY, tools: bool = False
+) -> PreTrainedTokenizerBase:
     """A byte-level BPE tokenizer whose merges make whole words of `texts` (all sides of the log) single tokens.
 
     It is a plain `Qwen2Tokenizer`, because AutoTokenizer builds one for every Qwen2 model whatever the directory says;
@@ -37,6 +39,7 @@ def build_tokenizer(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) 
 
     Args:
         texts: messages of customers, agents and businesses.
+        tools: whether the log has messages of tools, so that their marker is a token, too.
         max_vocabulary: upper bound of the vocabulary; in a large log the rarest words stay in pieces.
 
     Raises:
@@ -50,11 +53,14 @@ def build_tokenizer(texts: Iterable[str], max_vocabulary: int = MAX_VOCABULARY) 
     learner.train_from_iterator(
         _counted(texts),
         trainers.BpeTrainer(
-            vocab_size=max_vocabulary - len(SPECIAL), min_frequency=2, initial_alphabet=alphabet, show_progress=False
+            vocab_size=max_vocabulary - len(SPECIAL) - tools,
+            min_frequency=2,
+            initial_alphabet=alphabet,
+            show_progress=False,
         ),
     )
     learner.decoder = decoders.ByteLevel()
-    return _as_qwen2(learner)
+    return _as_qwen2(learner, (*MARKERS, TOOL) if tools else MARKERS)
 
 
 def _counted(texts: Iterable[str]) -> Iterable[str]:
@@ -67,10 +73,10 @@ def _counted(texts: Iterable[str]) -> Iterable[str]:
         raise BadDataError("there is no text to build a tokenizer from", "Give a log with messages in it.")
 
 
-def _as_qwen2(learner: Tokenizer) -> PreTrainedTokenizerBase:
+def _as_qwen2(learner: Tokenizer, markers: tuple[str, ...]) -> PreTrainedTokenizerBase:
     model = json.loads(learner.to_str())["model"]
     words = sorted(model["vocab"], key=model["vocab"].__getitem__)
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *words])}
+    vocabulary = {token: index for index, token in enumerate([PAD, END, *_ROLES, *markers, *words])}
     merges = [tuple(pair) for pair in model["merges"]]
     tokenizer = Qwen2Tokenizer(
         vocab=vocabulary,
@@ -78,7 +84,7 @@ def _as_qwen2(learner: Tokenizer) -> PreTrainedTokenizerBase:
         unk_token=None,
         eos_token=END,
         pad_token=PAD,
-        additional_special_tokens=[AddedToken(token, special=True) for token in (*_ROLES, *MARKERS)],
+        additional_special_tokens=[AddedToken(token, special=True) for token in (*_ROLES, *markers)],
         clean_up_tokenization_spaces=False,
     )
     tokenizer.chat_template = _CHAT_TEMPLATE

@@ -83,7 +83,7 @@ def _measure(base: Path, system_prompt: str) -> Any:
 
     def measure(conversation: Conversation) -> tuple[int, list[int]]:
         turns = conversation.turns
-        prompt = renderer.prompt(turns[:-1], turns[-1].customer_message)
+        prompt = renderer.prompt_at(conversation, len(turns) - 1)
         return len(prompt.ids), [len(renderer.response(turn.suggestion)) for turn in turns]
 
     return measure
@@ -128,6 +128,11 @@ def _about(figures: dict[str, Any]) -> list[str]:
         first, last = (f"{datetime.fromtimestamp(times[name], UTC):%Y-%m-%d}" for name in ("first", "last"))
         without = f", {times['without']:,} turns without a time" if times["without"] else ""
         rows.append(("from, to", f"{first}, {last}{without}"))
+    contexts = figures["contexts"]
+    if contexts["conversations"]:
+        rows.append(("with a context", f"{contexts['conversations']:,}, {contexts['different']:,} different contexts"))
+    if figures["tools"]:
+        rows.append(("with messages of tools", f"{figures['tools']:,}"))
     different, openings = figures["suggestions"], figures["openings"]
     rows += [
         ("word for word like another", f"{figures['alike']:,} conversations"),
