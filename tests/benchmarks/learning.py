@@ -26,8 +26,8 @@ from curves import Row, show, write
 from funnels import draw
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-DESIGN, GARDEN = "design", "garden"
-EXAMPLE = {GARDEN: "garden.yaml"}
+DESIGN, GARDEN, CATALOGUE, BLIND = "design", "garden", "catalogue", "catalogue-blind"
+EXAMPLE = {GARDEN: "garden.yaml", CATALOGUE: "catalogue-shop.yaml", BLIND: "catalogue-shop.yaml"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Run:
     """One run of the loop."""
 
     funnel: str
-    """`design`, the seed of its tables, or `garden`: another environment."""
+    """`design`, the seed of its tables, or another environment: one of `EXAMPLE`."""
     seed: int
     folder: Path
 
@@ -46,7 +46,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--cycles", type=int, default=5)
-    parser.add_argument("--funnels", nargs="+", default=[DESIGN], help="`design`, seeds of tables, `garden`")
+    parser.add_argument(
+        "--funnels",
+        nargs="+",
+        default=[DESIGN],
+        help="`design`, seeds of tables, `garden`, `catalogue`, or `catalogue-blind`: the same without the context",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each on one core")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. improve.algorithm='\"PPO\"'"
@@ -87,6 +92,8 @@ def manifest(run: Run, cycles: int, changes: list[str]) -> dict[str, Any]:
         file.write_text(json.dumps(tables))
         options = {"tables": str(file.resolve()), "horizon": horizon}
         spec["collect"]["simulate"]["environment"]["options"] = options
+    if run.funnel == BLIND:
+        spec["collect"]["simulate"]["environment"]["options"] = {"catalogue": False}
     change_fields(spec, changes)
     return value
 

@@ -47,6 +47,7 @@ BUILT_IN_ENVIRONMENTS = {
     "sr-funnel": "ippo_trainer.environments.funnel.environment:Funnel",
     "double-t-maze": "ippo_trainer.environments.maze.environment:Maze",
     "garden": "ippo_trainer.environments.garden.environment:Garden",
+    "catalogue-shop": "ippo_trainer.environments.catalogue.environment:CatalogueShop",
 }
 """Names of environments -> module:Class."""
 
@@ -76,7 +77,7 @@ class EnvironmentSpec(Model):
     """A conversation simulator."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
-    """A built-in environment (`sr-funnel`, `double-t-maze`, `garden`), or yours as `module:Class` or
+    """A built-in environment (`sr-funnel`, `double-t-maze`, `garden`, `catalogue-shop`), or yours as `module:Class` or
     `path/to/file.py:Class`."""
     options: Annotated[dict[str, str | int | bool], Field(max_length=32)] = {}
     """Keyword arguments of the environment, e.g. `horizon: 6`. Decimals are strings."""

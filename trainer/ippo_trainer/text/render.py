@@ -280,7 +280,7 @@ class Renderer:
                 "Raise policy.maxPromptTokens, or shorten the context.",
             )
         what = "the newest customer message" + (" with what tools returned" if state.tool_messages else "")
-        beside = f" beside a context of {least - self._bare}" if state.context else ""
+        beside = f" ({least} with the context alone)" if state.context else ""
         return PromptTooLongError(
             f"{what} makes a prompt of at least {tokens} tokens{beside}, {limit}",
             "Raise policy.maxPromptTokens, shorten policy.systemPrompt or leave the conversation out.",

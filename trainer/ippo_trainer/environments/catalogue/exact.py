@@ -1,0 +1,76 @@
+"""The shop as a `DecisionProblem`: a state is the customer's stage and the catalogues that are possible.
+
+With the catalogue in the context one is possible from the beginning. Without, an offer tells what it was like, and the
+optimum is the best that anybody can do who does not see the context.
+"""
+
+import numpy as np
+
+from ippo_trainer.environments.catalogue import rules
+from ippo_trainer.environments.catalogue.rules import CATALOGUES, INTENTS, SENT, STAGES, Visit
+from ippo_trainer.environments.problem import DecisionProblem, Level
+
+
+def visits_by_turn(turns: int, shown: bool) -> list[list[Visit]]:
+    """The states that are possible at every turn, sorted."""
+    known = [(number,) for number in range(len(CATALOGUES))] if shown else [tuple(range(len(CATALOGUES)))]
+    by_turn = [[Visit(rules.BROWSING, catalogues) for catalogues in known]]
+    while len(by_turn) < turns:
+        following = {
+            way.after
+            for visit in by_turn[-1]
+            for sent in range(len(SENT))
+            for way in rules.ways(visit, sent)
+            if way.after is not None
+        }
+        by_turn.append(sorted(following))
+    return by_turn
+
+
+def build(turns: int, shown: bool) -> DecisionProblem:
+    """Features of a state are the catalogues that are possible, as flags; stages are the customer's."""
+    by_turn = visits_by_turn(turns, shown)
+    groups = {visit: number for number, visit in enumerate(sorted({visit for each in by_turn for visit in each}))}
+    levels = [_level(visits, following, groups) for visits, following in zip(by_turn, [*by_turn[1:], []], strict=True)]
+    start = np.full(len(by_turn[0]), 1 / len(by_turn[0]))
+    accepted = np.tile([*rules.ACCEPTS, 0.0], (len(STAGES), 1))
+    uniform = np.full((len(STAGES), len(INTENTS)), 1 / len(INTENTS))
+    return DecisionProblem(INTENTS, STAGES, response(), accepted, start, levels, np.array(rules.BASE), uniform)
+
+
+def response() -> np.ndarray:
+    """(S, A, M) what is sent, by stage and suggestion; the same in both stages."""
+    table = np.zeros((len(INTENTS), len(SENT)))
+    table[rules.ABSTAIN] = rules.OWN
+    for intent, accepts in enumerate(rules.ACCEPTS):
+        table[intent] = (1 - accepts) * (1 - rules.EDITS) * np.array(rules.OWN)
+        table[intent, intent] += accepts + (1 - accepts) * rules.EDITS
+    return np.stack([table] * len(STAGES))
+
+
+def _level(visits: list[Visit], following: list[Visit], groups: dict[Visit, int]) -> Level:
+    """`following` are the states of the next turn; none after the last."""
+    place = {visit: number for number, visit in enumerate(following)}
+    ways = [
+        [
+            [(place[way.after], way.probability) for way in rules.ways(visit, sent) if way.after in place]
+            for sent in range(len(SENT))
+        ]
+        for visit in visits
+    ]
+    width = max(1, max(len(way) for row in ways for way in row))
+    probability = np.zeros((len(visits), len(SENT), width))
+    child = np.zeros((len(visits), len(SENT), width), dtype=np.int64)
+    for number, row in enumerate(ways):
+        for sent, way in enumerate(row):
+            for column, (index, share) in enumerate(way):
+                child[number, sent, column], probability[number, sent, column] = index, share
+    features = np.array([[number in visit.catalogues for number in range(len(CATALOGUES))] for visit in visits])
+    return Level(
+        stage=np.array([visit.stage for visit in visits]),
+        features=features.astype(np.float64),
+        group=np.array([groups[visit] for visit in visits]),
+        outcome=np.array([[rules.buys(visit, sent) for sent in range(len(SENT))] for visit in visits]),
+        probability=probability,
+        child=child,
+    )

@@ -1,0 +1,97 @@
+"""What customers of the shop do. All randomness is in tables.
+
+Each conversation has a catalogue of its own: one product is on offer, one is sold out, the others are as usual. A
+customer who is ready buys what is on offer gladly, and leaves when told of what is not there. Nothing else in a
+conversation hints at the catalogue until a product was offered: then the customer says what it was like.
+"""
+
+from itertools import permutations
+from typing import NamedTuple
+
+PRODUCTS = ("cake", "cocoa", "coffee", "tea")
+USUAL, ON_OFFER, SOLD_OUT = range(3)
+STATUSES = ("as usual", "on offer", "sold out")
+BROWSING, READY = range(2)
+STAGES = ("browsing", "ready")
+
+SENT = (*(f"OFFER_{product.upper()}" for product in PRODUCTS), "ASK")
+ASK = len(PRODUCTS)
+INTENTS = (*SENT, "ABSTAIN")
+ABSTAIN = len(SENT)
+
+BUYS = ((0.03, 0.12, 0.0), (0.12, 0.6, 0.0))
+"""[stage, status of what is offered]"""
+LEAVES = (0.1, 0.05, 0.35)
+"""[status of what is offered], if it is not bought."""
+LEAVES_ASKED = 0.04
+MOVES = 0.6
+"""Probability that a question makes a browsing customer ready."""
+ACCEPTS = (0.8, 0.8, 0.8, 0.8, 0.7)
+"""[sent]: that the business sends the suggestion as it is. It does not look at the catalogue."""
+EDITS = 0.4
+"""Share of what it does not: sent in other words."""
+OWN = (0.15, 0.15, 0.15, 0.15, 0.4)
+"""[sent]: what the business sends instead of the rest."""
+BASE = (
+    (0.14, 0.14, 0.14, 0.14, 0.34, 0.1),
+    (0.17, 0.17, 0.17, 0.17, 0.22, 0.1),
+)
+"""[stage, intent]: what the scripted business suggests."""
+
+
+class Catalogue(NamedTuple):
+    """Index into PRODUCTS of what is on offer, and of what is sold out."""
+
+    on_offer: int
+    sold_out: int
+
+    def status(self, product: int) -> int:
+        """Index into STATUSES."""
+        return ON_OFFER if product == self.on_offer else SOLD_OUT if product == self.sold_out else USUAL
+
+
+CATALOGUES = tuple(Catalogue(*pair) for pair in permutations(range(len(PRODUCTS)), 2))
+
+
+class Visit(NamedTuple):
+    """What is known of a conversation: the customer, and the catalogues (indices) that are possible."""
+
+    stage: int
+    catalogues: tuple[int, ...]
+
+
+class Way(NamedTuple):
+    """One thing that may come of a message: its probability, and what is known then; None: the customer leaves."""
+
+    probability: float
+    after: Visit | None
+    status: int | None = None
+    """Of the product that was offered, as the customer tells."""
+
+
+def buys(visit: Visit, sent: int) -> float:
+    """Probability that the customer buys what is offered."""
+    if sent == ASK:
+        return 0.0
+    statuses = [CATALOGUES[number].status(sent) for number in visit.catalogues]
+    return sum(BUYS[visit.stage][status] for status in statuses) / len(statuses)
+
+
+def ways(visit: Visit, sent: int) -> list[Way]:
+    """What else may come of it; with `buys` the probabilities sum to 1."""
+    if sent == ASK:
+        moved = MOVES if visit.stage == BROWSING else 0.0
+        stays = 1 - LEAVES_ASKED
+        return [
+            Way(LEAVES_ASKED, None),
+            Way(stays * moved, visit._replace(stage=READY)),
+            Way(stays * (1 - moved), visit),
+        ]
+    result = []
+    for status in range(len(STATUSES)):
+        rest = tuple(number for number in visit.catalogues if CATALOGUES[number].status(sent) == status)
+        if rest:
+            refused = (1 - BUYS[visit.stage][status]) * len(rest) / len(visit.catalogues)
+            result.append(Way(refused * LEAVES[status], None))
+            result.append(Way(refused * (1 - LEAVES[status]), Visit(visit.stage, rest), status))
+    return result

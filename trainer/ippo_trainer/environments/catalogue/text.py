@@ -1,0 +1,86 @@
+"""The words of the shop: each suggestion in six wordings, customers in four for each state, and the catalogue."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ippo_trainer.data.context import context_of
+from ippo_trainer.environments.catalogue.rules import CATALOGUES, PRODUCTS, SENT, STAGES, STATUSES, USUAL, Catalogue
+
+SYSTEM_PROMPT = "you help customers of a shop"
+
+_OFFERS = (
+    "how about {}",
+    "we have {} today",
+    "try our {}",
+    "may i offer you {}",
+    "i can bring you {}",
+    "please have {}",
+)
+_QUESTIONS = (
+    "what do you feel like",
+    "what may it be today",
+    "are you hungry or thirsty",
+    "do you like it sweet",
+    "is it your first visit",
+    "shall i tell you more",
+)
+SUGGESTIONS: dict[str, tuple[str, ...]] = {
+    **{name: tuple(offer.format(product) for offer in _OFFERS) for name, product in zip(SENT, PRODUCTS, strict=False)},
+    SENT[-1]: _QUESTIONS,
+}
+_CUSTOMERS = (
+    ("i am just looking", "hello", "i have a little time", "let me see"),
+    ("i would like something now", "i am ready to order", "what can i have", "i will take something"),
+)
+_TOLD = ("that is as usual", "that is on offer", "that is sold out")
+"""[status] of what was offered."""
+_INTENT_OF = {text: index for index, name in enumerate(SENT) for text in SUGGESTIONS[name]}
+_STAGE_OF = {text: stage for stage in range(len(STAGES)) for text in _CUSTOMERS[stage]}
+_CUSTOMER_OF = {
+    f"{told} {text}".strip(): (stage, status)
+    for text, stage in _STAGE_OF.items()
+    for told, status in (("", None), *zip(_TOLD, range(len(STATUSES)), strict=True))
+}
+WORDINGS_OF_A_STATE = len(_CUSTOMERS[0])
+
+
+def catalogue_json(catalogue: Catalogue) -> dict[str, Any]:
+    """The catalogue as the agent is given it."""
+    usual = [name for number, name in enumerate(PRODUCTS) if catalogue.status(number) == USUAL]
+    return {
+        STATUSES[USUAL]: usual,
+        "on offer": PRODUCTS[catalogue.on_offer],
+        "sold out": PRODUCTS[catalogue.sold_out],
+    }
+
+
+_CATALOGUE_OF: Mapping[str, int] = {
+    context_of("context", catalogue_json(each)): number for number, each in enumerate(CATALOGUES)
+}
+
+
+def customer_text(stage: int, status: int | None, wording: int) -> str:
+    """What a customer says: of what was offered, if something was, and of the state."""
+    text = _CUSTOMERS[stage][wording]
+    return text if status is None else f"{_TOLD[status]}, {text}"
+
+
+def words(text: str) -> str:
+    """The words of a text in lower case, joined by single spaces."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
+
+
+def parse_suggestion(message: str) -> int | None:
+    """Index into SENT; None if it is none of the wordings."""
+    return _INTENT_OF.get(words(message))
+
+
+def parse_customer(message: str) -> tuple[int, int | None] | None:
+    """(stage, status of what was offered or None) of what a customer said; None if it is none of the wordings."""
+    return _CUSTOMER_OF.get(words(message))
+
+
+def parse_catalogue(context: str) -> int | None:
+    """Index into CATALOGUES; None if the context is none."""
+    return _CATALOGUE_OF.get(context)
