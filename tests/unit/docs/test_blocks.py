@@ -18,7 +18,11 @@ from tests.kit.doc_scenes import ELSEWHERE, NOT_RUN, excuse, scenes
 LANGUAGES = {"sh", "text", "yaml", "json", "python", ""}
 QUOTATIONS = {
     "docs/artifacts.md": {"Artifacts": "a tree of folders", "Verification": "test_quotations.py"},
-    "docs/chat-logs.md": {"From messages to turns": "test_quotations.py", "Errors": "test_quotations.py"},
+    "docs/chat-logs.md": {
+        "From messages to turns": "test_quotations.py",
+        "Context and tools": "test_docs.py",
+        "Errors": "test_quotations.py",
+    },
     "docs/environments.md": {"What errors you get": "test_my_environment.py"},
     "docs/reading-the-report.md": {"The plateau at .74 of the optimum": "test_docs.py"},
 }

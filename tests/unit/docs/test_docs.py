@@ -101,6 +101,16 @@ def test_the_example_log_is_read_as_described(tmp_path: Path) -> None:
     assert (second.turns[0].suggestion, second.turns[0].sent_message) == (None, "Hello!")
 
 
+def test_the_example_of_a_context_becomes_the_text_that_is_shown(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "chat-logs.md").read_text().split("## Context and tools")[1]
+    [line] = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shown = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
+    (tmp_path / "log.jsonl").write_text(line)
+    [conversation] = read_log(tmp_path / "log.jsonl")
+    assert conversation.context == shown.strip()
+    assert conversation.turns[0].tool_messages == ("stock: 12",)
+
+
 def test_the_lifecycle_rule_is_json() -> None:
     [block] = re.findall(
         r"^```json\n(.*?)^```$", (ROOT / "docs" / "artifacts.md").read_text(), re.MULTILINE | re.DOTALL

@@ -39,7 +39,7 @@ def test_what_is_left_out_of_a_log(tmp_path: Path) -> None:
     path = log_of(
         tmp_path,
         "log.jsonl",
-        conversation("a", True, said("system"), said("assistant"), said("user"), said("assistant"), said("user")),
+        conversation("a", True, said("assistant"), said("user"), said("system"), said("assistant"), said("user")),
         conversation("b", False, said("user")),
     )
     read_log(path, warnings.append)

@@ -53,7 +53,7 @@ def named(name: str, **options: str | int | bool) -> Environment:
     return load(params.EnvironmentSpec(name=name, options=options))
 
 
-@pytest.mark.parametrize("name", ["sr-funnel", "double-t-maze", "garden"])
+@pytest.mark.parametrize("name", ["sr-funnel", "double-t-maze", "garden", "catalogue-shop"])
 def test_built_in_environments_know_themselves(name: str) -> None:
     env = named(name)
     assert isinstance(env, Environment)
@@ -91,7 +91,10 @@ def test_an_environment_in_a_module_of_the_working_directory(stranger: Path, mon
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
-        ("funnel", "environment.name 'funnel' is not known. Use one of sr-funnel, double-t-maze, garden, or your own"),
+        (
+            "funnel",
+            "name 'funnel' is not known. Use one of sr-funnel, double-t-maze, garden, catalogue-shop, or your own",
+        ),
         (":Quiz", "is not known"),
         ("quiz:", "is not known"),
         ("no_such_module_at_all:Quiz", "importing no_such_module_at_all failed: ModuleNotFoundError"),

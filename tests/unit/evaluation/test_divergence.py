@@ -27,6 +27,9 @@ class Constant:
     stop_ids = frozenset({STOP})
     tokenizer = type("Tokenizer", (), {"pad_token_id": 0})
 
+    def prompt_at(self, conversation: Conversation, index: int) -> Any:
+        return self.prompt(conversation.turns[:index], conversation.turns[index].customer_message)
+
     def prompt(self, history: list[Turn], message: str) -> Any:
         return type("Prompt", (), {"ids": PROMPT})
 

@@ -29,6 +29,9 @@ STOP, PAD, SEED = 1, 0, 3
 class ToyRenderer:
     """Prompts of 3 tokens per turn; the prompt of a turn extends that of the turn before."""
 
+    def prompt_at(self, conversation: Conversation, index: int) -> Any:
+        return self.prompt(conversation.turns[:index], conversation.turns[index].customer_message)
+
     def prompt(self, history: list[Turn], message: str) -> Any:
         words = [*(turn.customer_message for turn in history), message]
         return SimpleNamespace(ids=[2 + (int(word) + k) % 14 for word in words for k in range(3)], dropped_turns=0)

@@ -114,6 +114,9 @@ def test_weights_are_relative() -> None:
 class _Renderer:
     """Prompts count what was said; responses are the suggestion's length."""
 
+    def prompt_at(self, conversation: Conversation, index: int) -> Any:
+        return self.prompt(conversation.turns[:index], conversation.turns[index].customer_message)
+
     def prompt(self, history: list[Turn], message: str) -> Any:
         return type("Prompt", (), {"ids": [1] * (len(history) + 1), "dropped_turns": len(history) // 2})
 

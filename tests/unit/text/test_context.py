@@ -182,7 +182,9 @@ def test_what_does_not_fit_is_refused_with_counts_field_and_remedy() -> None:
         ContextTooLongError, match=r"at least \d+ tokens by itself.*maxPromptTokens = 64\. Raise policy"
     ):
         render.prompt([], "hi", (), "x y z " * 100)
-    with pytest.raises(PromptTooLongError, match=r"with what tools returned .*tokens \(\d+ with the context alone\), more than"):
+    with pytest.raises(
+        PromptTooLongError, match=r"with what tools returned .*tokens \(\d+ with the context alone\), more than"
+    ):
         render.prompt([], "hi", ("x y z " * 100,), "a")
     with pytest.raises(ContextTooLongError):
         render.prompt([], "hi", (), "🌷" * (LONGEST // 4))

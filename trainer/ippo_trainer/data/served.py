@@ -225,7 +225,9 @@ def _of_history(turn: Turn, alike: list[_Suggestion], left_out: Counter[str]) ->
     return _with_row(chosen, turn.customer_message, turn.tool_messages, turn.sent_message, reaction)
 
 
-def _of_last(message: str, tools: Sequence[str], alike: list[_Suggestion], left_out: Counter[str]) -> list[dict[str, Any]]:
+def _of_last(
+    message: str, tools: Sequence[str], alike: list[_Suggestion], left_out: Counter[str]
+) -> list[dict[str, Any]]:
     candidates = [each for each in alike if each.message == message] or alike
     chosen = next((each for each in reversed(candidates) if each.row is not None), candidates[-1])
     left_out["suggestions that were made again"] += len(alike) - 1

@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         required=True,
         type=_name,
         metavar="NAME",
-        help="sr-funnel, double-t-maze, garden, module:Class or file.py:Class",
+        help="sr-funnel, double-t-maze, garden, catalogue-shop, module:Class or file.py:Class",
     )
     parser.add_argument("--horizon", type=int, metavar="H", help="most turns of a conversation")
     parser.add_argument("--discount", type=_share, default=0.95, metavar="D", help="per turn (default: 0.95)")

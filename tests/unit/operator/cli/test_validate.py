@@ -84,7 +84,8 @@ def test_a_class_that_may_be_there_is_taken(tmp_path: Path, capsys: pytest.Captu
         (
             "shop",
             None,
-            "given shop, allowed is sr-funnel, double-t-maze, garden, module:Class or path/to/file.py:Class",
+            "given shop, allowed is sr-funnel, double-t-maze, garden, catalogue-shop, module:Class or "
+            "path/to/file.py:Class",
         ),
         ("{}/mine.py:Shop", "class Shops: ...\nclass Other: ...", "mine.py has no class Shop; it has Shops, Other"),
         ("{}/mine.py:Shop", "class Shop(:", "mine.py, line 1: invalid syntax"),
