@@ -258,3 +258,18 @@ def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], wo
 
     with pytest.raises(BadDataError, match=words):
         join()
+
+
+def test_contexts_and_messages_of_tools_come_back(tmp_path: Path) -> None:
+    tool, call = {"role": "tool", "content": {"stock": 3}}, {**said(""), "tool_calls": [{"id": "1"}]}
+    given: dict[str, Any] = {"context": "name: Ana"}
+    first = [{"role": "system", "content": "name: Ana"}, tool, asked("tea?")]
+    second = [*first, said("yes"), asked("how much?"), call, tool, {"role": "tool", "content": "4.50"}]
+    lines = [record("a", first, "yes", **given), record("b", second, "it costs 4.50", message="how much?", **given)]
+    [conversation], _ = read(write(tmp_path / "log", lines))
+    assert conversation.context == "name: Ana"
+    assert [turn.tool_messages for turn in conversation.turns] == [("stock: 3",), ("stock: 3", "4.50")]
+    assert [turn.suggestion for turn in conversation.turns] == ["yes", "it costs 4.50"]
+    assert all(turn.policy_digest == DIGESTS[0] for turn in conversation.turns)
+    [without], _ = read(write(tmp_path / "old", [record("a", [asked("tea?")], "yes")]))
+    assert (without.context, without.turns[0].tool_messages) == ("", ())

@@ -60,26 +60,34 @@ def both(request):
     return Renderer(tokenizer, SYSTEM, 4096, True, request.param, ("context", "tools"))
 
 
-def in_a_simulator(renderer, monkeypatch):
-    prompts = []
+class Scripted:
+    """A sampler that says what was told, and remembers the prompts."""
 
-    def sample(_, ids, *__):
-        prompts.append(ids[0])
-        suggestion = TOLD[len(prompts) - 1][2]
-        return [[Sampled(renderer.response(suggestion), [0.0] * len(renderer.response(suggestion)), True)]]
+    def __init__(self, renderer):
+        self.renderer, self.prompts = renderer, []
 
-    monkeypatch.setattr(simulated, "sample", sample)
-    agent = simulated.PolicyAgent(None, renderer, "d", 8, 1.0)
+    def begin(self):
+        pass
+
+    def sample(self, prompts, *_):
+        self.prompts.append(prompts[0])
+        ids = self.renderer.response(TOLD[len(self.prompts) - 1][2])
+        return [[Sampled(ids, [0.0] * len(ids), True)]]
+
+
+def in_a_simulator(renderer):
+    sampler = Scripted(renderer)
+    agent = simulated.PolicyAgent(sampler, renderer, "d", 8, 1.0)
     batch = simulated.Batch([1], ["c"], read=simulated.MessageReader(renderer))
     [conversation] = simulated.rollout(checked(Florist(), "Florist"), agent, batch).conversations
-    return prompts, conversation
+    return sampler.prompts, conversation
 
 
-def test_the_same_conversation_is_the_same_tokens_everywhere(both, tmp_path, monkeypatch):
+def test_the_same_conversation_is_the_same_tokens_everywhere(both, tmp_path):
     line = {"id": "c", "context": SHOP, "messages": as_messages(TOLD), "outcome": False}
     (tmp_path / "log.jsonl").write_text(json.dumps(line))
     [logged] = read_log(tmp_path / "log.jsonl")
-    asked, held = in_a_simulator(both, monkeypatch)
+    asked, held = in_a_simulator(both)
     assert held.context in logged.context
     assert [turn.tool_messages for turn in held.turns] == [turn.tool_messages for turn in logged.turns]
     served = []
