@@ -28,6 +28,16 @@ def test_one_state_of_each_conversation_in_which_they_differ() -> None:
     assert found != compare(held, states, candidate, current, 6)
 
 
+def test_a_judge_is_given_what_the_policies_were() -> None:
+    turns = [
+        Turn("a", "s", "accepted", "s", tool_messages=("t",)),
+        Turn("b", "s", "accepted", "s", tool_messages="u" * 9),
+    ]
+    conversation = Conversation("c", turns, context="x" * 9000)
+    [pair] = compare([conversation], [("c", 1)], ["one"], ["two"], 0).pairs
+    assert (len(pair.context), pair.history[0].tools, pair.tools) == (2000, ["t"], ["u"] * 4)
+
+
 def test_it_is_bounded() -> None:
     held = [conversation(f"c{number}", 30) for number in range(2 * MOST_PAIRS)]
     states = [(each.id, 29) for each in held]

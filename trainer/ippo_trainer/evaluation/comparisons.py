@@ -13,6 +13,8 @@ MOST_TURNS = 12
 """Of a history, the newest ones."""
 _LONGEST = 2000
 """Characters of a text that are shown."""
+_MOST_TOOLS = 4
+"""Messages of tools before one reply that are shown."""
 
 
 class Exchange(BaseModel):
@@ -21,6 +23,8 @@ class Exchange(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     customer: str
+    tools: list[str] = []
+    """What tools returned before the reply."""
     sent: str
 
 
@@ -31,8 +35,10 @@ class PairOfSuggestions(BaseModel):
 
     conversation: str
     turn: int
+    context: str = ""
     history: list[Exchange]
     message: str
+    tools: list[str] = []
     candidate: str | None
     current: str | None
 
@@ -81,21 +87,29 @@ def compare(
         name, turn = states[number]
         turns = by_id[name].turns
         history = [
-            Exchange(customer=_cut(each.customer_message), sent=_cut(each.sent_message))
+            Exchange(
+                customer=_cut(each.customer_message), tools=_tools(each.tool_messages), sent=_cut(each.sent_message)
+            )
             for each in turns[max(0, turn - MOST_TURNS) : turn]
         ]
         pairs.append(
             PairOfSuggestions(
                 conversation=name,
                 turn=turn,
+                context=_cut(by_id[name].context),
                 history=history,
                 message=_cut(turns[turn].customer_message),
+                tools=_tools(turns[turn].tool_messages),
                 candidate=_cut(candidate[number]),
                 current=_cut(current[number]),
             )
         )
     same = len(states) - sum(map(len, differing.values()))
     return Comparisons(states=len(states), identical=same, pairs=pairs)
+
+
+def _tools(texts: Sequence[str]) -> list[str]:
+    return [_cut(text) for text in texts[:_MOST_TOOLS]]
 
 
 def _cut(text: Any) -> Any:

@@ -129,13 +129,18 @@ def _session(judge: str, subject: Evaluated, place: Path, done: set[str], ask: C
 
 def _shown(pair: "PairOfSuggestions", sides: tuple[Side, Side], heading: str) -> list[str]:
     lines = ["", f"--- {heading} ---"]
+    lines += _block("given", pair.context) if pair.context else []
     for exchange in pair.history:
-        lines += [*_block("customer", exchange.customer), *_block("we", exchange.sent)]
-    lines += [*_block("customer", pair.message), ""]
+        lines += [*_said(exchange.customer, exchange.tools), *_block("we", exchange.sent)]
+    lines += [*_said(pair.message, pair.tools), ""]
     for letter, side in zip("AB", sides, strict=True):
         text = pair.candidate if side == "candidate" else pair.current
         lines += _block(letter, _NOTHING if text is None else text)
     return lines
+
+
+def _said(message: str, tools: list[str]) -> list[str]:
+    return [*_block("customer", message), *(line for tool in tools for line in _block("tool", tool))]
 
 
 def _block(name: str, text: str) -> list[str]:
