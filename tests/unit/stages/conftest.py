@@ -1,10 +1,11 @@
 """Fixtures of the stage tests: a small SR-funnel run in a local store, an untrained policy, demonstrations as data."""
 
+import gc
 import itertools
 import json
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,3 +157,12 @@ class SmallWorld:
 def small_world(tmp_path: Path) -> SmallWorld:
     """An empty one."""
     return SmallWorld(tmp_path)
+
+
+@pytest.fixture
+def young() -> Iterator[None]:
+    """`live_tensors.alive` looks at what a test makes itself, not at the million objects of torch and transformers."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

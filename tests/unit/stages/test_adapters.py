@@ -25,7 +25,7 @@ from ippo_trainer.store.fetch import main as fetch_command
 from ippo_trainer.text.tokenizer import build_tokenizer
 from safetensors.torch import load_file
 
-from tests.unit.stages.test_held_models import alive
+from tests.kit.live_tensors import alive
 
 ADAPTER = params.Adapter(rank=4)
 IMPROVE = {
@@ -177,6 +177,7 @@ def wide(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return small_world
 
 
+@pytest.mark.usefixtures("young")
 @pytest.mark.parametrize("stage", ["collect", "fit-q", "improve", "improve MPO"])
 def test_the_base_is_there_once(wide: Any, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In conversations and at any step of an optimiser, beside small adapters, gradients, moments and a batch."""
@@ -184,11 +185,11 @@ def test_the_base_is_there_once(wide: Any, stage: str, monkeypatch: pytest.Monke
     more = {"improve": IMPROVE["MPO"]} if algorithm else {}
     spec = spec_of(wide, stage, adapter=params.Adapter(rank=1), **more)
     [base] = [entry.size for entry in wide.store.list(BASE) if entry.key.endswith("model.safetensors")]
-    loads, before, peak = [], alive(), [0]
+    loads, peak = [], [0]
 
     def measured(function: Any) -> Any:
         def run(*rest: Any, **options: Any) -> Any:
-            peak[0] = max(peak[0], alive() - before)
+            peak[0] = max(peak[0], alive())
             return function(*rest, **options)
 
         return run

@@ -1,6 +1,5 @@
 """What a stage is said to hold of its models (`models.needs`) is what it holds."""
 
-import gc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,10 @@ from ippo_trainer.contract.spec import ArtifactRef, StageSpec
 from ippo_trainer.models import load, needs
 from ippo_trainer.store.artifact import read_manifest
 
+from tests.kit.live_tensors import alive
+
 NOISE = 0.15
 """Of the least model: tensors of data, norms of gradients and the like."""
-
-
-def alive() -> int:
-    """Bytes of the storages of all tensors there are, gradients and moments among them."""
-    gc.collect()
-    storages = {}
-    # Those of a compiler are of a class of their own, and have no storage.
-    tensors = [each for each in gc.get_objects() if type(each) in (torch.Tensor, torch.nn.Parameter)]
-    for tensor in [*tensors, *(each.grad for each in tensors if each.is_leaf and each.grad is not None)]:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    return sum(storages.values())
 
 
 @pytest.fixture
@@ -42,14 +32,14 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @pytest.fixture
-def peak(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What is alive at each step of an optimiser, when gradients and moments are all there, less what was before."""
-    before, measured = alive(), [0]
+def peak(young: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What is alive at each step of an optimiser, when gradients and moments are all there."""
+    measured = [0]
     step = torch.optim.AdamW.step
 
     def measuring(self: Any, *rest: Any, **more: Any) -> Any:
         result = step(self, *rest, **more)
-        measured[0] = max(measured[0], alive() - before)
+        measured[0] = max(measured[0], alive())
         return result
 
     monkeypatch.setattr(torch.optim.AdamW, "step", measuring)
