@@ -1,4 +1,4 @@
-"""One API server per session and version, with the CRD of this tree installed."""
+"""One API server per version while tests of this folder run, with the CRD of this tree installed."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from tests.kit.waiting import until
 VERSIONS = {"": "KUBEBUILDER_ASSETS", "1.36": "KUBEBUILDER_ASSETS_1_36"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plane_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ControlPlane]]:
-    """A control plane by its version; once started it is there for all tests, in whatever order they come."""
+    """A control plane by its version; once started it is there for all tests of this folder, in whatever order they come."""
     with ExitStack() as planes:
 
         @functools.cache
@@ -43,19 +43,19 @@ def _prepare(api: Api) -> None:
     until(lambda: api.get(RUNS.format("default")).code == 200, "the CRD is served")
 
 
-@pytest.fixture(scope="session", params=VERSIONS, ids=["usual", "1.36"])
+@pytest.fixture(scope="package", params=VERSIONS, ids=["usual", "1.36"])
 def control_plane(request: pytest.FixtureRequest, plane_of: Callable[[str], ControlPlane]) -> ControlPlane:
     """With the CRD and the namespaces `default` and `strict`."""
     return plane_of(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(control_plane: ControlPlane) -> Api:
     """An administrator of it."""
     return control_plane.api
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A control plane with real controllers, for tests that break it."""
     assets = find_assets()

@@ -31,7 +31,7 @@ def path(kind: str, namespace: str = "default") -> str:
     return PATHS[kind].format(namespace) + "?dryRun=All&fieldValidation=Strict"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def classes(api: Api) -> None:
     """What the pods of RICH name."""
     priority = {

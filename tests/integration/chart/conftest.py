@@ -1,4 +1,4 @@
-"""One API server per session, without the CRD: the chart brings it."""
+"""One API server while tests of this folder run, without the CRD: the chart brings it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.kit.control_plane import Api, ControlPlane, find_assets
 from .helm import need
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     need("helm")
     assets = find_assets()

@@ -20,7 +20,7 @@ def _need(*programs: str) -> None:
         pytest.skip(f"needs on the PATH: {', '.join(missing)}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A control plane with the CRD and a running operator."""
     script = find_lab()
@@ -34,20 +34,20 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kubelet(lab: Lab) -> Iterator[Kubelet]:
     with Kubelet(lab.api) as kubelet:
         yield kubelet
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def flux(lab: Lab) -> Lab:
     """The lab with Flux."""
     lab.start("flux")
     return lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def argocd(lab: Lab) -> Lab:
     """The lab with Argo CD."""
     _need("redis-server")
