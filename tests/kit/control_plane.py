@@ -6,13 +6,12 @@ import os
 import shutil
 import ssl
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import urllib3
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -64,6 +63,8 @@ class Api:
         self.url = url
         self.token = token
         self._context = ssl.create_default_context(cafile=str(authority))
+        # Connections stay: a handshake costs as much as the request.
+        self._pool = urllib3.PoolManager(maxsize=8, retries=False, timeout=30, ssl_context=self._context)
 
     def request(
         self,
@@ -72,17 +73,18 @@ class Api:
         body: Mapping[str, Any] | None = None,
         kind: str = "application/json",
     ) -> Answer:
-        """The answer to one request; errors of the server are answers too."""
-        request = urllib.request.Request(self.url + path, method=method)
-        request.add_header("Authorization", f"Bearer {self.token}")
-        if body is not None:
-            request.add_header("Content-Type", kind)
-            request.data = json.dumps(body).encode()
+        """The answer to one request; errors of the server are answers too.
+
+        Raises:
+            ConnectionError: nobody answers.
+        """
+        headers = {"Authorization": f"Bearer {self.token}"} | ({} if body is None else {"Content-Type": kind})
+        data = None if body is None else json.dumps(body).encode()
         try:
-            with urllib.request.urlopen(request, context=self._context, timeout=30) as reply:
-                return Answer(reply.status, _json(reply.read()))
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, _json(error.read()))
+            reply = self._pool.request(method, self.url + path, body=data, headers=headers)
+        except urllib3.exceptions.HTTPError as error:
+            raise ConnectionError(f"{method} {path}: {error}") from error
+        return Answer(reply.status, _json(reply.data))
 
     def create(self, path: str, body: Mapping[str, Any]) -> Answer:
         """POST."""

@@ -16,7 +16,7 @@ VERSIONS = {"": "KUBEBUILDER_ASSETS", "1.36": "KUBEBUILDER_ASSETS_1_36"}
 
 @pytest.fixture(scope="package")
 def plane_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], ControlPlane]]:
-    """A control plane by its version; once started it is there for all tests of this folder, in whatever order they come."""
+    """A control plane by its version; once started it stays, in whatever order tests come."""
     with ExitStack() as planes:
 
         @functools.cache

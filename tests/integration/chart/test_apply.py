@@ -19,6 +19,7 @@ from .conftest import make_namespace
 from .helm import ROOT, VARIANTS, Manifest, apply, need, objects, of_kind, path, render
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+OUR_CRD = f"{CRDS}/iterativepporuns.ippo.dev"
 ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 
 
@@ -64,22 +65,29 @@ def foreign_crd(kind: str) -> Manifest:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def prometheus_operator(plane: Any) -> None:
+def crds(plane: Any) -> Iterator[None]:
+    """Those of Prometheus' operator; ours, which the first variant brings, stays until the end."""
     for kind in ("ServiceMonitor", "PrometheusRule"):
         assert plane.api.create(CRDS, foreign_crd(kind)).code in {201, 409}
         url = f"/apis/monitoring.coreos.com/v1/{kind.lower()}s"
         until(lambda url=url: plane.api.get(url).code == 200, f"{kind} is served")
+    yield
+    remove_crd(plane.api)
+
+
+def remove_crd(api: Api) -> None:
+    api.delete(OUR_CRD)
+    until(lambda: api.get(OUR_CRD).code == 404, "the CRD is gone")
 
 
 @pytest.fixture
 def clean(admin: Api) -> Iterator[list[Manifest]]:
-    """Objects to be deleted after the test."""
-    made: list[Manifest] = []
-    yield made
-    for manifest in reversed(made):
-        if manifest["kind"] != "Namespace":
+    """Objects to be deleted after the test; the CRD stays."""
+    applied: list[Manifest] = []
+    yield applied
+    for manifest in reversed(applied):
+        if manifest["kind"] not in {"Namespace", "CustomResourceDefinition"}:
             admin.delete(path(manifest))
-    until(lambda: admin.get(f"{CRDS}/iterativepporuns.ippo.dev").code == 404, "the CRD is gone")
 
 
 def put(api: Api, manifests: list[Manifest], clean: list[Manifest], **how: bool) -> None:
@@ -169,6 +177,7 @@ def test_the_network_policies_of_the_security_page_select_the_pods_of_runs(admin
 
 
 def test_kubectl_applies_the_plain_manifests(admin: Api, kubeconfig: Path, clean: list[Manifest]) -> None:
+    remove_crd(admin)
     plain = ROOT / "deploy" / "ippo-operator.yaml"
     clean += objects(plain.read_text())
     command = [need("kubectl"), "apply", "--server-side", "-f", str(plain)]
