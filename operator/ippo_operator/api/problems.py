@@ -155,7 +155,8 @@ def allowed_words(schema: Schema, root: Schema) -> str:
     if kind == "string":
         return _string_words(schema)
     if kind in {"object", "array"} and schema.get("maxItems", schema.get("maxProperties")):
-        return f"{_TYPES[kind]}, at most {schema.get('maxItems', schema.get('maxProperties'))} of them"
+        least, most = (schema.get(f"{end}Items", schema.get(f"{end}Properties")) for end in ("min", "max"))
+        return f"{_TYPES[kind]}, {f'from {least} to {most}' if least else f'at most {most}'} of them"
     return _TYPES.get(str(kind), "something else")
 
 
