@@ -233,5 +233,11 @@ def test_temperatures_that_vllm_would_refuse_or_change_are_refused_before(temper
     check_temperature("collect.temperature", 2.0)
 
 
-def test_whether_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert vllm_start.installed()
+@pytest.mark.parametrize(
+    ("heads", "groups", "devices", "expected"),
+    [(28, 4, 4, 4), (28, 4, 8, 4), (9, 3, 2, 1), (9, 3, 3, 3), (32, 8, 1, 1), (32, 2, 8, 8), (12, 12, 8, 6)],
+)
+def test_as_many_gpus_as_divide_the_heads(heads: int, groups: int, devices: int, expected: int) -> None:
+    config = {"num_attention_heads": heads, "num_key_value_heads": groups}
+    assert vllm_start.parallel(config, devices) == expected
+    assert vllm_start.parallel({"n_head": heads}, devices) in range(1, devices + 1)

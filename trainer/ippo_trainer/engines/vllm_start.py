@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from typing import Any
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.variables import VLLM_ARGUMENTS
 from ippo_trainer.models.engine_memory import CPU_CACHE_BYTES
+from ippo_trainer.models.files import read_config
 
+_log = logging.getLogger(__name__)
 _EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
 # vLLM would ask the internet for what it has, and tell it what it runs.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
@@ -83,11 +86,28 @@ def arguments(model: Path, length: int, own: Mapping[str, Any]) -> dict[str, Any
         "generation_config": "vllm",  # the file's sampling settings are not the policy's
     }
     if torch.cuda.is_available():
-        common["tensor_parallel_size"] = torch.cuda.device_count()
+        common["tensor_parallel_size"] = parallel(read_config(model), torch.cuda.device_count())
     else:
         # Compiling needs a C++ compiler, which images have not.
         common |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE_BYTES}
     return common | dict(own) | _users(os.environ.get(VLLM_ARGUMENTS, ""))
+
+
+def parallel(config: Mapping[str, Any], devices: int) -> int:
+    """Over how many of so many GPUs a model is divided: its heads must be divisible, too.
+
+    Args:
+        config: content of its config.json.
+        devices: that there are.
+    """
+    heads = int(config.get("num_attention_heads") or config.get("n_head") or 1)
+    groups = int(config.get("num_key_value_heads") or heads)
+    size = max(n for n in range(1, devices + 1) if heads % n == 0 and (groups % n == 0 or n % groups == 0))
+    if size < devices:
+        _log.warning(
+            "vLLM takes %d of %d GPUs: more do not divide %d heads with %d of keys", size, devices, heads, groups
+        )
+    return size
 
 
 def _users(text: str) -> dict[str, Any]:
