@@ -233,6 +233,21 @@ def test_what_was_served_is_what_the_next_run_learns_from(small_world: Any) -> N
                 logprobs = token_logprobs(policy.model, packed).logprobs
             assert turn.sampler_logprobs == pytest.approx(logprobs.tolist(), abs=1e-3)
     assert len(read_logged_of(small_world, spec, result)) == len(data)
+    inputs = {"data": result.artifacts["data"], "q": small_world.put_q(reference), "policy": reference}
+    shown = {}
+    for name, candidate in (("same", reference), ("other", small_world.put_policy(2, "other"))):
+        sections = {"evaluate": params.Evaluate(), "history": section, "environment": None}
+        metrics = result_of(
+            small_world, small_world.spec("evaluate", inputs | {"candidate": candidate}, **sections)
+        ).metrics
+        small_world.store.delete("iterations/0001/evaluation/result.json")
+        shown[name] = metrics
+        lift = metrics["doublyRobustLift"]
+        assert metrics["doublyRobustLiftLow"] <= lift <= metrics["doublyRobustLiftHigh"]
+    assert shown["same"]["doublyRobustLift"] == 0
+    # The served policy wrote all of it: every conversation counts in full, and less for another policy.
+    assert shown["same"]["effectiveConversations"] == pytest.approx(shown["same"]["heldOutConversations"], rel=1e-3)
+    assert 1 <= shown["other"]["effectiveConversations"] < shown["same"]["effectiveConversations"]
 
 
 def read_logged_of(world: Any, spec: StageSpec, result: StageResult) -> list[Conversation]:

@@ -9,7 +9,7 @@ import torch
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.packing import Group, pack_batches
 from ippo_trainer.models.scoring import token_logprobs
-from ippo_trainer.stats.intervals import Interval, cluster_sums, ratio_interval
+from ippo_trainer.stats.intervals import Floats, Interval, cluster_sums, ratio_interval
 
 MAX_TOKENS = 1 << 14
 
@@ -45,12 +45,28 @@ def kl_per_suggestion(
     clusters = np.unique(owners, return_inverse=True)[1]
     if not len(clusters) or clusters.max() == 0:
         return None
-    ratios = np.zeros(len(groups))
-    device = next(candidate.parameters()).device
+    own, other = suggestion_logprobs([candidate, current], groups, temperature)
+    return ratio_interval(cluster_sums(own - other, clusters), np.bincount(clusters), confidence)
+
+
+def suggestion_logprobs(models: Sequence[Any], groups: Sequence[Group], temperature: float) -> list[Floats]:
+    """Log-probabilities of whole suggestions under several models.
+
+    Args:
+        models: causal LMs on one device.
+        groups: a prompt and one response each.
+        temperature: logits are divided by it.
+
+    Returns:
+        (groups,) in nats for each model.
+    """
+    device = next(models[0].parameters()).device
+    logprobs = np.zeros((len(models), len(groups)))
     with torch.inference_mode():
         for numbers, packed in pack_batches(groups, MAX_TOKENS):
             packed = packed.to(device)
-            tokens = [token_logprobs(model, packed, temperature).logprobs.double() for model in (candidate, current)]
-            sums = torch.zeros(len(numbers), dtype=torch.float64, device=device)
-            ratios[numbers] = sums.index_add(0, packed.response_index, tokens[0] - tokens[1]).cpu().numpy()
-    return ratio_interval(cluster_sums(ratios, clusters), np.bincount(clusters), confidence)
+            for row, model in zip(logprobs, models, strict=True):
+                tokens = token_logprobs(model, packed, temperature).logprobs.double()
+                sums = torch.zeros(len(numbers), dtype=torch.float64, device=device)
+                row[numbers] = sums.index_add(0, packed.response_index, tokens).cpu().numpy()
+    return list(logprobs)

@@ -41,7 +41,7 @@ class EvaluatedTurns:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sums:
+class BlockSums:
     """By block (B, …): of the equations' left and right sides, and of first states."""
 
     left: Tensor
@@ -79,14 +79,30 @@ def policy_values(
     Raises:
         BadDataError: fewer than two conversations, or equations without a single solution.
     """
-    number = turns.conversation
-    blocks = min(BLOCKS, int(number.max()) + 1)
-    if blocks < 2:
-        raise BadDataError("one conversation is too few to estimate a value from", "Log more conversations.")
-    sums = [_sums(turns, policy, discount, number % blocks, blocks) for policy in policies]
+    number, blocks = turns.conversation, blocks_of(turns)
+    sums = [block_sums(turns, policy, discount, number % blocks, blocks) for policy in policies]
     whole = torch.stack([_value(each, None, penalty) for each in sums])
     without = torch.stack([torch.stack([_value(each, block, penalty) for block in range(blocks)]) for each in sums])
-    quantile = two_sided_quantile(confidence, blocks - 1)
+    return jackknifed(whole, without, confidence)
+
+
+def blocks_of(turns: EvaluatedTurns) -> int:
+    """Into how many blocks the conversations are divided. Raises BadDataError if there are fewer than two."""
+    blocks = min(BLOCKS, int(turns.conversation.max()) + 1)
+    if blocks < 2:
+        raise BadDataError("one conversation is too few to estimate a value from", "Log more conversations.")
+    return blocks
+
+
+def jackknifed(whole: Tensor, without: Tensor, confidence: float) -> tuple[list[Interval], list[Interval]]:
+    """Intervals of values, and of what each is more than the last one, by the delete-a-block jackknife.
+
+    Args:
+        whole: (P,) values of policies.
+        without: (P, B) without each block.
+        confidence: two-sided level.
+    """
+    quantile = two_sided_quantile(confidence, without.shape[1] - 1)
     values = [_interval(value, rest, quantile) for value, rest in zip(whole, without, strict=True)]
     lifts = [
         _interval(value - whole[-1], rest - without[-1], quantile) for value, rest in zip(whole, without, strict=True)
@@ -94,7 +110,8 @@ def policy_values(
     return values, lifts
 
 
-def _sums(turns: EvaluatedTurns, policy: Tensor, discount: float, block: Tensor, blocks: int) -> _Sums:
+def block_sums(turns: EvaluatedTurns, policy: Tensor, discount: float, block: Tensor, blocks: int) -> BlockSums:
+    """Of a policy's mean features (n, P), with the number of each turn's block (n,)."""
     following = torch.cat([policy[1:], torch.zeros_like(policy[:1])])
     going_on = (~turns.last).double().unsqueeze(1)
     weighted = turns.logged * turns.weight.double().unsqueeze(1)
@@ -106,15 +123,19 @@ def _sums(turns: EvaluatedTurns, policy: Tensor, discount: float, block: Tensor,
         right.append(weighted[rows].T @ turns.outcome[rows].double())
         starts.append(policy[rows & turns.first].sum(0))
         count.append((rows & turns.first).sum().double())
-    return _Sums(torch.stack(left), torch.stack(right), torch.stack(starts), torch.stack(count))
+    return BlockSums(torch.stack(left), torch.stack(right), torch.stack(starts), torch.stack(count))
 
 
-def _value(sums: _Sums, block: int | None, penalty: float) -> Tensor:
+def _value(sums: BlockSums, block: int | None, penalty: float) -> Tensor:
     """Of all blocks but one."""
-    left, right, starts, count = (
-        part.sum(0) if block is None else part.sum(0) - part[block]
-        for part in (sums.left, sums.right, sums.starts, sums.count)
-    )
+    starts, count = (part.sum(0) if block is None else part.sum(0) - part[block] for part in (sums.starts, sums.count))
+    value: Tensor = starts @ coefficients_of(sums, block, penalty) / count
+    return value
+
+
+def coefficients_of(sums: BlockSums, block: int | None, penalty: float) -> Tensor:
+    """(P,) of Q in the features, from all blocks but one. Raises BadDataError if there is no single solution."""
+    left, right = (part.sum(0) if block is None else part.sum(0) - part[block] for part in (sums.left, sums.right))
     ridge = torch.full((len(left),), penalty, dtype=torch.double)
     ridge[0] = 0.0
     coefficients, failed = torch.linalg.solve_ex(left + ridge.diag(), right)
@@ -123,8 +144,7 @@ def _value(sums: _Sums, block: int | None, penalty: float) -> Tensor:
             "the equations of the policy's value have no single solution",
             "Log more conversations, or raise fitQ.ridge.",
         )
-    value: Tensor = starts @ coefficients / count
-    return value
+    return torch.as_tensor(coefficients)
 
 
 def _interval(value: Tensor, without: Tensor, quantile: float) -> Interval:

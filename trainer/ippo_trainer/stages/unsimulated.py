@@ -23,6 +23,7 @@ from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.comparisons import Comparisons, compare
+from ippo_trainer.evaluation.divergence import suggestion_logprobs
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import write_line
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
@@ -35,6 +36,7 @@ from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.sampling import Sampled, Sampling
 from ippo_trainer.models.verify import SHORT
+from ippo_trainer.qfit.doubly_robust import DoublyRobust, doubly_robust
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.off_policy import EvaluatedTurns, pair_features, policy_values
 from ippo_trainer.qfit.refit import response_features, turn_features
@@ -69,6 +71,8 @@ class _Evidence:
     """Of candidate and current policy, by fitted Q evaluation."""
     value_lift: Interval
     comparisons: Comparisons
+    robust: DoublyRobust | None
+    """Of both, where the log says how likely each suggestion was."""
 
 
 def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
@@ -109,7 +113,11 @@ def _value_metrics(evidence: _Evidence) -> dict[str, float]:
         "offPolicyValueCurrent": evidence.values["current"],
         "offPolicyLift": evidence.value_lift,
     }
-    return {
+    robust, effective = evidence.robust, dict[str, float]()
+    if robust is not None:
+        named |= {"doublyRobustValue": robust.values[0], "doublyRobustLift": robust.lifts[0]}
+        effective = {"effectiveConversations": robust.effective[0]}
+    return effective | {
         f"{name}{end}": figure
         for name, interval in named.items()
         for end, figure in (("", interval.estimate), ("Low", interval.low), ("High", interval.high))
@@ -132,7 +140,11 @@ def _decide(gate: params.Gate, evidence: _Evidence) -> Decision:
 
 def _value_in_words(evidence: _Evidence) -> str:
     lift = evidence.value_lift
-    return f"; value by fitted Q evaluation {lift.estimate:+.4f} ({lift.low:+.4f} to {lift.high:+.4f})"
+    words = f"; value by fitted Q evaluation {lift.estimate:+.4f} ({lift.low:+.4f} to {lift.high:+.4f})"
+    if evidence.robust is None:
+        return words
+    lift = evidence.robust.lifts[0]
+    return f"{words}, doubly robust {lift.estimate:+.4f} ({lift.low:+.4f} to {lift.high:+.4f})"
 
 
 def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
@@ -176,7 +188,29 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     confidence = float(section.gate.confidence)
     values, lifts = policy_values(turns, features, float(ctx.spec.discount), VALUE_PENALTY, confidence)
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
-    return _evidence(sums, confidence, dict(zip(_ROLES, values, strict=True)), lifts[0], comparisons)
+    temperature = sampling.temperature
+    ratios = _log_ratios(conversations, renderer, [models[role] for role in _ROLES], temperature)
+    robust = ratios and doubly_robust(turns, features, ratios, float(ctx.spec.discount), VALUE_PENALTY, confidence)
+    return _evidence(sums, confidence, dict(zip(_ROLES, values, strict=True)), lifts[0], comparisons, robust or None)
+
+
+def _log_ratios(
+    conversations: list[Conversation], renderer: Renderer, models: list[Any], temperature: float
+) -> list[Tensor]:
+    """How much likelier each policy is than who drew it to suggest what was suggested, in nats, (turns,) each.
+
+    Empty unless the log says of every suggestion how likely it was: conversations of whom it does not are others.
+    """
+    turns = [turn for each in conversations for turn in each.turns]
+    if not all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns):
+        return []
+    groups = [
+        Group(renderer.prompt(each.turns[:index], turn.customer_message).ids, [list(turn.token_ids or [])])
+        for each in conversations
+        for index, turn in enumerate(each.turns)
+    ]
+    drawn = torch.tensor([sum(turn.sampler_logprobs or []) for turn in turns], dtype=torch.double)
+    return [torch.from_numpy(each) - drawn for each in suggestion_logprobs(models, groups, temperature)]
 
 
 def _evaluated(
@@ -235,6 +269,7 @@ def _evidence(
     values: dict[str, Interval],
     value_lift: Interval,
     comparisons: Comparisons,
+    robust: DoublyRobust | None,
 ) -> _Evidence:
     candidate, current = sums["candidate"], sums["current"]
     responses = candidate.responses.sum()
@@ -248,6 +283,7 @@ def _evidence(
         values=values,
         value_lift=value_lift,
         comparisons=comparisons,
+        robust=robust,
     )
 
 

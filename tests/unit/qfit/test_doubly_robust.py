@@ -1,0 +1,113 @@
+"""The doubly robust value: against slow loops, and against the exact value of small decision problems."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from ippo_trainer.qfit.doubly_robust import doubly_robust
+from ippo_trainer.qfit.off_policy import BLOCKS, EvaluatedTurns, policy_values
+
+from tests.unit.qfit.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem
+
+RIDGE = 1e-6
+
+
+def log_ratios(problem: Problem, turns: EvaluatedTurns) -> list[torch.Tensor]:
+    """Of the target and of the behaviour policy, which wrote the log; states and actions are read of the features."""
+    cells = turns.logged[:, 1:].argmax(1).numpy()
+    ratio = np.log(problem.target / problem.behaviour)[cells // ACTIONS, cells % ACTIONS]
+    return [torch.tensor(ratio), torch.zeros(len(cells), dtype=torch.double)]
+
+
+def slow_value(turns: EvaluatedTurns, policy: torch.Tensor, ratios: torch.Tensor, discount: float) -> float:
+    """The estimate, conversation by conversation, as the paper has it."""
+    numbers = turns.conversation.tolist()
+    count = max(numbers) + 1
+    rows_of = [[row for row, number in enumerate(numbers) if number == each] for each in range(count)]
+    blocks = min(BLOCKS, count)
+    readings = {}
+    for block in range(blocks):
+        rest = [row for row, number in enumerate(numbers) if number % blocks != block]
+        size = turns.logged.shape[1]
+        left, right = np.eye(size) * RIDGE, np.zeros(size)
+        left[0, 0] = 0.0
+        for row in rest:
+            follows = np.zeros(size) if turns.last[row] else policy[row + 1].numpy()
+            phi = turns.logged[row].numpy() * float(turns.weight[row])
+            left += np.outer(phi, turns.logged[row].numpy() - discount * follows)
+            right += phi * float(turns.outcome[row])
+        readings[block] = np.linalg.solve(left, right)
+    longest = max(map(len, rows_of))
+    base = [float(turns.weight[rows[0]]) for rows in rows_of]
+    weights = []
+    for step in range(longest):
+        products = [
+            base[number] * math.exp(sum(float(ratios[row]) for row in rows[: step + 1]))
+            for number, rows in enumerate(rows_of)
+        ]
+        weights.append([each / sum(products) for each in products])
+    total = 0.0
+    for number, rows in enumerate(rows_of):
+        coefficients = readings[number % blocks]
+        for step, row in enumerate(rows):
+            now, before = weights[step][number], weights[step - 1][number] if step else base[number] / sum(base)
+            q, v = turns.logged[row].numpy() @ coefficients, policy[row].numpy() @ coefficients
+            total += discount**step * (now * (float(turns.outcome[row]) - q) + before * v)
+    return total
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_what_slow_loops_say(seed: int) -> None:
+    problem = Problem(seed)
+    turns, policies = problem.log(60, seed)
+    weight = torch.rand(len(turns.weight), dtype=torch.double, generator=torch.Generator().manual_seed(seed)) + 0.5
+    turns = EvaluatedTurns(turns.logged, turns.first, turns.last, turns.outcome, weight, turns.conversation)
+    ratios = log_ratios(problem, turns)
+    found = doubly_robust(turns, policies, ratios, DISCOUNT, RIDGE)
+    for value, policy, ratio in zip(found.values, policies, ratios, strict=True):
+        assert value.estimate == pytest.approx(slow_value(turns, policy, ratio, DISCOUNT), abs=1e-9)
+    assert found.lifts[0].estimate == pytest.approx(found.values[0].estimate - found.values[1].estimate)
+    assert (found.lifts[1].estimate, found.lifts[1].low) == (0.0, 0.0)
+    assert 1 < found.effective[0] < 60
+
+
+def test_intervals_hold_the_exact_value() -> None:
+    hits = {"value": 0, "lift": 0}
+    for seed in range(25):
+        problem = Problem(seed)
+        turns, policies = problem.log(500, seed)
+        found = doubly_robust(turns, policies, log_ratios(problem, turns), DISCOUNT, RIDGE)
+        target, behaviour = problem.exact(problem.target), problem.exact(problem.behaviour)
+        hits["value"] += found.values[0].low <= target <= found.values[0].high
+        hits["lift"] += found.lifts[0].low <= target - behaviour <= found.lifts[0].high
+    assert min(hits.values()) >= 20, hits
+
+
+def test_it_is_right_where_q_is_wrong() -> None:
+    """Features that know neither state nor action: fitted Q evaluation cannot tell the policies apart."""
+    hits, errors = 0, {"fitted": 0.0, "robust": 0.0}
+    for seed in range(10):
+        problem = Problem(100 + seed)
+        problem.target = (problem.target + problem.behaviour) / 2
+        turns, policies = problem.log(1000, seed)
+        logged = turns.logged[:, :1]
+        blind = EvaluatedTurns(logged, turns.first, turns.last, turns.outcome, turns.weight, turns.conversation)
+        constant = [policy[:, :1] for policy in policies]
+        exact = problem.exact(problem.target) - problem.exact(problem.behaviour)
+        fitted = policy_values(blind, constant, DISCOUNT, RIDGE)[1][0]
+        robust = doubly_robust(blind, constant, log_ratios(problem, turns), DISCOUNT, RIDGE).lifts[0]
+        assert (fitted.estimate, fitted.low, fitted.high) == pytest.approx((0.0, 0.0, 0.0))
+        hits += robust.low <= exact <= robust.high
+        errors["fitted"] += (fitted.estimate - exact) ** 2
+        errors["robust"] += (robust.estimate - exact) ** 2
+    assert hits >= 8
+    assert errors["robust"] < 0.6 * errors["fitted"], errors
+
+
+def test_the_writers_own_policy_is_worth_all_conversations() -> None:
+    problem = Problem(1)
+    turns, policies = problem.log(80, 1)
+    found = doubly_robust(turns, policies[1:], log_ratios(problem, turns)[1:], DISCOUNT, RIDGE)
+    assert found.effective == [pytest.approx(80)]
+    assert policies[0].shape[1] == STATES * ACTIONS + 1
