@@ -102,7 +102,7 @@ def test_the_example_log_is_read_as_described(tmp_path: Path) -> None:
 
 
 def test_the_example_of_a_context_becomes_the_text_that_is_shown(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "chat-logs.md").read_text().split("## Context and tools")[1]
+    page = (ROOT / "docs" / "chat-logs.md").read_text().split("## Context and tools")[1].split("## ")[0]
     [line] = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     shown = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)[0]
     (tmp_path / "log.jsonl").write_text(line)

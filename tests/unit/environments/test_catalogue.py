@@ -43,7 +43,7 @@ def play(shop: CatalogueShop, policy: Policy, seeds: range) -> list[Conversation
             stage, known[conversation.id] = shop._heard(record, known[conversation.id], before, "")
             state = shop._places[turn][Visit(stage, known[conversation.id])]
             intent = INTENTS[rng.choice(len(INTENTS), p=policy[turn][state])]
-            suggestions.append(None if intent == "ABSTAIN" else SUGGESTIONS[intent][rng.integers(6)])
+            suggestions.append(None if intent == "ABSTAIN" else SUGGESTIONS[intent][rng.integers(3)])
         still = []
         for (conversation, message), text, step in zip(waiting, suggestions, shop.step(suggestions), strict=True):
             conversation.turns.append(Turn(message, text, step.reaction, step.sent_message))
@@ -84,7 +84,7 @@ def test_a_solution_by_hand() -> None:
             sold = [rules.buys(visit, sent) for sent in range(len(SENT))]
             assert solution.q[-1][state] == pytest.approx(response[visit.stage] @ np.array(sold))
             if len(visit.catalogues) == 1:
-                best = CATALOGUES[visit.catalogues[0]].on_offer
+                best = visit.catalogues[0]
                 assert int(np.argmax(sold)) == best
         assert len(last.stage) == len(visits_by_turn(3, shown)[-1])
 
@@ -94,7 +94,7 @@ def test_probabilities_are_some(shop: CatalogueShop) -> None:
     np.testing.assert_allclose(problem.response.sum(-1), 1)
     assert problem.start.sum() == pytest.approx(1)
     assert all(sum(row) == pytest.approx(1) for row in (*rules.BASE, rules.OWN))
-    for visits in visits_by_turn(5, shop._shown):
+    for visits in visits_by_turn(4, shop._shown):
         for visit in visits:
             for sent in range(len(SENT)):
                 ways = [way.probability for way in rules.ways(visit, sent)]
@@ -103,11 +103,11 @@ def test_probabilities_are_some(shop: CatalogueShop) -> None:
 
 def test_every_text_means_one_thing() -> None:
     for name, texts in SUGGESTIONS.items():
-        assert len(set(texts)) == 6
+        assert len(set(texts)) == 3
         assert {parse_suggestion(text.upper() + " !") for text in texts} == {SENT.index(name)}
     for stage in range(len(STAGES)):
-        for status in (None, 0, 1, 2):
-            assert {parse_customer(customer_text(stage, status, wording)) for wording in range(4)} == {(stage, status)}
+        for status in (None, 0, 1):
+            assert {parse_customer(customer_text(stage, status, wording)) for wording in range(2)} == {(stage, status)}
     assert parse_suggestion("how about wine") is parse_customer("wine?") is parse_catalogue("wine: 3") is None
 
 
@@ -117,9 +117,8 @@ def test_the_context_is_the_catalogue() -> None:
     numbers = [parse_catalogue(opening.context) for opening in openings]
     assert set(numbers) == set(range(len(CATALOGUES)))
     assert numbers == [visit.catalogues[0] for visit in shop._visits]
-    assert "as usual:\n  - cake\n  - cocoa\non offer: tea\nsold out: coffee" in {each.context for each in openings}
-    names = catalogue_json(CATALOGUES[0])
-    assert sorted([*names["as usual"], names["on offer"], names["sold out"]]) == list(PRODUCTS)
+    assert {opening.context for opening in openings} == {f"on offer: {product}" for product in PRODUCTS}
+    assert catalogue_json(0) == {"on offer": "cake"}
     assert [o.context for o in CatalogueShop(catalogue=False).reset(range(3))] == [""] * 3
 
 
@@ -153,13 +152,13 @@ def test_a_bad_option_is_refused(options: Any) -> None:
 def test_conversations_of_another_world_are_refused() -> None:
     shop = CatalogueShop()
     context = shop.reset([1])[0].context
-    good = Turn("hello", "how about tea", "accepted", "how about tea")
+    good = Turn("i am just looking", "how about tea", "accepted", "how about tea")
     for context_, turn, words in (
         ("", good, "is no catalogue"),
         ("on offer: wine", good, "is no catalogue"),
         (context, Turn("hi", None, "rejected", "try our tea"), "customer message 'hi'"),
-        (context, Turn("that is on offer, hello", None, "rejected", "try our tea"), "customer message"),
-        (context, Turn("hello", None, "rejected", "buy!"), "the sent message 'buy!'"),
+        (context, Turn("that is on offer, i am just looking", None, "rejected", "try our tea"), "customer message"),
+        (context, Turn("i am just looking", None, "rejected", "buy!"), "the sent message 'buy!'"),
         (context, Turn("i am ready to order", None, "rejected", "try our tea"), "no customer is like that"),
     ):
         with pytest.raises(BadDataError, match=words):

@@ -42,7 +42,7 @@ class CatalogueShop(ExactlySolved):
     intents = INTENTS
     wordings = text.SUGGESTIONS
 
-    def __init__(self, horizon: int = 5, catalogue: bool = True) -> None:
+    def __init__(self, horizon: int = 4, catalogue: bool = True) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= MAX_TURNS:
             raise BadSpecError(
                 f"environment.options.horizon is {horizon!r}", f"Give a whole number from 1 to {MAX_TURNS}."
@@ -135,7 +135,7 @@ class CatalogueShop(ExactlySolved):
     def _known(self, conversation: Conversation) -> tuple[int, ...]:
         """The catalogues that are possible before anything is said."""
         if not self._shown:
-            return tuple(range(len(CATALOGUES)))
+            return tuple(CATALOGUES)
         number = text.parse_catalogue(conversation.context)
         if number is None:
             raise BadDataError(
@@ -152,7 +152,7 @@ class CatalogueShop(ExactlySolved):
         stage, status = heard
         if sent is None or status is None:
             return stage, known
-        return stage, tuple(number for number in known if CATALOGUES[number].status(sent) == status)
+        return stage, tuple(catalogue for catalogue in known if rules.status_in(catalogue, sent) == status)
 
     def _build(self) -> DecisionProblem:
         return build(self.max_turns, self._shown)
@@ -164,7 +164,7 @@ class CatalogueShop(ExactlySolved):
         return [{visit: number for number, visit in enumerate(visits)} for visits in by_turn]
 
     def _context(self, catalogue: int) -> str:
-        return context_of("context", text.catalogue_json(CATALOGUES[catalogue])) if self._shown else ""
+        return context_of("context", text.catalogue_json(catalogue)) if self._shown else ""
 
     def _draw(self, purpose: int) -> np.ndarray:
         return uniforms(self._seeds, self._turn, purpose)

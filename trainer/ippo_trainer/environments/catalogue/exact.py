@@ -13,7 +13,7 @@ from ippo_trainer.environments.problem import DecisionProblem, Level
 
 def visits_by_turn(turns: int, shown: bool) -> list[list[Visit]]:
     """The states that are possible at every turn, sorted."""
-    known = [(number,) for number in range(len(CATALOGUES))] if shown else [tuple(range(len(CATALOGUES)))]
+    known = [(catalogue,) for catalogue in CATALOGUES] if shown else [tuple(CATALOGUES)]
     by_turn = [[Visit(rules.BROWSING, catalogues) for catalogues in known]]
     while len(by_turn) < turns:
         following = {
@@ -65,7 +65,7 @@ def _level(visits: list[Visit], following: list[Visit], groups: dict[Visit, int]
         for sent, way in enumerate(row):
             for column, (index, share) in enumerate(way):
                 child[number, sent, column], probability[number, sent, column] = index, share
-    features = np.array([[number in visit.catalogues for number in range(len(CATALOGUES))] for visit in visits])
+    features = np.array([[catalogue in visit.catalogues for catalogue in CATALOGUES] for visit in visits])
     return Level(
         stage=np.array([visit.stage for visit in visits]),
         features=features.astype(np.float64),

@@ -1,16 +1,15 @@
 """What customers of the shop do. All randomness is in tables.
 
-Each conversation has a catalogue of its own: one product is on offer, one is sold out, the others are as usual. A
-customer who is ready buys what is on offer gladly, and leaves when told of what is not there. Nothing else in a
-conversation hints at the catalogue until a product was offered: then the customer says what it was like.
+Each conversation has a catalogue of its own: one product is on offer, the others are as usual. A customer who is ready
+buys what is on offer gladly. Nothing else in a conversation hints at the catalogue until a product was offered: then
+the customer says what it was like.
 """
 
-from itertools import permutations
 from typing import NamedTuple
 
 PRODUCTS = ("cake", "cocoa", "coffee", "tea")
-USUAL, ON_OFFER, SOLD_OUT = range(3)
-STATUSES = ("as usual", "on offer", "sold out")
+USUAL, ON_OFFER = range(2)
+STATUSES = ("as usual", "on offer")
 BROWSING, READY = range(2)
 STAGES = ("browsing", "ready")
 
@@ -19,12 +18,12 @@ ASK = len(PRODUCTS)
 INTENTS = (*SENT, "ABSTAIN")
 ABSTAIN = len(SENT)
 
-BUYS = ((0.03, 0.12, 0.0), (0.12, 0.6, 0.0))
+BUYS = ((0.02, 0.1), (0.05, 0.8))
 """[stage, status of what is offered]"""
-LEAVES = (0.1, 0.05, 0.35)
+LEAVES = (0.2, 0.05)
 """[status of what is offered], if it is not bought."""
 LEAVES_ASKED = 0.04
-MOVES = 0.6
+MOVES = 0.7
 """Probability that a question makes a browsing customer ready."""
 ACCEPTS = (0.8, 0.8, 0.8, 0.8, 0.7)
 """[sent]: that the business sends the suggestion as it is. It does not look at the catalogue."""
@@ -39,22 +38,17 @@ BASE = (
 """[stage, intent]: what the scripted business suggests."""
 
 
-class Catalogue(NamedTuple):
-    """Index into PRODUCTS of what is on offer, and of what is sold out."""
-
-    on_offer: int
-    sold_out: int
-
-    def status(self, product: int) -> int:
-        """Index into STATUSES."""
-        return ON_OFFER if product == self.on_offer else SOLD_OUT if product == self.sold_out else USUAL
+CATALOGUES = range(len(PRODUCTS))
+"""A catalogue is the product that is on offer (index)."""
 
 
-CATALOGUES = tuple(Catalogue(*pair) for pair in permutations(range(len(PRODUCTS)), 2))
+def status_in(catalogue: int, product: int) -> int:
+    """Of a product in a catalogue: index into STATUSES."""
+    return ON_OFFER if product == catalogue else USUAL
 
 
 class Visit(NamedTuple):
-    """What is known of a conversation: the customer, and the catalogues (indices) that are possible."""
+    """What is known of a conversation: the customer, and the catalogues that are possible."""
 
     stage: int
     catalogues: tuple[int, ...]
@@ -73,7 +67,7 @@ def buys(visit: Visit, sent: int) -> float:
     """Probability that the customer buys what is offered."""
     if sent == ASK:
         return 0.0
-    statuses = [CATALOGUES[number].status(sent) for number in visit.catalogues]
+    statuses = [status_in(catalogue, sent) for catalogue in visit.catalogues]
     return sum(BUYS[visit.stage][status] for status in statuses) / len(statuses)
 
 
@@ -89,7 +83,7 @@ def ways(visit: Visit, sent: int) -> list[Way]:
         ]
     result = []
     for status in range(len(STATUSES)):
-        rest = tuple(number for number in visit.catalogues if CATALOGUES[number].status(sent) == status)
+        rest = tuple(catalogue for catalogue in visit.catalogues if status_in(catalogue, sent) == status)
         if rest:
             refused = (1 - BUYS[visit.stage][status]) * len(rest) / len(visit.catalogues)
             result.append(Way(refused * LEAVES[status], None))

@@ -1,39 +1,25 @@
-"""The words of the shop: each suggestion in six wordings, customers in four for each state, and the catalogue."""
+"""The words of the shop: each suggestion in three wordings, customers in two for each state, and the catalogue."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from ippo_trainer.data.context import context_of
-from ippo_trainer.environments.catalogue.rules import CATALOGUES, PRODUCTS, SENT, STAGES, STATUSES, USUAL, Catalogue
+from ippo_trainer.environments.catalogue.rules import CATALOGUES, ON_OFFER, PRODUCTS, SENT, STAGES, STATUSES
 
 SYSTEM_PROMPT = "you help customers of a shop"
 
-_OFFERS = (
-    "how about {}",
-    "we have {} today",
-    "try our {}",
-    "may i offer you {}",
-    "i can bring you {}",
-    "please have {}",
-)
-_QUESTIONS = (
-    "what do you feel like",
-    "what may it be today",
-    "are you hungry or thirsty",
-    "do you like it sweet",
-    "is it your first visit",
-    "shall i tell you more",
-)
+_OFFERS = ("how about {}", "try our {}", "may i offer you {}")
+_QUESTIONS = ("what do you feel like", "what may it be today", "shall i tell you more")
 SUGGESTIONS: dict[str, tuple[str, ...]] = {
     **{name: tuple(offer.format(product) for offer in _OFFERS) for name, product in zip(SENT, PRODUCTS, strict=False)},
     SENT[-1]: _QUESTIONS,
 }
 _CUSTOMERS = (
-    ("i am just looking", "hello", "i have a little time", "let me see"),
-    ("i would like something now", "i am ready to order", "what can i have", "i will take something"),
+    ("i am just looking", "i have a little time"),
+    ("i am ready to order", "what can i have"),
 )
-_TOLD = ("that is as usual", "that is on offer", "that is sold out")
+_TOLD = ("that is as usual", "that is on offer")
 """[status] of what was offered."""
 _INTENT_OF = {text: index for index, name in enumerate(SENT) for text in SUGGESTIONS[name]}
 _STAGE_OF = {text: stage for stage in range(len(STAGES)) for text in _CUSTOMERS[stage]}
@@ -45,19 +31,12 @@ _CUSTOMER_OF = {
 WORDINGS_OF_A_STATE = len(_CUSTOMERS[0])
 
 
-def catalogue_json(catalogue: Catalogue) -> dict[str, Any]:
+def catalogue_json(catalogue: int) -> dict[str, Any]:
     """The catalogue as the agent is given it."""
-    usual = [name for number, name in enumerate(PRODUCTS) if catalogue.status(number) == USUAL]
-    return {
-        STATUSES[USUAL]: usual,
-        "on offer": PRODUCTS[catalogue.on_offer],
-        "sold out": PRODUCTS[catalogue.sold_out],
-    }
+    return {STATUSES[ON_OFFER]: PRODUCTS[catalogue]}
 
 
-_CATALOGUE_OF: Mapping[str, int] = {
-    context_of("context", catalogue_json(each)): number for number, each in enumerate(CATALOGUES)
-}
+_CATALOGUE_OF: Mapping[str, int] = {context_of("context", catalogue_json(each)): each for each in CATALOGUES}
 
 
 def customer_text(stage: int, status: int | None, wording: int) -> str:
@@ -82,5 +61,5 @@ def parse_customer(message: str) -> tuple[int, int | None] | None:
 
 
 def parse_catalogue(context: str) -> int | None:
-    """Index into CATALOGUES; None if the context is none."""
+    """The catalogue that a context is; None if it is none."""
     return _CATALOGUE_OF.get(context)
