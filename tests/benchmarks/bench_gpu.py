@@ -113,6 +113,7 @@ class Clock:
 
 
 def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    from ippo_trainer.contract.algorithms import ALGORITHMS
     from ippo_trainer.contract.params import Collect, Improve
     from ippo_trainer.improve.algorithm import Task
     from ippo_trainer.improve.algorithms.ppo import PPO
@@ -132,7 +133,7 @@ def ours(size: str, options: argparse.Namespace, device: torch.device) -> dict[s
         kernels.enable(policy)
         kernels.enable(q)
     precision = precision_of(options.precision, device)
-    budget = ready(PPO, policy, q, precision)
+    budget = ready(ALGORITHMS["PPO"], policy, q, precision)
     count = options.conversations or CONVERSATIONS[size]
     section = Improve(
         updates=options.updates,

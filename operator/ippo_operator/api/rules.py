@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ippo_trainer.contract import params
+from ippo_trainer.contract.algorithms import BY_TRL
 from ippo_trainer.contract.layout import SEGMENT, SEGMENTS
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.stages import EVALUATE
+from ippo_trainer.contract.stages import EVALUATE, IMPROVE
 from ippo_trainer.contract.variables import (
     COMPLETION_INDEX,
     CREDENTIALS_FILE,
@@ -134,6 +135,14 @@ def _text(pattern: str) -> str:
     return pattern.replace("\\", "\\\\")
 
 
+def _by_trl(improve: params.Improve) -> bool:
+    return improve.algorithm in BY_TRL
+
+
+_NOT_BY_TRL = f"!has(self.algorithm) || !(self.algorithm in {list(BY_TRL)})"
+_ON_ONE_NODE = (
+    "!has(self.pods) || !has(self.pods.improve) || !has(self.pods.improve.nodes) || self.pods.improve.nodes == 1"
+)
 RULES: dict[type[Model], tuple[Rule, ...]] = {
     RunSpec: (
         Rule(
@@ -177,6 +186,30 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             lambda spec: spec.collect.simulate is not None or spec.evaluate.gate.min_acceptance is None,
             EVALUATE,
             words=lambda spec: f"gate.minAcceptance: {spec.evaluate.gate.min_acceptance}",
+        ),
+        Rule(
+            "allowed is PPO or MPO with pods.improve.nodes above 1: trl's trainers run on one process",
+            f"!has(self.improve) || {_NOT_BY_TRL} || {_ON_ONE_NODE}".replace(
+                "self.algorithm", "self.improve.algorithm"
+            ),
+            lambda spec: not _by_trl(spec.improve) or spec.pods.improve.nodes == 1,
+            IMPROVE,
+            words=lambda spec: f"algorithm: {spec.improve.algorithm}",
+        ),
+    ),
+    params.Improve: (
+        Rule(
+            f"allowed is 2 or more with {' and '.join(BY_TRL)}, which compare the suggestions of a state",
+            f"{_NOT_BY_TRL} || !has(self.samplesPerState) || self.samplesPerState > 1",
+            lambda improve: not _by_trl(improve) or improve.samples_per_state > 1,
+            "samples_per_state",
+        ),
+        Rule(
+            'allowed is "0" with RLOO, which has no entropy bonus',
+            "!has(self.algorithm) || self.algorithm != 'RLOO' || !has(self.entropyCoefficient) || "
+            "double(self.entropyCoefficient) == 0.0",
+            lambda improve: improve.algorithm != "RLOO" or float(improve.entropy_coefficient) == 0,
+            "entropy_coefficient",
         ),
     ),
     params.Improve: (

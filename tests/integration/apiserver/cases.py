@@ -106,6 +106,9 @@ LOGGED: dict[str, Any] = GOOD["spec"] | {
     "collect": {"history": {"conversations": "s3://shop/log.jsonl"}},
 }
 """A run of a log alone."""
+TWO = "allowed is 2 or more with GRPO and RLOO, which compare the suggestions of a state"
+NO_BONUS = 'allowed is "0" with RLOO, which has no entropy bonus'
+ONE_NODE = "allowed is PPO or MPO with pods.improve.nodes above 1: trl's trainers run on one process"
 NEEDS_WORDS = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
 
 BAD = [
@@ -135,6 +138,9 @@ BAD = [
     Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "hf://a/b"}, NO_HUB.format("file")),
     Bad("spec.fitQ", {"method": "MonteCarlo", "traceLambda": "0.5"}, WHOLE_RETURNS),
     Bad("spec.fitQ", {"method": "MonteCarlo", "lastLayer": "LeastSquares"}, WHOLE_RETURNS),
+    *(Bad("spec.improve", {"algorithm": name, "samplesPerState": 1}, TWO) for name in ("GRPO", "RLOO")),
+    Bad("spec.improve", {"algorithm": "RLOO", "entropyCoefficient": "0.1"}, NO_BONUS),
+    Bad("spec", GOOD["spec"] | {"improve": {"algorithm": "GRPO"}, "pods": {"improve": {"nodes": 2}}}, ONE_NODE),
     Bad("spec.artifacts.s3.prefix", "a/../b", SEGMENTS),
     Bad("spec.artifacts.s3.prefix", "/a", SEGMENTS),
     Bad("spec.artifacts.s3.prefix", "a//b", SEGMENTS),

@@ -212,10 +212,11 @@ def test_an_algorithm(copy: Copy) -> None:
         "class REINFORCE:\n    def __init__(self, task):\n        self.task = task\n",
         "reinforce",
     )
+    copy.edit("trainer/ippo_trainer/contract/algorithms.py", '"RLOO"]', '"RLOO", "REINFORCE"]')
     copy.edit(
-        "trainer/ippo_trainer/contract/params.py",
-        '    algorithm: Literal["PPO", "MPO"]',
-        '    algorithm: Literal["PPO", "MPO", "REINFORCE"]',
+        "trainer/ippo_trainer/contract/algorithms.py",
+        '    "PPO": Holdings(',
+        '    "REINFORCE": Holdings(),\n    "PPO": Holdings(',
     )
     crd, reference, _ = copy.generated()
     assert "REINFORCE" in crd

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.params import Improve
 from ippo_trainer.improve import algorithms
@@ -13,7 +14,7 @@ from ippo_trainer.improve.algorithm import find, names
 
 def test_those_that_are_there_are_those_that_a_manifest_may_name() -> None:
     literal, _ = get_args(Improve.model_fields["algorithm"].annotation)  # it may be left out
-    assert names() == sorted(get_args(literal))
+    assert names() == sorted(get_args(literal)) == sorted(ALGORITHMS)
 
 
 def test_an_unknown_one_is_a_bad_spec() -> None:

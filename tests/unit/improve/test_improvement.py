@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.improve.algorithm import BEST, Guard, Task
-from ippo_trainer.improve.algorithms.ppo import algorithm
+from ippo_trainer.improve.algorithm import BEST, PROBES, Guard, Task
 from ippo_trainer.improve.heldout import HeldOut
 from ippo_trainer.improve.improvement import Improvement, frozen_copy
 from ippo_trainer.improve.sampler import ResponseBatch
@@ -238,7 +237,7 @@ def test_probes_are_spread_over_the_updates(make_toy: Any) -> None:
     run.run(never)
     looked = [row["update"] for row in run.position.curves if "probe_q_lift" in row]
     assert looked == [3, 7, 11]
-    assert algorithm.PROBES == 4
+    assert PROBES == 4
 
 
 class Likelihood:

@@ -38,7 +38,7 @@ def spec_of(stage: str, **sections: Any) -> StageSpec:
 
 
 FUNNEL = params.EnvironmentSpec(name="sr-funnel")
-PPO, MPO = params.Improve(algorithm="PPO"), params.Improve(algorithm="MPO")
+PPO, MPO, GRPO = (params.Improve(algorithm=name) for name in ("PPO", "MPO", "GRPO"))
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Any:
             spec_of("improve", improve=MPO, inputs=APART | {"q": REF}),
             {"policy": (5, 0, 2), "q": (0, 1), "explorer": (0, 1)},
         ),
+        (spec_of("improve", improve=GRPO, inputs=APART | {"q": REF}), {"policy": (5, 0, 2), "q": (0, 1)}),
         (spec_of("evaluate", environment=FUNNEL), {"candidate": (0, 1), "policy": (0, 1)}),
         (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1), "q": (0, 1)}),
     ],

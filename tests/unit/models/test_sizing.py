@@ -89,6 +89,21 @@ def test_seven_billion_fit_on_one_gpu_with_adapters_only(tmp_path: Path) -> None
         assert stage_memory(spec_of(stage), full, GPU).together > GPU, stage
 
 
+def test_trl_generates_a_whole_rollout_at_once(tmp_path: Path) -> None:
+    """Our sampler goes by parts, whose keys and values have a bound."""
+    size = size_of("s3://models/x", config_in(tmp_path / "qwen", QWEN_7B), params.Adapter())
+    cache = {
+        name: [
+            stage_memory(spec_of("improve", params.Adapter(), improve=params.Improve(algorithm=name)), size, gpu).cache
+            for gpu in (None, GPU)
+        ]
+        for name in ("PPO", "GRPO")
+    }
+    rows, longest, layers, heads = 32 * 4, 512 + 16, 28, 4
+    assert cache["GRPO"] == [rows * longest * 2 * layers * heads * 128 * width for width in (4, 2)]
+    assert cache["PPO"][0] < cache["GRPO"][0]
+
+
 def test_a_tiny_base_needs_no_files() -> None:
     size = size_of("tiny:d64-l2", None, params.Adapter(rank=4))
     assert size.config.hidden_size == 64

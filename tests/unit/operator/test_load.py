@@ -102,7 +102,11 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         ("spec.suspend", "yes please", 'spec.suspend: given "yes please", allowed is true or false'),
         ("spec.suspend", None, "spec.suspend: given nothing, allowed is true or false"),
         ("spec.improve", [], "spec.improve: given [], allowed is a section of fields"),
-        ("spec.improve.algorithm", "GRPO", 'spec.improve.algorithm: given "GRPO", allowed is one of PPO, MPO'),
+        (
+            "spec.improve.algorithm",
+            "DPO",
+            'spec.improve.algorithm: given "DPO", allowed is one of PPO, MPO, GRPO, RLOO',
+        ),
         (
             "spec.evaluate.gate.metric",
             "value",
@@ -212,6 +216,17 @@ def test_all_problems_are_told_at_once() -> None:
             'spec.fitQ.holdout: given "0", allowed is above "0" and below "1": some train, others measure',
         ),
         (
+            "spec.improve",
+            {"algorithm": "GRPO", "samplesPerState": 1},
+            "spec.improve.samplesPerState: given 1, allowed is 2 or more with GRPO and RLOO, which compare the "
+            "suggestions of a state",
+        ),
+        (
+            "spec.improve",
+            {"algorithm": "RLOO", "entropyCoefficient": "0.01"},
+            'spec.improve.entropyCoefficient: given "0.01", allowed is "0" with RLOO, which has no entropy bonus',
+        ),
+        (
             "spec.artifacts.s3",
             {"bucket": "bucket", "prefix": "a/../b"},
             "spec.artifacts.s3.prefix: given \"a/../b\", allowed are segments of letters, digits, '.', '_', '=' and "
@@ -221,6 +236,19 @@ def test_all_problems_are_told_at_once() -> None:
 )
 def test_rules_between_fields(path: str, value: Any, line: str) -> None:
     assert complaints(yaml.safe_dump(changed(path, value))) == [line]
+
+
+@pytest.mark.parametrize(("algorithm", "nodes", "told"), [("GRPO", 2, True), ("PPO", 2, False), ("RLOO", 1, False)])
+def test_trls_trainers_run_on_one_node(algorithm: str, nodes: int, told: bool) -> None:
+    document = changed("spec.improve", {"algorithm": algorithm})
+    document["spec"].setdefault("pods", {})["improve"] = {"nodes": nodes}
+    if not told:
+        assert parse_run(document).spec.pods.improve.nodes == nodes
+        return
+    assert complaints(yaml.safe_dump(document)) == [
+        "spec.improve: given algorithm: GRPO, allowed is PPO or MPO with pods.improve.nodes above 1: trl's trainers "
+        "run on one process"
+    ]
 
 
 def test_the_servers_arguments_of_vllm_are_the_users_and_no_other_variable_of_ours() -> None:

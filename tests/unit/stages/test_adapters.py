@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ippo_trainer.contract import params
+from ippo_trainer.contract.algorithms import BY_TRL
 from ippo_trainer.contract.layout import BASE
 from ippo_trainer.contract.spec import ArtifactRef, StageSpec
 from ippo_trainer.data.schema import Conversation
@@ -32,6 +33,10 @@ IMPROVE = {
     "PPO": params.Improve(
         algorithm="PPO", updates=2, critic_warmup_updates=2, batch_size=4, samples_per_state=2, kl_target="9"
     ),
+    **{
+        name: params.Improve(algorithm=name, updates=2, batch_size=4, samples_per_state=2, kl_target="9")
+        for name in BY_TRL
+    },
     "MPO": params.Improve(
         algorithm="MPO",
         mpo=params.Mpo(conversations=8, own_candidates=3, explored_candidates=5, epochs=2, batch_size=4),
@@ -129,7 +134,7 @@ def test_a_whole_iteration_on_one_base(small_world: Any, base: str, request: pyt
     assert not torch.equal(*(model.model(torch.tensor([[5, 6, 7]])).logits for model in (one, two)))
 
 
-CASES = [("warm-start", "PPO"), ("fit-q", "PPO"), ("improve", "PPO"), ("improve", "MPO")]
+CASES = [("warm-start", "PPO"), ("fit-q", "PPO"), ("improve", "PPO"), ("improve", "MPO"), ("improve", "GRPO")]
 
 
 @pytest.mark.parametrize(("stage", "algorithm"), CASES, ids=[" ".join(case) for case in CASES])

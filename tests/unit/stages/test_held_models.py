@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from ippo_trainer.contract import params
+from ippo_trainer.contract.algorithms import BY_TRL
 from ippo_trainer.contract.spec import ArtifactRef, StageSpec
 from ippo_trainer.models import load, needs
 from ippo_trainer.store.artifact import read_manifest
@@ -76,6 +77,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
         )
     },
     "improve, MPO": {"improve": params.Improve(algorithm="MPO", updates=1, batch_size=4)},
+    **{
+        f"improve, {name}": {"improve": params.Improve(algorithm=name, updates=2, batch_size=2, minibatches=1)}
+        for name in BY_TRL
+    },
 }
 
 
@@ -95,7 +100,7 @@ def test_every_model_that_is_loaded_counts(small_world: Any, loads: Counter[str]
     assert loads == dict.fromkeys(needs.copies(spec), 1)
 
 
-@pytest.mark.parametrize("name", ["fit-q", "fit-q, PreviousQ", "improve", "improve, MPO"])
+@pytest.mark.parametrize("name", [name for name in SECTIONS if name.startswith(("fit-q", "improve"))])
 def test_what_is_trained_is_held_as_often_as_it_counts(wide_world: Any, peak: list[int], name: str) -> None:
     """As a GPU and its machine would, where weights that are read count: no less, and less than one copy more."""
     spec = spec_of(wide_world, name)

@@ -4,16 +4,20 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from ippo_trainer.contract import params
+from ippo_trainer.contract.algorithms import BY_TRL
+from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.splits import split
 from ippo_trainer.environments import load
 from ippo_trainer.improve.improvement import Improvement
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.models.load import load_policy
+from ippo_trainer.stages import improve
 from ippo_trainer.stages.runtime import StopFlag
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
 from ippo_trainer.text.render import Renderer
@@ -96,6 +100,44 @@ def test_mpo_publishes_a_policy_with_the_same_account(small_world: Any, explorer
     assert [row["update"] for row in training["curves"]] == [4, 8]
     assert {"kl", "q_lift", "policy_loss", "kl_coefficient"} <= training["curves"][0].keys()
     assert "2 passes over" in training["ended"]
+
+
+def by_trl(name: str) -> params.Improve:
+    return QUICK.model_copy(update={"algorithm": name, "updates": 3, "learning_rate": "0.01"})
+
+
+@pytest.mark.parametrize("name", BY_TRL)
+def test_trls_trainers_publish_a_policy_with_the_same_account(small_world: Any, name: str) -> None:
+    spec = spec_of(small_world, by_trl(name)).model_copy(update={"threads": 2})
+    result = small_world.result(spec)
+    metrics = result.metrics
+    assert metrics["heldOutQLiftLow"] <= metrics["heldOutQLift"] <= metrics["heldOutQLiftHigh"]
+    assert metrics["kl"] < 1.5 * 5
+    assert (metrics["updates"], metrics["warmUps"]) == (3, 1)
+    folder = fetched(small_world, result)
+    training = json.loads((folder / "training.json").read_text())
+    assert (training["kind"], training["algorithm"], training["kept"]) == ("improve", name, "last")
+    assert [row["update"] for row in training["curves"]] == [0, 1, 2]
+    kept = {path.name: path.read_bytes() for path in folder.iterdir()}
+    again(small_world)
+    other = small_world.result(spec.model_copy(update={"improve": QUICK}))
+    fetch(small_world.store, other.artifacts["policy"], small_world.folder / "by-ppo", "policy")
+    by_ppo = {path.name: path.read_bytes() for path in (small_world.folder / "by-ppo").iterdir()}
+    differ = {name for name in kept.keys() | by_ppo.keys() if kept.get(name) != by_ppo.get(name)}
+    assert differ == {"model.safetensors", "training.json"}
+
+
+@pytest.mark.parametrize("name", [*BY_TRL, "PPO"])
+def test_trls_trainers_run_on_one_process(small_world: Any, name: str) -> None:
+    section = QUICK.model_copy(update={"algorithm": name})
+    context: Any = SimpleNamespace(spec=spec_of(small_world, section))
+    two: Any = SimpleNamespace(size=2)
+    if name == "PPO":
+        assert improve._holdings(context, section, two).own_loop
+        return
+    with pytest.raises(BadSpecError, match=f"improve.algorithm {name} runs on one process, and 2 work") as caught:
+        improve._holdings(context, section, two)
+    assert "spec.pods.improve" in caught.value.remedy
 
 
 @pytest.mark.parametrize(("exploration", "algorithm"), [("0", "PPO"), ("0.1", "MPO")])
@@ -230,12 +272,13 @@ def test_stopped_anywhere_it_resumes_to_the_same_bytes(
     assert small_world.result(spec) == whole
 
 
-def test_killed_anywhere_it_resumes_to_the_same_bytes(small_world: Any) -> None:
+@pytest.mark.parametrize("section", [QUICK, by_trl("GRPO")], ids=["PPO", "GRPO"])
+def test_killed_anywhere_it_resumes_to_the_same_bytes(small_world: Any, section: params.Improve) -> None:
     """Before any write to the store: within a checkpoint, at its pointer, between two."""
-    spec = spec_of(small_world)
+    spec = spec_of(small_world, section)
     whole = small_world.result(spec)
     again(small_world)
-    for at_put in (4, 9, 17):
+    for at_put in (4, 9, 17) if section is QUICK else (4, 7):
         small_world.kill_at_put(spec, at_put)
     assert small_world.result(spec) == whole
     assert not list(small_world.store.list("iterations/0001/policy/checkpoint"))

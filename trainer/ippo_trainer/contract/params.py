@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from ippo_trainer.contract.algorithms import AlgorithmName
 from ippo_trainer.contract.stages import EARLIER_DATA
 
 WORDS = "x-ippo-words"
@@ -344,10 +345,11 @@ class Mpo(Model):
 class Improve(Model):
     """A better policy on the logged states, with Q as the reward."""
 
-    algorithm: Literal["PPO", "MPO"] | None = None
+    algorithm: AlgorithmName | None = None
     """PPO is token-level reinforcement learning with Q as the reward. MPO imitates what Q prefers among suggestions of
     the policy and of the explorer, so that it finds what the policy no longer says. If left out, it is MPO where
-    collect explores, and else PPO: of what is never tried Q knows nothing."""
+    collect explores, and else PPO: of what is never tried Q knows nothing. GRPO and RLOO are trl's trainers, on one
+    process, with Q as the reward; they have no critic, and their KL weight stays what it is at first."""
     mpo: Mpo | None = None
     """Settings of MPO, which heeds no other ones but `klTarget`."""
     updates: Annotated[int, Field(ge=1, le=100_000)] = 40
@@ -384,7 +386,7 @@ class Improve(Model):
     """What samples PPO's responses. `VLLM` needs `algorithm: PPO`, an image with vLLM and room for one more copy of the
     policy, and gets the weights anew at every update. `Transformers`, also if left out, are our own forwards."""
 
-    def chosen(self, collect: Collect | None) -> str:
+    def chosen(self, collect: Collect | None) -> AlgorithmName:
         """The algorithm, for policies that are deployed as `collect` says."""
         explores = collect is not None and float(collect.exploration) > 0
         return self.algorithm or ("MPO" if explores else "PPO")

@@ -83,7 +83,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         IMPROVE,
-        "a better policy on the logged histories by MPO or PPO, Q as the reward, KL to the current policy",
+        "a better policy on the logged histories by MPO, PPO or trl, Q as the reward, KL to the current policy",
         artifact="policy",
         folder="policy",
         inputs=("policy", "data", "q", "explorer"),  # whose suggestions MPO considers, too

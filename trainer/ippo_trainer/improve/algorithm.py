@@ -1,7 +1,7 @@
 """What an improvement algorithm is given and asked for, and how it is found by the name in `improve.algorithm`.
 
 An algorithm is a class of its name, in a module of `ippo_trainer.improve.algorithms` of that name in lower case. The
-name also stands among the values of `contract.params.Improve.algorithm`. Held-out measures, the KL budget, guards, the
+name also stands in `contract.algorithms`, with what the algorithm holds. Held-out measures, the KL budget, guards, the
 choice of the policy that is kept, checkpoints and the report are not its business.
 """
 
@@ -9,7 +9,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadSpecError
@@ -56,6 +56,8 @@ class Task:
 
 LAST, SAFE, BEST, START = "last", "safe", "best", "start"
 """Which policy is kept: the last one, the last one within the budget, the best one on held-out states, or pi_i."""
+PROBES = 4
+"""Looks at held-out states during the updates, where an algorithm leaves them to `collapsed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +123,6 @@ class Guard(Protocol):
 class Algorithm(ResumableTraining, Protocol):
     """Changes the policy of its task, in place. Its parts are what it trains besides the policy, and optimisers."""
 
-    trained: ClassVar[int]
-    """Models of the policy's size in training, the policy among them."""
-    read: ClassVar[int]
-    """Frozen models of that size that are read at every step. With none of them, pi_i and Q wait in main memory, for
-    they are read now and then only."""
-
     def __init__(self, task: Task) -> None:
         """Copies what it needs of the models first, then shards the policy and what else it trains, then makes
         optimisers."""
@@ -148,6 +144,23 @@ class Algorithm(ResumableTraining, Protocol):
         before every update, or by `look` now and then, with BEST as the result.
         """
         ...
+
+
+def collapsed(guard: Guard, updates: int, most: int) -> bool:
+    """Looks at held-out states now and then; ends the updates if E[Q] has clearly fallen below its best.
+
+    Args:
+        guard: of the improvement; its newest row gets what is seen.
+        updates: that were made.
+        most: that there can be.
+    """
+    look = guard.look() if updates and updates % max(1, most // PROBES) == 0 else None
+    if look is None:
+        return False
+    guard.amend({"probe_q_lift": look.lift, "probe_kl": look.kl})
+    if look.collapsed:
+        guard.end(f"E[Q] on held-out states collapsed after {updates} updates", BEST)
+    return look.collapsed
 
 
 def names() -> list[str]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ippo_trainer.contract.algorithms import AlgorithmName
 from ippo_trainer.models.precision import FLOAT32, Precision
 
 
@@ -9,7 +10,7 @@ from ippo_trainer.models.precision import FLOAT32, Precision
 class ImproveSettings:
     """See `params.Improve` for the fields of that name."""
 
-    algorithm: str
+    algorithm: AlgorithmName
     batch_size: int
     """Conversations per batch."""
     kl_target: float

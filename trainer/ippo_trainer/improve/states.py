@@ -1,6 +1,6 @@
 """The states of logged conversations, and batches of conversations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -46,13 +46,28 @@ class LoggedStates:
             if not turn.outcome
         )
 
+    def size(self, number: int) -> int:
+        """How many states conversation `number` has."""
+        return sum(not turn.outcome for turn in self._conversations[number].turns)
+
+    def longest(self) -> int:
+        """Tokens of the longest prompt, at most."""
+        # Of prompts that lost old turns, an earlier one may be longer.
+        most = (
+            self._renderer.max_prompt_tokens if last.dropped_turns else len(last.ids) for last in self._last_prompts()
+        )
+        return max(most)
+
     def _prompt(self, conversation: Conversation, index: int) -> Any:
         return self._renderer.prompt_at(conversation, index)
 
     def count_shortened(self) -> int:
-        """Conversations of which some prompt lost old turns to fit the context. The last prompt is the longest one."""
-        lasts = ((each, sum(not turn.outcome for turn in each.turns) - 1) for each in self._conversations)
-        return sum(self._prompt(each, last).dropped_turns > 0 for each, last in lasts)
+        """Conversations of which some prompt lost old turns to fit the context: the last one, then."""
+        return sum(prompt.dropped_turns > 0 for prompt in self._last_prompts())
+
+    def _last_prompts(self) -> Iterator[Any]:
+        """By conversation, rendered for this."""
+        return (self._prompt(each, self.size(number) - 1) for number, each in enumerate(self._conversations))
 
 
 class BatchStream:

@@ -13,6 +13,7 @@ to mend it.
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.params import Collect, FitQ, Improve
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, FIT_Q, IMPROVE, WARM_START
@@ -28,7 +29,7 @@ TRAINED = 4
 HALVED = 3
 """Of what is trained in bfloat16."""
 SNAPSHOTS = 2
-"""Of the policy: pi_i, and the newest one within the KL budget (PPO) or the best one on held-out states (MPO)."""
+"""Of the policy: pi_i, and the newest one within the KL budget or the best one on held-out states."""
 
 
 class Copies(NamedTuple):
@@ -75,37 +76,32 @@ def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:
         return dict.fromkeys(["policy", "explorer"] if explores(spec) else ["policy"], Copies(0))
     if spec.stage == FIT_Q:
         return _of_fit_q(spec, spec.fit_q or FitQ())
-    if spec.stage == IMPROVE and _imitates(spec):
-        return _of_mpo(spec, several)
     if spec.stage == IMPROVE:
-        # Several divide what is trained, but only once there are both copies: what the policy is compared with, and the
-        # critic, whose trunk is Q's. Alone, the critic's gradients are gone while the policy has some.
-        return (
-            {"policy": Copies(1), "q": Copies(1)}
-            if several
-            else {"policy": Copies(TRAINED + 1, 0, kept=SNAPSHOTS), "q": Copies(TRAINED - 1)}
-        )
+        return _of_improve(spec, several)
     scorer = ("q",) if spec.environment is None else ()  # logged states are scored instead of customers met
     return dict.fromkeys(("candidate", "policy", *scorer), Copies(0))
 
 
 def explores(spec: StageSpec) -> bool:
     """Whether a collect asks an explorer that is not the policy itself."""
-    settings, explorer = spec.collect or Collect(), spec.inputs.get("explorer")
-    apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
-    return apart and settings.explored(spec.iteration) > 0
+    settings = spec.collect or Collect()
+    return _explorer_is_apart(spec) and settings.explored(spec.iteration) > 0
 
 
-def _imitates(spec: StageSpec) -> bool:
-    return (spec.improve or Improve()).chosen(spec.collect) == "MPO"
-
-
-def _of_mpo(spec: StageSpec, several: bool) -> dict[str, Copies]:
-    """The policy in training and what it was; Q and the explorer are only read."""
+def _explorer_is_apart(spec: StageSpec) -> bool:
     explorer = spec.inputs.get("explorer")
-    apart = explorer is not None and explorer.digest != spec.inputs["policy"].digest
-    held = {"policy": Copies(1) if several else Copies(TRAINED + 1, 0, kept=SNAPSHOTS), "q": Copies(0)}
-    return held | ({"explorer": Copies(0)} if apart else {})
+    return explorer is not None and explorer.digest != spec.inputs["policy"].digest
+
+
+def _of_improve(spec: StageSpec, several: bool) -> dict[str, Copies]:
+    """Several divide what is trained, but only once there are both copies: what the policy is compared with, and the
+    critic, whose trunk is Q's. Alone, the critic's gradients are gone while the policy has some.
+    """
+    algorithm = ALGORITHMS[(spec.improve or Improve()).chosen(spec.collect)]
+    policy = Copies(1) if several else Copies(TRAINED + 1, 0, kept=SNAPSHOTS)
+    critic = Copies(1) if several else Copies(TRAINED - 1)
+    held = {"policy": policy, "q": critic if algorithm.critic else Copies(0)}
+    return held | ({"explorer": Copies(0)} if algorithm.explorer and _explorer_is_apart(spec) else {})
 
 
 def _of_fit_q(spec: StageSpec, settings: FitQ) -> dict[str, Copies]:

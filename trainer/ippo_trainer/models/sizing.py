@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from ippo_trainer.contract import params
+from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.contract.stages import COLLECT, FIT_Q, IMPROVE, WARM_START
@@ -131,8 +132,10 @@ def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemor
     activations = _activations(spec, size, gpu, models, precision.dtype) if trains else 0
     per_token = token_bytes(size.config, precision.dtype)
     longest = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
-    most = CPU_BATCH_BYTES if gpu is None else int(DEVICE_SHARE * max(0, gpu - models.read - models.trained - process))
-    cache = 0 if spec.stage == FIT_Q or vllm else min(most, _rows(spec) * longest * per_token)
+    cache = 0 if spec.stage == FIT_Q or vllm else _rows(spec) * longest * per_token
+    if _samples_in_parts(spec):
+        room = gpu and max(0, gpu - models.read - models.trained - process)
+        cache = min(cache, CPU_BATCH_BYTES if room is None else int(DEVICE_SHARE * room))
     engine = _engine(spec, size, gpu, precision.dtype) if vllm else 0
     alone = vllm and spec.stage == COLLECT  # then vLLM has the policy, and nobody else
     read, loading = (0, 0) if alone else (models.read, 4 * size.whole)
@@ -159,6 +162,11 @@ def _activations(spec: StageSpec, size: BaseSize, gpu: int | None, models: needs
     else:
         budget = on_gpu(size.config, dtype, gpu, models.read + models.trained)
     return kept_bytes(size.config, dtype, budget) + logit_bytes(gpu is not None)
+
+
+def _samples_in_parts(spec: StageSpec) -> bool:
+    """Whether a stage's batches of keys and values are bounded, as our own sampler's are."""
+    return spec.stage != IMPROVE or ALGORITHMS[(spec.improve or params.Improve()).chosen(spec.collect)].own_loop
 
 
 def _rows(spec: StageSpec) -> int:

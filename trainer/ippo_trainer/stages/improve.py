@@ -1,4 +1,4 @@
-"""Stage `improve`: the next policy, by MPO or PPO on the logged states with Q as the reward.
+"""Stage `improve`: the next policy, by `improve.algorithm` on the logged states with Q as the reward.
 
 The artifact, of kind `policy`, is a transformers directory with `prompt.json` and `training.json`: the curves, what
 ended the updates, and how much better the policy is on held-out states in the terms of Theorem 2 (arXiv 2511.21638).
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ippo_trainer.contract.algorithms import ALGORITHMS, Holdings
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import CALIBRATION, TRAINING
@@ -96,18 +97,29 @@ def run(ctx: StageContext) -> StageResult:
 
 def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: Ranks) -> StageResult:
     """What `run` says, by all the ranks together; each returns the same."""
-    kind = find(section.chosen(ctx.spec.collect))
+    holdings = _holdings(ctx, section, ranks)
     with _engine(ctx, section, ranks) as engine:  # first, for it looks at what is free
-        models = _load(ctx, kind, device, several=ranks.size > 1)
+        models = _load(ctx, holdings, device, several=ranks.size > 1)
         states = _read(ctx, models.renderer)
         if ranks.first:
             _report_shortened(ctx, states)
-        if ranks.size > 1 or engine is not None:
+        if ranks.size > 1 or engine is not None or not holdings.own_loop:
             return _train(ctx, section, models, states, ranks, engine)
         if _explorer_differs(ctx):
             ctx.input("explorer", "policy")
         with several(ctx, models.policy.model) as replicas:
             return _train(ctx, section, models, states, replicas)
+
+
+def _holdings(ctx: StageContext, section: Improve, ranks: Ranks) -> Holdings:
+    """Of the algorithm. BadSpecError where it cannot be divided over the processes that there are."""
+    name = section.chosen(ctx.spec.collect)
+    if ranks.size > 1 and not ALGORITHMS[name].own_loop:
+        raise BadSpecError(
+            f"improve.algorithm {name} runs on one process, and {ranks.size} work on this stage",
+            "Give spec.pods.improve one node with one GPU, or use PPO or MPO.",
+        )
+    return ALGORITHMS[name]
 
 
 @contextmanager
@@ -142,10 +154,9 @@ def _train(
     ranks: Ranks,
     engine: PolicySampler | None = None,
 ) -> StageResult:
-    kind = find(section.chosen(ctx.spec.collect))
     task = _task(ctx, section, models, states.train, ranks, engine)
     probe, report = _held_out(task, states.held)
-    improvement = Improvement(task, _algorithm(kind, task), probe)
+    improvement = Improvement(task, _algorithm(task), probe)
     train(ctx, improvement, "improving the policy", ranks)
     position = improvement.position
     ctx.log.info("%s; kept the policy of update %d", position.end, position.result_update)
@@ -165,7 +176,7 @@ def _device(ctx: StageContext) -> torch.device:
     return device if local is None or device.type == "cpu" else torch.device(device.type, int(local))
 
 
-def _load(ctx: StageContext, kind: type[Algorithm], device: torch.device, several: bool) -> _Models:
+def _load(ctx: StageContext, holdings: Holdings, device: torch.device, several: bool) -> _Models:
     beside = ctx.spec.improve is not None and ctx.spec.improve.sampler == samplers.VLLM and device.type == "cuda"
     foreign = foreign_bytes(device) if beside else 0
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
@@ -178,15 +189,15 @@ def _load(ctx: StageContext, kind: type[Algorithm], device: torch.device, severa
         )
     check_context(policy.model.config, renderer.max_prompt_tokens, ctx.spec.policy.max_new_tokens)
     precision = precision_for(ctx.spec, device, several)
-    return _Models(policy, renderer, q, precision, ready(kind, policy.model, q, precision, foreign))
+    return _Models(policy, renderer, q, precision, ready(holdings, policy.model, q, precision, foreign))
 
 
-def ready(kind: type[Algorithm], policy: Any, q: Any, precision: Precision, foreign: int = 0) -> Budget:
+def ready(holdings: Holdings, policy: Any, q: Any, precision: Precision, foreign: int = 0) -> Budget:
     """Gives the models their types, before anything is copied of them; the budget of a forward of one of them, beside
     so many bytes of a GPU's memory that another process has."""
     split(policy, precision.dtype)
     cast(q, precision.dtype)
-    budget = budget_of(policy, IMPROVE_TOKENS, kind.trained, kind.read, foreign)
+    budget = budget_of(policy, IMPROVE_TOKENS, holdings.trained, holdings.read, foreign)
     if budget.recompute:
         for model in (policy, q):
             recompute(decoder(model))
@@ -290,12 +301,12 @@ def _explorer_differs(ctx: StageContext) -> bool:
     return "explorer" in inputs and inputs["explorer"].digest != inputs["policy"].digest
 
 
-def _algorithm(kind: type[Algorithm], task: Task) -> Algorithm:
+def _algorithm(task: Task) -> Algorithm:
     """In this order: copies are made of whole models, optimisers for sharded ones, and the rest is sharded last."""
-    algorithm = kind(task)
+    algorithm = find(task.settings.algorithm)(task)
     for frozen in (task.reference, task.q):
         task.ranks.shard(frozen)
-        if task.ranks.size == 1 and not kind.read:
+        if task.ranks.size == 1 and ALGORITHMS[task.settings.algorithm].parked:
             park(frozen)
     return algorithm
 

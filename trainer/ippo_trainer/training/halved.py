@@ -28,15 +28,15 @@ class HalvedAdamW(torch.optim.Optimizer):
                     parameter.low = torch.zeros_like(parameter, dtype=torch.int16, requires_grad=False)
 
     @torch.no_grad()
-    def step(self, divisor: Tensor) -> None:  # type: ignore[override]
-        """One step along the gradients divided by `divisor`."""
+    def step(self, divisor: Tensor | None = None) -> None:  # type: ignore[override]
+        """One step along the gradients divided by `divisor`; None: as they are, for loops that clip them themselves."""
         for group in self.param_groups:
             for dtype in (torch.bfloat16, torch.float32):
                 parameters = [each for each in group["params"] if each.grad is not None and each.dtype == dtype]
                 for chunk in _chunks(parameters):
                     self._step(group, chunk, divisor)
 
-    def _step(self, group: dict[str, Any], parameters: list[Tensor], divisor: Tensor) -> None:
+    def _step(self, group: dict[str, Any], parameters: list[Tensor], divisor: Tensor | None) -> None:
         """Of some parameters, whose weights and gradients lie in one table each meanwhile: few kernels for many."""
         states = [self._state(parameter) for parameter in parameters]
         halved = parameters[0].dtype == torch.bfloat16
@@ -46,7 +46,7 @@ class HalvedAdamW(torch.optim.Optimizer):
         gradients = _together([parameter.grad for parameter in parameters if parameter.grad is not None])
         adamw(
             _apart(weights, parameters),
-            _apart(gradients.float().div_(divisor), parameters),
+            _apart(gradients.float() if divisor is None else gradients.float().div_(divisor), parameters),
             [local(state["exp_avg"]) for state in states],
             [local(state["exp_avg_sq"]) for state in states],
             [],

@@ -47,6 +47,12 @@ class Optimiser:
         kind: Any = HalvedAdamW if self._halved else torch.optim.AdamW
         self._adam = kind(filled, lr=rate, betas=betas, eps=epsilon, fused=True)
 
+    @property
+    def torch(self) -> torch.optim.Optimizer:
+        """For a loop that steps and clips by itself."""
+        optimiser: torch.optim.Optimizer = self._adam
+        return optimiser
+
     def step(self, share: float = 1.0) -> float:
         """Steps along the accumulated gradients at `share` of the peak rate and forgets them.
 

@@ -48,9 +48,6 @@ class MPOPosition:
 class MPO:
     """An `Algorithm`; see `ippo_trainer.improve.algorithm`. Its warm-ups are the draws of candidates."""
 
-    trained, read = 1, 3
-    """The policy; pi_i, Q and the explorer while candidates are drawn."""
-
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, MPOSettings.of(task.section)
         self.position = MPOPosition(budget=task.settings.kl_target)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.improve.algorithm import BEST, Guard, Task
+from ippo_trainer.improve.algorithm import Guard, Task, collapsed
 from ippo_trainer.improve.algorithms.ppo.control import (
     adapt_kl_coefficient,
     first_kl_coefficient,
@@ -24,8 +24,6 @@ from ippo_trainer.models.scoring import TokenScores
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.schedule import Schedule
 
-PROBES = 4
-"""Looks at held-out states during the updates."""
 PLATEAU_WINDOW = 3
 PLATEAU_TOLERANCE = 0.02
 
@@ -51,9 +49,6 @@ class PPOPosition:
 class PPO:
     """An `Algorithm`; see `ippo_trainer.improve.algorithm`. Its critic starts from Q."""
 
-    trained, read = 2, 0
-    """The policy and its critic; pi_i and Q are read once a batch."""
-
     def __init__(self, task: Task) -> None:
         self.task, self.settings = task, PPOSettings.of(task.section, task.settings.precision)
         self.learner = Learner(task, self.settings)
@@ -74,7 +69,7 @@ class PPO:
     def run(self, guard: Guard) -> None:
         while self._critic_is_cold():
             guard.after_warm_up(self._warm_up())
-        while guard.goes_on() and not self._collapsed(guard):
+        while guard.goes_on() and not collapsed(guard, self.position.updates, self.updates):
             batch = self._draw()
             own = self.task.sampler.logprobs(self.task.policy, batch)
             ref = self._reference_logprobs(batch, own)
@@ -95,17 +90,6 @@ class PPO:
 
     def restore(self, facts: dict[str, Any]) -> None:
         self.position = PPOPosition(**facts)
-
-    def _collapsed(self, guard: Guard) -> bool:
-        """Looks at held-out states now and then; ends the updates if E[Q] has clearly fallen below its best."""
-        updates, every = self.position.updates, max(1, self.settings.updates // PROBES)
-        look = guard.look() if updates and updates % every == 0 else None
-        if look is None:
-            return False
-        guard.amend({"probe_q_lift": look.lift, "probe_kl": look.kl})
-        if look.collapsed:
-            guard.end(f"E[Q] on held-out states collapsed after {updates} updates", BEST)
-        return look.collapsed
 
     # The two kinds of steps -----------------------------------------------------------------------------------------
 
