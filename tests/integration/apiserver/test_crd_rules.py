@@ -18,7 +18,9 @@ from ippo_operator.api.rules import NOT_YOURS
 from tests.kit.control_plane import RUNS, Api
 
 from .cases import (
+    DRAWN_ONCE,
     GOOD,
+    HOTTEST,
     LOGGED,
     NEEDS_SOURCE,
     NO_CUSTOMERS,
@@ -78,6 +80,11 @@ CASES: dict[str, Case] = {
     "allowed is exactly one of conversations and demonstrations": Case({"epochs": 1}, {"demonstrations": 1}),
     "allowed is at most conversations": Case(ENVIRONMENT | {"parallelism": 5}, ENVIRONMENT | {"parallelism": 4}),
     OWN_TURNS: Case(ENVIRONMENT | {"exploration": "1.0"}, ENVIRONMENT | {"exploration": "0.99"}),
+    HOTTEST: Case(
+        ENVIRONMENT | {"sampler": "VLLM", "exploration": "0.1", "explorationTemperature": "2.01"},
+        ENVIRONMENT | {"sampler": "VLLM", "exploration": "0.1", "explorationTemperature": "2.0", "temperature": "2"},
+    ),
+    DRAWN_ONCE: Case({"sampler": "VLLM"}, {"sampler": "VLLM", "algorithm": "PPO"}),
     'allowed is above "0" and below "1": some train, others measure': Case({"holdout": "1.0"}, {"holdout": "0.99"}),
     "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot": Case(
         {"bucket": "abc", "prefix": "a/.b"}, {"bucket": "abc", "prefix": "a/b."}

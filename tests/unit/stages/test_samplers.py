@@ -22,6 +22,7 @@ from ippo_trainer.training import cadence
 
 from tests.kit import fake_vllm
 from tests.kit.fake_vllm import LLM
+from tests.kit.tiny_models import tiny_model
 
 FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 3})
 POLICY = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=6)
@@ -233,15 +234,22 @@ def test_auto_takes_vllm_on_a_gpu_for_a_base_that_is_not_tiny(
     fields: Any,
     expected: str,
 ) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    tiny_model("llama", 16, seed=0).save_pretrained(tmp_path)
     monkeypatch.setattr(samplers, "device_of", lambda spec: torch.device(device))
+    monkeypatch.setattr(samplers, "precision_for", lambda *_: SimpleNamespace(dtype=torch.float32))
+    free = [8 << 30]
+    monkeypatch.setattr(samplers, "_gpu", lambda where: samplers._Gpu(8 << 30, free[0]) if device == "cuda" else None)
     spec = SimpleNamespace(
         collect=params.Collect(sampler=sampler, **fields), policy=params.Policy(base=base), stage="collect"
     )
-    assert samplers.sampler_of(SimpleNamespace(spec=spec), tmp_path) == expected  # type: ignore[arg-type]
+    ctx: Any = SimpleNamespace(spec=spec)
+    assert samplers.sampler_of(ctx, tmp_path) == expected
+    free[0] = 1 << 30  # others have the rest
+    assert samplers.sampler_of(ctx, tmp_path) == (sampler if sampler in ("Transformers", "VLLM") else "Transformers")
+    free[0] = 8 << 30
     (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["NewForCausalLM"]}')
     if sampler in (None, "Auto"):
-        assert samplers.sampler_of(SimpleNamespace(spec=spec), tmp_path) == "Transformers"  # type: ignore[arg-type]
+        assert samplers.sampler_of(ctx, tmp_path) == "Transformers"
 
 
 def test_digests_tell_the_samplers_apart_and_auto_is_nothing(small_world: Any) -> None:

@@ -186,10 +186,11 @@ def _hold(
 def _talking(ctx: StageContext, settings: Collect) -> Iterator[_Players]:
     """The policy, exploring if the spec says so: the explorer is the warm-start policy, flattened."""
     share, directory = settings.explored(ctx.spec.iteration), ctx.input("policy", "policy")
-    sampler = samplers.sampler_of(ctx, directory, share > 0)
+    alone = share == 0 or _explorer_is_policy(ctx)
+    count = 1 if alone else 2
+    sampler = samplers.sampler_of(ctx, directory, share > 0, count, count)
     with ExitStack() as engines:
-        alone = share == 0 or _explorer_is_policy(ctx)
-        policy = _policy_agent(ctx, settings, sampler, "policy", engines, 1 if alone else 2)
+        policy = _policy_agent(ctx, settings, sampler, "policy", engines, count)
         if share == 0:
             yield _Players(policy.renderer, policy, sampler)
             return

@@ -40,6 +40,8 @@ from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
 
 _ROLES = {"candidate": "candidate", "current": "policy"}
+_PARTS = 2
+"""Of a GPU's memory: one is for vLLM, one for the policies whose divergence is measured."""
 READINGS = 4
 """Customers that are the same in every iteration, so that people can read the first policy beside the last; no figure
 comes from them."""
@@ -86,7 +88,7 @@ def run(ctx: StageContext) -> StageResult:
     environment = ctx.environment()
     players = _players(ctx)
     customers = _customers(ctx, section)
-    sampler = samplers.sampler_of(ctx, players["current"].policy.directory)
+    sampler = samplers.sampler_of(ctx, players["current"].policy.directory, parts=_PARTS)
     held = _hold(ctx, environment, players, customers, sampler)
     measured = {role: conversations[READINGS:] for role, conversations in held.items()}
     findings = _find(ctx, section, environment, players, measured)
@@ -175,7 +177,7 @@ def _agent(ctx: StageContext, player: _Player, sampler: samplers.Kind, rows: int
     with ExitStack() as engines:
         source: PolicySampler = TransformersSampler(player.policy.model)
         if sampler == samplers.VLLM:
-            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows, parts=2))
+            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows, _PARTS))
         yield PolicyAgent(source, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx))
 
 

@@ -3,17 +3,18 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 from transformers import AutoConfig
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
 from ippo_trainer.contract.params import Collect
+from ippo_trainer.contract.stages import BY_NAME
 from ippo_trainer.engines import vllm_sampler, vllm_start
 from ippo_trainer.engines.vllm_sampler import VllmSampler, check_temperature
-from ippo_trainer.models.engine_memory import MOST_ROWS, engine_memory
-from ippo_trainer.models.memory import weights_bytes
+from ippo_trainer.models.engine_memory import MOST_ROWS, EngineMemory, engine_memory
+from ippo_trainer.models.memory import check_room, weights_bytes
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
@@ -21,17 +22,24 @@ from ippo_trainer.text.render import Renderer
 Kind = Literal["Transformers", "VLLM"]
 TRANSFORMERS: Final = "Transformers"
 VLLM: Final = "VLLM"
-_MOST_SHARE = 0.95
-"""Of a GPU's memory that vLLM may take."""
 
 
-def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> Kind:
+class _Gpu(NamedTuple):
+    """Bytes of a GPU's memory."""
+
+    total: int
+    free: int
+
+
+def sampler_of(ctx: StageContext, policy: Path, explores: bool = False, engines: int = 1, parts: int = 1) -> Kind:
     """What samples conversations, as `collect.simulate.sampler` says.
 
     Args:
         ctx: of collect or evaluate.
         policy: directory of one of the policies; all are of one architecture.
         explores: whether the explorer's suggestions are sampled, too.
+        engines: of vLLM that there would be at once.
+        parts: into which a GPU's memory would be divided; see `vllm`.
 
     Raises:
         BadSpecError: vLLM is asked for where it is not installed, or for what it cannot do.
@@ -43,7 +51,11 @@ def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> Kind:
         check_installed(ctx, "collect.simulate.sampler")
         _check_temperatures(settings, explores)
         return VLLM
-    return VLLM if _suits(ctx, settings, policy, explores) else TRANSFORMERS
+    if not _suits(ctx, settings, policy, explores):
+        return TRANSFORMERS
+    gpu, length = _gpu(device_of(ctx.spec)), ctx.spec.policy.max_prompt_tokens + ctx.spec.policy.max_new_tokens
+    need = engines * _memory(ctx, policy, length, settings.batch_size, parts).together
+    return VLLM if gpu is None or need <= gpu.free else TRANSFORMERS
 
 
 def check_installed(ctx: StageContext, field: str) -> None:
@@ -67,18 +79,18 @@ def vllm(ctx: StageContext, policy: Path, renderer: Renderer, rows: int, parts: 
         BadSpecError, BadDataError: vLLM cannot be started.
         TryAgainError: it died; a stage that was told to stop raises StoppedError instead.
     """
-    device = device_of(ctx.spec)
-    dtype = precision_for(ctx.spec, device).dtype
     length = renderer.max_prompt_tokens + ctx.spec.policy.max_new_tokens
-    gpu = None if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
-    parameters = weights_bytes(policy, True) // torch.float32.itemsize
-    memory = engine_memory(config_of(policy), parameters, dtype, rows, length, gpu, parts)
+    device = device_of(ctx.spec)
+    memory, gpu = _memory(ctx, policy, length, rows, parts), _gpu(device)
+    if gpu is not None:
+        remedy = f"Give spec.pods.{BY_NAME[ctx.spec.stage].field} a larger GPU, or set the sampler to Transformers."
+        check_room("vLLM needs", memory.together, "this GPU has free", gpu.free, remedy)
     settings = vllm_sampler.EngineSettings(
         length=length,
         rows=min(rows, MOST_ROWS),
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=str(precision_for(ctx.spec, device).dtype).removeprefix("torch."),
         cache_bytes=memory.cache,
-        share=None if gpu is None else min(_MOST_SHARE, memory.together / gpu),
+        share=None if gpu is None else memory.together / gpu.total,
         threads=ctx.spec.threads,
     )
     ctx.log.info("starting vLLM: %d responses at once, %d MiB for keys and values", settings.rows, memory.cache >> 20)
@@ -101,6 +113,21 @@ def _suits(ctx: StageContext, settings: Collect, policy: Path, explores: bool) -
     return vllm_start.supports(config_of(policy))
 
 
+def _memory(ctx: StageContext, policy: Path, length: int, rows: int, parts: int) -> EngineMemory:
+    device = device_of(ctx.spec)
+    gpu, parameters = _gpu(device), weights_bytes(policy, True) // torch.float32.itemsize
+    dtype = precision_for(ctx.spec, device).dtype
+    return engine_memory(config_of(policy), parameters, dtype, rows, length, gpu and gpu.total, parts)
+
+
+def _gpu(device: torch.device) -> _Gpu | None:
+    """None on a CPU."""
+    if device.type == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return _Gpu(total, free)
+
+
 def config_of(policy: Path) -> Any:
     """The config of a policy's model. Raises BadDataError."""
     try:
@@ -116,7 +143,5 @@ def _check_temperatures(settings: Collect, explores: bool) -> None:
 
 
 def _remedy(ctx: StageContext, field: str) -> str:
-    return (
-        f"Name an image with vLLM in spec.pods.{ctx.spec.stage}.image (here: pip install iterative-ppo[vllm]), or set "
-        f"{field} to Transformers."
-    )
+    pods = f"spec.pods.{BY_NAME[ctx.spec.stage].field}"
+    return f"Name an image with vLLM in {pods}.image, or set {field} to Transformers."
