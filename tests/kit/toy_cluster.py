@@ -267,6 +267,14 @@ class ToyOperator:
                 return outcome
         raise AssertionError("the operator does not come to rest")
 
+    def rest(self, controller: ToyController, limit: int = 60) -> None:
+        """Goes on until neither the operator nor the controller changes anything, while no time passes."""
+        for _ in range(limit):
+            self.settle()
+            if not controller.step():
+                return
+        raise AssertionError("the run does not come to rest")
+
     def finish(self, controller: ToyController, limit: int = 2000) -> None:
         """Goes on until neither the operator nor the controller has anything to do."""
         for _ in range(limit):

@@ -7,6 +7,7 @@ CustomResourceDefinition, so that `kubectl apply` refuses what breaks a rule wit
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ippo_trainer.contract import params
@@ -347,9 +348,10 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
 """By model; a rule of a model counts for the models that derive from it."""
 
 
-def rules_of(model: type[Model]) -> list[Rule]:
+@cache
+def rules_of(model: type[Model]) -> tuple[Rule, ...]:
     """The rules of a section, with those of the models that it derives from."""
-    return [rule for base in model.__mro__ for rule in RULES.get(base, ())]
+    return tuple(rule for base in model.__mro__ for rule in RULES.get(base, ()))
 
 
 def problems(spec: RunSpec) -> list[Problem]:
@@ -365,11 +367,16 @@ def problems(spec: RunSpec) -> list[Problem]:
 def _sections(path: str, section: Model) -> Iterator[tuple[str, Model]]:
     """The section and all below it, each with its path."""
     yield path, section
-    for name, field in type(section).model_fields.items():
-        value, below = getattr(section, name), f"{path}.{field.alias}"
-        children = [(below, value)]
-        if isinstance(value, tuple):
-            children = [(f"{below}[{index}]", item) for index, item in enumerate(value)]
-        for place, child in children:
-            if isinstance(child, Model):
-                yield from _sections(place, child)
+    for name, alias in _aliases(type(section)):
+        value = getattr(section, name)
+        if isinstance(value, Model):
+            yield from _sections(f"{path}.{alias}", value)
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                if isinstance(item, Model):
+                    yield from _sections(f"{path}.{alias}[{index}]", item)
+
+
+@cache
+def _aliases(model: type[Model]) -> tuple[tuple[str, str | None], ...]:
+    return tuple((name, field.alias) for name, field in model.model_fields.items())

@@ -1,6 +1,5 @@
 """A Deployment, its ReplicaSets, its pods and its Service as the planner sees them."""
 
-import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -77,13 +76,19 @@ def templates(holders: Iterable[Object]) -> dict[tuple[Digest, Digest], PodTempl
     """
     by_identity: dict[tuple[Digest, Digest], PodTemplate] = {}
     for holder in sorted(holders, key=lambda holder: str(holder["metadata"]["creationTimestamp"]), reverse=True):
-        template: Any = copy.deepcopy(dict(holder["spec"]["template"]))
+        template: Any = holder["spec"]["template"]
         identity_of = _identity(template)
         if identity_of is not None:
-            template["metadata"].get("labels", {}).pop(_HASH, None)
-            template["metadata"].pop("creationTimestamp", None)
-            by_identity[identity_of] = template
+            by_identity[identity_of] = {**template, "metadata": _as_applied(template["metadata"])}
     return by_identity
+
+
+def _as_applied(metadata: Object) -> Object:
+    """Of a pod template, without what the API server and the Deployment controller add."""
+    rest = {name: value for name, value in metadata.items() if name != "creationTimestamp"}
+    if "labels" in rest:
+        rest["labels"] = {name: value for name, value in rest["labels"].items() if name != _HASH}
+    return rest
 
 
 def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:

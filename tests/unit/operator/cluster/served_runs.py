@@ -52,8 +52,6 @@ def rolling() -> tuple[FakeApi, ToyOperator, ToyController, str]:
     good = promoted(api)
     controller.serves = only(good)
     edit(api, iterations={"max": 2})
-    for _ in range(40):
-        operator.settle()
-        controller.step()
+    operator.rest(controller)
     assert stands(api, "Reconciling") == ("True", "RollingOut")
     return api, operator, controller, good

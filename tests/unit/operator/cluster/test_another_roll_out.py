@@ -78,9 +78,7 @@ def test_servers_that_were_left_for_a_look_get_the_whole_time_again() -> None:
 def promote(operator: ToyOperator, controller: ToyController) -> None:
     """Until the next policy is there and its servers are waited for, which may be for ever."""
     edit(operator.api, iterations={"max": 2})
-    for _ in range(40):
-        operator.settle()
-        controller.step()
+    operator.rest(controller)
     for _ in range(3):
         operator.now += timedelta(hours=1)
         operator.settle()

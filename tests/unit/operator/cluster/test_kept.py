@@ -97,9 +97,7 @@ def test_a_new_policy_does_not_wait_for_the_end_of_a_fight() -> None:
 def test_a_service_that_reaches_nobody_is_not_ready_and_no_policy_is_blamed() -> None:
     api, operator, controller = begin_serving()
     controller.connects = False
-    for _ in range(60):
-        operator.settle()
-        controller.step()
+    operator.rest(controller)
     assert stands(api, "Ready") == ("False", "RollingOut")
     assert operator.settle().requeue_after == 2.0
     operator.now += timedelta(seconds=30)
@@ -187,9 +185,7 @@ def test_servers_that_were_tampered_with_are_not_what_a_roll_back_brings_back() 
 def test_a_restarted_operator_measures_a_deadline_anew() -> None:
     api, operator, controller = begin_serving()
     controller.serves = lambda _: False
-    for _ in range(40):
-        operator.settle()
-        controller.step()
+    operator.rest(controller)
     operator.now += timedelta(seconds=500)
     other = ToyOperator(api)
     other.now = operator.now + timedelta(seconds=200)

@@ -43,9 +43,7 @@ def test_the_promoted_policy_is_served_and_the_run_waits_for_its_servers() -> No
 def test_a_run_whose_servers_are_not_ready_is_not_done() -> None:
     api, operator, controller = begin_serving()
     controller.serves = lambda _: False
-    for _ in range(40):
-        operator.settle()
-        controller.step()
+    operator.rest(controller)
     assert stands(api, "Reconciling") == ("True", "RollingOut")
     assert stands(api, "Ready") == ("False", "RollingOut")
     assert stands(api, "Succeeded") == ("Unknown", "RollingOut")
@@ -378,9 +376,7 @@ CAUSES: list[tuple[Object, Reason, str]] = [
 def test_the_cause_is_told(status: Object, reason: Reason, text: str) -> None:
     api, operator, controller = begin_serving()
     controller.serves = lambda _: False
-    for _ in range(40):
-        operator.settle()
-        controller.step()
+    operator.rest(controller)
     annotations = deployment(api)["spec"]["template"]["metadata"]["annotations"]
     [newest] = [s for s in api.all("replicasets") if s["spec"]["template"]["metadata"]["annotations"] == annotations]
     metadata = newest["metadata"]
