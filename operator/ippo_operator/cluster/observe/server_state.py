@@ -79,7 +79,7 @@ def templates(holders: Iterable[Object]) -> dict[tuple[Digest, Digest], PodTempl
         template: Any = holder["spec"]["template"]
         identity_of = _identity(template)
         if identity_of is not None:
-            by_identity[identity_of] = {**template, "metadata": _as_applied(template["metadata"])}
+            by_identity[identity_of] = template | {"metadata": _as_applied(template["metadata"])}
     return by_identity
 
 
