@@ -16,6 +16,7 @@ FREE = (
     "spec.promotion.reject",
     "spec.promotion.judgement",
     "spec.cleanup",
+    "spec.report",
     "spec.pods",
     "spec.retries.requested",
     "spec.queue",

@@ -7,7 +7,7 @@ from ippo_trainer.contract.params import Model
 from pydantic import Field
 
 from ippo_operator.api.pods import ObjectName, Pods
-from ippo_operator.api.run_sections import S3, Artifacts, Cleanup, Promotion, Queue, Serve
+from ippo_operator.api.run_sections import S3, Artifacts, Cleanup, Promotion, Queue, Report, Serve
 from ippo_operator.api.status import RunStatus
 
 ApiVersion = Literal["ippo.dev/v1alpha1"]
@@ -174,6 +174,8 @@ class RunSpec(Model):
     service_account_name: ObjectName | None = None
     """Service account of the pods, for a cloud provider's role; its token is not mounted. By default `default`. In a
     cluster only."""
+    report: Report | None = None
+    """What the report tells the owner of the business. If left out, no money is named."""
     cleanup: Cleanup = Cleanup()
     """When Jobs of ended stages are deleted. In a cluster only."""
     history_limit: Annotated[int, Field(ge=1, le=20)] = 20

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from ippo_trainer.contract.judgement import Judgement
 from ippo_trainer.contract.origins import ORIGIN
-from ippo_trainer.contract.params import EngineName, Model, matching
+from ippo_trainer.contract.params import EngineName, Model, Positive, matching
 from ippo_trainer.contract.spec import Encryption, S3Location
 from pydantic import Field
 
@@ -119,6 +119,15 @@ class Promotion(Model):
     judgement: Judgement | None = None
     """What people said of the candidate's suggestions; `ippo judge` writes it. Evidence for who answers: it decides
     nothing by itself."""
+
+
+class Report(Model):
+    """What the report tells the owner of the business. May change at any time."""
+
+    value_per_outcome: Positive | None = None
+    """What one outcome is worth, in `currency`."""
+    currency: Annotated[str, Field(min_length=1, max_length=16)] | None = None
+    """For example EUR."""
 
 
 class Cleanup(Model):

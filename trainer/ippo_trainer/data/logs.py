@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.arrays import array_items
 from ippo_trainer.data.context import CONTEXT, context_of
 from ippo_trainer.data.messages import check, context_in, is_text, plain_name, show, time_of, turns_of, writer_of
@@ -44,6 +45,7 @@ _LISTS = ("messages", "conversations")
 _ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _ARRAYS = (".json", ".json.gz")
 """One JSON array of conversations, as ShareGPT's data sets are."""
+_LONGEST_GROUP = 64
 _MAX_LINE = 16 * 1024 * 1024
 _ROWS = 64
 WITHOUT_REPLY = "conversations without a reply"
@@ -285,6 +287,12 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def group_of(value: Any) -> str:
+    """A group as the report names it; empty for what is neither a text nor a whole number: others have such fields."""
+    is_name = isinstance(value, str | int) and not isinstance(value, bool)
+    return one_line(str(value), _LONGEST_GROUP) if is_name else ""
+
+
 def _joined(*contexts: str) -> str:
     return context_of(CONTEXT, "\n\n".join(text for text in contexts if text))
 
@@ -362,7 +370,8 @@ class _Record:
         context = self._with_place(_joined, context_in(checked, omissions), context)
         if turns and not turns[-1].ended_at:
             turns[-1].ended_at = time_of(value) or 0.0
-        return Conversation(identifier, turns, bool(outcome), outcome is None, customer, context)
+        group = group_of(value.get("group"))
+        return Conversation(identifier, turns, bool(outcome), outcome is None, customer, context, group)
 
     def _with_place(self, read: Callable[..., Any], *arguments: Any) -> Any:
         """What `read` makes; its errors get this record's place."""

@@ -84,6 +84,8 @@ class Conversation:
     """Whose conversation it is; empty where unknown. Conversations of one customer stay on one side of a split."""
     context: str = ""
     """What the agent is given besides the dialogue, such as the customer's record or a catalogue, as text."""
+    group: str = ""
+    """Of a log: by what results are told apart in the report; it is counted at the import and not kept in files."""
 
     def state(self, index: int) -> State:
         """The state that turn `index` answers."""

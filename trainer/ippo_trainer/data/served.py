@@ -65,6 +65,7 @@ class _Served:
     last: tuple[int, float] = (-1, 0.0)
     messages: list[dict[str, Any]] = field(default_factory=list)
     customer: str = ""
+    group: str = ""
     context: str = ""
     suggestions: dict[int, list[_Suggestion]] = field(default_factory=dict)
 
@@ -166,6 +167,7 @@ def _take(served: _Served, record: dict[str, Any], reactions: Reactions | None, 
     if (turn, record["time"]) >= served.last:
         served.last, served.messages = (turn, record["time"]), record["messages"]
         served.customer = record["customer_id"] or served.customer
+        served.group = record["group"] or served.group
         served.context = record.get("context") or ""
     sampled = {"token_ids": record["token_ids"], "sampler_logprobs": record["logprobs"]}
     alike = served.suggestions.setdefault(turn, [])
@@ -196,6 +198,7 @@ def _log_line(name: str, served: _Served, left_out: Counter[str]) -> dict[str, A
     messages += _of_last(message, tools, served.suggestions[served.last[0]], left_out)
     line: dict[str, Any] = {"conversation_id": name, "messages": messages}
     line |= {"customer_id": served.customer} if served.customer else {}
+    line |= {"group": served.group} if served.group else {}
     return line | ({CONTEXT: served.context} if served.context else {})
 
 

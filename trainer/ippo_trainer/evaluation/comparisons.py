@@ -57,6 +57,9 @@ class Comparisons(BaseModel):
     """That were compared."""
     identical: int
     """Of these, where both policies suggest the same."""
+    silent_candidate: int = 0
+    silent_current: int = 0
+    """Of all states, where a policy suggests nothing."""
     pairs: list[PairOfSuggestions]
 
 
@@ -105,7 +108,13 @@ def compare(
             )
         )
     same = len(states) - sum(map(len, differing.values()))
-    return Comparisons(states=len(states), identical=same, pairs=pairs)
+    return Comparisons(
+        states=len(states),
+        identical=same,
+        silent_candidate=list(candidate).count(None),
+        silent_current=list(current).count(None),
+        pairs=pairs,
+    )
 
 
 def _tools(texts: Sequence[str]) -> list[str]:

@@ -5,12 +5,13 @@ import hashlib
 import json
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import CALIBRATION, LEDGER, METRICS, TRAINING, TRANSCRIPTS, result_key
+from ippo_trainer.contract.layout import CALIBRATION, COMPARISONS, LEDGER, METRICS, TRAINING, TRANSCRIPTS, result_key
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
+from ippo_trainer.evaluation.comparisons import Comparisons
 from ippo_trainer.report.model import (
     Artifact,
     CalibrationFigures,
@@ -28,6 +29,7 @@ from ippo_trainer.store.parallel import WORKERS, for_each
 JSON_LIMIT = 16 << 20
 TRANSCRIPT_CYCLES = 3
 """Transcripts are read of the first and of this many last evaluations."""
+_GROUPS = TypeAdapter(dict[str, tuple[int, int, int]])
 _T = TypeVar("_T", bound=BaseModel)
 
 
@@ -115,8 +117,20 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         decision=(evaluate.decision if evaluate else None)
         or (evaluation.decision if evaluation else None)
         or _decision(ledger, problems),
+        comparisons=None if simulated else reader.read(evaluate, "evaluation", COMPARISONS, Comparisons),
+        groups=_log_groups(reader, results.get(COLLECT)),
     )
     return cycle, problems
+
+
+def _log_groups(reader: "_Reader", collect: StageResult | None) -> dict[str, tuple[int, int, int]]:
+    """By group: conversations, finished ones, outcomes; nothing where the log has no groups."""
+    ref = collect.artifacts.get(BY_NAME[COLLECT].artifact) if collect else None
+    manifest = reader.manifest(ref) if ref else None
+    try:
+        return _GROUPS.validate_python((manifest.metadata.get("groups") or {}) if manifest else {})
+    except ValidationError:
+        return {}
 
 
 def _result(store: Store, iteration: int, stage: StageName, problems: list[str]) -> StageResult | None:

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, BeforeValidator, C
 from pydantic.alias_generators import to_camel
 
 from ippo_trainer.contract.spec import Decision
+from ippo_trainer.evaluation.comparisons import Comparisons
 
 Z95 = 1.96
 
@@ -295,6 +296,10 @@ class Cycle:
     evaluation: Evaluation | None = None
     transcripts: Transcripts | None = None
     decision: Decision | None = None
+    comparisons: Comparisons | None = None
+    """Both policies' suggestions in logged states, where nobody could simulate a customer."""
+    groups: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Of a log, by its column `group`: conversations, those that are finished, those with the outcome."""
 
 
 class Standing(Read):

@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from ippo_trainer.contract.stages import IMPROVE
-from ippo_trainer.report import provenance, training_views, views, words
+from ippo_trainer.report import owner, provenance, training_views, views, words
 from ippo_trainer.report.gather import gather
 from ippo_trainer.report.model import RunReport
 from ippo_trainer.store.base import Store
@@ -54,6 +54,7 @@ def render(run: RunReport) -> str:
         subline=words.subline(run),
         state=words.state(run),
         tiles=views.tiles(run),
+        owner=owner.page(run),
         warnings=views.warnings(run),
         progress=views.progress(run),
         ladder=views.ladder(run),

@@ -29,7 +29,7 @@ _STATE = "history.json"
 PIECE_TURNS = 100_000
 PIECE_CHARACTERS = 32 << 20
 """Of one file, about: what is in memory at once."""
-_MANY_WRITERS = 16
+_MANY_WRITERS, _MANY_GROUPS = 16, 64
 
 
 @dataclass
@@ -40,6 +40,8 @@ class _Progress:
     files: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     writers: Counter[str] = field(default_factory=Counter)
+    groups: dict[str, list[int]] = field(default_factory=dict)
+    """By the log's `group`: conversations, finished ones, outcomes."""
     reader: dict[str, Any] | None = None
     """Where the reader of the log stood after the last of the files."""
     matches: int = 0
@@ -125,7 +127,7 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
     _import(ctx, state, reader, outcomes)
     _tell(ctx, state, reader, outcomes)
     counts = dict(state.counts)
-    published = ctx.publish(ctx.folder, state.directory, KIND, {"counts": dict(counts), "writers": dict(state.writers)})
+    published = ctx.publish(ctx.folder, state.directory, KIND, _metadata(state))
     finished = counts["conversations"] - counts["censored"]
     message = (
         f"{counts['conversations']} conversations of {log.name}, {counts['outcomes']} of {finished} with the outcome."
@@ -174,12 +176,27 @@ def _pieces(conversations: Iterator[Conversation]) -> Iterator[list[Conversation
 
 def _count(state: _Progress, piece: list[Conversation]) -> None:
     state.counts.update(count(piece))
+    _count_groups(state, piece)
     turns = (turn for conversation in piece for turn in conversation.turns)
     for name, number in Counter(map(writer_of, turns)).items():
         if name in state.writers or len(state.writers) < _MANY_WRITERS:
             state.writers[name] += number
         else:
             state.writers["others"] += number
+
+
+def _count_groups(state: _Progress, piece: list[Conversation]) -> None:
+    for each in piece:
+        if each.group:
+            known = each.group in state.groups or len(state.groups) < _MANY_GROUPS
+            row = state.groups.setdefault(each.group if known else "others", [0, 0, 0])
+            for index, counts in enumerate((True, not each.censored, each.outcome)):
+                row[index] += counts
+
+
+def _metadata(state: _Progress) -> dict[str, Any]:
+    groups = {"groups": state.groups} if state.groups else {}
+    return {"counts": dict(state.counts), "writers": dict(state.writers), **groups}
 
 
 def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
@@ -213,6 +230,7 @@ def _resume(ctx: StageContext, log: str) -> _Progress:
             state.directory.mkdir()
             return state
         state.files, state.reader, state.matches = step, content["reader"], content["matches"]
+        state.groups = content.get("groups", {})
         state.counts, state.writers = Counter(content["counts"]), Counter(content["writers"])
         ctx.log.info("resumed after %d conversations", state.counts["conversations"])
     return state
@@ -224,6 +242,7 @@ def _save(ctx: StageContext, state: _Progress) -> None:
         "reader": state.reader,
         "matches": state.matches,
         **({"log": state.log} if state.log else {}),
+        **({"groups": state.groups} if state.groups else {}),
         "counts": dict(state.counts),
         "writers": dict(state.writers),
     }
