@@ -84,16 +84,15 @@ def test_without_a_promotion_nothing_changed() -> None:
 def test_what_a_log_tells(lift: dict[str, float], words: str) -> None:
     text = text_of(logged(**lift))
     assert words in text
-    assert "In the log, 196 of 1,000 conversations reach the outcome (10,000 conversations)" in text
+    assert "In the log of 10,000 conversations, 196 of 1,000 reach the outcome." in text
     assert "In 25% of the situations it would say what it said before." in text
     assert "It suggests nothing in 10% of them; before, in 20%." in text
 
 
 def test_votes_are_told_of_the_candidate_that_was_judged() -> None:
     votes = {"iteration": 1, "candidate": 9, "current": 3, "same": 0}
-    assert "preferred the candidate's suggestion in 9 of 12 states" in text_of(
-        logged({"promotion": {"judgement": votes}})
-    )
+    judged = text_of(logged({"promotion": {"judgement": votes}}))
+    assert "preferred the new agent in 9 of 12 situations (75%" in judged
     assert "preferred" not in text_of(logged({"promotion": {"judgement": votes | {"iteration": 2}}}))
 
 

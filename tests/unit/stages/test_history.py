@@ -83,6 +83,18 @@ def test_it_takes_the_logs_conversations_with_their_outcomes(small_world: Any) -
     assert read_manifest(small_world.store, result.artifacts["data"]).metadata["writers"] == {"people": turns}
 
 
+def test_groups_of_a_log_are_counted(small_world: Any) -> None:
+    held = small_world.demonstrations(12)
+    first = write_log(small_world.folder / "a.jsonl", held[:8], group="web").read_text()
+    second = write_log(small_world.folder / "b.jsonl", held[8:], group=7, outcome=None).read_text()
+    log = small_world.folder / "log.jsonl"
+    log.write_text(first + second)
+    result = result_of(small_world, spec_of(small_world, log))
+    won = sum(each.outcome for each in held[:8])
+    groups = read_manifest(small_world.store, result.artifacts["data"]).metadata["groups"]
+    assert groups == {"web": [8, 8, won], "7": [4, 0, 0]}
+
+
 def test_outcomes_of_a_second_file(small_world: Any) -> None:
     held = small_world.demonstrations(20)
     log = write_log(small_world.folder / "log.jsonl", held, outcome=None)
