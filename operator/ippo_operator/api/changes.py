@@ -6,6 +6,7 @@ enforces it for runs in a folder, and tells `ippo diff` beforehand.
 
 from typing import Any
 
+from ippo_operator.api.fitting import fitted
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.run_sections import S3
@@ -49,9 +50,11 @@ def problems(old: RunSpec, new: RunSpec) -> list[Problem]:
 
 
 def between(old: RunSpec, new: RunSpec) -> list[tuple[str, Any, Any]]:
-    """Each field that differs, with both values; None where there is none."""
-    before = _flat("spec", old.model_dump(mode="json", by_alias=True))
-    after = _flat("spec", new.model_dump(mode="json", by_alias=True))
+    """Each field that differs, with both values; None where there is none.
+
+    A default that depends on the base counts as its value: a release that wrote it down meant the same.
+    """
+    before, after = (_flat("spec", fitted(spec).model_dump(mode="json", by_alias=True)) for spec in (old, new))
     pairs = [(path, before.get(path), after.get(path)) for path in sorted(before.keys() | after.keys())]
     return [(path, was, now) for path, was, now in pairs if was != now]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any
 
+from ippo_trainer.contract.defaults import BY_BASE, KINDS
 from ippo_trainer.contract.params import Model
 from pydantic.alias_generators import to_camel
 
@@ -37,11 +38,29 @@ ippo validate -f examples/sr-funnel.yaml     # all problems of a manifest, a lin
 - "In a cluster only" means that `ippo run` checks the field and ignores it.
 
 """
+_BY_BASE = """\
+## Defaults by the base
+
+What a tiny model that is made from scratch learns with destroys a pretrained one. So these fields, when they are left
+out, hold what suits `policy.base`, and `policy.adapter` if there is one. `ippo validate` says which.
+
+"""
 
 
 def to_markdown() -> str:
     """The file docs/manifest.md."""
-    return _HEAD + changes.in_words() + "\n\n" + _Reference().to_markdown()
+    return _HEAD + changes.in_words() + "\n\n" + _by_base() + _Reference().to_markdown()
+
+
+def _by_base() -> str:
+    """The table of defaults that depend on the base."""
+    rows = [
+        [f"`{path}.{to_camel(name)}`", *(f"`{value}`" for value in default[:3]), default.source]
+        for path, fields in BY_BASE.items()
+        for name, default in fields.items()
+    ]
+    head = ("left out", *KINDS.values(), "source of the last two")
+    return _BY_BASE + _table(head, rows) + "\n"
 
 
 class _Reference:

@@ -156,13 +156,14 @@ def test_a_field_of_pods(copy: Copy) -> None:
 
 @of_recipe("A default")
 def test_a_default(copy: Copy) -> None:
-    copy.edit("trainer/ippo_trainer/contract/params.py", '= "0.0006"', '= "0.0007"')
-    copy.edit("trainer/ippo_trainer/contract/params.py", '"learning_rate": "0.003"', '"learning_rate": "0.002"')
+    copy.edit("trainer/ippo_trainer/contract/params.py", 'gae_lambda: Share = "0.95"', 'gae_lambda: Share = "0.94"')
+    copy.edit("trainer/ippo_trainer/contract/params.py", '"own_candidates": 8', '"own_candidates": 9')
+    copy.edit("trainer/ippo_trainer/contract/defaults.py", 'Default("0.0006"', 'Default("0.0007"')
     crd, reference, _ = copy.generated()
-    assert "default: '0.0007'" in crd
+    assert "default: '0.94'" in crd
     assert '`"0.0007"`' in reference
-    value = "from ippo_trainer.contract.params import Mpo; print(Mpo().value('learning_rate'))"
-    assert copy.run("-c", value) == "0.002\n"
+    value = "from ippo_trainer.contract.params import Mpo; print(Mpo().value('own_candidates'))"
+    assert copy.run("-c", value) == "9\n"
 
 
 @of_recipe("A status field's new name")

@@ -6,10 +6,12 @@ Decimals are strings (`"0.95"`), never floats, so that every tool keeps them exa
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from ippo_trainer.contract import defaults
 from ippo_trainer.contract.algorithms import AlgorithmName
+from ippo_trainer.contract.defaults import BaseKind, ByBase, kind_of
+from ippo_trainer.contract.model import Model as Model
 from ippo_trainer.contract.stages import EARLIER_DATA
 
 WORDS = "x-ippo-words"
@@ -59,19 +61,6 @@ SamplerName = Literal["Auto", "Transformers", "VLLM"]
 GateMetric = Literal["Value", "Success"]
 OnTooLong = Literal["Skip", "Truncate"]
 HistoryFormat = Literal["Marked", "Plain"]
-
-
-class Model(BaseModel):
-    """camelCase in JSON, snake_case in Python, unknown fields refused, immutable."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        populate_by_name=True,
-        extra="forbid",
-        frozen=True,
-        strict=True,
-        use_attribute_docstrings=True,
-    )
 
 
 class EnvironmentSpec(Model):
@@ -141,21 +130,28 @@ class Policy(Model):
     adapter: Adapter | None = None
     """Train adapters, in all stages, instead of all weights. If left out, all weights are trained."""
 
+    @property
+    def kind(self) -> BaseKind:
+        """Of the base: what defaults depend on."""
+        return kind_of(self.base, self.adapter is not None)
 
-class WarmStart(Model):
+
+class WarmStart(ByBase):
     """Supervised start from logged conversations, so that the policy writes what the business would."""
+
+    PATH = defaults.WARM_START_PATH
 
     conversations: Uri | None = None
     """A log: `.jsonl`, also `.jsonl.gz`, of `{"conversation_id", "messages": [{"role", "content"}], "outcome"}`, or
     turn parquet."""
     demonstrations: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Instead of a log: this many conversations held by the environment's own scripted business."""
-    epochs: Annotated[int, Field(ge=1, le=100)] = 3
-    """Passes over the log."""
-    learning_rate: Positive = "0.004"
-    """Peak of the cosine schedule. 0.004 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Conversations per update."""
+    epochs: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Passes over the log. By the base if left out."""
+    learning_rate: Positive | None = None
+    """Peak of the cosine schedule. By the base if left out."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Conversations per update. By the base if left out."""
     on_too_long: OnTooLong | None = None
     """Turns that do not fit into policy.maxPromptTokens or the model: not learnt (`Skip`, also by default), or cut."""
     writers: Writers | None = None
@@ -238,17 +234,20 @@ EARLIER_ITERATIONS = len(EARLIER_DATA)
 """Iterations before this one that the least squares may read."""
 
 
-class FitQ(Model):
+class FitQ(ByBase):
     """Regress Monte Carlo returns on (state, suggestion)."""
+
+    PATH = defaults.FIT_Q_PATH
 
     init_from: Literal["Policy", "PreviousQ"] = "Policy"
     """The trunk to start from. `PreviousQ` falls to `Policy` in the first iteration, where there is none."""
-    epochs: Annotated[int, Field(ge=1, le=100)] = 6
-    """Upper bound of passes; early stopping on held-out conversations usually ends sooner."""
+    epochs: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Upper bound of passes; early stopping on held-out conversations usually ends sooner. By the base if
+    left out."""
     patience: Annotated[int, Field(ge=1, le=100)] = 2
     """Epochs without a better held-out loss before it stops."""
-    learning_rate: Positive = "0.002"
-    """Peak of the cosine schedule. 0.002 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
+    learning_rate: Positive | None = None
+    """Peak of the cosine schedule. By the base if left out."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] = 32
     """Conversations per update."""
     holdout: Share = "0.15"
@@ -302,21 +301,20 @@ class FitQ(Model):
         return tuple(rank for rank in LAST_LAYER_RANKS if rank <= width) or (width,)
 
 
-class Mpo(Model):
+class Mpo(ByBase):
     """Maximum a posteriori policy optimisation: the policy imitates candidates of itself and of the explorer, weighted
     by their Q within `klTarget`."""
 
+    PATH = defaults.MPO_PATH
     DEFAULTS: ClassVar[Mapping[str, int | str]] = {
         "conversations": 1000,
         "own_candidates": 8,
         "explored_candidates": 24,
         "explorer_share": "0.1",
-        "epochs": 6,
         "batch_size": 16,
-        "learning_rate": "0.003",
         "least_temperature": "0.005",
     }
-    """Where fields are left out."""
+    """Where fields are left out whose defaults do not depend on the base."""
 
     conversations: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Logged conversations whose states are improved, at most. 1000 if left out."""
@@ -327,23 +325,26 @@ class Mpo(Model):
     explorer_share: Share | None = None
     """Of the explorer in the mixture that is tilted. 0.1 if left out."""
     epochs: Annotated[int, Field(ge=1, le=100)] | None = None
-    """Passes over the candidates. 6 if left out."""
+    """Passes over the candidates. By the base if left out."""
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Conversations per optimiser step. 16 if left out."""
     learning_rate: Positive | None = None
-    """Peak; falls to a tenth. 0.003 if left out, which suits tiny models; use 0.00001 to 0.00005 for pretrained
-    ones."""
+    """Peak; falls to a tenth. By the base if left out."""
     least_temperature: Positive | None = None
     """In units of Q per nat: a nat is spent only where Q promises that much more. 0.005 if left out."""
 
     def value(self, name: str) -> Any:
-        """The field, or what stands for it where it is left out."""
+        """The field, or what stands for it where it is left out, at a tiny base."""
+        if name not in self.DEFAULTS:
+            return super().value(name)
         value = getattr(self, name)
         return self.DEFAULTS[name] if value is None else value
 
 
-class Improve(Model):
+class Improve(ByBase):
     """A better policy on the logged states, with Q as the reward."""
+
+    PATH = defaults.IMPROVE_PATH
 
     algorithm: AlgorithmName | None = None
     """PPO is token-level reinforcement learning with Q as the reward. MPO imitates what Q prefers among suggestions of
@@ -362,10 +363,10 @@ class Improve(Model):
     """Passes of the policy over each rollout batch, and of the critic in its warm-up; later the critic passes once."""
     minibatches: Annotated[int, Field(ge=1, le=256)] = 4
     """Optimiser steps per pass."""
-    learning_rate: Positive = "0.0006"
-    """Policy's peak; falls to a tenth. 0.0006 suits tiny models; use 0.000001 to 0.000005 for pretrained ones."""
-    critic_learning_rate: Positive = "0.002"
-    """Critic; faster than the policy. 0.002 suits tiny models; use 0.00001 to 0.00005 for pretrained ones."""
+    learning_rate: Positive | None = None
+    """Policy's peak; falls to a tenth. By the base if left out."""
+    critic_learning_rate: Positive | None = None
+    """Critic; faster than the policy. By the base if left out."""
     critic_warmup_updates: Annotated[int, Field(ge=0, le=10_000)] = 10
     """Updates of the critic alone before the policy moves."""
     kl_target: Positive = "1.0"
@@ -390,6 +391,16 @@ class Improve(Model):
         """The algorithm, for policies that are deployed as `collect` says."""
         explores = collect is not None and float(collect.exploration) > 0
         return self.algorithm or ("MPO" if explores else "PPO")
+
+    def fitted(self, kind: BaseKind, collect: Collect | None) -> "Improve":
+        """With the defaults of that kind of base, also of MPO where that is chosen.
+
+        A tiny base leaves MPO's out: they never were in the inputs of a stage, and its digest stays what it was.
+        """
+        section = self.filled(kind)
+        if kind == "tiny" or self.chosen(collect) != "MPO":
+            return section
+        return section.model_copy(update={"mpo": (self.mpo or Mpo()).filled(kind)})
 
 
 class Gate(Model):

@@ -94,6 +94,17 @@ class StageSpec(Model):
     improve: params.Improve | None = None
     evaluate: params.Evaluate | None = None
 
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """Fills in the defaults that depend on the base, so that the digest holds what the stage computes with."""
+        kind = self.policy.kind
+        self.__dict__.update(  # frozen for others only
+            warm_start=self.warm_start and self.warm_start.filled(kind),
+            fit_q=self.fit_q and self.fit_q.filled(kind),
+            improve=self.improve and self.improve.fitted(kind, self.collect),
+        )
+        return self
+
     def input_digest(self) -> str:
         """Digest of what the result may depend on: not the attempt, the run's name or the place of the store.
 

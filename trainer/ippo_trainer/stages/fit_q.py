@@ -250,9 +250,9 @@ def _procedure(
     policy, model = models
     precision = precision_for(ctx.spec, next(model.parameters()).device)
     settings = FitSettings(
-        epochs=fit_q.epochs,
+        epochs=fit_q.value("epochs"),
         patience=fit_q.patience,
-        learning_rate=float(fit_q.learning_rate),
+        learning_rate=float(fit_q.value("learning_rate")),
         batch_size=fit_q.batch_size,
         lm_loss_weight=float(fit_q.lm_loss_weight),
         discount=float(ctx.spec.discount),

@@ -295,9 +295,9 @@ def _tell_unfit(ctx: StageContext, unfit: list[tuple[str, str]], turns: int, row
 
 def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> list[float]:
     training = SupervisedSettings(
-        epochs=settings.epochs,
-        learning_rate=float(settings.learning_rate),
-        batch_size=settings.batch_size,
+        epochs=settings.value("epochs"),
+        learning_rate=float(settings.value("learning_rate")),
+        batch_size=settings.value("batch_size"),
         seed=derive_seed(ctx.spec.seed, WARM_START, "order"),
         pad_id=base.tokenizer.pad_token_id,
     )

@@ -12,6 +12,7 @@ from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
 from ippo_trainer.contract.stages import STAGES, Stage
 
+from ippo_operator.api.fitting import in_words
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cli.manifests import read_manifest
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
@@ -33,6 +34,8 @@ def command(arguments: Namespace) -> int:
         print(json.dumps({name: asdict(row) | {"together": row.together} for name, row in rows.items()}, indent=2))
         return 0
     print("\n".join(_lines(rows)))
+    if in_words(run.spec):
+        print(f"note: {in_words(run.spec)}", file=sys.stderr)
     for name, row in rows.items():
         if arguments.gpu is not None and row.together > arguments.gpu:
             print(f"note: {name} does not fit into {arguments.gpu / _GIB:.0f} GiB", file=sys.stderr)

@@ -11,15 +11,24 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from urllib.parse import unquote
 
+from ippo_trainer.contract import defaults
 from ippo_trainer.contract.errors import StageError
-from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS, Model, Mpo
-from ippo_trainer.contract.stages import BY_NAME, FIT_Q, IMPROVE, WARM_START
+from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
 from ippo_trainer.models.files import check_files, read_config
 
+from ippo_operator.api.fitting import rates
 from ippo_operator.api.resource import IterativePPORun
 
 _FILE = "file://"
 _MAX_SOURCE = 1 << 22
+_SURVIVABLE = {
+    (defaults.WARM_START_PATH, "learning_rate"): 2e-4,
+    (defaults.FIT_Q_PATH, "learning_rate"): 2e-4,
+    (defaults.IMPROVE_PATH, "learning_rate"): 5e-5,
+    (defaults.IMPROVE_PATH, "critic_learning_rate"): 5e-4,
+    (defaults.MPO_PATH, "learning_rate"): 2e-4,
+}
+"""By section and field, of a pretrained base all of whose weights are trained."""
 _ADAPTER_RATES = 10
 """How much larger the best learning rate of adapters is than that of all weights (Schulman et al., LoRA Without Regret,
 2025)."""
@@ -139,27 +148,14 @@ def _defines(tree: ast.Module, name: str) -> bool:
 
 
 def _rates(run: IterativePPORun) -> Iterator[str]:
-    """Of the stages that the run has; what suits a pretrained base is in the field's own description."""
-    spec, improve = run.spec, BY_NAME[IMPROVE].field
-    if spec.policy.base.startswith("tiny:"):
+    """Of the stages that the run has, on a pretrained base."""
+    spec, kind = run.spec, run.spec.policy.kind
+    if kind == "tiny":
         return
-    rates: list[tuple[str, Model | None, str, float]] = [
-        (BY_NAME[WARM_START].field, spec.warm_start, "learning_rate", 2e-4),
-        (BY_NAME[FIT_Q].field, spec.fit_q, "learning_rate", 2e-4),
-    ]
-    if spec.improve.chosen(spec.collect.simulate) == "MPO":
-        rates.append((f"{improve}.mpo", spec.improve.mpo or Mpo(), "learning_rate", 2e-4))
-    else:
-        rates.append((improve, spec.improve, "learning_rate", 5e-5))
-        rates.append((improve, spec.improve, "critic_learning_rate", 5e-4))
-    for path, section, name, survivable in rates:
-        if section is None:
-            continue
-        rate = section.value(name) if isinstance(section, Mpo) else getattr(section, name)
-        adapts = spec.policy.adapter is not None
-        if float(rate) > survivable * (_ADAPTER_RATES if adapts else 1):
-            field = type(section).model_fields[name]
-            about = " ".join((field.description or "").split())
-            about += f" Adapters want about {_ADAPTER_RATES} times as much." if adapts else ""
-            survivor = "adapters on a pretrained base survive" if adapts else "a pretrained base survives"
-            yield f"spec.{path}.{field.alias}: {rate} is more than {survivor}. {about}"
+    for section, name in rates(spec):
+        rate, survivable = getattr(section, name), _SURVIVABLE[section.PATH, name]
+        if float(rate) > survivable * (_ADAPTER_RATES if kind == "adapters" else 1):
+            field = type(section).model_fields[name].alias
+            survivor = "adapters on a pretrained base survive" if kind == "adapters" else "a pretrained base survives"
+            suits = getattr(defaults.BY_BASE[section.PATH][name], kind)
+            yield f"spec.{section.PATH}.{field}: {rate} is more than {survivor}; left out, it is {suits}"

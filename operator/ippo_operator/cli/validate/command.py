@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 
+from ippo_operator.api.fitting import in_words
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.manifests import read_manifest
@@ -19,6 +20,8 @@ def command(arguments: Namespace) -> int:
     for finding in everything:
         print(f"note: {finding.text}", file=sys.stderr)
     print(f"{arguments.file}: {run.metadata.name} is valid: {_summary(run)}")
+    if in_words(run.spec):
+        print(f"{arguments.file}: {in_words(run.spec)}")
     return 0
 
 

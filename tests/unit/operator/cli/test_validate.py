@@ -163,7 +163,10 @@ def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = {"base": model(tmp_path, "config.json", "model.safetensors", "tokenizer.json")}
-    code, _, err = validate(tmp_path, capsys, policy=base)
+    steep = {"learningRate": "0.003"}
+    sections = {"warmStart": {"demonstrations": 9, **steep}, "fitQ": steep}
+    improve = {**steep, "criticLearningRate": "0.003"}
+    code, _, err = validate(tmp_path, capsys, policy=base, improve=improve, **sections)
     assert code == 0
     assert [line.split(": ")[1] for line in err] == [
         "spec.warmStart.learningRate",
@@ -171,21 +174,30 @@ def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
         "spec.improve.learningRate",
         "spec.improve.criticLearningRate",
     ]
-    assert err[2].endswith("use 0.000001 to 0.000005 for pretrained ones.")
-    gentle = {"learningRate": "0.00002"}
-    sections = {"warmStart": {"demonstrations": 9, **gentle}, "fitQ": gentle}
-    improve = {"learningRate": "0.000002", "criticLearningRate": "0.00002"}
-    assert validate(tmp_path, capsys, policy=base, improve=improve, **sections)[2] == []
-    [mpo] = validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO"}, **sections)[2]
+    assert err[2].endswith("0.003 is more than a pretrained base survives; left out, it is 0.000001")
+    assert validate(tmp_path, capsys, policy=base)[2] == []
+    [mpo] = validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO", "mpo": steep})[2]
     assert mpo.split(": ")[1] == "spec.improve.mpo.learningRate"
-    assert validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO", "mpo": gentle}, **sections)[2] == []
+    assert validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO"})[2] == []
+    adapted = {**base, "adapter": {}}
+    assert [line.split(": ")[1] for line in validate(tmp_path, capsys, policy=adapted, **sections)[2]] == [
+        "spec.warmStart.learningRate",
+        "spec.fitQ.learningRate",
+    ]
+    milder = {"learningRate": "0.0015"}
+    sections = {"warmStart": {"demonstrations": 9, **milder}, "fitQ": milder}
+    assert validate(tmp_path, capsys, policy=adapted, **sections)[2] == []
 
 
-def test_adapters_take_larger_rates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base = {"base": model(tmp_path, "config.json", "model.safetensors", "tokenizer.json"), "adapter": {}}
-    rate, improve = {"learningRate": "0.0005"}, {"learningRate": "0.00005", "criticLearningRate": "0.0005"}
-    sections = {"warmStart": {"demonstrations": 9, **rate}, "fitQ": rate}
-    assert validate(tmp_path, capsys, policy=base, improve=improve, **sections)[2] == []
-    notes = validate(tmp_path, capsys, policy=base, improve=improve, warmStart={"demonstrations": 9}, fitQ=rate)[2]
-    assert [line.split(": ")[1] for line in notes] == ["spec.warmStart.learningRate"]
-    assert notes[0].endswith("Adapters want about 10 times as much.")
+def test_it_says_what_is_left_to_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base = {"base": model(tmp_path, "config.json", "model.safetensors", "tokenizer.json")}
+    warm = {"demonstrations": 9, "epochs": 5}
+    _, out, _ = validate(tmp_path, capsys, policy={**base, "adapter": {}}, warmStart=warm)
+    said = out.splitlines()[1].partition(": left out, for ")[2]
+    assert said == (
+        "adapters on a pretrained base: warmStart.learningRate 0.0002, warmStart.batchSize 16, "
+        "fitQ.learningRate 0.0001, fitQ.epochs 4, improve.learningRate 0.00001, improve.criticLearningRate 0.0001"
+    )
+    _, out, _ = validate(tmp_path, capsys, policy=base, warmStart=warm, improve={"algorithm": "MPO"})
+    assert "improve.mpo.learningRate 0.00001, improve.mpo.epochs 2" in out.splitlines()[1]
+    assert len(validate(tmp_path, capsys)[1].splitlines()) == 1  # a tiny base

@@ -90,7 +90,8 @@ class TRLAlgorithm:
         most_rows = max(1, task.settings.max_tokens // longest)
         self.rollout = Rollout.of(wanted, section.samples_per_state, section.minibatches, most_rows)
         check_room(task.policy, self.rollout.suggestions, longest, self.name)
-        self.optimiser = Optimiser(task.policy.parameters(), float(section.learning_rate), epsilon=ADAM_EPSILON)
+        rate = float(section.value("learning_rate"))
+        self.optimiser = Optimiser(task.policy.parameters(), rate, epsilon=ADAM_EPSILON)
         steps = section.updates * self.steps
         self.schedule = Schedule(steps, min(steps, RISE_UPDATES * self.steps), FINAL_RATE)
 
