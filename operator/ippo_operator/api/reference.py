@@ -55,7 +55,7 @@ def to_markdown() -> str:
 def _by_base() -> str:
     """The table of defaults that depend on the base."""
     rows = [
-        [f"`{path}.{to_camel(name)}`", *(f"`{value}`" for value in default[:3]), default.source]
+        [f"`{path}.{to_camel(name)}`", *(f"`{json.dumps(value)}`" for value in default[:3]), default.source]
         for path, fields in BY_BASE.items()
         for name, default in fields.items()
     ]

@@ -212,8 +212,6 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             lambda improve: improve.algorithm != "RLOO" or float(improve.entropy_coefficient) == 0,
             "entropy_coefficient",
         ),
-    ),
-    params.Improve: (
         Rule(
             "allowed is VLLM with algorithm PPO only: MPO draws its candidates once",
             "!has(self.sampler) || self.sampler != 'VLLM' || has(self.algorithm) && self.algorithm == 'PPO'",
