@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -28,3 +29,11 @@ def unpack(*command: str) -> Path | None:
     if done.returncode != 0:
         raise RuntimeError(f"{script} {' '.join(command)} failed: {done.stderr.strip()}")
     return Path(done.stdout.strip())
+
+
+def find_program(name: str) -> Path | None:
+    """$NAME, the one on the PATH, or the lab's."""
+    named = os.environ.get(name.upper()) or shutil.which(name)
+    folder = None if named else unpack("bin")
+    program = Path(named) if named else folder / name if folder is not None else None
+    return program if program is not None and program.exists() else None

@@ -1,7 +1,6 @@
 """Argo CD's own interpreter on the chart's Lua, without a cluster: it says what the unit tests' Lua says."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kit.lab import unpack
+from tests.kit.lab import find_program
 from tests.unit.gitops import lua
 from tests.unit.gitops.customization import CONFIG_MAP
 from tests.unit.gitops.states import STATES, State
@@ -20,13 +19,10 @@ EACH = pytest.mark.parametrize("state", STATES, ids=[state.name for state in STA
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """$ARGOCD, the one on the PATH, or the lab's."""
-    given = os.environ.get("ARGOCD") or shutil.which("argocd")
-    folder = None if given else unpack("bin")
-    found = Path(given) if given else folder / "argocd" if folder is not None else None
-    if found is None or not found.exists():
+    program = find_program("argocd")
+    if program is None:
         pytest.skip("needs Argo CD's command line: $ARGOCD, argocd on the PATH, or a lab that once ran `lab argocd`")
-    return found
+    return program
 
 
 def ask(program: Path, folder: Path, item: dict[str, Any], *command: str) -> tuple[int, str]:

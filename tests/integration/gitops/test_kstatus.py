@@ -1,7 +1,5 @@
 """The real kstatus on runs in every state of the planner."""
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kit.lab import unpack
+from tests.kit.lab import find_program
 from tests.unit.gitops import worlds
 from tests.unit.gitops.kstatus_rules import kstatus
 from tests.unit.gitops.states import STATES
@@ -19,13 +17,10 @@ from tests.unit.gitops.test_states import journeys
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """$KSTATUS, the one on the PATH, or the lab's."""
-    given = os.environ.get("KSTATUS") or shutil.which("kstatus")
-    folder = None if given else unpack("bin")
-    found = Path(given) if given else folder / "kstatus" if folder is not None else None
-    if found is None or not found.exists():
+    program = find_program("kstatus")
+    if program is None:
         pytest.skip("needs the program kstatus (reads `kubectl get -o yaml`): $KSTATUS, on the PATH, or in a lab")
-    return found
+    return program
 
 
 def answers(program: Path, items: Iterable[dict[str, Any]]) -> list[str]:

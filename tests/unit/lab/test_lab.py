@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.lab import find_lab, unpack
+from tests.kit.lab import find_lab, find_program, unpack
 
 SCRIPT = """#!/bin/sh
 echo begin >>{log}
@@ -45,3 +45,26 @@ def test_without_a_lab_there_is_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("IPPO_LAB", str(tmp_path / "none"))
     assert find_lab() is None
     assert unpack("bin") is None
+
+
+def test_a_program_is_the_one_named_or_the_one_on_the_path_or_the_labs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folders = {name: tmp_path / name for name in ("named", "path", "lab", "empty")}
+    for folder in folders.values():
+        folder.mkdir()
+    for name in ("named", "path", "lab"):
+        (folders[name] / "teapot").write_text("#!/bin/sh\n")
+        (folders[name] / "teapot").chmod(0o755)
+    lab = tmp_path / "script"
+    lab.write_text(f"#!/bin/sh\necho {folders['lab']}\n")
+    lab.chmod(0o755)
+    monkeypatch.setenv("IPPO_LAB", str(lab))
+    monkeypatch.setenv("TEAPOT", str(folders["named"] / "teapot"))
+    monkeypatch.setenv("PATH", f"{folders['path']}:/bin:/usr/bin")
+    assert find_program("teapot") == folders["named"] / "teapot"
+    monkeypatch.delenv("TEAPOT")
+    assert find_program("teapot") == folders["path"] / "teapot"
+    monkeypatch.setenv("PATH", f"{folders['empty']}:/bin:/usr/bin")
+    assert find_program("teapot") == folders["lab"] / "teapot"
+    assert find_program("no-such-teapot") is None

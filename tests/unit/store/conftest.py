@@ -4,7 +4,6 @@ import contextlib
 import functools
 import http.client
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -29,7 +28,7 @@ from ippo_trainer.store.local import LocalStore
 from ippo_trainer.store.s3 import RequestLimits, S3Store
 
 from tests.kit.http_server import HttpServer
-from tests.kit.lab import unpack
+from tests.kit.lab import find_program
 from tests.kit.ports import free_port
 from tests.kit.waiting import until
 
@@ -78,7 +77,7 @@ def _make_bucket(endpoint: str) -> None:
         client.create_bucket(Bucket=BUCKET)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a moto server in a process of its own: its memory is not ours."""
     port = free_port()
@@ -88,27 +87,20 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield endpoint
 
 
-def _find_versitygw() -> str | None:
-    if program := shutil.which("versitygw"):
-        return program
-    folder = unpack("bin")
-    return None if folder is None else str(folder / "versitygw")
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 server: IPPO_TEST_S3_ENDPOINT (with IPPO_TEST_S3_ACCESS_KEY and _SECRET_KEY), or versitygw."""
     if endpoint := os.environ.get("IPPO_TEST_S3_ENDPOINT"):
         _make_bucket(endpoint)
         yield endpoint
         return
-    binary = _find_versitygw()
+    binary = find_program("versitygw")
     if binary is None:
         pytest.skip("no S3 server: neither IPPO_TEST_S3_ENDPOINT is set nor versitygw found on PATH")
     home, port = tmp_path_factory.mktemp("versitygw"), free_port()
     (home / "data").mkdir()
     command = [
-        binary,
+        str(binary),
         "--access",
         ACCESS,
         "--secret",
