@@ -24,11 +24,11 @@ Curve = tuple[str, str, Mapping[str, str]]
 MAIN_CURVES: tuple[Curve, ...] = (
     ("KL to the previous policy", "Nats per suggestion. The KL weight adapts to the budget.", {"kl": "KL"}),
     ("Gain in Q", "Mean Q of the samples over that of the previous policy in the same states.", {"q_lift": "gain"}),
-    ("Reward", "Normalised Q of the samples.", {"reward_mean": "reward"}),
+    ("Reward", "Q of the samples; PPO normalises it.", {"reward_mean": "reward"}),
     ("Entropy", "Nats per token. Near zero, the policy has stopped trying anything.", {"entropy": "entropy"}),
     (
         "Clipped ratios",
-        "Share of tokens whose ratio PPO clipped, downwards and upwards.",
+        "Share of tokens, with RLOO of suggestions, whose ratio was clipped, downwards and upwards.",
         {"clip_fraction_low": "down", "clip_fraction_high": "up"},
     ),
     (
@@ -37,7 +37,7 @@ MAIN_CURVES: tuple[Curve, ...] = (
         {"explained_variance": "variance"},
     ),
     ("Critic loss", "Squared error of the value head.", {"value_loss": "loss"}),
-    ("KL weight", "Adapted so that the KL keeps to its budget.", {"kl_coefficient": "weight"}),
+    ("KL weight", "PPO adapts it so that the KL keeps to its budget.", {"kl_coefficient": "weight"}),
     ("Length", "Tokens per suggestion.", {"response_length": "tokens"}),
 )
 MORE_CURVES: tuple[Curve, ...] = (
