@@ -68,10 +68,10 @@ def test_a_visit_is_worth_what_the_solution_says(shop: CatalogueShop) -> None:
 
 def test_who_does_not_see_the_catalogue_stays_behind() -> None:
     seen, hidden = ({row.name: row.value for row in CatalogueShop(catalogue=c).ladder(0.95)} for c in (True, False))
-    assert seen[BLIND] == hidden["optimum"] < 0.7 * seen["optimum"]
+    assert seen[BLIND] == hidden["optimum"] < 0.5 * seen["optimum"]
     assert BLIND not in hidden
     assert seen["base"] == pytest.approx(hidden["base"])
-    assert seen["base"] < 0.5 * seen[BLIND]
+    assert seen["base"] < seen[BLIND]
 
 
 def test_a_solution_by_hand() -> None:
@@ -94,7 +94,7 @@ def test_probabilities_are_some(shop: CatalogueShop) -> None:
     np.testing.assert_allclose(problem.response.sum(-1), 1)
     assert problem.start.sum() == pytest.approx(1)
     assert all(sum(row) == pytest.approx(1) for row in (*rules.BASE, rules.OWN))
-    for visits in visits_by_turn(4, shop._shown):
+    for visits in visits_by_turn(3, shop._shown):
         for visit in visits:
             for sent in range(len(SENT)):
                 ways = [way.probability for way in rules.ways(visit, sent)]
@@ -159,7 +159,6 @@ def test_conversations_of_another_world_are_refused() -> None:
         (context, Turn("hi", None, "rejected", "try our tea"), "customer message 'hi'"),
         (context, Turn("that is on offer, i am just looking", None, "rejected", "try our tea"), "customer message"),
         (context, Turn("i am just looking", None, "rejected", "buy!"), "the sent message 'buy!'"),
-        (context, Turn("i am ready to order", None, "rejected", "try our tea"), "no customer is like that"),
     ):
         with pytest.raises(BadDataError, match=words):
             shop.trace([Conversation("c", [turn], context=context_)])

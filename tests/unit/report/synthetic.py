@@ -230,10 +230,12 @@ class Run:
                 "suggestion": None if (seed + i) % 5 == 4 else suggestion,
                 "reaction": reactions[(seed + i) % 4],
                 "sent": suggestion if reactions[(seed + i) % 4] == "accepted" else "Anything else I can do for you?",
+                "tools": [f"stock: 3 {message[:4000]}"] if message else [],
             }
             for i, (customer, suggestion) in enumerate(LINES[: 2 + 2 * outcome])
         ]
-        return {"seed": seed, "outcome": outcome, "turns": turns}
+        given = {"context": f"name: Ana {message[:4000]}"} if message else {}  # an older release gave none
+        return {"seed": seed, "outcome": outcome, "turns": turns} | given
 
     def evaluate(
         self, n: int, inputs: dict[str, ArtifactRef], outcome: str = "Promote", message: str | None = None

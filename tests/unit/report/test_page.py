@@ -109,6 +109,8 @@ def test_evil_texts_are_inert_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert "<script" not in text
     assert not any(name.startswith("on") for _, name, _ in page.attributes)
     assert EVIL in "".join(page.text)
+    assert f"name: Ana {EVIL}" in "".join(page.text)
+    assert f"stock: 3 {EVIL}" in "".join(page.text)
 
 
 def test_secrets_and_places_of_the_manifest_are_not_shown(tmp_path: Path) -> None:

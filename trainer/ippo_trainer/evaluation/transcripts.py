@@ -8,6 +8,8 @@ from ippo_trainer.data.schema import Conversation
 
 PAIRS = 8
 ALWAYS = 4
+_LONGEST, _MOST_TOOLS = 4000, 8
+"""Characters of what is given, and messages of tools before one suggestion: a catalogue is read, not counted."""
 _PER_KIND = {(True, False): 2, (False, True): 1, (True, True): 1}
 
 
@@ -44,9 +46,9 @@ def _transcript(conversation: Conversation, seed: int) -> dict[str, Any]:
             "reaction": turn.reaction,
             "sent": turn.sent_message,
         }
-        | ({"tools": list(turn.tool_messages)} if turn.tool_messages else {})
+        | ({"tools": [text[:_LONGEST] for text in turn.tool_messages[:_MOST_TOOLS]]} if turn.tool_messages else {})
         for turn in conversation.turns
     ]
     # JSON's readers in browsers round integers above 2^53, so a seed is text.
-    given = {CONTEXT: conversation.context} if conversation.context else {}
+    given = {CONTEXT: conversation.context[:_LONGEST]} if conversation.context else {}
     return {"seed": str(seed), "outcome": conversation.outcome} | given | {"turns": turns}

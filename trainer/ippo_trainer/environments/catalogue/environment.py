@@ -27,7 +27,7 @@ _ACCEPTED, _EDITED, _REJECTED = range(3)
 class _Draw(IntEnum):
     """Purposes of random numbers."""
 
-    CATALOGUE, WORDS, REACTION, OWN, SENT_WORDS, BUYS, WAY, INTENT, INTENT_WORDS = range(9)
+    CATALOGUE, STAGE, WORDS, REACTION, OWN, SENT_WORDS, BUYS, WAY, INTENT, INTENT_WORDS = range(10)
 
 
 class CatalogueShop(ExactlySolved):
@@ -42,7 +42,7 @@ class CatalogueShop(ExactlySolved):
     intents = INTENTS
     wordings = text.SUGGESTIONS
 
-    def __init__(self, horizon: int = 4, catalogue: bool = True) -> None:
+    def __init__(self, horizon: int = 3, catalogue: bool = True) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= MAX_TURNS:
             raise BadSpecError(
                 f"environment.options.horizon is {horizon!r}", f"Give a whole number from 1 to {MAX_TURNS}."
@@ -56,7 +56,10 @@ class CatalogueShop(ExactlySolved):
         """Gives every conversation a catalogue, and its customer a word."""
         self._seeds, self._turn = as_seeds(seeds), 0
         catalogues = choose(len(CATALOGUES), self._draw(_Draw.CATALOGUE))
-        self._visits = [Visit(rules.BROWSING, (int(number),)) for number in catalogues]
+        stages = categorical(np.asarray(rules.START), self._draw(_Draw.STAGE))
+        self._visits = [
+            Visit(int(stage), (int(catalogue),)) for stage, catalogue in zip(stages, catalogues, strict=True)
+        ]
         return [
             Opening(message, self._context(visit.catalogues[0]))
             for visit, message in zip(self._visits, self._texts(self._visits, [None] * len(seeds)), strict=True)

@@ -14,7 +14,7 @@ from ippo_trainer.environments.problem import DecisionProblem, Level
 def visits_by_turn(turns: int, shown: bool) -> list[list[Visit]]:
     """The states that are possible at every turn, sorted."""
     known = [(catalogue,) for catalogue in CATALOGUES] if shown else [tuple(CATALOGUES)]
-    by_turn = [[Visit(rules.BROWSING, catalogues) for catalogues in known]]
+    by_turn = [[Visit(stage, catalogues) for stage in range(len(STAGES)) for catalogues in known]]
     while len(by_turn) < turns:
         following = {
             way.after
@@ -32,7 +32,7 @@ def build(turns: int, shown: bool) -> DecisionProblem:
     by_turn = visits_by_turn(turns, shown)
     groups = {visit: number for number, visit in enumerate(sorted({visit for each in by_turn for visit in each}))}
     levels = [_level(visits, following, groups) for visits, following in zip(by_turn, [*by_turn[1:], []], strict=True)]
-    start = np.full(len(by_turn[0]), 1 / len(by_turn[0]))
+    start = np.array([rules.START[visit.stage] for visit in by_turn[0]]) * len(STAGES) / len(by_turn[0])
     accepted = np.tile([*rules.ACCEPTS, 0.0], (len(STAGES), 1))
     uniform = np.full((len(STAGES), len(INTENTS)), 1 / len(INTENTS))
     return DecisionProblem(INTENTS, STAGES, response(), accepted, start, levels, np.array(rules.BASE), uniform)

@@ -18,14 +18,16 @@ ASK = len(PRODUCTS)
 INTENTS = (*SENT, "ABSTAIN")
 ABSTAIN = len(SENT)
 
-BUYS = ((0.02, 0.1), (0.05, 0.8))
+START = (0.3, 0.7)
+"""[stage] of a customer who comes."""
+BUYS = ((0.02, 0.1), (0.05, 0.9))
 """[stage, status of what is offered]"""
-LEAVES = (0.2, 0.05)
+LEAVES = (0.5, 0.05)
 """[status of what is offered], if it is not bought."""
 LEAVES_ASKED = 0.04
 MOVES = 0.7
 """Probability that a question makes a browsing customer ready."""
-ACCEPTS = (0.8, 0.8, 0.8, 0.8, 0.7)
+ACCEPTS = (0.9, 0.9, 0.9, 0.9, 0.8)
 """[sent]: that the business sends the suggestion as it is. It does not look at the catalogue."""
 EDITS = 0.4
 """Share of what it does not: sent in other words."""
@@ -33,7 +35,7 @@ OWN = (0.15, 0.15, 0.15, 0.15, 0.4)
 """[sent]: what the business sends instead of the rest."""
 BASE = (
     (0.14, 0.14, 0.14, 0.14, 0.34, 0.1),
-    (0.17, 0.17, 0.17, 0.17, 0.22, 0.1),
+    (0.2, 0.2, 0.2, 0.2, 0.1, 0.1),
 )
 """[stage, intent]: what the scripted business suggests."""
 
