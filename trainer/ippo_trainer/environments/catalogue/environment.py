@@ -94,8 +94,9 @@ class CatalogueShop(ExactlySolved):
         return steps
 
     def demonstrate(self) -> list[str | None]:
-        """The suggestions of somebody who never looks at the catalogue."""
-        tables = np.asarray([rules.BASE[visit.stage] for visit in self._visits]).reshape(-1, len(INTENTS))
+        """The suggestions of somebody who seldom looks at the catalogue."""
+        tables = np.asarray([rules.base(visit.stage, visit.catalogues[0]) for visit in self._visits])
+        tables = tables.reshape(-1, len(INTENTS))
         intents = categorical(tables, self._draw(_Draw.INTENT))
         return [
             None if intent == ABSTAIN else _pick(text.SUGGESTIONS[SENT[intent]], x)

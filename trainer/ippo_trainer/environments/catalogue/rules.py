@@ -1,4 +1,4 @@
-"""What customers of the shop do. All randomness is in tables.
+"""What customers of the shop do, and its business. All randomness is in tables.
 
 Each conversation has a catalogue of its own: one product is on offer, the others are as usual. A customer who is ready
 buys what is on offer gladly. Nothing else in a conversation hints at the catalogue until a product was offered: then
@@ -37,7 +37,9 @@ BASE = (
     (0.14, 0.14, 0.14, 0.14, 0.34, 0.1),
     (0.2, 0.2, 0.2, 0.2, 0.1, 0.1),
 )
-"""[stage, intent]: what the scripted business suggests."""
+"""[stage, intent]: what the scripted business suggests that does not look at the catalogue."""
+LOOKS = 0.12
+"""How often it does look, once a customer is ready, and suggests what is on offer."""
 
 
 CATALOGUES = range(len(PRODUCTS))
@@ -47,6 +49,15 @@ CATALOGUES = range(len(PRODUCTS))
 def status_in(catalogue: int, product: int) -> int:
     """Of a product in a catalogue: index into STATUSES."""
     return ON_OFFER if product == catalogue else USUAL
+
+
+def base(stage: int, catalogue: int | None) -> list[float]:
+    """[intent]: what the scripted business suggests; without a catalogue, as seen by who does not know it."""
+    looks = LOOKS if stage == READY else 0.0
+    row = [(1 - looks) * share for share in BASE[stage]]
+    for product in range(len(PRODUCTS)):
+        row[product] += looks / len(PRODUCTS) if catalogue is None else looks * (product == catalogue)
+    return row
 
 
 class Visit(NamedTuple):
