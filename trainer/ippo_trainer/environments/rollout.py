@@ -179,7 +179,7 @@ class RolloutResult:
     """Suggestions that had not ended."""
 
 
-class Waiting(NamedTuple):
+class Newest(NamedTuple):
     """What an open conversation waits with for a suggestion."""
 
     customer_message: str
@@ -196,7 +196,7 @@ class OpenBatch:
     """
 
     conversations: list[Conversation]
-    waiting: dict[int, Waiting]
+    waiting: dict[int, Newest]
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class _TurnResult:
     """What came of one turn of one conversation; `message` is None where it is over."""
 
     turn: Turn
-    message: Waiting | None
+    message: Newest | None
     outcome: bool
     censored: bool
 
@@ -288,7 +288,7 @@ class _Customers:
         if not isinstance(environment, Resumable):
             self._log = {slot: conversation for slot, conversation in self._log.items() if slot not in self._waiting}
 
-    def start(self) -> list[tuple[str, Waiting]]:
+    def start(self) -> list[tuple[str, Newest]]:
         """Contexts and first messages, by slot."""
         fresh = [slot for slot in range(len(self._seeds)) if slot not in self._log]
         first = {slot: (each.context, _newest(each.turns[0])) for slot, each in self._log.items()}
@@ -324,7 +324,7 @@ class _Customers:
 
     def open_batch(self, conversations: Sequence[Conversation], states: Sequence[OpenConversation]) -> OpenBatch:
         """The batch as it is now; where the log knows more of a conversation, as the log has it."""
-        waiting = {state.slot: Waiting(state.customer_message, state.tool_messages) for state in states}
+        waiting = {state.slot: Newest(state.customer_message, state.tool_messages) for state in states}
         copies = []
         for slot, conversation in enumerate(conversations):
             logged = self._log.get(slot)
@@ -343,9 +343,9 @@ class _Customers:
             newest = self._waiting_with(step.customer_message, step.tool_messages, state.context)
         return _TurnResult(_turn(number, state, suggestion, step), newest, step.outcome, step.censored)
 
-    def _waiting_with(self, message: str, tool_messages: Sequence[Any], context: str) -> Waiting:
+    def _waiting_with(self, message: str, tool_messages: Sequence[Any], context: str) -> Newest:
         tools = tool_messages_of("tool_messages", tool_messages)
-        return Waiting(self._read(message, tools, context), tools)
+        return Newest(self._read(message, tools, context), tools)
 
     def _logged(self, number: int, slot: int) -> _TurnResult:
         conversation = self._log[slot]
@@ -356,8 +356,8 @@ class _Customers:
         )
 
 
-def _newest(turn: Turn) -> Waiting:
-    return Waiting(turn.customer_message, turn.tool_messages)
+def _newest(turn: Turn) -> Newest:
+    return Newest(turn.customer_message, turn.tool_messages)
 
 
 def _turn(number: int, state: OpenConversation, suggestion: Suggestion, step: Step) -> Turn:

@@ -10,7 +10,7 @@ from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, StageError, TryAgainError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns, write_turns
-from ippo_trainer.environments.rollout import OpenBatch, Waiting
+from ippo_trainer.environments.rollout import Newest, OpenBatch
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.stop import Interrupted
 from ippo_trainer.training.cadence import Cadence
@@ -83,4 +83,4 @@ def read_unfinished(directory: Path) -> OpenBatch | None:
     for name in (_TURNS, _WAITING):
         (directory / name).unlink()
     # Release 0.2 wrote no messages of tools.
-    return OpenBatch(conversations, {slot: Waiting(message, *map(tuple, tools)) for slot, message, *tools in waiting})
+    return OpenBatch(conversations, {slot: Newest(message, *map(tuple, tools)) for slot, message, *tools in waiting})
