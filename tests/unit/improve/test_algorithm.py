@@ -1,5 +1,6 @@
 """Algorithms are found by name; a second one is one more file."""
 
+import pkgutil
 import sys
 from pathlib import Path
 from typing import get_args
@@ -9,17 +10,22 @@ from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.params import Improve
 from ippo_trainer.improve import algorithms
-from ippo_trainer.improve.algorithm import find, names
+from ippo_trainer.improve.algorithm import find
 
 
 def test_those_that_are_there_are_those_that_a_manifest_may_name() -> None:
     literal, _ = get_args(Improve.model_fields["algorithm"].annotation)  # it may be left out
-    assert names() == sorted(get_args(literal)) == sorted(ALGORITHMS)
+    assert sorted(get_args(literal)) == sorted(ALGORITHMS)
+    assert {module.name for module in pkgutil.iter_modules(algorithms.__path__)} == {
+        name.lower() for name in ALGORITHMS
+    }
+    assert [find(name).__name__ for name in ALGORITHMS] == list(ALGORITHMS)
 
 
-def test_an_unknown_one_is_a_bad_spec() -> None:
-    with pytest.raises(BadSpecError, match=r"improve.algorithm 'DPO' is unknown. Use one of .*PPO"):
-        find("DPO")
+@pytest.mark.parametrize("name", ["DPO", "ppo", "mpothenppo", ""])
+def test_an_unknown_one_is_a_bad_spec(name: str) -> None:
+    with pytest.raises(BadSpecError, match=rf"improve.algorithm '{name}' is unknown. Use one of .*PPO"):
+        find(name)
 
 
 def test_a_second_one_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

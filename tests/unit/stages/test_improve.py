@@ -243,11 +243,17 @@ def test_equal_inputs_give_equal_bytes_and_other_seeds_do_not(small_world: Any) 
     assert other.artifacts["policy"].digest != first.artifacts["policy"].digest
 
 
-@pytest.mark.parametrize(("algorithm", "threads"), [("PPO", 1), ("MPO", 1), ("PPO", 2), ("MPO", 2)])
+@pytest.mark.parametrize(("algorithm", "threads"), [("PPO", 1), ("MPO", 1), ("MPOThenPPO", 1), ("PPO", 2), ("MPO", 2)])
 def test_stopped_anywhere_it_resumes_to_the_same_bytes(
     small_world: Any, monkeypatch: pytest.MonkeyPatch, algorithm: str, threads: int
 ) -> None:
-    spec = spec_of(small_world) if algorithm == "PPO" else mpo_spec(small_world, 1)
+    if algorithm == "PPO":
+        spec = spec_of(small_world)
+    else:
+        section = (QUICK if algorithm == "MPOThenPPO" else MPO).model_copy(
+            update={"algorithm": algorithm, "mpo": MPO.mpo}
+        )
+        spec = mpo_spec(small_world, 1, section)
     spec = spec.model_copy(update={"threads": threads})
     whole = small_world.result(spec)
     again(small_world)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
-AlgorithmName = Literal["PPO", "MPO", "GRPO", "RLOO"]
+AlgorithmName = Literal["PPO", "MPO", "MPOThenPPO", "GRPO", "RLOO"]
 
 
 class Holdings(NamedTuple):
@@ -15,13 +15,15 @@ class Holdings(NamedTuple):
     """Reads the explorer."""
     parked: bool = False
     """pi_i and Q are read once a batch, and wait in main memory meanwhile."""
+    twice: bool = False
+    """Trains the policy with two optimisers, one after the other."""
     own_loop: bool = True
     """Samples and trains in batches of bounded memory, on as many processes as there are; else trl's trainer does."""
 
     @property
     def trained(self) -> int:
         """Models of the policy's size in training, the policy among them."""
-        return 1 + self.critic
+        return 1 + self.critic + self.twice  # an optimiser is about half of a model in training
 
     @property
     def read(self) -> int:
@@ -32,6 +34,7 @@ class Holdings(NamedTuple):
 ALGORITHMS: Mapping[AlgorithmName, Holdings] = {
     "PPO": Holdings(critic=True, parked=True),
     "MPO": Holdings(explorer=True),
+    "MPOThenPPO": Holdings(critic=True, explorer=True, twice=True),
     "GRPO": Holdings(own_loop=False),
     "RLOO": Holdings(own_loop=False),
 }

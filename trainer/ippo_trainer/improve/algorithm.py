@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from ippo_trainer.contract import params
+from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.improve import algorithms
 from ippo_trainer.improve.sampler import Sampler
@@ -163,14 +164,11 @@ def collapsed(guard: Guard, updates: int, most: int) -> bool:
     return look.collapsed
 
 
-def names() -> list[str]:
-    """The algorithms there are."""
-    return sorted(module.name.upper() for module in pkgutil.iter_modules(algorithms.__path__))
-
-
 def find(name: str) -> type[Algorithm]:
     """The class of an algorithm. Raises BadSpecError for an unknown one."""
-    if name not in names():
-        raise BadSpecError(f"improve.algorithm {name!r} is unknown", f"Use one of {', '.join(names())}.")
-    algorithm: type[Algorithm] = getattr(import_module(f"{algorithms.__name__}.{name.lower()}"), name)
+    modules = {module.name for module in pkgutil.iter_modules(algorithms.__path__)}
+    module = import_module(f"{algorithms.__name__}.{name.lower()}") if name.lower() in modules else None
+    algorithm: type[Algorithm] | None = getattr(module, name, None)
+    if algorithm is None:
+        raise BadSpecError(f"improve.algorithm {name!r} is unknown", f"Use one of {', '.join(ALGORITHMS)}.")
     return algorithm

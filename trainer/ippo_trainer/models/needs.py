@@ -28,6 +28,8 @@ ADAPTER = "adapter"
 TRAINED = 4
 HALVED = 3
 """Of what is trained in bfloat16."""
+MOMENTS = 2
+"""Of one more optimiser."""
 SNAPSHOTS = 2
 """Of the policy: pi_i, and the newest one within the KL budget or the best one on held-out states."""
 
@@ -98,7 +100,8 @@ def _of_improve(spec: StageSpec, several: bool) -> dict[str, Copies]:
     critic, whose trunk is Q's. Alone, the critic's gradients are gone while the policy has some.
     """
     algorithm = ALGORITHMS[(spec.improve or Improve()).chosen(spec.collect)]
-    policy = Copies(1) if several else Copies(TRAINED + 1, 0, kept=SNAPSHOTS)
+    moments = MOMENTS if algorithm.twice else 0
+    policy = Copies(1) if several else Copies(TRAINED + moments + 1, 0, kept=SNAPSHOTS)
     critic = Copies(1) if several else Copies(TRAINED - 1)
     held = {"policy": policy, "q": critic if algorithm.critic else Copies(0)}
     return held | ({"explorer": Copies(0)} if algorithm.explorer and _explorer_is_apart(spec) else {})

@@ -86,8 +86,8 @@ class Ranks:
         return [value]
 
     def shard(self, module: nn.Module) -> None:
-        """Divides the parameters over the processes, but not a shared base, which each has whole. From then on only
-        `call` and `with_whole` may run it."""
+        """Divides the parameters over the processes, but not a shared base, which each has whole; once, however often
+        it is called. From then on only `call` and `with_whole` may run it."""
 
     def call(self, function: Callable[..., T], module: Any, *arguments: Any) -> T:
         """`function(module, *arguments)`, with a module that may be sharded; all processes call it together."""
@@ -162,6 +162,8 @@ class ManyRanks(Ranks):
     def shard(self, module: nn.Module) -> None:
         from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+        if isinstance(module, FSDPModule):
+            return
         frozen = {parameter for parameter in module.parameters() if of_base(parameter)}
         for part in [*_layers(module), module]:
             fully_shard(part, mesh=self._mesh, reshard_after_forward=True, ignored_params=frozen or None)

@@ -49,8 +49,15 @@ class PPOPosition:
 class PPO:
     """An `Algorithm`; see `ippo_trainer.improve.algorithm`. Its critic starts from Q."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, from_start: bool = True) -> None:
+        """See `Algorithm`.
+
+        Args:
+            task: what is improved.
+            from_start: whether the policy is pi_i before the first update; else another algorithm has moved it.
+        """
         self.task, self.settings = task, PPOSettings.of(task.section, task.settings.precision)
+        self._from_start = from_start
         self.learner = Learner(task, self.settings)
         self.position = PPOPosition()
         self._schedule = Schedule(
@@ -100,9 +107,9 @@ class PPO:
         return position.updates == 0 and position.warm_ups < self.settings.critic_warmup_updates and not plateau
 
     def _warm_up(self) -> dict[str, float]:
-        """One step of the critic on samples of pi_i."""
+        """One step of the critic on samples of the policy as it is before its first update."""
         batch = self._draw()
-        # The sampler is pi_i, so there is no KL whatever the log-probabilities.
+        # Of pi_i there is no KL, whatever the log-probabilities. If the policy was moved before, that is not its price.
         experience = self._experience(batch, batch.sampler_logprobs, batch.sampler_logprobs)
         figures = self.task.ranks.agreed(self.learner.warm_up(experience))
         for name, value in figures.items():
@@ -129,7 +136,7 @@ class PPO:
         conversations = [task.states.of(number) for number in numbers]
         batch = task.sampler.draw(task.policy, conversations, f"batch-{position.batches}", self.settings.minibatches)
         position.batches += 1
-        if position.normaliser is None:  # the first batch is always one of pi_i
+        if position.normaliser is None:
             normaliser = RewardNormaliser.fit(batch.scores)
             position.normaliser = normaliser.model_dump()
             position.least_kl_coefficient = self.settings.kl_coefficient / normaliser.scale if normaliser.scale else 0.0
@@ -137,8 +144,8 @@ class PPO:
         return batch
 
     def _reference_logprobs(self, batch: ResponseBatch, own: TokenScores) -> Tensor:
-        """(N, T) of pi_i, which the policy is before the first update."""
-        if self.position.updates == 0:
+        """(N, T) of pi_i, which the policy may be before the first update."""
+        if self._from_start and self.position.updates == 0:
             return own.logprobs
         return self.task.sampler.logprobs(self.task.reference, batch).logprobs
 
