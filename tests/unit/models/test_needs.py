@@ -68,6 +68,10 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Any:
             spec_of("improve", improve=MPO, inputs=APART | {"q": REF}),
             {"policy": (5, 0, 2), "q": (0, 1), "explorer": (0, 1)},
         ),
+        (
+            spec_of("improve", improve=params.Improve(algorithm="MPOThenPPO"), inputs=APART | {"q": REF}),
+            {"policy": (7, 0, 2), "q": (3, 1), "explorer": (0, 1)},
+        ),
         (spec_of("improve", improve=GRPO, inputs=APART | {"q": REF}), {"policy": (5, 0, 2), "q": (0, 1)}),
         (spec_of("evaluate", environment=FUNNEL), {"candidate": (0, 1), "policy": (0, 1)}),
         (spec_of("evaluate"), {"candidate": (0, 1), "policy": (0, 1), "q": (0, 1)}),

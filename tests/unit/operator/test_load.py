@@ -105,7 +105,7 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         (
             "spec.improve.algorithm",
             "DPO",
-            'spec.improve.algorithm: given "DPO", allowed is one of PPO, MPO, GRPO, RLOO',
+            'spec.improve.algorithm: given "DPO", allowed is one of PPO, MPO, MPOThenPPO, GRPO, RLOO',
         ),
         (
             "spec.evaluate.gate.metric",
