@@ -1,5 +1,6 @@
 """Defaults that depend on the base, of a run: what they are, and which ones a manifest leaves to them."""
 
+from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.defaults import KINDS, ByBase
 from ippo_trainer.contract.stages import BY_NAME, IMPROVE
 from pydantic.alias_generators import to_camel
@@ -41,9 +42,12 @@ def rates(spec: RunSpec) -> list[tuple[ByBase, str]]:
     full = fitted(spec)
     found: list[tuple[ByBase, str]] = [] if full.warm_start is None else [(full.warm_start, "learning_rate")]
     found.append((full.fit_q, "learning_rate"))
-    if full.improve.mpo is not None and full.improve.chosen(spec.collect.simulate) == "MPO":
-        return [*found, (full.improve.mpo, "learning_rate")]
-    return [*found, (full.improve, "learning_rate"), (full.improve, "critic_learning_rate")]
+    algorithm = ALGORITHMS[full.improve.chosen(spec.collect.simulate)]
+    if algorithm.explorer and full.improve.mpo is not None:
+        found.append((full.improve.mpo, "learning_rate"))
+    if algorithm.critic or not algorithm.explorer:
+        found += [(full.improve, "learning_rate"), (full.improve, "critic_learning_rate")]
+    return found
 
 
 def in_words(spec: RunSpec) -> str:

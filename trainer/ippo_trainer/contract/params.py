@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from ippo_trainer.contract import defaults
-from ippo_trainer.contract.algorithms import AlgorithmName
+from ippo_trainer.contract.algorithms import ALGORITHMS, AlgorithmName
 from ippo_trainer.contract.defaults import BaseKind, ByBase, kind_of
 from ippo_trainer.contract.model import Model as Model
 from ippo_trainer.contract.stages import EARLIER_DATA
@@ -399,7 +399,7 @@ class Improve(ByBase):
         A tiny base leaves MPO's out: they never were in the inputs of a stage, and its digest stays what it was.
         """
         section = self.filled(kind)
-        if kind == "tiny" or self.chosen(collect) != "MPO":
+        if kind == "tiny" or not ALGORITHMS[self.chosen(collect)].explorer:
             return section
         return section.model_copy(update={"mpo": (self.mpo or Mpo()).filled(kind)})
 

@@ -4,6 +4,7 @@ Nothing is imported that the manifest names, and no user's code runs: sources ar
 """
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def findings(run: IterativePPORun) -> list[Finding]:
     elsewhere = run.spec.artifacts is not None
     suffix = " on this machine; in a cluster it has to be in the stages' image or volume" if elsewhere else ""
     missing = [Finding(f"{text}{suffix}", not elsewhere) for text in (*_files(run), *_environment(run))]
-    return [*missing, *(Finding(text, False) for text in _rates(run))]
+    return [*missing, *(Finding(text, True) for text in _ranks(run)), *(Finding(text, False) for text in _rates(run))]
 
 
 def _files(run: IterativePPORun) -> Iterator[str]:
@@ -145,6 +146,30 @@ def _defines(tree: ast.Module, name: str) -> bool:
         if names & {name, "__getattr__", "*"}:
             return True
     return False
+
+
+def _ranks(run: IterativePPORun) -> Iterator[str]:
+    """Of the last layer, where the width of the trunk can be seen from here."""
+    base, fit_q = run.spec.policy.base, run.spec.fit_q
+    width = _width(base)
+    if fit_q.last_layer == "Gradient" or width is None:
+        return
+    if max(fit_q.ranks_of(width)) > width:
+        yield f"spec.fitQ.ranks: given {max(fit_q.ranks_of(width))}, allowed is at most {width}, the width of {base}"
+
+
+def _width(base: str) -> int | None:
+    """Of hidden states; None where nothing here says it."""
+    tiny = re.match(rf"{defaults.TINY}d(\d+)", base)
+    if tiny:
+        return int(tiny[1])
+    if not base.startswith(_FILE):
+        return None
+    try:
+        width = read_config(_path(base)).get("hidden_size")
+    except (StageError, OSError):
+        return None  # `_model` says so
+    return width if isinstance(width, int) else None
 
 
 def _rates(run: IterativePPORun) -> Iterator[str]:

@@ -179,6 +179,8 @@ def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
     [mpo] = validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO", "mpo": steep})[2]
     assert mpo.split(": ")[1] == "spec.improve.mpo.learningRate"
     assert validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPO"})[2] == []
+    both = validate(tmp_path, capsys, policy=base, improve={"algorithm": "MPOThenPPO", "mpo": steep, **steep})[2]
+    assert [line.split(": ")[1] for line in both] == ["spec.improve.mpo.learningRate", "spec.improve.learningRate"]
     adapted = {**base, "adapter": {}}
     assert [line.split(": ")[1] for line in validate(tmp_path, capsys, policy=adapted, **sections)[2]] == [
         "spec.warmStart.learningRate",
@@ -187,6 +189,28 @@ def test_rates_for_tiny_models_on_a_pretrained_base_are_noted(
     milder = {"learningRate": "0.0015"}
     sections = {"warmStart": {"demonstrations": 9, **milder}, "fitQ": milder}
     assert validate(tmp_path, capsys, policy=adapted, **sections)[2] == []
+
+
+@pytest.mark.parametrize(
+    ("base", "fit_q", "complaint"),
+    [
+        ("tiny:d64-l2", {"ranks": [8, 100]}, "given 100, allowed is at most 64, the width of tiny:d64-l2"),
+        ("tiny:d64-l2", {"ranks": [64]}, ""),
+        ("tiny:d8-l1", {}, ""),
+        ("tiny:d64-l2", {"ranks": [100], "lastLayer": "Gradient"}, ""),
+        ("file://", {"ranks": [17]}, "given 17, allowed is at most 16"),
+        ("s3://bucket/model", {"ranks": [17]}, ""),
+    ],
+)
+def test_ranks_above_the_trunks_width_are_seen_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], base: str, fit_q: dict[str, Any], complaint: str
+) -> None:
+    if base == "file://":
+        base = model(tmp_path, "config.json", "model.safetensors", "tokenizer.json")
+        (tmp_path / "config.json").write_text('{"hidden_size": 16}')
+    code, out, err = validate(tmp_path, capsys, policy={"base": base}, fitQ=fit_q)
+    assert (code != 0) == bool(complaint)
+    assert (f"spec.fitQ.ranks: {complaint}" in "\n".join([out, *err])) == bool(complaint)
 
 
 def test_it_says_what_is_left_to_the_base(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
