@@ -350,8 +350,8 @@ class Improve(ByBase):
     """PPO is token-level reinforcement learning with Q as the reward. MPO imitates what Q prefers among suggestions of
     the policy and of the explorer, so that it finds what the policy no longer says. If left out, it is MPO where
     collect explores, and else PPO: of what is never tried Q knows nothing. GRPO and RLOO are trl's trainers, on one
-    process, with Q as the reward; they have no critic, and their KL weight stays what it is at first. MPOThenPPO is MPO,
-    then PPO from where it has come."""
+    process, with Q as the reward; they have no critic, and their KL weight stays what it is at first. MPOThenPPO is
+    MPO, then PPO from where it has come."""
     mpo: Mpo | None = None
     """Settings of MPO, which heeds no other ones but `klTarget`."""
     updates: Annotated[int, Field(ge=1, le=100_000)] = 40
