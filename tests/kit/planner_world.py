@@ -199,6 +199,11 @@ class Cluster:
                 return
         raise AssertionError("the run does not come to rest")
 
+    def ready(self) -> bool:
+        """Whether all is done and served."""
+        assert self.run.status is not None
+        return any(c.type == "Ready" and c.status == "True" for c in self.run.status.conditions)
+
     def reason(self, kind: str) -> str:
         """The reason of a condition that is True."""
         assert self.run.status is not None
