@@ -6,6 +6,7 @@ import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.improve.states import LoggedStates
+from ippo_trainer.improve.trl import checks
 from ippo_trainer.improve.trl.checks import check_forward, check_room
 from ippo_trainer.improve.trl.rollouts import Rollout, StateStream, StateTokens
 from ippo_trainer.improve.trl.visit import lent
@@ -71,6 +72,21 @@ def test_a_policy_that_counts_places_from_the_left_is_refused(kind: str, fits: b
     with pytest.raises(BadSpecError, match="GRPO: trl pads prompts on the left") as caught:
         check_forward(policy, prompts, 0, "GRPO")
     assert "PPO or MPO" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "fine"), [("cuda", False, False), ("cuda", True, True), ("cpu", False, True)]
+)
+def test_a_gpu_without_a_compiler_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str, able: bool, fine: bool
+) -> None:
+    monkeypatch.setattr(checks, "compiles", lambda: able)
+    if fine:
+        checks.check_compiler(torch.device(device), "GRPO")
+        return
+    with pytest.raises(BadSpecError, match="GRPO: on a GPU trl compiles kernels") as caught:
+        checks.check_compiler(torch.device(device), "GRPO")
+    assert "gcc" in caught.value.remedy
 
 
 def test_a_rollout_without_room_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,9 @@ from ippo_trainer.improve.algorithms.ppo.control import first_kl_coefficient
 from ippo_trainer.improve.maths import log_ratio, response_sums
 from ippo_trainer.improve.sampler import ResponseBatch
 from ippo_trainer.improve.states import LoggedState
-from ippo_trainer.improve.trl.checks import check_forward, check_room
+from ippo_trainer.improve.trl.checks import check_compiler, check_forward, check_room
 from ippo_trainer.improve.trl.rollouts import Rollout, StateStream
+from ippo_trainer.models.parking import device_of
 from ippo_trainer.models.sampling import Sampled
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.optimiser import Optimiser
@@ -89,6 +90,7 @@ class TRLAlgorithm:
         wanted = max(1, round(min(section.batch_size, len(task.states)) * len(self.stream) / len(task.states)))
         most_rows = max(1, task.settings.max_tokens // longest)
         self.rollout = Rollout.of(wanted, section.samples_per_state, section.minibatches, most_rows)
+        check_compiler(device_of(task.policy), self.name)
         check_room(task.policy, self.rollout.suggestions, longest, self.name)
         rate = float(section.value("learning_rate"))
         self.optimiser = Optimiser(task.policy.parameters(), rate, epsilon=ADAM_EPSILON)

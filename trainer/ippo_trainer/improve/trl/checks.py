@@ -7,13 +7,27 @@ import torch
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.models import memory
-from ippo_trainer.models.kernels import HALVES
+from ippo_trainer.models.kernels import HALVES, compiles
 from ippo_trainer.models.parking import device_of
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.sampling import token_bytes
 
 _TOLERANCE, _ROUNDED = 1e-3, 5e-2
 """Norm of the difference over the norm, in fp32 and in 16 bits; where positions are wrong it is far above."""
+
+
+def check_compiler(device: torch.device, name: str) -> None:
+    """BadSpecError if trl's kernels for a GPU cannot be compiled; ours have others to fall back on, trl's have none.
+
+    Args:
+        device: of the policy.
+        name: of the algorithm.
+    """
+    if device.type == "cuda" and not compiles():
+        raise BadSpecError(
+            f"improve.algorithm {name}: on a GPU trl compiles kernels, and there is no C compiler here",
+            "Use an image with gcc, or PPO or MPO.",
+        )
 
 
 def check_room(policy: Any, rows: int, longest: int, name: str) -> None:
