@@ -1,5 +1,6 @@
 """The log of a server: what is written, when, and what a store that fails costs."""
 
+import argparse
 import gzip
 import json
 import threading
@@ -10,6 +11,7 @@ import torch
 from ippo_trainer.contract.errors import TryAgainError
 from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.data.served import segments_in
+from ippo_trainer.serve.cli import _place
 from ippo_trainer.serve.metrics import ServerMetrics
 from ippo_trainer.serve.suggestion_log import SegmentLimits, SuggestionLog
 from ippo_trainer.store import open_store
@@ -221,3 +223,24 @@ def test_a_store_that_is_down_fails_no_request(serving):
     text = run(check())
     dropped = next(line for line in text.splitlines() if 'log_records_total{outcome="dropped"}' in line)
     assert 0 < float(dropped.split()[1]) < 20
+
+
+@pytest.mark.parametrize(
+    ("text", "location"),
+    [
+        ("file:///data/served", {"directory": "/data/served"}),
+        ("s3://shop-bucket/served/", {"s3": {"bucket": "shop-bucket", "prefix": "served"}}),
+        (
+            '{"s3": {"bucket": "shop-bucket", "prefix": "a/served"}}',
+            {"s3": {"bucket": "shop-bucket", "prefix": "a/served"}},
+        ),
+    ],
+)
+def test_where_a_log_may_be(text, location):
+    assert _place(text) == StoreLocation.model_validate(location)
+
+
+@pytest.mark.parametrize("text", ["served", "http://shop/served", '{"s3": {}}', "{"])
+def test_where_no_log_may_be(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        _place(text)

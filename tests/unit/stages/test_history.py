@@ -1,6 +1,7 @@
 """A log in place of a simulator: collect takes it, and the stages after it learn from it."""
 
 import asyncio
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from ippo_trainer.store.artifact import fetch, read_manifest
 from ippo_trainer.text.render import Renderer
 
 from tests.kit.chat import ask, assistant, user
+from tests.unit.data.test_served import record
 
 
 def write_log(path: Path, conversations: list[Conversation], **fields: Any) -> Path:
@@ -300,3 +302,33 @@ async def _conversations(directory: Path, digest: str, store: Any) -> dict[str, 
     await engine.stop()
     gateway.log.close(60)
     return ids
+
+
+def test_a_folder_that_grew_while_an_import_waited_is_read_anew(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was imported before is no longer the beginning of what there is."""
+    monkeypatch.setattr(history, "PIECE_TURNS", 3)
+    folder = write_segments(small_world.folder / "served", [served(f"r{n}", n) for n in range(12)])
+    section = params.LogHistory(conversations=f"file://{folder}")
+    policy = small_world.put_policy(1)
+    spec = small_world.spec("collect", {"policy": policy}, history=section, environment=None)
+    small_world.kill_at_put(spec, 9)
+    write_segments(folder, [served(f"r{n}", n) for n in range(12, 15)], 2)
+    result = result_of(small_world, spec)
+    data = data_of(small_world, result)
+    assert sorted(each.id for each in data) == sorted(f"c{n}" for n in range(15))
+    assert any("has grown" in text for text in result.warnings or ())
+
+
+def served(identifier: str, number: int) -> dict[str, Any]:
+    message = user(f"hello {number}")
+    named = {"conversation_id": f"c{number}", "message": message["content"]}
+    return record(identifier, [message], "hi", **named)
+
+
+def write_segments(folder: Path, lines: list[dict[str, Any]], number: int = 1) -> Path:
+    folder.mkdir(exist_ok=True)
+    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    (folder / f"20261127T080000Z-abcdef-{number:06d}.jsonl.gz").write_bytes(gzip.compress(body))
+    return folder
