@@ -384,7 +384,7 @@ class Improve(ByBase):
     """GAE for the policy; the critic's targets use 1 (decoupled GAE)."""
     entropy_coefficient: Decimal = "0"
     """Weight of an entropy bonus."""
-    sampler: Literal["Transformers", "VLLM"] | None = None
+    sampler: EngineName | None = None
     """What samples PPO's responses. `VLLM` needs `algorithm: PPO`, an image with vLLM and room for one more copy of the
     policy, and gets the weights anew at every update. `Transformers`, also if left out, are our own forwards."""
 

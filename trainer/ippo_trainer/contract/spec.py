@@ -9,7 +9,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import DIGEST, canonical_json, digest_of
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.stages import COLLECT, EVALUATE, IMPROVE, StageName
+from ippo_trainer.contract.stages import BY_NAME, COLLECT, EVALUATE, IMPROVE, StageName
 
 Digest = Annotated[str, Field(pattern=DIGEST)]
 NAME = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
@@ -112,7 +112,7 @@ class StageSpec(Model):
         """
         value = self.model_dump(by_alias=True, exclude={"attempt", "run", "store", "inputs"}, exclude_none=True)
         if self.collect is not None and self.collect.sampler == "Auto":  # the same as nothing
-            del value["collect"]["sampler"]
+            del value[BY_NAME[COLLECT].field]["sampler"]
         value["inputs"] = {name: ref.digest for name, ref in self.inputs.items()}
         return digest_of(value)
 

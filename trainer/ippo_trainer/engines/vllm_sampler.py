@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadSpecError, TryAgainError
+from ippo_trainer.contract.variables import BLAS_THREADS
 from ippo_trainer.engines import vllm_start, vllm_worker
 from ippo_trainer.models import adapters
 from ippo_trainer.models.merging import whole
@@ -117,7 +118,7 @@ def running(policy: Path, settings: EngineSettings, remedy: str) -> Iterator[Vll
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         # Bound to cores, the threads of two shards on one machine would share those of the first.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(settings.threads),
+        BLAS_THREADS: str(settings.threads),
     }
     with vllm_start.starting(remedy, variables), whole(policy) as model:
         from vllm import LLM

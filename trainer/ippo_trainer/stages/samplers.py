@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from transformers import AutoConfig
 
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
-from ippo_trainer.contract.params import Collect
+from ippo_trainer.contract.params import Collect, EngineName
 from ippo_trainer.contract.stages import BY_NAME
 from ippo_trainer.engines import vllm_sampler, vllm_start
 from ippo_trainer.engines.vllm_sampler import VllmSampler, check_temperature
@@ -19,7 +19,7 @@ from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
 
-Kind = Literal["Transformers", "VLLM"]
+Kind = EngineName
 TRANSFORMERS: Final = "Transformers"
 VLLM: Final = "VLLM"
 
