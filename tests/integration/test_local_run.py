@@ -75,10 +75,10 @@ def test_ippo_exact_scores_the_policy_alike(finished: tuple[Path, str]) -> None:
     command += ["--tables", str(EXAMPLES / "easy-customers.json"), "--conversations", "500"]
     command += ["--policy", str(out / "artifacts" / row["artifacts"]["improve"]["key"])]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)["policies"][-1]
-    assert found["name"] == "policy"
-    error = (found["standardError"] ** 2 + row["exact"]["standardError"] ** 2) ** 0.5
-    assert abs(found["value"] - row["exact"]["value"]) < 5 * error
+    document = json.loads(done.stdout)["policies"][-1]
+    assert document["name"] == "policy"
+    error = (document["standardError"] ** 2 + row["exact"]["standardError"] ** 2) ** 0.5
+    assert abs(document["value"] - row["exact"]["value"]) < 5 * error
 
 
 def test_the_report_is_there_and_needs_no_network(finished: tuple[Path, str]) -> None:
@@ -103,12 +103,12 @@ def test_its_policy_answers_and_is_cut_where_the_run_cuts(finished: tuple[Path, 
             {"Content-Type": "application/json"},
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
-            told = json.load(answer)
+            document = json.load(answer)
         process.terminate()
         process.stderr.read()
     assert process.returncode == 0
     longest = json.loads((out / "run.json").read_text())["spec"]["policy"]["maxNewTokens"]
-    assert 0 < told["usage"]["completion_tokens"] <= longest
+    assert 0 < document["usage"]["completion_tokens"] <= longest
 
 
 def test_a_run_that_is_done_ends_at_once(finished: tuple[Path, str]) -> None:

@@ -105,9 +105,9 @@ def test_a_candidate_is_approved_and_the_run_watched_to_its_end(
     watched = ippo("status", "asks", "--watch")
     assert watched.code == 0, watched
     assert "Succeeded, 2/2: 2 of 2 iterations are done" in watched.out
-    found = json.loads(ippo("status", "asks", "--json").out)
-    assert [row["iteration"] for row in found["iterations"]] == [1, 2]
-    assert found["best"]["iteration"] == 1
+    document = json.loads(ippo("status", "asks", "--json").out)
+    assert [row["iteration"] for row in document["iterations"]] == [1, 2]
+    assert document["best"]["iteration"] == 1
     managers = {entry["manager"] for entry in api.get(path).body["metadata"]["managedFields"]}
     assert "ippo" in managers
     assert ippo("approve", "asks").code == 64

@@ -212,11 +212,11 @@ def test_between_two_iterations_a_run_has_started_too(api: Api, started: str) ->
 
 def test_a_run_that_nobody_looked_at_yet_says_so(api: Api) -> None:
     path = RUNS.format("default")
-    made = api.create(path, changed("metadata.name", "unseen")).body
-    found = api.get(f"{path}/unseen").body
-    assert found["status"] == {"observedGeneration": -1}  # else kstatus would take it for done
+    answer = api.create(path, changed("metadata.name", "unseen")).body
+    item = api.get(f"{path}/unseen").body
+    assert item["status"] == {"observedGeneration": -1}  # else kstatus would take it for done
     assert api.merge(f"{path}/unseen", {"spec": {"seed": 9}}).code == 200  # and it has not started
-    assert made["metadata"]["uid"] == found["metadata"]["uid"]
+    assert answer["metadata"]["uid"] == item["metadata"]["uid"]
     api.delete(f"{path}/unseen")
 
 

@@ -147,8 +147,8 @@ PLACES = sorted({place for place in rules(schema()) if place.path})
 
 def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
     """A good run with the value at that place; entries of lists on the way are as short as may be."""
-    made = copy.deepcopy(GOOD)
-    place: Any = made
+    document = copy.deepcopy(GOOD)
+    place: Any = document
     *parents, last = re.findall(r"[^.\[\]]+|\[\]", path)
     for part, following in itertools.pairwise([*parents, last]):
         fresh: Any = [] if following == "[]" else {"name": "A"} if part == "[]" else {}
@@ -161,7 +161,7 @@ def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
         place.append(value)
     else:
         place[last] = copy.deepcopy(value)
-    return made
+    return document
 
 
 def test_every_rule_of_the_crd_has_a_case() -> None:

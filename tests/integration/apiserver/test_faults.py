@@ -32,17 +32,17 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
 
 @pytest.fixture
 def kubelet(cluster: Cluster) -> Iterator[Kubelet]:
-    with Kubelet(cluster.api) as made:
-        yield made
-    assert made.errors == []
+    with Kubelet(cluster.api) as kubelet:
+        yield kubelet
+    assert kubelet.errors == []
 
 
 @pytest.fixture
 def operator(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[Operator]:
-    with Operator(cluster, tmp_path, "--lease-name", namespace, "--resync-seconds", "20") as made:
-        made.wait_ready()
-        yield made
-        assert "Traceback" not in made.log.read_text()
+    with Operator(cluster, tmp_path, "--lease-name", namespace, "--resync-seconds", "20") as operator:
+        operator.wait_ready()
+        yield operator
+        assert "Traceback" not in operator.log.read_text()
 
 
 def begin(api: Api, namespace: str, name: str = "small", **spec: Any) -> str:
@@ -233,8 +233,8 @@ def test_a_pod_that_is_deleted_by_hand_is_a_lost_attempt(
     pods = f"/api/v1/namespaces/{namespace}/pods"
 
     def held() -> list[str]:
-        found = cluster.api.get(f"{pods}?fieldSelector=status.phase=Running").body["items"]
-        return [pod["metadata"]["name"] for pod in found if kubelet.holds(pod)]
+        items = cluster.api.get(f"{pods}?fieldSelector=status.phase=Running").body["items"]
+        return [pod["metadata"]["name"] for pod in items if kubelet.holds(pod)]
 
     until(lambda: bool(held()), "a pod of collect runs", 60)
     cluster.api.delete(f"{pods}/{held()[0]}?gracePeriodSeconds=0")

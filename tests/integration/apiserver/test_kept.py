@@ -257,13 +257,13 @@ class Kept:
 
 @pytest.fixture
 def kept(api: Api) -> Iterator[Kept]:
-    made = Kept(api)
-    for kind in made.wanted:
-        made.mend(kind)
-    yield made
-    for kind in made.wanted:
-        api.merge(made.path(kind), {"metadata": {"finalizers": None}})
-        api.delete(made.path(kind))
+    kept = Kept(api)
+    for kind in kept.wanted:
+        kept.mend(kind)
+    yield kept
+    for kind in kept.wanted:
+        api.merge(kept.path(kind), {"metadata": {"finalizers": None}})
+        api.delete(kept.path(kind))
 
 
 def essence(found: Object | None) -> Object:
@@ -332,10 +332,10 @@ def test_who_overwrites_what_cannot_be_applied_beside_another_field_owns_nothing
     before = essence(kept.found("Deployment"))
     kept.patch(next(made for made in DEPLOYMENT if made.what == "another kind of probe"))
     kept.mend("Deployment")
-    found = kept.found("Deployment")
-    assert found is not None
-    assert essence(found) == before
-    assert OVERWRITER not in {entry["manager"] for entry in found["metadata"]["managedFields"]}
+    deployment = kept.found("Deployment")
+    assert deployment is not None
+    assert essence(deployment) == before
+    assert OVERWRITER not in {entry["manager"] for entry in deployment["metadata"]["managedFields"]}
 
 
 def test_what_others_may_set_stays_while_all_else_is_put_back(kept: Kept) -> None:
@@ -345,20 +345,20 @@ def test_what_others_may_set_stays_while_all_else_is_put_back(kept: Kept) -> Non
     assert theirs is not None
     kept.patch(edit("Deployment", "arguments", (f"{SERVER}/args", ["x"])))
     kept.mend("Deployment")
-    found = kept.found("Deployment")
-    assert found is not None
-    assert found["spec"] == theirs["spec"]
-    assert found["metadata"]["annotations"] == theirs["metadata"]["annotations"]
+    deployment = kept.found("Deployment")
+    assert deployment is not None
+    assert deployment["spec"] == theirs["spec"]
+    assert deployment["metadata"]["annotations"] == theirs["metadata"]["annotations"]
 
 
 def test_what_nobody_wrote_stays_as_a_webhook_would_put_it_in_again(kept: Kept) -> None:
     """A mutating webhook's sidecar is in no one's books."""
-    found = kept.found("Deployment")
-    assert found is not None
+    deployment = kept.found("Deployment")
+    assert deployment is not None
     sidecar = {"name": "istio-proxy", "image": "proxy:1"}
-    found["spec"]["template"]["spec"]["containers"].append(sidecar)
-    found["spec"]["template"]["spec"]["volumes"].append({"name": "istio-envoy", "emptyDir": {}})
-    assert repair(kept.wanted["Deployment"], found) is None
+    deployment["spec"]["template"]["spec"]["containers"].append(sidecar)
+    deployment["spec"]["template"]["spec"]["volumes"].append({"name": "istio-envoy", "emptyDir": {}})
+    assert repair(kept.wanted["Deployment"], deployment) is None
 
 
 def test_many_edits_at_once_are_put_back_in_two_writes(kept: Kept) -> None:

@@ -114,10 +114,10 @@ def test_a_spec_cannot_be_altered_and_a_second_job_is_a_conflict(api: Api) -> No
     assert answer.code == 201, answer.message
     run = parse_run(answer.body)
     wanted = intent(run)
-    made = stage_config_map(run, wanted)
+    config_map = stage_config_map(run, wanted)
     place = PATHS["ConfigMap"].format("default")
-    assert api.create(place, made).code == 201
-    assert api.create(place, made).code == 409
+    assert api.create(place, config_map).code == 201
+    assert api.create(place, config_map).code == 409
     changed = api.merge(f"{place}/{wanted.name}", {"data": {"spec.json": "{}"}})
     assert (changed.code, "immutable" in changed.message) == (422, True)
     jobs = PATHS["Job"].format("default")
@@ -127,9 +127,9 @@ def test_a_spec_cannot_be_altered_and_a_second_job_is_a_conflict(api: Api) -> No
 
 def test_applying_the_same_deployment_twice_changes_nothing(api: Api) -> None:
     run = cluster_run("served")
-    made = serving_deployment(serving_context(run), POLICY)
+    deployment = serving_deployment(serving_context(run), POLICY)
     place = f"{PATHS['Deployment'].format('default')}/served"
-    first = api.apply(place, made, "ippo-operator")
+    first = api.apply(place, deployment, "ippo-operator")
     assert first.code == 201, first.message
-    again = api.apply(place, made, "ippo-operator")
+    again = api.apply(place, deployment, "ippo-operator")
     assert (again.code, again.body["metadata"]["resourceVersion"]) == (200, first.body["metadata"]["resourceVersion"])

@@ -38,11 +38,11 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     assets = find_assets()
     if assets is None:
         pytest.skip("needs etcd and kube-apiserver in the folder that KUBEBUILDER_ASSETS names")
-    with ControlPlane(assets, tmp_path_factory.mktemp("control-plane")) as made:
+    with ControlPlane(assets, tmp_path_factory.mktemp("control-plane")) as control_plane:
         crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        assert made.api.create(crds, custom_resource_definition()).code == 201
-        until(lambda: made.api.get(RUNS.format("default")).code == 200, "the CRD is served")
-        yield made
+        assert control_plane.api.create(crds, custom_resource_definition()).code == 201
+        until(lambda: control_plane.api.get(RUNS.format("default")).code == 200, "the CRD is served")
+        yield control_plane
 
 
 def run(name: str, **spec: Any) -> Object:
@@ -182,8 +182,8 @@ def test_the_longest_event_is_taken_whatever_its_script_and_becomes_a_series(
             await writer.write(made, Event("Warning", "StatusNotWritten", character * 2000))
 
     with_client(plane, scene)
-    found = plane.api.get("/apis/events.k8s.io/v1/namespaces/default/events").body["items"]
-    [event] = [item for item in found if item["regarding"]["name"] == name]
+    items = plane.api.get("/apis/events.k8s.io/v1/namespaces/default/events").body["items"]
+    [event] = [item for item in items if item["regarding"]["name"] == name]
     assert MAX_MESSAGE - 8 <= len(event["note"].encode()) <= MAX_MESSAGE
     assert event["series"]["count"] == 2
 
@@ -192,8 +192,8 @@ def test_a_status_is_written_without_the_run(plane: ControlPlane) -> None:
     """Nothing else changes, nor who owns it; and only the version that was read is written."""
     labels = {f"label-{number}": "x" for number in range(500)}
     body = run("kept", suspend=True)
-    made = plane.api.create(RUNS.format("default"), body | {"metadata": body["metadata"] | {"labels": labels}}).body
-    without_spec = {name: made[name] for name in ("apiVersion", "kind", "metadata")}
+    item = plane.api.create(RUNS.format("default"), body | {"metadata": body["metadata"] | {"labels": labels}}).body
+    without_spec = {name: item[name] for name in ("apiVersion", "kind", "metadata")}
 
     async def scene(client: Client) -> None:
         status = {"iteration": 3, "progress": "0/1"}
@@ -204,7 +204,7 @@ def test_a_status_is_written_without_the_run(plane: ControlPlane) -> None:
 
     with_client(plane, scene)
     after = plane.api.get(f"{RUNS.format('default')}/kept").body
-    assert (after["spec"], after["metadata"]["labels"]) == (made["spec"], labels)
+    assert (after["spec"], after["metadata"]["labels"]) == (item["spec"], labels)
     assert after["status"]["iteration"] == 3
     owned = [fields for fields in after["metadata"]["managedFields"] if "subresource" not in fields]
-    assert owned == made["metadata"]["managedFields"]
+    assert owned == item["metadata"]["managedFields"]

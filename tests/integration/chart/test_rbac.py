@@ -18,11 +18,11 @@ from .rights import granted
 
 @pytest.fixture(params=[("clusterwide", CLUSTER_WIDE), ("roles", ROLES_ONLY)], ids=["cluster-wide", "roles-only"])
 def installed(request: pytest.FixtureRequest, plane: ControlPlane, tmp_path: Path) -> Iterator[Installed]:
-    made = Installed(plane, tmp_path, *request.param)
-    with made.operator:
-        made.operator.wait_ready()
-        yield made
-    made.remove()
+    release = Installed(plane, tmp_path, *request.param)
+    with release.operator:
+        release.operator.wait_ready()
+        yield release
+    release.remove()
 
 
 def jobs(api: Api, place: str) -> list[Manifest]:
@@ -87,12 +87,12 @@ def a_policy_is_served_until_it_is_not(made: Installed) -> None:
 
 def serve(api: Api, deployment: str) -> bool:
     """As the Deployment controller does once the newest servers are ready."""
-    found = api.get(deployment).body
-    count = found["spec"]["replicas"]
+    item = api.get(deployment).body
+    count = item["spec"]["replicas"]
     counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count)
     progressing = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}
-    status = {"observedGeneration": found["metadata"]["generation"], "conditions": [progressing], **counts}
-    connect(api, found | {"status": status})
+    status = {"observedGeneration": item["metadata"]["generation"], "conditions": [progressing], **counts}
+    connect(api, item | {"status": status})
     return api.merge(f"{deployment}/status", {"status": status}).code == 200
 
 
@@ -115,12 +115,12 @@ def says_so(answer: tuple[int, str]) -> bool:
 
 def test_a_right_that_is_missing_would_be_found(plane: ControlPlane, tmp_path: Path) -> None:
     """The test of the test."""
-    made = Installed(plane, tmp_path, "roles", ROLES_ONLY)
-    role = next(o for o in of_kind(made.objects, "Role") if o["metadata"]["namespace"] == made.namespaces[1])
+    release = Installed(plane, tmp_path, "roles", ROLES_ONLY)
+    role = next(o for o in of_kind(release.objects, "Role") if o["metadata"]["namespace"] == release.namespaces[1])
     role["rules"] = [rule for rule in role["rules"] if "jobs" not in rule["resources"]]
     apply(plane.api, role)
-    with made.operator:
-        until(lambda: any("/jobs" in request for request in made.audit.forbidden()), "something is forbidden", 60)
-        until(lambda: says_so(made.operator.probe("/readyz")), "/readyz says so", 60)
-    assert all("/jobs" in request for request in made.audit.forbidden())  # that right, and no other
-    made.remove()
+    with release.operator:
+        until(lambda: any("/jobs" in request for request in release.audit.forbidden()), "something is forbidden", 60)
+        until(lambda: says_so(release.operator.probe("/readyz")), "/readyz says so", 60)
+    assert all("/jobs" in request for request in release.audit.forbidden())  # that right, and no other
+    release.remove()

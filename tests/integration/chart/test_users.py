@@ -28,14 +28,14 @@ READABLE = ("/api/v1/{}/secrets", "/api/v1/{}/configmaps", "/api/v1/{}/pods", "/
 @pytest.fixture(scope="module")
 def installed(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """ada has `edit`, bob has `view` and cleo has `ippo-approve`, in the first namespace only."""
-    made = Installed(plane, tmp_path_factory.mktemp("users"), "users", CLUSTER_WIDE)
+    release = Installed(plane, tmp_path_factory.mktemp("users"), "users", CLUSTER_WIDE)
     for user, role in (("bob", "view"), ("ada", "edit")):  # edit takes view in
         aggregate(plane.api, role)
-        bind(plane.api, made.namespaces[0], user, role)
-    bind(plane.api, made.namespaces[0], "cleo", "ippo-approve")
-    until(lambda: refuses(plane.user(ADA), made.namespaces[0]), "the admission policy is in force")
-    yield made
-    made.remove()
+        bind(plane.api, release.namespaces[0], user, role)
+    bind(plane.api, release.namespaces[0], "cleo", "ippo-approve")
+    until(lambda: refuses(plane.user(ADA), release.namespaces[0]), "the admission policy is in force")
+    yield release
+    release.remove()
 
 
 ANSWERS = (

@@ -18,10 +18,10 @@ RUNS = int(os.environ.get("IPPO_SCALE_RUNS", "100"))
 
 @pytest.fixture
 def kubeconfig() -> Path:
-    found = find_kubeconfig()
-    if found is None:
+    path = find_kubeconfig()
+    if path is None:
         pytest.skip(HINT)
-    return found
+    return path
 
 
 @pytest.mark.timeout(1800)

@@ -33,9 +33,9 @@ def test_a_stage_that_stalled_is_tried_once_more_whenever_somebody_mends_or_asks
     world.drive()
     assert world.stages()[-1] == (1, "fit-q", 1), "another stage's pods do not matter"
     world.run = changed(world.run, **change)
-    made = world.step()
-    assert not made.status.is_true("Stalled")
-    assert [(i.spec.stage, i.spec.attempt) for i in made.creates] == [("fit-q", 2)], "at once, without a back-off"
+    plan = world.step()
+    assert not plan.status.is_true("Stalled")
+    assert [(i.spec.stage, i.spec.attempt) for i in plan.creates] == [("fit-q", 2)], "at once, without a back-off"
     world.drive(failing("fit-q", failure, 2))
     assert world.stages()[-1] == (1, "fit-q", 2), "one change, one attempt"
     assert world.plan().status.is_true("Stalled")

@@ -320,6 +320,6 @@ def test_warnings_of_stages_are_in_the_status_newest_first_and_bounded(
     lines = out[out.index("warnings:") :].splitlines()
     assert lines[1] == "  iteration 2 collect: 92 % of 2 unended"
     assert lines[7:8] == ["  and 3 more: --json has them all"]
-    told = json.loads(call(capsys, "status", str(tmp_path / "run"), "--json")[1])["warnings"]
-    assert len(told) == 9
-    assert told[-1] == "iteration 0 warm-start: 92 % of 0 unended"
+    document = json.loads(call(capsys, "status", str(tmp_path / "run"), "--json")[1])["warnings"]
+    assert len(document) == 9
+    assert document[-1] == "iteration 0 warm-start: 92 % of 0 unended"

@@ -78,9 +78,9 @@ def test_a_run_that_stalled_goes_on_when_the_spec_says_so() -> None:
     before = world.run.spec
     world.run = changed(world.run, fitQ=MORE)
     assert problems(before, world.run.spec) == []
-    made = world.step()
-    assert [(i.spec.stage, i.spec.collection) for i in made.creates] == [("collect", 2)], "at once"
-    assert not made.status.is_true("Stalled")
+    plan = world.step()
+    assert [(i.spec.stage, i.spec.collection) for i in plan.creates] == [("collect", 2)], "at once"
+    assert not plan.status.is_true("Stalled")
     world.drive(uninformative(1))
     assert world.reason("Ready") == "Completed"
 

@@ -79,30 +79,34 @@ def _worse(spec: StageSpec) -> dict[str, Any]:
 def test_every_stage_knows_the_log_and_none_a_simulator() -> None:
     world = Cluster(make_run(**ONLY))
     world.drive()
-    made = specs(world)
-    fit_q = made[1, "fit-q"].history
+    specs_of_stages = specs(world)
+    fit_q = specs_of_stages[1, "fit-q"].history
     assert fit_q is not None
     assert fit_q.writers == ("people",)
-    for (iteration, stage), spec in made.items():
+    for (iteration, stage), spec in specs_of_stages.items():
         assert spec.environment is None
         assert (spec.history is not None) == (iteration == 1), stage
         assert spec.collect is None
     assert {intent.shards for intent in world.created} == {None}
-    assert {"policy", "candidate", "data", "q"} == set(made[1, "evaluate"].inputs)
+    assert {"policy", "candidate", "data", "q"} == set(specs_of_stages[1, "evaluate"].inputs)
 
 
 def test_a_log_first_and_a_simulator_from_then_on() -> None:
     world = Cluster(make_run(iterations={"max": 2}, collect={"history": LOG, "simulate": SIMULATE}))
     world.drive()
-    made = specs(world)
+    specs_of_stages = specs(world)
     assert world.reason("Succeeded") == "Completed"
-    assert {key for key, spec in made.items() if spec.history is not None} == {
+    assert {key for key, spec in specs_of_stages.items() if spec.history is not None} == {
         (1, stage) for stage in ("collect", "fit-q", "improve", "evaluate")
     }
-    assert {key for key, spec in made.items() if spec.environment is None} == {(1, "collect")}
+    assert {key for key, spec in specs_of_stages.items() if spec.environment is None} == {(1, "collect")}
     shards = {(intent.spec.iteration, intent.spec.stage): intent.shards for intent in world.created}
     assert (shards[1, "collect"], shards[2, "collect"]) == (None, 2)
-    assert set(made[1, "evaluate"].inputs) == set(made[2, "evaluate"].inputs) == {"policy", "candidate"}
+    assert (
+        set(specs_of_stages[1, "evaluate"].inputs)
+        == set(specs_of_stages[2, "evaluate"].inputs)
+        == {"policy", "candidate"}
+    )
 
 
 def test_runs_without_a_log_have_the_inputs_that_they_had() -> None:

@@ -87,15 +87,15 @@ def test_each_stage_gets_its_own_section_and_seed() -> None:
 
 def test_the_intent_is_in_the_status_before_the_job_is() -> None:
     world = Cluster(make_run())
-    made = world.plan()
-    assert made.status.active is not None
-    assert made.status.active.job_name == made.creates[0].name
-    assert not made.status.active.observed
+    plan = world.plan()
+    assert plan.status.active is not None
+    assert plan.status.active.job_name == plan.creates[0].name
+    assert not plan.status.active.observed
     # the status was written, then the adapter died before it created the job
-    world.run = world.run.model_copy(update={"status": made.status})
+    world.run = world.run.model_copy(update={"status": plan.status})
     again = world.plan()
-    assert again.creates == made.creates
-    assert again.status == made.status
+    assert again.creates == plan.creates
+    assert again.status == plan.status
     assert again.events == ()
 
 
@@ -116,9 +116,9 @@ def test_jobs_that_vanish_after_they_were_recorded_change_nothing() -> None:
     world.drive()
     done = status(world)
     world.jobs.clear()
-    made = world.step()
-    assert (made.creates, made.deletes, made.events) == ((), (), ())
-    assert made.status == done
+    plan = world.step()
+    assert (plan.creates, plan.deletes, plan.events) == ((), (), ())
+    assert plan.status == done
 
 
 @pytest.mark.parametrize(("code", "reason"), [(64, "InvalidSpec"), (65, "InvalidData")])
@@ -194,12 +194,12 @@ def test_repetitions_wait_longer_and_longer() -> None:
         running = world.running() or (world.step() and world.running())
         assert running is not None
         world.end(running, JobFailure(75))
-        made = world.step()
-        assert made.creates == ()
-        assert made.status.is_true("Reconciling")
-        assert made.requeue_after is not None
-        waits.append(made.requeue_after)
-        world.now += timedelta(seconds=made.requeue_after - 1)
+        plan = world.step()
+        assert plan.creates == ()
+        assert plan.status.is_true("Reconciling")
+        assert plan.requeue_after is not None
+        waits.append(plan.requeue_after)
+        world.now += timedelta(seconds=plan.requeue_after - 1)
         assert world.step().creates == ()
         world.now += timedelta(seconds=1)
         world.step()
@@ -213,10 +213,10 @@ def test_disruptions_that_do_not_end_are_spread_out() -> None:
         running = world.running() or (world.step() and world.running())
         assert running is not None
         world.end(running, JobFailure(143))
-        made = world.step()
-        waits.append(made.requeue_after)
-        world.now += timedelta(seconds=made.requeue_after or 0)
-        if not made.creates:
+        plan = world.step()
+        waits.append(plan.requeue_after)
+        world.now += timedelta(seconds=plan.requeue_after or 0)
+        if not plan.creates:
             world.step()
     assert waits == [None, None, None, 100, 200, 400]
 
@@ -225,18 +225,18 @@ def test_suspend_stops_the_stage_and_resume_takes_a_new_attempt() -> None:
     world = Cluster(make_run())
     running = until(world, 1, "improve")
     world.run = changed(world.run, suspend=True)
-    made = world.step()
-    assert made.deletes == (running.name,)
-    assert made.creates == ()
-    assert not made.status.is_true("Suspended")
-    made = world.step()
-    assert made.status.is_true("Suspended")
-    assert made.creates == ()
-    assert (made.status.budgets.disruptions, made.status.active) == (0, None)
+    plan = world.step()
+    assert plan.deletes == (running.name,)
+    assert plan.creates == ()
+    assert not plan.status.is_true("Suspended")
+    plan = world.step()
+    assert plan.status.is_true("Suspended")
+    assert plan.creates == ()
+    assert (plan.status.budgets.disruptions, plan.status.active) == (0, None)
     world.run = changed(world.run, suspend=False)
-    made = world.step()
-    assert [intent.spec.attempt for intent in made.creates] == [2]
-    assert "Resumed" in [event.reason for event in made.events]
+    plan = world.step()
+    assert [intent.spec.attempt for intent in plan.creates] == [2]
+    assert "Resumed" in [event.reason for event in plan.events]
     world.drive()
     assert world.reason("Ready") == "Completed"
 
@@ -249,9 +249,9 @@ def test_suspend_that_is_withdrawn_early_still_waits_for_the_stop() -> None:
     world.step()
     world.jobs[running.name] = job  # it takes its time to end
     world.run = changed(world.run, suspend=False)
-    made = world.plan()
-    assert made.deletes == (running.name,)
-    assert made.creates == ()
+    plan = world.plan()
+    assert plan.deletes == (running.name,)
+    assert plan.creates == ()
     world.end(running, JobFailure(143))
     assert [intent.spec.attempt for intent in world.step().creates] == [2]
 
@@ -264,10 +264,10 @@ def test_a_stage_that_ends_well_while_it_is_told_to_stop_counts() -> None:
     world.step()
     world.jobs[running.name] = job
     world.end(running, good_result(running.spec))
-    made = world.step()
-    assert made.status.stage == "evaluate"
-    assert made.status.is_true("Suspended")
-    assert made.creates == ()
+    plan = world.step()
+    assert plan.status.stage == "evaluate"
+    assert plan.status.is_true("Suspended")
+    assert plan.creates == ()
 
 
 def test_a_run_that_begins_suspended_creates_nothing() -> None:
@@ -278,8 +278,8 @@ def test_a_run_that_begins_suspended_creates_nothing() -> None:
 
 
 def test_conditions_are_there_from_the_first_pass() -> None:
-    made = Cluster(make_run()).plan()
-    assert [c.type for c in made.status.conditions] == [
+    plan = Cluster(make_run()).plan()
+    assert [c.type for c in plan.status.conditions] == [
         "Accepted",
         "Reconciling",
         "Stalled",
@@ -289,7 +289,7 @@ def test_conditions_are_there_from_the_first_pass() -> None:
         "Promoted",
         "Ready",
     ]
-    truth = {c.type: c.status for c in made.status.conditions}
+    truth = {c.type: c.status for c in plan.status.conditions}
     assert truth == {
         "Accepted": "True",
         "Reconciling": "True",
@@ -300,7 +300,7 @@ def test_conditions_are_there_from_the_first_pass() -> None:
         "Promoted": "Unknown",
         "Ready": "False",
     }
-    assert made.status.observed_generation == 1
+    assert plan.status.observed_generation == 1
 
 
 def test_a_condition_keeps_its_transition_time_until_it_turns() -> None:
@@ -442,10 +442,10 @@ def test_a_result_of_something_else_moves_nothing(change: dict[str, Any]) -> Non
 
 def test_a_namesake_made_from_other_inputs_is_not_adopted() -> None:
     world = Cluster(make_run())
-    made = world.plan()
-    name = made.creates[0].name
-    world.run = world.run.model_copy(update={"status": made.status})
-    world.jobs[name] = ObservedJob(name, digest_of("another"), "Succeeded", (good_result(made.creates[0].spec),))
+    plan = world.plan()
+    name = plan.creates[0].name
+    world.run = world.run.model_copy(update={"status": plan.status})
+    world.jobs[name] = ObservedJob(name, digest_of("another"), "Succeeded", (good_result(plan.creates[0].spec),))
     world.drive()
     assert world.reason("Stalled") == "ChildConflict"
     assert world.created == []

@@ -131,7 +131,7 @@ def test_every_run_comes_to_rest_within_its_budgets(
 def test_terminal_is_for_ever(end: Any, happenings: list[tuple[str, int]]) -> None:
     world = Cluster(make_run(iterations={"max": 1}, retries={"crashes": 0}))
     world.drive(lambda i: good_result(i.spec) if end == "good" or i.spec.stage != "improve" else end)
-    made = len(world.created)
+    count = len(world.created)
     reason = world.reason("Ready" if end == "good" else "Stalled")
     for what, number in happenings:
         if what == "lose" and world.jobs:
@@ -141,7 +141,7 @@ def test_terminal_is_for_ever(end: Any, happenings: list[tuple[str, int]]) -> No
         world.now += timedelta(hours=number)
         plan = world.step()
         assert (plan.creates, plan.deletes, plan.events) == ((), (), ())
-    assert len(world.created) == made
+    assert len(world.created) == count
     assert world.reason("Ready" if end == "good" else "Stalled") == reason
 
 

@@ -37,11 +37,11 @@ def test_a_run_that_succeeded(server: Server, ippo: Ippo) -> None:
 
 def test_json_has_what_a_folder_has_and_the_clusters_own(server: Server, ippo: Ippo) -> None:
     finish(server)
-    found = json.loads(ippo("status", "small", "--json").out)
-    assert (found["phase"], found["reason"], found["progress"]) == ("Succeeded", "Completed", "1/1")
-    assert found["iterations"][0]["decision"] == "Promote"
-    assert {c["type"] for c in found["conditions"]} >= {"Ready", "Stalled", "Promoted"}
-    assert found["observed"] is True
+    document = json.loads(ippo("status", "small", "--json").out)
+    assert (document["phase"], document["reason"], document["progress"]) == ("Succeeded", "Completed", "1/1")
+    assert document["iterations"][0]["decision"] == "Promote"
+    assert {c["type"] for c in document["conditions"]} >= {"Ready", "Stalled", "Promoted"}
+    assert document["observed"] is True
 
 
 def test_the_progress_inside_the_stage_is_read_from_its_pods(server: Server, ippo: Ippo) -> None:

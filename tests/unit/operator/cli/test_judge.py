@@ -73,8 +73,8 @@ def test_a_session_counts_what_was_preferred_whatever_the_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     human = Human(capsys, 7)
-    found = judge(Arguments(), subject(10), tmp_path / "votes.jsonl", human)  # type: ignore[arg-type]
-    assert found == Judgement(iteration=1, candidate=7, current=3, same=0)
+    verdict = judge(Arguments(), subject(10), tmp_path / "votes.jsonl", human)  # type: ignore[arg-type]
+    assert verdict == Judgement(iteration=1, candidate=7, current=3, same=0)
     for text in human.seen:
         assert "candidate" not in text.split("---")[-1]
         assert "current" not in text.split("---")[-1]
@@ -100,8 +100,8 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_an_answer_that_says_nothing_is_asked_again(tmp_path: Path) -> None:
     answers = iter(["", "x", "S", "k", "q"])
-    found = judge(Arguments(), subject(3), tmp_path / "votes.jsonl", lambda _: next(answers))  # type: ignore[arg-type]
-    assert found == Judgement(iteration=1, candidate=0, current=0, same=1)
+    verdict = judge(Arguments(), subject(3), tmp_path / "votes.jsonl", lambda _: next(answers))  # type: ignore[arg-type]
+    assert verdict == Judgement(iteration=1, candidate=0, current=0, same=1)
     assert [vote.verdict for vote in read_votes(tmp_path / "votes.jsonl", DIGEST)] == ["same", "skip"]
 
 

@@ -116,8 +116,8 @@ PROGRESS: dict[str, Callable[[], Iterator[list[str]]]] = {
 
 @pytest.mark.parametrize("logs", PROGRESS.values(), ids=PROGRESS)
 def test_a_line_about_progress_is_only_text(logs: Callable[[], Iterator[list[str]]]) -> None:
-    found = joined(logs())
-    if found is not None:
-        assert (found.what + found.rest).isprintable()
-        assert 0 <= found.share <= 1
-        json.dumps(found.done)
+    progress = joined(logs())
+    if progress is not None:
+        assert (progress.what + progress.rest).isprintable()
+        assert 0 <= progress.share <= 1
+        json.dumps(progress.done)

@@ -137,12 +137,12 @@ def test_a_stale_run_is_not_acted_upon() -> None:
     api, operator, _ = begin()
     first = copy.deepcopy(the_run(api))
     operator.settle()
-    made = attempts(api)
+    jobs = attempts(api)
     api.after = lambda _n, request, _r: (
         Response(200, {}, first) if request.method == "GET" and request.path.endswith("/small") else None
     )
     assert operator.reconcile().again
-    assert attempts(api) == made
+    assert attempts(api) == jobs
 
 
 def test_two_operators_at_once_make_every_attempt_once() -> None:

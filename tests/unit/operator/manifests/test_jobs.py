@@ -34,12 +34,12 @@ def variables(job: dict[str, Any]) -> dict[str, Any]:
 def test_the_spec_is_frozen_and_reads_back() -> None:
     run = cluster_run()
     wanted = intent(run)
-    made = stage_config_map(run, wanted)
-    assert made["immutable"] is True
-    assert StageSpec.model_validate_json(made["data"]["spec.json"]) == wanted.spec
-    assert made["metadata"]["annotations"][identity.INPUT_DIGEST] == wanted.spec.input_digest()
+    config_map = stage_config_map(run, wanted)
+    assert config_map["immutable"] is True
+    assert StageSpec.model_validate_json(config_map["data"]["spec.json"]) == wanted.spec
+    assert config_map["metadata"]["annotations"][identity.INPUT_DIGEST] == wanted.spec.input_digest()
     job = stage_job(run, wanted, PLATFORM)
-    assert job["metadata"]["name"] == made["metadata"]["name"] == wanted.name
+    assert job["metadata"]["name"] == config_map["metadata"]["name"] == wanted.name
     assert pod(job)["volumes"][-1] == {"name": "ippo-spec", "configMap": {"name": wanted.name}}
 
 

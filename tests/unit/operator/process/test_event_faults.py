@@ -79,13 +79,13 @@ def test_an_event_of_a_run_that_is_gone_brings_nothing_back() -> None:
             controller = ToyController(api)
             await drive(controller, lambda: len(attempts(api)) == 2)
             api.remove("iterativepporuns", "team", "small")
-            made = attempts(api)
+            jobs = attempts(api)
             for kind, item in [*old]:
                 if kind != "DELETED":
                     process.hear(kind, item)
             await drive(controller, lambda: not process.service.queue.depth and not process.service.queue.working)
             await asyncio.sleep(0)
-            assert attempts(api) == made
+            assert attempts(api) == jobs
             assert process.service.index.versions() == {}
             assert api.all("jobs") == api.all("configmaps") == api.all("iterativepporuns") == []
 

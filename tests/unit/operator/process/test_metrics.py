@@ -54,12 +54,12 @@ def test_a_run_counts_its_attempts_decisions_and_end() -> None:
     api = world(iterations={"max": 2})
     operator = Counted(api)
     operator.finish(ToyController(api))
-    found = samples(operator.metrics)
+    values = samples(operator.metrics)
     assert total(operator.metrics, "ippo_stage_attempts_total") == len(attempts(api)) == 9
-    assert found['ippo_stage_attempts_total{reason="Completed",stage="collect"}'] == 2
-    assert found['ippo_promotions_total{outcome="Promote"}'] == 2
-    assert found['ippo_runs_ended_total{outcome="Completed"}'] == 1
-    assert found['ippo_stage_duration_seconds_count{outcome="Succeeded",stage="warm-start"}'] == 1
+    assert values['ippo_stage_attempts_total{reason="Completed",stage="collect"}'] == 2
+    assert values['ippo_promotions_total{outcome="Promote"}'] == 2
+    assert values['ippo_runs_ended_total{outcome="Completed"}'] == 1
+    assert values['ippo_stage_duration_seconds_count{outcome="Succeeded",stage="warm-start"}'] == 1
 
 
 def test_failures_count_by_reason() -> None:
@@ -71,9 +71,9 @@ def test_failures_count_by_reason() -> None:
 
     operator = Counted(api)
     operator.finish(ToyController(api, ending))
-    found = samples(operator.metrics)
-    assert found['ippo_stage_attempts_total{reason="UserCodeFailed",stage="warm-start"}'] == 1
-    assert found['ippo_stage_duration_seconds_count{outcome="Failed",stage="warm-start"}'] == 1
+    values = samples(operator.metrics)
+    assert values['ippo_stage_attempts_total{reason="UserCodeFailed",stage="warm-start"}'] == 1
+    assert values['ippo_stage_duration_seconds_count{outcome="Failed",stage="warm-start"}'] == 1
     assert total(operator.metrics, "ippo_stage_attempts_total") == len(attempts(api)) == 6
 
 
@@ -195,11 +195,11 @@ def test_rollouts_count_when_they_end() -> None:
     history = [None, first, ready, ready, aimed, back, back, back.model_copy(update={"waiting_since": None})]
     for before, after in pairwise(history):
         metrics.status_written(run.model_copy(update={"status": RunStatus(serving=before)}), RunStatus(serving=after))
-    found = samples(metrics)
-    assert found['ippo_rollouts_total{outcome="RolledOut"}'] == 1
-    assert found['ippo_rollouts_total{outcome="RolledBack"}'] == 1
-    assert found['ippo_rollouts_total{outcome="RolloutTimedOut"}'] == 0
-    assert found["ippo_rollout_duration_seconds_sum{}"] == 40
+    values = samples(metrics)
+    assert values['ippo_rollouts_total{outcome="RolledOut"}'] == 1
+    assert values['ippo_rollouts_total{outcome="RolledBack"}'] == 1
+    assert values['ippo_rollouts_total{outcome="RolloutTimedOut"}'] == 0
+    assert values["ippo_rollout_duration_seconds_sum{}"] == 40
 
 
 def test_what_runs_wait_for_and_how_long() -> None:
@@ -208,29 +208,29 @@ def test_what_runs_wait_for_and_how_long() -> None:
     active = ActiveAttempt(job_name="j", input_digest=digest_of(1), created_at=START, observed=True, waiting=waits)
     status = RunStatus(stage="warm-start", attempt=1, active=active)
     metrics.phase_of(("team", "small"), make_run().model_copy(update={"status": status}))
-    found = samples(metrics)
-    assert found['ippo_runs_waiting{reason="WaitingForQuota"}'] == 1
-    assert found['ippo_longest_wait_seconds{reason="WaitingForQuota"}'] == 7200
-    assert found['ippo_longest_wait_seconds{reason="Unschedulable"}'] == 0
+    values = samples(metrics)
+    assert values['ippo_runs_waiting{reason="WaitingForQuota"}'] == 1
+    assert values['ippo_longest_wait_seconds{reason="WaitingForQuota"}'] == 7200
+    assert values['ippo_longest_wait_seconds{reason="Unschedulable"}'] == 0
     metrics.phase_of(("team", "small"), None)
     assert samples(metrics)['ippo_runs_waiting{reason="WaitingForQuota"}'] == 0
 
 
 def test_counters_that_alerts_look_at_are_there_before_anything_happens() -> None:
-    found = samples(Metrics())
-    assert all(f'ippo_runs{{phase="{phase}"}}' in found for phase in PHASES)
-    assert all(f'ippo_runs_waiting{{reason="{reason}"}}' in found for reason in WAITS)
-    assert all(f'ippo_reconcile_errors_total{{kind="{kind}"}}' in found for kind in ERROR_KINDS)
-    assert 'ippo_runs_ended_total{outcome="Stalled"}' in found
+    values = samples(Metrics())
+    assert all(f'ippo_runs{{phase="{phase}"}}' in values for phase in PHASES)
+    assert all(f'ippo_runs_waiting{{reason="{reason}"}}' in values for reason in WAITS)
+    assert all(f'ippo_reconcile_errors_total{{kind="{kind}"}}' in values for kind in ERROR_KINDS)
+    assert 'ippo_runs_ended_total{outcome="Stalled"}' in values
 
 
 def test_an_error_of_an_unknown_kind_is_a_bug() -> None:
     metrics = Metrics()
     metrics.failed("UnavailableError")
     metrics.failed("Surprise")
-    found = samples(metrics)
-    assert found['ippo_reconcile_errors_total{kind="UnavailableError"}'] == 1
-    assert found['ippo_reconcile_errors_total{kind="Bug"}'] == 1
+    values = samples(metrics)
+    assert values['ippo_reconcile_errors_total{kind="UnavailableError"}'] == 1
+    assert values['ippo_reconcile_errors_total{kind="Bug"}'] == 1
 
 
 def test_requests_count_with_their_outcome_also_where_no_answer_comes() -> None:
@@ -243,9 +243,9 @@ def test_requests_count_with_their_outcome_also_where_no_answer_comes() -> None:
     transport = CountingTransport(Silent(), metrics)
     with pytest.raises(UnavailableError):
         asyncio.run(transport.send(Request("GET", "/apis/ippo.dev/v1alpha1/namespaces/t/iterativepporuns/x"), 1))
-    found = samples(metrics)
-    assert found['ippo_api_requests_total{code="0",method="GET",resource="iterativepporuns"}'] == 1
-    assert found['ippo_api_request_seconds_count{method="GET"}'] == 1
+    values = samples(metrics)
+    assert values['ippo_api_requests_total{code="0",method="GET",resource="iterativepporuns"}'] == 1
+    assert values['ippo_api_request_seconds_count{method="GET"}'] == 1
 
 
 def test_no_label_carries_a_name_or_uid() -> None:

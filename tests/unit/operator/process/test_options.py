@@ -86,9 +86,14 @@ def test_lines_name_run_stage_and_attempt(capsys: pytest.CaptureFixture[str]) ->
     except ValueError:
         logging.getLogger("ippo.test").exception("odd %s", "thing")
     [line] = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert (told["run"], told["stage"], told["attempt"], told["message"]) == ("small", "collect", 2, "odd thing")
-    assert "in two lines" in told["traceback"]
+    document = json.loads(line)
+    assert (document["run"], document["stage"], document["attempt"], document["message"]) == (
+        "small",
+        "collect",
+        2,
+        "odd thing",
+    )
+    assert "in two lines" in document["traceback"]
     logs.configure("text", "info")
     logging.getLogger("ippo.test").info("fine")
     assert "run=small stage=collect attempt=2 fine" in capsys.readouterr().err
@@ -110,6 +115,6 @@ def test_what_the_server_answered_has_no_traceback_unless_asked(level: str, caps
             raise APINotFoundError("404 page not found", status=404, headers={}) from error
     except APINotFoundError as error:
         logging.getLogger("kopf._core").exception(f"Watcher has failed: {error}")
-    told = json.loads(capsys.readouterr().err)
-    assert told["message"] == "Watcher has failed: 404 page not found"
-    assert ("traceback" in told) == (level == "debug")
+    document = json.loads(capsys.readouterr().err)
+    assert document["message"] == "Watcher has failed: 404 page not found"
+    assert ("traceback" in document) == (level == "debug")
