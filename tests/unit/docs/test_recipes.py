@@ -239,8 +239,8 @@ def test_an_environment(copy: Copy) -> None:
     assert "with tea-shop" in copy.validate("examples/my_environment.py:TeaShop", "tea-shop")
     load = "from ippo_trainer.environments import load; from ippo_trainer.contract.params import EnvironmentSpec\n"
     assert (
-        copy.run("-c", f"{load}print(load(EnvironmentSpec(name='tea-shop')).reset([1]))")
-        == "['hello what do you have']\n"
+        copy.run("-c", f"{load}print(load(EnvironmentSpec(name='tea-shop')).reset([1])[0].customer_message)")
+        == "hello what do you have\n"
     )
 
 
