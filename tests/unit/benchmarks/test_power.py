@@ -11,7 +11,7 @@ import power
 
 def test_large_lifts_are_promoted_large_losses_rejected_and_nothing_is_neither() -> None:
     gate = Gate(metric="Success", confidence="0.95")
-    better, worse, equal = (power.outcomes(gate, 0.25, lift, 0.5, 500, 100) for lift in (0.12, -0.12, 0.0))
+    better, worse, equal = (power.outcomes(gate, 0.25, lift, 0.5, 500, 100) for lift in (0.2, -0.2, 0.0))
     assert better["Promote"] == 100
     assert worse["Reject"] == 100
     assert equal["Inconclusive"] >= 90
