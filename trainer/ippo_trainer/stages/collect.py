@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from ippo_trainer.contract.digests import canonical_json, derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import stage_key
-from ippo_trainer.contract.params import Collect, Model
+from ippo_trainer.contract.params import Collect, EngineName, Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
 from ippo_trainer.contract.stages import COLLECT
 from ippo_trainer.data.counts import count, shares
@@ -78,7 +78,7 @@ class _Players:
 
     renderer: Renderer
     agent: Agent
-    sampler: samplers.Kind
+    sampler: EngineName
 
 
 @dataclass
@@ -213,7 +213,7 @@ def _explorer_is_policy(ctx: StageContext) -> bool:
 def _policy_agent(
     ctx: StageContext,
     settings: Collect,
-    sampler: samplers.Kind,
+    sampler: EngineName,
     name: str,
     engines: ExitStack,
     count: int,
@@ -258,7 +258,7 @@ def _names(ctx: StageContext, numbers: range) -> tuple[list[int], list[str]]:
     return seeds, [f"i{iteration:04d}-{number:06d}" for number in numbers]
 
 
-def _count(result: RolloutResult, environment: Environment, sampler: samplers.Kind) -> dict[str, int]:
+def _count(result: RolloutResult, environment: Environment, sampler: EngineName) -> dict[str, int]:
     turns = [turn for conversation in result.conversations for turn in conversation.turns]
     counts = count(result.conversations) | {
         "explored": sum(turn.behaviour == "explore" for turn in turns),

@@ -146,7 +146,7 @@ def _hold(
     environment: Environment,
     players: dict[str, _Player],
     customers: Sequence[tuple[str, int]],
-    sampler: samplers.Kind,
+    sampler: params.EngineName,
 ) -> dict[str, list[Conversation]]:
     """The conversations of both policies, one per customer; resumes from the checkpoint."""
     held, unfinished = _resume(ctx, players, customers)
@@ -172,7 +172,7 @@ def _hold(
 
 
 @contextmanager
-def _agent(ctx: StageContext, player: _Player, sampler: samplers.Kind, rows: int) -> Iterator[PolicyAgent]:
+def _agent(ctx: StageContext, player: _Player, sampler: params.EngineName, rows: int) -> Iterator[PolicyAgent]:
     """A policy as an agent; of engines there is one at a time."""
     with ExitStack() as engines:
         source: PolicySampler = TransformersSampler(player.policy.model)

@@ -19,7 +19,6 @@ from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.text.render import Renderer
 
-Kind = EngineName
 TRANSFORMERS: Final = "Transformers"
 VLLM: Final = "VLLM"
 
@@ -31,7 +30,7 @@ class _Gpu(NamedTuple):
     free: int
 
 
-def sampler_of(ctx: StageContext, policy: Path, explores: bool = False, engines: int = 1, parts: int = 1) -> Kind:
+def sampler_of(ctx: StageContext, policy: Path, explores: bool = False, engines: int = 1, parts: int = 1) -> EngineName:
     """What samples conversations, as `collect.simulate.sampler` says.
 
     Args:
