@@ -23,11 +23,14 @@ from .cases import (
     HOTTEST,
     LOGGED,
     NEEDS_SOURCE,
+    NO_BONUS,
     NO_CUSTOMERS,
     NO_DEMONSTRATIONS,
     NO_HUB,
     ONE_ITERATION,
+    ONE_NODE,
     OWN_TURNS,
+    TWO,
     WHOLE_RETURNS,
     WINDOW,
 )
@@ -85,6 +88,14 @@ CASES: dict[str, Case] = {
         ENVIRONMENT | {"sampler": "VLLM", "exploration": "0.1", "explorationTemperature": "2.0", "temperature": "2"},
     ),
     DRAWN_ONCE: Case({"sampler": "VLLM"}, {"sampler": "VLLM", "algorithm": "PPO"}),
+    TWO: Case({"algorithm": "RLOO", "samplesPerState": 1}, {"algorithm": "MPOThenPPO", "samplesPerState": 1}),
+    NO_BONUS: Case(
+        {"algorithm": "RLOO", "entropyCoefficient": "0.01"}, {"algorithm": "RLOO", "entropyCoefficient": "0.0"}
+    ),
+    ONE_NODE: Case(
+        SPEC | {"improve": {"algorithm": "GRPO"}, "pods": {"improve": {"nodes": 2}}},
+        SPEC | {"improve": {"algorithm": "MPO"}, "pods": {"improve": {"nodes": 2}}},
+    ),
     'allowed is above "0" and below "1": some train, others measure': Case({"holdout": "1.0"}, {"holdout": "0.99"}),
     "allowed are segments of letters, digits, '.', '_', '=' and '-' joined by '/', none starting with a dot": Case(
         {"bucket": "abc", "prefix": "a/.b"}, {"bucket": "abc", "prefix": "a/b."}
