@@ -49,6 +49,7 @@ TUTORIALS = (
 """One after the other in one folder: each leaves runs for the next."""
 
 _ASK = "curl --silent --fail --retry 300 --retry-delay 1 --retry-connrefused localhost:8000/v1/models"
+_CONVERSATION = '{"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]}'
 PAGES_OF_ONE_MACHINE = (
     Scene(
         "docs/stages.md",
@@ -68,8 +69,8 @@ PAGES_OF_ONE_MACHINE = (
         "README.md",
         ("What to do next",),
         before={
-            "": "cp -r runs/smoke runs/demo; cp -r runs/tea runs/mine; cp runs/log.jsonl log.jsonl; "
-            "cp examples/my-environment.yaml my-run.yaml"
+            "": "cp -r runs/smoke runs/demo; cp -r runs/tea runs/mine; cp examples/my-environment.yaml my-run.yaml; "
+            f"echo '{_CONVERSATION}' > log.jsonl"
         },
         settings={"ippo serve runs/demo ": f"ippo serve runs/demo & {_ASK}; kill $! && wait "},
     ),

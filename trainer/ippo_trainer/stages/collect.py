@@ -185,6 +185,7 @@ def _hold(
 @contextmanager
 def _talking(ctx: StageContext, settings: Collect) -> Iterator[_Players]:
     """The policy, exploring if the spec says so: the explorer is the warm-start policy, flattened."""
+    device_of(ctx.spec)  # one that is not there is named before any download
     share, directory = settings.explored(ctx.spec.iteration), ctx.input("policy", "policy")
     alone = share == 0 or _explorer_is_policy(ctx)
     count = 1 if alone else 2
