@@ -40,14 +40,14 @@ def chosen(spec: RunSpec) -> dict[str, str]:
 def rates(spec: RunSpec) -> list[tuple[ByBase, str]]:
     """The learning rates that the run's stages use: the section, with defaults filled in, and the field."""
     full = fitted(spec)
-    found: list[tuple[ByBase, str]] = [] if full.warm_start is None else [(full.warm_start, "learning_rate")]
-    found.append((full.fit_q, "learning_rate"))
+    fields: list[tuple[ByBase, str]] = [] if full.warm_start is None else [(full.warm_start, "learning_rate")]
+    fields.append((full.fit_q, "learning_rate"))
     algorithm = ALGORITHMS[full.improve.chosen(spec.collect.simulate)]
     if algorithm.explorer and full.improve.mpo is not None:
-        found.append((full.improve.mpo, "learning_rate"))
+        fields.append((full.improve.mpo, "learning_rate"))
     if algorithm.critic or not algorithm.explorer:
-        found += [(full.improve, "learning_rate"), (full.improve, "critic_learning_rate")]
-    return found
+        fields += [(full.improve, "learning_rate"), (full.improve, "critic_learning_rate")]
+    return fields
 
 
 def in_words(spec: RunSpec) -> str:

@@ -176,11 +176,11 @@ def _asking_again(run: IterativePPORun, spec: RunSpec) -> RunSpec:
 
 def _with_answers(before: RunSpec, spec: RunSpec) -> RunSpec:
     """The spec, with what `ippo approve`, `reject` and `judge` wrote where the manifest is silent about it."""
-    given = {name: value for name in _ANSWERS if (value := getattr(before.promotion, name)) is not None}
+    answers = {name: value for name in _ANSWERS if (value := getattr(before.promotion, name)) is not None}
     silent = all(getattr(spec.promotion, name) is None for name in _ANSWERS[:2])
     kept = {
         name: value
-        for name, value in given.items()
+        for name, value in answers.items()
         if getattr(spec.promotion, name) is None and (silent or name not in _ANSWERS[:2])
     }
     return spec.model_copy(update={"promotion": spec.promotion.model_copy(update=kept)}) if kept else spec

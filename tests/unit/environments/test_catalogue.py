@@ -33,15 +33,15 @@ def play(shop: CatalogueShop, policy: Policy, seeds: range) -> list[Conversation
     openings = shop.reset(seeds)
     conversations = [Conversation(str(seed), context=o.context) for seed, o in zip(seeds, openings, strict=True)]
     waiting = [(each, o.customer_message) for each, o in zip(conversations, openings, strict=True)]
-    known = {each.id: shop._known(each) for each in conversations}
+    catalogues = {each.id: shop._catalogues(each) for each in conversations}
     rng, turn = np.random.default_rng(0), 0
     while waiting:
         suggestions = []
         for conversation, message in waiting:
             before = parse_suggestion(conversation.turns[-1].sent_message) if conversation.turns else None
             record = Turn(message, None, "rejected", "")
-            stage, known[conversation.id] = shop._heard(record, known[conversation.id], before, "")
-            state = shop._places[turn][Visit(stage, known[conversation.id])]
+            stage, catalogues[conversation.id] = shop._after_message(record, catalogues[conversation.id], before, "")
+            state = shop._places[turn][Visit(stage, catalogues[conversation.id])]
             intent = INTENTS[rng.choice(len(INTENTS), p=policy[turn][state])]
             suggestions.append(None if intent == "ABSTAIN" else SUGGESTIONS[intent][rng.integers(3)])
         still = []
@@ -67,10 +67,10 @@ def test_a_visit_is_worth_what_the_solution_says(shop: CatalogueShop) -> None:
 
 
 def test_who_does_not_see_the_catalogue_stays_behind() -> None:
-    seen, hidden = ({row.name: row.value for row in CatalogueShop(catalogue=c).ladder(0.95)} for c in (True, False))
-    assert seen[BLIND] == hidden["optimum"] < 0.5 * seen["optimum"]
+    shown, hidden = ({row.name: row.value for row in CatalogueShop(catalogue=c).ladder(0.95)} for c in (True, False))
+    assert shown[BLIND] == hidden["optimum"] < 0.5 * shown["optimum"]
     assert BLIND not in hidden
-    assert hidden["base"] < seen["base"] < seen[BLIND]
+    assert hidden["base"] < shown["base"] < shown[BLIND]
 
 
 def test_a_solution_by_hand() -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import pytest
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.served import segments_in, write_served
+from ippo_trainer.data.server_log import segments_in, write_served
 from ippo_trainer.serve.cli import main
 
 from tests.kit.chat import DIGEST, ask, ask_streamed, run, user

@@ -10,7 +10,7 @@ import pytest
 import torch
 from ippo_trainer.contract.errors import TryAgainError
 from ippo_trainer.contract.spec import StoreLocation
-from ippo_trainer.data.served import segments_in
+from ippo_trainer.data.server_log import segments_in
 from ippo_trainer.serve.cli import _place
 from ippo_trainer.serve.metrics import ServerMetrics
 from ippo_trainer.serve.suggestion_log import SegmentLimits, SuggestionLog

@@ -29,7 +29,7 @@ from ippo_trainer.store.artifact import fetch, read_manifest
 from ippo_trainer.text.render import Renderer
 
 from tests.kit.chat import ask, assistant, user
-from tests.unit.data.test_served import record
+from tests.unit.data.test_server_log import record
 
 
 def write_log(path: Path, conversations: list[Conversation], **fields: Any) -> Path:

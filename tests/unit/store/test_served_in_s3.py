@@ -14,7 +14,7 @@ from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.stages.history import local_log
 from ippo_trainer.store import open_store
 
-from tests.unit.data.test_served import asked, record, said
+from tests.unit.data.test_server_log import asked, record, said
 
 from .conftest import BUCKET
 

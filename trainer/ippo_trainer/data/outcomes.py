@@ -208,7 +208,7 @@ class Outcomes:
 
 
 def _is_reaction(value: Any) -> bool:
-    """Whether a row is one of `data.reacted`, which may stand in the same file."""
+    """Whether a row is one of `data.reaction_file`, which may stand in the same file."""
     return isinstance(value, dict) and "reaction" in value and "outcome" not in value
 
 

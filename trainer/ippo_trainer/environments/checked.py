@@ -95,9 +95,9 @@ class CheckedEnvironment:
 
     def reset(self, seeds: Sequence[int]) -> list[Opening]:
         """As `Environment.reset`; every first message must be a text, and what is given with it becomes one."""
-        given = self._call("reset", list(seeds))
-        self._check_list("reset", given, len(seeds))
-        openings = [self._check_opening(i, value) for i, value in enumerate(given)]
+        openings = self._call("reset", list(seeds))
+        self._check_list("reset", openings, len(seeds))
+        openings = [self._check_opening(i, value) for i, value in enumerate(openings)]
         self._open, self._turn = len(seeds), 0
         return openings
 

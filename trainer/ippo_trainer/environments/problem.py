@@ -42,6 +42,18 @@ class Level:
     child: Ints
 
 
+def continuations(ways: Sequence[Sequence[Sequence[tuple[int, float]]]]) -> tuple[Array, Ints]:
+    """`probability` and `child` of a `Level`, of (state of the next level, probability) by state and effect."""
+    width = max(1, max(len(way) for row in ways for way in row))
+    probability = np.zeros((len(ways), len(ways[0]), width))
+    child = np.zeros(probability.shape, dtype=np.int64)
+    for state, row in enumerate(ways):
+        for effect, way in enumerate(row):
+            for column, (index, share) in enumerate(way):
+                child[state, effect, column], probability[state, effect, column] = index, share
+    return probability, child
+
+
 @dataclass(frozen=True)
 class DecisionProblem:
     """A finite decision problem whose only reward is one outcome at the end.

@@ -47,3 +47,8 @@ def categorical(probabilities: NDArray[np.float64], u: NDArray[np.float64]) -> N
 def choose(count: int, u: NDArray[np.float64]) -> NDArray[np.int64]:
     """A uniform choice of 0 … count - 1 per element of `u`."""
     return np.minimum((u * count).astype(np.int64), count - 1)
+
+
+def pick(texts: Sequence[str], u: float) -> str:
+    """A uniform choice of one text, by `u` in [0, 1)."""
+    return texts[min(int(u * len(texts)), len(texts) - 1)]

@@ -9,7 +9,7 @@ from ippo_trainer.data.schema import Conversation
 PAIRS = 8
 ALWAYS = 4
 _LONGEST, _MOST_TOOLS = 4000, 8
-"""Characters of what is given, and messages of tools before one suggestion: a catalogue is read, not counted."""
+"""Characters of a text, and messages of tools before one suggestion: a catalogue is read, not counted."""
 _PER_KIND = {(True, False): 2, (False, True): 1, (True, True): 1}
 
 
@@ -50,5 +50,5 @@ def _transcript(conversation: Conversation, seed: int) -> dict[str, Any]:
         for turn in conversation.turns
     ]
     # JSON's readers in browsers round integers above 2^53, so a seed is text.
-    given = {CONTEXT: conversation.context[:_LONGEST]} if conversation.context else {}
-    return {"seed": str(seed), "outcome": conversation.outcome} | given | {"turns": turns}
+    context = {CONTEXT: conversation.context[:_LONGEST]} if conversation.context else {}
+    return {"seed": str(seed), "outcome": conversation.outcome} | context | {"turns": turns}

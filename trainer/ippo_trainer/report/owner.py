@@ -220,13 +220,13 @@ def changed(before: Sequence[str | None], after: Sequence[str | None]) -> list[K
     for text, _ in sorted(common.items(), key=lambda item: (-item[1], item[0] or "")):
         kinds[text] = _kind(text, leaders)
     counts = [Counter(kinds[text] for text in texts) for texts in (before, after)]
-    found = [
+    changes = [
         Kind(example, counts[0][number] / len(before), counts[1][number] / len(after))
         for number, (_, example) in enumerate(leaders)
     ]
-    found = [kind for kind in found if abs(kind.after - kind.before) >= LEAST_CHANGE]
-    found.sort(key=lambda kind: (-abs(kind.after - kind.before), kind.example))
-    return sorted(found[: 2 * SHOWN_KINDS], key=lambda kind: (kind.before - kind.after, kind.example))
+    changes = [kind for kind in changes if abs(kind.after - kind.before) >= LEAST_CHANGE]
+    changes.sort(key=lambda kind: (-abs(kind.after - kind.before), kind.example))
+    return sorted(changes[: 2 * SHOWN_KINDS], key=lambda kind: (kind.before - kind.after, kind.example))
 
 
 def _kind(text: str | None, leaders: list[tuple[frozenset[str], str]]) -> int:
@@ -234,11 +234,11 @@ def _kind(text: str | None, leaders: list[tuple[frozenset[str], str]]) -> int:
     own = frozenset() if text is None else frozenset(_WORD.findall(text.casefold()))
     example = _NOTHING if text is None else words.clip(text, 160)
     best, likeness = len(leaders), ALIKE
-    for number, (known, name) in enumerate(leaders):
+    for number, (leader, name) in enumerate(leaders):
         if text is None or name == _NOTHING:
             like = 1.0 if example == name else 0.0
         else:
-            like = len(own & known) / len(own | known) if own | known else 1.0
+            like = len(own & leader) / len(own | leader) if own | leader else 1.0
         if like > likeness or (like == likeness and best == len(leaders)):
             best, likeness = number, like
     if best == len(leaders) and len(leaders) >= MOST_KINDS:

@@ -26,7 +26,8 @@ class ConversationNames:
 
     conversation: str
     """By `metadata.conversation_id` or the header; made where neither says anything."""
-    made: bool
+    anonymous: bool
+    """Whether the request did not name its conversation."""
     customer: str
     """By `metadata.customer_id`, `user` or `safety_identifier`; empty where unknown."""
     group: str
@@ -84,7 +85,7 @@ class Choice:
 def record_of(
     state: SuggestionState, identifier: str, digest: str, sampling: ResponseSampling, choice: Choice, time: float
 ) -> dict[str, Any]:
-    """The line of the log for a suggestion; `data.served` reads it.
+    """The line of the log for a suggestion; `data.server_log` reads it.
 
     Args:
         state: what it was made for.
@@ -100,7 +101,7 @@ def record_of(
         "id": identifier,
         "choice": choice.index,
         "conversation_id": state.names.conversation,
-        "named": not state.names.made,
+        "named": not state.names.anonymous,
         "customer_id": state.names.customer,
         "group": state.names.group,
         "turn": state.turn,

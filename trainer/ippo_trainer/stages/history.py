@@ -16,9 +16,9 @@ from ippo_trainer.data.counts import count, shares
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.outcomes import Outcomes, joined, seconds_of
 from ippo_trainer.data.own import writer_of
-from ippo_trainer.data.reacted import Reactions
+from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.served import is_segment, segments_in, write_served
+from ippo_trainer.data.server_log import is_segment, segments_in, write_served
 from ippo_trainer.data.turns import characters, write_turns
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
@@ -188,8 +188,8 @@ def _count(state: _Progress, piece: list[Conversation]) -> None:
 def _count_groups(state: _Progress, piece: list[Conversation]) -> None:
     for each in piece:
         if each.group:
-            known = each.group in state.groups or len(state.groups) < _MANY_GROUPS
-            row = state.groups.setdefault(each.group if known else "others", [0, 0, 0])
+            counts_alone = each.group in state.groups or len(state.groups) < _MANY_GROUPS
+            row = state.groups.setdefault(each.group if counts_alone else "others", [0, 0, 0])
             for index, counts in enumerate((True, not each.censored, each.outcome)):
                 row[index] += counts
 

@@ -107,13 +107,13 @@ def _prompt(
 ) -> Prompt | None:
     """The prompt of a turn, or None where it is left out. Shortens the turn's message where that is wanted."""
     turn = turns[index]
-    message, given = turn.customer_message, (turn.tool_messages, context)
+    message, surroundings = turn.customer_message, (turn.tool_messages, context)
     try:
-        return renderer.prompt(turns[:index], message, *given)
+        return renderer.prompt(turns[:index], message, *surroundings)
     except PromptTooLongError as error:
         result.too_long.setdefault(index, error.message)
-    shorter = renderer.cut(message, *given)
+    shorter = renderer.cut(message, *surroundings)
     if on_too_long == "Skip" or shorter == message:
         return None
     turns[index] = replace(turn, customer_message=shorter)
-    return renderer.prompt(turns[:index], shorter, *given)
+    return renderer.prompt(turns[:index], shorter, *surroundings)

@@ -86,9 +86,9 @@ def tally(iteration: int, votes: Iterable[Vote], states: Sequence[str]) -> Judge
     Raises:
         CommandError: a vote on a state that is not among those that were compared.
     """
-    known, last = set(states), dict[tuple[str, str], Verdict]()
+    compared, last = set(states), dict[tuple[str, str], Verdict]()
     for vote in votes:
-        if vote.state not in known:
+        if vote.state not in compared:
             raise CommandError(f"there is no state {vote.state!r} among those of iteration {iteration}")
         last[vote.judge, vote.state] = vote.verdict
     balance: dict[str, int] = {}

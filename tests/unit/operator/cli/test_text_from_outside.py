@@ -53,7 +53,9 @@ def test_a_status_that_somebody_else_wrote(server: Server, ippo: Ippo, command: 
     status = written(run["status"], SHORT)
     status["conditions"] = written(run["status"]["conditions"], EVIL[:1024])
     server.api.edit("iterativepporuns", "team", "small", status=status)
-    shown(ippo(*command))
+    said = ippo(*command)
+    shown(said)
+    assert "small" in said.out + said.err
 
 
 def test_the_gate_of_a_forged_status_cannot_repaint_the_question(server: Server, ippo: Ippo) -> None:

@@ -15,13 +15,13 @@ from ippo_trainer.environments.catalogue.exact import build, visits_by_turn
 from ippo_trainer.environments.catalogue.rules import ABSTAIN, CATALOGUES, INTENTS, SENT, Visit
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import LadderRow, Opening, Step
+from ippo_trainer.environments.replies import REJECTED, reaction, sent_messages
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
-from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
+from ippo_trainer.environments.streams import as_seeds, categorical, choose, pick, uniforms
 
 MAX_TURNS = 16
 BLIND = "context-blind"
 """In the ladder: the best that anybody can do who does not see the catalogue."""
-_ACCEPTED, _EDITED, _REJECTED = range(3)
 
 
 class _Draw(IntEnum):
@@ -70,7 +70,8 @@ class CatalogueShop(ExactlySolved):
         if len(suggestions) != len(self._visits):
             raise ValueError(f"{len(suggestions)} suggestions for {len(self._visits)} open conversations")
         reactions, sent = self._respond(suggestions)
-        messages = self._sent_messages(suggestions, reactions, sent)
+        wordings = [text.SUGGESTIONS[SENT[action]] for action in sent]
+        messages = sent_messages(suggestions, reactions, wordings, self._draw(_Draw.SENT_WORDS))
         bought, over, following, statuses = [], [], [], []
         for visit, action, x, way in zip(
             self._visits, sent, self._draw(_Draw.BUYS), self._draw(_Draw.WAY), strict=True
@@ -86,8 +87,8 @@ class CatalogueShop(ExactlySolved):
         self._turn += 1
         texts = self._texts(following, statuses)
         steps = [
-            Step(REACTIONS[reaction], message, None if ended else said, sale)
-            for reaction, message, ended, said, sale in zip(reactions, messages, over, texts, bought, strict=True)
+            Step(REACTIONS[each], message, None if ended else said, sale)
+            for each, message, ended, said, sale in zip(reactions, messages, over, texts, bought, strict=True)
         ]
         self._visits = [visit for visit, ended in zip(following, over, strict=True) if not ended]
         self._seeds = self._seeds[~np.asarray(over, dtype=bool)]
@@ -99,7 +100,7 @@ class CatalogueShop(ExactlySolved):
         tables = tables.reshape(-1, len(INTENTS))
         intents = categorical(tables, self._draw(_Draw.INTENT))
         return [
-            None if intent == ABSTAIN else _pick(text.SUGGESTIONS[SENT[intent]], x)
+            None if intent == ABSTAIN else pick(text.SUGGESTIONS[SENT[intent]], x)
             for intent, x in zip(intents, self._draw(_Draw.INTENT_WORDS), strict=True)
         ]
 
@@ -120,23 +121,23 @@ class CatalogueShop(ExactlySolved):
         rows: list[tuple[int, int, int, int, int]] = []
         for index, conversation in enumerate(conversations):
             check_whole(conversation, self.max_turns)
-            known, sent = self._known(conversation), None
+            catalogues, sent = self._catalogues(conversation), None
             for turn, record in enumerate(conversation.turns):
                 where = f"conversation {conversation.id}, turn {turn}"
-                stage, known = self._heard(record, known, sent, where)
+                stage, catalogues = self._after_message(record, catalogues, sent, where)
                 sent = text.parse_suggestion(record.sent_message)
                 if sent is None:
                     raise BadDataError(
                         f"{where}: the sent message {record.sent_message!r:.80} is not of this environment"
                     )
-                place = self._places[turn].get(Visit(stage, known))
+                place = self._places[turn].get(Visit(stage, catalogues))
                 if place is None:
                     raise BadDataError(f"{where}: no customer is like that by then")
                 label = _label(record.as_shown().suggestion)
                 rows.append((index, turn, place, min(label, ABSTAIN), label))
         return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
 
-    def _known(self, conversation: Conversation) -> tuple[int, ...]:
+    def _catalogues(self, conversation: Conversation) -> tuple[int, ...]:
         """The catalogues that are possible before anything is said."""
         if not self._shown:
             return tuple(CATALOGUES)
@@ -147,16 +148,18 @@ class CatalogueShop(ExactlySolved):
             )
         return (number,)
 
-    def _heard(self, record: Turn, known: tuple[int, ...], sent: int | None, where: str) -> tuple[int, tuple[int, ...]]:
+    def _after_message(
+        self, record: Turn, catalogues: tuple[int, ...], sent: int | None, where: str
+    ) -> tuple[int, tuple[int, ...]]:
         """The customer's stage, and what is known of the catalogue by what the customer says of the offer."""
-        heard = text.parse_customer(record.customer_message)
+        reading = text.parse_customer(record.customer_message)
         offered = sent is not None and sent != rules.ASK
-        if heard is None or (heard[1] is not None) != offered:
+        if reading is None or (reading[1] is not None) != offered:
             raise BadDataError(f"{where}: customer message {record.customer_message!r:.80} is not of this environment")
-        stage, status = heard
+        stage, status = reading
         if sent is None or status is None:
-            return stage, known
-        return stage, tuple(catalogue for catalogue in known if rules.status_in(catalogue, sent) == status)
+            return stage, catalogues
+        return stage, tuple(catalogue for catalogue in catalogues if rules.status_in(catalogue, sent) == status)
 
     def _build(self) -> DecisionProblem:
         return build(self.max_turns, self._shown)
@@ -180,22 +183,10 @@ class CatalogueShop(ExactlySolved):
         for suggestion, x, other in zip(suggestions, self._draw(_Draw.REACTION), own, strict=True):
             intent = min(_label(suggestion), ABSTAIN)
             accepts = 0.0 if intent == ABSTAIN else rules.ACCEPTS[intent]
-            edits = 0.0 if intent == ABSTAIN else (1 - accepts) * rules.EDITS
-            reaction = _ACCEPTED if x < accepts else _EDITED if x < accepts + edits else _REJECTED
-            reactions.append(reaction)
-            sent.append(int(other) if reaction == _REJECTED else intent)
+            edits = 0.0 if intent == ABSTAIN else rules.EDITS
+            reactions.append(reaction(accepts, edits, x))
+            sent.append(int(other) if reactions[-1] == REJECTED else intent)
         return reactions, sent
-
-    def _sent_messages(
-        self, suggestions: Sequence[str | None], reactions: Sequence[int], sent: Sequence[int]
-    ) -> list[str]:
-        messages = []
-        for suggestion, reaction, action, x in zip(
-            suggestions, reactions, sent, self._draw(_Draw.SENT_WORDS), strict=True
-        ):
-            others = [each for each in text.SUGGESTIONS[SENT[action]] if each != suggestion]
-            messages.append(suggestion if reaction == _ACCEPTED and suggestion is not None else _pick(others, x))
-        return messages
 
     def _texts(self, visits: Sequence[Visit], statuses: Sequence[int | None]) -> list[str]:
         wordings = choose(text.WORDINGS_OF_A_STATE, self._draw(_Draw.WORDS))
@@ -211,7 +202,3 @@ def _label(suggestion: str | None) -> int:
         return ABSTAIN
     intent = text.parse_suggestion(suggestion)
     return len(INTENTS) if intent is None else intent
-
-
-def _pick(texts: Sequence[str], u: float) -> str:
-    return texts[int(choose(len(texts), np.asarray([u]))[0])]

@@ -8,7 +8,7 @@ import numpy as np
 
 from ippo_trainer.environments.catalogue import rules
 from ippo_trainer.environments.catalogue.rules import CATALOGUES, INTENTS, PRODUCTS, SENT, STAGES, Visit
-from ippo_trainer.environments.problem import DecisionProblem, Level
+from ippo_trainer.environments.problem import DecisionProblem, Level, continuations
 
 _STAGES: list[tuple[int, int | None]] = [
     (stage, catalogue) for stage in range(len(STAGES)) for catalogue in (*CATALOGUES, None)
@@ -18,8 +18,8 @@ _STAGES: list[tuple[int, int | None]] = [
 
 def visits_by_turn(turns: int, shown: bool) -> list[list[Visit]]:
     """The states that are possible at every turn, sorted."""
-    known = [(catalogue,) for catalogue in CATALOGUES] if shown else [tuple(CATALOGUES)]
-    by_turn = [[Visit(stage, catalogues) for stage in range(len(STAGES)) for catalogues in known]]
+    first = [(catalogue,) for catalogue in CATALOGUES] if shown else [tuple(CATALOGUES)]
+    by_turn = [[Visit(stage, catalogues) for stage in range(len(STAGES)) for catalogues in first]]
     while len(by_turn) < turns:
         following = {
             way.after
@@ -73,13 +73,7 @@ def _level(visits: list[Visit], following: list[Visit], groups: dict[Visit, int]
         ]
         for visit in visits
     ]
-    width = max(1, max(len(way) for row in ways for way in row))
-    probability = np.zeros((len(visits), len(SENT), width))
-    child = np.zeros((len(visits), len(SENT), width), dtype=np.int64)
-    for number, row in enumerate(ways):
-        for sent, way in enumerate(row):
-            for column, (index, share) in enumerate(way):
-                child[number, sent, column], probability[number, sent, column] = index, share
+    probability, child = continuations(ways)
     features = np.array([[catalogue in visit.catalogues for catalogue in CATALOGUES] for visit in visits])
     return Level(
         stage=np.array([stage_of(visit) for visit in visits]),

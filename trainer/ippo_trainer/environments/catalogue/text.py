@@ -19,14 +19,14 @@ _CUSTOMERS = (
     ("i am just looking", "i have a little time"),
     ("i am ready to order", "what can i have"),
 )
-_TOLD = ("that is as usual", "that is on offer")
+_REMARKS = ("that is as usual", "that is on offer")
 """[status] of what was offered."""
 _INTENT_OF = {text: index for index, name in enumerate(SENT) for text in SUGGESTIONS[name]}
 _STAGE_OF = {text: stage for stage in range(len(STAGES)) for text in _CUSTOMERS[stage]}
 _CUSTOMER_OF = {
-    f"{told} {text}".strip(): (stage, status)
+    f"{remark} {text}".strip(): (stage, status)
     for text, stage in _STAGE_OF.items()
-    for told, status in (("", None), *zip(_TOLD, range(len(STATUSES)), strict=True))
+    for remark, status in (("", None), *zip(_REMARKS, range(len(STATUSES)), strict=True))
 }
 WORDINGS_OF_A_STATE = len(_CUSTOMERS[0])
 
@@ -42,7 +42,7 @@ _CATALOGUE_OF: Mapping[str, int] = {context_of("context", catalogue_json(each)):
 def customer_text(stage: int, status: int | None, wording: int) -> str:
     """What a customer says: of what was offered, if something was, and of the state."""
     text = _CUSTOMERS[stage][wording]
-    return text if status is None else f"{_TOLD[status]}, {text}"
+    return text if status is None else f"{_REMARKS[status]}, {text}"
 
 
 def words(text: str) -> str:

@@ -16,7 +16,7 @@ from ippo_trainer.environments.funnel.text import GREETINGS, SUGGESTIONS, SYSTEM
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
-from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
+from ippo_trainer.environments.streams import as_seeds, categorical, choose, pick, uniforms
 
 MAX_HORIZON = 64
 
@@ -71,7 +71,7 @@ class Funnel(ExactlySolved):
         intents = categorical(np.asarray(self.tables.base_policy), uniforms(self._seeds, self._turn, Draw.INTENT))
         u = uniforms(self._seeds, self._turn, Draw.INTENT_WORDING)
         return [
-            None if intent == ABSTAIN else _pick(SUGGESTIONS[SENT[intent]], x)
+            None if intent == ABSTAIN else pick(SUGGESTIONS[SENT[intent]], x)
             for intent, x in zip(intents, u, strict=True)
         ]
 
@@ -95,17 +95,13 @@ class Funnel(ExactlySolved):
             if turns.reaction[i] == ACCEPTED and suggestion is not None:
                 sent = suggestion
             elif turns.reaction[i] == EDITED and turns.sent[i] == intents[i]:
-                sent = _pick([text for text in wordings if text != suggestion], sent_u[i])
+                sent = pick([text for text in wordings if text != suggestion], sent_u[i])
             else:
-                sent = _pick(wordings, sent_u[i])
+                sent = pick(wordings, sent_u[i])
             over = last or turns.leaves[i] or turns.buys[i]
             signal = int(turns.signal[i])
             customer = (
-                None if over else _pick(WORDINGS[int(turns.stage[i]), signal if signal >= 0 else None], customer_u[i])
+                None if over else pick(WORDINGS[int(turns.stage[i]), signal if signal >= 0 else None], customer_u[i])
             )
             steps.append(Step(REACTIONS[turns.reaction[i]], sent, customer, bool(turns.buys[i])))
         return steps
-
-
-def _pick(texts: Sequence[str], u: float) -> str:
-    return texts[min(int(u * len(texts)), len(texts) - 1)]

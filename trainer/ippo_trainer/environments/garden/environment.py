@@ -15,11 +15,11 @@ from ippo_trainer.environments.garden.rules import ABSTAIN, INTENTS, SENT, Plant
 from ippo_trainer.environments.garden.text import SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_advice, parse_owner
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
+from ippo_trainer.environments.replies import REJECTED, reaction, sent_messages
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
-from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
+from ippo_trainer.environments.streams import as_seeds, categorical, pick, uniforms
 
 MAX_WEEKS = 64
-_ACCEPTED, _EDITED, _REJECTED = range(3)
 _next_plants = lru_cache(1024)(rules.next_plants)
 
 
@@ -60,7 +60,8 @@ class Garden(ExactlySolved):
         if len(suggestions) != len(self._plants):
             raise ValueError(f"{len(suggestions)} suggestions for {len(self._plants)} open conversations")
         reactions, sent = self._respond(suggestions)
-        messages = self._sent_messages(suggestions, reactions, sent)
+        wordings = [SUGGESTIONS[SENT[action]] for action in sent]
+        messages = sent_messages(suggestions, reactions, wordings, self._draw(_Draw.SENT_WORDS))
         ends, ways = self._draw(_Draw.ENDS), self._draw(_Draw.NEXT)
         flowered, over, following = [], [], []
         for plant, action, end, way in zip(self._plants, sent, ends, ways, strict=True):
@@ -73,8 +74,8 @@ class Garden(ExactlySolved):
         self._week += 1
         texts = self._owners_texts(following, self._draw(_Draw.WORDS))
         steps = [
-            Step(REACTIONS[reaction], message, None if ended else text, flower)
-            for reaction, message, ended, text, flower in zip(reactions, messages, over, texts, flowered, strict=True)
+            Step(REACTIONS[each], message, None if ended else text, flower)
+            for each, message, ended, text, flower in zip(reactions, messages, over, texts, flowered, strict=True)
         ]
         self._plants = [plant for plant, ended in zip(following, over, strict=True) if not ended]
         self._seeds = self._seeds[~np.asarray(over, dtype=bool)]
@@ -85,7 +86,7 @@ class Garden(ExactlySolved):
         u, words = self._draw(_Draw.INTENT), self._draw(_Draw.INTENT_WORDS)
         intents = categorical(np.asarray([rules.BASE[plant.moisture] for plant in self._plants]).reshape(-1, 5), u)
         return [
-            None if intent == ABSTAIN else _pick(SUGGESTIONS[SENT[intent]], x)
+            None if intent == ABSTAIN else pick(SUGGESTIONS[SENT[intent]], x)
             for intent, x in zip(intents, words, strict=True)
         ]
 
@@ -128,25 +129,13 @@ class Garden(ExactlySolved):
         for number, (plant, suggestion) in enumerate(zip(self._plants, suggestions, strict=True)):
             intent = min(_label(suggestion), ABSTAIN)
             accepts = 0.0 if intent == ABSTAIN else rules.ACCEPTS[plant.moisture][intent]
-            edits = 0.0 if intent == ABSTAIN else (1 - accepts) * rules.EDITS
-            reaction = _ACCEPTED if u[number] < accepts else _EDITED if u[number] < accepts + edits else _REJECTED
-            reactions.append(reaction)
-            sent.append(int(own[number]) if reaction == _REJECTED else intent)
+            edits = 0.0 if intent == ABSTAIN else rules.EDITS
+            reactions.append(reaction(accepts, edits, u[number]))
+            sent.append(int(own[number]) if reactions[-1] == REJECTED else intent)
         return reactions, sent
 
-    def _sent_messages(
-        self, suggestions: Sequence[str | None], reactions: Sequence[int], sent: Sequence[int]
-    ) -> list[str]:
-        messages = []
-        for suggestion, reaction, action, x in zip(
-            suggestions, reactions, sent, self._draw(_Draw.SENT_WORDS), strict=True
-        ):
-            others = [text for text in SUGGESTIONS[SENT[action]] if text != suggestion]
-            messages.append(suggestion if reaction == _ACCEPTED and suggestion is not None else _pick(others, x))
-        return messages
-
     def _owners_texts(self, plants: Sequence[Plant], words: np.ndarray) -> list[str]:
-        return [_pick(WORDINGS[plant.moisture, plant.size], x) for plant, x in zip(plants, words, strict=True)]
+        return [pick(WORDINGS[plant.moisture, plant.size], x) for plant, x in zip(plants, words, strict=True)]
 
     def _read(self, record: Turn, before: tuple[Plant, int] | None, where: str) -> tuple[Plant, int]:
         """The plant of a turn, and what was sent."""
@@ -164,7 +153,3 @@ def _label(suggestion: str | None) -> int:
         return ABSTAIN
     intent = parse_advice(suggestion)
     return len(INTENTS) if intent is None else intent
-
-
-def _pick(texts: Sequence[str], u: float) -> str:
-    return texts[int(choose(len(texts), np.asarray([u]))[0])]

@@ -6,7 +6,7 @@ import numpy as np
 
 from ippo_trainer.environments.garden import rules
 from ippo_trainer.environments.garden.rules import INTENTS, MOISTURES, SENT, Plant
-from ippo_trainer.environments.problem import DecisionProblem, Level
+from ippo_trainer.environments.problem import DecisionProblem, Level, continuations
 
 
 def plants_by_week(weeks: int) -> list[list[Plant]]:
@@ -55,13 +55,7 @@ def _level(plants: list[Plant], following: list[Plant], groups: dict[Plant, int]
         ]
         for plant in plants
     ]
-    width = max(1, max(len(way) for row in ways for way in row))
-    probability = np.zeros((len(plants), len(SENT), width))
-    child = np.zeros((len(plants), len(SENT), width), dtype=np.int64)
-    for number, row in enumerate(ways):
-        for sent, way in enumerate(row):
-            for column, (index, share) in enumerate(way):
-                child[number, sent, column], probability[number, sent, column] = index, share
+    probability, child = continuations(ways)
     return Level(
         stage=np.array([plant.moisture for plant in plants]),
         features=np.array(plants, dtype=np.float64),

@@ -19,7 +19,7 @@ from typing import Any
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.context import CONTEXT
 from ippo_trainer.data.messages import read_state
-from ippo_trainer.data.reacted import ReactionRow, Reactions
+from ippo_trainer.data.reaction_file import ReactionRow, Reactions
 from ippo_trainer.data.schema import Turn
 
 SEGMENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]+-[0-9]+\.jsonl\.gz")
@@ -146,15 +146,15 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
 
 def _grouped(part: Path, reactions: Reactions | None, left_out: Counter[str]) -> dict[str, _Served]:
     conversations: dict[str, _Served] = {}
-    seen: set[tuple[str, int]] = set()
+    keys: set[tuple[str, int]] = set()
     with part.open("rb") as file:
         for line in file:
             record = json.loads(line)
             key = (record["id"], record["choice"])
-            if key in seen:
+            if key in keys:
                 left_out["suggestions that were logged twice"] += 1
                 continue
-            seen.add(key)
+            keys.add(key)
             if not record["named"] and record["turn"]:
                 left_out["suggestions whose requests did not name the conversation that they belong to"] += 1
                 continue

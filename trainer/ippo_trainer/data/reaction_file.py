@@ -107,8 +107,8 @@ class Reactions:
 
         if not isinstance(value, dict):
             raise fail(" is no object", _FORMAT)
-        for unknown, known in misspelt(map(str, value), _FIELDS).items():
-            raise fail(f": unknown field {show(unknown)}", f"Rename it to {known}, or leave it out.")
+        for unknown, near in misspelt(map(str, value), _FIELDS).items():
+            raise fail(f": unknown field {show(unknown)}", f"Rename it to {near}, or leave it out.")
         if "reaction" not in value:
             if "outcome" not in value:
                 raise fail(" has neither a reaction nor an outcome", _FORMAT)

@@ -11,9 +11,9 @@ import pytest
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.outcomes import Outcomes, joined
-from ippo_trainer.data.reacted import Reactions
+from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.served import segments_in, write_served
+from ippo_trainer.data.server_log import segments_in, write_served
 
 DIGESTS = ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
 
@@ -195,7 +195,7 @@ def test_the_log_depends_on_lines_alone(tmp_path: Path, seed: int, monkeypatch: 
     generator = random.Random(seed)
     again = [*lines, *generator.sample(lines, 15)]
     generator.shuffle(again)
-    monkeypatch.setattr("ippo_trainer.data.served._PART_BYTES", 200)
+    monkeypatch.setattr("ippo_trainer.data.server_log._PART_BYTES", 200)
     found, left_out = read(write(tmp_path / "again", again[:20], again[20:30], again[30:]))
     assert (tmp_path / "again/log.jsonl").read_text().count("\n") == 20
     assert left_out == {"suggestions that were logged twice": 15}
