@@ -7,7 +7,7 @@ from ippo_trainer.contract.params import Model
 from pydantic import Field
 
 from ippo_operator.api.pods import ObjectName, Pods
-from ippo_operator.api.run_sections import S3, Artifacts, Cleanup, Promotion, Queue, Report, Serve
+from ippo_operator.api.run_sections import S3, Artifacts, Cleanup, Gateway, Promotion, Queue, Report, Serve
 from ippo_operator.api.status import RunStatus
 
 ApiVersion = Literal["ippo.dev/v1alpha1"]
@@ -89,10 +89,17 @@ class CollectFrom(Model):
     """A simulator; it also evaluates the candidates. Without one there are history and one iteration, whose candidate
     waits for your approval."""
     history: params.LogHistory | None = None
-    """A log that iteration 1 learns from in place of the simulator."""
+    """A log that iteration 1 learns from in place of the others."""
+    logged: params.Logged | None = None
+    """What the run's gateway logs of live conversations. The run then has a gateway (`spec.gateway`)."""
 
-    def logged(self, iteration: int) -> params.LogHistory | None:
-        """The log that the data of this iteration come from; None where a simulator makes them."""
+    @property
+    def talks(self) -> bool:
+        """Whether the policy talks to customers, simulated or real."""
+        return self.simulate is not None or self.logged is not None
+
+    def history_of(self, iteration: int) -> params.LogHistory | None:
+        """The log that the data of this iteration come from; None where they come from customers."""
         return self.history if iteration == 1 else None
 
 
@@ -165,6 +172,8 @@ class RunSpec(Model):
     """Who has the last word on a candidate that the gate lets pass."""
     serve: Serve | None = None
     """Serve the promoted policy. Without it nothing is deployed. In a cluster only."""
+    gateway: Gateway | None = None
+    """Of the gateway that collect.logged asks for. Without it, a gateway has the defaults."""
     retries: Retries = Retries()
     """How often a stage is tried again."""
     pods: Pods = Pods()

@@ -165,11 +165,32 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "artifacts",
         ),
         Rule(
-            "allowed is 1 without collect.simulate: after collect.history nobody talks to customers",
-            "has(self.collect.simulate) || self.iterations.max == 1",
-            lambda spec: spec.collect.simulate is not None or spec.iterations.max == 1,
+            "allowed is 1 without collect.simulate and collect.logged: after collect.history nobody talks to customers",
+            "has(self.collect.simulate) || has(self.collect.logged) || self.iterations.max == 1",
+            lambda spec: spec.collect.talks or spec.iterations.max == 1,
             "iterations",
             words=lambda spec: f"max: {spec.iterations.max}",
+        ),
+        Rule(
+            "is missing; the gateway of collect.logged asks its servers. serve: {} is enough where vLLM is known",
+            "has(self.serve) || !has(self.collect.logged)",
+            lambda spec: spec.serve is not None or spec.collect.logged is None,
+            "serve",
+        ),
+        Rule(
+            "strategy Canary needs collect.logged: an A/B test is decided by what a gateway logs",
+            "!has(self.serve) || !has(self.serve.strategy) || self.serve.strategy != 'Canary' || "
+            "has(self.collect.logged)",
+            lambda spec: spec.serve is None or spec.serve.strategy != "Canary" or spec.collect.logged is not None,
+            "serve",
+            words=lambda spec: "strategy: Canary",
+        ),
+        Rule(
+            "is a gateway's; give collect.logged, too",
+            "!has(self.gateway) || has(self.collect.logged)",
+            lambda spec: spec.gateway is None or spec.collect.logged is not None,
+            "gateway",
+            words=lambda spec: "gateway",
         ),
         Rule(
             "demonstrations are a simulator's; without collect.simulate give warmStart.conversations",
@@ -221,11 +242,18 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
     ),
     CollectFrom: (
         Rule(
-            "is missing; collect takes conversations from simulate, from history, or from history first and simulate "
-            "later",
-            "has(self.simulate) || has(self.history)",
-            lambda collect: collect.simulate is not None or collect.history is not None,
+            "is missing; collect takes conversations from simulate, from logged, from history, or from history first "
+            "and one of the others later",
+            "has(self.simulate) || has(self.logged) || has(self.history)",
+            lambda collect: collect.talks or collect.history is not None,
             "simulate",
+        ),
+        Rule(
+            "allowed is one of simulate and logged: customers are simulated or real",
+            "!has(self.simulate) || !has(self.logged)",
+            lambda collect: collect.simulate is None or collect.logged is None,
+            "logged",
+            words=lambda collect: "both",
         ),
     ),
     params.LogHistory: (

@@ -3,8 +3,9 @@
 from typing import Annotated, ClassVar, Literal
 
 from ippo_trainer.contract.judgement import Judgement
+from ippo_trainer.contract.live import Canary, Persona
 from ippo_trainer.contract.origins import ORIGIN
-from ippo_trainer.contract.params import EngineName, Model, Positive, matching
+from ippo_trainer.contract.params import EngineName, Model, Positive, Share, matching
 from ippo_trainer.contract.spec import Encryption, S3Location
 from pydantic import Field
 
@@ -75,6 +76,16 @@ class ServeLog(Model):
     the run's own."""
 
 
+Redaction = Annotated[
+    str,
+    matching(
+        r"^(Email|Phone|CardNumber|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
+        "Email, Phone, CardNumber or module:function",
+        256,
+    ),
+]
+
+
 class Serve(Model):
     """Serves the promoted policy: a Deployment and a Service, both named after the run.
 
@@ -97,13 +108,44 @@ class Serve(Model):
     """Pages in browsers that may ask (CORS), e.g. https://shop.example, or '*' for all. Without it, none."""
     log: ServeLog | None = None
     """Log suggestions; `{}` is enough. Without it, nothing is logged, and servers have no credentials of the bucket."""
-    strategy: Literal["Surge", "Recreate"] = "Surge"
+    strategy: Literal["Surge", "Recreate", "Canary"] = "Surge"
     """Surge starts a new server before it stops an old one, so no request is lost; it takes a spare GPU. Recreate stops
-    first."""
+    first. Canary is Surge behind an A/B test: a candidate has servers of its own and gets a share of the gateway's
+    conversations, until their outcomes decide. It needs collect.logged."""
+    canary: Canary | None = None
+    """Of strategy Canary. Without it, a test has the defaults."""
     progress_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] = 1800
     """A roll-out that gets no new server ready for so long has failed."""
     on_failure: Literal["Rollback", "Hold"] = "Rollback"
     """After a failed roll-out: serve the policy before it again, or leave things as they are for a look."""
+
+
+class Gateway(Model):
+    """The gateway of a run that collects what it logged: a Deployment and a Service, both named after the run with
+    `-gateway`, in front of its policy servers. `ippo run` starts it as a process.
+    """
+
+    replicas: Annotated[int, Field(ge=1, le=100)] = 1
+    """Gateways. They share nothing but the bucket."""
+    port: Annotated[int, Field(ge=1024, le=65535)] = 8080
+    """Where they listen, and the Service too."""
+    keys_secret_name: ObjectName | None = None
+    """A Secret of the run's namespace whose key `keys` lists API keys, one a line: a name, its scopes joined by commas
+    (`chat`, `events`, `erase`) and the key. Without it, everybody who reaches the gateway may ask and report."""
+    allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=16)] | None = None
+    """Pages in browsers that may ask (CORS), as in spec.serve."""
+    personas: Annotated[tuple[Persona, ...], Field(max_length=16)] | None = None
+    """Variations by which the policy is explored. May change at any time; without any, nothing is explored."""
+    max_exploration: Share | None = None
+    """Personas' shares together; more is refused. 0.3 if left out."""
+    redact: Annotated[tuple[Redaction, ...], Field(max_length=16)] | None = None
+    """What is replaced in everything before it is written. `Email`, `Phone` and `CardNumber` are patterns; a hook of
+    your own is `module:function` of the image, text to text."""
+    max_waiting: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Requests that may be under way in a gateway; more get 429. 512 if left out."""
+    journal_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] | None = None
+    """Of events on a gateway's disk that are not in the bucket yet; beyond it, events are refused with 503. 1 GiB if
+    left out."""
 
 
 class Promotion(Model):

@@ -87,7 +87,7 @@ def record(status: RunStatus, spec: RunSpec, result: StageResult, now: datetime)
 
 def may_collect_more(status: RunStatus, spec: RunSpec) -> bool:
     """Whether an iteration whose Q is uninformative collects once more. A log has no more."""
-    if spec.collect.logged(status.iteration) is not None:
+    if spec.collect.history_of(status.iteration) is not None:
         return False
     limit = spec.fit_q.max_collections or MAX_COLLECTIONS
     return spec.fit_q.on_uninformative == "CollectMore" and collections_of(status) < limit

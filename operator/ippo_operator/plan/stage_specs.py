@@ -13,6 +13,7 @@ from ippo_trainer.contract.stages import (
     EARLIER_DATA,
     HISTORY,
     IMPROVE,
+    LOGGED,
     STAGES,
     StageName,
 )
@@ -32,7 +33,7 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
     if stage is None:
         raise ValueError("no stage is due")
     spec, collections = run.spec, collections_of(status)
-    simulate, history = spec.collect.simulate, spec.collect.logged(status.iteration)
+    simulate, history = spec.collect.simulate, spec.collect.history_of(status.iteration)
     reads = stage == COLLECT and history is not None  # one process, and no customers
     shards = simulate.parallelism if stage == COLLECT and simulate is not None and not reads else None
     stage_spec = StageSpec(
@@ -59,6 +60,7 @@ def settings_of(spec: RunSpec, stage: StageName, history: params.LogHistory | No
     sections = {each.section: getattr(spec, each.section) for each in STAGES}
     reads = stage == COLLECT and history is not None
     sections |= {BY_NAME[COLLECT].section: None if reads else spec.collect.simulate, HISTORY: history}
+    sections[LOGGED] = None if reads else spec.collect.logged
     return {name: _of_contract(sections[name]) for name in BY_NAME[stage].settings}
 
 

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from ippo_trainer.contract.live import Canary, LiveReport
 from ippo_trainer.contract.spec import Digest, StageResult, StageSpec
 
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.status import RunStatus, ServedPolicy, Waiting, short
+from ippo_operator.api.status import DeployedPolicy, RunStatus, ServedPolicy, Waiting, short
 
 
 class _Told:
@@ -97,6 +98,39 @@ class ObservedServing:
 
 
 @dataclass(frozen=True)
+class ObservedLive:
+    """What is known of the run's gateway and of a candidate's servers now."""
+
+    report: LiveReport | None = None
+    """What the gateway says; None where it does not answer."""
+    trouble: Waiting | None = None
+    """Why there is no report, or why gateway or candidate cannot be made what they should be."""
+    candidate_ready: bool = False
+    """Whether a server of the candidate takes requests."""
+    candidate_failed: str = ""
+    """Why the candidate's servers will not get ready; empty while they may."""
+
+
+@dataclass(frozen=True)
+class CanaryIntent:
+    """A candidate to be tested against the active policy."""
+
+    policy: DeployedPolicy
+    """Its iteration is the one that made it."""
+    since: datetime
+    settings: Canary
+
+
+@dataclass(frozen=True)
+class LiveIntent:
+    """What the gateway has to know, and whose servers there have to be besides the active policy's. Who carries it out
+    knows the addresses."""
+
+    active: DeployedPolicy
+    canary: CanaryIntent | None = None
+
+
+@dataclass(frozen=True)
 class JobIntent:
     """A job to create. Creating it twice is harmless: names are never used for anything else."""
 
@@ -147,6 +181,8 @@ class Plan:
     """What the Deployment and the Service have to be; nothing to do where they are."""
     unserve: bool = False
     """The Deployment and the Service have to go."""
+    live: LiveIntent | None = None
+    """The gateway that has to be there; None for a run that has none, or no policy yet."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +193,8 @@ class World:
     now: datetime
     serving: ObservedServing | None = None
     """None where nothing is ever served, as on one machine."""
+    live: ObservedLive | None = None
+    """None for a run without collect.logged."""
 
     def job(self, name: str) -> ObservedJob | None:
         """The job of that name."""

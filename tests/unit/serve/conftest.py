@@ -4,7 +4,7 @@ import pytest
 import torch
 from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.models.load import build_tiny, load_policy, save_policy
-from ippo_trainer.serve.app import Gateway
+from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
 from ippo_trainer.text.render import Renderer
@@ -39,7 +39,7 @@ def renderer(policy_directory, policy):
 
 @pytest.fixture
 def serving(policy, renderer):
-    """`async with serving() as (client, gateway)`: a gateway with a running engine; `log` makes its log."""
+    """`async with serving() as (client, chat_server)`: a chat_server with a running engine; `log` makes its log."""
 
     @asynccontextmanager
     async def run(rows=4, max_waiting=64, engine=None, log=None):
@@ -48,13 +48,13 @@ def serving(policy, renderer):
             policy.model, EngineLimits(MAX_PROMPT, MAX_NEW, rows, max_waiting), renderer.stop_ids, pad
         )
         engine.start()
-        gateway = Gateway(DIGEST, "demo")
-        gateway.log = log(gateway.metrics.log()) if log else None
-        gateway.open(ServedModel(renderer, engine))
-        server = TestServer(gateway.application())
+        chat_server = ChatServer(DIGEST, "demo")
+        chat_server.log = log(chat_server.metrics.log()) if log else None
+        chat_server.open(ServedModel(renderer, engine))
+        server = TestServer(chat_server.application())
         try:
             async with TestClient(server) as client:
-                yield client, gateway
+                yield client, chat_server
         finally:
             await engine.stop()
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.contract.origins import ORIGIN
-from ippo_trainer.serve.app import Gateway
+from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.settings import ServedModel
 
 from tests.kit.chat import DIGEST, run, user
@@ -23,9 +23,9 @@ ALLOW = "Access-Control-Allow-Origin"
 def shop(serving):
     @asynccontextmanager
     async def go(*origins):
-        async with serving() as (_, gateway):
-            made = Gateway(DIGEST, "demo", origins)
-            made.open(ServedModel(gateway.context.renderer, gateway.context.engine))
+        async with serving() as (_, chat_server):
+            made = ChatServer(DIGEST, "demo", origins)
+            made.open(ServedModel(chat_server.context.renderer, chat_server.context.engine))
             async with TestClient(TestServer(made.application())) as client:
                 yield client
 

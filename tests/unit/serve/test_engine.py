@@ -126,13 +126,13 @@ def test_when_the_engine_is_stopped_open_requests_fail(engine):
 
 def test_a_draining_gateway_answers_and_closes_then_refuses(serving):
     async def check():
-        async with serving() as (client, gateway):
-            gateway.draining = True
+        async with serving() as (client, chat_server):
+            chat_server.draining = True
             assert (await client.get("/readyz")).status == 503
             async with client.post("/v1/chat/completions", json={"messages": [user("hello")]}) as response:
                 assert response.status == 200
                 assert response.headers["Connection"] == "close"
-            gateway.closed = True
+            chat_server.closed = True
             await ask(client, [user("hello")], 503)
 
     run(check())
@@ -154,13 +154,13 @@ def test_a_client_that_hangs_up_cancels_its_request(serving, engine, monkeypatch
                 going.pop()
                 gone.set()
 
-        async with serving(engine=engine) as (client, gateway):
+        async with serving(engine=engine) as (client, chat_server):
             monkeypatch.setattr(engine, "generate", endless)
             request = asyncio.create_task(ask(client, [user("hello")]))
             await started.wait()
             request.cancel()
             await asyncio.wait_for(gone.wait(), 60)
-            await asyncio.wait_for(gateway.idle(), 60)
+            await asyncio.wait_for(chat_server.idle(), 60)
             assert not going
             text = await (await client.get("/metrics")).text()
             assert 'status="499"' in text

@@ -113,12 +113,12 @@ def test_two_servers_share_a_folder(metrics, tmp_path):
 async def logged(serving, store, requests):
     """The answers to requests; the log is in the store by then."""
     answers = []
-    async with serving(log=lambda metrics: SuggestionLog(store, metrics, SLOW)) as (client, gateway):
+    async with serving(log=lambda metrics: SuggestionLog(store, metrics, SLOW)) as (client, chat_server):
         for messages, body in requests:
             asking = ask_streamed if body.get("stream") else ask
             body = {name: value for name, value in body.items() if name != "stream"}
             answers.append(await asking(client, messages, **body))
-        gateway.log.close(60)
+        chat_server.log.close(60)
     return answers
 
 
@@ -213,11 +213,11 @@ def test_a_store_that_is_down_fails_no_request(serving):
 
     async def check():
         limits = SegmentLimits(seconds=0.001, waiting_bytes=2000)
-        async with serving(log=lambda metrics: SuggestionLog(store, metrics, limits)) as (client, gateway):
+        async with serving(log=lambda metrics: SuggestionLog(store, metrics, limits)) as (client, chat_server):
             for seed in range(20):
                 await ask(client, [user("hello")], seed=seed)
             text = await (await client.get("/metrics")).text()
-            gateway.log.close(0.01)
+            chat_server.log.close(0.01)
         return text
 
     text = run(check())

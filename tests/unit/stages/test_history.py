@@ -17,7 +17,7 @@ from ippo_trainer.data.turns import read_turns
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.models.packing import Group, pack_batches
 from ippo_trainer.models.scoring import token_logprobs
-from ippo_trainer.serve.app import Gateway
+from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
@@ -277,11 +277,11 @@ async def _conversations(directory: Path, digest: str, store: Any) -> dict[str, 
     renderer = Renderer.load(directory, policy.tokenizer)
     engine = TransformersEngine(policy.model, EngineLimits(256, 8, 4, 64), renderer.stop_ids, 0)
     engine.start()
-    gateway = Gateway(digest, "demo")
-    gateway.log = SuggestionLog(store, gateway.metrics.log())
-    gateway.open(ServedModel(renderer, engine))
+    chat_server = ChatServer(digest, "demo")
+    chat_server.log = SuggestionLog(store, chat_server.metrics.log())
+    chat_server.open(ServedModel(renderer, engine))
     ids: dict[str, list[str]] = {}
-    async with TestClient(TestServer(gateway.application())) as client:
+    async with TestClient(TestServer(chat_server.application())) as client:
         for number in range(8):
             name, messages = f"c{number}", list[dict[str, Any]]()
             for turn in range(3):
@@ -300,7 +300,7 @@ async def _conversations(directory: Path, digest: str, store: Any) -> dict[str, 
                 else:
                     messages.append(assistant(text))
     await engine.stop()
-    gateway.log.close(60)
+    chat_server.log.close(60)
     return ids
 
 

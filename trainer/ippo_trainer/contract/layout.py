@@ -11,6 +11,8 @@ BASE = "iterations/0000/base"
 """Folder of the base that a run's adapters belong to, put there by the warm start."""
 SERVED = "served"
 """Folder of what servers logged: a folder for each day, and in it segments that are never changed."""
+LIVE = "live"
+"""Folder of what gateways logged, in segments like those of SERVED."""
 # In the artifacts of stages, for reports and later stages.
 TRAINING = "training.json"
 CALIBRATION = "calibration.json"

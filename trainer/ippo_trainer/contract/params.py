@@ -205,6 +205,7 @@ class Collect(Model):
 
 
 WINDOW, WINDOW_WORDS = r"^[1-9][0-9]{0,5}[mhd]$", 'minutes, hours or days such as "14d"'
+Window = Annotated[str, matching(WINDOW, WINDOW_WORDS, 8)]
 
 
 class LogHistory(Model):
@@ -220,12 +221,28 @@ class LogHistory(Model):
     outcomes: Uri | None = None
     """Outcomes in a file of their own, `.csv`, `.jsonl` or `.parquet`: conversation_id, and if known outcome and time.
     Conversations that it does not name have none."""
-    window: Annotated[str, matching(WINDOW, WINDOW_WORDS, 8)] | None = None
+    window: Window | None = None
     """How long after a conversation's end an outcome counts. Conversations whose window was not over at the latest time
     in the file are censored, not failures."""
     writers: Writers | None = None
     """Whose turns count as the policy's own, by `writer` in the log; all if left out. `people` wrote where it names
     nobody. Give warmStart.writers the same names."""
+
+
+class Logged(Model):
+    """Iterations learn from what the gateway logged: conversations that the current policy held with customers."""
+
+    min_conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 1000
+    """Conversations of the current policy with a known outcome that an iteration waits for."""
+    min_outcomes: Annotated[int, Field(ge=1, le=10_000_000)] = 20
+    """Of them with the outcome."""
+    max_conversations: Annotated[int, Field(ge=2, le=10_000_000)] | None = None
+    """The newest so many are taken; all if left out."""
+    idle: Window = "30m"
+    """A conversation in which nothing happens for so long is over."""
+    outcome_window: Window = "7d"
+    """An outcome counts up to so long after a conversation's last message. Only then it is known that there is none,
+    unless the application says so."""
 
 
 LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (16, 24, 32), 4, 100.0

@@ -90,6 +90,10 @@ class StageSpec(Model):
     collect: params.Collect | None = None
     history: params.LogHistory | None = None
     """In the iteration whose data are a log's: where collect takes them from, and whose turns are the policy's own."""
+    logged: params.Logged | None = None
+    """Where collect compacts what gateways logged."""
+    until: Annotated[int, Field(ge=0)] | None = None
+    """With `logged`: seconds since 1970 UTC; what happened later is not there yet."""
     fit_q: params.FitQ | None = None
     improve: params.Improve | None = None
     evaluate: params.Evaluate | None = None
@@ -124,10 +128,13 @@ class StageSpec(Model):
         return holds and self.collect is not None and self.collect.sampler == "VLLM"
 
 
+Outcome = Literal["Promote", "Reject", "Inconclusive"]
+
+
 class Decision(Model):
     """The gate's answer on a candidate."""
 
-    outcome: Literal["Promote", "Reject", "Inconclusive"]
+    outcome: Outcome
     reason: Annotated[Line, Field(max_length=512)]
 
 

@@ -16,6 +16,9 @@ EVALUATE: Final = "evaluate"
 HISTORY: Final = "history"
 """A section of collect's in a manifest, and of all stages of the iteration that it is for."""
 
+LOGGED: Final = "logged"
+"""A section of collect's in a manifest: conversations come from the run's gateway."""
+
 EARLIER_DATA: tuple[str, ...] = ("earlierData1", "earlierData2", "earlierData3")
 """Inputs of fit-q: what the iterations before collected, the last one first."""
 
@@ -68,7 +71,7 @@ STAGES: tuple[Stage, ...] = (
         folder="collect",
         inputs=("policy", "explorer", "data"),  # of the warm start; what this iteration collected before
         optional=("data",),
-        settings=("collect", HISTORY),
+        settings=("collect", HISTORY, LOGGED),
         repeats=True,
     ),
     Stage(

@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Gateway:
+class ChatServer:
     """Answers requests.
 
     Args:

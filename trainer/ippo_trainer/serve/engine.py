@@ -1,4 +1,4 @@
-"""What an engine is: token ids in, token ids out. Text, prompts and HTTP are the gateway's, the same for all."""
+"""What an engine is: token ids in, token ids out. Text, prompts and HTTP are the chat server's, the same for all."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass

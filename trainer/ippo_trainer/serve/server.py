@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from ippo_trainer.contract.errors import BadSpecError, StageError
-from ippo_trainer.serve.app import Gateway
+from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.loading import load, warm_up
 from ippo_trainer.serve.settings import ServedModel, ServerSettings
 from ippo_trainer.serve.suggestion_log import SuggestionLog
@@ -40,10 +40,10 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gateway = Gateway(settings.digest, settings.name, settings.origins)
+    chat_server = ChatServer(settings.digest, settings.name, settings.origins)
     if settings.log is not None:
-        gateway.log = SuggestionLog(open_store(settings.log), gateway.metrics.log())
-    runner = web.AppRunner(gateway.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
+        chat_server.log = SuggestionLog(open_store(settings.log), chat_server.metrics.log())
+    runner = web.AppRunner(chat_server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await _listen(runner, port)
@@ -53,14 +53,14 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
             return 0
         policy.engine.start()
         if await _until(stop, asyncio.ensure_future(_warm(policy))):
-            gateway.open(policy)
+            chat_server.open(policy)
             _log.info("ready: policy %s of run %s", settings.digest, settings.name)
-        code = await _until_failure(stop, gateway)
+        code = await _until_failure(stop, chat_server)
         end = loop.time() + grace
-        await _drain(gateway, linger, grace)
+        await _drain(chat_server, linger, grace)
         await policy.engine.stop()
-        if gateway.log is not None:
-            await asyncio.to_thread(gateway.log.close, max(_LAST_WRITE_SECONDS, end - loop.time()))
+        if chat_server.log is not None:
+            await asyncio.to_thread(chat_server.log.close, max(_LAST_WRITE_SECONDS, end - loop.time()))
         return code
     finally:
         await runner.cleanup()
@@ -95,27 +95,27 @@ async def _until(stop: asyncio.Event, work: "asyncio.Future[_T]") -> _T | None:
     return None
 
 
-async def _until_failure(stop: asyncio.Event, gateway: Gateway) -> int:
+async def _until_failure(stop: asyncio.Event, chat_server: ChatServer) -> int:
     """0 when the signal came, 1 when the engine failed before."""
     while not stop.is_set():
-        if gateway.context is not None and gateway.context.engine.failure() is not None:
-            _log.error("the engine failed: %s", gateway.context.engine.failure())
+        if chat_server.context is not None and chat_server.context.engine.failure() is not None:
+            _log.error("the engine failed: %s", chat_server.context.engine.failure())
             return StageError.exit_code
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
     return 0
 
 
-async def _drain(gateway: Gateway, linger: float, grace: float) -> None:
+async def _drain(chat_server: ChatServer, linger: float, grace: float) -> None:
     """Answers what there is. Clients with open connections do not know yet that they should go elsewhere."""
-    gateway.draining = True
-    _log.info("told to end: %d requests to answer", gateway.in_flight)
+    chat_server.draining = True
+    _log.info("told to end: %d requests to answer", chat_server.in_flight)
     await asyncio.sleep(min(linger, grace))
     try:
-        await asyncio.wait_for(gateway.idle(), max(0.0, grace - linger))
+        await asyncio.wait_for(chat_server.idle(), max(0.0, grace - linger))
     except TimeoutError:
-        _log.warning("%d requests were not answered in time", gateway.in_flight)
-    gateway.closed = True
+        _log.warning("%d requests were not answered in time", chat_server.in_flight)
+    chat_server.closed = True
 
 
 async def _in_thread(settings: ServerSettings) -> ServedModel:

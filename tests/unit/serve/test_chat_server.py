@@ -83,8 +83,8 @@ def test_the_prompt_is_what_a_log_of_the_same_conversation_gives(serving, render
     seen = []
 
     async def check():
-        async with serving() as (client, gateway):
-            engine = gateway.context.engine
+        async with serving() as (client, chat_server):
+            engine = chat_server.context.engine
             generate = engine.generate
             engine.generate = lambda prompt, wishes: seen.append(list(prompt)) or generate(prompt, wishes)
             await ask(client, messages)
@@ -211,8 +211,8 @@ def test_an_abstention_that_a_client_kept_is_left_out(serving, renderer, nothing
     seen = []
 
     async def check():
-        async with serving() as (client, gateway):
-            engine = gateway.context.engine
+        async with serving() as (client, chat_server):
+            engine = chat_server.context.engine
             generate = engine.generate
             engine.generate = lambda prompt, wishes: seen.append(list(prompt)) or generate(prompt, wishes)
             await ask(client, [*messages, user("and tulips")])
@@ -370,12 +370,12 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure_of_the_ser
         raise ConnectionResetError("Cannot write to closing transport")
 
     async def check():
-        async with serving() as (client, gateway):
+        async with serving() as (client, chat_server):
             monkeypatch.setattr(web.StreamResponse, "write", gone)
             with pytest.raises(ClientError):
                 await ask_streamed(client, TULIPS)
-            await gateway.idle()
-            return gateway.metrics.render().decode()
+            await chat_server.idle()
+            return chat_server.metrics.render().decode()
 
     assert 'ippo_serve_requests_total{status="499"} 1.0' in run(check())
 

@@ -1,0 +1,157 @@
+"""What the operator tells a gateway (`Routes`), what a gateway tells the operator (`LiveReport`), and the settings of
+both, which a manifest has, too.
+
+The gateway reads `Routes` from a file whenever that changes. The operator asks for the report at `REPORT_PATH` of the
+gateway's internal port. Neither holds what anybody wrote.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ippo_trainer.contract.lines import Line
+from ippo_trainer.contract.model import Model
+from ippo_trainer.contract.params import Positive, Share, Window, matching
+from ippo_trainer.contract.spec import NAME, Digest, Outcome
+
+REPORT_PATH = "/v1/live"
+PERSONA_WORDS = "lower-case letters, digits and '-'"
+NO_PERSONA = ""
+"""In records: the policy as it is."""
+
+
+class Persona(Model):
+    """A variation by which a policy is explored in production. What it suggests is logged as explored, never as the
+    policy's own."""
+
+    name: Annotated[str, matching(NAME, PERSONA_WORDS, 63)]
+    """In logs and reports."""
+    share: Share
+    """Of conversations."""
+    instructions: Annotated[str, Field(max_length=4096)] = ""
+    """Put behind the system prompt, for bases that follow instructions."""
+    temperature: Positive | None = None
+    """Of sampling, at most 2; 1 if left out."""
+    min_p: Share | None = None
+    """Tokens less likely than this share of the likeliest one, before temperature, are never drawn; 0 if left out."""
+
+
+class GuardRails(Model):
+    """What a candidate must not do worse than the active policy, beyond chance, whatever outcomes say."""
+
+    acceptance: Share = "0.05"
+    """Conversations in which all suggestions were sent as they were: at most so many fewer, as a share of all."""
+    abstention: Share = "0.05"
+    """Conversations with an abstention: at most so many more."""
+    complaints: Share = "0.01"
+    """Conversations with a complaint: at most so many more."""
+    latency: Positive = "2"
+    """The 95th percentile of seconds per answer: at most so many times the active policy's."""
+
+
+class Canary(Model):
+    """A candidate gets a share of conversations until a sequential test that is valid at every look decides."""
+
+    share: Share = "0.1"
+    """Of conversations."""
+    level: Share = "0.05"
+    """Probability of promoting a candidate that is no better, over all looks together."""
+    min_conversations: Annotated[int, Field(ge=1, le=10_000_000)] = 100
+    """Of the candidate, with a known outcome, before anything is decided."""
+    max_conversations: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Of the candidate, with a known outcome; then the active policy stays."""
+    max_duration: Window = "30d"
+    """After so long the active policy stays."""
+    guard_rails: GuardRails = GuardRails()
+    """What ends it at once."""
+
+
+class Route(Model):
+    """A policy and where it is asked."""
+
+    digest: Digest
+    url: Annotated[str, Field(max_length=512)]
+    """Of an ippo-serve, without a path."""
+
+
+class CanaryRoute(Model):
+    """A candidate under test."""
+
+    route: Route
+    iteration: Annotated[int, Field(ge=1, le=9999)]
+    since: Annotated[float, Field(ge=0)]
+    """Seconds since 1970 UTC: conversations that began before do not count."""
+    settings: Canary
+
+
+class Routes(Model):
+    """Which policies answer, and when a conversation counts as over."""
+
+    schema_version: Literal[1] = 1
+    run: Line
+    active: Route
+    canary: CanaryRoute | None = None
+    personas: Annotated[tuple[Persona, ...], Field(max_length=16)] = ()
+    idle: Window
+    outcome_window: Window
+
+
+class ArmReport(Model):
+    """Conversations of one policy without personas; those that two policies answered count for neither."""
+
+    digest: Digest
+    began: Annotated[int, Field(ge=0)] = 0
+    closed: Annotated[int, Field(ge=0)] = 0
+    """Those that are over: closed, idle, or with the outcome."""
+    known: Annotated[int, Field(ge=0)] = 0
+    """Those of the closed whose outcome is known: it came, or its window is over."""
+    outcomes: Annotated[int, Field(ge=0)] = 0
+    accepted: Annotated[int, Field(ge=0)] = 0
+    """Known ones in which every suggestion was sent as it was."""
+    abstained: Annotated[int, Field(ge=0)] = 0
+    """Known ones with an abstention."""
+    complaints: Annotated[int, Field(ge=0)] = 0
+    """Known ones with a complaint."""
+    seconds: float | None = None
+    """95th percentile of an answer; None where there was none."""
+
+
+class PersonaReport(Model):
+    """What exploring costs."""
+
+    name: Line
+    known: int = 0
+    outcomes: int = 0
+
+
+class CanaryVerdict(Model):
+    """Of the sequential test on a canary; `outcome` None goes on."""
+
+    digest: Digest
+    """Of the candidate."""
+    outcome: Outcome | None = None
+    reason: Annotated[Line, Field(max_length=512)] = ""
+    """In words, with figures."""
+    lift: float = 0.0
+    """Outcomes per conversation, candidate less active."""
+    low: float = -1.0
+    high: float = 1.0
+    """Bounds of the lift that hold at every look."""
+
+
+class LiveReport(Model):
+    """What is known of live conversations, of all replicas, as far as it is in the store."""
+
+    schema_version: Literal[1] = 1
+    time: float
+    """Seconds since 1970 UTC when it was counted."""
+    active: ArmReport
+    """All conversations of the active policy, personas' left out."""
+    usable: Annotated[int, Field(ge=0)] = 0
+    """Known conversations that the active policy began, personas' too: what collect can learn from."""
+    usable_outcomes: Annotated[int, Field(ge=0)] = 0
+    control: ArmReport | None = None
+    """The active policy's conversations since the canary began."""
+    candidate: ArmReport | None = None
+    verdict: CanaryVerdict | None = None
+    personas: tuple[PersonaReport, ...] = ()

@@ -1,0 +1,1 @@
+"""Live conversations after they happened: events, their journal and segments, what they add up to, the A/B test."""

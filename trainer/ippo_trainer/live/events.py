@@ -1,0 +1,36 @@
+"""What a gateway logs: one JSON object a line, the same in its journal, in segments and for whoever reads them.
+
+| field | of | what |
+|---|---|---|
+| version | all | `VERSION` |
+| kind | all | one of `KINDS` |
+| event_id | all | made by the gateway, or the client's idempotency key; the same id is the same event |
+| time | all | seconds since 1970 UTC when the gateway took it |
+| at | what clients report | when it happened, by the client's clock; `time` where it does not say |
+| conversation_id | all | empty in an outcome or complaint that names a customer |
+| arm | suggestion, unanswered | `active` or `candidate`: who was asked |
+| persona | suggestion | its name; empty where there is none |
+| suggestion | suggestion | the record of the policy server, as `serve.records.record_of` makes it |
+| seconds | suggestion | that the answer took |
+| fallback | suggestion | whether another policy answered, since the conversation's own could not |
+| status | unanswered | the HTTP status that the client got |
+| turn | reaction | replies of the business before it |
+| suggestion_id | reaction | the answer's `id`; empty where the client does not say |
+| reaction, sent | reaction | as in a chat log; `sent` None where it is the suggestion |
+| customer_id | outcome, complaint | empty where it names a conversation |
+| outcome | outcome, close | true, false; in a close None where it is not known yet |
+"""
+
+from typing import Any, Final, Literal
+
+VERSION: Final = 1
+Kind = Literal["suggestion", "unanswered", "reaction", "outcome", "complaint", "close"]
+SUGGESTION: Final = "suggestion"
+UNANSWERED: Final = "unanswered"
+REACTION: Final = "reaction"
+OUTCOME: Final = "outcome"
+COMPLAINT: Final = "complaint"
+CLOSE: Final = "close"
+KINDS: tuple[Kind, ...] = (SUGGESTION, UNANSWERED, REACTION, OUTCOME, COMPLAINT, CLOSE)
+ACTIVE, CANDIDATE = "active", "candidate"
+Event = dict[str, Any]
