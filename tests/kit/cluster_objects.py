@@ -33,6 +33,12 @@ def cluster_run(name: str = "shop", **spec: Any) -> IterativePPORun:
     )
 
 
+def live_run(name: str = "shop", **spec: Any) -> IterativePPORun:
+    """One whose policy talks to customers through a gateway."""
+    live = {"warmStart": {"conversations": "s3://shop/log.jsonl"}, "collect": {"logged": {}}, "serve": {}}
+    return cluster_run(name, **live | spec)
+
+
 def location(run: IterativePPORun) -> StoreLocation:
     assert run.spec.artifacts is not None
     return StoreLocation(s3=s3_location(run, run.spec.artifacts.s3))
