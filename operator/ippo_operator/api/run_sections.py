@@ -9,7 +9,7 @@ from ippo_trainer.contract.params import EngineName, Model, Positive, Share, mat
 from ippo_trainer.contract.spec import Encryption, S3Location
 from pydantic import Field
 
-from ippo_operator.api.pods import LabelName, ObjectName
+from ippo_operator.api.pods import LabelName, ObjectName, Resources
 
 
 class S3(S3Location):
@@ -129,6 +129,11 @@ class Gateway(Model):
     """Gateways. They share nothing but the bucket."""
     port: Annotated[int, Field(ge=1024, le=65535)] = 8080
     """Where they listen, and the Service too."""
+    resources: Resources | None = None
+    """CPU and memory of each gateway; all else of its pods is as in pods.common. If left out, those of pods.common."""
+    credentials_secret_name: ObjectName | None = None
+    """A Secret as in artifacts.s3, for gateways: of keys that may read, write, list and delete `live/*` and no more.
+    Without it, gateways have the run's own."""
     keys_secret_name: ObjectName | None = None
     """A Secret of the run's namespace whose key `keys` lists API keys, one a line: a name, its scopes joined by commas
     (`chat`, `events`, `erase`) and the key. Without it, everybody who reaches the gateway may ask and report."""

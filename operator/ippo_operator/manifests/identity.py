@@ -51,6 +51,11 @@ def run_labels(run: IterativePPORun, component: str) -> dict[str, str]:
     }
 
 
+def selector(run: IterativePPORun, component: str) -> dict[str, str]:
+    """Labels of the pods of one Deployment of the run; they never change, as a Deployment's selector cannot."""
+    return {RUN_UID: run.metadata.uid, COMPONENT: component}
+
+
 def stage_labels(run: IterativePPORun, spec: StageSpec) -> dict[str, str]:
     """Of what belongs to one attempt of a stage."""
     return run_labels(run, "stage") | {

@@ -20,6 +20,20 @@ def for_servers(pods: Pods) -> PodSettings:
     return _merged(PodSettings, pods.common.model_copy(update={"image": None}), pods.serve)
 
 
+def for_gateways(pods: Pods, resources: Resources | None) -> PodSettings:
+    """The settings of gateways' pods. They compute nothing: no device is theirs."""
+    own = pods.common.resources if resources is None else resources
+    plain = PodSettings.model_construct(**{name: getattr(pods.common, name) for name in PodSettings.model_fields})
+    return plain.model_copy(update={"resources": without_devices(own)})
+
+
+def without_devices(resources: Resources) -> Resources:
+    """CPU, memory and the like, no GPUs."""
+    amounts = (resources.requests, resources.limits)
+    requests, limits = ({name: much for name, much in each.items() if "/" not in name} for each in amounts)
+    return Resources.model_construct(requests=requests, limits=limits)
+
+
 def _merged(kind: type[_P], common: PodSettings, own: PodSettings) -> _P:
     values = {name: _merge(getattr(common, name), getattr(own, name)) for name in kind.model_fields}
     return cast("_P", kind.model_construct(**values))

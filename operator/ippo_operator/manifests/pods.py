@@ -17,7 +17,7 @@ WORK = "/ippo/work"
 CREDENTIALS = "/ippo/s3"
 CREDENTIALS_KEY = "credentials"
 TERMINATION_LOG = "/dev/termination-log"
-_GROUP_READABLE = 0o440
+GROUP_READABLE = 0o440
 _OWN = "ippo-"  # volumes of the operator; users' have another prefix
 _NOTHING = (None, (), "")
 
@@ -163,7 +163,7 @@ def _volumes(run: IterativePPORun, settings: PodSettings) -> list[dict[str, Any]
 def credentials_volume(name: str, secret: str) -> dict[str, Any]:
     """Of an AWS credentials file in a Secret, and no other of its keys."""
     items = [{"key": CREDENTIALS_KEY, "path": CREDENTIALS_KEY}]
-    return {"name": name, "secret": {"secretName": secret, "items": items, "defaultMode": _GROUP_READABLE}}
+    return {"name": name, "secret": {"secretName": secret, "items": items, "defaultMode": GROUP_READABLE}}
 
 
 def _volume(volume: Volume) -> dict[str, Any]:

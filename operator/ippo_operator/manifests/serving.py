@@ -1,10 +1,12 @@
-"""The Deployment and the Service of the promoted policy.
+"""The Deployment and the Service of a policy: of the promoted one, and of a candidate under test.
 
 A server never starts with files that are not the policy's: an init container fetches them by key and digest and
 verifies every one. Whoever changes the policy changes the pod template, so Kubernetes rolls it out.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from ippo_trainer.contract.digests import NO_DIGEST, digest_of
@@ -12,12 +14,12 @@ from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 from ippo_trainer.contract.variables import CREDENTIALS_FILE, POLICY_DIGEST
 
-from ippo_operator.api.pods import PodSettings, Resources
+from ippo_operator.api.pods import PodSettings
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.run_sections import Serve
 from ippo_operator.api.status import DeployedPolicy
 from ippo_operator.manifests import identity
-from ippo_operator.manifests.overrides import for_servers
+from ippo_operator.manifests.overrides import for_servers, without_devices
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.pods import (
     CREDENTIALS,
@@ -29,8 +31,10 @@ from ippo_operator.manifests.pods import (
 )
 from ippo_operator.manifests.rendezvous import SHARED_MEMORY
 from ippo_operator.manifests.types import Container, Object, PodSpec, PodTemplate, VolumeMount
+from ippo_operator.plan.names import CANDIDATE, companion_name
 
 SERVER = "server"
+"""The container, and the component of the promoted policy's pods."""
 FETCH = "fetch"
 POLICY = "/ippo/policy"
 PORT = "http"
@@ -38,7 +42,10 @@ _LOG_KEYS = "ippo-log-s3"
 _PROBE_SECONDS = 5
 _START_PROBES = 120
 """Until the program answers at all; it does while it loads. Not the deadline: a change of that replaces no server."""
-_DRAIN_SECONDS = 5
+DRAIN: dict[str, Any] = {"preStop": {"sleep": {"seconds": 5}}}
+"""Requests still arrive until every node knows that a pod goes away."""
+SURGE: dict[str, Any] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+"""Of a Deployment that loses no request."""
 _GRACE_SECONDS = 60
 OTHERS_FIELDS = {
     "Deployment": ("metadata", "spec.replicas", "spec.template.metadata"),
@@ -56,19 +63,37 @@ class NoServerImageError(ValueError):
 
 @dataclass(frozen=True)
 class ServingContext:
-    """What the servers of a run are made from, the policy apart.
+    """What servers of a run are made from, the policy apart.
 
     Args:
         run: who owns them.
         serve: the run's section.
         store: where the run's artifacts are.
         platform: the operator's defaults.
+        share: of conversations that they get; None for those of the promoted policy.
     """
 
     run: IterativePPORun
     serve: Serve
     store: StoreLocation
     platform: Platform
+    share: float | None = None
+
+    @property
+    def component(self) -> str:
+        """What tells these servers' pods from others of the run."""
+        return SERVER if self.share is None else CANDIDATE
+
+    @property
+    def name(self) -> str:
+        """Of their Deployment and their Service."""
+        run = self.run.metadata.name
+        return run if self.share is None else companion_name(run, CANDIDATE)
+
+    @property
+    def replicas(self) -> int:
+        """Servers; of a candidate as many as its share of conversations takes."""
+        return self.serve.replicas if self.share is None else max(1, ceil(self.serve.replicas * self.share))
 
 
 def serving_deployment(context: ServingContext, policy: DeployedPolicy, template: PodTemplate | None = None) -> Object:
@@ -83,16 +108,16 @@ def serving_deployment(context: ServingContext, policy: DeployedPolicy, template
         NoServerImageError: no image of the servers is known.
     """
     run, serve = context.run, context.serve
-    labels = identity.run_labels(run, SERVER)
-    annotations = _about(policy) | {identity.REPLICAS: str(serve.replicas)}
+    labels = identity.run_labels(run, context.component)
+    annotations = _about(policy) | {identity.REPLICAS: str(context.replicas)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": identity.metadata(run, run.metadata.name, labels, annotations),
+        "metadata": identity.metadata(run, context.name, labels, annotations),
         "spec": {
-            "replicas": serve.replicas,
-            "selector": {"matchLabels": selector(run)},
-            "strategy": _strategy(serve),
+            "replicas": context.replicas,
+            "selector": {"matchLabels": identity.selector(run, context.component)},
+            "strategy": {"type": "Recreate"} if serve.strategy == "Recreate" else SURGE,
             "progressDeadlineSeconds": serve.progress_deadline_seconds,
             "revisionHistoryLimit": _OLD_REVISIONS,
             "template": template or _whole_template(context, policy),
@@ -112,25 +137,25 @@ def settings_digest(context: ServingContext) -> Digest:
 
 def serving_service(context: ServingContext) -> Object:
     """One address for the servers that are ready."""
-    run = context.run
-    port = {"name": PORT, "port": context.serve.port, "targetPort": PORT, "protocol": "TCP"}
+    return service(context.run, context.name, context.component, {PORT: context.serve.port})
+
+
+def service(run: IterativePPORun, name: str, component: str, ports: Mapping[str, int]) -> Object:
+    """One address, in the cluster only, for those pods of a component that are ready.
+
+    Args:
+        run: who owns it.
+        name: of the Service.
+        component: of the pods.
+        ports: of the Service, by their names, which are those of the pods' ports, too.
+    """
+    entries = [{"name": port, "port": number, "targetPort": port, "protocol": "TCP"} for port, number in ports.items()]
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": identity.metadata(run, run.metadata.name, identity.run_labels(run, SERVER), {}),
-        "spec": {"type": "ClusterIP", "selector": selector(run), "ports": [port]},
+        "metadata": identity.metadata(run, name, identity.run_labels(run, component), {}),
+        "spec": {"type": "ClusterIP", "selector": identity.selector(run, component), "ports": entries},
     }
-
-
-def selector(run: IterativePPORun) -> dict[str, str]:
-    """Labels of the servers; they never change, as a Deployment's selector cannot."""
-    return {identity.RUN_UID: run.metadata.uid, identity.COMPONENT: SERVER}
-
-
-def _strategy(serve: Serve) -> dict[str, Any]:
-    if serve.strategy == "Recreate":
-        return {"type": "Recreate"}
-    return {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 
 
 def _about(policy: DeployedPolicy) -> dict[str, str]:
@@ -156,7 +181,8 @@ def _template(context: ServingContext, policy: DeployedPolicy) -> PodTemplate:
     secret = _log_secret(context.serve)
     if secret is not None:
         containers["volumes"].append(credentials_volume(_LOG_KEYS, secret))
-    template = pod_template(pod, identity.run_labels(run, SERVER), selector(run), containers)
+    labels, selector = identity.run_labels(run, context.component), identity.selector(run, context.component)
+    template = pod_template(pod, labels, selector, containers)
     template["metadata"]["annotations"] = template["metadata"].get("annotations", {}) | _about(policy)
     return template
 
@@ -175,18 +201,11 @@ def _fetch(context: ServingContext, pod: PodContext, policy: DeployedPolicy) -> 
     command += ["--key", policy.artifact.key, "--digest", policy.artifact.digest, "--to", f"{POLICY}/model"]
     if context.serve.engine == "Transformers":  # it holds all weights in the container's memory
         command.append("--fits-memory")
-    resources = pod.settings.resources
-    plain = Resources.model_construct(
-        requests=_without_devices(resources.requests), limits=_without_devices(resources.limits)
-    )
+    plain = without_devices(pod.settings.resources)
     image = context.run.spec.pods.common.image or context.platform.image
     mount: VolumeMount = {"name": "ippo-policy", "mountPath": POLICY}
     pod = replace(pod, settings=pod.settings.model_copy(update={"resources": plain}))
     return container(pod, FETCH, image, command, [mount])
-
-
-def _without_devices(amounts: dict[str, Any]) -> dict[str, Any]:
-    return {name: amount for name, amount in amounts.items() if "/" not in name}
 
 
 def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) -> Container:
@@ -210,11 +229,10 @@ def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) ->
         server["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
     server["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
     server["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
-    server["startupProbe"] = _probe("/healthz", _START_PROBES)
-    server["readinessProbe"] = _probe("/readyz", 2)
-    server["livenessProbe"] = _probe("/healthz", 6)
-    # Requests still arrive until every node knows that this server goes away.
-    server["lifecycle"] = {"preStop": {"sleep": {"seconds": _DRAIN_SECONDS}}}
+    server["startupProbe"] = probe("/healthz", _START_PROBES)
+    server["readinessProbe"] = probe("/readyz", 2)
+    server["livenessProbe"] = probe("/healthz", 6)
+    server["lifecycle"] = DRAIN
     return server
 
 
@@ -235,6 +253,7 @@ def _image(context: ServingContext, pod: PodContext) -> str:
     return image
 
 
-def _probe(path: str, failures: int) -> dict[str, Any]:
-    request = {"path": path, "port": PORT, "scheme": "HTTP"}
+def probe(path: str, failures: int, port: str = PORT) -> dict[str, Any]:
+    """A GET every few seconds; so many of them in a row must fail."""
+    request = {"path": path, "port": port, "scheme": "HTTP"}
     return {"httpGet": request, "periodSeconds": _PROBE_SECONDS, "timeoutSeconds": 3, "failureThreshold": failures}

@@ -4,6 +4,9 @@ import hashlib
 
 MAX_RUN_PART = 29  # a pod of an Indexed Job is called <job>-<index>, and that must be a host name too
 MAX_ATTEMPT = 9999
+_MAX_NAME = 63
+GATEWAY = "gateway"
+CANDIDATE = "candidate"
 
 
 def job_name(run: str, uid: str, iteration: int, stage: str, attempt: int) -> str:
@@ -15,3 +18,13 @@ def job_name(run: str, uid: str, iteration: int, stage: str, attempt: int) -> st
     identity = "/".join([uid, run, str(iteration), stage, str(attempt)])
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     return f"{run[:MAX_RUN_PART].rstrip('-')}-i{iteration}-{stage}-a{attempt}-{digest}"
+
+
+def companion_name(run: str, kind: str) -> str:
+    """`<run>-<kind>`: of what a run has beside its servers. A run's name that leaves no room is cut and gets a hash, so
+    that two of the same beginning share no name."""
+    whole = f"{run}-{kind}"
+    if len(whole) <= _MAX_NAME:
+        return whole
+    digest = hashlib.sha256(run.encode()).hexdigest()[:8]
+    return f"{run[: _MAX_NAME - len(kind) - 10].rstrip('-')}-{digest}-{kind}"

@@ -1,23 +1,38 @@
 """What the builders make is accepted by a real API server, pods by Pod Security's `restricted` too."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.run_sections import Serve
+from ippo_operator.manifests.gateway import (
+    GatewayContext,
+    candidate_of,
+    gateway_config_map,
+    gateway_deployment,
+    gateway_service,
+)
 from ippo_operator.manifests.jobs import stage_config_map, stage_job
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
+from ippo_operator.plan.types import CanaryIntent, LiveIntent
+from ippo_trainer.contract.live import Canary
 
-from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, serving_context
+from tests.kit.cluster_objects import PLATFORM, POLICY, RICH, cluster_run, intent, live_run, serving_context
 from tests.kit.control_plane import RUNS, Api
 
+CANARY = LiveIntent(POLICY, CanaryIntent(POLICY, datetime(2026, 1, 31, tzinfo=UTC), Canary()))
 SPECS: list[dict[str, Any]] = [
     {},
     {"pods": RICH, "serviceAccountName": "trainer", "queue": {"localQueueName": "q", "priorityClassName": "p"}},
     {"artifacts": {"s3": {"bucket": "ippo", "credentialsSecretName": "keys"}}},
 ]
+LIVE: dict[str, Any] = {
+    "gateway": {"credentialsSecretName": "live-keys", "keysSecretName": "api-keys", "redact": ["Email"]},
+    "serve": {"strategy": "Canary", "replicas": 3},
+}
 PATHS = {
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
     "Service": "/api/v1/namespaces/{}/services",
@@ -57,12 +72,24 @@ def objects(run: IterativePPORun, platform: Platform = PLATFORM) -> list[dict[st
     ]
 
 
+def live_objects(run: IterativePPORun, platform: Platform = PLATFORM) -> list[dict[str, Any]]:
+    servers = serving_context(run, run.spec.serve, platform)
+    gateway, candidate = GatewayContext(servers), candidate_of(servers, CANARY)
+    return [
+        gateway_config_map(gateway, CANARY),
+        gateway_deployment(gateway),
+        gateway_service(gateway),
+        serving_deployment(candidate, POLICY),
+        serving_service(candidate),
+    ]
+
+
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("user", [65532, None])
 @pytest.mark.usefixtures("classes")
 def test_every_object_is_valid(api: Api, spec: dict[str, Any], user: int | None) -> None:
-    run = cluster_run(**spec)
-    for made in objects(run, Platform(image="trainer:1", serve_image="server:1", user=user)):
+    platform, live = Platform(image="trainer:1", serve_image="server:1", user=user), LIVE | spec
+    for made in [*objects(cluster_run(**spec), platform), *live_objects(live_run(**live), platform)]:
         answer = api.create(path(made["kind"]), made)
         assert answer.code == 201, (made["kind"], answer.message)
 
@@ -70,7 +97,7 @@ def test_every_object_is_valid(api: Api, spec: dict[str, Any], user: int | None)
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.usefixtures("classes")
 def test_every_pod_is_restricted(api: Api, spec: dict[str, Any]) -> None:
-    for made in objects(cluster_run(**spec)):
+    for made in [*objects(cluster_run(**spec)), *live_objects(live_run(**LIVE | spec))]:
         if made["kind"] not in {"Job", "Deployment"}:
             continue
         template = made["spec"]["template"]
@@ -101,6 +128,9 @@ def test_the_longest_names_are_valid(api: Api) -> None:
         intent(run, "warm-start", attempt=9999, iteration=0),
     ):
         answer = api.create(path("Job"), stage_job(run, wanted, PLATFORM))
+        assert answer.code == 201, answer.message
+    for made in live_objects(live_run("a" * 63)):
+        answer = api.create(path(made["kind"]), made)
         assert answer.code == 201, answer.message
 
 

@@ -1,0 +1,192 @@
+"""The gateway of a run with live customers: a Deployment, a Service, and the ConfigMap that says where policies are.
+
+What changes while it works, the routes, is in the ConfigMap: the kubelet renews the file, and no pod is replaced.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ippo_trainer.contract.layout import LIVE
+from ippo_trainer.contract.spec import StoreLocation
+from ippo_trainer.contract.variables import CREDENTIALS_FILE
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.run_sections import Gateway
+from ippo_operator.manifests import identity
+from ippo_operator.manifests.overrides import for_gateways
+from ippo_operator.manifests.pods import (
+    CREDENTIALS,
+    CREDENTIALS_KEY,
+    GROUP_READABLE,
+    PodContext,
+    container,
+    credentials_volume,
+    pod_template,
+)
+from ippo_operator.manifests.routes import Addresses, routes, routes_text
+from ippo_operator.manifests.serving import DRAIN, PORT, SURGE, ServingContext, probe, service
+from ippo_operator.manifests.types import Container, Object, PodSpec, PodTemplate
+from ippo_operator.plan.names import GATEWAY, companion_name
+from ippo_operator.plan.types import LiveIntent
+
+INTERNAL = "internal"
+"""The port of reports and metrics, which no application needs."""
+ROUTES_FILE = "routes.json"
+_ROUTES, _JOURNAL, _KEYS = "/ippo/routes", "/ippo/journal", "/ippo/keys"
+_KEYS_KEY = "keys"
+_OWN_CREDENTIALS = "ippo-live-s3"
+_INTERNAL_PORTS = (9090, 9091)
+_START_PROBES = 60
+_GRACE_SECONDS = 300
+"""Until what is in the journal is in the bucket: also while a bucket is away for some minutes."""
+_PROGRESS_SECONDS = 600
+_OLD_REVISIONS = 2
+
+
+@dataclass(frozen=True)
+class GatewayContext:
+    """What the gateway of a run is made from, the routes apart.
+
+    Args:
+        servers: of the run's promoted policy.
+    """
+
+    servers: ServingContext
+
+    @property
+    def run(self) -> IterativePPORun:
+        """Who owns it."""
+        return self.servers.run
+
+    @property
+    def section(self) -> Gateway:
+        """Of the spec; the defaults where it has none."""
+        return self.run.spec.gateway or Gateway()
+
+    @property
+    def name(self) -> str:
+        """Of all three objects."""
+        return companion_name(self.run.metadata.name, GATEWAY)
+
+    @property
+    def internal_port(self) -> int:
+        """Another one than that of requests."""
+        return next(port for port in _INTERNAL_PORTS if port != self.section.port)
+
+    @property
+    def store(self) -> StoreLocation:
+        """Where gateways log."""
+        return self.servers.store.below(LIVE)
+
+
+def gateway_config_map(context: GatewayContext, live: LiveIntent) -> Object:
+    """The routes, as a file."""
+    addresses = Addresses(active=_url(context.servers), candidate=_url(candidate_of(context.servers, live)))
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": identity.metadata(context.run, context.name, identity.run_labels(context.run, GATEWAY), {}),
+        "data": {ROUTES_FILE: routes_text(routes(context.run, live, addresses))},
+    }
+
+
+def gateway_deployment(context: GatewayContext) -> Object:
+    """Gateways. Apply it server-side: an autoscaler or a human may own other fields."""
+    run, section = context.run, context.section
+    annotations = {identity.REPLICAS: str(section.replicas)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": identity.metadata(run, context.name, identity.run_labels(run, GATEWAY), annotations),
+        "spec": {
+            "replicas": section.replicas,
+            "selector": {"matchLabels": identity.selector(run, GATEWAY)},
+            "strategy": SURGE,
+            "progressDeadlineSeconds": _PROGRESS_SECONDS,
+            "revisionHistoryLimit": _OLD_REVISIONS,
+            "template": _template(context),
+        },
+    }
+
+
+def gateway_service(context: GatewayContext) -> Object:
+    """One address for applications, and a port of it for the operator and whoever scrapes metrics."""
+    return service(context.run, context.name, GATEWAY, _ports(context))
+
+
+def candidate_of(servers: ServingContext, live: LiveIntent) -> ServingContext:
+    """The servers of the candidate beside these; one of no conversations where there is none."""
+    return replace(servers, share=float(live.canary.settings.share) if live.canary is not None else 0.0)
+
+
+def _url(servers: ServingContext) -> str:
+    """`.svc` is what NO_PROXY of clusters names."""
+    return f"http://{servers.name}.{servers.run.metadata.namespace}.svc:{servers.serve.port}"
+
+
+def _ports(context: GatewayContext) -> dict[str, int]:
+    return {PORT: context.section.port, INTERNAL: context.internal_port}
+
+
+def _template(context: GatewayContext) -> PodTemplate:
+    run, section = context.run, context.section
+    pod = PodContext(run, context.servers.platform, for_gateways(run.spec.pods, section.resources))
+    containers: PodSpec = {
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "containers": [_gateway(context, pod)],
+        "volumes": [
+            {"name": "ippo-routes", "configMap": {"name": context.name}},
+            {"name": "ippo-journal", "emptyDir": {}},
+        ],
+    }
+    if section.keys_secret_name is not None:
+        containers["volumes"].append(_keys_volume(section.keys_secret_name))
+    if section.credentials_secret_name is not None:
+        containers["volumes"].append(credentials_volume(_OWN_CREDENTIALS, section.credentials_secret_name))
+    return pod_template(pod, identity.run_labels(run, GATEWAY), identity.selector(run, GATEWAY), containers)
+
+
+def _keys_volume(secret: str) -> dict[str, Any]:
+    items = [{"key": _KEYS_KEY, "path": _KEYS_KEY}]
+    return {"name": "ippo-keys", "secret": {"secretName": secret, "items": items, "defaultMode": GROUP_READABLE}}
+
+
+def _gateway(context: GatewayContext, pod: PodContext) -> Container:
+    section = context.section
+    image = context.run.spec.pods.common.image or context.servers.platform.image
+    own = section.credentials_secret_name is not None
+    gateway = container(pod, GATEWAY, image, _command(context), [], credentials=not own)
+    gateway["volumeMounts"] += [
+        {"name": "ippo-routes", "mountPath": _ROUTES, "readOnly": True},
+        {"name": "ippo-journal", "mountPath": _JOURNAL},
+    ]
+    if section.keys_secret_name is not None:
+        gateway["volumeMounts"].append({"name": "ippo-keys", "mountPath": _KEYS, "readOnly": True})
+    if own:
+        gateway["volumeMounts"].append({"name": _OWN_CREDENTIALS, "mountPath": CREDENTIALS, "readOnly": True})
+        gateway["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
+    ports = _ports(context)
+    gateway["ports"] = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+    gateway["startupProbe"] = probe("/healthz", _START_PROBES)
+    gateway["readinessProbe"] = probe("/readyz", 2)
+    gateway["livenessProbe"] = probe("/healthz", 6)
+    gateway["lifecycle"] = DRAIN
+    return gateway
+
+
+def _command(context: GatewayContext) -> list[str]:
+    """Only the folder's mount is renewed, never a single file's."""
+    section = context.section
+    command = ["ippo-gateway", "--routes", f"{_ROUTES}/{ROUTES_FILE}", "--journal", _JOURNAL]
+    command += ["--log", context.store.model_dump_json(by_alias=True, exclude_none=True)]
+    command += ["--port", str(section.port), "--internal-port", str(context.internal_port)]
+    if section.keys_secret_name is not None:
+        command += ["--keys", f"{_KEYS}/{_KEYS_KEY}"]
+    for flag, values in (("--allow-origin", section.allowed_origins), ("--redact", section.redact)):
+        for value in values or ():
+            command += [flag, value]
+    for flag, number in (("--max-waiting", section.max_waiting), ("--journal-bytes", section.journal_bytes)):
+        if number is not None:
+            command += [flag, str(number)]
+    return command
