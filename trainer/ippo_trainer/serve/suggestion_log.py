@@ -4,7 +4,6 @@ A record waits in bounded memory until a thread puts it into the store. A store 
 never a request: what finds no room is dropped and counted.
 """
 
-import gzip
 import json
 import logging
 import secrets
@@ -13,12 +12,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
-from ippo_trainer.contract.errors import StageError
 from ippo_trainer.serve.metrics import LogMetrics
-from ippo_trainer.store.base import ObjectExistsError, Store
+from ippo_trainer.store.base import Store
+from ippo_trainer.store.segments import Pauses, Sender, compressed, segment_key, segment_name
 
 VERSION = 1
 _log = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ class SegmentLimits:
 
 @dataclass(frozen=True)
 class _Segment:
-    name: str
+    key: str
     body: bytes
     records: int
     size: int
@@ -49,9 +47,6 @@ class _Segment:
 class SuggestionLog:
     """Writes records in the background.
 
-    A segment's name is chosen before it is put, and the put replaces nothing: one that has to be tried again cannot
-    come twice.
-
     Args:
         store: the folder of segments.
         metrics: counts what is written, dropped and waiting.
@@ -59,7 +54,8 @@ class SuggestionLog:
     """
 
     def __init__(self, store: Store, metrics: LogMetrics, limits: SegmentLimits = SegmentLimits()) -> None:
-        self._store, self._metrics, self._limits = store, metrics, limits
+        self._metrics, self._limits = metrics, limits
+        self._sender = Sender(store, "the log of suggestions", metrics.failures.inc)
         self._writer = secrets.token_hex(6)
         self._count = 0
         self._lines: deque[bytes] = deque()
@@ -70,7 +66,6 @@ class SuggestionLog:
         self._changed = threading.Condition()
         self._until: float | None = None
         """When writing ends, by `time.monotonic`, once it is to end."""
-        self._failing = False
         self._thread = threading.Thread(target=self._work, name="suggestion-log", daemon=True)
         self._thread.start()
 
@@ -107,17 +102,16 @@ class SuggestionLog:
         self._metrics.waiting.set(self._waiting)
 
     def _work(self) -> None:
-        pause = 0.0
+        pauses = Pauses(self._limits.least_pause, self._limits.most_pause)
         segment: _Segment | None = None
         while True:
             segment = segment or self._next()
             if segment is None:
                 return
             if self._put(segment):
-                segment, pause = None, 0.0
-                continue
-            pause = min(self._limits.most_pause, max(self._limits.least_pause, 2 * pause))
-            if not self._pause(pause):
+                segment = None
+                pauses.reset()
+            elif not self._pause(pauses.next()):
                 return
 
     def _pause(self, seconds: float) -> bool:
@@ -153,33 +147,15 @@ class SuggestionLog:
 
     def _sealed(self, lines: Sequence[bytes], size: int) -> _Segment:
         self._count += 1
-        now = datetime.now(UTC)
-        name = f"{now:%Y-%m-%d}/{now:%Y%m%dT%H%M%SZ}-{self._writer}-{self._count:06d}.jsonl.gz"
-        return _Segment(name, gzip.compress(b"".join(lines), 6, mtime=0), len(lines), size)
+        key = segment_key(segment_name(self._writer, self._count))
+        return _Segment(key, compressed(b"".join(lines)), len(lines), size)
 
     def _put(self, segment: _Segment) -> bool:
         """Whether the segment is in the store."""
-        try:
-            self._store.put(segment.name, segment.body, if_absent=True)
-        except ObjectExistsError:
-            pass  # an earlier put got there, and its answer was lost
-        except StageError as error:
-            self._tell_failure(error)
+        if not self._sender.put(segment.key, segment.body):
             return False
-        except Exception as error:  # whatever it is, it must not end the log
-            self._tell_failure(error)
-            return False
-        if self._failing:
-            _log.info("the log of suggestions is written again")
-        self._failing = False
         self._metrics.written.inc(segment.records)
         self._metrics.segments.inc()
         with self._changed:
             self._wait_for(-segment.size)
         return True
-
-    def _tell_failure(self, error: Exception) -> None:
-        self._metrics.failures.inc()
-        if not self._failing:
-            _log.warning("the log of suggestions cannot be written, it is tried again: %s", error)
-        self._failing = True
