@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from ippo_trainer.contract.params import Model
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from ippo_operator.api import changes
 from ippo_operator.api.resource import RUN_NAME, RUN_NAME_WORDS, IterativePPORun, RunSpec
@@ -37,12 +38,23 @@ def _changes(path: str, model: type[Model]) -> Iterator[Entry]:
         if at in changes.RISING:
             yield _change(at, f"self.{at} >= oldSelf.{at}", changes.ONLY_RISES)
         elif any(other.startswith(f"{at}.") for other in (*changes.FREE, *changes.RISING)):
-            yield from _changes(at, _model_of(field.annotation))
+            yield from _changes_within(at, field)
         else:
             same = f"self.{at} == oldSelf.{at}"
             if not field.is_required():
                 same = f"has(self.{at}) == has(oldSelf.{at}) && (!has(self.{at}) || {same})"
             yield _change(at, f"({same})", changes.IMMUTABLE)
+
+
+def _changes_within(at: str, field: FieldInfo) -> Iterator[Entry]:
+    """What `changes.problems` says of a section of which only some fields may change, be it one that is left out."""
+    entries = _changes(at, _model_of(field.annotation))
+    if field.default is not None:
+        yield from entries
+        return
+    yield _change(at, f"has(self.{at}) == has(oldSelf.{at})", changes.IMMUTABLE)
+    for entry in entries:
+        yield entry | {"rule": f"!has(self.{at}) || !has(oldSelf.{at}) || {entry['rule']}"}
 
 
 def _change(path: str, allowed: str, message: str) -> Entry:

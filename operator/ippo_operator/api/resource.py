@@ -82,6 +82,15 @@ class Simulate(params.Collect):
     """The simulator."""
 
 
+class Live(params.Logged):
+    """Collect what the run's gateway logged: conversations that the current policy held with customers."""
+
+    min_conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 1000
+    """Conversations of the current policy with a known outcome that an iteration waits for. May change at any time."""
+    min_outcomes: Annotated[int, Field(ge=1, le=10_000_000)] = 20
+    """Of them with the outcome. May change at any time."""
+
+
 class CollectFrom(Model):
     """Where conversations come from."""
 
@@ -90,7 +99,7 @@ class CollectFrom(Model):
     waits for your approval."""
     history: params.LogHistory | None = None
     """A log that iteration 1 learns from in place of the others."""
-    logged: params.Logged | None = None
+    logged: Live | None = None
     """What the run's gateway logs of live conversations. The run then has a gateway (`spec.gateway`)."""
 
     @property

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from ippo_trainer.contract.lines import Line, one_line
-from ippo_trainer.contract.params import GateMetric, Model
-from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest
+from ippo_trainer.contract.params import GateMetric, Model, Share
+from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest, Outcome
 from ippo_trainer.contract.stages import CYCLE, StageName
 from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer
 
@@ -104,6 +104,42 @@ class StageStatus(Model):
     artifact: ArtifactRef
 
 
+class ArmCounts(Model):
+    """Conversations of one side of an A/B test that count."""
+
+    conversations: int = 0
+    """With a known outcome."""
+    outcomes: int = 0
+    """Of them with the outcome."""
+
+
+class CanaryStatus(Model):
+    """An A/B test of an iteration's candidate against the policy before it."""
+
+    asked_at: Time
+    """When the candidate's servers were asked for."""
+    started_at: Time | None = None
+    """When they were ready: conversations that began later count. None while they are waited for."""
+    finished_at: Time | None = None
+    """When it was decided, by the test or by a human. From then on the candidate gets no conversations as such."""
+    share: Share | None = None
+    """Of conversations that the candidate gets. Where it changes, the test starts anew."""
+    counted_at: Time | None = None
+    """When the figures below were counted."""
+    candidate: ArmCounts = ArmCounts()
+    control: ArmCounts = ArmCounts()
+    """Of the policy before it, since the test started."""
+    lift: float = 0.0
+    """Outcomes per conversation, candidate less control."""
+    low: float = -1.0
+    high: float = 1.0
+    """Bounds of the lift that hold at every look."""
+    outcome: Outcome | None = None
+    """Of the test. None while it goes on, and where a human ended it."""
+    reason: Message = ""
+    """Why it ended."""
+
+
 class IterationStatus(Model):
     """One round of the loop; iteration 0 is the warm start."""
 
@@ -117,6 +153,8 @@ class IterationStatus(Model):
     """What its stages found worth a warning, though their results stand."""
     decision: Decision | None = None
     """The gate's answer in words."""
+    canary: CanaryStatus | None = None
+    """The A/B test of its candidate, where spec.serve.strategy is Canary."""
     promoted: bool | None = None
     """Whether the candidate became the current policy."""
     policy: Digest | None = None
@@ -215,6 +253,28 @@ class ServingStatus(Model):
     """The latest policy could not be rolled out; none once it is, or once another one is tried."""
 
 
+class LiveStatus(Model):
+    """Of the gateway, and what an iteration waits for before it collects what that logged."""
+
+    policy: Digest
+    """Whose conversations are waited for."""
+    conversations: int = 0
+    """With a known outcome."""
+    outcomes: int = 0
+    """Of them with the outcome."""
+    wanted_conversations: int = 0
+    wanted_outcomes: int = 0
+    earlier_conversations: int = 0
+    earlier_outcomes: int = 0
+    """Of both, what was there when this iteration collected before."""
+    counted_at: Time | None = None
+    """When the gateway counted them."""
+    until: int | None = None
+    """Seconds since 1970 UTC: there was enough, and collect takes what happened before. None while it waits."""
+    trouble: Waiting | None = None
+    """Why the gateway tells nothing, or why it or the candidate's servers cannot be made what they should be."""
+
+
 class ArtifactsStatus(Model):
     """Where the run's artifacts are."""
 
@@ -254,6 +314,8 @@ class RunStatus(Model):
     budgets: Budgets = Budgets()
     serving: ServingStatus | None = None
     """Of spec.serve, once there is a policy."""
+    live: LiveStatus | None = None
+    """Of a run with spec.collect.logged, once there is a policy."""
     artifacts: ArtifactsStatus | None = None
     """Where they are. None: of an operator that did not write it down."""
 

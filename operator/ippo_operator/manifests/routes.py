@@ -36,7 +36,7 @@ def routes(run: IterativePPORun, live: LiveIntent, addresses: Addresses) -> Rout
     if logged is None:
         raise ValueError(f"run {run.metadata.name} has no spec.collect.logged, so it has no gateway")
     candidate: CanaryRoute | None = None
-    if canary is not None:
+    if canary is not None and canary.since is not None:
         candidate = CanaryRoute(
             route=Route(digest=canary.policy.artifact.digest, url=addresses.candidate),
             iteration=canary.policy.iteration,

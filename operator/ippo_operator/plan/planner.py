@@ -19,7 +19,7 @@ from ippo_operator.plan.names import job_name
 from ippo_operator.plan.phase import Phase, PhaseName, phase
 from ippo_operator.plan.serving import ServingPlan, plan_serving
 from ippo_operator.plan.stage_specs import job_intent
-from ippo_operator.plan.types import Event, JobIntent, ObservedJob, ObservedServing, Plan, World
+from ippo_operator.plan.types import Event, JobIntent, ObservedJob, ObservedLive, ObservedServing, Plan, World
 
 _ENDS_AS: dict[PhaseName, ConditionType] = {
     "Failed": "Stalled",
@@ -35,6 +35,7 @@ def plan(
     now: datetime,
     store: StoreLocation,
     serving: ObservedServing | None = None,
+    live: ObservedLive | None = None,
 ) -> Plan:
     """What to do next.
 
@@ -44,12 +45,13 @@ def plan(
         now: the time, with a zone; fractions of a second are dropped, as in Kubernetes.
         store: where this run's artifacts are.
         serving: the run's Deployment, read after the run was; None where nothing is ever served.
+        live: the run's gateway and a candidate's servers; None for a run without collect.logged.
 
     Returns:
         The new status and the actions, to be carried out in the order that `Plan` states. Planning again in an
         unchanged world gives the same status and no new action.
     """
-    return _Pass(run, World(jobs, now.replace(microsecond=0), serving), store).plan()
+    return _Pass(run, World(jobs, now.replace(microsecond=0), serving, live), store).plan()
 
 
 class _Pass:

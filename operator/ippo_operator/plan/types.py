@@ -117,7 +117,8 @@ class CanaryIntent:
 
     policy: DeployedPolicy
     """Its iteration is the one that made it."""
-    since: datetime
+    since: datetime | None
+    """None: its servers are to be there, but the gateway is to send them nothing yet."""
     settings: Canary
 
 
@@ -159,6 +160,9 @@ class Event(_Told):
             "RolledOut",
             "PutBack",
             "SidecarEnded",
+            "ConversationsCollected",
+            "CanaryStarted",
+            "CanaryEnded",
         ]
     )
     message: str

@@ -97,10 +97,18 @@ class Routes(Model):
 
 
 class ArmReport(Model):
-    """Conversations of one policy without personas; those that two policies answered count for neither."""
+    """Conversations of one policy without personas.
+
+    As the active policy's (`LiveReport.active`): those that it alone answered. As a side of an A/B test
+    (`LiveReport.control`, `LiveReport.candidate`): those that `live.assignment` assigned to it, whoever answered them
+    in the end, of those that began since the canary did and before the first one whose outcome is not known yet. Only
+    so is the share of the candidate among them the canary's, whatever becomes of a conversation and whenever it is
+    known.
+    """
 
     digest: Digest
     began: Annotated[int, Field(ge=0)] = 0
+    """Also of a test: all since it began."""
     closed: Annotated[int, Field(ge=0)] = 0
     """Those that are over: closed, idle, or with the outcome."""
     known: Annotated[int, Field(ge=0)] = 0
@@ -151,7 +159,8 @@ class LiveReport(Model):
     """Known conversations that the active policy began, personas' too: what collect can learn from."""
     usable_outcomes: Annotated[int, Field(ge=0)] = 0
     control: ArmReport | None = None
-    """The active policy's conversations since the canary began."""
+    """The active policy's side of the canary."""
     candidate: ArmReport | None = None
+    """The candidate's."""
     verdict: CanaryVerdict | None = None
     personas: tuple[PersonaReport, ...] = ()

@@ -232,10 +232,6 @@ class LogHistory(Model):
 class Logged(Model):
     """Iterations learn from what the gateway logged: conversations that the current policy held with customers."""
 
-    min_conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 1000
-    """Conversations of the current policy with a known outcome that an iteration waits for."""
-    min_outcomes: Annotated[int, Field(ge=1, le=10_000_000)] = 20
-    """Of them with the outcome."""
     max_conversations: Annotated[int, Field(ge=2, le=10_000_000)] | None = None
     """The newest so many are taken; all if left out."""
     idle: Window = "30m"
