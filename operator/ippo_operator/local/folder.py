@@ -21,7 +21,17 @@ from ippo_operator.plan import failures
 from ippo_operator.plan.stage_specs import s3_location
 
 _Read = TypeVar("_Read", bound=BaseModel)
-_OURS = {"run.json", "status.json", "jobs", "artifacts", "work", "runner.lock", ".run.json.new", ".status.json.new"}
+_OURS = {
+    "run.json",
+    "status.json",
+    "jobs",
+    "artifacts",
+    "work",
+    "live",
+    "runner.lock",
+    ".run.json.new",
+    ".status.json.new",
+}
 
 
 _ANSWERS = ("approve", "reject", "judgement")
@@ -43,6 +53,7 @@ class RunFolder:
         self.path = path
         self.jobs = path / "jobs"
         self.work = path / "work"
+        self.live = path / "live"
         self.run_file = path / "run.json"
         self._status_file = path / "status.json"
         self._lock_file = path / "runner.lock"

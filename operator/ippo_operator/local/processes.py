@@ -1,40 +1,63 @@
-"""Stage processes: started by a fork server, told to stop, waited for."""
+"""Processes of stages and of servers: started by a fork server, told to stop, waited for."""
 
 import errno
 import multiprocessing
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from ippo_trainer.contract.stages import STAGES
 from ippo_trainer.contract.variables import THREADS
 
 from ippo_operator.local import child
+from ippo_operator.local.child import Program
 
 TARGET = "ippo_trainer.stages.runtime:run_stage"
 PRELOAD = (TARGET.partition(":")[0], *(f"ippo_trainer.stages.{stage.section}" for stage in STAGES))
 _BLOCKED = {signal.SIGINT, signal.SIGTERM}
 
 
+@dataclass(frozen=True)
+class Programs:
+    """`module:function` of the programs that serve live customers."""
+
+    fetch: str = "ippo_trainer.store.fetch:main"
+    serve: str = "ippo_trainer.serve.cli:main"
+    gateway: str = "ippo_trainer.gateway.cli:main"
+
+
 class Launcher:
-    """Starts stage processes.
+    """Starts processes.
 
     Args:
         target: `module:function` that runs a stage and returns its exit code.
         preload: modules that the fork server imports once.
+        programs: for live customers; Programs() if left out.
     """
 
-    def __init__(self, target: str = TARGET, preload: Sequence[str] = PRELOAD) -> None:
+    def __init__(
+        self, target: str = TARGET, preload: Sequence[str] = PRELOAD, programs: Programs | None = None
+    ) -> None:
+        self.programs = programs or Programs()
         self._target = target
         self._context = multiprocessing.get_context("forkserver")
         self._preload = [f"{__package__}.fork_server", *preload]
 
     def start(self, spec: Path, shard: int | None, log: Path, termination: Path, work: Path) -> BaseProcess:
         """A process that runs one stage, or one shard of it."""
+        return self._start(child.run, (self._target, spec, shard, log, termination, work))
+
+    def start_program(self, program: Program) -> BaseProcess:
+        """A process that runs until it is told to end."""
+        return self._start(child.run_program, (program,))
+
+    def _start(self, target: Callable[..., None], arguments: tuple[Any, ...]) -> BaseProcess:
         self._context.set_forkserver_preload(self._preload)
         for name, value in THREADS.items():
             os.environ[name] = value
@@ -44,7 +67,7 @@ class Launcher:
             forkserver.ensure_running()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        process = self._context.Process(target=child.run, args=(self._target, spec, shard, log, termination, work))
+        process = self._context.Process(target=target, args=arguments)
         try:
             process.start()
         except EOFError:  # nobody at the other end of its pipe

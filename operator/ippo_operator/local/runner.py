@@ -14,6 +14,8 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.jobs import LocalJobs
+from ippo_operator.local.live.keeper import LiveProcesses
+from ippo_operator.local.live.servers import Place
 from ippo_operator.local.processes import Launcher, wait_for_any
 from ippo_operator.plan.phase import Phase, phase
 from ippo_operator.plan.planner import plan
@@ -28,8 +30,8 @@ class Observer(Protocol):
     def event(self, event: Event) -> None:
         """Something happened, and the status says so."""
 
-    def tick(self, status: RunStatus, job: Path) -> None:
-        """Time passes while the job in this folder runs."""
+    def tick(self, status: RunStatus, job: Path | None) -> None:
+        """Time passes while the job in this folder runs, or without any, while customers talk."""
 
     def stopping(self) -> None:
         """The runner was told to stop and waits for a checkpoint."""
@@ -83,7 +85,7 @@ class Runner:
         folder: locked by the caller.
         observer: is told what happens.
         signals: installed by the caller.
-        launcher: starts stage processes.
+        launcher: starts processes.
         slots: most processes at once.
         clock: the time, with a zone.
         interval: seconds between two ticks of the observer.
@@ -104,7 +106,10 @@ class Runner:
         self._signals = signals
         self._clock = clock
         self._interval = interval
-        self._jobs = LocalJobs(folder.jobs, folder.work, launcher or Launcher(), slots or _cores())
+        self._launcher = launcher or Launcher()
+        self._jobs = LocalJobs(folder.jobs, folder.work, self._launcher, slots or _cores())
+        self._live: LiveProcesses | None = None
+        """Of a run with collect.logged."""
 
     def run(self, manifest: IterativePPORun) -> Phase | None:
         """Begins or resumes the run and returns where it came to rest; None if it was told to stop.
@@ -113,8 +118,13 @@ class Runner:
             ManifestError: the manifest changes what is immutable.
             FolderError: the folder is damaged.
             OSError: the folder cannot be written.
+            PortTakenError: the gateway cannot listen.
         """
         run = self._folder.begin(manifest)
+        if run.spec.collect.logged is not None:
+            place = Place(self._folder.live, self._folder.store(run), run, self._launcher)
+            self._live = LiveProcesses(place)
+            self._live.check_port()
         try:
             while not self._signals.count:
                 run, new_plan = self._pass(run)
@@ -128,15 +138,20 @@ class Runner:
             return None
         finally:
             self._jobs.stop_all(0.0)
+            if self._live is not None:
+                self._live.end(GRACE, hurry=lambda: self._signals.count > 1)
 
     def _pass(self, run: IterativePPORun) -> tuple[IterativePPORun, Plan]:
-        new_plan = plan(run, self._observe(run), self._clock(), self._folder.store(run))
+        live = self._live.observe() if self._live is not None else None
+        new_plan = plan(run, self._observe(run), self._clock(), self._folder.store(run), live=live)
         if new_plan.status != run.status:
             self._folder.write_status(new_plan.status)
         for intent in new_plan.creates:
             self._jobs.create(intent)
         for name in new_plan.deletes:
             self._jobs.stop(name, GRACE, hurry=lambda: self._signals.count > 1)
+        if self._live is not None:
+            self._live.carry_out(new_plan.live)
         for event in new_plan.events:
             self._observer.event(event)
         return run.model_copy(update={"status": new_plan.status}), new_plan
@@ -150,6 +165,8 @@ class Runner:
     def _wait(self, new_plan: Plan) -> None:
         """Until a process ended, a signal came, or a repetition is due; the observer is told that time passes."""
         processes = self._jobs.running()
+        active = new_plan.status.active
+        job = self._folder.jobs / active.job_name if active is not None else None
         until = None if new_plan.requeue_after is None else time.monotonic() + new_plan.requeue_after
         while not self._signals.count and (processes or until is not None):
             seconds = self._interval if until is None else until - time.monotonic()
@@ -159,8 +176,10 @@ class Runner:
             self._signals.drain()
             if any(not process.is_alive() for process in processes):
                 return
-            if new_plan.status.active is not None:
-                self._observer.tick(new_plan.status, self._folder.jobs / new_plan.status.active.job_name)
+            if self._live is not None:
+                self._live.keep()
+            if job is not None or self._live is not None:
+                self._observer.tick(new_plan.status, job)
 
 
 def _cores() -> int:

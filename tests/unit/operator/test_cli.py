@@ -2,16 +2,18 @@
 
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.status import RunStatus
+from ippo_operator.api.status import ArmCounts, CanaryStatus, IterationStatus, LiveStatus, RunStatus
 from ippo_operator.cli.errors import BAD_DATA
 from ippo_operator.cli.main import main
 from ippo_operator.cli.run.console import Console
+from ippo_operator.cli.run.waiting import live_progress
 from ippo_operator.cli.run_view import cluster_view
 from ippo_operator.cli.status.iterations import plain
 from ippo_operator.local.folder import RunFolder
@@ -323,3 +325,46 @@ def test_warnings_of_stages_are_in_the_status_newest_first_and_bounded(
     document = json.loads(call(capsys, "status", str(tmp_path / "run"), "--json")[1])["warnings"]
     assert len(document) == 9
     assert document[-1] == "iteration 0 warm-start: 92 % of 0 unended"
+
+
+def test_the_console_shows_what_a_run_waits_for_from_its_customers(tmp_path: Path) -> None:
+    live = LiveStatus(
+        policy="sha256:" + "a" * 64, conversations=700, outcomes=15, wanted_conversations=1000, wanted_outcomes=20
+    )
+    status = RunStatus(iteration=1, live=live)
+    out, clock = io.StringIO(), iter(range(0, 10_000, 11))
+    console = Console(out, terminal=False, clock=lambda: next(clock))
+    console.tick(status, None)
+    console.tick(status, None)
+    assert out.getvalue().count("\n") == 1
+    assert "iteration 1 collects: 700/1000 conversations, 15/20 with the outcome" in out.getvalue()
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    canary = CanaryStatus(
+        asked_at=now, started_at=now, candidate=ArmCounts(conversations=50, outcomes=9), lift=0.1, low=-0.1, high=0.3
+    )
+    row = IterationStatus(iteration=1, started_at=now, canary=canary)
+    drawn = io.StringIO()
+    Console(drawn, terminal=True).tick(RunStatus(iteration=1, live=live, iterations=(row,)), None)
+    assert "A/B test of iteration 1: candidate 9/50, current 0/0, lift +0.100 (-0.1" in drawn.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("counts", "share"),
+    [
+        ({"conversations": 700, "outcomes": 15}, 0.7),
+        ({"conversations": 1200, "outcomes": 5}, 0.25),
+        ({"conversations": 1300, "outcomes": 40, "earlier_conversations": 800, "earlier_outcomes": 20}, 0.5),
+        ({"conversations": 2000, "outcomes": 400}, 1.0),
+    ],
+)
+def test_the_share_of_what_is_waited_for_is_that_of_what_is_scarcest(counts: dict[str, int], share: float) -> None:
+    live = LiveStatus(policy="sha256:" + "a" * 64, wanted_conversations=1000, wanted_outcomes=20, **counts)
+    progress = live_progress(RunStatus(iteration=1, live=live))
+    assert progress is not None
+    assert progress.share == share
+
+
+def test_nothing_is_waited_for_once_there_is_enough() -> None:
+    enough = LiveStatus(policy="sha256:" + "a" * 64, wanted_conversations=1000, wanted_outcomes=20, until=1)
+    assert live_progress(RunStatus(iteration=1, live=enough)) is None
+    assert live_progress(RunStatus(iteration=1)) is None

@@ -9,7 +9,8 @@ from typing import TextIO
 
 from ippo_operator.api.status import RunStatus
 from ippo_operator.cli import drawing
-from ippo_operator.local.watch import Progress, read_progress
+from ippo_operator.cli.run.waiting import live_progress
+from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.figures import span_in_words
 from ippo_operator.plan.types import Event
 
@@ -53,33 +54,43 @@ class Console:
         """The runner waits for a checkpoint."""
         self.line("stopping: the running stage saves a checkpoint (Ctrl-C again kills it)")
 
-    def tick(self, status: RunStatus, job: Path) -> None:
+    def tick(self, status: RunStatus, job: Path | None) -> None:
         """Time passes: redraw the bar, or say a line if it is time and there is something new."""
         now = self._clock()
         if job != self._job:
             self._job, self._job_start, self._line_time = job, now, now
-        progress = read_progress(job)
-        if self._terminal:
-            self._draw(status, progress, now - self._job_start)
-        elif progress is not None and now - self._line_time >= LOG_INTERVAL:
-            text = f"  {progress.what}: {drawing.count(progress)}"
-            if text != self._last_line:
-                self._line_time, self._last_line = now, text
-                self.line(text)
+        progress, customers = (None, live_progress(status)) if job is None else (read_progress(job), None)
+        if customers is not None:
+            self._show(
+                _bar_of(customers.what, customers.share, customers.count), f"{customers.what}: {customers.count}"
+            )
+        elif progress is not None:
+            text = f"{progress.what}: {drawing.count(progress)}"
+            where = f"{_where(status)}: {progress.share:4.0%} {drawing.bar(progress.share)}"
+            self._show(f"{where} {span_in_words(now - self._job_start)}, {text}", text)
+        elif job is not None:
+            self._show(f"{_where(status)}: {span_in_words(now - self._job_start)}")
 
-    def _draw(self, status: RunStatus, progress: Progress | None, seconds: float) -> None:
-        width = shutil.get_terminal_size().columns
-        where = f"iteration {status.iteration} {status.stage}"
-        if progress is None:
-            text = f"{where}: {span_in_words(seconds)}"
-        else:
-            bar, count = drawing.bar(progress.share), drawing.count(progress)
-            text = f"{where}: {progress.share:4.0%} {bar} {span_in_words(seconds)}, {progress.what}: {count}"
-        self._out.write("\r\x1b[K" + text[: max(1, width - 1)])
-        self._out.flush()
+    def _show(self, drawn: str, said: str = "") -> None:
+        """On a terminal what is drawn; elsewhere what is said, if it is time and new."""
+        if self._terminal:
+            width = shutil.get_terminal_size().columns
+            self._out.write("\r\x1b[K" + drawn[: max(1, width - 1)])
+            self._out.flush()
+        elif said and self._clock() - self._line_time >= LOG_INTERVAL and said != self._last_line:
+            self._line_time, self._last_line = self._clock(), said
+            self.line(f"  {said}")
 
     def close(self) -> None:
         """Removes the bar."""
         if self._terminal:
             self._out.write("\r\x1b[K")
             self._out.flush()
+
+
+def _where(status: RunStatus) -> str:
+    return f"iteration {status.iteration} {status.stage}"
+
+
+def _bar_of(what: str, share: float | None, count: str) -> str:
+    return f"{what}: {count}" if share is None else f"{what}: {share:4.0%} {drawing.bar(share)} {count}"

@@ -16,6 +16,7 @@ from ippo_operator.cli.run.console import Console
 from ippo_operator.cli.trainer import check_trainer
 from ippo_operator.cli.validate.checks import findings
 from ippo_operator.local.folder import FolderError, FolderInUseError, RunFolder
+from ippo_operator.local.live.gateway import PortTakenError
 from ippo_operator.local.runner import Runner, Signals
 from ippo_operator.plan.phase import Phase
 
@@ -46,7 +47,7 @@ def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
             return _end(folder, console, phase, signals)
     except ManifestError as error:
         raise CommandError(explain(source, error)) from None
-    except FolderInUseError as error:
+    except (FolderInUseError, PortTakenError) as error:
         raise CommandError(str(error), errors.TRY_AGAIN) from None
     except FolderError as error:
         raise CommandError(str(error)) from None

@@ -22,7 +22,6 @@ from ippo_trainer.environments.maze.layout import (
 )
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.replies import label_of
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
 from ippo_trainer.environments.streams import as_seeds, choose, uniforms
 
@@ -106,4 +105,7 @@ class Maze(ExactlySolved):
 
 
 def _label(suggestion: str | None) -> int:
-    return label_of(suggestion, lambda text: _INTENT_OF.get(" ".join(text.lower().split())), ABSTAIN)
+    """Index into INTENTS, or one more for what is not a move."""
+    if suggestion is None:
+        return ABSTAIN
+    return _INTENT_OF.get(" ".join(suggestion.lower().split()), len(INTENTS))

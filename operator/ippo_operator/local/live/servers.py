@@ -1,0 +1,137 @@
+"""The policy servers of a local run: one for each policy that is asked."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from ippo_trainer.contract.spec import Digest, StoreLocation
+from ippo_trainer.contract.variables import POLICY_DIGEST
+
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.run_sections import Serve
+from ippo_operator.api.status import DeployedPolicy
+from ippo_operator.local.child import Program
+from ippo_operator.local.live import loopback
+from ippo_operator.local.live.kept import KeptProcess
+from ippo_operator.local.processes import Launcher
+
+_GRACE, _LINGER = 50.0, 3.0
+_HOPELESS = 5
+"""Failures in a row after which servers are not expected to get ready."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What all servers of a run have in common."""
+
+    folder: Path
+    """Of the gateway and its servers."""
+    store: StoreLocation
+    run: IterativePPORun
+    launcher: Launcher
+
+
+class PolicyServer:
+    """An ippo-serve of one policy, at a port of its own."""
+
+    def __init__(self, place: Place, policy: DeployedPolicy, clock: Callable[[], float] = time.monotonic) -> None:
+        name = policy.artifact.digest.removeprefix("sha256:")[:16]
+        self.policy = policy
+        self.port = 0
+        self._place = place
+        self._model = place.folder / "policies" / name
+        self._log = place.folder / f"server-{name}.log"
+        self._ready = False
+        self._kept = KeptProcess(self._start, self._log, clock)
+        self.retire_at: float | None = None
+        """When it is told to end; None while it is needed."""
+
+    @property
+    def digest(self) -> Digest:
+        """Of its policy."""
+        return self.policy.artifact.digest
+
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        return f"http://{loopback.HOST}:{self.port}"
+
+    @property
+    def process(self) -> BaseProcess | None:
+        """It, while it runs."""
+        return self._kept.process
+
+    @property
+    def failure(self) -> str:
+        """Why it will not get ready; empty while it may."""
+        kept = self._kept
+        return kept.last_words() if not self._ready and (kept.hopeless or kept.failures >= _HOPELESS) else ""
+
+    @property
+    def trouble(self) -> str:
+        """Why it does not run; empty while it does."""
+        return self._kept.last_words() if self._kept.process is None and self._kept.failures else ""
+
+    def keep(self) -> None:
+        """Starts it, again if it ended."""
+        if self._kept.keep():
+            self._ready = False
+
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        if self._kept.process is None:
+            self._ready = False
+        elif not self._ready:
+            answer = loopback.get(self.port, "/readyz")
+            self._ready = answer is not None and answer[0] == 200
+        return self._ready
+
+    def tell_to_end(self) -> None:
+        """It answers what it has and ends."""
+        self._kept.tell_to_end()
+
+    def wait(self, until: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Waits for its end, then removes the files of its policy."""
+        self._kept.wait(until, hurry)
+        shutil.rmtree(self._model, ignore_errors=True)
+
+    def _start(self) -> BaseProcess:
+        self.port = loopback.free_port()
+        commands = (
+            (self._place.launcher.programs.fetch, flags(self._fetch())),
+            (self._place.launcher.programs.serve, flags(self._serve())),
+        )
+        return self._place.launcher.start_program(Program(commands, {POLICY_DIGEST: self.digest}, self._log))
+
+    def _fetch(self) -> dict[str, object]:
+        store = self._place.store.model_dump_json(by_alias=True, exclude_none=True)
+        artifact = self.policy.artifact
+        return {
+            "store": store,
+            "kind": "policy",
+            "key": artifact.key,
+            "digest": artifact.digest,
+            "to": self._model,
+        }
+
+    def _serve(self) -> dict[str, object]:
+        spec = self._place.run.spec
+        settings = spec.serve or Serve()
+        return {
+            "policy": self._model,
+            "port": self.port,
+            "engine": settings.engine,
+            "name": self._place.run.metadata.name,
+            "max-tokens": settings.max_tokens or spec.policy.max_new_tokens,
+            "max-waiting": settings.max_waiting,
+            "linger-seconds": _LINGER,
+            "grace-seconds": _GRACE,
+        }
+
+
+def flags(options: dict[str, object]) -> tuple[str, ...]:
+    """`--name=value` of each that has a value."""
+    return tuple(f"--{name}={value}" for name, value in options.items() if value is not None)

@@ -1,0 +1,205 @@
+"""The gateway and the policy servers of a local run, with stand-ins: real processes, real signals, real files."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from ippo_operator.local.live import gateway as gateway_module
+from ippo_operator.local.live.gateway import PortTakenError, read_address
+from ippo_operator.local.live.keeper import LiveProcesses
+from ippo_operator.local.live.servers import Place
+from ippo_operator.plan.types import CanaryIntent, LiveIntent, ObservedLive
+from ippo_trainer.contract.live import Canary, Routes
+from ippo_trainer.contract.spec import StoreLocation
+
+from tests.kit.cluster_objects import POLICY, live_run
+from tests.kit.ports import free_port
+from tests.kit.toy_live import live_launcher
+from tests.kit.waiting import until
+
+ROOT = Path(__file__).parents[3]
+OTHER = POLICY.model_copy(
+    update={"iteration": 4, "artifact": POLICY.artifact.model_copy(update={"digest": "sha256:" + "b" * 64})}
+)
+SINCE = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+class Clock:
+    """Seconds that pass at a call."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class World:
+    """The processes of a run and the folder that they read and write."""
+
+    live: LiveProcesses
+    folder: Path
+    clock: Clock
+    port: int
+
+    def rules(self, policy: object, name: str, text: str = "") -> Path:
+        """A file that tells a stand-in server how to behave."""
+        digest = policy.artifact.digest  # type: ignore[attr-defined]
+        path = self.folder / "rules" / digest.removeprefix("sha256:")[:16] / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def routes(self) -> Routes:
+        return Routes.model_validate_json((self.folder / "routes.json").read_bytes())
+
+    def pids(self, name: str) -> list[int]:
+        """Of the processes that were started under that name, in order."""
+        file = self.folder / "starts" / name
+        return list(map(int, file.read_text().split())) if file.exists() else []
+
+    def observe(self) -> ObservedLive:
+        self.live.keep()
+        return self.live.observe()
+
+    def active(self) -> str | None:
+        """The policy that the gateway reports."""
+        report = self.observe().report
+        return None if report is None else report.active.digest
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setattr(gateway_module, "_PATIENCE", 0.0)
+    port, clock, folder = free_port(), Clock(), tmp_path / "live"
+    folder.mkdir()
+    run = live_run(gateway={"port": port})
+    place = Place(folder, StoreLocation(directory=str(tmp_path / "artifacts")), run, live_launcher())
+    processes = LiveProcesses(place, clock)
+    yield World(processes, folder, clock, port)
+    clock.now += 1000
+    processes.end(0.0)
+
+
+def name_of(policy: object) -> str:
+    return policy.artifact.digest.removeprefix("sha256:")[:16]  # type: ignore[attr-defined,no-any-return]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_policy_gets_a_server_and_a_gateway_in_front_of_it(world: World) -> None:
+    assert world.live.observe() == ObservedLive()
+    world.live.carry_out(None)
+    assert world.live.processes() == []
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.active() == POLICY.artifact.digest, "a report")
+    assert len(world.live.processes()) == 2
+    assert world.routes().canary is None
+    assert read_address(world.folder.parent) == f"http://localhost:{world.port}"
+    assert json.loads((world.folder / "gateway.json").read_text())["run"] == "shop"
+
+
+@pytest.mark.parametrize("name", ["gateway", name_of(POLICY)])
+def test_what_dies_is_started_again_later_each_time(world: World, name: str) -> None:
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.active() is not None, "a report")
+    os.kill(world.pids(name)[-1], signal.SIGKILL)
+    until(lambda: len(world.live.processes()) == 1, "the end")
+    world.live.keep()
+    assert len(world.pids(name)) == 1, "not at once"
+    world.clock.now += 1
+    world.live.keep()
+    until(lambda: world.active() is not None and len(world.pids(name)) == 2, "another start")
+    os.kill(world.pids(name)[-1], signal.SIGKILL)
+    until(lambda: len(world.live.processes()) == 1, "the end")
+    world.live.keep()
+    world.clock.now += 0.6
+    world.live.keep()
+    assert len(world.pids(name)) == 2, "the pause is longer now"
+
+
+def test_another_active_policy_is_named_once_it_is_ready_and_only_then_the_old_one_ends(world: World) -> None:
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.active() == POLICY.artifact.digest, "a report")
+    unready = world.rules(OTHER, "unready")
+    world.live.carry_out(LiveIntent(OTHER))
+    until(lambda: world.pids(name_of(OTHER)) != [], "a server of the new policy")
+    world.clock.now += 100
+    world.live.keep()
+    assert world.routes().active.digest == POLICY.artifact.digest
+    unready.unlink()
+    until(lambda: world.active() == OTHER.artifact.digest, "other routes")
+    [old] = world.pids(name_of(POLICY))
+    assert alive(old), "the gateway may not have read the routes yet"
+    world.clock.now += 5
+    until(lambda: world.active() is not None and len(world.live.processes()) == 2, "the end of the old server")
+    assert not alive(old)
+    assert [path.name for path in (world.folder / "policies").iterdir()] == [name_of(OTHER)]
+
+
+def test_a_candidate_has_a_server_gets_conversations_from_then_on_and_can_become_the_active_policy(
+    world: World,
+) -> None:
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.active() is not None, "a report")
+    world.live.carry_out(LiveIntent(POLICY, CanaryIntent(OTHER, None, Canary())))
+    until(lambda: world.observe().candidate_ready, "a server of the candidate")
+    assert world.routes().canary is None
+    world.live.carry_out(LiveIntent(POLICY, CanaryIntent(OTHER, SINCE, Canary())))
+    canary = world.routes().canary
+    assert canary is not None
+    assert (canary.route.digest, canary.since) == (OTHER.artifact.digest, SINCE.timestamp())
+    world.live.carry_out(LiveIntent(OTHER))
+    until(lambda: world.active() == OTHER.artifact.digest, "the promotion")
+    assert world.routes().canary is None
+    assert len(world.pids(name_of(OTHER))) == 1, "its server stays"
+
+
+def test_a_candidate_that_cannot_start_says_why(world: World) -> None:
+    world.rules(OTHER, "end", "65")
+    world.live.carry_out(LiveIntent(POLICY, CanaryIntent(OTHER, None, Canary())))
+    until(lambda: world.observe().candidate_failed != "", "a verdict")
+    observed = world.observe()
+    assert not observed.candidate_ready
+    assert "it ended with 65: ERROR it cannot start, see " in observed.candidate_failed
+
+
+def test_an_active_policy_that_cannot_start_is_trouble_and_is_tried_again(world: World) -> None:
+    world.rules(POLICY, "end", "1")
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.pids(name_of(POLICY)) != [] and len(world.live.processes()) < 2, "an end")
+    world.live.keep()
+    (world.folder / "rules" / name_of(POLICY) / "end").unlink()
+    world.clock.now += 1
+    until(lambda: world.active() == POLICY.artifact.digest, "another start")
+
+
+def test_a_port_that_is_taken_is_named_with_its_field(world: World) -> None:
+    message = rf"port {world.port} is taken; .*spec\.gateway\.port"
+    with socket.create_server(("", world.port)), pytest.raises(PortTakenError, match=message):
+        world.live.carry_out(LiveIntent(POLICY))
+    assert world.live.processes() == []
+
+
+def test_in_the_end_the_gateway_flushes_before_the_servers_end(world: World) -> None:
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.active() is not None, "a report")
+    pids = [*world.pids("gateway"), *world.pids(name_of(POLICY))]
+    world.live.end(30.0)
+    assert (world.folder / "flushed").exists()
+    assert not any(map(alive, pids))
+    assert read_address(world.folder.parent) is None

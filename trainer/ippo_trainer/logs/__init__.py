@@ -1,1 +1,0 @@
-"""Log lines of processes on standard error, and never a secret."""
