@@ -13,7 +13,7 @@ from typing import Literal, Self
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 
 ConditionType = Literal["Accepted", "Reconciling", "Stalled", "Suspended", "Queued", "Succeeded", "Promoted", "Ready"]
-Place = ConditionType | Literal["lastFailure", "serving"]
+Place = ConditionType | Literal["lastFailure", "serving", "live"]
 Recovery = Literal["SpecChange", "OnceMended", "Itself", "Fine"]
 
 RECOVERY: Mapping[Recovery, str] = MappingProxyType(
@@ -39,7 +39,7 @@ class Reason(StrEnum):
     remedy: str
     """What to do about it. `NAME` stands for the run's name."""
     places: tuple[Place, ...]
-    """Where it is found: types of conditions, or status.lastFailure, or status.serving."""
+    """Where it is found: types of conditions, or status.lastFailure, status.serving or status.live."""
     recovery: Recovery
 
     # The defaults are for type checkers, which take Reason("TryAgain"), a look-up, for a call of this.
@@ -117,17 +117,60 @@ class Reason(StrEnum):
         ("Promoted",),
         "Fine",
     )
+    WAITING_FOR_CONVERSATIONS = (
+        "WaitingForConversations",
+        "The next iteration learns from what the gateway logs, and there are fewer conversations or outcomes of the "
+        "current policy than spec.collect.logged wants. Nothing runs meanwhile.",
+        "Nothing, if customers come: `ippo status NAME` shows how many are there. An outcome that never comes is known "
+        "only when outcomeWindow is over; an application that reports also that there is none makes it quicker. "
+        "minConversations and minOutcomes may be lowered at any time.",
+        _WORK,
+        "Itself",
+    )
+    GATEWAY_UNREACHABLE = (
+        "GatewayUnreachable",
+        "The run waits for what its gateway counts, and the gateway does not answer, or not as it should.",
+        "Look at it: `kubectl describe deployment NAME-gateway`, `kubectl logs deployment/NAME-gateway`; on one "
+        "machine `ippo run` says where its log is.",
+        ("live", *_WORK),
+        "OnceMended",
+    )
+    CANARY_RUNNING = (
+        "CanaryRunning",
+        "The latest candidate is in an A/B test: it gets a share of the conversations, and their outcomes decide.",
+        "Nothing to do: `ippo status NAME` shows the counts and the bounds of the lift. `ippo approve NAME` and "
+        "`ippo reject NAME` end it by hand.",
+        ("Promoted", *_WORK),
+        "Itself",
+    )
+    CANARY_FAILED = (
+        "CanaryFailed",
+        "The A/B test refused the latest candidate: it has fewer outcomes, or a guard-rail of spec.serve.canary; the "
+        "policy before it stays.",
+        "Nothing to do for one iteration; its conversations are data for the next one. The message has the figures.",
+        ("Promoted",),
+        "Fine",
+    )
+    CANARY_INCONCLUSIVE = (
+        "CanaryInconclusive",
+        "The A/B test ended without an answer, at maxConversations or maxDuration of spec.serve.canary or because the "
+        "candidate's servers did not get ready; the policy before it stays.",
+        "Nothing to do for one iteration. More conversations, a larger share or more time let the next test see "
+        "smaller lifts: docs/serving.md#the-ab-test says how many it takes.",
+        ("Promoted",),
+        "Fine",
+    )
     PROMOTED = (
         "Promoted",
-        "The gate let the latest candidate pass; it is the current policy.",
+        "The gate, or the A/B test after it, let the latest candidate pass; it is the current policy.",
         "Nothing to do.",
         ("Promoted",),
         "Fine",
     )
     AWAITING_APPROVAL = (
         "AwaitingApproval",
-        "The gate let the latest candidate pass, and a human is asked: by spec.promotion.mode Manual, or because there "
-        "is no simulator to try it on. Nothing runs meanwhile.",
+        "The gate let the latest candidate pass, and a human is asked: by spec.promotion.mode Manual, or because it "
+        "was tried on nobody, neither in a simulator nor in an A/B test. Nothing runs meanwhile.",
         "Look at `ippo status NAME` and, without a simulator, judge suggestions with `ippo judge NAME`, then "
         "`ippo approve NAME` or `ippo reject NAME`.",
         ("Promoted", *_WORK),
@@ -135,7 +178,8 @@ class Reason(StrEnum):
     )
     NOT_APPROVED = (
         "NotApproved",
-        "The gate let the latest candidate pass, but spec.promotion.reject names it; the policy before it stays.",
+        "The gate let the latest candidate pass, but spec.promotion.reject names it, maybe in the midst of an A/B "
+        "test; the policy before it stays.",
         "Nothing to do. An answer is final: the next iteration makes another candidate.",
         ("Promoted",),
         "Fine",

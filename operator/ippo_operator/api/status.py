@@ -125,7 +125,7 @@ class CanaryStatus(Model):
     share: Share | None = None
     """Of conversations that the candidate gets. Where it changes, the test starts anew."""
     counted_at: Time | None = None
-    """When the figures below were counted."""
+    """When the gateway was last asked and said something new."""
     candidate: ArmCounts = ArmCounts()
     control: ArmCounts = ArmCounts()
     """Of the policy before it, since the test started."""
@@ -268,7 +268,7 @@ class LiveStatus(Model):
     earlier_outcomes: int = 0
     """Of both, what was there when this iteration collected before."""
     counted_at: Time | None = None
-    """When the gateway counted them."""
+    """When the gateway was last asked and said something new."""
     until: int | None = None
     """Seconds since 1970 UTC: there was enough, and collect takes what happened before. None while it waits."""
     trouble: Waiting | None = None

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
+from ippo_trainer.contract.spec import Decision
+
 from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun, RunSpec
-from ippo_operator.api.status import Condition, RunStatus, Truth
-from ippo_operator.plan import approval, serving
+from ippo_operator.api.status import Condition, IterationStatus, RunStatus, Truth
+from ippo_operator.plan import approval, canary, serving
 from ippo_operator.plan.phase import Phase
 
 
@@ -87,15 +89,27 @@ def promoted_row(spec: RunSpec, status: RunStatus) -> ConditionRow:
         if before is not None and status.completed_iterations:  # the history is shorter than that
             return ConditionRow("Promoted", before.status, before.reason, before.message)
         return ConditionRow("Promoted", "Unknown", Reason.NO_DECISION_YET, "no candidate was evaluated so far")
+    if decided.promoted is None and approval.in_test(spec, decided):
+        _, text = canary.progress(decided, status)
+        return ConditionRow("Promoted", "Unknown", Reason.CANARY_RUNNING, text)
     if decided.promoted is None:
         return ConditionRow("Promoted", "Unknown", Reason.AWAITING_APPROVAL, approval.question(spec, decided))
-    if decided.decision.outcome == "Promote" and not decided.promoted:
-        text = f"iteration {decided.iteration}: spec.promotion.reject names it. The gate: {decided.decision.reason}"
-        return ConditionRow("Promoted", "False", Reason.NOT_APPROVED, text)
-    reason = {
-        "Promote": Reason.PROMOTED,
-        "Reject": Reason.GATE_FAILED,
-        "Inconclusive": Reason.GATE_INCONCLUSIVE,
-    }[decided.decision.outcome]
-    message = f"iteration {decided.iteration}: {decided.decision.reason}"
-    return ConditionRow("Promoted", "True" if decided.promoted else "False", reason, message)
+    message = f"iteration {decided.iteration}: {approval.evidence(decided)}"
+    if decided.promoted:
+        return ConditionRow("Promoted", "True", Reason.PROMOTED, message)
+    return ConditionRow("Promoted", "False", *_refused(decided, decided.decision, message))
+
+
+def _refused(iteration: IterationStatus, decision: Decision, message: str) -> tuple[Reason, str]:
+    """Who kept the policy before it, the gate, the A/B test or a human, and why."""
+    outcome, reasons = decision.outcome, _BY_GATE
+    if iteration.canary is not None and iteration.canary.finished_at is not None:
+        outcome, reasons = iteration.canary.outcome or "Promote", _BY_CANARY
+    if outcome != "Promote":
+        return reasons[outcome], message
+    by_hand = f"iteration {iteration.iteration}: spec.promotion.reject names it. The gate: {decision.reason}"
+    return Reason.NOT_APPROVED, message if iteration.canary is not None else by_hand
+
+
+_BY_GATE = {"Reject": Reason.GATE_FAILED, "Inconclusive": Reason.GATE_INCONCLUSIVE}
+_BY_CANARY = {"Reject": Reason.CANARY_FAILED, "Inconclusive": Reason.CANARY_INCONCLUSIVE}

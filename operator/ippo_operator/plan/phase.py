@@ -8,7 +8,7 @@ from ippo_operator.api import rules
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import RunStatus, to_rfc3339
-from ippo_operator.plan import approval, failures, serving
+from ippo_operator.plan import approval, canary, failures, live, serving
 
 PhaseName = Literal[
     "Invalid", "Failed", "Succeeded", "RollingOut", "NotServed", "Suspending", "Suspended", "Waiting", "Running"
@@ -54,13 +54,17 @@ def phase(spec: RunSpec, status: RunStatus, now: datetime) -> Phase:
     if spec.suspend:
         return Phase("Suspended", Reason.SUSPENDED, "spec.suspend is true; set it to false to go on")
     awaiting = approval.awaited(status)
-    if awaiting is not None and approval.answer(spec, awaiting) is None:
+    if awaiting is not None and approval.verdict(spec, awaiting) is None:
+        if approval.in_test(spec, awaiting):
+            return Phase("Waiting", *canary.progress(awaiting, status))
         return Phase("Waiting", Reason.AWAITING_APPROVAL, approval.question(spec, awaiting))
     due = failures.retry_at(status, spec)
     failure = failures.pending(status)
     # A failure far in the future is of a clock that was wrong; nobody waits for hours because of it.
     if failure is not None and due is not None and now < due <= now + 2 * (due - failure.time):
         return Phase("Waiting", Reason.WAITING_TO_RETRY, f"tried again from {to_rfc3339(due)}: {failure.message}")
+    if live.waits(spec, status):
+        return Phase("Waiting", *live.progress(status))
     return Phase("Running", Reason.STAGE_RUNNING, _where(status))
 
 
@@ -112,5 +116,10 @@ def _completed(spec: RunSpec, status: RunStatus) -> tuple[Reason, str] | None:
 
 
 def _success_of_promoted(status: RunStatus) -> float | None:
+    """Of its evaluation, or of its A/B test."""
     last = status.iterations[-1] if status.iterations else None
-    return last.metrics.get("success") if last is not None and last.promoted else None
+    if last is None or not last.promoted:
+        return None
+    arm = last.canary.candidate if last.canary is not None else None
+    measured = arm.outcomes / arm.conversations if arm is not None and arm.conversations else None
+    return last.metrics.get("success", measured)

@@ -6,13 +6,13 @@ is done is what the status recorded, never what jobs exist: a missing job is not
 
 from datetime import datetime, timedelta
 
-from ippo_trainer.contract.spec import Decision, StoreLocation
+from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.contract.stages import COLLECT, WARM_START
 
 from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, RunStatus, short
-from ippo_operator.plan import approval, failures, folders, results
+from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, IterationStatus, RunStatus, short
+from ippo_operator.plan import approval, canary, failures, folders, live, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.names import job_name
@@ -73,6 +73,7 @@ class _Pass:
             self._tell(Event("Normal", "Restored", f"goes on with the artifacts in {folders.folder(self.run)}"))
         if self.status.active is not None:
             self._look_at(self.status.active)
+        self._look_at_customers()
         if self.status.active is not None:
             self._keep(self.status.active)
         elif self._phase().name == "Running":
@@ -92,6 +93,15 @@ class _Pass:
 
     def _where(self) -> str:
         return f"iteration {self.status.iteration} {self.status.stage}"
+
+    def _look_at_customers(self) -> None:
+        """Takes note of what the gateway says, and of the A/B test of a candidate."""
+        live_world = self.world.live
+        if live_world is None or self._phase().ended:
+            return
+        for look in (live.observed, canary.observed):
+            self.status, events = look(self.run.spec, self.status, live_world, self.world.now)
+            self.events += events
 
     # How the active attempt is doing
 
@@ -159,33 +169,37 @@ class _Pass:
         for warning in result.warnings or ():
             self._tell(Event("Warning", "StageWarning", f"{where}: {warning}"))
         if result.decision is not None:
-            self._tell_decision(before.iteration, result.decision)
+            self._tell_decision(self.status.iterations[-1])
         if result.informative is False:
             self._uninformative(before, result.message)
 
     def _settle(self) -> None:
-        """Collects more where Q was uninformative; takes a human's answer for the candidate that waited for it."""
+        """Collects more where Q was uninformative; takes the answer of a human or an A/B test for the candidate that
+        waited for it."""
         failure = failures.pending(self.status)
         if failure is not None and failure.kind == "Uninformative":
             self.status = results.collect_more(self.status, self.run.spec)
+            self.status = live.begun(self.run.spec, self.status, again=True)
             return
         awaited = approval.awaited(self.status)
-        answer = approval.answer(self.run.spec, awaited) if awaited is not None else None
-        if awaited is None or awaited.decision is None or answer is None:
+        answer = approval.verdict(self.run.spec, awaited) if awaited is not None else None
+        if answer is None:
             return
+        self.status = canary.ended_by_hand(self.run.spec, self.status, self.world.now)
         self.status = results.settle(self.status, self.run.spec, answer, self.world.now)
-        self._tell_decision(awaited.iteration, awaited.decision)
+        self._tell_decision(self.status.iterations[-1])
 
-    def _tell_decision(self, iteration: int, decision: Decision) -> None:
-        row = promoted_row(self.run.spec, self.status)
+    def _tell_decision(self, iteration: IterationStatus) -> None:
+        row, number = promoted_row(self.run.spec, self.status), iteration.iteration
         if row.truth == "Unknown":
             self._tell(Event("Normal", row.reason, row.message))
             return
+        evidence = approval.evidence(iteration)
         if row.truth == "True":
-            self._tell(Event("Normal", row.reason, f"iteration {iteration} promoted: {decision.reason}"))
+            self._tell(Event("Normal", row.reason, f"iteration {number} promoted: {evidence}"))
             return
         current = self.status.policy.iteration if self.status.policy is not None else 0
-        text = f"iteration {iteration} not promoted: {decision.reason} The policy of iteration {current} stays."
+        text = f"iteration {number} not promoted: {evidence} The policy of iteration {current} stays."
         self._tell(Event("Warning", row.reason, text))
 
     def _uninformative(self, before: RunStatus, message: str) -> None:
@@ -229,6 +243,10 @@ class _Pass:
             self._update(stage=WARM_START)
         elif self.status.stage is None:
             self._update(iteration=self.status.iteration + 1, stage=COLLECT, attempt=0, budgets=Budgets())
+            self.status = live.begun(self.run.spec, self.status)
+        self._look_at_customers()
+        if live.waits(self.run.spec, self.status):
+            return
         attempt = self.status.attempt + 1
         metadata, stage = self.run.metadata, self.status.stage
         if stage is None:
@@ -265,7 +283,8 @@ class _Pass:
         self._tell_transition(before, stands)
         due = failures.retry_at(self.status, self.run.spec) if stands.name == "Waiting" else self.overdue_at
         wait = max(0.0, (due - now).total_seconds()) if due is not None else None
-        waits = [seconds for seconds in (wait, served.requeue_after) if seconds is not None]
+        look = live.look_after(self.run.spec, self.status)
+        waits = [seconds for seconds in (wait, look, served.requeue_after) if seconds is not None]
         return Plan(
             self.status,
             tuple(self.creates),
@@ -274,6 +293,7 @@ class _Pass:
             min(waits, default=None),
             served.serve,
             served.unserve,
+            live.intent(self.run.spec, self.status),
         )
 
     def _tell_transition(self, before: RunStatus | None, stands: Phase) -> None:

@@ -12,6 +12,7 @@ from ippo_operator.api.status import (
     MAX_ITERATION_WARNINGS,
     BestPolicy,
     Budgets,
+    CanaryStatus,
     DeployedPolicy,
     IterationStatus,
     RunStatus,
@@ -125,8 +126,11 @@ def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:
     candidate = iteration.artifact(IMPROVE) if iteration is not None else None
     if iteration is None or candidate is None or result.decision is None:
         raise ValueError(f"iteration {status.iteration} has nothing to decide on")
-    passed = result.decision.outcome == "Promote"
-    promoted = None if passed and approval.by_hand(spec) else passed
+    # Before an A/B test the gate is a forecast: what it cannot tell, outcomes will.
+    passes = {"Promote", "Inconclusive"} if approval.tested(spec) else {"Promote"}
+    passed = result.decision.outcome in passes
+    waits = passed and (approval.tested(spec) or approval.by_hand(spec))
+    promoted = None if waits else passed
     # Six digits keep the status small; the evaluation artifact has them all.
     metrics = {name: float(f"{value:.6g}") for name, value in result.metrics.items()}
     iteration = iteration.model_copy(update={"decision": result.decision, "promoted": promoted, "metrics": metrics})
@@ -135,7 +139,7 @@ def _decide(status: RunStatus, spec: RunSpec, result: StageResult) -> RunStatus:
 
 
 def settle(status: RunStatus, spec: RunSpec, promoted: bool, now: datetime) -> RunStatus:
-    """The status after a human answered for the candidate that waits."""
+    """The status after a human or an A/B test answered for the candidate that waits."""
     iteration = approval.awaited(status)
     candidate = iteration.artifact(IMPROVE) if iteration is not None else None
     if iteration is None or candidate is None:
@@ -143,6 +147,11 @@ def settle(status: RunStatus, spec: RunSpec, promoted: bool, now: datetime) -> R
     iteration = iteration.model_copy(update={"promoted": promoted})
     status = _with_iteration(status, iteration, spec.history_limit)
     return _close(_settled(status, spec, iteration, candidate), spec, now)
+
+
+def with_canary(status: RunStatus, spec: RunSpec, iteration: IterationStatus, canary: CanaryStatus | None) -> RunStatus:
+    """The status with what is known of the A/B test of an iteration's candidate."""
+    return _with_iteration(status, iteration.model_copy(update={"canary": canary}), spec.history_limit)
 
 
 def _settled(status: RunStatus, spec: RunSpec, iteration: IterationStatus, candidate: ArtifactRef) -> RunStatus:

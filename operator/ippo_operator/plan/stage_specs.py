@@ -50,6 +50,7 @@ def job_intent(run: IterativePPORun, status: RunStatus, name: str, store: StoreL
         inputs=_inputs(run, status, stage),
         environment=simulate.environment if simulate is not None and not reads else None,
         policy=spec.policy,
+        until=status.live.until if stage == COLLECT and status.live is not None and not reads else None,
         **settings_of(spec, stage, history),
     )
     return JobIntent(name, stage_spec, shards)

@@ -160,9 +160,8 @@ class Event(_Told):
             "RolledOut",
             "PutBack",
             "SidecarEnded",
-            "ConversationsCollected",
+            "EnoughConversations",
             "CanaryStarted",
-            "CanaryEnded",
         ]
     )
     message: str

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.outcomes import Outcomes, seconds_of
+from ippo_trainer.contract.params import seconds_of
+from ippo_trainer.data.outcomes import Outcomes
 from ippo_trainer.data.schema import Conversation, Turn
 
 DAY = 86400.0

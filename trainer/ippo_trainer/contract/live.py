@@ -137,6 +137,8 @@ class CanaryVerdict(Model):
 
     digest: Digest
     """Of the candidate."""
+    since: Annotated[float, Field(ge=0)]
+    """Of the test, as in the routes: what is told of another test of the same candidate does not count."""
     outcome: Outcome | None = None
     reason: Annotated[Line, Field(max_length=512)] = ""
     """In words, with figures."""

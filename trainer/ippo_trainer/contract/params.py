@@ -208,6 +208,14 @@ WINDOW, WINDOW_WORDS = r"^[1-9][0-9]{0,5}[mhd]$", 'minutes, hours or days such a
 Window = Annotated[str, matching(WINDOW, WINDOW_WORDS, 8)]
 
 
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
+
+
+def seconds_of(window: str) -> int:
+    """A `Window` in seconds."""
+    return int(window[:-1]) * _SECONDS[window[-1]]
+
+
 class LogHistory(Model):
     """Iteration 1 learns from a log instead of talking to customers: the warm start imitates its writers, so their
     outcomes are those of the policy's close neighbours."""

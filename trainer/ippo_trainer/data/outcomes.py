@@ -28,13 +28,7 @@ _FORMAT = "Write conversation_id, outcome and time as .csv, .jsonl or .parquet."
 _FIELDS = ("conversation_id", "outcome", "time")
 _FLAGS: dict[Any, bool] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 """1 and 0 are among them: to a dictionary they are the same as true and false."""
-_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 _NAMED = 3
-
-
-def seconds_of(window: str) -> float:
-    """Of an observation window such as `14d`, `36h` or `30m`."""
-    return float(window[:-1]) * _UNITS[window[-1]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,11 @@ from typing import Any
 
 from ippo_trainer.contract.digests import canonical_json, file_sha256
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.params import LogHistory
+from ippo_trainer.contract.params import LogHistory, seconds_of
 from ippo_trainer.contract.spec import StageResult, StoreLocation
 from ippo_trainer.data.counts import count, shares
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.outcomes import Outcomes, joined, seconds_of
+from ippo_trainer.data.outcomes import Outcomes, joined
 from ippo_trainer.data.own import writer_of
 from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.schema import Conversation

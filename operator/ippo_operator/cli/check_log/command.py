@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import printable
-from ippo_trainer.contract.params import WINDOW, WINDOW_WORDS
+from ippo_trainer.contract.params import WINDOW, WINDOW_WORDS, seconds_of
 
 from ippo_operator.cli.errors import OK, CommandError
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
@@ -35,7 +35,7 @@ def command(arguments: Namespace) -> int:
 
 def _survey(arguments: Namespace, folder: Path) -> dict[str, Any]:
     from ippo_trainer.data.logs import LogReader
-    from ippo_trainer.data.outcomes import Outcomes, seconds_of
+    from ippo_trainer.data.outcomes import Outcomes
     from ippo_trainer.data.survey import survey
     from ippo_trainer.stages.history import local_log
     from ippo_trainer.training.progress import ProgressBar
