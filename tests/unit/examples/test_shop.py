@@ -3,18 +3,17 @@
 import asyncio
 import importlib.util
 import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 from aiohttp.test_utils import TestServer
 from ippo_trainer.contract.params import EnvironmentSpec
 from ippo_trainer.environments import load
 from ippo_trainer.environments.funnel.text import SUGGESTIONS
 
 from tests.kit.doc_pages import ROOT
+from tests.kit.fake_gateway import FakeGateway
 
 _SPEC = importlib.util.spec_from_file_location("shop", ROOT / "examples" / "shop" / "shop.py")
 assert _SPEC is not None
@@ -24,57 +23,11 @@ _SPEC.loader.exec_module(shop)
 WORDS = [None, *(text for texts in SUGGESTIONS.values() for text in texts)]
 
 
-class Gateway:
-    """Suggests by what was said last, and remembers what it was told."""
-
-    def __init__(self, busy: int = 0, refusal: int = 0) -> None:
-        self.told: dict[str, list[Any]] = defaultdict(list)
-        self.busy = busy
-        """So many requests get 429 first."""
-        self.refusal = refusal
-        """The status of all others, if not 0."""
-        self.open: set[str] = set()
-        self.most_open = 0
-
-    def app(self) -> web.Application:
-        app = web.Application()
-        app.router.add_get("/readyz", self._ready)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_post("/v1/conversations/{id}/{rest:.*}", self._report)
-        return app
-
-    async def _ready(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok")
-
-    def _refused(self) -> web.Response | None:
-        self.busy -= 1
-        if self.busy >= 0:
-            return web.json_response({"error": {"message": "busy"}}, status=429)
-        return web.json_response({"error": {"message": "no"}}, status=self.refusal) if self.refusal else None
-
-    async def _chat(self, request: web.Request) -> web.Response:
-        if (refused := self._refused()) is not None:
-            return refused
-        body = await request.json()
-        name = body["metadata"]["conversation_id"]
-        self.open.add(name)
-        self.most_open = max(self.most_open, len(self.open))
-        turn = sum(message["role"] == "assistant" for message in body["messages"])
-        text = WORDS[sum(map(ord, body["messages"][-1]["content"])) % len(WORDS)]
-        self.told[name].append(("asks", turn, body["messages"][-1]["content"]))
-        choice = {"message": {"content": text or ""}, "finish_reason": "stop", "abstained": text is None}
-        answer = {"id": f"{name}-{turn}", "conversation_id": name, "turn": turn, "model": "m", "choices": [choice]}
-        return web.json_response(answer)
-
-    async def _report(self, request: web.Request) -> web.Response:
-        name, rest = request.match_info["id"], request.match_info["rest"]
-        self.told[name].append((rest, await request.json()))
-        if rest == "close":
-            self.open.discard(name)
-        return web.json_response({"event_id": "e"})
+def suggestion_for(message: str) -> str | None:
+    return WORDS[sum(map(ord, message)) % len(WORDS)]
 
 
-def play(gateway: Gateway, *more: str, monkeypatch: pytest.MonkeyPatch | None = None) -> int:
+def play(gateway: FakeGateway, *more: str) -> int:
     """Runs the shop against the gateway, in this process."""
 
     async def both() -> int:
@@ -88,7 +41,7 @@ def play(gateway: Gateway, *more: str, monkeypatch: pytest.MonkeyPatch | None = 
 
 
 def test_a_conversation_is_that_of_its_seed_whoever_else_talks() -> None:
-    alone, crowded = Gateway(), Gateway()
+    alone, crowded = FakeGateway(suggestion_for), FakeGateway(suggestion_for)
     assert play(alone, "--conversations", "20", "--concurrency", "1") == 0
     assert play(crowded, "--conversations", "20", "--concurrency", "7") == 0
     assert alone.told == crowded.told
@@ -97,7 +50,7 @@ def test_a_conversation_is_that_of_its_seed_whoever_else_talks() -> None:
 
 
 def test_the_gateway_is_told_what_the_environment_did() -> None:
-    gateway = Gateway()
+    gateway = FakeGateway(suggestion_for)
     play(gateway, "--conversations", "20")
     kinds = set()
     for name, told in gateway.told.items():
@@ -107,7 +60,7 @@ def test_the_gateway_is_told_what_the_environment_did() -> None:
         *turns, (last, closed) = told
         for turn, (asks, (path, body)) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
             assert asks == ("asks", turn, message)
-            suggestion = WORDS[sum(map(ord, str(message))) % len(WORDS)]
+            suggestion = suggestion_for(str(message))
             [step] = environment.step([suggestion])
             assert path == f"turns/{turn}/reaction"
             assert (body["reaction"], body["suggestion_id"]) == (step.reaction, f"{name}-{turn}")
@@ -119,7 +72,8 @@ def test_the_gateway_is_told_what_the_environment_did() -> None:
 
 
 def test_it_goes_on_behind_what_began_with_the_same_seed(tmp_path: Path) -> None:
-    state, first, second, other = ["--state", str(tmp_path / "state.json")], Gateway(), Gateway(), Gateway()
+    state = ["--state", str(tmp_path / "state.json")]
+    first, second, other = (FakeGateway(suggestion_for) for _ in range(3))
     play(first, "--conversations", "5", *state)
     play(second, "--conversations", "8", *state)
     play(other, "--conversations", "2", "--seed", "1", *state)
@@ -129,10 +83,11 @@ def test_it_goes_on_behind_what_began_with_the_same_seed(tmp_path: Path) -> None
 
 
 def test_a_busy_gateway_is_asked_again_and_one_that_refuses_is_not() -> None:
-    busy, strict = Gateway(busy=2), Gateway(refusal=401)
+    busy, strict = FakeGateway(suggestion_for), FakeGateway(suggestion_for, key="secret")
+    busy.refusals = [429, 503]
     assert play(busy, "--conversations", "2", "--concurrency", "1") == 0
     assert len(busy.told) == 2
-    with pytest.raises(shop.GatewayError, match="401: no"):
+    with pytest.raises(shop.GatewayError, match="401: refused"):
         play(strict, "--conversations", "100", "--concurrency", "1")
 
 

@@ -1,11 +1,14 @@
 """A headless Chromium through the DevTools protocol on pipes: no port, no driver, no network."""
 
+import base64
 import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+
+from tests.kit.waiting import until
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
@@ -92,8 +95,8 @@ class Browser:
             self.requests.append(body["request"]["url"])
         return event
 
-    def open(self, path: Path, width: int, height: int = 800, dark: bool = False) -> None:
-        """Loads a file in a window of that size and colour scheme and waits for its load event."""
+    def open(self, path: Path | str, width: int, height: int = 800, dark: bool = False) -> None:
+        """Loads a file or an address in a window of that size and colour scheme and waits for its load event."""
         self.messages.clear()
         self.requests.clear()
         self._loaded = False
@@ -102,7 +105,7 @@ class Browser:
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=path if isinstance(path, str) else path.as_uri())
         while not self._loaded:
             self._next()
 
@@ -112,6 +115,34 @@ class Browser:
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 10) -> None:
+        """Waits until a JavaScript expression holds; raises TimeoutError otherwise."""
+        until(lambda: bool(self.evaluate(expression)), expression, seconds, every=0.01)
+
+    def click(self, selector: str) -> None:
+        """Clicks at the middle of an element, which has to be what is there for a user, too."""
+        self.until(f"(e => e && !e.disabled && e.getClientRects().length)(document.querySelector({selector!r}))")
+        box = self.evaluate(
+            f"(e => {{ e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect(); "
+            f"return [b.left + b.width / 2, b.top + b.height / 2]; }})(document.querySelector({selector!r}))"
+        )
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+
+    def type(self, text: str) -> None:
+        """Types into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str, code: int) -> None:
+        """Presses a key, such as Tab, 9."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def screenshot(self, path: Path) -> None:
+        """Of what the window shows."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def close(self) -> None:
         """Ends the browser."""
