@@ -6,7 +6,7 @@ from pathlib import Path
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.runner import Runner, Signals
-from ippo_operator.plan.types import Event
+from ippo_operator.plan.types import Event, ObservedLive
 
 from tests.kit.planner_world import make_run
 from tests.kit.toy_stages import toy_launcher
@@ -21,7 +21,7 @@ class Quiet:
     def event(self, event: Event) -> None:
         print(event.message, file=sys.stderr)
 
-    def tick(self, status: RunStatus, job: Path) -> None:
+    def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
         pass
 
     def stopping(self) -> None:

@@ -19,7 +19,7 @@ from ippo_operator.local.live.servers import Place
 from ippo_operator.local.processes import Launcher, wait_for_any
 from ippo_operator.plan.phase import Phase, phase
 from ippo_operator.plan.planner import plan
-from ippo_operator.plan.types import Event, ObservedJob, Plan
+from ippo_operator.plan.types import Event, ObservedJob, ObservedLive, Plan
 
 GRACE = 60.0
 
@@ -30,7 +30,7 @@ class Observer(Protocol):
     def event(self, event: Event) -> None:
         """Something happened, and the status says so."""
 
-    def tick(self, status: RunStatus, job: Path | None) -> None:
+    def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
         """Time passes while the job in this folder runs, or without any, while customers talk."""
 
     def stopping(self) -> None:
@@ -168,6 +168,8 @@ class Runner:
         active = new_plan.status.active
         job = self._folder.jobs / active.job_name if active is not None else None
         until = None if new_plan.requeue_after is None else time.monotonic() + new_plan.requeue_after
+        if until is not None and self._live is not None and job is None:
+            until = min(until, time.monotonic() + self._interval)  # to ask a gateway of this machine costs nothing
         while not self._signals.count and (processes or until is not None):
             seconds = self._interval if until is None else until - time.monotonic()
             if seconds <= 0:
@@ -179,7 +181,7 @@ class Runner:
             if self._live is not None:
                 self._live.keep()
             if job is not None or self._live is not None:
-                self._observer.tick(new_plan.status, job)
+                self._observer.tick(new_plan.status, job, self._live.observed if self._live is not None else None)
 
 
 def _cores() -> int:

@@ -9,16 +9,17 @@ from typing import Any
 import pytest
 import yaml
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.status import ArmCounts, CanaryStatus, IterationStatus, LiveStatus, RunStatus
+from ippo_operator.api.status import CanaryStatus, IterationStatus, LiveStatus, RunStatus, Waiting
 from ippo_operator.cli.errors import BAD_DATA
 from ippo_operator.cli.main import main
 from ippo_operator.cli.run.console import Console
-from ippo_operator.cli.run.waiting import live_progress
+from ippo_operator.cli.run.waiting import LiveProgress, live_progress
 from ippo_operator.cli.run_view import cluster_view
 from ippo_operator.cli.status.iterations import plain
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.plan.figures import figures_in_words, span_in_words
-from ippo_operator.plan.types import Event, JobIntent
+from ippo_operator.plan.types import Event, JobIntent, ObservedLive
+from ippo_trainer.contract.live import ArmReport, CanaryVerdict, LiveReport
 
 from tests.kit.planner_world import Cluster, Outcome, good_result, make_run
 
@@ -327,44 +328,62 @@ def test_warnings_of_stages_are_in_the_status_newest_first_and_bounded(
     assert document[-1] == "iteration 0 warm-start: 92 % of 0 unended"
 
 
-def test_the_console_shows_what_a_run_waits_for_from_its_customers(tmp_path: Path) -> None:
-    live = LiveStatus(
-        policy="sha256:" + "a" * 64, conversations=700, outcomes=15, wanted_conversations=1000, wanted_outcomes=20
-    )
-    status = RunStatus(iteration=1, live=live)
+_DIGEST = "sha256:" + "a" * 64
+_WAITS = RunStatus(iteration=1, live=LiveStatus(policy=_DIGEST, wanted_conversations=1000, wanted_outcomes=20))
+
+
+def _counted(conversations: int, outcomes: int, digest: str = _DIGEST) -> ObservedLive:
+    active = ArmReport(digest=digest)
+    return ObservedLive(LiveReport(time=1.0, active=active, usable=conversations, usable_outcomes=outcomes))
+
+
+def test_the_console_shows_what_a_run_waits_for_from_its_customers() -> None:
     out, clock = io.StringIO(), iter(range(0, 10_000, 11))
     console = Console(out, terminal=False, clock=lambda: next(clock))
-    console.tick(status, None)
-    console.tick(status, None)
+    console.tick(_WAITS, None, _counted(700, 15))
+    console.tick(_WAITS, None, _counted(700, 15))
     assert out.getvalue().count("\n") == 1
     assert "iteration 1 collects: 700/1000 conversations, 15/20 with the outcome" in out.getvalue()
-    now = datetime(2026, 1, 31, tzinfo=UTC)
-    canary = CanaryStatus(
-        asked_at=now, started_at=now, candidate=ArmCounts(conversations=50, outcomes=9), lift=0.1, low=-0.1, high=0.3
-    )
-    row = IterationStatus(iteration=1, started_at=now, canary=canary)
-    drawn = io.StringIO()
-    Console(drawn, terminal=True).tick(RunStatus(iteration=1, live=live, iterations=(row,)), None)
-    assert "A/B test of iteration 1: candidate 9/50, current 0/0, lift +0.100 (-0.1" in drawn.getvalue()
+
+
+def test_the_console_shows_an_a_b_test() -> None:
+    now, candidate = datetime(2026, 1, 31, tzinfo=UTC), ArmReport(digest=_DIGEST, known=50, outcomes=9)
+    row = IterationStatus(iteration=1, started_at=now, canary=CanaryStatus(asked_at=now, started_at=now))
+    verdict = CanaryVerdict(digest=_DIGEST, since=0.0, lift=0.1, low=-0.1, high=0.3)
+    report = LiveReport(time=1.0, active=candidate, candidate=candidate, verdict=verdict)
+    out, status = io.StringIO(), _WAITS.model_copy(update={"iterations": (row,)})
+    Console(out, terminal=True).tick(status, None, ObservedLive(report))
+    Console(out, terminal=True).tick(status, None, ObservedLive())
+    assert "A/B test of iteration 1: candidate 9/50, current 0/0, lift +0.100 (-0." in out.getvalue()
+    assert "the gateway has not counted yet" in out.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("counts", "share"),
-    [
-        ({"conversations": 700, "outcomes": 15}, 0.7),
-        ({"conversations": 1200, "outcomes": 5}, 0.25),
-        ({"conversations": 1300, "outcomes": 40, "earlier_conversations": 800, "earlier_outcomes": 20}, 0.5),
-        ({"conversations": 2000, "outcomes": 400}, 1.0),
-    ],
+    ("conversations", "outcomes", "earlier", "share"),
+    [(700, 15, (0, 0), 0.7), (1200, 5, (0, 0), 0.25), (900, 30, (800, 20), 0.5), (2000, 400, (0, 0), 1.0)],
 )
-def test_the_share_of_what_is_waited_for_is_that_of_what_is_scarcest(counts: dict[str, int], share: float) -> None:
-    live = LiveStatus(policy="sha256:" + "a" * 64, wanted_conversations=1000, wanted_outcomes=20, **counts)
-    progress = live_progress(RunStatus(iteration=1, live=live))
+def test_the_share_of_what_is_waited_for_is_that_of_what_is_scarcest(
+    conversations: int, outcomes: int, earlier: tuple[int, int], share: float
+) -> None:
+    fields = {"earlier_conversations": earlier[0], "earlier_outcomes": earlier[1]}
+    record = LiveStatus(policy=_DIGEST, wanted_conversations=1000, wanted_outcomes=20 + 20 * bool(earlier[1]), **fields)
+    progress = live_progress(RunStatus(iteration=1, live=record), _counted(conversations, outcomes))
     assert progress is not None
     assert progress.share == share
 
 
+def test_what_the_gateway_says_of_another_policy_does_not_count() -> None:
+    progress = live_progress(_WAITS, _counted(700, 15, "sha256:" + "b" * 64))
+    assert progress is not None
+    assert (progress.share, progress.count) == (0.0, "0/1000 conversations, 0/20 with the outcome")
+
+
+def test_what_keeps_the_gateway_away_is_shown_in_place_of_figures() -> None:
+    away = ObservedLive(trouble=Waiting(reason=Reason.NOT_REACHED, message="it ended with 1"))
+    assert live_progress(_WAITS, away) == LiveProgress("iteration 1 collects", "it ended with 1")
+
+
 def test_nothing_is_waited_for_once_there_is_enough() -> None:
-    enough = LiveStatus(policy="sha256:" + "a" * 64, wanted_conversations=1000, wanted_outcomes=20, until=1)
-    assert live_progress(RunStatus(iteration=1, live=enough)) is None
-    assert live_progress(RunStatus(iteration=1)) is None
+    enough = _WAITS.live.model_copy(update={"until": 1})  # type: ignore[union-attr]
+    assert live_progress(RunStatus(iteration=1, live=enough), None) is None
+    assert live_progress(RunStatus(iteration=1), None) is None

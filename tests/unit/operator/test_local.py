@@ -16,7 +16,7 @@ from ippo_operator.local.folder import FolderError, FolderInUseError, RunFolder
 from ippo_operator.local.runner import Runner, Signals
 from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.phase import Phase
-from ippo_operator.plan.types import Event
+from ippo_operator.plan.types import Event, ObservedLive
 
 from tests.kit.planner_world import make_run
 from tests.kit.toy_stages import toy_launcher
@@ -41,7 +41,7 @@ class Listener:
     def event(self, event: Event) -> None:
         self.events.append(event)
 
-    def tick(self, status: RunStatus, job: Path) -> None:
+    def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
         if self._marker is not None and self._marker.exists():
             self._marker.unlink()
             os.kill(os.getpid(), signal.SIGINT)

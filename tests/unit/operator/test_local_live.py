@@ -10,15 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ippo_operator.api.status import RunStatus
+from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.live import gateway as gateway_module
 from ippo_operator.local.live.gateway import PortTakenError, read_address
 from ippo_operator.local.live.keeper import LiveProcesses
 from ippo_operator.local.live.servers import Place
-from ippo_operator.plan.types import CanaryIntent, LiveIntent, ObservedLive
+from ippo_operator.local.runner import Runner, Signals
+from ippo_operator.plan.types import CanaryIntent, Event, LiveIntent, ObservedLive
 from ippo_trainer.contract.live import Canary, Routes
 from ippo_trainer.contract.spec import StoreLocation
 
 from tests.kit.cluster_objects import POLICY, live_run
+from tests.kit.planner_world import make_run
 from tests.kit.ports import free_port
 from tests.kit.toy_live import live_launcher
 from tests.kit.waiting import until
@@ -203,3 +207,50 @@ def test_in_the_end_the_gateway_flushes_before_the_servers_end(world: World) -> 
     assert (world.folder / "flushed").exists()
     assert not any(map(alive, pids))
     assert read_address(world.folder.parent) is None
+
+
+class Listener:
+    """Remembers events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
+        pass
+
+    def stopping(self) -> None:
+        pass
+
+
+def test_a_run_learns_from_live_customers_tests_its_candidates_and_leaves_nothing_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    run = make_run(
+        iterations={"max": 2},
+        policy={"base": "tiny:d1", "systemPrompt": "x"},
+        warmStart={"conversations": "file:///nowhere.jsonl"},
+        collect={"logged": {}},
+        gateway={"port": free_port()},
+        serve={"engine": "Transformers", "strategy": "Canary"},
+    )
+    folder = RunFolder(tmp_path / "out")
+    listener = Listener()
+    with folder.lock(), Signals() as signals:
+        stands = Runner(folder, listener, signals, live_launcher(), slots=2, interval=0.02).run(run)
+    assert stands is not None
+    assert stands.name == "Succeeded", [event.message for event in listener.events]
+    status = folder.read().status
+    assert status is not None
+    assert [row.promoted for row in status.iterations] == [None, True, True]
+    reasons = [event.reason for event in listener.events]
+    assert reasons.count("CanaryStarted") == 2
+    starts = {path.name: len(path.read_text().split()) for path in (folder.live / "starts").iterdir()}
+    assert starts == dict.fromkeys(starts, 1), "nothing was started twice"
+    assert len(starts) == 4, "three policies and a gateway"
+    pids = [int(pid) for path in (folder.live / "starts").iterdir() for pid in path.read_text().split()]
+    assert not any(map(alive, pids))
+    assert (folder.live / "flushed").exists()

@@ -12,7 +12,7 @@ from ippo_operator.cli import drawing
 from ippo_operator.cli.run.waiting import live_progress
 from ippo_operator.local.watch import read_progress
 from ippo_operator.plan.figures import span_in_words
-from ippo_operator.plan.types import Event
+from ippo_operator.plan.types import Event, ObservedLive
 
 LOG_INTERVAL = 10.0
 
@@ -54,12 +54,12 @@ class Console:
         """The runner waits for a checkpoint."""
         self.line("stopping: the running stage saves a checkpoint (Ctrl-C again kills it)")
 
-    def tick(self, status: RunStatus, job: Path | None) -> None:
+    def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None = None) -> None:
         """Time passes: redraw the bar, or say a line if it is time and there is something new."""
         now = self._clock()
         if job != self._job:
             self._job, self._job_start, self._line_time = job, now, now
-        progress, customers = (None, live_progress(status)) if job is None else (read_progress(job), None)
+        progress, customers = (None, live_progress(status, live)) if job is None else (read_progress(job), None)
         if customers is not None:
             self._show(
                 _bar_of(customers.what, customers.share, customers.count), f"{customers.what}: {customers.count}"

@@ -35,6 +35,8 @@ class LiveProcesses:
         self._intent: LiveIntent | None = None
         self._active: DeployedPolicy | None = None
         """The policy that the gateway is told is active."""
+        self.observed = ObservedLive()
+        """How things stood at the last look."""
 
     def processes(self) -> list[BaseProcess]:
         """Those that run."""
@@ -103,6 +105,10 @@ class LiveProcesses:
 
     def observe(self) -> ObservedLive:
         """How things stand now."""
+        self.observed = self._look()
+        return self.observed
+
+    def _look(self) -> ObservedLive:
         intent, gateway = self._intent, self._gateway
         if intent is None or gateway is None:
             return ObservedLive()
