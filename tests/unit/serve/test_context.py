@@ -6,10 +6,10 @@ import pytest
 from ippo_trainer.data.logs import read_log
 from ippo_trainer.environments import rollout as simulated
 from ippo_trainer.environments.checked import checked
+from ippo_trainer.http.errors import RequestError
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.decoding import Sampled
 from ippo_trainer.qfit.examples import make_examples
-from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.requests import parse, state_of
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows

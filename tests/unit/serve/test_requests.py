@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ippo_trainer.serve.errors import RequestError
+from ippo_trainer.http.errors import RequestError
 from ippo_trainer.serve.fields import NEUTRAL
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 
@@ -49,7 +49,7 @@ OPENAI = {
 """Of OpenAI's reference, but `messages`: a value that passes, and one that does not."""
 OTHERS = {
     "top_k": (-1, 50),
-    "min_p": (0.0, 0.1),
+    "min_p": (0.1, 1.5),
     "repetition_penalty": (1.0, 1.1),
     "length_penalty": (1, 2),
     "min_tokens": (0, 3),
@@ -66,6 +66,8 @@ OTHERS = {
     "repeat_penalty": (1.0, 1.3),
     "anything_new": (None, 1),
     "context": ({"tea": 4.5}, 5),
+    "return_record": (True, "yes"),
+    "persona_instructions": ("Be brief.", "x" * 4097),
 }
 """Of vLLM, llama.cpp and whatever comes."""
 ALL = OPENAI | OTHERS

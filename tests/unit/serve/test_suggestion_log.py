@@ -11,7 +11,7 @@ import torch
 from ippo_trainer.contract.errors import TryAgainError
 from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.data.server_log import segments_in
-from ippo_trainer.serve.cli import _place
+from ippo_trainer.http import arguments
 from ippo_trainer.serve.metrics import ServerMetrics
 from ippo_trainer.serve.suggestion_log import SegmentLimits, SuggestionLog
 from ippo_trainer.store import open_store
@@ -237,10 +237,10 @@ def test_a_store_that_is_down_fails_no_request(serving):
     ],
 )
 def test_where_a_log_may_be(text, location):
-    assert _place(text) == StoreLocation.model_validate(location)
+    assert arguments.place(text) == StoreLocation.model_validate(location)
 
 
 @pytest.mark.parametrize("text", ["served", "http://shop/served", '{"s3": {}}', "{"])
 def test_where_no_log_may_be(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        _place(text)
+        arguments.place(text)

@@ -92,6 +92,14 @@ def test_other_choices_are_vllms_own():
     assert [piece.sample for piece in pieces] == [0, 1, 2, 0, 1, 2]
 
 
+@pytest.mark.parametrize(("temperature", "given"), [(1.0, 0.1), (2.0, 0.1**0.5), (0.5, 0.01), (0.0, 0.0)])
+def test_vllm_gets_its_own_min_p(temperature, given):
+    """A share of the likeliest token after temperature; ours is one before."""
+    llm = Llm()
+    run(pieces_of(engine_of(llm), ResponseSampling(1, 12, temperature, 1.0, 7, min_p=0.1)))
+    assert llm.asked[0].min_p == pytest.approx(given)
+
+
 @pytest.mark.parametrize(
     ("failure", "expected"), [(ClientError("too long"), RefusedError), (OverflowingError("full"), QueueFullError)]
 )

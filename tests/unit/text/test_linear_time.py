@@ -30,12 +30,13 @@ from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.environments.checked import is_unicode, short
 from ippo_trainer.environments.funnel.text import parse_customer, parse_intent
+from ippo_trainer.http.errors import RequestError
+from ippo_trainer.logs.secrets import Redactor
 from ippo_trainer.report import words
 from ippo_trainer.report.svg import shorten
-from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.requests import parse, state_of
 from ippo_trainer.serve.text_stream import TextStream
-from ippo_trainer.stages.output import Redactor, error_message
+from ippo_trainer.stages.output import error_message
 from ippo_trainer.text.markers import escape, unescape
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows

@@ -1,11 +1,26 @@
 """What a scripted business does with a suggestion: it sends it, sends the same in other words, or sends its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ippo_trainer.environments.streams import pick
 
 ACCEPTED, EDITED, REJECTED = range(3)
 """Indices into `data.reactions.REACTIONS`."""
+
+
+def label_of(suggestion: str | None, parse: Callable[[str], int | None], abstain: int) -> int:
+    """What a suggestion means, as an index into an environment's intents, of which ABSTAIN is the last; one more for
+    what does not parse.
+
+    Args:
+        suggestion: None abstains.
+        parse: the index of a text's intent, None where it has none.
+        abstain: the index of ABSTAIN.
+    """
+    if suggestion is None:
+        return abstain
+    intent = parse(suggestion)
+    return abstain + 1 if intent is None else intent
 
 
 def reaction(accepts: float, edits: float, u: float) -> int:

@@ -1,12 +1,13 @@
 """Fitting Q from start to end: on Monte Carlo returns first, then, if asked for, on lambda-returns."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
@@ -45,6 +46,24 @@ class Split:
     counted on them, since those with a known end are not like the others."""
 
 
+class Values:
+    """V of every training turn, as it was when an epoch began; a `StatePart`. Empty before the first that reads it."""
+
+    def __init__(self) -> None:
+        self.of_turns = torch.empty(0, dtype=torch.float64)
+        """(turns,)"""
+
+    def tensors(self) -> Iterable[tuple[str, Tensor]]:
+        yield "values", self.of_turns
+
+    def layout(self) -> Mapping[str, Tensor | None]:
+        return {"values": None}
+
+    def set_tensors(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        for _, tensor in tensors:
+            self.of_turns = tensor.cpu()
+
+
 class Procedure:
     """One fit, whose targets follow the model; a `Loop`.
 
@@ -67,9 +86,9 @@ class Procedure:
         self.monte_carlo_epochs = settings.epochs
         if settings.trace_lambda < 1.0:
             self.monte_carlo_epochs = max(1, int(MONTE_CARLO_SHARE * settings.epochs))
-        self._values: list[float] = []
-        """V of every training turn, as it was when `_values_epoch` began."""
+        self._values = Values()
         self._values_epoch = -1
+        """The epoch that they are of."""
         train, held = (FitData(side.examples, self._monte_carlo(side)) for side in (split.train, split.held))
         self.fit = Fit(model, lm_head, settings, train, held, ranks, self._targets_of)
 
@@ -96,13 +115,13 @@ class Procedure:
         self.fit.run(after_step)
 
     def parts(self) -> dict[str, StatePart]:
-        return self.fit.parts()
+        return {**self.fit.parts(), "values": self._values}
 
     def facts(self) -> dict[str, Any]:
-        return {"values": self._values, "values_epoch": self._values_epoch, "fit": self.fit.facts()}
+        return {"values_epoch": self._values_epoch, "fit": self.fit.facts()}
 
     def restore(self, facts: dict[str, Any]) -> None:
-        self._values, self._values_epoch = facts["values"], facts["values_epoch"]
+        self._values_epoch = facts["values_epoch"]
         self.fit.restore(facts["fit"])
 
     def _phase(self, epoch: int) -> str:
@@ -114,10 +133,10 @@ class Procedure:
         if self._phase(epoch) == MONTE_CARLO:
             return self._monte_carlo(side)
         if epoch != self._values_epoch:
-            self._values, self._values_epoch = self._read_values(side), epoch
+            self._values.of_turns, self._values_epoch = self._read_values(side), epoch
         settings, rows = self.settings, []
         for each, (begin, end) in zip(side.conversations, pairwise(turn_offsets(side.examples)), strict=True):
-            values = self._values[begin:end]
+            values = self._values.of_turns[begin:end].tolist()
             targets = lambda_targets(each, settings.discount, settings.trace_lambda, values, self.censoring)
             rows.append(emphasised(targets, each))
         return Targets.of(rows)
@@ -128,13 +147,14 @@ class Procedure:
             [emphasised(monte_carlo_targets(each, discount, share, censoring), each) for each in side.conversations]
         )
 
-    def _read_values(self, side: Side) -> list[float]:
+    def _read_values(self, side: Side) -> Tensor:
         """V of every turn; each process reads every n-th conversation."""
         ranks, device = self.ranks, next(self.model.parameters()).device
         own = side.examples[ranks.rank :: ranks.size]
         values = read_all(self.model, own, self.settings.max_tokens, device)[1].tolist() if own else []
         shares = [iter(share) for share in ranks.gathered(values)]
-        return [next(shares[number % ranks.size]) for number, each in enumerate(side.examples) for _ in each.groups]
+        numbers = (number for number, each in enumerate(side.examples) for _ in each.groups)
+        return torch.tensor([next(shares[number % ranks.size]) for number in numbers], dtype=torch.float64)
 
 
 def language_head(policy_model: Any, q_model: Any) -> Any:

@@ -1,11 +1,14 @@
 """The JSON of answers, in OpenAI's shapes."""
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from ippo_trainer.serve.text_stream import TextStream
 
 DONE = b"data: [DONE]\n\n"
+_LONE = re.compile("[\ud800-\udfff]")
 
 
 def models(digest: str, name: str, created: int) -> list[dict[str, Any]]:
@@ -21,13 +24,21 @@ def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
 
 
 class Head:
-    """What all parts of one answer share."""
+    """What all parts of one answer share.
+
+    Args:
+        identifier: of the answer.
+        created: seconds since 1970 UTC.
+        model: as the request names it.
+        dropped_turns: oldest turns that did not fit into the prompt.
+        place: its conversation and turn, where they are known.
+    """
 
     def __init__(
-        self, identifier: str, created: int, model: str, dropped_turns: int, conversation: str | None = None
+        self, identifier: str, created: int, model: str, dropped_turns: int, place: Mapping[str, Any] | None = None
     ) -> None:
         self._id, self._created, self._model, self._dropped = identifier, created, model, dropped_turns
-        self._conversation = {} if conversation is None else {"conversation_id": conversation}
+        self._place = dict(place or {})
 
     def whole(self, streams: list[TextStream], finishes: list[str], counts: dict[str, int]) -> dict[str, Any]:
         """A complete answer."""
@@ -59,6 +70,10 @@ class Head:
         """The event with the token counts, which belongs to no choice."""
         return event(self._object("chat.completion.chunk", []) | {"usage": counts})
 
+    def records(self, records: list[dict[str, Any]]) -> bytes:
+        """The event with what a log would say, which belongs to no choice."""
+        return event(self._object("chat.completion.chunk", []) | {"records": records})
+
     def _event(self, index: int, delta: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None} | (more or {})
         return event(self._object("chat.completion.chunk", [choice]))
@@ -66,9 +81,15 @@ class Head:
     def _object(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         common = {"id": self._id, "object": kind, "created": self._created, "model": self._model}
         rest = {"system_fingerprint": None, "choices": choices, "dropped_turns": self._dropped}
-        return common | rest | self._conversation
+        return common | rest | self._place
+
+
+def dumps(value: Any) -> str:
+    """JSON that has UTF-8, short where it may be: half a surrogate pair, which clients may send, is escaped."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isascii() or _LONE.search(text) is None else json.dumps(value)
 
 
 def event(value: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + dumps(value).encode() + b"\n\n"

@@ -1,9 +1,8 @@
 """The HTTP side of a server: routes, answers whole or streamed, and when it takes requests."""
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 
@@ -11,20 +10,20 @@ from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import State
+from ippo_trainer.http.cors import Cors
+from ippo_trainer.http.errors import RequestError
+from ippo_trainer.http.middleware import failures
+from ippo_trainer.http.names import HEADER, ConversationNames, Said
 from ippo_trainer.serve import answers
 from ippo_trainer.serve.completion import Completion, CompletionContext
-from ippo_trainer.serve.cors import Cors
-from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.metrics import ServerMetrics
-from ippo_trainer.serve.records import HEADER, ConversationNames, SuggestionState
+from ippo_trainer.serve.records import SuggestionState
 from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.text.render import ContextTooLongError, Prompt, Renderer
 
 MAX_BODY = 4 << 20
-_log = logging.getLogger(__name__)
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ChatServer:
@@ -57,7 +56,7 @@ class ChatServer:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[_errors])
+        app = web.Application(client_max_size=MAX_BODY, middlewares=[failures(MAX_BODY)])
         self._cors.install(app)
         app.on_response_prepare.append(self._close_when_draining)
         app.on_cleanup.append(self._end_prompts)
@@ -143,8 +142,9 @@ class ChatServer:
         loop = asyncio.get_running_loop()
         prompt, asked = await loop.run_in_executor(self._prompts, _prompt, context.renderer, chat)
         state, headers = None, {}
-        if context.log is not None:
-            names = ConversationNames.of(chat, request.headers)
+        if context.log is not None or chat.return_record:
+            said = Said(chat.metadata or {}, chat.user, chat.safety_identifier, request.headers)
+            names = ConversationNames.of(said)
             state = SuggestionState(
                 names, len(asked.history), asked.customer_message, chat.messages, clock, asked.context
             )
@@ -152,7 +152,7 @@ class ChatServer:
         completion = Completion(context, chat, prompt, start, state)
         if chat.stream:
             return await _streamed(request, completion, headers)
-        return web.json_response(await completion.json(), headers=headers)
+        return web.json_response(await completion.json(), headers=headers, dumps=answers.dumps)
 
     def _open_context(self) -> CompletionContext:
         """Raises RequestError if no requests are taken."""
@@ -176,8 +176,9 @@ class ChatServer:
 def _prompt(renderer: Renderer, chat: ChatRequest) -> tuple[Prompt, State]:
     """The prompt, and the state that it renders."""
     state = state_of(chat.messages, renderer.system_prompt, chat.context, renderer.reads)
+    given = "\n\n".join(text for text in (chat.persona_instructions.strip(), state.context) if text)
     try:
-        return renderer.prompt(*state), state
+        return renderer.prompt(*state._replace(context=given)), state
     except ContextTooLongError as error:
         raise RequestError(400, error.message, "context", "context_length_exceeded") from error
     except BadDataError as error:
@@ -202,34 +203,3 @@ async def _streamed(request: web.Request, completion: Completion, headers: dict[
     with suppress(ConnectionResetError):
         await response.write_eof()
     return response
-
-
-@web.middleware
-async def _errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Every error in OpenAI's shape."""
-    try:
-        return await handler(request)
-    except RequestError as error:
-        failure = error
-    except web.HTTPException as error:
-        failure = _from_http(request, error)
-    except ConnectionError:
-        raise
-    except Exception:
-        _log.exception("a request failed")
-        failure = RequestError(500, "this server failed to answer; its log says why")
-    headers = {"Retry-After": "1"} if failure.status in (429, 503) else {}
-    response = web.json_response(failure.body(), status=failure.status, headers=headers)
-    if request.content.exception() is not None:
-        # The end of a broken body is not known, so nothing more can be read here; aiohttp would log that as a bug.
-        response.force_close()
-        request.content.feed_eof()
-    return response
-
-
-def _from_http(request: web.Request, error: web.HTTPException) -> RequestError:
-    if isinstance(error, web.HTTPRequestEntityTooLarge):
-        return RequestError(413, f"the body is larger than {MAX_BODY >> 20} MiB")
-    if isinstance(error, web.HTTPNotFound):
-        return RequestError(404, f"there is no {request.path} here", code="not_found")
-    return RequestError(error.status, f"{request.method} {request.path}: {error.reason}")

@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from pydantic import ValidationError
-
 from ippo_trainer.contract.command_line import Parser
 from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadSpecError, StageError
-from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.params import EngineName
-from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.contract.variables import POLICY_DIGEST
-from ippo_trainer.store.uri import location_of
+from ippo_trainer.http.arguments import add_end, add_origins, place, positive
+from ippo_trainer.logs.secrets import Redactor
+from ippo_trainer.logs.stderr import logging_to_stderr
 
 _HELP = """\
 Serves a policy over an OpenAI-compatible API: /v1/chat/completions (streaming too), /v1/models,
@@ -45,9 +43,6 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = _parser().parse_args(argv)
-    # The engines need not be importable to see the help.
-    from ippo_trainer.stages.output import Redactor, logging_to_stderr
-
     with logging_to_stderr(Redactor()):
         try:
             return _serve(arguments)
@@ -93,73 +88,28 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", required=True, metavar="RUN", help="the run's name, another name of the model")
     parser.add_argument(
         "--max-tokens",
-        type=_positive,
+        type=positive,
         default=512,
         metavar="N",
         help="where responses are cut, whatever a request asks for (default: %(default)s)",
     )
     parser.add_argument(
         "--max-waiting",
-        type=_positive,
+        type=positive,
         default=256,
         metavar="N",
         help="requests that may wait; further ones get 429 (default: %(default)s)",
     )
-    parser.add_argument(
-        "--allow-origin",
-        action="append",
-        type=_origin,
-        default=[],
-        metavar="ORIGIN",
-        help="pages of this origin may ask from a browser (CORS), e.g. https://shop.example; '*' for all; may be given "
-        "several times (default: none)",
-    )
+    add_origins(parser)
     parser.add_argument(
         "--log",
-        type=_place,
+        type=place,
         metavar="URI",
         help="write every suggestion, with its conversation, tokens, log-probabilities and the policy's digest, into "
         "segments in this folder: file:///dir, s3://bucket/prefix, or a store as JSON; collect.history reads them",
     )
-    parser.add_argument(
-        "--linger-seconds",
-        type=float,
-        default=3.0,
-        metavar="S",
-        help="after SIGTERM, how long requests on open connections are still taken (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--grace-seconds",
-        type=float,
-        default=50.0,
-        metavar="S",
-        help="after SIGTERM, when it ends at the latest (default: %(default)s)",
-    )
+    add_end(parser)
     return parser
-
-
-def _origin(text: str) -> str:
-    if not re.fullmatch(ORIGIN, text):
-        raise argparse.ArgumentTypeError(f"{text} is no origin; write https://host or https://host:port, or '*'")
-    return text
-
-
-def _place(text: str) -> StoreLocation:
-    """The folder that `--log` names."""
-    try:
-        return StoreLocation.model_validate_json(text) if text.lstrip().startswith("{") else location_of(text, "--log")
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise argparse.ArgumentTypeError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-    except BadSpecError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not positive")
-    return value
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ippo_trainer.http.errors import RequestError
 from ippo_trainer.serve import answers
 from ippo_trainer.serve.engine import Engine, EngineDiedError, Piece, QueueFullError, RefusedError
-from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.metrics import ServerMetrics
 from ippo_trainer.serve.records import Choice, SuggestionState, record_of
 from ippo_trainer.serve.requests import ChatRequest
@@ -38,7 +38,7 @@ class Completion:
         request: what was asked for.
         prompt: rendered from the request's messages.
         start: when the request came, by `time.monotonic`.
-        state: what is logged of the request, once all choices are complete; None for nothing.
+        state: what records say of the request; None where nobody asks for them.
 
     Raises:
         RequestError: the request asks for more than the engine can do.
@@ -54,15 +54,18 @@ class Completion:
     ) -> None:
         engine = context.engine
         self._context, self._request, self._prompt, self._start = context, request, prompt, start
-        self._sampling = request.sampling(engine.max_new_tokens, engine.max_samples)
+        sampling = request.sampling(engine.max_new_tokens, engine.max_samples)
+        self._sampling = replace(sampling, logprobs=state is not None)
         self._streams = [TextStream(context.renderer, request.stop) for _ in range(self._sampling.samples)]
         self._logprobs: list[list[float] | None] = [[] for _ in self._streams]
         self._finishes: dict[int, str] = {}
         self._state = state
+        self._records: list[dict[str, Any]] = []
+        """Of the choices, once all are complete."""
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
-        conversation = None if state is None else state.names.conversation
+        place = None if state is None else {"conversation_id": state.names.conversation, "turn": state.turn}
         model = request.model or context.digest
-        self._head = answers.Head(self._id, int(time.time()), model, prompt.dropped_turns, conversation)
+        self._head = answers.Head(self._id, int(time.time()), model, prompt.dropped_turns, place)
 
     async def json(self) -> dict[str, Any]:
         """The answer as a whole. Raises RequestError if the engine gives none."""
@@ -70,13 +73,16 @@ class Completion:
             async for _ in parts:
                 pass
         finishes = [self._finishes[index] for index in range(len(self._streams))]
-        return self._head.whole(self._streams, finishes, self._usage())
+        answer = self._head.whole(self._streams, finishes, self._usage())
+        return answer | {"records": self._records} if self._request.return_record else answer
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """The answer as server-sent events, from the first token on. Raises RequestError if the engine fails."""
         data = b"".join(map(self._head.opening, range(len(self._streams))))
         async with aclosing(self._parts()) as parts:
             async for index, text, finish in parts:
+                if self._request.return_record and self._records:
+                    data += self._head.records(self._records)  # before the end: a gateway logs it first
                 data += self._head.part(index, text) if text else b""
                 if finish is not None:
                     data += self._head.end(index, finish, self._streams[index].abstains)
@@ -131,12 +137,14 @@ class Completion:
         return text, "stop" if stream.stopped else piece.finish
 
     def _write(self) -> None:
-        """Logs the choices; all of them are complete."""
+        """Records the choices, all of which are complete, and logs them."""
         log, state = self._context.log, self._state
-        if log is None or state is None:
+        if state is None:
             return
         now, digest = time.time(), self._context.digest
         for index, (stream, logprobs) in enumerate(zip(self._streams, self._logprobs, strict=True)):
             text = None if stream.abstains else stream.text
             choice = Choice(index, text, stream.ids, logprobs, self._finishes[index], stream.stopped)
-            log.add(record_of(state, self._id, digest, self._sampling, choice, now))
+            self._records.append(record_of(state, self._id, digest, self._sampling, choice, now))
+            if log is not None:
+                log.add(self._records[-1])

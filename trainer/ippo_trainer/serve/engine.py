@@ -18,6 +18,10 @@ class ResponseSampling:
     top_p: float
     seed: int
     """63 bits; equal seeds give equal responses to equal prompts (up to float rounding)."""
+    min_p: float = 0.0
+    """Tokens less likely than this share of the likeliest one, before temperature, are never drawn; in [0, 1]."""
+    logprobs: bool = False
+    """Whether pieces have to say how likely their tokens were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,8 @@ class Piece:
     ids: list[int]
     finish: Finish | None
     logprobs: list[float] | None = None
-    """Natural log-probability of each of `ids` as it was sampled: after temperature and top_p, 0 where the likeliest
-    token is taken. None where the engine does not say."""
+    """Natural log-probability of each of `ids` as it was sampled: after min_p, temperature and top_p, 0 where the
+    likeliest token is taken. None where the engine does not say, as it need not if nobody asks."""
 
 
 class QueueFullError(Exception):

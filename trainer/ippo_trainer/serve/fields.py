@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from ippo_trainer.serve.errors import RequestError
+from ippo_trainer.http.errors import RequestError
 
 NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
     {
@@ -32,7 +32,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "reasoning_effort": ("none",),
         "verbosity": ("medium",),
         "top_k": (-1, 0),
-        "min_p": (0,),
         "typical_p": (1,),
         "top_a": (0,),
         "tfs_z": (1,),

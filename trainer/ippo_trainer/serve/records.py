@@ -1,54 +1,13 @@
-"""What the log of a server says of a suggestion, and by which names a request calls its conversation."""
+"""What the log of a server says of a suggestion."""
 
 import math
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ippo_trainer.contract.lines import printable
+from ippo_trainer.http.names import ConversationNames
 from ippo_trainer.serve.engine import ResponseSampling
-from ippo_trainer.serve.requests import ChatRequest
 from ippo_trainer.serve.suggestion_log import VERSION
-
-HEADER = "X-Conversation-Id"
-"""Of requests that name their conversation, and of answers."""
-_LONGEST = 256
-
-
-@dataclass(frozen=True)
-class ConversationNames:
-    """Whose a request is.
-
-    A name is a text or whole number of at most 256 characters; what is none counts as missing, since a log never fails
-    a request.
-    """
-
-    conversation: str
-    """By `metadata.conversation_id` or the header; made where neither says anything."""
-    anonymous: bool
-    """Whether the request did not name its conversation."""
-    customer: str
-    """By `metadata.customer_id`, `user` or `safety_identifier`; empty where unknown."""
-    group: str
-    """By `metadata.group`; empty where unknown."""
-
-    @classmethod
-    def of(cls, request: ChatRequest, headers: Mapping[str, str]) -> "ConversationNames":
-        """Those in a request."""
-        said = request.metadata or {}
-        conversation = _name(said.get("conversation_id")) or _name(headers.get(HEADER))
-        customer = _name(said.get("customer_id")) or _name(request.user) or _name(request.safety_identifier)
-        return cls(
-            conversation or f"conv-{uuid.uuid4().hex}", not conversation, customer or "", _name(said.get("group")) or ""
-        )
-
-
-def _name(value: Any) -> str | None:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    text = str(value).strip()
-    return text if text and len(text) <= _LONGEST and printable(text) == text else None
 
 
 @dataclass(frozen=True)
@@ -114,6 +73,7 @@ def record_of(
         "finish_reason": choice.finish,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
         "policy_digest": digest,
         "started_at": state.started_at,
         "time": time,

@@ -12,8 +12,8 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.context import CONTEXT, KINDS, TOOLS, beside, context_of
 from ippo_trainer.data.messages import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import State
+from ippo_trainer.http.errors import RequestError
 from ippo_trainer.serve.engine import ResponseSampling
-from ippo_trainer.serve.errors import RequestError
 from ippo_trainer.serve.fields import without_neutral
 
 _SEEDS = 2**63
@@ -64,12 +64,19 @@ class ChatRequest(BaseModel):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """As in `models.decoding.Sampling`: before temperature."""
     stop: Annotated[list[str], BeforeValidator(_texts)] = []
     """Texts that end a response."""
     seed: int | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # A gateway's.
+    return_record: bool = False
+    """Whether the answer says what a log would, in `records`: a line for each choice."""
+    persona_instructions: Annotated[str, Field(max_length=4096)] = ""
+    """Put behind the system prompt, before the context; no part of the record."""
     # They change no answer.
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -91,7 +98,7 @@ class ChatRequest(BaseModel):
         temperature = 1.0 if self.temperature is None else self.temperature
         temperature = temperature if temperature >= _COLDEST else 0.0
         top_p = 1.0 if self.top_p is None else self.top_p
-        return ResponseSampling(samples, tokens, temperature, top_p, seed)
+        return ResponseSampling(samples, tokens, temperature, top_p, seed, self.min_p or 0.0)
 
 
 def parse(body: bytes) -> ChatRequest:

@@ -3,21 +3,20 @@
 import asyncio
 import logging
 import signal
-import socket
 import threading
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from aiohttp import web
 
-from ippo_trainer.contract.errors import BadSpecError, StageError
+from ippo_trainer.contract.errors import StageError
+from ippo_trainer.http.listen import listen
 from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.loading import load, warm_up
 from ippo_trainer.serve.settings import ServedModel, ServerSettings
 from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.store import open_store
 
-_BACKLOG = 512
 _LAST_WRITE_SECONDS = 2.0
 """That the log of suggestions has at least after the last answer."""
 _T = TypeVar("_T")
@@ -46,7 +45,7 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
     runner = web.AppRunner(chat_server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await _listen(runner, port)
+        await listen(runner, port)
         _log.info("listening on port %d", runner.addresses[0][1])
         policy = await _until(stop, asyncio.ensure_future(_in_thread(settings)))
         if policy is None:
@@ -64,18 +63,6 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
         return code
     finally:
         await runner.cleanup()
-
-
-async def _listen(runner: web.AppRunner, port: int) -> None:
-    """One socket for IPv6 and IPv4, so that 0 gives both the same port."""
-    try:
-        if socket.has_dualstack_ipv6():
-            listener = socket.create_server(("", port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True)
-        else:
-            listener = socket.create_server(("", port), backlog=_BACKLOG)
-        await web.SockSite(runner, listener).start()
-    except (OSError, OverflowError) as error:
-        raise BadSpecError(f"cannot listen on port {port}: {error}", "Choose another --port.") from error
 
 
 async def _warm(policy: ServedModel) -> bool:

@@ -132,6 +132,7 @@ class Slots:
         """A token for each state, and the log-probability that it had among those that could be drawn."""
         logits = self.model.get_output_embeddings()(states).float()
         greedy = logits.argmax(-1)
+        logits = self._likely(logits)
         temperatures = torch.tensor([row.sampling.temperature or 1.0 for row in self._rows], device=self.device)
         table = (logits / temperatures.unsqueeze(-1)).log_softmax(-1)
         weights = self._nucleus(table.double().exp_())
@@ -144,6 +145,14 @@ class Slots:
         tokens = torch.where(cold, greedy, sampled)
         logprobs = (weights.gather(-1, sampled.unsqueeze(-1))[:, 0] / heights[:, -1]).log()
         return tokens.tolist(), torch.where(cold, 0.0, logprobs).tolist()
+
+    def _likely(self, logits: Tensor) -> Tensor:
+        """The logits (n, V) without what is below each row's min_p, as `models.decoding.Sampling` has it."""
+        if all(row.sampling.min_p <= 0 for row in self._rows):
+            return logits
+        shares = torch.tensor([row.sampling.min_p for row in self._rows], device=self.device, dtype=torch.double)
+        least = logits.amax(-1, keepdim=True) + shares.log().float().unsqueeze(-1)
+        return logits.masked_fill(logits < least, -torch.inf)
 
     def _nucleus(self, weights: Tensor) -> Tensor:
         """Zeroes what is beyond each row's top_p: the fewest likeliest tokens that reach it stay."""

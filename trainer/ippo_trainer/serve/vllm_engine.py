@@ -19,13 +19,11 @@ class VllmEngine:
     """Runs vLLM's own scheduler.
 
     Args:
-        llm: an AsyncLLM.
+        llm: an AsyncLLM, whose `logprobs_mode` is `processed_logprobs`.
         max_new_tokens: of one response.
         max_waiting: requests beyond those that run; more get QueueFullError.
         max_running: requests that vLLM runs at once.
         stop_ids: a response ends with the first of these.
-        logprobs: whether pieces say with which log-probability they were drawn; vLLM's `logprobs_mode` has to be
-            `processed_logprobs` then.
     """
 
     def __init__(
@@ -35,13 +33,11 @@ class VllmEngine:
         max_waiting: int,
         max_running: int,
         stop_ids: frozenset[int],
-        logprobs: bool = False,
     ) -> None:
         self.max_new_tokens = max_new_tokens
         self.max_samples = min(_MAX_SAMPLES, max_running)
         self._llm, self._stop_ids = llm, stop_ids
         self._max_waiting, self._max_running = max_waiting, max_running
-        self._logprobs = logprobs
         self._open = 0
 
     def start(self) -> None:
@@ -66,7 +62,7 @@ class VllmEngine:
                     finish: Any = each.finish_reason
                     if finish not in (None, "stop", "length"):
                         raise EngineDiedError(f"vLLM ended a response with {finish}")
-                    logprobs = self._logprobs_of(each, sampling) if self._logprobs else None
+                    logprobs = self._logprobs_of(each, sampling) if sampling.logprobs else None
                     for copy in range(copies):
                         yield Piece(each.index + copy, list(each.token_ids), finish, logprobs)
         except VLLMClientError as error:
@@ -107,14 +103,20 @@ class VllmEngine:
                 max_tokens=sampling.max_new_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
+                min_p=_min_p(sampling),
                 seed=sampling.seed,
                 stop_token_ids=sorted(self._stop_ids),
                 detokenize=False,
-                logprobs=0 if self._logprobs else None,  # 0: of the token itself, and of no other
+                logprobs=0 if sampling.logprobs else None,  # 0: of the token itself, and of no other
                 output_kind=RequestOutputKind.DELTA,
             )
         except VLLMClientError as error:
             raise RefusedError(str(error)) from error
+
+
+def _min_p(sampling: ResponseSampling) -> float:
+    """vLLM's own: a share of the likeliest token after temperature."""
+    return sampling.min_p ** (1.0 / sampling.temperature) if sampling.min_p and sampling.temperature else 0.0
 
 
 def load_vllm(settings: ServerSettings) -> ServedModel:
@@ -139,14 +141,12 @@ def load_vllm(settings: ServerSettings) -> ServedModel:
     room = response_room(positions, renderer.max_prompt_tokens, settings.max_new_tokens)
     length = renderer.max_prompt_tokens + room
     own: dict[str, Any] = {"served_model_name": [settings.digest, settings.name], "enable_log_requests": False}
-    if settings.log is not None:
-        own["logprobs_mode"] = "processed_logprobs"  # after temperature and top_p, as they were drawn
+    own["logprobs_mode"] = "processed_logprobs"  # after min_p, temperature and top_p, as they were drawn
     # Merged: then every architecture, rank and setting of vLLM goes.
     with vllm_start.starting(remedy), whole(settings.policy) as model:
         llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**vllm_start.arguments(model, length, own)))
     running = llm.vllm_config.scheduler_config.max_num_seqs
-    logs = settings.log is not None
-    return ServedModel(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids, logs))
+    return ServedModel(renderer, VllmEngine(llm, room, settings.max_waiting, running, renderer.stop_ids))
 
 
 def _check_memory(policy: Path) -> None:

@@ -22,9 +22,11 @@ from ippo_trainer.contract.stages import BY_NAME, COLLECT
 from ippo_trainer.environments.checked import CheckedEnvironment
 from ippo_trainer.environments.loading import load
 from ippo_trainer.environments.source import source_digest
+from ippo_trainer.logs.secrets import Redactor
+from ippo_trainer.logs.stderr import logging_to_stderr
 from ippo_trainer.models import memory, needs
 from ippo_trainer.models.files import base_of, check_files, loaded_files
-from ippo_trainer.stages.output import Redactor, error_message, logging_to_stderr, write_termination_log
+from ippo_trainer.stages.output import error_message, write_termination_log
 from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
 from ippo_trainer.store import artifact, open_store

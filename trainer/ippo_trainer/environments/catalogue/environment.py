@@ -15,7 +15,7 @@ from ippo_trainer.environments.catalogue.exact import build, visits_by_turn
 from ippo_trainer.environments.catalogue.rules import ABSTAIN, CATALOGUES, INTENTS, SENT, Visit
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import LadderRow, Opening, Step
-from ippo_trainer.environments.replies import REJECTED, reaction, sent_messages
+from ippo_trainer.environments.replies import REJECTED, label_of, reaction, sent_messages
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, pick, uniforms
 
@@ -197,8 +197,4 @@ class CatalogueShop(ExactlySolved):
 
 
 def _label(suggestion: str | None) -> int:
-    """Index into INTENTS, or one more for what does not parse."""
-    if suggestion is None:
-        return ABSTAIN
-    intent = text.parse_suggestion(suggestion)
-    return len(INTENTS) if intent is None else intent
+    return label_of(suggestion, text.parse_suggestion, ABSTAIN)

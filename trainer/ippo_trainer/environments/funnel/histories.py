@@ -7,12 +7,11 @@ import numpy as np
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.funnel.exact import continuation
-from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT
+from ippo_trainer.environments.funnel.tables import ABSTAIN, SENT
 from ippo_trainer.environments.funnel.text import parse_customer, parse_intent
 from ippo_trainer.environments.problem import DecisionProblem
+from ippo_trainer.environments.replies import label_of
 from ippo_trainer.environments.scoring import Trace, check_whole
-
-UNPARSED_LABEL = len(INTENTS)
 
 
 def trace(problem: DecisionProblem, conversations: Sequence[Conversation]) -> Trace:
@@ -32,11 +31,8 @@ def trace(problem: DecisionProblem, conversations: Sequence[Conversation]) -> Tr
 
 
 def suggestion_label(suggestion: str | None) -> int:
-    """Index into INTENTS of a suggestion, or UNPARSED_LABEL."""
-    if suggestion is None:
-        return ABSTAIN
-    intent = parse_intent(suggestion)
-    return UNPARSED_LABEL if intent is None else intent
+    """Index into INTENTS of a suggestion, or one more."""
+    return label_of(suggestion, parse_intent, ABSTAIN)
 
 
 def _next_state(problem: DecisionProblem, turn: int, state: int, sent_message: str, answer: str, identity: str) -> int:

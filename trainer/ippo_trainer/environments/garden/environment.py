@@ -15,7 +15,7 @@ from ippo_trainer.environments.garden.rules import ABSTAIN, INTENTS, SENT, Plant
 from ippo_trainer.environments.garden.text import SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_advice, parse_owner
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.replies import REJECTED, reaction, sent_messages
+from ippo_trainer.environments.replies import REJECTED, label_of, reaction, sent_messages
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
 from ippo_trainer.environments.streams import as_seeds, categorical, pick, uniforms
 
@@ -148,8 +148,4 @@ class Garden(ExactlySolved):
 
 
 def _label(suggestion: str | None) -> int:
-    """Index into INTENTS, or one more for what does not parse."""
-    if suggestion is None:
-        return ABSTAIN
-    intent = parse_advice(suggestion)
-    return len(INTENTS) if intent is None else intent
+    return label_of(suggestion, parse_advice, ABSTAIN)

@@ -22,6 +22,7 @@ from ippo_trainer.environments.maze.layout import (
 )
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
+from ippo_trainer.environments.replies import label_of
 from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
 from ippo_trainer.environments.streams import as_seeds, choose, uniforms
 
@@ -105,7 +106,4 @@ class Maze(ExactlySolved):
 
 
 def _label(suggestion: str | None) -> int:
-    """Index into INTENTS, or one more for what is not a move."""
-    if suggestion is None:
-        return ABSTAIN
-    return _INTENT_OF.get(" ".join(suggestion.lower().split()), len(INTENTS))
+    return label_of(suggestion, lambda text: _INTENT_OF.get(" ".join(text.lower().split())), ABSTAIN)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import hdrs, web
 
-from ippo_trainer.serve.errors import RequestError
+from ippo_trainer.http.errors import RequestError
 
 ANY = "*"
 _METHODS = "GET, POST"

@@ -1,0 +1,1 @@
+"""What HTTP servers share: errors in one shape, CORS, names of conversations, sockets, arguments."""

@@ -1,0 +1,52 @@
+"""Every failure of a request as an answer in OpenAI's shape."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from ippo_trainer.http.errors import RequestError
+
+_log = logging.getLogger(__name__)
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def failures(max_body: int) -> Middleware:
+    """The middleware of an application that takes bodies of so many bytes."""
+
+    @web.middleware
+    async def answer(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except RequestError as error:
+            failure = error
+        except web.HTTPException as error:
+            failure = _from_http(request, error, max_body)
+        except ConnectionError:
+            raise
+        except Exception:
+            _log.exception("a request failed")
+            failure = RequestError(500, "this server failed to answer; its log says why")
+        return refusal(request, failure)
+
+    return answer
+
+
+def refusal(request: web.Request, failure: RequestError) -> web.Response:
+    """The answer to a request that is not carried out."""
+    headers = {"Retry-After": "1"} if failure.status in (429, 503) else {}
+    response = web.json_response(failure.body(), status=failure.status, headers=headers)
+    if request.content.exception() is not None:
+        # The end of a broken body is not known, so nothing more can be read here; aiohttp would log that as a bug.
+        response.force_close()
+        request.content.feed_eof()
+    return response
+
+
+def _from_http(request: web.Request, error: web.HTTPException, max_body: int) -> RequestError:
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return RequestError(413, f"the body is larger than {max_body >> 20} MiB")
+    if isinstance(error, web.HTTPNotFound):
+        return RequestError(404, f"there is no {request.path} here", code="not_found")
+    return RequestError(error.status, f"{request.method} {request.path}: {error.reason}")

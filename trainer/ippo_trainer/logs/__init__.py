@@ -1,0 +1,1 @@
+"""Log lines of processes on standard error, and never a secret."""
