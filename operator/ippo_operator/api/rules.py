@@ -13,6 +13,7 @@ from typing import Any
 from ippo_trainer.contract import params
 from ippo_trainer.contract.algorithms import BY_TRL
 from ippo_trainer.contract.layout import SEGMENT, SEGMENTS
+from ippo_trainer.contract.live import Canary
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import EVALUATE, IMPROVE
 from ippo_trainer.contract.variables import (
@@ -321,6 +322,28 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "!has(self.kmsKeyId) || has(self.encryption) && self.encryption == 'SSE-KMS'",
             lambda s3: s3.kms_key_id is None or s3.encryption == "SSE-KMS",
             "kms_key_id",
+        ),
+    ),
+    Canary: (
+        Rule(
+            'allowed is above "0" and below "1": both policies need conversations',
+            "!has(self.share) || double(self.share) > 0.0 && double(self.share) < 1.0",
+            lambda canary: 0 < float(canary.share) < 1,
+            "share",
+        ),
+        Rule(
+            'allowed is above "0" and below "1": a probability of error',
+            "!has(self.level) || double(self.level) > 0.0 && double(self.level) < 1.0",
+            lambda canary: 0 < float(canary.level) < 1,
+            "level",
+        ),
+        Rule(
+            "allowed is at most maxConversations",
+            "!has(self.minConversations) || !has(self.maxConversations) || "
+            "self.minConversations <= self.maxConversations",
+            lambda canary: canary.min_conversations <= canary.max_conversations,
+            "min_conversations",
+            words=lambda canary: f"{canary.min_conversations} with maxConversations {canary.max_conversations}",
         ),
     ),
     Promotion: (
