@@ -7,6 +7,7 @@ from typing import NoReturn
 from ippo_trainer.contract.command_line import Parser
 
 from ippo_operator.cli import (
+    chat,
     check_log,
     completion,
     decide,
@@ -47,6 +48,7 @@ examples:
     ippo status runs/demo
     ippo report runs/demo
     ippo judge runs/demo
+    ippo chat runs/shop
     ippo exact --env sr-funnel
 
   in a cluster (also as `kubectl ippo -n team status`; flags before or after the verb):
@@ -83,7 +85,7 @@ def make_parser(program: str) -> Parser:
     add_flags(parser, before_the_verb=True)
     parser.add_argument("-A", "--all-namespaces", action="store_true", help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
-    for verb in (run, serve, validate, plan, check_log, exact, completion, version, status, report, logs):
+    for verb in (run, serve, chat, validate, plan, check_log, exact, completion, version, status, report, logs):
         add_verb(commands, verb.VERB, verb.add_arguments)
     add_verb(commands, judge.VERB, judge.add_arguments)
     for decision in decide.VERBS:

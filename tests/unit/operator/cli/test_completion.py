@@ -68,7 +68,8 @@ def test_where_nothing_answers_nothing_is_said(server: Server, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    "words", [["validate", "-f", "x"], ["run", "--out", ""], ["status", "--kubeconfig", ""], ["serve", ""]]
+    "words",
+    [["validate", "-f", "x"], ["run", "--out", ""], ["status", "--kubeconfig", ""], ["serve", ""], ["chat", ""]],
 )
 def test_where_a_file_is_wanted(server: Server, words: list[str]) -> None:
     begin(server)
