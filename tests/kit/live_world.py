@@ -1,17 +1,17 @@
 """A simulated world for the planner's tests of live runs: a gateway that counts what a test says that customers do."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import CanaryStatus, LiveStatus, Waiting
+from ippo_operator.api.status import CanaryStatus, IterationStatus, LiveStatus, Waiting
 from ippo_operator.plan.planner import plan
 from ippo_operator.plan.types import LiveIntent, ObservedLive, Plan
 from ippo_trainer.contract.live import ArmReport, CanaryVerdict, LiveReport
-from ippo_trainer.contract.spec import Outcome
+from ippo_trainer.contract.spec import Outcome, StageResult, StageSpec
 
-from tests.kit.planner_world import STORE, Cluster, make_run, status
+from tests.kit.planner_world import STORE, Cluster, good_result, make_run, status
 
 
 def make_live_run(**spec: Any) -> IterativePPORun:
@@ -22,6 +22,11 @@ def make_live_run(**spec: Any) -> IterativePPORun:
         "serve": {"engine": "Transformers", "strategy": "Canary"},
     }
     return make_run(**whole | spec)
+
+
+def well_done(spec: StageSpec, **changes: Any) -> StageResult:
+    """What a stage of such a run hands back: its collect has no shards."""
+    return good_result(spec, **({"shard": None} if spec.stage == "collect" else {}) | changes)
 
 
 @dataclass
@@ -100,6 +105,52 @@ class LiveCluster(Cluster):
         )
         sides = {"control": _arm(digest, self.shop.control), "candidate": _arm(candidate, self.shop.candidate)}
         return report.model_copy(update=sides | {"verdict": verdict})
+
+    def go(self) -> None:
+        """Goes on, as all goes well, until customers are waited for or the run is at rest."""
+        for _ in range(500):
+            done = self.step()
+            running = self.running()
+            if running is not None:
+                self.step()
+                self.now += timedelta(seconds=7)
+                self.end(running, well_done(running.spec))
+            elif not self.wake_servers() and not done.creates and self.plan().status == done.status:
+                return
+        raise AssertionError("it does not come to rest")
+
+    def until_candidate(self) -> None:
+        """Goes on until the first candidate waits for its test, before its servers were looked at."""
+        self.ready = False
+        self.go()
+        self.talk(100, 5)
+        self.go()
+
+    def until_canary(self) -> None:
+        """Goes on until the first candidate is under test."""
+        self.until_candidate()
+        self.ready = True
+        self.go()
+
+    def later(self, **wait: float) -> None:
+        """So much time passes, and the run is looked at."""
+        self.now += timedelta(**(wait or {"minutes": 2}))
+        self.go()
+
+    def says(self, kind: str) -> tuple[str, str]:
+        """Status and reason of a condition."""
+        condition = status(self).condition(kind)  # type: ignore[arg-type]
+        assert condition is not None
+        return condition.status, str(condition.reason)
+
+    def message(self, kind: str) -> str:
+        condition = status(self).condition(kind)  # type: ignore[arg-type]
+        assert condition is not None
+        return condition.message
+
+    def row(self, iteration: int) -> IterationStatus:
+        [row] = [row for row in status(self).iterations if row.iteration == iteration]
+        return row
 
     def canary(self) -> CanaryStatus:
         """Of the latest iteration."""

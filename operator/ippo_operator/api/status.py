@@ -266,7 +266,7 @@ class LiveStatus(Model):
     wanted_outcomes: int = 0
     earlier_conversations: int = 0
     earlier_outcomes: int = 0
-    """Of both, what was there when this iteration collected before."""
+    """Of both, what was there when conversations of this policy were collected before."""
     counted_at: Time | None = None
     """When the gateway was last asked and said something new."""
     until: int | None = None

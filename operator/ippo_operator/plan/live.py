@@ -22,22 +22,20 @@ def waits(spec: RunSpec, status: RunStatus) -> bool:
     return status.live is None or status.live.until is None
 
 
-def begun(spec: RunSpec, status: RunStatus, again: bool = False) -> RunStatus:
+def begun(spec: RunSpec, status: RunStatus) -> RunStatus:
     """The status when conversations of the current policy begin to be waited for, where the iteration collects them.
 
-    Args:
-        spec: of the run.
-        status: with a policy.
-        again: whether this iteration collected before: as many more are wanted now.
+    As many more are wanted as there were when those of this policy were collected before, by this iteration, whose Q
+    told nothing, or by the last one, whose candidate was refused: from the same data the same would come.
     """
-    if status.policy is None or _section(spec, status) is None:
+    section, before = _section(spec, status), status.live
+    if status.policy is None or section is None:
         return status
-    before = status.live
     record = LiveStatus(policy=status.policy.artifact.digest, trouble=before.trouble if before is not None else None)
-    if again and before is not None and before.policy == record.policy:
+    if before is not None and before.policy == record.policy and before.until is not None:
         counts = {"conversations": before.conversations, "outcomes": before.outcomes}
         record = record.model_copy(update=counts | {f"earlier_{name}": count for name, count in counts.items()})
-    return status.model_copy(update={"live": record})
+    return status.model_copy(update={"live": _wanting(record, section)})
 
 
 def look_after(spec: RunSpec, status: RunStatus) -> float | None:

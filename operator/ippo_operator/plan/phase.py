@@ -116,10 +116,10 @@ def _completed(spec: RunSpec, status: RunStatus) -> tuple[Reason, str] | None:
 
 
 def _success_of_promoted(status: RunStatus) -> float | None:
-    """Of its evaluation, or of its A/B test."""
+    """Of its A/B test, or else of its evaluation."""
     last = status.iterations[-1] if status.iterations else None
     if last is None or not last.promoted:
         return None
     arm = last.canary.candidate if last.canary is not None else None
     measured = arm.outcomes / arm.conversations if arm is not None and arm.conversations else None
-    return last.metrics.get("success", measured)
+    return last.metrics.get("success") if measured is None else measured

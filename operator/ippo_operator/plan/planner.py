@@ -179,7 +179,8 @@ class _Pass:
         failure = failures.pending(self.status)
         if failure is not None and failure.kind == "Uninformative":
             self.status = results.collect_more(self.status, self.run.spec)
-            self.status = live.begun(self.run.spec, self.status, again=True)
+            self.status = live.begun(self.run.spec, self.status)
+            self._look_at_customers()
             return
         awaited = approval.awaited(self.status)
         answer = approval.verdict(self.run.spec, awaited) if awaited is not None else None
