@@ -111,8 +111,12 @@ class Runner:
         self._live: LiveProcesses | None = None
         """Of a run with collect.logged."""
 
-    def run(self, manifest: IterativePPORun) -> Phase | None:
+    def run(self, manifest: IterativePPORun, keys: Path | None = None) -> Phase | None:
         """Begins or resumes the run and returns where it came to rest; None if it was told to stop.
+
+        Args:
+            manifest: what the run should be.
+            keys: of its gateway.
 
         Raises:
             ManifestError: the manifest changes what is immutable.
@@ -122,7 +126,7 @@ class Runner:
         """
         run = self._folder.begin(manifest)
         if run.spec.collect.logged is not None:
-            place = Place(self._folder.live, self._folder.store(run), run, self._launcher)
+            place = Place(self._folder.live, self._folder.store(run), run, self._launcher, keys)
             self._live = LiveProcesses(place)
             self._live.check_port()
         try:

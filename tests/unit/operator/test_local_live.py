@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from ippo_operator.api.status import RunStatus
+from ippo_operator.cli.main import main
 from ippo_operator.local.folder import RunFolder
 from ippo_operator.local.live import gateway as gateway_module
 from ippo_operator.local.live.gateway import PortTakenError, read_address
@@ -254,3 +255,26 @@ def test_a_run_learns_from_live_customers_tests_its_candidates_and_leaves_nothin
     pids = [int(pid) for path in (folder.live / "starts").iterdir() for pid in path.read_text().split()]
     assert not any(map(alive, pids))
     assert (folder.live / "flushed").exists()
+
+
+def test_keys_are_the_gateways_and_a_gateway_that_is_to_have_some_never_goes_without(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest, keys = tmp_path / "run.yaml", tmp_path / "keys"
+
+    def started(spec: dict[str, object], *more: str) -> str:
+        run = {"apiVersion": "ippo.dev/v1alpha1", "kind": "IterativePPORun", "metadata": {"name": "x"}, "spec": spec}
+        manifest.write_text(json.dumps(run))
+        assert main(["run", "-f", str(manifest), "--out", str(tmp_path / "out"), *more]) == 64
+        return capsys.readouterr().err
+
+    simulated = make_run().spec.model_dump(mode="json", by_alias=True, exclude_none=True)
+    live = simulated | {
+        "warmStart": {"conversations": "file:///x.jsonl"},
+        "collect": {"logged": {}},
+        "serve": {},
+        "gateway": {"keysSecretName": "shop-keys"},
+    }
+    assert "spec.gateway.keysSecretName names a Secret, shop-keys" in started(live)
+    assert "--keys: there is no file" in started(live, "--keys", str(keys))
+    assert "--keys is for runs with spec.collect.logged" in started(simulated, "--keys", str(keys))

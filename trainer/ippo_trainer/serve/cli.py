@@ -73,7 +73,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         tuple(arguments.allow_origin),
         arguments.log,
     )
-    return asyncio.run(serve(settings, arguments.port, arguments.linger_seconds, arguments.grace_seconds))
+    seconds = arguments.linger_seconds, arguments.grace_seconds
+    return asyncio.run(serve(settings, arguments.port, *seconds, arguments.address))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--policy", type=Path, required=True, metavar="DIR", help="folder of a policy artifact")
     parser.add_argument("--port", type=int, required=True, metavar="N", help="where to listen; 0 takes a free port")
+    parser.add_argument(
+        "--address", default="", metavar="IP", help="where to listen, such as 127.0.0.1 (default: all addresses)"
+    )
     parser.add_argument(
         "--engine", choices=get_args(EngineName), required=True, help="VLLM, or Transformers for small models and CPUs"
     )

@@ -23,14 +23,15 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-async def serve(settings: ServerSettings, port: int, linger: float, grace: float) -> int:
+async def serve(settings: ServerSettings, port: int, linger: float, grace: float, address: str = "") -> int:
     """Serves until SIGTERM or Ctrl-C, or until the engine fails; returns the exit code.
 
     Args:
         settings: what to serve and how.
-        port: on all addresses; 0 takes a free one, which the log names.
+        port: 0 takes a free one, which the log names.
         linger: seconds after the signal in which requests that still come are answered; their connections are closed.
         grace: seconds after the signal by which all is over.
+        address: where to listen; everywhere if left out.
 
     Raises:
         StageError: the policy cannot be served, or the port is taken.
@@ -45,7 +46,7 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
     runner = web.AppRunner(chat_server.application(), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await listen(runner, port)
+        await listen(runner, port, address=address)
         _log.info("listening on port %d", runner.addresses[0][1])
         policy = await _until(stop, asyncio.ensure_future(_in_thread(settings)))
         if policy is None:

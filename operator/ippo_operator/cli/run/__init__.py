@@ -19,3 +19,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     """What it takes."""
     add_manifest(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the run's folder; made if it is not there")
+    parser.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="API keys of the gateway of a live run, in place of spec.gateway.keysSecretName: lines of a "
+        "name, scopes (chat, events, erase) and a key",
+    )

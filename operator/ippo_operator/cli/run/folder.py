@@ -23,18 +23,21 @@ from ippo_operator.plan.phase import Phase
 
 def command(arguments: Namespace) -> int:
     """Begins or resumes a run and stays with it until it is at rest."""
-    return drive(RunFolder(Path(arguments.out)), read_manifest(arguments.file, arguments.name), arguments.file)
+    keys = Path(arguments.keys) if arguments.keys else None
+    return drive(RunFolder(Path(arguments.out)), read_manifest(arguments.file, arguments.name), arguments.file, keys)
 
 
-def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
+def drive(folder: RunFolder, manifest: IterativePPORun, source: str, keys: Path | None = None) -> int:
     """Stays with a run until it is at rest, and writes its report.
 
     Args:
         folder: of the run.
         manifest: what it should be.
         source: where the manifest is from, for errors.
+        keys: of its gateway.
     """
     check_trainer()
+    _check_keys(manifest, keys)
     console = Console()
     try:
         with folder.lock(), Signals() as signals:
@@ -42,7 +45,7 @@ def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
                 for finding in findings(manifest):
                     console.line(f"! {finding.text}")
             console.line(f"{manifest.metadata.name} in {folder.path}; loading the stages takes some seconds")
-            phase = Runner(folder, console, signals).run(manifest)
+            phase = Runner(folder, console, signals).run(manifest, keys)
             console.close()
             return _end(folder, console, phase, signals)
     except ManifestError as error:
@@ -55,6 +58,20 @@ def drive(folder: RunFolder, manifest: IterativePPORun, source: str) -> int:
         where = f": {error.filename}" if error.filename else ""
         text = f"{error.strerror}{where}; once that is mended, the same command goes on"
         raise CommandError(text, errors.TRY_AGAIN) from None
+
+
+def _check_keys(manifest: IterativePPORun, keys: Path | None) -> None:
+    """A gateway that is to have keys never goes without."""
+    gateway = manifest.spec.gateway
+    if keys is not None and manifest.spec.collect.logged is None:
+        raise CommandError("--keys is for runs with spec.collect.logged: they alone have a gateway")
+    if keys is not None and not keys.is_file():
+        raise CommandError(f"--keys: there is no file {keys}")
+    if keys is None and gateway is not None and gateway.keys_secret_name is not None:
+        raise CommandError(
+            f"spec.gateway.keysSecretName names a Secret, {gateway.keys_secret_name}, which this machine has none of; "
+            "give its lines with --keys FILE"
+        )
 
 
 def _end(folder: RunFolder, console: Console, phase: Phase | None, signals: Signals) -> int:

@@ -107,6 +107,7 @@ class LocalGateway:
             "log": store.model_dump_json(by_alias=True, exclude_none=True),
             "port": self.port,
             "internal-port": self._internal,
+            "keys": self._place.keys,
             "max-waiting": settings.max_waiting,
             "journal-bytes": settings.journal_bytes,
         }

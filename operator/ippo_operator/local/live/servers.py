@@ -32,6 +32,8 @@ class Place:
     store: StoreLocation
     run: IterativePPORun
     launcher: Launcher
+    keys: Path | None = None
+    """Of the gateway; without them, everybody who reaches it may ask and report."""
 
 
 class PolicyServer:
@@ -123,6 +125,7 @@ class PolicyServer:
         return {
             "policy": self._model,
             "port": self.port,
+            "address": loopback.HOST,
             "engine": settings.engine,
             "name": self._place.run.metadata.name,
             "max-tokens": settings.max_tokens or spec.policy.max_new_tokens,
