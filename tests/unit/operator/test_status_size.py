@@ -6,6 +6,7 @@ from ippo_operator.api.status import (
     MAX_MESSAGE,
     MAX_METRICS,
     FailedRollout,
+    LiveStatus,
     RunStatus,
     ServedPolicy,
     ServingStatus,
@@ -57,7 +58,9 @@ def test_the_status_of_a_thousand_iterations_with_the_largest_results_and_server
     assert status.iterations[-1].decision is not None
     longest = {"message": "ü" * (MAX_MESSAGE // 2)}
     told = tuple(condition.model_copy(update=longest) for condition in status.conditions[:5])
-    changes = {"completed_iterations": 1000, "iteration": 1000, "progress": "1000/1000"}
+    trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message="ü" * MAX_MESSAGE)
+    live = LiveStatus(policy=digest_of(3), counted_at=START, until=2**40, trouble=trouble)
+    changes = {"completed_iterations": 1000, "iteration": 1000, "progress": "1000/1000", "live": live}
     whole = status.model_copy(
         update=changes | {"conditions": told + status.conditions[5:], "serving": largest_serving()}
     )
