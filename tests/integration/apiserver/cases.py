@@ -93,9 +93,19 @@ HOTTEST = "vLLM samples at temperatures of 2 at most: lower temperature and, if 
 DRAWN_ONCE = "allowed is VLLM with algorithm PPO only: MPO draws its candidates once"
 BETWEEN = 'allowed is above "0" and below "1": some train, others measure'
 NEEDS_SOURCE = (
-    "is missing; collect takes conversations from simulate, from history, or from history first and simulate later"
+    "is missing; collect takes conversations from simulate, from logged, from history, or from history first and one "
+    "of the others later"
 )
-ONE_ITERATION = "allowed is 1 without collect.simulate: after collect.history nobody talks to customers"
+ONE_ITERATION = (
+    "allowed is 1 without collect.simulate and collect.logged: after collect.history nobody talks to customers"
+)
+ONE_OF_BOTH = "allowed is one of simulate and logged: customers are simulated or real"
+NEEDS_SERVERS = "is missing; the gateway of collect.logged asks its servers. serve: {} is enough where vLLM is known"
+NEEDS_GATEWAY = "strategy Canary needs collect.logged: an A/B test is decided by what a gateway logs"
+NO_GATEWAY = "is a gateway's; give collect.logged, too"
+TWO_SIDES = 'allowed is above "0" and below "1": both policies need conversations'
+SOME_ERROR = 'allowed is above "0" and below "1": a probability of error'
+IN_ORDER = "allowed is at most maxConversations"
 NO_CUSTOMERS = "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything"
 NO_DEMONSTRATIONS = "demonstrations are a simulator's; without collect.simulate give warmStart.conversations"
 WINDOW = "is of outcomes in a file of their own; give outcomes, too"
@@ -106,6 +116,8 @@ LOGGED: dict[str, Any] = GOOD["spec"] | {
     "collect": {"history": {"conversations": "s3://shop/log.jsonl"}},
 }
 """A run of a log alone."""
+LIVE: dict[str, Any] = LOGGED | {"iterations": {"max": 2}, "collect": {"logged": {}}, "serve": {}}
+"""A run of live conversations."""
 TWO = "allowed is 2 or more with GRPO and RLOO, which compare the suggestions of a state"
 NO_BONUS = 'allowed is "0" with RLOO, which has no entropy bonus'
 ONE_NODE = "allowed is PPO or MPO with pods.improve.nodes above 1: trl's trainers run on one process"
@@ -132,6 +144,10 @@ BAD = [
     Bad("spec", LOGGED | {"iterations": {"max": 2}}, ONE_ITERATION),
     Bad("spec", LOGGED | {"warmStart": {"demonstrations": 10}}, NO_DEMONSTRATIONS),
     Bad("spec", LOGGED | {"evaluate": {"gate": {"minAcceptance": "0.5"}}}, NO_CUSTOMERS),
+    Bad("spec", LIVE | {"collect": {"logged": {}} | GOOD["spec"]["collect"]}, ONE_OF_BOTH),
+    Bad("spec", {key: value for key, value in LIVE.items() if key != "serve"}, NEEDS_SERVERS),
+    Bad("spec.serve.strategy", "Canary", NEEDS_GATEWAY),
+    Bad("spec.gateway", {}, NO_GATEWAY),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "window": "14d"}, WINDOW),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "s3://a/c", "window": "2 weeks"}),
     Bad("spec.collect.history", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
@@ -212,7 +228,10 @@ BAD = [
     Bad("spec.artifacts.s3.credentialsSecretName", "My_Secret"),
     Bad("spec.queue", {}),
     Bad("spec.queue.localQueueName", "Team_A"),
-    Bad("spec.serve.strategy", "Canary"),
+    Bad("spec.serve.strategy", "BlueGreen"),
+    *(Bad("spec", LIVE | {"serve": {"canary": {"share": share}}}, TWO_SIDES) for share in ("0", "1.0")),
+    *(Bad("spec", LIVE | {"serve": {"canary": {"level": level}}}, SOME_ERROR) for level in ("0.0", "1")),
+    Bad("spec", LIVE | {"serve": {"canary": {"minConversations": 10_001}}}, IN_ORDER),
     Bad("spec.serve.engine", "TGI"),
     Bad("spec.serve.port", 80),
     Bad("spec.serve.replicas", -1),
@@ -269,6 +288,7 @@ WELL: list[tuple[str, Any]] = [
     ("spec.queue", {"localQueueName": "team-a", "priorityClassName": "high"}),
     ("spec.serve", {"replicas": 2, "strategy": "Recreate", "onFailure": "Hold"}),
     ("spec.serve", {"engine": "Transformers"}),
+    ("spec", LIVE | {"serve": {"strategy": "Canary", "canary": {"share": "0.5"}}, "gateway": {"replicas": 2}}),
     ("spec.serve", {"allowedOrigins": ["https://shop.example", "http://localhost:3000", "*"]}),
     ("spec.serve", {"maxTokens": 32_768, "maxWaiting": 1}),
     ("spec.pods.serve.env", env(name="IPPO_VLLM_ARGS", value='{"dtype": "float32"}')),

@@ -18,7 +18,7 @@ from ippo_operator.api.rules import RULES
 from tests.kit.control_plane import RUNS, Api
 from tests.kit.real_controllers import CRDS
 
-from .cases import BAD, GOOD, WELL, Bad, changed
+from .cases import BAD, GOOD, LIVE, WELL, Bad, changed
 
 HERE = RUNS.format("default")
 TRY = f"{HERE}?dryRun=All&fieldValidation=Strict"
@@ -111,7 +111,8 @@ CHANGES: dict[str, Any] = {
     "spec.iterations.stopWhen": {"consecutiveRejections": 1},
     "spec.policy": {"base": "tiny:d64-l2"},
     "spec.warmStart": {"epochs": 1},
-    "spec.collect": {"simulate": {"environment": {"name": "sr-funnel", "options": {"horizon": 4}}}},
+    "spec.collect.simulate": {"environment": {"name": "sr-funnel", "options": {"horizon": 4}}},
+    "spec.collect.history": {"conversations": "s3://a/b"},
     "spec.artifacts.s3.bucket": "other",
     "spec.artifacts.s3.prefix": "elsewhere",
     "spec.artifacts.s3.encryption": "SSE-S3",
@@ -137,6 +138,13 @@ CHANGES: dict[str, Any] = {
     "spec.retries.backoffSeconds": 1,
     "spec.historyLimit": 1,
 }
+LIVE_CHANGES: dict[str, Any] = {
+    "spec.collect.logged": None,
+    "spec.collect.logged.maxConversations": 10,
+    "spec.collect.logged.idle": "1h",
+    "spec.collect.logged.outcomeWindow": "1d",
+}
+"""Of a run of live conversations."""
 RISES = {
     "spec.iterations.max": 2,
     "spec.retries.tryAgain": 5,
@@ -186,7 +194,7 @@ def test_before_a_run_starts_everything_may_change(api: Api, created: str) -> No
 
 def test_what_a_started_run_may_change_and_what_not(api: Api, started: str) -> None:
     rules = {rule["fieldPath"][1:] for rule in cel.validations(IterativePPORun) if "fieldPath" in rule}
-    assert rules == {*CHANGES, *RISES}
+    assert rules == {*CHANGES, *LIVE_CHANGES, *RISES, "spec.artifacts"}  # which no run in a cluster can be without
     for path, value in CHANGES.items():
         answer = api.merge(started, changed(path, value, {}))
         assert answer.code == 422, path
@@ -198,6 +206,25 @@ def test_what_a_started_run_may_change_and_what_not(api: Api, started: str) -> N
         assert answer.code == 200, answer.message
     for path, value in FREE.items():
         answer = api.merge(started, changed(path, value, {}))
+        assert answer.code == 200, answer.message
+
+
+def test_what_is_wanted_of_live_conversations_may_change_and_not_what_they_are(api: Api) -> None:
+    path = f"{HERE}/live"
+    api.delete(path)
+    assert api.create(HERE, GOOD | {"metadata": {"name": "live"}, "spec": LIVE}).code == 201
+    assert api.merge(f"{path}/status", {"status": {"stage": "collect"}}).code == 200
+    for field, value in LIVE_CHANGES.items():
+        answer = api.merge(path, changed(field, value, {}))
+        assert answer.code == 422, field
+        assert f"{field}: Forbidden: {IMMUTABLE}" in answer.message
+    for field, value in {
+        "spec.collect.logged.minConversations": 10,
+        "spec.collect.logged.minOutcomes": 2,
+        "spec.gateway": {"replicas": 2},
+        "spec.serve.canary": {"share": "0.2"},
+    }.items():
+        answer = api.merge(path, changed(field, value, {}))
         assert answer.code == 200, answer.message
 
 
