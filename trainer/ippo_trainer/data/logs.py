@@ -28,7 +28,17 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.arrays import array_items
 from ippo_trainer.data.context import CONTEXT, context_of
-from ippo_trainer.data.messages import check, context_in, is_text, plain_name, show, time_of, turns_of, writer_of
+from ippo_trainer.data.messages import (
+    EXPLORED,
+    check,
+    context_in,
+    is_text,
+    plain_name,
+    show,
+    time_of,
+    turns_of,
+    writer_of,
+)
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import PEOPLE, Conversation
 from ippo_trainer.data.spelling import misspelt
@@ -38,7 +48,7 @@ _FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "
 _CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome", "customer_id", CONTEXT)
 _MESSAGE_FIELDS = (
     *("role", "content", "suggestion", "reaction"),
-    *("policy_digest", "displayed", "token_ids", "sampler_logprobs"),
+    *("policy_digest", "displayed", "token_ids", "sampler_logprobs", EXPLORED),
 )
 _LISTS = ("messages", "conversations")
 """Fields that hold the messages; the second is ShareGPT's."""
@@ -68,6 +78,25 @@ def read_log(path: Path, warn: Callable[[str], None] = log.warning) -> list[Conv
     for what in reader.left_out():
         warn(what)
     return conversations
+
+
+def conversation_of(value: dict[str, Any], omissions: Counter[str]) -> Conversation:
+    """A conversation of a log that is no file.
+
+    Args:
+        value: as a line of a log has it, checked as one.
+        omissions: counts what is left out of it.
+
+    Raises:
+        BadDataError: all that is wrong with it.
+    """
+    problems = Problems("a conversation")
+    conversation = None
+    with problems.collecting():
+        conversation = _Record("a conversation", "", problems, value).conversation(omissions)
+    problems.check()
+    assert conversation is not None  # else there were problems
+    return conversation
 
 
 class LogReader:

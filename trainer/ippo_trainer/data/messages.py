@@ -26,6 +26,8 @@ _OTHER_NAMES = {
     "observation": "tool",
 }
 """What ShareGPT and older or newer exports of OpenAI call them."""
+EXPLORED = "explored"
+"""Field of a message that says whether the suggestion was drawn to explore."""
 TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
 _MILLISECONDS = 1e11
@@ -101,14 +103,16 @@ def _sends_nothing(value: Mapping[str, Any]) -> bool:
 
 
 def _sampled(where: str, value: Mapping[str, Any]) -> dict[str, Any]:
-    """What a policy's own log adds: who suggested by digest, whether the business saw it, the tokens and their
-    log-probabilities."""
-    digest, displayed = value.get("policy_digest"), value.get("displayed")
+    """What a policy's own log adds: who suggested by digest, whether the business saw it and whether it explored, the
+    tokens and their log-probabilities."""
+    digest, displayed, explored = value.get("policy_digest"), value.get("displayed"), value.get(EXPLORED)
     ids, logprobs = value.get("token_ids"), value.get("sampler_logprobs")
     if digest is not None and not (isinstance(digest, str) and re.fullmatch(DIGEST, digest)):
         raise BadDataError(f"{where}.policy_digest is {show(digest)}", "Write sha256: and 64 hex digits.")
     if displayed is not None and not isinstance(displayed, bool):
         raise BadDataError(f"{where}.displayed is {show(displayed)}", "Use true or false.")
+    if explored is not None and not (isinstance(explored, bool) and digest):
+        raise BadDataError(f"{where}.{EXPLORED} is {show(explored)}", "Use true or false, with policy_digest.")
     if ids is not None and not (isinstance(ids, list) and all(type(each) is int and 0 <= each < 2**31 for each in ids)):
         raise BadDataError(f"{where}.token_ids is {show(ids)}", "Write a list of whole numbers.")
     if logprobs is not None and not (
@@ -120,6 +124,7 @@ def _sampled(where: str, value: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "policy_digest": digest or "",
         "displayed": displayed is not False,
+        "behaviour": "explore" if explored else "policy" if digest else "log",
         "token_ids": ids,
         "sampler_logprobs": logprobs,
     }
@@ -267,13 +272,12 @@ def _turn(exchange: _Exchange, writer: str) -> Turn:
     reaction: Reaction = business[0]["reaction"] if len(reactions) == 1 else "edited"
     writers = sorted({message["writer"] or writer for message in business})
     # Several messages are no suggestion of a policy's, whatever each of them was.
-    sampled = business[0]["sampled"] if len(business) == 1 else {}
+    sampled = business[0]["sampled"] if len(business) == 1 else {"behaviour": "log"}
     return Turn(
         _join(customer),
         suggestion,
         reaction,
         _join(business),
-        behaviour="policy" if sampled.get("policy_digest") else "log",
         writer="" if sampled.get("policy_digest") else "+".join(writers),
         **sampled,
         started_at=next((m["time"] for m in reversed(customer) if m["time"] is not None), 0.0),

@@ -18,9 +18,9 @@ from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.context import CONTEXT
-from ippo_trainer.data.messages import read_state
+from ippo_trainer.data.messages import EXPLORED, read_state
 from ippo_trainer.data.reaction_file import ReactionRow, Reactions
-from ippo_trainer.data.schema import Turn
+from ippo_trainer.data.schema import State, Turn
 
 SEGMENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]+-[0-9]+\.jsonl\.gz")
 """Of a segment, without its folder."""
@@ -32,6 +32,8 @@ _EXPANSION = 8
 """By which segments grow when they are unpacked, about."""
 _MOST_ALIKE = 16
 """Suggestions for one turn that are looked at."""
+_SAMPLED = {"token_ids": "token_ids", "sampler_logprobs": "logprobs", "policy_digest": "policy_digest"}
+"""Fields of a message of a chat log, and of a line, that say how a suggestion was drawn."""
 
 
 def segments_in(directory: Path) -> list[Path]:
@@ -59,7 +61,7 @@ class _Suggestion:
 
 
 @dataclass
-class _Served:
+class Served:
     """What was logged of one conversation: the longest history, and the suggestions by turn."""
 
     last: tuple[int, float] = (-1, 0.0)
@@ -68,6 +70,56 @@ class _Served:
     group: str = ""
     context: str = ""
     suggestions: dict[int, list[_Suggestion]] = field(default_factory=dict)
+
+    def take(self, record: dict[str, Any], row: ReactionRow | None, left_out: Counter[str]) -> None:
+        """Takes a suggestion.
+
+        Args:
+            record: a line of the log; `explored` says of what a gateway logged that it is no suggestion of the policy
+                as it is.
+            row: what became of it, if somebody said so.
+            left_out: counts suggestions that nothing became of, by kind.
+        """
+        turn = record["turn"]
+        if (turn, record["time"]) >= self.last:
+            self.last, self.messages = (turn, record["time"]), record["messages"]
+            self.customer = record["customer_id"] or self.customer
+            self.group = record["group"] or self.group
+            self.context = record.get("context") or ""
+        sampled = {name: record[key] for name, key in _SAMPLED.items()}
+        alike = self.suggestions.setdefault(turn, [])
+        alike.append(
+            _Suggestion(
+                record["id"],
+                record["choice"],
+                record["message"],
+                record["suggestion"],
+                sampled | ({EXPLORED: True} if record.get(EXPLORED) else {}),
+                record["started_at"],
+                record["time"],
+                row,
+            )
+        )
+        alike.sort(key=lambda each: (each.row is not None, each.time, -each.choice, each.id))
+        if len(alike) > _MOST_ALIKE:
+            del alike[0]
+            left_out["suggestions that were made again"] += 1
+
+    def line(self, name: str, left_out: Counter[str]) -> dict[str, Any]:
+        """The conversation of a chat log: what the last request says of it, and the suggestion that it was made for.
+
+        Raises:
+            BadDataError: messages that no server answers.
+        """
+        history, message, tools, _ = state_of(self.messages)
+        messages: list[dict[str, Any]] = []
+        for number, turn in enumerate(history):
+            messages += _of_history(turn, self.suggestions.get(number, []), left_out)
+        messages += _of_last(message, tools, self.suggestions[self.last[0]], left_out)
+        line: dict[str, Any] = {"conversation_id": name, "messages": messages}
+        line |= {"customer_id": self.customer} if self.customer else {}
+        line |= {"group": self.group} if self.group else {}
+        return line | ({CONTEXT: self.context} if self.context else {})
 
 
 def write_served(
@@ -96,7 +148,7 @@ def write_served(
         for part in parts:
             conversations = _grouped(part, reactions, left_out)
             for name in sorted(conversations):
-                line = _log_line(name, conversations[name], left_out)
+                line = conversations[name].line(name, left_out)
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             part.unlink()
     return +left_out  # without zeros
@@ -123,7 +175,7 @@ def _records(paths: list[Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
             with gzip.open(path, "rb") as file:
                 for number, line in enumerate(file, 1):
                     place = f"line {number}"
-                    yield line, _checked(json.loads(line))
+                    yield line, checked(json.loads(line))
                     place = f"what follows line {number}"
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -133,7 +185,8 @@ def _records(paths: list[Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
             ) from error
 
 
-def _checked(record: dict[str, Any]) -> dict[str, Any]:
+def checked(record: dict[str, Any]) -> dict[str, Any]:
+    """The line of a log. Raises ValueError, KeyError or TypeError where no server of this release wrote it."""
     if record["version"] != FORMAT:
         raise ValueError(f"version {record['version']}")
     texts = [record[name] for name in ("id", "conversation_id", "message", "policy_digest")]
@@ -144,8 +197,8 @@ def _checked(record: dict[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _grouped(part: Path, reactions: Reactions | None, left_out: Counter[str]) -> dict[str, _Served]:
-    conversations: dict[str, _Served] = {}
+def _grouped(part: Path, reactions: Reactions | None, left_out: Counter[str]) -> dict[str, Served]:
+    conversations: dict[str, Served] = {}
     keys: set[tuple[str, int]] = set()
     with part.open("rb") as file:
         for line in file:
@@ -158,48 +211,14 @@ def _grouped(part: Path, reactions: Reactions | None, left_out: Counter[str]) ->
             if not record["named"] and record["turn"]:
                 left_out["suggestions whose requests did not name the conversation that they belong to"] += 1
                 continue
-            _take(conversations.setdefault(record["conversation_id"], _Served()), record, reactions, left_out)
+            row = None if reactions is None else reactions.of(record)
+            conversations.setdefault(record["conversation_id"], Served()).take(record, row, left_out)
     return conversations
 
 
-def _take(served: _Served, record: dict[str, Any], reactions: Reactions | None, left_out: Counter[str]) -> None:
-    turn = record["turn"]
-    if (turn, record["time"]) >= served.last:
-        served.last, served.messages = (turn, record["time"]), record["messages"]
-        served.customer = record["customer_id"] or served.customer
-        served.group = record["group"] or served.group
-        served.context = record.get("context") or ""
-    sampled = {"token_ids": record["token_ids"], "sampler_logprobs": record["logprobs"]}
-    alike = served.suggestions.setdefault(turn, [])
-    alike.append(
-        _Suggestion(
-            record["id"],
-            record["choice"],
-            record["message"],
-            record["suggestion"],
-            sampled | {"policy_digest": record["policy_digest"]},
-            record["started_at"],
-            record["time"],
-            None if reactions is None else reactions.of(record),
-        )
-    )
-    alike.sort(key=lambda each: (each.row is not None, each.time, -each.choice, each.id))
-    if len(alike) > _MOST_ALIKE:
-        del alike[0]
-        left_out["suggestions that were made again"] += 1
-
-
-def _log_line(name: str, served: _Served, left_out: Counter[str]) -> dict[str, Any]:
-    """A conversation of a chat log: what the last request says of it, and the suggestion that it was made for."""
-    history, message, tools, _ = read_state(dict(enumerate(_sent(served.messages))))
-    messages: list[dict[str, Any]] = []
-    for number, turn in enumerate(history):
-        messages += _of_history(turn, served.suggestions.get(number, []), left_out)
-    messages += _of_last(message, tools, served.suggestions[served.last[0]], left_out)
-    line: dict[str, Any] = {"conversation_id": name, "messages": messages}
-    line |= {"customer_id": served.customer} if served.customer else {}
-    line |= {"group": served.group} if served.group else {}
-    return line | ({CONTEXT: served.context} if served.context else {})
+def state_of(messages: list[dict[str, Any]]) -> State:
+    """The messages of a request, as serving reads them. Raises BadDataError as `read_state`."""
+    return read_state(dict(enumerate(_sent(messages))))
 
 
 def _sent(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -19,18 +19,21 @@
 | reaction, sent | reaction | as in a chat log; `sent` None where it is the suggestion |
 | customer_id | outcome, complaint | empty where it names a conversation |
 | outcome | outcome, close | true, false; in a close None where it is not known yet |
+
+`erased` says that nothing of a conversation counts, whatever else is logged of it: `live.erase` took it out.
 """
 
 from typing import Any, Final, Literal
 
 VERSION: Final = 1
-Kind = Literal["suggestion", "unanswered", "reaction", "outcome", "complaint", "close"]
+Kind = Literal["suggestion", "unanswered", "reaction", "outcome", "complaint", "close", "erased"]
 SUGGESTION: Final = "suggestion"
 UNANSWERED: Final = "unanswered"
 REACTION: Final = "reaction"
 OUTCOME: Final = "outcome"
 COMPLAINT: Final = "complaint"
 CLOSE: Final = "close"
-KINDS: tuple[Kind, ...] = (SUGGESTION, UNANSWERED, REACTION, OUTCOME, COMPLAINT, CLOSE)
+ERASED: Final = "erased"
+KINDS: tuple[Kind, ...] = (SUGGESTION, UNANSWERED, REACTION, OUTCOME, COMPLAINT, CLOSE, ERASED)
 ACTIVE, CANDIDATE = "active", "candidate"
 Event = dict[str, Any]
