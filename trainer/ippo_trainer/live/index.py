@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.live import ArmReport, LiveReport, PersonaReport, Routes
+from ippo_trainer.live.canary import verdict as canary_verdict
 from ippo_trainer.live.conversations import without_texts
 from ippo_trainer.live.reading import events, newest_days, segments
 from ippo_trainer.live.standing import Rules
@@ -99,16 +100,18 @@ def _counted(table: EventTable, routes: Routes, now: float) -> LiveReport:
     [(usable, outcomes)] = table.query(f"SELECT count(*), total(outcome) {_OWN}", digest=digest, now=now)
     sums = f"SELECT persona, count(*), total(outcome) {_OWN} AND persona != ''"
     personas = table.query(f"{sums} GROUP BY persona ORDER BY persona LIMIT :most", digest=digest, now=now, most=_MOST)
-    since = 0.0 if canary is None else canary.since
-    return LiveReport(
+    report = LiveReport(
         time=now,
         active=_arm(table, digest, 0.0, now),
         usable=usable,
         usable_outcomes=int(outcomes),
-        control=None if canary is None else _arm(table, digest, since, now),
-        candidate=None if canary is None else _arm(table, canary.route.digest, since, now),
         personas=tuple(PersonaReport(name=name, known=known, outcomes=int(each)) for name, known, each in personas),
     )
+    if canary is None:
+        return report
+    control, candidate = (_arm(table, each, canary.since, now) for each in (digest, canary.route.digest))
+    verdict = canary_verdict(canary, control, candidate, now)
+    return report.model_copy(update={"control": control, "candidate": candidate, "verdict": verdict})
 
 
 def _arm(table: EventTable, digest: str, since: float, now: float) -> ArmReport:

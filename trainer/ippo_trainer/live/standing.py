@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ippo_trainer.contract.live import Routes
-from ippo_trainer.contract.params import Logged
-from ippo_trainer.data.outcomes import seconds_of
+from ippo_trainer.contract.params import Logged, seconds_of
 
 NEVER = math.inf
 
