@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ippo_operator.local.processes import Launcher, Programs
 from ippo_trainer.contract.live import ArmReport, CanaryVerdict, LiveReport, Routes
+from ippo_trainer.contract.spec import Outcome
 
 PROGRAMS = Programs(f"{__name__}:fetch", f"{__name__}:serve", f"{__name__}:gateway")
 
@@ -49,26 +50,28 @@ def serve(argv: Sequence[str]) -> int:
 
 
 def gateway(argv: Sequence[str]) -> int:
-    """Reports that there is enough of everything, and that every candidate is better."""
+    """Reports that there is enough of everything, and that every candidate is better, unless there is a file
+    `undecided`."""
     given = _given(argv)
     routes = Path(given["routes"])
     _count(routes.parent / "starts", "gateway")
 
     def answer(path: str) -> tuple[int, bytes]:
         told = Routes.model_validate_json(routes.read_bytes())
-        return 200, _report(told).model_dump_json(by_alias=True).encode()
+        outcome = None if (routes.parent / "undecided").exists() else "Promote"
+        return 200, _report(told, outcome).model_dump_json(by_alias=True).encode()
 
     code = _listen(int(given["internal-port"]), answer)
     (routes.parent / "flushed").touch()
     return code
 
 
-def _report(told: Routes) -> LiveReport:
+def _report(told: Routes, outcome: Outcome | None) -> LiveReport:
     active, arm, verdict = ArmReport(digest=told.active.digest), None, None
     if told.canary is not None:
         digest = told.canary.route.digest
         arm = ArmReport(digest=digest, known=100, outcomes=50)
-        verdict = CanaryVerdict(digest=digest, since=told.canary.since, outcome="Promote", reason="It is better.")
+        verdict = CanaryVerdict(digest=digest, since=told.canary.since, outcome=outcome, reason="It is better.")
     counts = {"usable": 10_000, "usable_outcomes": 1000}
     return LiveReport(time=0.0, active=active, control=active, candidate=arm, verdict=verdict, **counts)
 

@@ -24,6 +24,9 @@ class Quiet:
     def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
         pass
 
+    def listening(self, url: str) -> None:
+        pass
+
     def stopping(self) -> None:
         (self._folder / "stopping").touch()
 

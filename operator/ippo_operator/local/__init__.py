@@ -2,6 +2,7 @@
 
 DIR/run.json                the run as it was started, all defaults filled in
 DIR/status.json             its status, replaced atomically by every pass
+DIR/answer.json             what `ippo approve` or `reject` left for the runner of a live run
 DIR/jobs/<name>/            spec.json, job.json, log*.txt, termination*.json, exit.json
 DIR/artifacts/              the artifact store, unless the run names an S3 bucket
 DIR/work/                   working directories of the stages that run

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ippo_trainer.contract.spec import StoreLocation
 from pydantic import BaseModel, ValidationError
@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ippo_operator.api import changes
 from ippo_operator.api.problems import ManifestError, Problem
 from ippo_operator.api.resource import MAX_REQUESTED, IterativePPORun, RunSpec
+from ippo_operator.api.run_sections import Promotion
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.files import write_json
 from ippo_operator.plan import failures
@@ -24,6 +25,7 @@ _Read = TypeVar("_Read", bound=BaseModel)
 _OURS = {
     "run.json",
     "status.json",
+    "answer.json",
     "jobs",
     "artifacts",
     "work",
@@ -56,6 +58,7 @@ class RunFolder:
         self.live = path / "live"
         self.run_file = path / "run.json"
         self._status_file = path / "status.json"
+        self._answer_file = path / "answer.json"
         self._lock_file = path / "runner.lock"
 
     @contextmanager
@@ -136,6 +139,20 @@ class RunFolder:
             return run
         metadata = run.metadata.model_copy(update={"generation": run.metadata.generation + 1})
         return self._write(run.model_copy(update={"metadata": metadata, "spec": spec}))
+
+    def leave_answer(self, promotion: dict[str, Any]) -> None:
+        """Leaves fields of spec.promotion for the runner that is at work."""
+        write_json(self._answer_file, Promotion(**promotion).model_dump(mode="json", by_alias=True, exclude_unset=True))
+
+    def with_answer(self, run: IterativePPORun) -> IterativePPORun:
+        """The run with the answer that was left for its runner; the caller holds the lock."""
+        if not self._answer_file.exists():
+            return run
+        left = self._parse(self._answer_file, Promotion)
+        changed = run.spec.promotion.model_copy(update={name: getattr(left, name) for name in left.model_fields_set})
+        run = self.change(run, run.spec.model_copy(update={"promotion": changed}))
+        self._answer_file.unlink()
+        return run
 
     def _write(self, run: IterativePPORun) -> IterativePPORun:
         write_json(self.run_file, run.model_dump(mode="json", by_alias=True, exclude={"status"}, exclude_none=True))

@@ -33,6 +33,9 @@ class Observer(Protocol):
     def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
         """Time passes while the job in this folder runs, or without any, while customers talk."""
 
+    def listening(self, url: str) -> None:
+        """The gateway of a run with live customers answers."""
+
     def stopping(self) -> None:
         """The runner was told to stop and waits for a checkpoint."""
 
@@ -110,6 +113,8 @@ class Runner:
         self._jobs = LocalJobs(folder.jobs, folder.work, self._launcher, slots or _cores())
         self._live: LiveProcesses | None = None
         """Of a run with collect.logged."""
+        self._listens = False
+        """Whether the observer knows that the gateway answers."""
 
     def run(self, manifest: IterativePPORun, keys: Path | None = None) -> Phase | None:
         """Begins or resumes the run and returns where it came to rest; None if it was told to stop.
@@ -146,7 +151,11 @@ class Runner:
                 self._live.end(GRACE, hurry=lambda: self._signals.count > 1)
 
     def _pass(self, run: IterativePPORun) -> tuple[IterativePPORun, Plan]:
+        run = self._folder.with_answer(run)
         live = self._live.observe() if self._live is not None else None
+        if self._live is not None and live is not None and live.report is not None and not self._listens:
+            self._listens = True
+            self._observer.listening(self._live.url)
         new_plan = plan(run, self._observe(run), self._clock(), self._folder.store(run), live=live)
         if new_plan.status != run.status:
             self._folder.write_status(new_plan.status)

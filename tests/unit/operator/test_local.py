@@ -46,6 +46,9 @@ class Listener:
             self._marker.unlink()
             os.kill(os.getpid(), signal.SIGINT)
 
+    def listening(self, url: str) -> None:
+        pass
+
     def stopping(self) -> None:
         self.stops += 1
 

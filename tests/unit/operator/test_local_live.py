@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.cli.main import main
 from ippo_operator.local.folder import RunFolder
@@ -211,50 +212,82 @@ def test_in_the_end_the_gateway_flushes_before_the_servers_end(world: World) -> 
 
 
 class Listener:
-    """Remembers events."""
+    """Remembers what happens; during an A/B test it answers for the candidate, if it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = "", folder: Path | None = None) -> None:
         self.events: list[Event] = []
+        self.urls: list[str] = []
+        self._answer, self._folder = answer, folder
 
     def event(self, event: Event) -> None:
         self.events.append(event)
 
     def tick(self, status: RunStatus, job: Path | None, live: ObservedLive | None) -> None:
-        pass
+        if self._answer and job is None and live is not None and live.report is not None and live.report.verdict:
+            answer, self._answer = self._answer, ""
+            assert main([answer, str(self._folder)]) == 0
+
+    def listening(self, url: str) -> None:
+        self.urls.append(url)
 
     def stopping(self) -> None:
         pass
 
 
-def test_a_run_learns_from_live_customers_tests_its_candidates_and_leaves_nothing_at_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    run = make_run(
-        iterations={"max": 2},
+def live_run_of(iterations: int) -> IterativePPORun:
+    return make_run(
+        iterations={"max": iterations},
         policy={"base": "tiny:d1", "systemPrompt": "x"},
         warmStart={"conversations": "file:///nowhere.jsonl"},
         collect={"logged": {}},
         gateway={"port": free_port()},
         serve={"engine": "Transformers", "strategy": "Canary"},
     )
-    folder = RunFolder(tmp_path / "out")
-    listener = Listener()
+
+
+def drive(folder: RunFolder, run: IterativePPORun, listener: Listener) -> RunStatus:
+    """To its end, which has to be a good one."""
     with folder.lock(), Signals() as signals:
         stands = Runner(folder, listener, signals, live_launcher(), slots=2, interval=0.02).run(run)
     assert stands is not None
     assert stands.name == "Succeeded", [event.message for event in listener.events]
     status = folder.read().status
     assert status is not None
+    return status
+
+
+def test_a_run_learns_from_live_customers_tests_its_candidates_and_leaves_nothing_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    folder, listener, run = RunFolder(tmp_path / "out"), Listener(), live_run_of(2)
+    status = drive(folder, run, listener)
     assert [row.promoted for row in status.iterations] == [None, True, True]
-    reasons = [event.reason for event in listener.events]
-    assert reasons.count("CanaryStarted") == 2
+    assert [event.reason for event in listener.events].count("CanaryStarted") == 2
+    assert run.spec.gateway is not None
+    assert listener.urls == [f"http://localhost:{run.spec.gateway.port}"]
     starts = {path.name: len(path.read_text().split()) for path in (folder.live / "starts").iterdir()}
     assert starts == dict.fromkeys(starts, 1), "nothing was started twice"
     assert len(starts) == 4, "three policies and a gateway"
     pids = [int(pid) for path in (folder.live / "starts").iterdir() for pid in path.read_text().split()]
     assert not any(map(alive, pids))
     assert (folder.live / "flushed").exists()
+
+
+@pytest.mark.parametrize(("answer", "promoted"), [("approve", True), ("reject", False)])
+def test_a_human_ends_an_a_b_test_while_the_runner_is_at_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: str, promoted: bool
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    folder = RunFolder(tmp_path / "out")
+    folder.live.mkdir(parents=True)
+    (folder.live / "undecided").touch()
+    status = drive(folder, live_run_of(1), Listener(answer, folder.path))
+    assert status.iterations[-1].promoted is promoted
+    assert "the `ippo run` that is at work takes it up" in capsys.readouterr().out
+    spec = folder.read().spec
+    assert (spec.promotion.approve, spec.promotion.reject) == ((1, None) if promoted else (None, 1))
+    assert not (folder.path / "answer.json").exists()
 
 
 def test_keys_are_the_gateways_and_a_gateway_that_is_to_have_some_never_goes_without(

@@ -33,6 +33,10 @@ def _answer(arguments: Namespace) -> int:
         return OK
     if change.question:
         print(change.question)
+    if run.runner_active and run.manifest.spec.collect.logged is not None:
+        run.folder.leave_answer(change.patch["promotion"])
+        print(f"{change.confirmation}; the `ippo run` that is at work takes it up")
+        return OK
     run = amend(run.folder, change.patch["promotion"])
     print(change.confirmation)
     return drive(run.folder, run.manifest, str(run.folder.run_file))

@@ -50,6 +50,10 @@ class Console:
         mark = "! " if event.type == "Warning" else ""
         self.line(f"{mark}{event.reason}: {event.message}" if mark else event.message)
 
+    def listening(self, url: str) -> None:
+        """The gateway answers."""
+        self.line(f"the gateway answers at {url}")
+
     def stopping(self) -> None:
         """The runner waits for a checkpoint."""
         self.line("stopping: the running stage saves a checkpoint (Ctrl-C again kills it)")

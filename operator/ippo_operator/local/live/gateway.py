@@ -26,6 +26,11 @@ class PortTakenError(Exception):
     """Somebody else listens where the gateway has to."""
 
 
+def url_of(port: int) -> str:
+    """Where applications ask."""
+    return f"http://localhost:{port}"
+
+
 def check_port(port: int) -> None:
     """Raises PortTakenError if somebody listens at the gateway's port."""
     deadline = time.monotonic() + _PATIENCE
@@ -75,7 +80,7 @@ class LocalGateway:
             write_atomically(self._routes_file, routes_text(routes).encode())
             self.routes = routes
         if self._kept.keep():
-            write_json(self._address, {"url": f"http://localhost:{self.port}", "run": self._place.run.metadata.name})
+            write_json(self._address, {"url": url_of(self.port), "run": self._place.run.metadata.name})
 
     def report(self) -> LiveReport | None:
         """What it says; None where it does not answer."""

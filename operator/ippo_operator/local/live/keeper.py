@@ -10,7 +10,7 @@ from ippo_trainer.contract.spec import Digest
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.run_sections import Gateway
 from ippo_operator.api.status import DeployedPolicy, Waiting
-from ippo_operator.local.live.gateway import LocalGateway, check_port
+from ippo_operator.local.live.gateway import LocalGateway, check_port, url_of
 from ippo_operator.local.live.servers import Place, PolicyServer
 from ippo_operator.manifests.routes import Addresses, routes
 from ippo_operator.plan.types import LiveIntent, ObservedLive
@@ -37,6 +37,11 @@ class LiveProcesses:
         """The policy that the gateway is told is active."""
         self.observed = ObservedLive()
         """How things stood at the last look."""
+
+    @property
+    def url(self) -> str:
+        """Where applications ask."""
+        return url_of((self._place.run.spec.gateway or Gateway()).port)
 
     def processes(self) -> list[BaseProcess]:
         """Those that run."""

@@ -1,0 +1,106 @@
+"""The live loop: customers over HTTP, a gateway, what it logs, and A/B tests; every policy scored exactly.
+
+The shop's run on this machine, with the shop beside it. Prints a row for each policy: whether it was promoted, by how
+many conversations, and its exact value. Interrupted, it goes on where it was.
+
+    python tests/benchmarks/live_loop.py --out FOLDER
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parent))
+from learning import change_fields
+
+SHOP = Path(__file__).parents[2] / "examples" / "shop"
+_BIN = Path(sys.executable).parent
+
+
+def main() -> None:
+    """Runs what is not done yet, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--log", type=int, default=4000, metavar="N", help="conversations of the first log")
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. iterations.max=2")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    log, manifest = given.out / "log.jsonl", given.out / "run.yaml"
+    if not log.exists():
+        subprocess.run([*_shop(), "--log", str(log), "--conversations", str(given.log)], check=True)
+    manifest.write_text(yaml.safe_dump(changed(log, given.port, given.set)))
+    code = loop(given.out, manifest, given.port, given.concurrency)
+    show(given.out / "run")
+    sys.exit(code)
+
+
+def changed(log: Path, port: int, changes: list[str]) -> dict[str, Any]:
+    """The shop's run with its log, and with other settings where they are asked for."""
+    value: dict[str, Any] = yaml.safe_load((SHOP / "run.yaml").read_text())
+    spec = value["spec"]
+    spec["warmStart"]["conversations"] = f"file://{log.resolve()}"
+    spec["gateway"]["port"] = port
+    change_fields(spec, changes)
+    return value
+
+
+def loop(out: Path, manifest: Path, port: int, concurrency: int) -> int:
+    """The run to its end, with customers all the while; returns its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [str(_BIN / "ippo"), "run", "-f", str(manifest), "--out", str(out / "run")]
+    customers = [*_shop(), "--url", f"http://localhost:{port}", "--forever", "--concurrency", str(concurrency)]
+    customers += ["--state", str(out / "state.json"), "--wait", "3600"]
+    with (out / "run.log").open("a") as log, (out / "shop.log").open("a") as shop_log:
+        shop = subprocess.Popen(customers, stdout=shop_log, stderr=shop_log, env=environment)
+        try:
+            return subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
+        finally:
+            shop.send_signal(signal.SIGINT)
+            shop.wait()
+
+
+def show(run: Path) -> None:
+    """The table."""
+    status = json.loads(
+        subprocess.run([_BIN / "ippo", "status", run, "--json"], stdout=subprocess.PIPE, check=True).stdout
+    )
+    optimum = 0.0
+    print("policy  promoted  outcomes of candidate    of current  exact value  of optimum")
+    for row in status["status"]["iterations"]:
+        found = sorted(
+            (run / "artifacts" / "iterations" / f"{row['iteration']:04d}" / "policy").glob("*/manifest.json")
+        )
+        if not found:
+            continue
+        answer = exact(found[-1].parent)
+        value, optimum = answer["policies"][-1]["value"], answer["optimum"]
+        arms = [row.get("canary", {}).get(arm) or {} for arm in ("candidate", "control")]
+        counts = [f"{arm.get('outcomes', 0)}/{arm['conversations']}" if arm else "" for arm in arms]
+        promoted = {True: "yes", False: "no"}.get(row.get("promoted"), "")
+        line = f"{row['iteration']:6}  {promoted:>8}  {counts[0]:>21}  {counts[1]:>12}"
+        print(f"{line}  {value:11.4f}  {value / optimum:10.1%}")
+    print(f"optimum {optimum:.4f}")
+
+
+def exact(policy: Path) -> dict[str, Any]:
+    """The policy against the exact solution."""
+    command = [_BIN / "ippo", "exact", "--env", "sr-funnel", "--json", "--policy", policy]
+    answer: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+    return answer
+
+
+def _shop() -> list[str]:
+    return [sys.executable, str(SHOP / "shop.py")]
+
+
+if __name__ == "__main__":
+    main()
