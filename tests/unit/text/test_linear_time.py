@@ -31,6 +31,7 @@ from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.environments.checked import is_unicode, short
 from ippo_trainer.environments.funnel.text import parse_customer, parse_intent
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.live.redaction import PATTERNS
 from ippo_trainer.logs.secrets import Redactor
 from ippo_trainer.report import words
 from ippo_trainer.report.svg import shorten
@@ -67,6 +68,10 @@ NASTY = {
     "accents": "\u0301",
     "emoji": "👋🏽",
     "digits": "1",
+    "groups of digits": "1 ",
+    "phone numbers": "+1.(2",
+    "card numbers": "4111 1111 1111 1111 ",
+    "half an address": "a.b@",
 }
 
 MANIFEST = (
@@ -161,6 +166,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "svg.shorten": lambda text: shorten(text, 200),
     "remedies.with_remedy": with_remedy,
     "watch.joined": lambda text: joined([[text]]),
+    **{f"redaction, {name}": hook for name, hook in PATTERNS.items()},
     "load.load_run": lambda text: load_run(MANIFEST.format(json.dumps(text))),
 }
 
