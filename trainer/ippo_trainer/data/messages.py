@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.moments import seconds_of
 from ippo_trainer.data.context import check_tool_messages, context_of
 from ippo_trainer.data.reactions import REACTIONS, Reaction
 from ippo_trainer.data.schema import PEOPLE, State, Turn
@@ -30,8 +30,6 @@ EXPLORED = "explored"
 """Field of a message that says whether the suggestion was drawn to explore."""
 TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
-_MILLISECONDS = 1e11
-"""Numbers above it are no seconds of this millennium."""
 
 
 def read_state(messages: Mapping[int, Any]) -> State:
@@ -159,19 +157,7 @@ def time_of(value: Mapping[str, Any]) -> float | None:
     None where there is none, or where it cannot be read: other tools have fields of these names, too.
     """
     time = next((value[name] for name in TIMES if value.get(name) is not None), None)
-    if isinstance(time, str):
-        try:
-            time = datetime.fromisoformat(time.strip())
-        except ValueError:
-            return None
-    if isinstance(time, datetime):
-        try:
-            return (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
-        except OverflowError:
-            return None
-    if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < _MILLISECONDS * 1000:
-        return None
-    return float(time) / 1000 if time > _MILLISECONDS else float(time)
+    return seconds_of(time)
 
 
 def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None, Reaction]:

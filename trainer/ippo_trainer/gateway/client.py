@@ -141,9 +141,12 @@ class GatewayClient:
         """
         body = _chat_body(messages, whose, options)
         answer = await self._send("POST", "/v1/chat/completions", body)
-        choice = answer["choices"][0]
-        text = None if choice.get("abstained") else choice["message"]["content"]
-        return _suggestion(answer, text, choice["finish_reason"])
+        try:
+            choice = answer["choices"][0]
+            text = None if choice.get("abstained") else choice["message"]["content"]
+            return _suggestion(answer, text, choice["finish_reason"])
+        except (KeyError, IndexError, TypeError) as error:
+            raise _strange(200) from error
 
     async def stream(
         self, messages: Sequence[Mapping[str, Any]], whose: Whose = Whose(), options: Mapping[str, Any] | None = None
@@ -205,6 +208,8 @@ class GatewayClient:
     async def _report(self, path: str, body: dict[str, Any], at: float | None, key: str) -> str:
         said = {name: value for name, value in (body | {"time": at}).items() if value is not None}
         answer = await self._send("POST", path, said, {"Idempotency-Key": key or uuid.uuid4().hex})
+        if "event_id" not in answer:
+            raise _strange(200)
         return str(answer["event_id"])
 
     async def _send(
@@ -215,9 +220,12 @@ class GatewayClient:
         async def attempt() -> dict[str, Any]:
             async with await self._begin(method, path, body, headers) as response:
                 try:
-                    return dict(await response.json())
+                    value = await response.json()
                 except _BROKEN as error:
                     raise _LaterError(_no_answer(error)) from error
+                except (aiohttp.ContentTypeError, ValueError) as error:
+                    raise _strange(response.status) from error
+            return value if isinstance(value, dict) else {}
 
         return await self._tried(attempt)
 
@@ -302,6 +310,10 @@ async def _message(response: aiohttp.ClientResponse) -> str:
         return str((await response.json())["error"]["message"])
     except (aiohttp.ClientError, ValueError, KeyError, TypeError):
         return response.reason or "no reason"
+
+
+def _strange(status: int) -> GatewayError:
+    return GatewayError(status, "what answers is no gateway; check the URL")
 
 
 def _no_answer(error: BaseException) -> GatewayError:

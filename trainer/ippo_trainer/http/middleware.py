@@ -8,6 +8,8 @@ from aiohttp.typedefs import Middleware
 
 from ippo_trainer.http.errors import RequestError
 
+_LATER = {"Retry-After": "1"}
+_HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: _LATER, 503: _LATER}
 _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -35,8 +37,7 @@ def failures(max_body: int) -> Middleware:
 
 def refusal(request: web.Request, failure: RequestError) -> web.Response:
     """The answer to a request that is not carried out."""
-    headers = {"Retry-After": "1"} if failure.status in (429, 503) else {}
-    response = web.json_response(failure.body(), status=failure.status, headers=headers)
+    response = web.json_response(failure.body(), status=failure.status, headers=_HEADERS.get(failure.status))
     if request.content.exception() is not None:
         # The end of a broken body is not known, so nothing more can be read here; aiohttp would log that as a bug.
         response.force_close()

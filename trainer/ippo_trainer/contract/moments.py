@@ -1,0 +1,27 @@
+"""Moments as others write them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+_MILLISECONDS = 1e11
+"""Numbers above it are no seconds of this millennium."""
+
+
+def seconds_of(value: Any) -> float | None:
+    """Seconds since 1970 UTC: of a number of seconds or milliseconds, or of ISO 8601, in UTC where it has no zone.
+
+    None for whatever else.
+    """
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            return None
+    if isinstance(value, datetime):
+        try:
+            return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()
+        except OverflowError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MILLISECONDS * 1000:
+        return None
+    return float(value) / 1000 if value > _MILLISECONDS else float(value)
