@@ -21,7 +21,7 @@ from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
-from ippo_trainer.stages import history
+from ippo_trainer.stages import tally
 from ippo_trainer.stages.logged import read_logged
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store import open_store
@@ -133,7 +133,7 @@ def test_a_log_of_one_class_is_told(small_world: Any) -> None:
 def test_killed_it_goes_on_and_ends_with_the_same_bytes(
     small_world: Any, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "PIECE_TURNS", 20)
+    monkeypatch.setattr(tally, "PIECE_TURNS", 20)
     log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(40))
     spec = spec_of(small_world, log)
     small_world.kill_at_put(spec, number)
@@ -308,7 +308,7 @@ def test_a_folder_that_grew_while_an_import_waited_is_read_anew(
     small_world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was imported before is no longer the beginning of what there is."""
-    monkeypatch.setattr(history, "PIECE_TURNS", 3)
+    monkeypatch.setattr(tally, "PIECE_TURNS", 3)
     folder = write_segments(small_world.folder / "served", [served(f"r{n}", n) for n in range(12)])
     section = params.LogHistory(conversations=f"file://{folder}")
     policy = small_world.put_policy(1)

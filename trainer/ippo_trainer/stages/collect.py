@@ -1,5 +1,5 @@
 """Stage `collect`: the current policy talks to simulated customers, and every turn is logged. Or a log is there already
-(`history`).
+(`history`), or gateways wrote one (`live`).
 
 Shard i of n holds a contiguous part of the conversations, in batches that do not depend on one another, and publishes
 it (kind `turns-shard`) with a note (`turns.json`) of what it holds. A shard that finds the notes of all shards joins
@@ -42,7 +42,7 @@ from ippo_trainer.environments.scoring import UNPARSED
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import check_context, load_policy, load_tokenizer
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.stages import history, samplers
+from ippo_trainer.stages import history, live, samplers
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.keeping import Keeper, read_unfinished, write_unfinished
 from ippo_trainer.stages.runtime import StageContext
@@ -106,6 +106,8 @@ def run(ctx: StageContext) -> StageResult:
     """
     if ctx.spec.history is not None:
         return history.run(ctx, ctx.spec.history)
+    if ctx.spec.logged is not None:
+        return live.run(ctx, ctx.spec.logged)
     settings = ctx.spec.collect
     if settings is None or ctx.spec.environment is None:
         missing = COLLECT if settings is None else "environment"

@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,36 +11,28 @@ from ippo_trainer.contract.digests import canonical_json, file_sha256
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.params import LogHistory, seconds_of
 from ippo_trainer.contract.spec import StageResult, StoreLocation
-from ippo_trainer.data.counts import count, shares
+from ippo_trainer.data.counts import shares
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.outcomes import Outcomes, joined
-from ippo_trainer.data.own import writer_of
 from ippo_trainer.data.reaction_file import Reactions
-from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.server_log import is_segment, segments_in, write_served
-from ippo_trainer.data.turns import characters, write_turns
+from ippo_trainer.data.turns import write_turns
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
+from ippo_trainer.stages.tally import Tally, pieces
 from ippo_trainer.store.uri import fetch_directory, fetch_file, is_directory
 
 KIND = "data"
 _STATE = "history.json"
-PIECE_TURNS = 100_000
-PIECE_CHARACTERS = 32 << 20
-"""Of one file, about: what is in memory at once."""
-_MANY_WRITERS, _MANY_GROUPS = 16, 64
 
 
 @dataclass
 class _Progress:
-    """What an import has done: the files in `directory`, and sums over them."""
+    """What an import has done: the files in `directory`, and their tally."""
 
     directory: Path
     files: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    writers: Counter[str] = field(default_factory=Counter)
-    groups: dict[str, list[int]] = field(default_factory=dict)
-    """By the log's `group`: conversations, finished ones, outcomes."""
+    tally: Tally = field(default_factory=Tally)
     reader: dict[str, Any] | None = None
     """Where the reader of the log stood after the last of the files."""
     matches: int = 0
@@ -126,8 +117,8 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
         reader.omissions.update(source.left_out)
     _import(ctx, state, reader, outcomes)
     _tell(ctx, state, reader, outcomes)
-    counts = dict(state.counts)
-    published = ctx.publish(ctx.folder, state.directory, KIND, _metadata(state))
+    counts = state.tally.counts
+    published = ctx.publish(ctx.folder, state.directory, KIND, state.tally.metadata())
     finished = counts["conversations"] - counts["censored"]
     message = (
         f"{counts['conversations']} conversations of {log.name}, {counts['outcomes']} of {finished} with the outcome."
@@ -142,13 +133,13 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
         ctx.progress(reader.size, f"reading {reader.path.name}", "bytes", initial=reader.bytes) as shown,
         keeper.holding(),
     ):
-        for piece in _pieces(joined(reader, outcomes)):
+        for piece in pieces(joined(reader, outcomes)):
             with ctx.stop.deferred():
                 write_turns(state.directory / f"turns-00000-{state.files:05d}.parquet", piece)
                 state.files += 1
-                _count(state, piece)
+                state.tally.add(piece)
                 state.reader, state.matches = reader.position(), outcomes.matches if outcomes is not None else 0
-            shown.update(reader.bytes - shown.count, conversations=state.counts["conversations"])
+            shown.update(reader.bytes - shown.count, conversations=state.tally.counts["conversations"])
             if not reader.problems.total:  # else nothing of it will ever be published
                 keeper.note(None)
         shown.update(reader.size - shown.count)
@@ -160,48 +151,9 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
         )
 
 
-def _pieces(conversations: Iterator[Conversation]) -> Iterator[list[Conversation]]:
-    piece: list[Conversation] = []
-    turns = size = 0
-    for conversation in conversations:
-        piece.append(conversation)
-        turns += len(conversation.turns)
-        size += characters(conversation)
-        if turns >= PIECE_TURNS or size >= PIECE_CHARACTERS:
-            yield piece
-            piece, turns, size = [], 0, 0
-    if piece:
-        yield piece
-
-
-def _count(state: _Progress, piece: list[Conversation]) -> None:
-    state.counts.update(count(piece))
-    _count_groups(state, piece)
-    turns = (turn for conversation in piece for turn in conversation.turns)
-    for name, number in Counter(map(writer_of, turns)).items():
-        if name in state.writers or len(state.writers) < _MANY_WRITERS:
-            state.writers[name] += number
-        else:
-            state.writers["others"] += number
-
-
-def _count_groups(state: _Progress, piece: list[Conversation]) -> None:
-    for each in piece:
-        if each.group:
-            counts_alone = each.group in state.groups or len(state.groups) < _MANY_GROUPS
-            row = state.groups.setdefault(each.group if counts_alone else "others", [0, 0, 0])
-            for index, counts in enumerate((True, not each.censored, each.outcome)):
-                row[index] += counts
-
-
-def _metadata(state: _Progress) -> dict[str, Any]:
-    groups = {"groups": state.groups} if state.groups else {}
-    return {"counts": dict(state.counts), "writers": dict(state.writers), **groups}
-
-
 def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
     """What a user ought to know of a log that can be read."""
-    counts = state.counts
+    counts = state.tally.counts
     finished = counts["conversations"] - counts["censored"]
     if counts["outcomes"] in {0, finished}:
         ctx.warn(
@@ -230,9 +182,8 @@ def _resume(ctx: StageContext, log: str) -> _Progress:
             state.directory.mkdir()
             return state
         state.files, state.reader, state.matches = step, content["reader"], content["matches"]
-        state.groups = content.get("groups", {})
-        state.counts, state.writers = Counter(content["counts"]), Counter(content["writers"])
-        ctx.log.info("resumed after %d conversations", state.counts["conversations"])
+        state.tally = Tally.of(content)
+        ctx.log.info("resumed after %d conversations", state.tally.counts["conversations"])
     return state
 
 
@@ -242,9 +193,7 @@ def _save(ctx: StageContext, state: _Progress) -> None:
         "reader": state.reader,
         "matches": state.matches,
         **({"log": state.log} if state.log else {}),
-        **({"groups": state.groups} if state.groups else {}),
-        "counts": dict(state.counts),
-        "writers": dict(state.writers),
+        **state.tally.metadata(),
     }
     file.write_bytes(canonical_json(content))
     ctx.save_checkpoint(state.directory, state.files)

@@ -279,7 +279,7 @@ def _run(
 
 def _check_shard(spec: StageSpec, index: int | None) -> int | None:
     """Only collect has shards, where it reads no log; its first is the default where it is the only one."""
-    if spec.stage != COLLECT or spec.history is not None:
+    if spec.stage != COLLECT or spec.history is not None or spec.logged is not None:
         if index is not None:
             raise BadSpecError(f"--shard-index {index}: {spec.stage} has no shards", "Leave it out.")
         return None

@@ -1,0 +1,70 @@
+"""What an import of conversations counts, and the pieces in which it writes them."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from ippo_trainer.data.counts import count
+from ippo_trainer.data.own import writer_of
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.data.turns import characters
+
+PIECE_TURNS = 100_000
+PIECE_CHARACTERS = 32 << 20
+"""Of one file, about: what is in memory at once."""
+_MANY_WRITERS, _MANY_GROUPS = 16, 64
+
+
+@dataclass
+class Tally:
+    """Sums over conversations."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    """Of `data.counts.count`."""
+    writers: Counter[str] = field(default_factory=Counter)
+    """Turns by who suggested."""
+    groups: dict[str, list[int]] = field(default_factory=dict)
+    """By a log's `group`: conversations, finished ones, outcomes."""
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Self:
+        """From `metadata`."""
+        return cls(Counter(content["counts"]), Counter(content["writers"]), content.get("groups", {}))
+
+    def metadata(self) -> dict[str, Any]:
+        """For an artifact."""
+        groups = {"groups": self.groups} if self.groups else {}
+        return {"counts": dict(self.counts), "writers": dict(self.writers), **groups}
+
+    def add(self, piece: list[Conversation]) -> None:
+        """Counts more conversations."""
+        self.counts.update(count(piece))
+        self._add_groups(piece)
+        turns = (turn for conversation in piece for turn in conversation.turns)
+        for name, number in Counter(map(writer_of, turns)).items():
+            counts_alone = name in self.writers or len(self.writers) < _MANY_WRITERS
+            self.writers[name if counts_alone else "others"] += number
+
+    def _add_groups(self, piece: list[Conversation]) -> None:
+        for each in piece:
+            if each.group:
+                counts_alone = each.group in self.groups or len(self.groups) < _MANY_GROUPS
+                row = self.groups.setdefault(each.group if counts_alone else "others", [0, 0, 0])
+                for index, counts in enumerate((True, not each.censored, each.outcome)):
+                    row[index] += counts
+
+
+def pieces(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    """The conversations in lists of bounded size."""
+    piece: list[Conversation] = []
+    turns = size = 0
+    for conversation in conversations:
+        piece.append(conversation)
+        turns += len(conversation.turns)
+        size += characters(conversation)
+        if turns >= PIECE_TURNS or size >= PIECE_CHARACTERS:
+            yield piece
+            piece, turns, size = [], 0, 0
+    if piece:
+        yield piece
