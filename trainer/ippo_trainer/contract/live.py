@@ -18,6 +18,17 @@ REPORT_PATH = "/v1/live"
 PERSONA_WORDS = "lower-case letters, digits and '-'"
 NO_PERSONA = ""
 """In records: the policy as it is."""
+REPORT_MOST = 1 << 16
+"""Bytes of a report, of which whoever asks reads no more."""
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999."""
+
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""At most what every JSON tool keeps exactly."""
+Moment = Annotated[float, Field(ge=0, le=_LAST_SECOND, allow_inf_nan=False)]
+"""Seconds since 1970 UTC."""
+Difference = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
+"""Of two rates."""
 
 
 class Persona(Model):
@@ -79,8 +90,8 @@ class CanaryRoute(Model):
 
     route: Route
     iteration: Annotated[int, Field(ge=1, le=9999)]
-    since: Annotated[float, Field(ge=0)]
-    """Seconds since 1970 UTC: conversations that began before do not count."""
+    since: Moment
+    """Conversations that began before do not count."""
     settings: Canary
 
 
@@ -107,29 +118,29 @@ class ArmReport(Model):
     """
 
     digest: Digest
-    began: Annotated[int, Field(ge=0)] = 0
+    began: Count = 0
     """Also of a test: all since it began."""
-    closed: Annotated[int, Field(ge=0)] = 0
+    closed: Count = 0
     """Those that are over: closed, idle, or with the outcome."""
-    known: Annotated[int, Field(ge=0)] = 0
+    known: Count = 0
     """Those of the closed whose outcome is known: it came, or its window is over."""
-    outcomes: Annotated[int, Field(ge=0)] = 0
-    accepted: Annotated[int, Field(ge=0)] = 0
+    outcomes: Count = 0
+    accepted: Count = 0
     """Known ones in which every suggestion was sent as it was."""
-    abstained: Annotated[int, Field(ge=0)] = 0
+    abstained: Count = 0
     """Known ones with an abstention."""
-    complaints: Annotated[int, Field(ge=0)] = 0
+    complaints: Count = 0
     """Known ones with a complaint."""
-    seconds: float | None = None
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """95th percentile of an answer; None where there was none."""
 
 
 class PersonaReport(Model):
     """What exploring costs."""
 
-    name: Line
-    known: int = 0
-    outcomes: int = 0
+    name: Annotated[Line, Field(max_length=63)]
+    known: Count = 0
+    outcomes: Count = 0
 
 
 class CanaryVerdict(Model):
@@ -142,10 +153,10 @@ class CanaryVerdict(Model):
     outcome: Outcome | None = None
     reason: Annotated[Line, Field(max_length=512)] = ""
     """In words, with figures."""
-    lift: float = 0.0
+    lift: Difference = 0.0
     """Outcomes per conversation, candidate less active."""
-    low: float = -1.0
-    high: float = 1.0
+    low: Difference = -1.0
+    high: Difference = 1.0
     """Bounds of the lift that hold at every look."""
 
 
@@ -153,16 +164,16 @@ class LiveReport(Model):
     """What is known of live conversations, of all replicas, as far as it is in the store."""
 
     schema_version: Literal[1] = 1
-    time: float
-    """Seconds since 1970 UTC when it was counted."""
+    time: Moment
+    """When it was counted."""
     active: ArmReport
     """All conversations of the active policy, personas' left out."""
-    usable: Annotated[int, Field(ge=0)] = 0
+    usable: Count = 0
     """Known conversations that the active policy began, personas' too: what collect can learn from."""
-    usable_outcomes: Annotated[int, Field(ge=0)] = 0
+    usable_outcomes: Count = 0
     control: ArmReport | None = None
     """The active policy's side of the canary."""
     candidate: ArmReport | None = None
     """The candidate's."""
     verdict: CanaryVerdict | None = None
-    personas: tuple[PersonaReport, ...] = ()
+    personas: Annotated[tuple[PersonaReport, ...], Field(max_length=16)] = ()
