@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import pytest
-from ippo_operator.api.run_sections import Serve
 from ippo_operator.cluster.client import Client
 from ippo_operator.cluster.mending import Repair, mend, repair
 from ippo_operator.cluster.resources import resource_of
@@ -242,7 +241,7 @@ class Kept:
     def due(self, kind: str) -> Repair | None:
         wanted, found = copy.deepcopy(self.wanted[kind]), self.found(kind)
         if kind == "Deployment":
-            leave_replicas(wanted, Serve(), found)
+            leave_replicas(wanted, found)
         return repair(wanted, found)
 
     def wrong(self, kind: str) -> bool:
