@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Any
+from urllib.parse import unquote
 
 from ippo_operator.cluster.errors import TooLargeError, UnavailableError
 from ippo_operator.cluster.transport import OBJECT_MOST, ListReader, Request, Response
@@ -27,6 +28,7 @@ _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/(?P<version>[^/]+)(?:/namespaces/(?P<namespace>[^/]+))?"
     r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?"
 )
+_PROXY = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/services/(?P<service>[^/]+)/proxy(?P<path>/.*)")
 WITH_STATUS = {"iterativepporuns", "jobs", "pods", "deployments"}
 
 
@@ -53,6 +55,8 @@ class FakeApi:
     """ADDED, MODIFIED or DELETED, as a watch would tell."""
     created: list[Key] = field(default_factory=list)
     """Every object ever created through `send`, also those deleted since."""
+    behind: Callable[[str, str], bytes | None] = lambda _service, _path: None
+    """What pods answer behind the proxy of a Service, `namespace/name:port`; None: there are none."""
     now: str = "2026-01-31T12:00:00Z"
     clock: Callable[[], datetime] | None = None
     """What it dates its answers and new objects by, if it does."""
@@ -80,6 +84,9 @@ class FakeApi:
             self.now = self.clock().strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def _serve(self, request: Request) -> Response:
+        proxied = _PROXY.fullmatch(request.path)
+        if proxied is not None:
+            return self._proxied(f"{proxied['namespace']}/{unquote(proxied['service'])}", proxied["path"])
         match = _PATH.fullmatch(request.path)
         assert match is not None, request.path
         plural, namespace, name, sub = match["plural"], match["namespace"], match["name"], match["sub"]
@@ -98,6 +105,13 @@ class FakeApi:
             return Response(200, {}, copied(changed))
         except _Refused as refused:
             return refused.response
+
+    def _proxied(self, service: str, path: str) -> Response:
+        body = self.behind(service, path)
+        if body is not None:
+            return Response(200, {}, body)
+        refused = answer(503, "ServiceUnavailable", f'no endpoints available for service "{service}"')
+        return replace(refused, body=json.dumps(refused.body).encode())
 
     # Reads
 
@@ -251,7 +265,7 @@ def narrowed(request: Request, response: Response) -> Response:
     if request.writes and "PartialObjectMetadata;" in request.accept and "metadata" in (response.body or {}):
         kind = {"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"}
         return replace(response, body=kind | {"metadata": response.body["metadata"]})
-    if response.status != 200 or not isinstance(response.body, dict):
+    if response.status != 200 or request.foreign or not isinstance(response.body, dict):
         return response
     if request.keep is None:
         if request.most < OBJECT_MOST and len(json.dumps(response.body)) > request.most:

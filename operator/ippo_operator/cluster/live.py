@@ -5,6 +5,7 @@ they differ, and what the gateway reports, asked for only when the planner needs
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from typing import Self
 
 from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_trainer.contract.live import LiveReport
@@ -13,13 +14,13 @@ from ippo_trainer.contract.stages import IMPROVE
 
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import IterationStatus, RunStatus, Waiting
+from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.live_report import NoReportError, read_report
 from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
 from ippo_operator.cluster.observe import server_state
 from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Resource
-from ippo_operator.cluster.servers import leave_replicas, own, remove
+from ippo_operator.cluster.servers import Serving, leave_replicas, own, remove
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.gateway import (
     GatewayContext,
@@ -29,11 +30,12 @@ from ippo_operator.manifests.gateway import (
     gateway_service,
 )
 from ippo_operator.manifests.serving import NoServerImageError, ServingContext, serving_deployment, serving_service
+from ippo_operator.plan import canary, live
 from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
 from ippo_operator.plan.types import LiveIntent, ObservedLive, ObservedServing
 
 DRAIN = 120.0
-"""Seconds until every gateway has read that it asks a candidate no more: kubelets renew files once in a minute or so."""
+"""Seconds until every gateway has read that it asks a candidate no more: kubelets renew files about once a minute."""
 LOOK_AGAIN = 300.0
 """Seconds: no event tells that a ConfigMap was changed or that a name is free again."""
 _STARTING = timedelta(seconds=120)
@@ -47,12 +49,20 @@ class LiveObjects:
     """What there is of a run's gateway and of a candidate's servers."""
 
     observed: ObservedLive
+    """What the API server refused is refused until it is taken; saying so again would be a write."""
+    otherwise: ObservedLive
+    """The same, if the API server takes everything now."""
     own: Mapping[Child, Manifest] = field(default_factory=dict)
     """The run's own."""
     foreign: frozenset[Child] = frozenset()
     """Of others under these names."""
     servers: ServingContext | None = None
     """Of the promoted policy, of a run with a gateway."""
+
+    @property
+    def look_again(self) -> float | None:
+        """Seconds after which to look again because no event would tell."""
+        return LOOK_AGAIN if self.own or self.foreign else None
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,12 @@ class Live:
     client: Client
     run: IterativePPORun
     servers: ServingContext | None
+
+    @classmethod
+    def beside(cls, serving: Serving) -> Self:
+        """That of the same run."""
+        live = serving.run.spec.collect.logged is not None
+        return cls(serving.client, serving.run, serving.context if live else None)
 
     @property
     def _gateway(self) -> str:
@@ -94,12 +110,15 @@ class Live:
                 mine[resource.kind, name] = found
             if conflict is not None:
                 conflicts[resource.kind, name] = conflict
-        objects = LiveObjects(ObservedLive(), mine, frozenset(conflicts), self.servers)
+        nothing = ObservedLive()
+        objects = LiveObjects(nothing, nothing, mine, frozenset(conflicts), self.servers)
         if self.servers is None:
             return objects
         observed = await self._observed(status, objects)
-        blocked = next(iter(conflicts.values()), None)
-        return replace(objects, observed=replace(observed, trouble=blocked or observed.trouble))
+        observed = replace(observed, trouble=next(iter(conflicts.values()), observed.trouble))
+        before = status.live.trouble if status.live is not None else None
+        refused = before if before is not None and before.reason == Reason.CHILD_REFUSED else None
+        return replace(objects, observed=replace(observed, trouble=refused or observed.trouble), otherwise=observed)
 
     def _children(self) -> Iterator[tuple[Resource, str]]:
         yield CONFIG_MAPS, self._gateway
@@ -110,11 +129,11 @@ class Live:
     # How they are doing
 
     async def _observed(self, status: RunStatus, objects: LiveObjects) -> ObservedLive:
-        observed, tested = ObservedLive(), canary_of(status)
+        observed, tested = ObservedLive(), canary.under_test(self.run.spec, status)
         candidate = tested.artifact(IMPROVE) if tested is not None else None
         if candidate is not None:
             observed = await self._observed_candidate(candidate.digest, objects)
-        if not needs_report(status):
+        if candidate is None and not live.waits(self.run.spec, status):
             return observed
         report, trouble = await self._report(objects)
         return replace(observed, report=report, trouble=trouble or observed.trouble)
@@ -220,19 +239,6 @@ class Live:
         routes = objects.own.get((CONFIG_MAPS.kind, self._gateway))
         written = server_state.applied_at(routes["metadata"]) if routes is not None and not news else None
         return DRAIN if written is None else DRAIN - (self.client.clock() - written).total_seconds()
-
-
-def canary_of(status: RunStatus) -> IterationStatus | None:
-    """The iteration whose candidate has servers of its own now."""
-    last = status.iterations[-1] if status.iterations else None
-    return last if last is not None and last.canary is not None and last.canary.finished_at is None else None
-
-
-def needs_report(status: RunStatus) -> bool:
-    """Whether anything waits for conversations."""
-    tested = canary_of(status)
-    counts = tested is not None and tested.canary is not None and tested.canary.started_at is not None
-    return counts or (status.live is not None and status.live.until is None)
 
 
 def _desired(servers: ServingContext, intent: LiveIntent) -> Iterator[Manifest]:

@@ -33,6 +33,6 @@ async def read_report(client: Client, namespace: str, gateway: str) -> LiveRepor
     except ValidationError as error:
         field = one_line(".".join(str(part) for part in error.errors()[0]["loc"]), _FIELD) or "JSON"
         raise NoReportError(
-            f"what gateway {gateway} answers is no report ({field}); its image, spec.pods.common.image, and the operator "
-            "have to be of the same release"
+            f"what gateway {gateway} answers is no report ({field}); its image, spec.pods.common.image, has to be of "
+            "the operator's release"
         ) from None

@@ -82,6 +82,12 @@ class Serving:
         return str(self.run.metadata.namespace), self.run.metadata.name
 
     @property
+    def context(self) -> ServingContext | None:
+        """What the servers are made from; None for a run that does not serve."""
+        serve = self.run.spec.serve
+        return ServingContext(self.run, serve, self.store, self.platform) if serve is not None else None
+
+    @property
     def _status(self) -> ServingStatus | None:
         return self.run.status.serving if self.run.status is not None else None
 
@@ -91,15 +97,14 @@ class Serving:
         Raises:
             ApiError: the API server refused, or could not be reached.
         """
-        serve = self.run.spec.serve
-        if serve is None and self._status is None:
+        context = self.context
+        if context is None and self._status is None:
             return None
         deployment, blocked_deployment = own(self.run, await self.client.get(DEPLOYMENTS, *self.key))
         service, blocked_service = own(self.run, await self.client.get(SERVICES, *self.key))
         exists = deployment is not None or service is not None
-        if serve is None:
+        if context is None:
             return Servers(ObservedServing(NO_DIGEST, exists=exists), deployment, service)
-        context = ServingContext(self.run, serve, self.store, self.platform)
         settings, blocked = _settings(context)
         blocked = blocked_deployment or blocked_service or blocked
         servers = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service, context=context)

@@ -1,6 +1,6 @@
 """The crash matrix on the paths that an easy run does not take: retries, disruptions, a suspension, a human's answer,
-a raised limit, cleanup, roll-outs and their undoing. Wherever the operator dies, a new one brings the world to the same
-end.
+a raised limit, cleanup, roll-outs and their undoing, live customers and A/B tests. Wherever the operator dies, a new one
+brings the world to the same end.
 """
 
 import dataclasses
@@ -10,21 +10,24 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from ippo_operator.plan.live import POLL
 from ippo_trainer.contract.digests import digest_of
-from ippo_trainer.contract.spec import StageResult, StageSpec
+from ippo_trainer.contract.spec import Outcome, StageResult, StageSpec
 
-from tests.kit.fake_api import FakeApi, Object, copied
+from tests.kit.fake_api import FakeApi, Key, Object, copied
 from tests.kit.planner_world import START, good_result
 from tests.kit.toy_cluster import (
     ToyController,
     ToyOperator,
     attempts,
     condition,
+    deployment_status,
     newest,
     run_manifest,
     status_of,
     the_run,
 )
+from tests.kit.toy_gateway import LIVE, ToyGateway
 
 Deed = Callable[["World"], bool]
 """What people and nodes do to the run, once the operator has nothing more to do; whether anything was done."""
@@ -44,11 +47,27 @@ class World:
     run: Object = field(default_factory=run_manifest)
     now: datetime = START
     serves: Callable[[Object], bool] = always
+    talks: bool = False
+    """Whether there are customers, whom gateways serve."""
 
     def __post_init__(self) -> None:
         self.api = FakeApi()
         self.api.put("iterativepporuns", self.run)
         self.controller = ToyController(self.api, self.ending, serves=self.serves)
+        self._open()
+
+    def _open(self) -> None:
+        if self.talks:
+            self.gateway = ToyGateway(self.api, outcome=None)
+
+    def go_on_from(self, objects: dict[Key, Object], created: list[Key], ran: list[str]) -> "World":
+        """Another world of the same people, with an API server in this state."""
+        other = dataclasses.replace(self)
+        other.api = FakeApi(objects, created=created)
+        other.api.skip_versions(newest(self.api))
+        other.controller = ToyController(other.api, self.ending, ran, self.serves)
+        other._open()
+        return other
 
     def live(self) -> None:
         """One operator, until nothing more happens."""
@@ -59,7 +78,7 @@ class World:
                 outcome = operator.settle()
                 if any(deed(self) for deed in self.deeds) or self.controller.step():
                     continue
-                if outcome.requeue_after is None:
+                if outcome.requeue_after is None or (self.talks and outcome.requeue_after > POLL * 10):
                     return
                 operator.now = operator.now.fromtimestamp(
                     operator.now.timestamp() + outcome.requeue_after, START.tzinfo
@@ -81,14 +100,17 @@ class World:
         left += [digest_of(item["spec"]) for item in self.api.all("deployments")]
         status = status_of(self.api)
         # A roll-out's deadline is measured by the process: a new one begins it anew, so later things come later.
-        status = status if self.serves is always else timeless(status)
+        status = status if self.serves is always and not self.talks else timeless(status)
         return status, attempts(self.api), self.controller.ran, sorted(left)
 
 
+TIMES = {"lastTransitionTime", "time", "askedAt", "countedAt", "startedAt", "finishedAt"}
+
+
 def timeless(value: Any) -> Any:
-    """The status without its times."""
+    """The status without its times, of all but stages."""
     if isinstance(value, dict):
-        return {key: timeless(part) for key, part in value.items() if key not in {"lastTransitionTime", "time"}}
+        return {key: timeless(part) for key, part in value.items() if key not in TIMES}
     return [timeless(part) for part in value] if isinstance(value, list) else value
 
 
@@ -165,6 +187,48 @@ def not_served_any_more(world: World) -> bool:
     return done and world.edit(serve=None)
 
 
+def in_test(world: World) -> bool:
+    """Whether gateways know of a candidate."""
+    return condition(world.api, "Promoted")["reason"] == "CanaryRunning" and world.gateway.routes().canary is not None
+
+
+def outcomes_say(outcome: Outcome) -> Deed:
+    """The test comes to its end, once what it makes of the world is there."""
+
+    def deed(world: World) -> bool:
+        news = in_test(world) and world.gateway.outcome is None
+        world.gateway.outcome = outcome if in_test(world) else world.gateway.outcome
+        return news
+
+    return deed
+
+
+def approved_in_test(world: World) -> bool:
+    return in_test(world) and world.edit(promotion={"approve": status_of(world.api)["iteration"]})
+
+
+def settings_changed_in_test(world: World) -> bool:
+    return in_test(world) and world.edit(gateway={"replicas": 2, "personas": [{"name": "brief", "share": "0.1"}]})
+
+
+def never_a_candidate(template: Object) -> bool:
+    return str(template["metadata"]["labels"]["app.kubernetes.io/component"]) != "candidate"
+
+
+def given_up(world: World) -> bool:
+    """The Deployment controller gives a candidate's servers up."""
+    servers = world.api.objects.get(("deployments", "team", "small-candidate"))
+    if servers is None or servers.get("status", {}).get("conditions", [{}])[0].get("status") != "True":
+        return False
+    status = deployment_status(servers["metadata"]["generation"], 1, 1, 0, exceeded=world.operator.now.isoformat())
+    world.api.edit("deployments", "team", "small-candidate", status=status)
+    return True
+
+
+def live(*deeds: Deed, serves: Callable[[Object], bool] = always) -> World:
+    return World(deeds, run=run_manifest(iterations={"max": 2}, **LIVE), serves=serves, talks=True)
+
+
 SCENARIOS: dict[str, Callable[[], World]] = {
     "retries of every kind": lambda: World((), failing),
     "the budget runs out": lambda: World((), hopeless),
@@ -179,6 +243,10 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "rolled back": lambda: World((), run=run_manifest(**SERVE), serves=only_the_first),
     "rolled back and mended": lambda: World((mended,), run=run_manifest(**SERVE), serves=with_the_new_image),
     "served for a while": lambda: World((not_served_any_more,), run=run_manifest(**SERVE)),
+    "a candidate that customers like": lambda: live(outcomes_say("Promote")),
+    "a candidate that they do not like": lambda: live(outcomes_say("Reject")),
+    "approved in mid-test": lambda: live(settings_changed_in_test, approved_in_test),
+    "a candidate that never starts": lambda: live(given_up, serves=never_a_candidate),
     "all at once": lambda: World(
         (suspended_once, a_pod_is_lost, answered("approve"), raised),
         failing,
@@ -200,11 +268,8 @@ def states(make: Callable[[], World]) -> tuple[World, list[World]]:
         at = (newest(world.api), len(world.controller.ran), now)
         if at not in kept:
             objects, created, ran = copied((world.api.objects, world.api.created, world.controller.ran))
-            other = dataclasses.replace(world, now=now)
-            other.api = FakeApi(objects, created=created)
-            other.api.skip_versions(newest(world.api))
-            other.controller = ToyController(other.api, world.ending, ran, world.serves)
-            kept[at] = other
+            kept[at] = world.go_on_from(objects, created, ran)
+            kept[at].now = now
 
     world.api.before = lambda _number, _request: keep()
     world.api.after = lambda _number, _request, _response: keep()
@@ -252,5 +317,9 @@ def test_the_scenarios_go_where_they_say() -> None:
         "rolled back": ("Completed", 5),
         "rolled back and mended": ("Completed", 5),
         "served for a while": ("Completed", 5),
+        "a candidate that customers like": ("Completed", 9),
+        "a candidate that they do not like": ("Completed", 9),
+        "approved in mid-test": ("Completed", 9),
+        "a candidate that never starts": ("Completed", 9),
         "all at once": ("Completed", 18),
     }
