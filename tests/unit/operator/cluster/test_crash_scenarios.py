@@ -1,6 +1,6 @@
 """The crash matrix on the paths that an easy run does not take: retries, disruptions, a suspension, a human's answer,
-a raised limit, cleanup, roll-outs and their undoing, live customers and A/B tests. Wherever the operator dies, a new one
-brings the world to the same end.
+a raised limit, cleanup, roll-outs and their undoing, live customers and A/B tests. Wherever the operator dies, a new
+one brings the world to the same end.
 """
 
 import dataclasses
