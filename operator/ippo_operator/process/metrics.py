@@ -256,9 +256,7 @@ class CountingTransport:
         self._metrics = metrics
 
     async def send(self, request: Request, timeout: float) -> Response:
-        """See Transport. What pods answer is no word of the API server, and of any number of codes."""
-        if request.foreign:
-            return await self._transport.send(request, timeout)
+        """See Transport."""
         code, began = "0", time.perf_counter()
         try:
             response = await self._transport.send(request, timeout)

@@ -15,7 +15,7 @@ from ippo_operator.local.child import Program
 from ippo_operator.local.files import write_atomically, write_json
 from ippo_operator.local.live import loopback
 from ippo_operator.local.live.kept import KeptProcess
-from ippo_operator.local.live.servers import Place, flags
+from ippo_operator.local.live.servers import GRACE, LINGER, Place, flags
 from ippo_operator.manifests.routes import routes_text
 
 _PATIENCE = 5.0
@@ -71,8 +71,8 @@ class LocalGateway:
 
     @property
     def trouble(self) -> str:
-        """Why it does not run; empty while it does."""
-        return self._kept.last_words() if self._kept.process is None and self._kept.failures else ""
+        """How it ended last, if it did soon after its start."""
+        return self._kept.last_words() if self._kept.failures else ""
 
     def keep(self, routes: Routes) -> None:
         """Tells it the routes, and starts it if it does not run."""
@@ -115,6 +115,8 @@ class LocalGateway:
             "keys": self._place.keys,
             "max-waiting": settings.max_waiting,
             "journal-bytes": settings.journal_bytes,
+            "linger-seconds": LINGER,
+            "grace-seconds": GRACE,
         }
         repeated = [f"--redact={redaction}" for redaction in settings.redact or ()]
         repeated += [f"--allow-origin={origin}" for origin in settings.allowed_origins or ()]

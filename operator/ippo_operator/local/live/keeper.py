@@ -18,6 +18,9 @@ from ippo_operator.plan.types import LiveIntent, ObservedLive
 _ROUTED_SECONDS = 5.0
 """That the gateway has to read other routes before a server that they name no more ends."""
 
+_PATIENCE = 60.0
+"""Seconds for which a gateway that runs may give no report."""
+
 
 class LiveProcesses:
     """The gateway and the policy servers of a run.
@@ -35,6 +38,8 @@ class LiveProcesses:
         self._intent: LiveIntent | None = None
         self._active: DeployedPolicy | None = None
         """The policy that the gateway is told is active."""
+        self._answered = 0.0
+        """When the gateway did so last, or was started first."""
         self.observed = ObservedLive()
         """How things stood at the last look."""
 
@@ -69,7 +74,7 @@ class LiveProcesses:
             return
         if self._gateway is None:
             self.check_port()
-            self._gateway = LocalGateway(self._place, self._clock)
+            self._gateway, self._answered = LocalGateway(self._place, self._clock), self._clock()
         wanted = [intent.active, *([intent.canary.policy] if intent.canary is not None else [])]
         for policy in wanted:
             digest = policy.artifact.digest
@@ -118,9 +123,11 @@ class LiveProcesses:
         if intent is None or gateway is None:
             return ObservedLive()
         report, trouble = gateway.report(), None
-        if report is None:
-            why = gateway.trouble or self._servers[intent.active.artifact.digest].trouble
-            text = f"the gateway does not answer yet{why and f': {why}'}"
+        if report is not None:
+            self._answered = self._clock()
+        why = gateway.trouble or self._servers[intent.active.artifact.digest].trouble
+        if report is None and (why or self._clock() - self._answered > _PATIENCE):
+            text = f"the gateway does not answer{why and f': {why}'}"
             trouble = Waiting(reason=Reason.NOT_REACHED, message=text)
         if intent.canary is None:
             return ObservedLive(report, trouble)

@@ -18,7 +18,8 @@ from ippo_operator.local.live import loopback
 from ippo_operator.local.live.kept import KeptProcess
 from ippo_operator.local.processes import Launcher
 
-_GRACE, _LINGER = 50.0, 3.0
+GRACE, LINGER = 50.0, 0.5
+"""Seconds of an end. Requests that still come are few: routes change long before a server ends."""
 _HOPELESS = 5
 """Failures in a row after which servers are not expected to get ready."""
 
@@ -74,8 +75,8 @@ class PolicyServer:
 
     @property
     def trouble(self) -> str:
-        """Why it does not run; empty while it does."""
-        return self._kept.last_words() if self._kept.process is None and self._kept.failures else ""
+        """How it ended last, if it did soon after its start."""
+        return self._kept.last_words() if self._kept.failures else ""
 
     def keep(self) -> None:
         """Starts it, again if it ended."""
@@ -130,8 +131,8 @@ class PolicyServer:
             "name": self._place.run.metadata.name,
             "max-tokens": settings.max_tokens or spec.policy.max_new_tokens,
             "max-waiting": settings.max_waiting,
-            "linger-seconds": _LINGER,
-            "grace-seconds": _GRACE,
+            "linger-seconds": LINGER,
+            "grace-seconds": GRACE,
         }
 
 
