@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import TypeAlias
 
 from ippo_operator.api.resource import IterativePPORun
@@ -12,6 +13,7 @@ from ippo_operator.cluster.observe.owned_jobs import OwnedJob
 from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, SERVICES, Resource, resource_of
 from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
+from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
 from ippo_operator.plan.types import JobIntent
 
 Builder: TypeAlias = Callable[[IterativePPORun, JobIntent], Sequence[Manifest]]
@@ -106,7 +108,7 @@ def refusal(error: ApiError) -> bool:
 async def wind_down(client: Client, run_uid: str, namespace: str, name: str, jobs: Iterable[OwnedJob]) -> None:
     """Of a run that is being deleted while a finalizer of somebody else keeps it: what it started ends.
 
-    Deletes the Jobs that are not over, and the servers. What else the run owns goes with it.
+    Deletes the Jobs that are not over, the servers and the gateway. What else the run owns goes with it.
 
     Raises:
         ApiError: the API server refused, or could not be reached.
@@ -114,7 +116,8 @@ async def wind_down(client: Client, run_uid: str, namespace: str, name: str, job
     for job in jobs:
         if not job.over:
             await stop(client, namespace, job)
-    for resource in (DEPLOYMENTS, SERVICES):
-        child = await client.get(resource, namespace, name)
+    names = (name, *(companion_name(name, kind) for kind in (GATEWAY, CANDIDATE)))
+    for resource, one in product((DEPLOYMENTS, SERVICES), names):
+        child = await client.get(resource, namespace, one)
         if child is not None and "deletionTimestamp" not in child["metadata"] and job_state.is_ours(child, run_uid):
             await _delete_if_same(client, resource, namespace, child)

@@ -1,20 +1,26 @@
 """A small client of the Kubernetes API on plain JSON: bounded retries, errors by name, a fence before every write."""
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+from ippo_trainer.contract.lines import one_line
+
 from ippo_operator.cluster.clock import ServerClock
-from ippo_operator.cluster.errors import NotFoundError, UnavailableError, from_response
-from ippo_operator.cluster.resources import Resource
+from ippo_operator.cluster.errors import ApiError, NotFoundError, UnavailableError, from_response
+from ippo_operator.cluster.resources import SERVICES, Resource
 from ippo_operator.cluster.transport import LIST_MOST, OBJECT_MOST, Keep, Request, Response, Transport
 
 Manifest: TypeAlias = dict[str, Any]
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 PAGE = 100
+_OK = 200
+_SAID = 256
+"""Bytes of what a pod says that are told."""
 SMALL = 1 << 17
 """Bytes of an object as almost all are; several of them at the same time do no harm."""
 
@@ -172,6 +178,28 @@ class Client:
         except NotFoundError:
             return
 
+    async def ask(self, service: str, namespace: str, path: str, most: int, timeout: float) -> bytes:
+        """What a pod behind a Service answers, through the API server's proxy; asked once.
+
+        Whose pod that is may answer anything, in the API server's name, too. So nothing is learnt from it but the body,
+        and what kind an error is tells nothing: all of them are ApiError.
+
+        Args:
+            service: `name:port`.
+            namespace: of the Service.
+            path: of the pod's URL.
+            most: bytes of the answer that are read.
+            timeout: of all of it, in seconds.
+
+        Raises:
+            ApiError: there is no answer of that size in that time, or it says no. The message is one line.
+        """
+        proxy = SERVICES.path(namespace, service, f"proxy{path}")
+        response = await self._transport.send(Request("GET", proxy, most=most, foreign=True), timeout)
+        if response.status != _OK:
+            raise ApiError(_refusal(response), response.status)
+        return bytes(response.body)
+
     async def _object(self, request: Request) -> Manifest:
         """The object, or the metadata, that is answered. A proxy between may answer anything, and say that all is well:
         what would come of that, such as a Job without an owner, is not to be believed."""
@@ -210,6 +238,16 @@ class Client:
         if 200 <= response.status < 300:
             return response
         raise from_response(response.status, response.headers, response.body)
+
+
+def _refusal(response: Response) -> str:
+    """Why a pod, or the API server in its place, says no."""
+    try:
+        said = json.loads(response.body)
+    except (ValueError, RecursionError):
+        said = None
+    message = said.get("message") if isinstance(said, dict) else None
+    return f"HTTP {response.status}" + (f": {one_line(message, _SAID)}" if isinstance(message, str) else "")
 
 
 def _all_of_it(item: Manifest) -> Manifest:

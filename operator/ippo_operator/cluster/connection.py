@@ -230,7 +230,7 @@ class KubernetesTransport:
             raise TooLargeError(f"{request.method} {request.path}: {error}") from None
         except _BROKEN as error:
             raise _unreachable(connection.login, error) from None
-        if response.status == _UNAUTHORIZED and await self._renewed(connection):
+        if response.status == _UNAUTHORIZED and not request.foreign and await self._renewed(connection):
             raise UnavailableError("the credentials were refused; there are new ones", _UNAUTHORIZED, retry_after=0.0)
         return response
 
@@ -263,7 +263,13 @@ class KubernetesTransport:
         url = URL(connection.login.server + request.target, encoded=True)
         body = None if request.body is None else json.dumps(request.body).encode()
         return connection.session.request(
-            request.method, url, headers=headers, data=body, timeout=limits, allow_redirects=False
+            request.method,
+            url,
+            headers=headers,
+            data=body,
+            timeout=limits,
+            allow_redirects=False,
+            auto_decompress=not request.foreign,  # a few bytes may be many
         )
 
 
@@ -317,6 +323,9 @@ def _reason(error: BaseException) -> str:
 async def _read(answer: aiohttp.ClientResponse, request: Request) -> Response:
     """Raises BodyTooLongError before it holds more than the request allows, ValueError for a list that is cut off."""
     success = 200 <= answer.status < 300
+    if request.foreign:
+        body = await _read_whole(answer, request.most)
+        return Response(answer.status, {}, body, len(body))
     if request.keep is None or not success:
         body = await _read_whole(answer, request.most if success else _REFUSAL)
         return Response(answer.status, answer.headers, _parsed(body), len(body))

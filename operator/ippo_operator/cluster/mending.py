@@ -11,8 +11,9 @@ from typing import Any
 from ippo_trainer.contract.digests import digest_of
 
 from ippo_operator.cluster import clock
+from ippo_operator.cluster.children import refusal
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import InvalidError
+from ippo_operator.cluster.errors import ApiError, InvalidError
 from ippo_operator.cluster.resources import resource_of
 from ippo_operator.manifests.additions import OVERWRITER, Addition, additions
 from ippo_operator.manifests.identity import MANAGER
@@ -70,7 +71,10 @@ async def mend(client: Client, due: Repair) -> None:
     except InvalidError:
         if due.current is None or not due.foreign:
             raise
-        await _overwrite(client, due.desired)
+        if "spec" in due.desired:
+            await _overwrite(client, due.desired)
+        else:
+            await _make_anew(client, due.desired, due.current)
 
 
 async def _field_by_field(client: Client, due: Repair) -> None:
@@ -109,6 +113,13 @@ async def _overwrite(client: Client, desired: Manifest) -> None:
     )
 
 
+async def _make_anew(client: Client, desired: Manifest, current: Manifest) -> None:
+    """A ConfigMap that somebody made immutable."""
+    metadata = current["metadata"]
+    await client.delete(resource_of(desired), metadata["namespace"], metadata["name"], metadata["uid"])
+    await _apply(client, desired, None)
+
+
 async def _apply(client: Client, desired: Manifest, current: Manifest | None) -> Manifest:
     metadata = desired["metadata"]
     # With the UID of the object that is meant: one that took its name is refused.
@@ -139,6 +150,48 @@ def _below(theirs: Any, ours: Any) -> Any:
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return theirs | {name: _below(theirs.get(name), value) for name, value in ours.items()}
     return theirs if ours is None else ours
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """What was put right.
+
+    Args:
+        messages: what others had changed, one line for each object.
+        wait: seconds until an object may be put right again that somebody changes again and again.
+    """
+
+    messages: tuple[str, ...] = ()
+    wait: float | None = None
+
+
+async def put_right(client: Client, repairs: Iterable[Repair], backoff: "RepairBackoff") -> Repairs:
+    """Puts right what is not as it should be; what is refused of one object does not hold up the others.
+
+    Raises:
+        ApiError: the API server refused, or could not be reached.
+        ConflictError: an object is another one by now.
+    """
+    messages, waits = [], []
+    refused: ApiError | None = None
+    for due in repairs:
+        wait = backoff.wait(due)
+        if wait:
+            waits.append(wait)
+            continue
+        try:
+            await mend(client, due)
+        except ApiError as error:
+            if not refusal(error):
+                raise
+            refused = refused or error
+            continue
+        backoff.note(due)
+        if due.foreign:
+            messages.append(str(due))
+    if refused is not None:
+        raise refused
+    return Repairs(tuple(messages), min(waits, default=None))
 
 
 class RepairBackoff:

@@ -7,7 +7,7 @@ anything builds on it. So whoever dies at any point leaves a status from which t
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -22,7 +22,8 @@ from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError, TooLargeError
 from ippo_operator.cluster.events import EventWriter
-from ippo_operator.cluster.mending import RepairBackoff
+from ippo_operator.cluster.live import Live, LiveObjects
+from ippo_operator.cluster.mending import RepairBackoff, Repairs
 from ippo_operator.cluster.observe import job_state
 from ippo_operator.cluster.observe.owned_jobs import OwnedJobs
 from ippo_operator.cluster.observe.snapshot import Snapshot, read_snapshot
@@ -35,7 +36,7 @@ from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan import planner
 from ippo_operator.plan.cleanup import expired
 from ippo_operator.plan.stage_specs import job_intent, s3_location
-from ippo_operator.plan.types import Event, ObservedJob, ObservedServing, Plan
+from ippo_operator.plan.types import Event, ObservedJob, ObservedLive, Plan, World
 
 _LOGGED_ONLY = {"StageStarted", "RollingOut", "RolledOut"}
 """Jobs and Deployments tell of these themselves; writes are what a control plane has least of."""
@@ -167,11 +168,17 @@ class Reconciler:
 
     async def _act(self, snapshot: Snapshot, run: IterativePPORun) -> PassOutcome:
         serving = Serving(self._client, run, _store(run), self._platform)
-        servers = await serving.read(self._stopwatch)
-        observed = servers.observed if servers is not None else None
-        plan = self._plan(run, snapshot.observed, observed)
-        if observed is not None:
-            self._stopwatch.look(serving.key, plan.status.serving, observed)
+        live = Live.beside(serving)
+        servers, objects = await serving.read(self._stopwatch), await live.read()
+        world = World(
+            snapshot.observed,
+            self._wall(),
+            servers.observed if servers is not None else None,
+            objects.observed if objects is not None else None,
+        )
+        plan = self._plan(run, world)
+        if world.serving is not None:
+            self._stopwatch.look(serving.key, plan.status.serving, world.serving)
         await self._forget(snapshot, run, plan)
         before = run.status
         raw, run = await self._record(snapshot.raw, run, plan)
@@ -181,41 +188,61 @@ class Reconciler:
             for name in (*plan.deletes, *_strays(snapshot, run)):
                 if name in snapshot.jobs:
                     await children.stop(self._client, raw["metadata"]["namespace"], snapshot.jobs[name])
-            refused, rest = await self._serve(raw, replace(serving, run=run), plan, servers)
+            after = world if trouble is None else replace(world, jobs=(trouble,))
+            blocked, rest = await self._serve(raw, replace(serving, run=run), plan, servers)
+            if blocked is not None and world.serving is not None:
+                after = replace(after, serving=replace(world.serving, blocked=blocked))
+            seen, live_rest = await self._go_live(raw, live, plan, objects)
+            after = replace(after, live=seen)
         finally:  # last, so that no Job waits for them; but what the status says is told in any case
             await self._tell(raw, before, plan)
-        if trouble is not None or refused is not None:
-            jobs = snapshot.observed if trouble is None else (trouble,)
-            second, before = self._plan(run, jobs, refused or observed), run.status
+        if after != world or _refused(after):
+            second, before = self._plan(run, replace(after, now=self._wall())), run.status
             raw, run = await self._record(raw, run, second)
             await self._tell(raw, before, second)
             return PassOutcome(again=True, run=run)
         next_cleanup = await self._clean(snapshot, run)
-        look_again = servers.look_again if servers is not None else None
+        looks = [there.look_again for there in (servers, objects) if there is not None]
         # No event tells that a Job which was never made is gone.
         absent = None if all(name in snapshot.jobs for name in plan.deletes) else _SOON
-        again = _sooner(plan.requeue_after, snapshot.look_again, look_again, next_cleanup, absent, rest)
+        again = _sooner(plan.requeue_after, snapshot.look_again, *looks, next_cleanup, absent, rest, live_rest)
         return PassOutcome(requeue_after=again, run=run, version=raw["metadata"]["resourceVersion"])
 
     async def _serve(
         self, raw: Manifest, serving: Serving, plan: Plan, servers: Servers | None
-    ) -> tuple[ObservedServing | None, float | None]:
-        """Makes the Deployment and the Service what they should be; returns what the planner has to know if the API
-        server refuses that, and the seconds after which they may be put right again."""
+    ) -> tuple[Waiting | None, float | None]:
+        """Makes the Deployment and the Service what they should be; see `_mend`."""
         if servers is None:
             return None, None
         if plan.unserve:
             await serving.remove(servers)
         if plan.serve is None:
             return None, None
+        work = serving.carry_out(plan.serve, servers, self._repair_backoff)
+        return await self._mend(raw, work, f"the Deployment or the Service {serving.run.metadata.name}")
+
+    async def _go_live(
+        self, raw: Manifest, live: Live, plan: Plan, objects: LiveObjects | None
+    ) -> tuple[ObservedLive | None, float | None]:
+        """Makes the gateway and a candidate's servers what they should be; returns what the planner has to know after
+        that, and the seconds after which they may be put right again."""
+        if objects is None:
+            return None, None
+        what = f"an object of the gateway or the candidate of {live.run.metadata.name}"
+        work = live.carry_out(plan.live, objects, self._repair_backoff)
+        refused, rest = await self._mend(raw, work, what)
+        return objects.otherwise if refused is None else replace(objects.observed, trouble=refused), rest
+
+    async def _mend(self, raw: Manifest, work: Awaitable[Repairs], what: str) -> tuple[Waiting | None, float | None]:
+        """Puts objects right, and tells what others had changed; returns what the run has to say if the API server
+        refuses that, and the seconds after which they may be put right again."""
         try:
-            repairs = await serving.carry_out(plan.serve, servers, self._repair_backoff)
+            repairs = await work
         except ApiError as error:
             if not children.refusal(error):
                 raise
-            name = serving.run.metadata.name
-            text = f"the API server refuses the Deployment or the Service {name}: {with_remedy(str(error))}"
-            return replace(servers.observed, blocked=Waiting(reason=Reason.CHILD_REFUSED, message=text)), None
+            text = f"the API server refuses {what}: {with_remedy(str(error))}"
+            return Waiting(reason=Reason.CHILD_REFUSED, message=text), None
         for message in repairs.messages:
             _log.warning("%s", message)
             await self._events.write(raw, Event("Warning", "PutBack", message))
@@ -237,11 +264,11 @@ class Reconciler:
             await children.clean(self._client, snapshot.uid, snapshot.raw["metadata"]["namespace"], snapshot.jobs[name])
         return due.next_after
 
-    def _plan(self, run: IterativePPORun, observed: tuple[ObservedJob, ...], servers: ObservedServing | None) -> Plan:
+    def _plan(self, run: IterativePPORun, world: World) -> Plan:
         key = (run.metadata.namespace, run.metadata.name)
-        observed = tuple(self._messages.job(key, job, run.status) for job in observed)
-        servers = self._messages.serving(key, servers, run.status) if servers is not None else None
-        return planner.plan(run, observed, self._wall().astimezone(UTC), _store(run), servers)
+        jobs = tuple(self._messages.job(key, job, run.status) for job in world.jobs)
+        servers = self._messages.serving(key, world.serving, run.status) if world.serving is not None else None
+        return planner.plan(run, jobs, world.now.astimezone(UTC), _store(run), servers, world.live)
 
     async def _record(self, raw: Manifest, run: IterativePPORun, plan: Plan) -> tuple[Manifest, IterativePPORun]:
         """Writes the status if it changed; returns the run as it is on the server now.
@@ -299,6 +326,12 @@ def _strays(snapshot: Snapshot, run: IterativePPORun) -> Iterator[str]:
     for name, job in snapshot.jobs.items():
         if not job.over and (active is None or (name != active.job_name and job.created_at < active.created_at)):
             yield name
+
+
+def _refused(world: World) -> bool:
+    """Whether an object of the gateway or of a candidate still is."""
+    trouble = world.live.trouble if world.live is not None else None
+    return trouble is not None and trouble.reason == Reason.CHILD_REFUSED
 
 
 def _store(run: IterativePPORun) -> StoreLocation:

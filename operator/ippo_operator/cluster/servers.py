@@ -1,6 +1,7 @@
 """The run's Deployment and Service: read fresh, adopted by owner UID only, applied only where they differ."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -9,15 +10,13 @@ from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
 
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.run_sections import Serve
 from ippo_operator.api.status import DeployedPolicy, ServedPolicy, ServingStatus, Waiting
 from ippo_operator.cluster import clock
-from ippo_operator.cluster.children import refusal
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import ApiError, ConflictError
-from ippo_operator.cluster.mending import Repair, RepairBackoff, mend, repair
+from ippo_operator.cluster.errors import ConflictError
+from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
 from ippo_operator.cluster.observe import pod_state, server_state
-from ippo_operator.cluster.resources import DEPLOYMENTS, SERVICES
+from ippo_operator.cluster.resources import DEPLOYMENTS, SERVICES, resource_of
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import (
@@ -62,19 +61,6 @@ class Servers:
 
 
 @dataclass(frozen=True)
-class Repairs:
-    """What was put right.
-
-    Args:
-        messages: what others had changed, one line for each object.
-        wait: seconds until an object may be put right again that somebody changes again and again.
-    """
-
-    messages: tuple[str, ...] = ()
-    wait: float | None = None
-
-
-@dataclass(frozen=True)
 class Serving:
     """Serves one run's policies in a cluster.
 
@@ -96,6 +82,12 @@ class Serving:
         return str(self.run.metadata.namespace), self.run.metadata.name
 
     @property
+    def context(self) -> ServingContext | None:
+        """What the servers are made from; None for a run that does not serve."""
+        serve = self.run.spec.serve
+        return ServingContext(self.run, serve, self.store, self.platform) if serve is not None else None
+
+    @property
     def _status(self) -> ServingStatus | None:
         return self.run.status.serving if self.run.status is not None else None
 
@@ -105,15 +97,14 @@ class Serving:
         Raises:
             ApiError: the API server refused, or could not be reached.
         """
-        serve = self.run.spec.serve
-        if serve is None and self._status is None:
+        context = self.context
+        if context is None and self._status is None:
             return None
-        deployment, blocked_deployment = self._own(await self.client.get(DEPLOYMENTS, *self.key))
-        service, blocked_service = self._own(await self.client.get(SERVICES, *self.key))
+        deployment, blocked_deployment = own(self.run, await self.client.get(DEPLOYMENTS, *self.key))
+        service, blocked_service = own(self.run, await self.client.get(SERVICES, *self.key))
         exists = deployment is not None or service is not None
-        if serve is None:
+        if context is None:
             return Servers(ObservedServing(NO_DIGEST, exists=exists), deployment, service)
-        context = ServingContext(self.run, serve, self.store, self.platform)
         settings, blocked = _settings(context)
         blocked = blocked_deployment or blocked_service or blocked
         servers = Servers(ObservedServing(settings, blocked, exists=exists), deployment, service, context=context)
@@ -121,14 +112,6 @@ class Serving:
             servers = await self._observed(context, deployment, servers)
         watched = stopwatch.seconds(self.key, self._status, servers.observed)
         return replace(servers, observed=replace(servers.observed, watched=watched))
-
-    def _own(self, child: Manifest | None) -> tuple[Manifest | None, Waiting | None]:
-        """The object if it is the run's; what to say where it has the run's name and another owner."""
-        if child is None or pod_state.controller_uid(child) == self.run.metadata.uid:
-            return child, None
-        what = f"{child['kind']} {self.run.metadata.namespace}/{self.run.metadata.name}"
-        text = f"{what} exists and is not this run's; delete it, or give the run another name"
-        return None, Waiting(reason=Reason.CHILD_CONFLICT, message=text)
 
     async def _observed(self, context: ServingContext, deployment: Manifest, servers: Servers) -> Servers:
         """With how the servers are doing. Old pod templates and pods are read only while a roll-out is not over."""
@@ -161,36 +144,30 @@ class Serving:
         """
         if servers.context is None:
             raise ValueError("the run does not serve")
-        messages, waits = [], []
-        refused: ApiError | None = None
-        for due in _repairs(servers.context, target, servers):
-            wait = backoff.wait(due)
-            if wait:
-                waits.append(wait)
-                continue
-            try:
-                await mend(self.client, due)
-            except ApiError as error:
-                if not refusal(error):
-                    raise
-                refused = refused or error
-                continue
-            backoff.note(due)
-            if due.foreign:
-                messages.append(str(due))
-        if refused is not None:
-            raise refused
-        return Repairs(tuple(messages), min(waits, default=None))
+        return await put_right(self.client, _repairs(servers.context, target, servers), backoff)
 
     async def remove(self, servers: Servers) -> None:
         """Deletes the Deployment and the Service, if they are the run's."""
-        for resource, child in ((DEPLOYMENTS, servers.deployment), (SERVICES, servers.service)):
-            if child is None or "deletionTimestamp" in child["metadata"]:
-                continue
-            try:
-                await self.client.delete(resource, *self.key, str(child["metadata"]["uid"]))
-            except ConflictError:
-                continue  # another object has the name by now; ours is gone
+        await remove(self.client, (servers.deployment, servers.service))
+
+
+async def remove(client: Client, own_objects: Iterable[Manifest | None]) -> None:
+    """Deletes what there is of a run's own objects, and is not on its way out."""
+    for child in own_objects:
+        if child is None or "deletionTimestamp" in child["metadata"]:
+            continue
+        metadata = child["metadata"]
+        with suppress(ConflictError):  # another object has the name by now; ours is gone
+            await client.delete(resource_of(child), metadata["namespace"], metadata["name"], str(metadata["uid"]))
+
+
+def own(run: IterativePPORun, child: Manifest | None) -> tuple[Manifest | None, Waiting | None]:
+    """The object if it is the run's; what to say where it has a name of the run's and another owner."""
+    if child is None or pod_state.controller_uid(child) == run.metadata.uid:
+        return child, None
+    what = f"{child['kind']} {run.metadata.namespace}/{child['metadata']['name']}"
+    text = f"{what} exists and is not this run's; delete it, or give the run another name"
+    return None, Waiting(reason=Reason.CHILD_CONFLICT, message=text)
 
 
 def _settings(context: ServingContext) -> tuple[Digest, Waiting | None]:
@@ -209,18 +186,19 @@ def _repairs(context: ServingContext, target: ServedPolicy, servers: Servers) ->
             return []  # they are not known any more; the next pass goes for others
     policy = DeployedPolicy(iteration=target.iteration, artifact=ArtifactRef(key=target.key, digest=target.digest))
     deployment = serving_deployment(context, policy, template)
-    leave_replicas(deployment, context.serve, servers.deployment)
+    leave_replicas(deployment, servers.deployment)
     service = serving_service(context)
     repairs = (repair(deployment, servers.deployment), repair(service, servers.service))
     return [due for due in repairs if due is not None]
 
 
-def leave_replicas(deployment: Manifest, serve: Serve, there: Manifest | None) -> None:
-    """A number that changed since ours was applied is somebody else's, until spec.serve.replicas changes."""
+def leave_replicas(deployment: Manifest, there: Manifest | None) -> None:
+    """A number that changed since ours was applied is somebody else's, until the run asks for another one."""
     if there is None:
         return
+    wanted = deployment["spec"]["replicas"]
     applied = (there["metadata"].get("annotations") or {}).get(identity.REPLICAS)
-    if applied == str(serve.replicas) and there["spec"].get("replicas", 1) != serve.replicas:
+    if applied == str(wanted) and there["spec"].get("replicas", 1) != wanted:
         del deployment["spec"]["replicas"]
 
 

@@ -44,6 +44,8 @@ class Request:
     """Bytes of the object, or of one item of the list."""
     whole: int = LIST_MOST
     """Bytes of the list."""
+    foreign: bool = False
+    """A pod answers it, behind the API server's proxy: the answer is bytes as they came, and no word of the server."""
 
     @property
     def target(self) -> str:
@@ -59,7 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """What came back: JSON, or text where it is none."""
+    """What came back: JSON, or text where it is none; of a pod the bytes, and no headers."""
 
     status: int
     headers: Mapping[str, str]

@@ -48,10 +48,11 @@ SURGE: dict[str, Any] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 
 """Of a Deployment that loses no request."""
 _GRACE_SECONDS = 60
 OTHERS_FIELDS = {
+    "ConfigMap": ("metadata",),
     "Deployment": ("metadata", "spec.replicas", "spec.template.metadata"),
     "Service": ("metadata", "spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy"),
 }
-"""What others may write into the two objects, with all below, unless it is what we apply; all else is taken out again.
+"""What others may write into kept objects, with all below, unless it is what we apply; all else is taken out again.
 An autoscaler's number, labels and annotations (those of a restart and of meshes too), the cluster's addresses."""
 _OLD_REVISIONS = 10
 """So that the last servers that got ready can still be found after a few others were tried."""

@@ -35,7 +35,7 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
     progressing = _condition(status, "Progressing")
     progressed_at = _time(progressing.get("lastUpdateTime"))
     gave_up = progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
-    applied = _applied_at(deployment["metadata"])
+    applied = applied_at(deployment["metadata"])
     return replace(
         so_far,
         policy=policy,
@@ -51,7 +51,13 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
     )
 
 
-def _applied_at(metadata: Object) -> datetime | None:
+def unavailable_since(deployment: Object) -> datetime | None:
+    """Since when too few of its pods take requests; None where enough do, or where nobody knows."""
+    available = _condition(deployment.get("status") or {}, "Available")
+    return _time(available.get("lastTransitionTime")) if available.get("status") == "False" else None
+
+
+def applied_at(metadata: Object) -> datetime | None:
     """When what we apply changed last: a verdict from before, which stays for a moment, is about other servers."""
     entries = metadata.get("managedFields") or ()
     ours = (entry for entry in entries if entry.get("manager") == MANAGER and entry.get("operation") == "Apply")

@@ -1,0 +1,262 @@
+"""The gateway's objects and those of a candidate's servers: read fresh, adopted by owner UID only, applied only where
+they differ, and what the gateway reports, asked for only when the planner needs it.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Self
+
+from ippo_trainer.contract.digests import NO_DIGEST
+from ippo_trainer.contract.live import LiveReport
+from ippo_trainer.contract.spec import Digest
+from ippo_trainer.contract.stages import IMPROVE
+
+from ippo_operator.api.reasons import Reason
+from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.status import RunStatus, Waiting
+from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.live_report import NoReportError, read_report
+from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
+from ippo_operator.cluster.observe import server_state
+from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Resource
+from ippo_operator.cluster.servers import Serving, leave_replicas, own, remove
+from ippo_operator.manifests import identity
+from ippo_operator.manifests.gateway import (
+    GatewayContext,
+    candidate_of,
+    gateway_config_map,
+    gateway_deployment,
+    gateway_service,
+)
+from ippo_operator.manifests.serving import NoServerImageError, ServingContext, serving_deployment, serving_service
+from ippo_operator.plan import canary, live
+from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
+from ippo_operator.plan.types import LiveIntent, ObservedLive, ObservedServing
+
+DRAIN = 120.0
+"""Seconds until every gateway has read that it asks a candidate no more: kubelets renew files about once a minute."""
+LOOK_AGAIN = 300.0
+"""Seconds: no event tells that a ConfigMap was changed or that a name is free again."""
+_STARTING = timedelta(seconds=120)
+"""In which gateways that are not ready are no news."""
+Child = tuple[str, str]
+"""Kind and name."""
+
+
+@dataclass(frozen=True)
+class LiveObjects:
+    """What there is of a run's gateway and of a candidate's servers."""
+
+    observed: ObservedLive
+    """What the API server refused is refused until it is taken; saying so again would be a write."""
+    otherwise: ObservedLive
+    """The same, if the API server takes everything now."""
+    own: Mapping[Child, Manifest] = field(default_factory=dict)
+    """The run's own."""
+    foreign: frozenset[Child] = frozenset()
+    """Of others under these names."""
+    servers: ServingContext | None = None
+    """Of the promoted policy, of a run with a gateway."""
+
+    @property
+    def look_again(self) -> float | None:
+        """Seconds after which to look again because no event would tell."""
+        return LOOK_AGAIN if self.own or self.foreign else None
+
+
+@dataclass(frozen=True)
+class Live:
+    """The live part of one run in a cluster.
+
+    Args:
+        client: of this process.
+        run: as the server has it.
+        servers: what its policy servers are made from; None for a run without collect.logged.
+    """
+
+    client: Client
+    run: IterativePPORun
+    servers: ServingContext | None
+
+    @classmethod
+    def beside(cls, serving: Serving) -> Self:
+        """That of the same run."""
+        live = serving.run.spec.collect.logged is not None
+        return cls(serving.client, serving.run, serving.context if live else None)
+
+    @property
+    def _gateway(self) -> str:
+        return companion_name(self.run.metadata.name, GATEWAY)
+
+    @property
+    def _candidate(self) -> str:
+        return companion_name(self.run.metadata.name, CANDIDATE)
+
+    async def read(self) -> LiveObjects | None:
+        """All as it is now; None for a run that neither has a gateway nor has to lose one.
+
+        Raises:
+            ApiError: the API server refused, or could not be reached.
+        """
+        status = self.run.status or RunStatus()
+        if self.servers is None and status.live is None:
+            return None
+        mine: dict[Child, Manifest] = {}
+        conflicts: dict[Child, Waiting] = {}
+        for resource, name in self._children():
+            found, conflict = own(self.run, await self.client.get(resource, str(self.run.metadata.namespace), name))
+            if found is not None:
+                mine[resource.kind, name] = found
+            if conflict is not None:
+                conflicts[resource.kind, name] = conflict
+        nothing = ObservedLive()
+        objects = LiveObjects(nothing, nothing, mine, frozenset(conflicts), self.servers)
+        if self.servers is None:
+            return objects
+        observed = await self._observed(status, objects)
+        observed = replace(observed, trouble=next(iter(conflicts.values()), observed.trouble))
+        before = status.live.trouble if status.live is not None else None
+        refused = before if before is not None and before.reason == Reason.CHILD_REFUSED else None
+        return replace(objects, observed=replace(observed, trouble=refused or observed.trouble), otherwise=observed)
+
+    def _children(self) -> Iterator[tuple[Resource, str]]:
+        yield CONFIG_MAPS, self._gateway
+        for name in (self._gateway, self._candidate):
+            yield DEPLOYMENTS, name
+            yield SERVICES, name
+
+    # How they are doing
+
+    async def _observed(self, status: RunStatus, objects: LiveObjects) -> ObservedLive:
+        observed, tested = ObservedLive(), canary.under_test(self.run.spec, status)
+        candidate = tested.artifact(IMPROVE) if tested is not None else None
+        if candidate is not None:
+            observed = await self._observed_candidate(candidate.digest, objects)
+        if candidate is None and not live.waits(self.run.spec, status):
+            return observed
+        report, trouble = await self._report(objects)
+        return replace(observed, report=report, trouble=trouble or observed.trouble)
+
+    async def _observed_candidate(self, digest: Digest, objects: LiveObjects) -> ObservedLive:
+        """How a candidate's servers are doing; nothing is known while the Deployment is about others."""
+        deployment = objects.own.get((DEPLOYMENTS.kind, self._candidate))
+        if deployment is None:
+            return ObservedLive()
+        servers = server_state.observe(deployment, ObservedServing(NO_DIGEST))
+        if not servers.fresh or servers.policy != digest:
+            return ObservedLive()
+        trouble: Waiting | None
+        if servers.available and servers.total <= servers.updated:
+            service = objects.own.get((SERVICES.kind, self._candidate))
+            trouble = await server_state.unreached(self.client, self._candidate, service, servers.available)
+            return ObservedLive(candidate_ready=trouble is None, trouble=trouble)
+        trouble = await self._trouble(deployment, CANDIDATE)
+        if not servers.exceeded:
+            return ObservedLive(trouble=trouble)
+        cause = f" ({trouble.message.rstrip('. ')})" if trouble is not None else ""
+        limit = deployment["spec"].get("progressDeadlineSeconds")
+        text = f"its servers were not ready within spec.serve.progressDeadlineSeconds, {limit} s{cause}"
+        return ObservedLive(candidate_failed=text)
+
+    async def _report(self, objects: LiveObjects) -> tuple[LiveReport | None, Waiting | None]:
+        """What the gateway says, or why it says nothing, once that is worth a word."""
+        deployment = objects.own.get((DEPLOYMENTS.kind, self._gateway))
+        if deployment is None:
+            return None, None  # it is about to be made
+        if not server_state.observe(deployment, ObservedServing(NO_DIGEST)).available:
+            return None, await self._not_ready(deployment)
+        try:
+            return await read_report(self.client, str(self.run.metadata.namespace), self._gateway), None
+        except NoReportError as error:
+            return None, _unreachable(str(error))
+
+    async def _not_ready(self, deployment: Manifest) -> Waiting | None:
+        trouble = await self._trouble(deployment, GATEWAY)
+        if trouble is not None:
+            return _unreachable(f"gateway {self._gateway} is not ready: {trouble.message}")
+        since = server_state.unavailable_since(deployment)
+        if since is None or self.client.clock() - since < _STARTING:
+            return None
+        return _unreachable(f"gateway {self._gateway} is not ready; what it waits for is in the log of its pods")
+
+    async def _trouble(self, deployment: Manifest, component: str) -> Waiting | None:
+        """What keeps pods of a Deployment from getting ready."""
+        labels = f"{identity.RUN_UID}={self.run.metadata.uid},{identity.COMPONENT}={component}"
+        history = await server_state.read_history(self.client, deployment, labels, ())
+        return server_state.trouble(deployment, history.pods)
+
+    # What they should be
+
+    async def carry_out(self, intent: LiveIntent | None, objects: LiveObjects, backoff: RepairBackoff) -> Repairs:
+        """Makes the objects what they should be.
+
+        Args:
+            intent: None: there is to be no gateway.
+            objects: as they were read.
+            backoff: of things that others change again and again.
+
+        Raises:
+            ApiError: the API server refused, or could not be reached.
+            ConflictError: an object is another one by now.
+        """
+        if intent is None or objects.servers is None:
+            await remove(self.client, objects.own.values())
+            return Repairs()
+        due = [
+            wrong
+            for desired in _desired(objects.servers, intent)
+            if (wrong := self._repair(desired, objects)) is not None
+        ]
+        repairs = await put_right(self.client, due, backoff)
+        if intent.canary is not None:
+            return repairs
+        left = [objects.own.get((kind, self._candidate)) for kind in (DEPLOYMENTS.kind, SERVICES.kind)]
+        if left == [None, None]:
+            return repairs
+        wait = self._still_asked(objects, any(repair.desired["kind"] == CONFIG_MAPS.kind for repair in due))
+        if wait <= 0:
+            await remove(self.client, left)
+        return replace(repairs, wait=min(filter(None, (repairs.wait, max(wait, 1.0)))))
+
+    def _repair(self, desired: Manifest, objects: LiveObjects) -> Repair | None:
+        """What is wrong; an object of somebody else is left alone."""
+        child = str(desired["kind"]), str(desired["metadata"]["name"])
+        if child in objects.foreign:
+            return None
+        there = objects.own.get(child)
+        if desired["kind"] == DEPLOYMENTS.kind:
+            leave_replicas(desired, there)
+        return repair(desired, there)
+
+    def _still_asked(self, objects: LiveObjects, news: bool) -> float:
+        """Seconds in which a gateway may still ask the candidate's servers.
+
+        Args:
+            objects: as they were read.
+            news: whether the routes were changed since.
+        """
+        routes = objects.own.get((CONFIG_MAPS.kind, self._gateway))
+        written = server_state.applied_at(routes["metadata"]) if routes is not None and not news else None
+        return DRAIN if written is None else DRAIN - (self.client.clock() - written).total_seconds()
+
+
+def _desired(servers: ServingContext, intent: LiveIntent) -> Iterator[Manifest]:
+    """What is to be there; the candidate's servers only where an image of servers is known, of which status.serving
+    tells."""
+    gateway = GatewayContext(servers)
+    yield gateway_config_map(gateway, intent)
+    yield gateway_deployment(gateway)
+    yield gateway_service(gateway)
+    if intent.canary is None:
+        return
+    candidate = candidate_of(servers, intent)
+    try:
+        yield serving_deployment(candidate, intent.canary.policy)
+    except NoServerImageError:
+        return
+    yield serving_service(candidate)
+
+
+def _unreachable(text: str) -> Waiting:
+    return Waiting(reason=Reason.GATEWAY_UNREACHABLE, message=text)
