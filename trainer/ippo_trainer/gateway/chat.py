@@ -164,7 +164,7 @@ class Chat:
             events.append(entries.suggestion(stamp, assignment, record, seconds, fallback))
         tools.metrics.suggestions.labels(assignment.arm).inc(len(events))
         tools.metrics.fallbacks.inc(fallback)
-        tools.memory.suggestions.put(str(records[0].get("id")), question.names.conversation)
+        tools.memory.suggestions.put(str(records[0].get("id")), hash(question.names.conversation))
         try:
             await tools.log.add(events)
         except RequestError:

@@ -1,36 +1,47 @@
 """What a replica remembers of conversations, in bounded memory: it is lost at a restart, and nothing depends on it but
 that fewer conversations change hands."""
 
-from collections import OrderedDict
 from typing import Generic, TypeVar
 
 from ippo_trainer.gateway.arms import Earlier
 
 _T = TypeVar("_T")
 MOST = 100_000
-"""Entries; about 300 bytes each."""
+"""Entries; about 100 bytes each."""
 
 
 class Recent(Generic[_T]):
-    """The entries that were last written or asked for."""
+    """Entries, of which at least the newer half of `most` are kept, by when they were last written or asked for.
+
+    Names are kept as their hashes, 64 bits that a secret of this process decides, so nobody can make two collide.
+    """
 
     def __init__(self, most: int = MOST) -> None:
-        self._most = most
-        self._entries: OrderedDict[str, _T] = OrderedDict()
+        self._half = max(1, most // 2)
+        self._newer: dict[int, _T] = {}
+        self._older: dict[int, _T] = {}
+
+    def __len__(self) -> int:
+        """Entries that are kept."""
+        return len(self._newer) + len(self._older)
 
     def get(self, name: str) -> _T | None:
         """The entry; None where it was never there, or others pushed it out."""
-        if name not in self._entries:
-            return None
-        self._entries.move_to_end(name)
-        return self._entries[name]
+        key = hash(name)
+        if key not in self._newer and key in self._older:
+            self._write(key, self._older.pop(key))
+        return self._newer.get(key)
 
     def put(self, name: str, entry: _T) -> None:
         """Writes an entry."""
-        self._entries[name] = entry
-        self._entries.move_to_end(name)
-        if len(self._entries) > self._most:
-            self._entries.popitem(last=False)
+        key = hash(name)
+        self._older.pop(key, None)
+        self._write(key, entry)
+
+    def _write(self, key: int, entry: _T) -> None:
+        if key not in self._newer and len(self._newer) >= self._half:
+            self._newer, self._older = {}, self._newer
+        self._newer[key] = entry
 
 
 class Memory:
@@ -39,5 +50,5 @@ class Memory:
     def __init__(self, most: int = MOST) -> None:
         self.conversations: Recent[Earlier] = Recent(most)
         """By id: who answered."""
-        self.suggestions: Recent[str] = Recent(most)
-        """By the answer's id: its conversation."""
+        self.suggestions: Recent[int] = Recent(most)
+        """By the answer's id: the hash of its conversation's."""

@@ -85,7 +85,7 @@ class Reports:
         if said["reaction"] == "accepted" and sent is not None:
             raise RequestError(400, "sent is for suggestions that were edited or rejected: leave it out", "sent")
         owner = self._memory.suggestions.get(suggestion) if suggestion else None
-        if owner not in (None, conversation):
+        if owner not in (None, hash(conversation)):
             raise RequestError(400, "suggestion_id is of another conversation", "suggestion_id")
         return said | {"sent": sent, "suggestion_id": suggestion}
 
