@@ -16,6 +16,7 @@ from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.gateway.cli import main
 from ippo_trainer.gateway.client import GatewayClient, GatewayError, Reaction, Tries, Whose
 from ippo_trainer.gateway.watched import Watched
+from ippo_trainer.live.assignment import in_canary
 from ippo_trainer.live.reading import events, segments
 from ippo_trainer.store import open_store
 
@@ -94,6 +95,28 @@ def test_what_was_answered_before_the_end_is_in_the_store(tmp_path):
                 async with session.get(REPORT_PATH) as response:
                     report = LiveReport.model_validate_json(await response.text())
                 assert (report.active.began, report.active.known, report.active.outcomes) == (1, 1, 1)
+
+    run(check())
+
+
+def test_what_is_redacted_is_written_nowhere(tmp_path):
+    async def check():
+        async with StubPolicy(ACTIVE) as active, StubPolicy(CANDIDATE) as candidate:
+            write_routes(tmp_path / "routes.json", active.url, candidate.url, "0.5")
+            async with process(tmp_path, "--redact=Email") as (started, public, _, _), GatewayClient(public) as client:
+                for number in range(20):
+                    name = f"ana{number}@shop.example"
+                    suggestion = await client.chat([user(f"I am {name}")], Whose(name, name))
+                    await client.react(name, 0, Reaction("edited", f"Hi {name}", suggestion.id))
+                started.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(started.wait(), 60) == 0
+            events = logged(tmp_path)
+            assert len(events) == 40
+            assert "shop.example" not in json.dumps(events)
+            # Readers, who know no other id, see each conversation on the side that answered it.
+            for event in events[::2]:
+                assert (event["arm"] == "candidate") == in_canary(CANDIDATE, event["conversation_id"], 0.5)
+            assert {event["arm"] for event in events[::2]} == {"active", "candidate"}
 
     run(check())
 

@@ -45,6 +45,8 @@ class GatewayParts:
     log: EventLog
     metrics: GatewayMetrics
     limits: Limits = field(default_factory=Limits)
+    logged_id: Callable[[str], str] = str
+    """A conversation's id as it is in the log."""
     origins: Sequence[str] = ()
     """Of pages in browsers that may ask."""
 
@@ -56,7 +58,9 @@ class GatewayServer:
         self._parts, self._limits = parts, parts.limits
         self._admission = Admission(parts.limits)
         memory = Memory()
-        tools = ChatTools(parts.routes, parts.policies, parts.log, parts.metrics, memory, parts.limits.choices)
+        tools = ChatTools(
+            parts.routes, parts.policies, parts.log, parts.metrics, memory, parts.limits.choices, parts.logged_id
+        )
         self._chat = Chat(tools)
         self._reports = Reports(parts.log, memory)
         self._created = int(time.time())

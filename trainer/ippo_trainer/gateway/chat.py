@@ -40,6 +40,8 @@ class ChatTools:
     memory: Memory
     choices: int
     """Of one answer, at most."""
+    logged_id: Callable[[str], str]
+    """A conversation's id as it is in the log."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class Chat:
             raise RequestError(400, f"n is {choices}, at most {self._tools.choices} choices are made at once", "n")
         names = names_of(request, asked, caller)
         earlier = self._tools.memory.conversations.get(names.conversation)
-        assignment = assign(routes, names.conversation, earlier)
+        assignment = assign(routes, self._tools.logged_id(names.conversation), earlier)
         if not names.anonymous:
             now = Earlier(assignment.route.digest, entries.persona(assignment))
             self._tools.memory.conversations.put(names.conversation, now)

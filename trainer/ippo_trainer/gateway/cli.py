@@ -74,6 +74,7 @@ def _settings(arguments: argparse.Namespace) -> GatewaySettings:
         arguments.internal_port,
         arguments.keys,
         tuple(arguments.allow_origin),
+        tuple(arguments.redact),
         arguments.journal_bytes,
         arguments.linger_seconds,
         arguments.grace_seconds,
@@ -117,6 +118,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="FILE",
         help="API keys; read again when it changes (default: whoever reaches the gateway may ask and report)",
+    )
+    parser.add_argument(
+        "--redact",
+        action="append",
+        default=[],
+        metavar="WHAT",
+        help="what is replaced in everything before it is written: Email, Phone, CardNumber, or module:function, text "
+        "to text; may be given several times",
     )
     add_origins(parser)
     parser.add_argument(

@@ -58,6 +58,7 @@ async def serve(settings: GatewaySettings) -> int:
             EventLog(recorder.journal),
             metrics,
             settings.limits,
+            recorder.logged_id,
             settings.origins,
         )
     )

@@ -7,7 +7,9 @@ from prometheus_client.registry import Collector
 
 from ippo_trainer.gateway.metrics import figure
 from ippo_trainer.gateway.settings import GatewaySettings
+from ippo_trainer.live.events import CLOSE
 from ippo_trainer.live.journal import Journal, JournalLimits
+from ippo_trainer.live.redaction import redaction
 from ippo_trainer.live.segments import Uploader
 from ippo_trainer.store.base import Store
 
@@ -20,13 +22,22 @@ class Recorder(Collector):
         store: the folder of segments.
 
     Raises:
-        StageError: as `Journal`.
+        StageError: a function of redaction that cannot be loaded, or as `Journal`.
     """
 
     def __init__(self, settings: GatewaySettings, store: Store) -> None:
         limits = JournalLimits(waiting_bytes=settings.journal_bytes)
-        self.journal = Journal(settings.journal, limits)
+        self._redact = redaction(settings.redact)
+        self.journal = Journal(settings.journal, limits, self._redact)
         self._uploader = Uploader(self.journal, store)
+
+    def logged_id(self, conversation: str) -> str:
+        """A conversation's id as it is in the log, by which readers see whose side of a test it is on. One that cannot
+        be redacted is never logged."""
+        try:
+            return str(self._redact({"kind": CLOSE, "conversation_id": conversation})["conversation_id"])
+        except Exception:  # of a function of the user's
+            return conversation
 
     def close(self, seconds: float) -> None:
         """Writes what there is, for so many seconds at most; the rest stays on the disk."""

@@ -26,6 +26,8 @@ class GatewaySettings:
     """A file of API keys; None lets everybody in."""
     origins: tuple[str, ...] = ()
     """Of pages in browsers that may ask."""
+    redact: tuple[str, ...] = ()
+    """As in spec.gateway.redact."""
     journal_bytes: int = 1 << 30
     """Of events that are not in the store yet."""
     linger: float = 3.0
