@@ -5,15 +5,12 @@ CustomResourceDefinition, so that `kubectl apply` refuses what breaks a rule wit
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import cache
-from typing import Any
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.algorithms import BY_TRL
 from ippo_trainer.contract.layout import SEGMENT, SEGMENTS
-from ippo_trainer.contract.live import Canary
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import EVALUATE, IMPROVE
 from ippo_trainer.contract.variables import (
@@ -27,9 +24,11 @@ from ippo_trainer.contract.variables import (
 )
 from pydantic.alias_generators import to_camel
 
+from ippo_operator.api.live_rules import LIVE_RULES, OF_COLLECT, OF_RUNS
 from ippo_operator.api.pods import VOLUME_SOURCES, EnvVar, PodSettings, ValueFrom, Volume
 from ippo_operator.api.problems import Problem, shown
 from ippo_operator.api.resource import CollectFrom, RunSpec, Simulate
+from ippo_operator.api.rule import Rule
 from ippo_operator.api.run_sections import S3, Promotion
 from ippo_operator.api.scheduling import Toleration
 
@@ -55,29 +54,6 @@ NOT_YOURS = (
 _LONGEST_KEY = 317
 _HOTTEST = 2.0
 """Temperature that vLLM samples with, at most."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What must hold for a section of the spec."""
-
-    message: str
-    """What is allowed, or what is wrong."""
-    expression: str
-    """In CEL; `self` is the section."""
-    holds: Callable[[Any], bool]
-    """The same in Python, of the section's model."""
-    field: str = ""
-    """The field of the section that is wrong, by its name in Python."""
-    words: Callable[[Any], str] | None = None
-    """What the section holds, in words; by default the field's value."""
-
-    def problem(self, path: str, section: Model) -> Problem:
-        """The broken rule, for people."""
-        value = getattr(section, self.field) if self.field else None
-        words = self.words(section) if self.words is not None else "" if value is None else shown(value)
-        before = f"given {words}{',' if self.message.startswith('allowed') else ';'} " if words else ""
-        return Problem(f"{path}.{to_camel(self.field)}" if self.field else path, before + self.message)
 
 
 def is_own_key(key: str) -> bool:
@@ -173,27 +149,6 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             words=lambda spec: f"max: {spec.iterations.max}",
         ),
         Rule(
-            "is missing; the gateway of collect.logged asks its servers. serve: {} is enough where vLLM is known",
-            "has(self.serve) || !has(self.collect.logged)",
-            lambda spec: spec.serve is not None or spec.collect.logged is None,
-            "serve",
-        ),
-        Rule(
-            "strategy Canary needs collect.logged: an A/B test is decided by what a gateway logs",
-            "!has(self.serve) || !has(self.serve.strategy) || self.serve.strategy != 'Canary' || "
-            "has(self.collect.logged)",
-            lambda spec: spec.serve is None or spec.serve.strategy != "Canary" or spec.collect.logged is not None,
-            "serve",
-            words=lambda spec: "strategy: Canary",
-        ),
-        Rule(
-            "is a gateway's; give collect.logged, too",
-            "!has(self.gateway) || has(self.collect.logged)",
-            lambda spec: spec.gateway is None or spec.collect.logged is not None,
-            "gateway",
-            words=lambda spec: "gateway",
-        ),
-        Rule(
             "demonstrations are a simulator's; without collect.simulate give warmStart.conversations",
             "has(self.collect.simulate) || !has(self.warmStart) || !has(self.warmStart.demonstrations)",
             lambda spec: (
@@ -219,6 +174,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             IMPROVE,
             words=lambda spec: f"algorithm: {spec.improve.algorithm}",
         ),
+        *OF_RUNS,
     ),
     params.Improve: (
         Rule(
@@ -249,13 +205,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             lambda collect: collect.talks or collect.history is not None,
             "simulate",
         ),
-        Rule(
-            "allowed is one of simulate and logged: customers are simulated or real",
-            "!has(self.simulate) || !has(self.logged)",
-            lambda collect: collect.simulate is None or collect.logged is None,
-            "logged",
-            words=lambda collect: "both",
-        ),
+        *OF_COLLECT,
     ),
     params.LogHistory: (
         _no_hub("conversations", "log"),
@@ -324,28 +274,6 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "kms_key_id",
         ),
     ),
-    Canary: (
-        Rule(
-            'allowed is above "0" and below "1": both policies need conversations',
-            "!has(self.share) || double(self.share) > 0.0 && double(self.share) < 1.0",
-            lambda canary: 0 < float(canary.share) < 1,
-            "share",
-        ),
-        Rule(
-            'allowed is above "0" and below "1": a probability of error',
-            "!has(self.level) || double(self.level) > 0.0 && double(self.level) < 1.0",
-            lambda canary: 0 < float(canary.level) < 1,
-            "level",
-        ),
-        Rule(
-            "allowed is at most maxConversations",
-            "!has(self.minConversations) || !has(self.maxConversations) || "
-            "self.minConversations <= self.maxConversations",
-            lambda canary: canary.min_conversations <= canary.max_conversations,
-            "min_conversations",
-            words=lambda canary: f"{canary.min_conversations} with maxConversations {canary.max_conversations}",
-        ),
-    ),
     Promotion: (
         Rule(
             "approves and rejects the same iteration; give one of the two",
@@ -393,6 +321,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         ),
     ),
     PodSettings: (_no_own_keys("labels"), _no_own_keys("annotations")),
+    **LIVE_RULES,
 }
 """By model; a rule of a model counts for the models that derive from it."""
 

@@ -120,6 +120,10 @@ class Serve(Model):
     """After a failed roll-out: serve the policy before it again, or leave things as they are for a look."""
 
 
+MAX_EXPLORATION = 0.3
+"""Where gateway.maxExploration is left out."""
+
+
 class Gateway(Model):
     """The gateway of a run that collects what it logged: a Deployment and a Service, both named after the run with
     `-gateway`, in front of its policy servers. `ippo run` starts it as a process.
@@ -151,6 +155,16 @@ class Gateway(Model):
     journal_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] | None = None
     """Of events on a gateway's disk that are not in the bucket yet; beyond it, events are refused with 503. 1 GiB if
     left out."""
+
+    @property
+    def explored(self) -> float:
+        """Personas' shares together."""
+        return sum(float(persona.share) for persona in self.personas or ())
+
+    @property
+    def most_explored(self) -> float:
+        """What they may be at most."""
+        return MAX_EXPLORATION if self.max_exploration is None else float(self.max_exploration)
 
 
 class Promotion(Model):

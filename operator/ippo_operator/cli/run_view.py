@@ -12,6 +12,13 @@ from ippo_operator.api.status import Condition, RunStatus
 from ippo_operator.cli.errors import CommandError
 
 PhaseName = Literal["Pending", "Running", "Waiting", "Suspending", "Suspended", "Succeeded", "Failed", "Terminating"]
+_WAITS = {
+    Reason.AWAITING_APPROVAL,
+    Reason.CANARY_RUNNING,
+    Reason.GATEWAY_UNREACHABLE,
+    Reason.WAITING_FOR_CONVERSATIONS,
+    Reason.WAITING_TO_RETRY,
+}
 _MOST_UNKNOWN_FIELDS = 64
 _OPERATOR_DELAY = 30
 """Seconds after which a run that no operator has looked at is a trouble."""
@@ -62,7 +69,7 @@ class RunView:
         reason = self.reason
         if reason == Reason.SUSPENDING:
             return "Suspending"
-        if reason in {Reason.AWAITING_APPROVAL, Reason.WAITING_TO_RETRY}:
+        if reason in _WAITS:
             return "Waiting"
         return "Running" if status.attempt or status.iterations else "Pending"
 

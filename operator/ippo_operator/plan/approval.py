@@ -1,5 +1,7 @@
 """The last word on a candidate that the gate let pass: an A/B test's, or a human's, whose spec names its iteration."""
 
+from ippo_trainer.contract.spec import Outcome
+
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import IterationStatus, RunStatus
 
@@ -41,6 +43,15 @@ def verdict(spec: RunSpec, iteration: IterationStatus) -> bool | None:
     if canary.outcome != "Promote":
         return False
     return None if by_hand(spec) else True
+
+
+def settled_as(iteration: IterationStatus) -> Outcome | None:
+    """How the gate, or the A/B test after it, left a candidate that is settled; None where a human refused it."""
+    decision, canary = iteration.decision, iteration.canary
+    if iteration.promoted or decision is None:
+        return "Promote"
+    outcome = decision.outcome if canary is None else canary.outcome
+    return None if outcome == "Promote" else outcome
 
 
 def judgement(spec: RunSpec, iteration: IterationStatus) -> str | None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
-from ippo_trainer.contract.spec import Decision
+from ippo_trainer.contract.spec import Outcome
 
 from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun, RunSpec
-from ippo_operator.api.status import Condition, IterationStatus, RunStatus, Truth
+from ippo_operator.api.status import Condition, RunStatus, Truth
 from ippo_operator.plan import approval, canary, serving
 from ippo_operator.plan.phase import Phase
 
@@ -97,19 +97,13 @@ def promoted_row(spec: RunSpec, status: RunStatus) -> ConditionRow:
     message = f"iteration {decided.iteration}: {approval.evidence(decided)}"
     if decided.promoted:
         return ConditionRow("Promoted", "True", Reason.PROMOTED, message)
-    return ConditionRow("Promoted", "False", *_refused(decided, decided.decision, message))
+    outcome = approval.settled_as(decided)
+    if outcome is None and decided.canary is None:
+        text = f"iteration {decided.iteration}: spec.promotion.reject names it. The gate: {decided.decision.reason}"
+        return ConditionRow("Promoted", "False", Reason.NOT_APPROVED, text)
+    reasons = _BY_GATE if decided.canary is None else _BY_CANARY
+    return ConditionRow("Promoted", "False", reasons[outcome] if outcome else Reason.NOT_APPROVED, message)
 
 
-def _refused(iteration: IterationStatus, decision: Decision, message: str) -> tuple[Reason, str]:
-    """Who kept the policy before it, the gate, the A/B test or a human, and why."""
-    outcome, reasons = decision.outcome, _BY_GATE
-    if iteration.canary is not None and iteration.canary.finished_at is not None:
-        outcome, reasons = iteration.canary.outcome or "Promote", _BY_CANARY
-    if outcome != "Promote":
-        return reasons[outcome], message
-    by_hand = f"iteration {iteration.iteration}: spec.promotion.reject names it. The gate: {decision.reason}"
-    return Reason.NOT_APPROVED, message if iteration.canary is not None else by_hand
-
-
-_BY_GATE = {"Reject": Reason.GATE_FAILED, "Inconclusive": Reason.GATE_INCONCLUSIVE}
-_BY_CANARY = {"Reject": Reason.CANARY_FAILED, "Inconclusive": Reason.CANARY_INCONCLUSIVE}
+_BY_GATE: dict[Outcome, Reason] = {"Reject": Reason.GATE_FAILED, "Inconclusive": Reason.GATE_INCONCLUSIVE}
+_BY_CANARY: dict[Outcome, Reason] = {"Reject": Reason.CANARY_FAILED, "Inconclusive": Reason.CANARY_INCONCLUSIVE}

@@ -21,12 +21,14 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus, ServingStatus
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.transport import Request, Response, Transport
+from ippo_operator.plan import approval
 from ippo_operator.plan.phase import Phase, PhaseName, phase
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PHASES: tuple[PhaseName, ...] = get_args(PhaseName)
 WAITS = (
     Reason.AWAITING_APPROVAL,
+    Reason.GATEWAY_UNREACHABLE,
     Reason.WAITING_FOR_QUOTA,
     Reason.JOB_PAUSED,
     Reason.UNSCHEDULABLE,
@@ -186,8 +188,7 @@ class Metrics:
             return
         last = after.iterations[-1]
         if last.decision is not None:
-            refused = last.decision.outcome == "Promote" and not last.promoted
-            self.promotions.labels(str(Reason.NOT_APPROVED) if refused else last.decision.outcome).inc()
+            self.promotions.labels(approval.settled_as(last) or str(Reason.NOT_APPROVED)).inc()
 
     def _count_end(self, before: RunStatus, after: RunStatus) -> None:
         if after.is_true("Stalled") and not before.is_true("Stalled"):

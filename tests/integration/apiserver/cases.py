@@ -75,6 +75,10 @@ def volume(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": "v", "mountPath": "/data", "emptyDir": {}} | fields]
 
 
+def persona(name: str, share: str = "0.1") -> dict[str, Any]:
+    return {"name": name, "share": share}
+
+
 def env(**fields: Any) -> list[dict[str, Any]]:
     return [{"name": "A"} | fields]
 
@@ -106,6 +110,9 @@ NO_GATEWAY = "is a gateway's; give collect.logged, too"
 TWO_SIDES = 'allowed is above "0" and below "1": both policies need conversations'
 SOME_ERROR = 'allowed is above "0" and below "1": a probability of error'
 IN_ORDER = "allowed is at most maxConversations"
+ONE_OF_EACH = "allowed is one persona of each name"
+SHARES = "allowed are shares of at most maxExploration together, 0.3 if left out"
+WARM = "allowed is at most 2"
 NO_CUSTOMERS = "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything"
 NO_DEMONSTRATIONS = "demonstrations are a simulator's; without collect.simulate give warmStart.conversations"
 WINDOW = "is of outcomes in a file of their own; give outcomes, too"
@@ -148,6 +155,10 @@ BAD = [
     Bad("spec", {key: value for key, value in LIVE.items() if key != "serve"}, NEEDS_SERVERS),
     Bad("spec.serve.strategy", "Canary", NEEDS_GATEWAY),
     Bad("spec.gateway", {}, NO_GATEWAY),
+    Bad("spec", LIVE | {"gateway": {"personas": [persona("a"), persona("a")]}}, ONE_OF_EACH),
+    Bad("spec", LIVE | {"gateway": {"personas": [persona("a", "0.2"), persona("b", "0.2")]}}, SHARES),
+    Bad("spec", LIVE | {"gateway": {"personas": [persona("a")], "maxExploration": "0.01"}}, SHARES),
+    Bad("spec", LIVE | {"gateway": {"personas": [persona("a") | {"temperature": "2.1"}]}}, WARM),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "window": "14d"}, WINDOW),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "s3://a/c", "window": "2 weeks"}),
     Bad("spec.collect.history", {"conversations": "hf://a/b"}, NO_HUB.format("log")),

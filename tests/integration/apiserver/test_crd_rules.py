@@ -35,12 +35,16 @@ from .cases import (
     ONE_ITERATION,
     ONE_NODE,
     ONE_OF_BOTH,
+    ONE_OF_EACH,
     OWN_TURNS,
+    SHARES,
     SOME_ERROR,
     TWO,
     TWO_SIDES,
+    WARM,
     WHOLE_RETURNS,
     WINDOW,
+    persona,
 )
 
 TRY = f"{RUNS.format('default')}?dryRun=All&fieldValidation=Strict"
@@ -87,6 +91,11 @@ CASES: dict[str, Case] = {
     NO_GATEWAY: Case(SPEC | {"gateway": {}}, LIVE | {"gateway": {}}),
     TWO_SIDES: Case({"share": "1.0"}, {"share": "0.001"}),
     SOME_ERROR: Case({"level": "0"}, {"level": "0.2"}),
+    ONE_OF_EACH: Case({"personas": [persona("a"), persona("a")]}, {"personas": [persona("a"), persona("b")]}),
+    SHARES: Case(
+        {"personas": [persona("a", "0.2"), persona("b", "0.101")]}, {"personas": [persona(name) for name in "abc"]}
+    ),
+    WARM: Case(persona("a") | {"temperature": "2.01"}, persona("a") | {"temperature": "2"}),
     IN_ORDER: Case({"minConversations": 9, "maxConversations": 8}, {"minConversations": 9, "maxConversations": 9}),
     ONE_ITERATION: Case(LOGGED | {"iterations": {"max": 2}}, LOGGED),
     NO_DEMONSTRATIONS: Case(LOGGED | {"warmStart": {"demonstrations": 1}}, LOGGED),
@@ -173,7 +182,8 @@ PLACES = sorted({place for place in rules(schema()) if place.path})
 
 def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
     """A good run with the value at that place; entries of lists on the way are as short as may be."""
-    document = copy.deepcopy(GOOD)
+    live = path.startswith("spec.gateway.") or path == "spec.gateway"
+    document = copy.deepcopy(GOOD | {"spec": LIVE} if live else GOOD)
     place: Any = document
     *parents, last = re.findall(r"[^.\[\]]+|\[\]", path)
     for part, following in itertools.pairwise([*parents, last]):

@@ -8,7 +8,8 @@ from ippo_trainer.contract.stages import COLLECT
 
 from ippo_operator.api.status import IterationStatus
 from ippo_operator.cli.errors import CommandError
-from ippo_operator.cli.run_view import RunView
+from ippo_operator.cli.run_view import RunView, now
+from ippo_operator.cli.status.customers import customer_lines
 from ippo_operator.plan import approval
 
 
@@ -97,6 +98,8 @@ def _figures(run: RunView, waiting: IterationStatus) -> list[str]:
             text.append(f"  {name:8} {pair}")
     if waiting.decision is not None:
         text.append(f"  the gate: {waiting.decision.reason}")
+    if waiting.canary is not None:
+        text += ["  its A/B test:", *(f"  {line}" for line in customer_lines(run.status, now()))]
     votes = (run.spec.get("promotion") or {}).get("judgement")
     if votes is not None and votes["iteration"] == waiting.iteration:
         text.append(f"  judged: {Judgement.model_validate(votes).in_words()}")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
-from ippo_trainer.contract.stages import STAGES, Stage
+from ippo_trainer.contract.stages import COLLECT, STAGES, Stage
 
 from ippo_operator.api.fitting import in_words
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cli.manifests import read_manifest
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
+from ippo_operator.plan import approval
 from ippo_operator.plan.stage_specs import settings_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def command(arguments: Namespace) -> int:
     print("\n".join(_lines(rows)))
     if in_words(run.spec):
         print(f"note: {in_words(run.spec)}", file=sys.stderr)
+    for note in _live(run):
+        print(f"note: {note}", file=sys.stderr)
     for name, row in rows.items():
         if arguments.gpu is not None and row.together > arguments.gpu:
             print(f"note: {name} does not fit into {arguments.gpu / _GIB:.0f} GiB", file=sys.stderr)
@@ -43,7 +46,7 @@ def command(arguments: Namespace) -> int:
 
 
 def memory_of(run: IterativePPORun, gpu: int | None, config: Path | None) -> dict[str, "StageMemory"]:
-    """What each stage of a run takes, by name.
+    """What each stage of a run that loads a model takes, by name.
 
     Args:
         run: the manifest.
@@ -56,7 +59,16 @@ def memory_of(run: IterativePPORun, gpu: int | None, config: Path | None) -> dic
     from ippo_trainer.models.sizing import size_of, stage_memory
 
     size = size_of(run.spec.policy.base, config, run.spec.policy.adapter)
-    return {stage.name: stage_memory(_spec(run, stage), size, gpu) for stage in STAGES}
+    loading = [stage for stage in STAGES if stage.name != COLLECT or run.spec.collect.logged is None]
+    return {stage.name: stage_memory(_spec(run, stage), size, gpu) for stage in loading}
+
+
+def _live(run: IterativePPORun) -> Iterator[str]:
+    """What the table does not say of a run of live conversations."""
+    if run.spec.collect.logged is not None:
+        yield "collect reads what the gateway logged: no model is loaded"
+    if approval.tested(run.spec):
+        yield "in an A/B test the candidate has servers of its own, besides those of the active policy"
 
 
 def _spec(run: IterativePPORun, stage: Stage) -> StageSpec:

@@ -66,6 +66,8 @@ def _row(row: IterationStatus) -> dict[str, Any]:
         "exact": _exact(row, "" if row.promoted else "Current"),
         "candidate": {"policyDigest": candidate.digest if candidate else None, "exact": _exact(row, "")},
         "metrics": row.metrics,
+        "promoted": row.promoted,
+        "canary": plain(row.canary),
         "artifacts": {done.stage: plain(done.artifact) for done in row.stages},
         "startedAt": to_rfc3339(row.started_at),
         "finishedAt": to_rfc3339(row.finished_at) if row.finished_at is not None else None,
@@ -91,9 +93,13 @@ def _table_row(row: IterationStatus) -> list[str]:
         figure("success", ".1%"),
         figure("value", ".4f"),
         figure("exactShareOfOptimum", ".1%"),
-        "-" if row.decision is None else _PROMOTED[row.promoted],
+        "-" if row.decision is None else "in test" if _in_test(row) else _PROMOTED[row.promoted],
         (row.policy or "-").removeprefix("sha256:")[:12],
     ]
+
+
+def _in_test(row: IterationStatus) -> bool:
+    return row.promoted is None and row.canary is not None and row.canary.finished_at is None
 
 
 def _cells(cells: list[str]) -> str:

@@ -8,6 +8,7 @@ from ippo_operator.api.status import LastFailure, ServedPolicy
 from ippo_operator.cli.drawing import bar, count
 from ippo_operator.cli.logs.attempts import Attempt
 from ippo_operator.cli.run_view import RunView, now
+from ippo_operator.cli.status.customers import customer_lines
 from ippo_operator.cli.status.iterations import iterations_json, iterations_table, plain, warning_lines, warnings
 from ippo_operator.local.watch import Progress
 from ippo_operator.plan.figures import span_in_words
@@ -30,6 +31,7 @@ def as_json(run: RunView) -> dict[str, Any]:
         "iterations": iterations_json(status.iterations),
         "warnings": warnings(status.iterations),
         "best": plain(status.best),
+        "live": plain(status.live),
         "serving": plain(status.serving),
         "lastFailure": plain(status.last_failure),
         "conditions": [plain(condition) for condition in status.conditions],
@@ -52,6 +54,7 @@ def lines(run: RunView, stage: Progress | str | None = None, notes: Sequence[str
     if not run.observed and run.condition is not None:
         text.append("  the operator has not looked at the newest change of the spec yet")
     text += _doing(run, stage, time)
+    text += customer_lines(status, time)
     text += [f"  {note}" for note in notes]
     text += _remedy(run)
     table = iterations_table(status.iterations)

@@ -4,10 +4,11 @@ import sys
 from argparse import Namespace
 
 from ippo_operator.api.fitting import in_words
-from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.api.resource import IterativePPORun, Live, RunSpec
 from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.manifests import read_manifest
 from ippo_operator.cli.validate.checks import findings
+from ippo_operator.plan import approval, canary
 
 
 def command(arguments: Namespace) -> int:
@@ -30,10 +31,22 @@ def _summary(run: IterativePPORun) -> str:
     simulate, history = spec.collect.simulate, spec.collect.history
     start = "no warm start" if spec.warm_start is None else "a warm start"
     first = "" if history is None else f", an iteration from {history.conversations}"
+    count, policy = spec.iterations.max - (history is not None), f"policy {spec.policy.base}"
+    if spec.collect.logged is not None:
+        return f"{start}{first}, then up to {count} iterations of {_live(spec, spec.collect.logged)}, {policy}"
     if simulate is None:
-        return f"{start}{first}, then your approval, policy {spec.policy.base}"
-    count = spec.iterations.max - (history is not None)
+        return f"{start}{first}, then your approval, {policy}"
     return (
         f"{start}{first}, then up to {count} iterations of {simulate.conversations} conversations "
-        f"with {simulate.environment.name}, policy {spec.policy.base}"
+        f"with {simulate.environment.name}, {policy}"
     )
+
+
+def _live(spec: RunSpec, logged: Live) -> str:
+    """How an iteration of live conversations goes."""
+    text = f"{logged.min_conversations} or more live conversations, {logged.min_outcomes} or more with the outcome"
+    if not approval.tested(spec):
+        return f"{text}, your approval after each"
+    test = canary.settings(spec)
+    approved = " and your approval" if approval.by_hand(spec) else ""
+    return f"{text}, an A/B test of each candidate on {float(test.share):.0%} of customers{approved}"
