@@ -1,9 +1,11 @@
 """What live conversations come to, counted slowly: all events in memory, every question by a loop."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from ippo_trainer.contract.live import ArmReport, LiveReport, PersonaReport, Routes
+from ippo_trainer.contract.live import ArmReport, CanaryRoute, LiveReport, PersonaReport, Routes
+from ippo_trainer.live.assignment import in_canary
 from ippo_trainer.live.conversations import LiveConversation, fold
 from ippo_trainer.live.events import Event
 from ippo_trainer.live.standing import Rules
@@ -74,14 +76,14 @@ def report(events: list[Event], routes: Routes, now: float) -> LiveReport:
     rows = conversations(events, Rules.of(routes), now)
     own = [r for r in rows if r.live.digest == routes.active.digest and not r.live.handed and r.known]
     canary = routes.canary
-    since = canary.since if canary else 0.0
+    control, candidate = _sides(rows, routes, canary, now) if canary else (None, None)
     return LiveReport(
         time=now,
-        active=_arm(rows, routes.active.digest, 0.0),
+        active=_arm(_plain(rows, routes.active.digest), routes.active.digest),
         usable=len(own),
         usable_outcomes=sum(r.outcome for r in own),
-        control=_arm(rows, routes.active.digest, since) if canary else None,
-        candidate=_arm(rows, canary.route.digest, since) if canary else None,
+        control=control,
+        candidate=candidate,
         personas=tuple(
             PersonaReport(
                 name=name,
@@ -93,13 +95,25 @@ def report(events: list[Event], routes: Routes, now: float) -> LiveReport:
     )
 
 
-def _arm(rows: list[Row], digest: str, since: float) -> ArmReport:
-    mine = [
-        r
-        for r in rows
-        if r.live.digest == digest and not r.live.handed and not r.live.persona and r.live.course.began >= since
-    ]
-    known = [r for r in mine if r.known]
+def _plain(rows: list[Row], digest: str) -> list[Row]:
+    return [r for r in rows if r.live.digest == digest and not r.live.handed and not r.live.persona]
+
+
+def _sides(rows: list[Row], routes: Routes, canary: CanaryRoute, now: float) -> tuple[ArmReport, ArmReport]:
+    """As assigned, of those that began before the first one that is not known, if that is not of long ago."""
+    test = [r for r in rows if not r.live.persona and r.live.course.began >= canary.since]
+    oldest = now - Rules.of(routes).window - 86_400
+    ripe = min((r.live.course.began for r in test if not r.known and r.live.course.began > oldest), default=now)
+    share, candidate = float(canary.settings.share), canary.route.digest
+    arms = []
+    for digest, is_candidate in ((routes.active.digest, False), (candidate, True)):
+        mine = [r for r in test if in_canary(candidate, r.live.content.id, share) == is_candidate]
+        arms.append(_arm(mine, digest, lambda r: r.live.course.began < ripe))
+    return arms[0], arms[1]
+
+
+def _arm(mine: list[Row], digest: str, counts: Callable[[Row], bool] = lambda row: row.known) -> ArmReport:
+    known = [r for r in mine if counts(r)]
     seconds = sorted(float(f"{each:.2g}") for r in mine for each in r.live.seconds)
     rank = -(-95 * len(seconds) // 100)
     return ArmReport(
@@ -107,7 +121,7 @@ def _arm(rows: list[Row], digest: str, since: float) -> ArmReport:
         began=len(mine),
         closed=sum(r.over for r in mine),
         known=len(known),
-        outcomes=sum(r.outcome for r in known),
+        outcomes=sum(r.outcome and r.known for r in known),
         accepted=sum(r.live.accepted for r in known),
         abstained=sum(r.live.abstained for r in known),
         complaints=sum(r.complaint for r in known),

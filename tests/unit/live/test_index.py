@@ -20,7 +20,9 @@ QUICK = [Phase.explicit, Phase.reuse, Phase.generate]
 
 def routes(idle: str = "30m", window: str = "7d", canary: bool = True) -> Routes:
     active, candidate = (Route(digest=digest, url="http://x") for digest in DIGESTS)
-    test = CanaryRoute(route=candidate, iteration=1, since=BEGIN + DAY, settings=Canary()) if canary else None
+    test = (
+        CanaryRoute(route=candidate, iteration=1, since=BEGIN + DAY, settings=Canary(share="0.4")) if canary else None
+    )
     return Routes(run="shop", active=active, canary=test, idle=idle, outcome_window=window)
 
 

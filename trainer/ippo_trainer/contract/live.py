@@ -112,9 +112,9 @@ class ArmReport(Model):
 
     As the active policy's (`LiveReport.active`): those that it alone answered. As a side of an A/B test
     (`LiveReport.control`, `LiveReport.candidate`): those that `live.assignment` assigned to it, whoever answered them
-    in the end, of those that began since the canary did and before the first one whose outcome is not known yet. Only
-    so is the share of the candidate among them the canary's, whatever becomes of a conversation and whenever it is
-    known.
+    in the end, of those that began since the canary did and before the first one whose outcome is not known yet
+    (`live.sides`). Only so is the share of the candidate among them the canary's, whatever becomes of a conversation
+    and whenever it is known.
     """
 
     digest: Digest

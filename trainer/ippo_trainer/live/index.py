@@ -11,6 +11,7 @@ from ippo_trainer.contract.live import ArmReport, LiveReport, PersonaReport, Rou
 from ippo_trainer.live.canary import verdict as canary_verdict
 from ippo_trainer.live.conversations import without_texts
 from ippo_trainer.live.reading import events, newest_days, segments
+from ippo_trainer.live.sides import arm, sides, sums
 from ippo_trainer.live.standing import Rules
 from ippo_trainer.live.table import EventTable, remove
 from ippo_trainer.store.base import ObjectNotFoundError, Store
@@ -19,12 +20,8 @@ _EVERY = 3600.0
 """Seconds between two looks at all folders: one holds what a gateway could put only days later."""
 _MOST = 32
 """Personas that a report names."""
-_RECENT = 10_000
-"""Conversations whose answers are timed: the newest."""
-_ARM = "FROM conversations WHERE digest = :digest AND began >= :since AND persona = '' AND NOT handed"
+_ARM = "FROM conversations WHERE digest = :digest AND persona = '' AND NOT handed"
 _OWN = "FROM conversations WHERE digest = :digest AND NOT handed AND known_at <= :now"
-_NEWEST = "ORDER BY began DESC, name LIMIT :recent"
-_TIMED = "SELECT seconds, count(*) FROM answers WHERE conversation IN newest GROUP BY seconds ORDER BY seconds"
 _log = logging.getLogger(__name__)
 
 
@@ -102,36 +99,20 @@ def _counted(table: EventTable, routes: Routes, now: float) -> LiveReport:
     personas = table.query(f"{sums} GROUP BY persona ORDER BY persona LIMIT :most", digest=digest, now=now, most=_MOST)
     report = LiveReport(
         time=now,
-        active=_arm(table, digest, 0.0, now),
+        active=_arm(table, digest, now),
         usable=usable,
         usable_outcomes=int(outcomes),
         personas=tuple(PersonaReport(name=name, known=known, outcomes=int(each)) for name, known, each in personas),
     )
     if canary is None:
         return report
-    control, candidate = (_arm(table, each, canary.since, now) for each in (digest, canary.route.digest))
+    control, candidate = sides(table, routes.active, canary, Rules.of(routes).window, now)
     verdict = canary_verdict(canary, control, candidate, now)
     return report.model_copy(update={"control": control, "candidate": candidate, "verdict": verdict})
 
 
-def _arm(table: EventTable, digest: str, since: float, now: float) -> ArmReport:
-    """Conversations of one policy as it is that began since then."""
-    known = "known_at <= :now"
-    sums = [f"total({each})" for each in ("over_at <= :now", known)]
-    sums += [f"total({known} AND {each})" for each in ("outcome", "accepted", "abstained", "complaint")]
-    values: dict[str, Any] = {"digest": digest, "since": since, "now": now}
-    [row] = table.query(f"SELECT count(*), {', '.join(sums)} {_ARM}", **values)
-    names = ("began", "closed", "known", "outcomes", "accepted", "abstained", "complaints")
-    counts = dict(zip(names, map(int, row), strict=True))
-    rows = table.query(f"WITH newest AS (SELECT name {_ARM} {_NEWEST}) {_TIMED}", **values, recent=_RECENT)
-    return ArmReport(digest=digest, **counts, seconds=percentile(list(rows)))
-
-
-def percentile(counts: list[tuple[float, int]]) -> float | None:
-    """The 95th percentile of values with their counts, in order: the least that as many are not above."""
-    rank, below = 0.95 * sum(count for _, count in counts), 0
-    for value, count in counts:
-        below += count
-        if below >= rank:
-            return value
-    return None
+def _arm(table: EventTable, digest: str, now: float) -> ArmReport:
+    """Conversations of one policy as it is."""
+    values: dict[str, Any] = {"digest": digest, "now": now}
+    [row] = table.query(f"SELECT {sums('known_at <= :now')} {_ARM}", **values)
+    return arm(table, digest, row, f"SELECT name {_ARM}", values)

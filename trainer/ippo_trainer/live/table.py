@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError, TryAgainError
+from ippo_trainer.live.assignment import in_canary
 from ippo_trainer.live.conversations import LiveConversation, fold, happened
 from ippo_trainer.live.events import COMPLAINT, ERASED, OUTCOME, SUGGESTION, Event
 from ippo_trainer.live.standing import Course, Rules, Told, standing
 
 TWICE = "events that were logged twice"
 UNREADABLE = "conversations that cannot be read"
-_FORMAT = ("format", "1")
+_FORMAT = ("format", "2")
 """Of the file; one of another format is made anew."""
 _TOMBSTONE, _OTHER = -2, -1
 """What stands for the turn in events that are no suggestions."""
@@ -42,6 +43,7 @@ CREATE TABLE conversations (
     handed INTEGER, accepted INTEGER, abstained INTEGER, complained INTEGER,
     over_at REAL, known_at REAL, outcome INTEGER, outcome_at REAL, complaint INTEGER) WITHOUT ROWID;
 CREATE INDEX of_policy ON conversations (digest, began);
+CREATE INDEX of_time ON conversations (began);
 CREATE INDEX of_same_customer ON conversations (customer, began, name) WHERE customer != '';
 CREATE TABLE answers (conversation TEXT NOT NULL, seconds REAL NOT NULL);
 CREATE INDEX of_answer ON answers (conversation);
@@ -77,7 +79,7 @@ class EventTable:
         self._db.close()
 
     def query(self, sql: str, **values: Any) -> Iterator[tuple[Any, ...]]:
-        """Rows of `conversations` and `answers`."""
+        """Rows of `conversations` and `answers`; `in_canary` is `assignment`'s."""
         with self._errors():
             yield from self._db.execute(sql, values)
 
@@ -266,6 +268,7 @@ def _opened(path: Path) -> sqlite3.Connection:
 
 def _connected(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, check_same_thread=False)
+    db.create_function("in_canary", 3, in_canary, deterministic=True)
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = OFF")  # a crash of the machine may cost the file, which is a cache
     return db
