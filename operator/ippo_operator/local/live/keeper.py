@@ -38,8 +38,8 @@ class LiveProcesses:
         self._intent: LiveIntent | None = None
         self._active: DeployedPolicy | None = None
         """The policy that the gateway is told is active."""
-        self._answered = 0.0
-        """When the gateway did so last, or was started first."""
+        self._silent_since: float | None = None
+        """When the gateway gave no report for the first time; None since it gave one."""
         self.observed = ObservedLive()
         """How things stood at the last look."""
 
@@ -74,7 +74,7 @@ class LiveProcesses:
             return
         if self._gateway is None:
             self.check_port()
-            self._gateway, self._answered = LocalGateway(self._place, self._clock), self._clock()
+            self._gateway = LocalGateway(self._place, self._clock)
         wanted = [intent.active, *([intent.canary.policy] if intent.canary is not None else [])]
         for policy in wanted:
             digest = policy.artifact.digest
@@ -124,9 +124,12 @@ class LiveProcesses:
             return ObservedLive()
         report, trouble = gateway.report(), None
         if report is not None:
-            self._answered = self._clock()
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = self._clock()
+        silent = 0.0 if self._silent_since is None else self._clock() - self._silent_since
         why = gateway.trouble or self._servers[intent.active.artifact.digest].trouble
-        if report is None and (why or self._clock() - self._answered > _PATIENCE):
+        if report is None and (why or silent > _PATIENCE):
             text = f"the gateway does not answer{why and f': {why}'}"
             trouble = Waiting(reason=Reason.NOT_REACHED, message=text)
         if intent.canary is None:
