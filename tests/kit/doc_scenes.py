@@ -41,9 +41,24 @@ class Scene:
 
 # On one machine
 
+_SMALLER = """
+s/8080/PORT/; s/max: 3/max: 1/; s/d64-l2/d32-l1/; s/epochs: 1/epochs: 4/
+s/minConversations: 4000/minConversations: 1200/; s/maxConversations: 4000/maxConversations: 200/
+s/minConversations: 200/minConversations: 50/
+"""
 TUTORIALS = (
     Scene("docs/tutorials/simulator.md", fails=("64 ippo run",)),
     Scene("docs/tutorials/log.md", fails=("65 ippo run",)),
+    Scene(
+        "docs/tutorials/live.md",
+        # Customers who are easy to please and a small model: the same commands in a tenth of the time.
+        settings={
+            "shop.py": "shop.py --option horizon=4 --option tables=examples/easy-customers.json",
+            "run.yaml >": "run.yaml | sed -f smaller.sed >",
+            "localhost:8080": "localhost:$PORT",
+        },
+        before={"": f"echo '{_SMALLER}' > smaller.sed; sed -i s/PORT/$PORT/ smaller.sed"},
+    ),
     Scene("docs/tutorials/model.md", fails=("64 ippo validate", "65 ippo run")),
 )
 """One after the other in one folder: each leaves runs for the next."""
