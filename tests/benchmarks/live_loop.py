@@ -70,12 +70,10 @@ def loop(out: Path, manifest: Path, port: int, concurrency: int) -> int:
 
 def show(run: Path) -> None:
     """The table."""
-    status = json.loads(
-        subprocess.run([_BIN / "ippo", "status", run, "--json"], stdout=subprocess.PIPE, check=True).stdout
-    )
+    status = json.loads((run / "status.json").read_text())
     optimum = 0.0
     print("policy  promoted  outcomes of candidate    of current  exact value  of optimum")
-    for row in status["status"]["iterations"]:
+    for row in status["iterations"]:
         found = sorted(
             (run / "artifacts" / "iterations" / f"{row['iteration']:04d}" / "policy").glob("*/manifest.json")
         )

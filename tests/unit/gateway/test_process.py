@@ -99,6 +99,30 @@ def test_what_was_answered_before_the_end_is_in_the_store(tmp_path):
     run(check())
 
 
+def test_who_asks_on_and_on_does_not_hold_up_the_end(tmp_path):
+    async def ask(url, asked):
+        while True:
+            try:
+                async with GatewayClient(url, tries=Tries(most=1)) as client:
+                    await client.chat(HELLO)
+                asked.set()
+            except GatewayError:
+                return
+
+    async def check():
+        async with StubPolicy(ACTIVE) as active:
+            write_routes(tmp_path / "routes.json", active.url)
+            async with process(tmp_path, "--grace-seconds=300") as (started, public, _, _):
+                asked = asyncio.Event()
+                customers = [asyncio.ensure_future(ask(public, asked)) for _ in range(4)]
+                await asked.wait()
+                started.send_signal(signal.SIGTERM)
+                assert await asyncio.wait_for(started.wait(), 60) == 0
+                await asyncio.gather(*customers)
+
+    run(check())
+
+
 def test_what_is_redacted_is_written_nowhere(tmp_path):
     async def check():
         async with StubPolicy(ACTIVE) as active, StubPolicy(CANDIDATE) as candidate:

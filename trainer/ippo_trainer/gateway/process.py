@@ -70,18 +70,18 @@ async def serve(settings: GatewaySettings) -> int:
         for keep in (routes.keep, *([] if keys is None else [keys.keep])):
             stack.callback(asyncio.ensure_future(keep(_LOOK_SECONDS)).cancel)
         await _listen(stack, internal.application(), settings.internal_port, "--internal-port", settings)
-        await _listen(stack, server.application(), settings.port, "--port", settings)
+        public = await _listen(stack, server.application(), settings.port, "--port", settings)
         _log.info("ready: policy %s of run %s", routes.current.active.digest, routes.current.run)
         await stop.wait()
         end = loop.time() + settings.grace
-        await _drain(server, settings.linger, settings.grace)
+        await _drain(server, public, settings.linger, settings.grace)
         await asyncio.to_thread(recorder.close, max(_LAST_WRITE_SECONDS, end - loop.time()))
     return 0
 
 
 async def _listen(
     stack: AsyncExitStack, app: web.Application, port: int, argument: str, settings: GatewaySettings
-) -> None:
+) -> web.AppRunner:
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -93,13 +93,17 @@ async def _listen(
     stack.push_async_callback(runner.cleanup)
     await listen(runner, port, argument)
     _log.info("listening on port %d (%s)", runner.addresses[0][1], argument)
+    return runner
 
 
-async def _drain(server: GatewayServer, linger: float, grace: float) -> None:
-    """Answers what there is. Clients with open connections do not know yet that they should go elsewhere."""
+async def _drain(server: GatewayServer, runner: web.AppRunner, linger: float, grace: float) -> None:
+    """Answers what there is. Clients do not know yet that they should go elsewhere. After `linger` nobody new is let
+    in, or those who ask on and on would hold up the end."""
     server.draining = True
     _log.info("told to end: %d requests to answer", server.in_flight)
     await asyncio.sleep(min(linger, grace))
+    for site in list(runner.sites):
+        await site.stop()
     with suppress(TimeoutError):
         await asyncio.wait_for(server.idle(), max(0.0, grace - linger))
     if server.in_flight:
