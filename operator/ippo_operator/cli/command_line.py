@@ -12,6 +12,7 @@ from ippo_operator.cli import (
     completion,
     decide,
     diff,
+    erase,
     exact,
     explain,
     judge,
@@ -49,6 +50,7 @@ examples:
     ippo report runs/demo
     ippo judge runs/demo
     ippo chat runs/shop
+    ippo erase runs/shop CONVERSATION
     ippo exact --env sr-funnel
 
   in a cluster (also as `kubectl ippo -n team status`; flags before or after the verb):
@@ -87,7 +89,8 @@ def make_parser(program: str) -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", prog=program)
     for verb in (run, serve, chat, validate, plan, check_log, exact, completion, version, status, report, logs):
         add_verb(commands, verb.VERB, verb.add_arguments)
-    add_verb(commands, judge.VERB, judge.add_arguments)
+    for verb in (judge, erase):
+        add_verb(commands, verb.VERB, verb.add_arguments)
     for decision in decide.VERBS:
         add_verb(commands, decision, partial(decide.add_arguments, decision))
     for verb in (diff, explain):

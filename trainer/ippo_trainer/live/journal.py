@@ -106,7 +106,8 @@ class Journal:
         self._opened = 0.0
         """When the file was, by `time.monotonic`."""
         self._queue: deque[_Entry] = deque()
-        self._ids: OrderedDict[bytes, tuple[bytes, Future[bool]]] = OrderedDict()
+        self._ids: OrderedDict[bytes, tuple[bytes, Future[bool] | None]] = OrderedDict()
+        """Fingerprints by short names; with futures while events are not written, for futures are large."""
         self._figures = JournalFigures()
         self._changed = threading.Condition()
         self._closing = self._closed = False
@@ -194,7 +195,10 @@ class Journal:
                 "an event of this id was logged, and it says something else", "Give each event an id of its own."
             )
         repeat = _future()
-        written.add_done_callback(lambda first: _settle(repeat, False, first.exception()))
+        if written is None:
+            _settle(repeat, False)
+        else:
+            written.add_done_callback(lambda first: _settle(repeat, False, first.exception()))
         return repeat
 
     def _work(self) -> None:
@@ -261,6 +265,9 @@ class Journal:
             self._sizes[self._file.path] = self._file.size
             figures = self._figures
             self._figures = replace(figures, written=figures.written + len(entries), syncs=figures.syncs + 1)
+            for entry in entries:
+                if entry.name in self._ids:
+                    self._ids[entry.name] = (self._ids[entry.name][0], None)
         for entry in entries:
             _settle(entry.written, True)
 

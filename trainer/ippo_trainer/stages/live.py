@@ -37,7 +37,6 @@ SEGMENTS = "segments.json"
 _STATE = "live.json"
 _OPEN = "conversations that were still open, or could still have the outcome: they are censored"
 _HANDED = "conversations that changed hands: they are censored there"
-_GONE = "segments that were deleted while they were read"
 _FIGURES = {
     TWICE: "duplicates",
     LATE: "lateReactions",
@@ -90,16 +89,28 @@ def run(ctx: StageContext, section: Logged) -> StageResult:
 def _read(ctx: StageContext, store: Store, state: _Progress, table: EventTable) -> Counter[str]:
     """Reads the segments into the table; counts what is told of events."""
     noted: Counter[str] = Counter()
+    gone = set()
     with ctx.progress(len(state.segments), "reading the live log", "segments") as shown:
         for key in state.segments:
-            try:
-                table.add(key, _until(events(store, key), ctx.spec.until or 0), noted)
-            except ObjectNotFoundError:
-                noted[_GONE] += 1
+            if not _add(ctx, store, table, key, noted):
+                gone.add(began_at(key))
             shown.update(1)
             ctx.check_stop()
+    if gone:  # by retention, or an erasure, which puts the rest into another segment of the same time
+        for key in sorted(segments(store)):
+            if began_at(key) in gone and not table.holds(key) and _add(ctx, store, table, key, noted):
+                state.segments.append(key)
     table.settle(Counter())
-    return Counter({name: noted[name] for name in (TWICE, _GONE)})
+    return Counter({TWICE: noted[TWICE]})
+
+
+def _add(ctx: StageContext, store: Store, table: EventTable, key: str, noted: Counter[str]) -> bool:
+    """Whether the segment is there still."""
+    try:
+        table.add(key, _until(events(store, key), ctx.spec.until or 0), noted)
+    except ObjectNotFoundError:
+        return False
+    return True
 
 
 def _until(logged: Iterator[Event], until: int) -> Iterator[Event]:

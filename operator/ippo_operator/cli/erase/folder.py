@@ -1,0 +1,19 @@
+"""`ippo erase` of a run in a folder."""
+
+from argparse import Namespace
+
+from ippo_operator.cli.erase.account import erase
+from ippo_operator.cli.errors import OK, CommandError
+from ippo_operator.cli.folders import open_folder
+from ippo_operator.cli.trainer import check_trainer, trainer_errors
+
+
+def command(arguments: Namespace) -> int:
+    """Erases, also while the run goes on."""
+    if arguments.endpoint_url or arguments.credentials_from_secret:
+        raise CommandError("--endpoint-url and --credentials-from-secret are for runs in a cluster, not for folders")
+    run = open_folder(arguments.run)
+    check_trainer()
+    with trainer_errors():
+        erase(arguments, run.folder.store(run.manifest), run.status)
+    return OK
