@@ -26,6 +26,9 @@ class QuietServer(ThreadingHTTPServer):
 class HttpServer:
     """Every request goes to `serve`, in a thread of its own. Use as a context manager."""
 
+    host = "127.0.0.1"
+    """Where it listens."""
+
     def __enter__(self) -> Self:
         self._server = self.listen()
         self.port = self._server.server_port
@@ -49,7 +52,7 @@ class HttpServer:
 
             do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
-        return QuietServer(("127.0.0.1", 0), Handler)
+        return QuietServer((self.host, 0), Handler)
 
     def serve(self, handler: BaseHTTPRequestHandler) -> None:
         """Answers one request."""

@@ -172,12 +172,15 @@ def deployment_status(generation: int, updated: int, total: int, available: int,
     reason = "ProgressDeadlineExceeded" if exceeded else "ReplicaSetUpdated"
     progressing = {"type": "Progressing", "status": "False" if exceeded else "True", "reason": reason}
     progressing |= {"lastUpdateTime": exceeded} if exceeded else {}
+    words = "MinimumReplicasAvailable" if available else "MinimumReplicasUnavailable"
+    ready = {"type": "Available", "status": "True" if available else "False", "reason": words}
+    ready |= {"lastTransitionTime": "2026-01-31T11:00:00Z"}  # long ago
     return {
         "observedGeneration": generation,
         "replicas": total,
         "updatedReplicas": updated,
         "availableReplicas": available,
-        "conditions": [progressing],
+        "conditions": [progressing, ready],
     }
 
 

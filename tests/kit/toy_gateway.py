@@ -22,41 +22,19 @@ COUNTED = START + timedelta(minutes=10)
 
 
 @dataclass
-class ToyGateway:
-    """Gateways of the run team/small."""
+class Customers:
+    """What they did, as a gateway counts it."""
 
-    api: FakeApi
     known: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Conversations with a known outcome, and outcomes, by the policy's digest."""
     enough: bool = True
     """Whether policies that `known` does not name have as many as anybody may want."""
     outcome: Outcome | None = "Promote"
     """What a test comes to, at once; None goes on."""
-    asked: int = 0
-    said: str = ""
-    """The routes that they read last."""
 
-    def __post_init__(self) -> None:
-        self.api.behind = self.answer
-
-    def routes(self) -> Routes:
-        """What the gateway is told, or was, where the file is gone."""
-        there = self.api.objects.get(("configmaps", "team", "small-gateway"))
-        self.said = there["data"]["routes.json"] if there is not None else self.said
-        return Routes.model_validate_json(self.said)
-
-    def answer(self, service: str, path: str) -> bytes | None:
-        """As pods do behind the proxy."""
-        assert (service, path) == ("team/small-gateway:internal", REPORT_PATH)
-        self.asked += 1
-        if ("configmaps", "team", "small-gateway") not in self.api.objects and not self.said:
-            return None  # no pod starts without its volume
-        return self.report().model_dump_json(by_alias=True, exclude_none=True).encode()
-
-    def report(self) -> LiveReport:
-        """What they know."""
-        routes, default = self.routes(), (1000, 100) if self.enough else (0, 0)
-        digest = routes.active.digest
+    def report(self, routes: Routes) -> LiveReport:
+        """What a gateway with these routes says."""
+        digest, default = routes.active.digest, (1000, 100) if self.enough else (0, 0)
         known, outcomes = self.known.get(digest, default)
         report = LiveReport(
             time=COUNTED.timestamp(), active=ArmReport(digest=digest), usable=known, usable_outcomes=outcomes
@@ -78,3 +56,36 @@ class ToyGateway:
             "candidate": ArmReport(digest=candidate, known=100, outcomes=20),
         }
         return report.model_copy(update=sides | {"verdict": verdict})
+
+    def body(self, routes: str) -> bytes:
+        """The same as bytes, of a file of routes."""
+        report = self.report(Routes.model_validate_json(routes))
+        return report.model_dump_json(by_alias=True, exclude_none=True).encode()
+
+
+@dataclass
+class ToyGateway(Customers):
+    """Gateways of the run team/small, on the fake API."""
+
+    api: FakeApi = field(default_factory=FakeApi)
+    asked: int = 0
+    said: str = ""
+    """The routes that they read last."""
+
+    def __post_init__(self) -> None:
+        self.api.behind = self.answer
+
+    def routes(self) -> Routes:
+        """What the gateway is told, or was, where the file is gone."""
+        there = self.api.objects.get(("configmaps", "team", "small-gateway"))
+        self.said = there["data"]["routes.json"] if there is not None else self.said
+        return Routes.model_validate_json(self.said)
+
+    def answer(self, service: str, path: str) -> bytes | None:
+        """As pods do behind the proxy."""
+        assert (service, path) == ("team/small-gateway:internal", REPORT_PATH)
+        self.asked += 1
+        if ("configmaps", "team", "small-gateway") not in self.api.objects and not self.said:
+            return None  # no pod starts without its volume
+        self.routes()
+        return self.body(self.said)

@@ -246,6 +246,7 @@ def _refusal(response: Response) -> str:
         said = json.loads(response.body)
     except (ValueError, RecursionError):
         said = None
+    said = said.get("error", said) if isinstance(said, dict) else None  # as OpenAI's API says it, or Kubernetes'
     message = said.get("message") if isinstance(said, dict) else None
     return f"HTTP {response.status}" + (f": {one_line(message, _SAID)}" if isinstance(message, str) else "")
 

@@ -39,7 +39,7 @@ DRAIN = 120.0
 LOOK_AGAIN = 300.0
 """Seconds: no event tells that a ConfigMap was changed or that a name is free again."""
 _STARTING = timedelta(seconds=120)
-"""In which gateways that are not ready are no news."""
+"""In which gateways that do not answer are no news."""
 Child = tuple[str, str]
 """Kind and name."""
 
@@ -169,16 +169,20 @@ class Live:
         try:
             return await read_report(self.client, str(self.run.metadata.namespace), self._gateway), None
         except NoReportError as error:
-            return None, _unreachable(str(error))
+            return None, None if self._starts(deployment) else _unreachable(str(error))
 
     async def _not_ready(self, deployment: Manifest) -> Waiting | None:
         trouble = await self._trouble(deployment, GATEWAY)
         if trouble is not None:
             return _unreachable(f"gateway {self._gateway} is not ready: {trouble.message}")
-        since = server_state.unavailable_since(deployment)
-        if since is None or self.client.clock() - since < _STARTING:
+        if self._starts(deployment):
             return None
         return _unreachable(f"gateway {self._gateway} is not ready; what it waits for is in the log of its pods")
+
+    def _starts(self, deployment: Manifest) -> bool:
+        """Whether its pods have just started or ended, which is no news."""
+        changed = server_state.availability_changed_at(deployment)
+        return changed is None or self.client.clock() - changed < _STARTING
 
     async def _trouble(self, deployment: Manifest, component: str) -> Waiting | None:
         """What keeps pods of a Deployment from getting ready."""
@@ -246,8 +250,8 @@ def _desired(servers: ServingContext, intent: LiveIntent) -> Iterator[Manifest]:
     tells."""
     gateway = GatewayContext(servers)
     yield gateway_config_map(gateway, intent)
-    yield gateway_deployment(gateway)
     yield gateway_service(gateway)
+    yield gateway_deployment(gateway)
     if intent.canary is None:
         return
     candidate = candidate_of(servers, intent)

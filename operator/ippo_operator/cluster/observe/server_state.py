@@ -51,10 +51,9 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
     )
 
 
-def unavailable_since(deployment: Object) -> datetime | None:
-    """Since when too few of its pods take requests; None where enough do, or where nobody knows."""
-    available = _condition(deployment.get("status") or {}, "Available")
-    return _time(available.get("lastTransitionTime")) if available.get("status") == "False" else None
+def availability_changed_at(deployment: Object) -> datetime | None:
+    """Since when enough of its pods take requests, or too few; None where nobody knows."""
+    return _time(_condition(deployment.get("status") or {}, "Available").get("lastTransitionTime"))
 
 
 def applied_at(metadata: Object) -> datetime | None:

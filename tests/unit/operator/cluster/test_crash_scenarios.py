@@ -58,7 +58,7 @@ class World:
 
     def _open(self) -> None:
         if self.talks:
-            self.gateway = ToyGateway(self.api, outcome=None)
+            self.gateway = ToyGateway(outcome=None, api=self.api)
 
     def go_on_from(self, objects: dict[Key, Object], created: list[Key], ran: list[str]) -> "World":
         """Another world of the same people, with an API server in this state."""

@@ -36,7 +36,7 @@ def begin_live(**spec: Any) -> World:
     """A run that is going to talk to customers."""
     api, operator, controller = begin(**LIVE | spec)
     operator.patience = LOOK_AGAIN - 1
-    return api, operator, controller, ToyGateway(api)
+    return api, operator, controller, ToyGateway(api=api)
 
 
 def there(api: FakeApi, objects: list[tuple[str, str]]) -> list[bool]:
@@ -210,7 +210,7 @@ def test_a_strangers_object_is_never_touched_and_told_of(kind: str, name: str) -
     assert (trouble["reason"], f"{title} team/{name} exists" in trouble["message"]) == ("ChildConflict", True)
     assert all(there(api, [own for own in GATEWAY if own != (kind, name)]))
     api.remove(kind, "team", name)
-    ToyGateway(api)
+    ToyGateway(api=api)
     operator.finish(controller)
     assert "trouble" not in status_of(api)["live"]
     assert stands(api, "Succeeded") == ("True", "Completed")
@@ -260,9 +260,7 @@ def test_a_run_that_is_deleted_takes_all_with_it() -> None:
 
 
 def test_gateways_that_do_not_start_say_why() -> None:
-    api, operator, controller, _ = begin_live()
-    controller.serves = lambda template: template["metadata"]["labels"][identity.COMPONENT] != "gateway"
-    rest(operator, controller)
+    api, operator, _, _ = waiting()
     [newest] = [s for s in api.all("replicasets") if s["metadata"]["labels"][identity.COMPONENT] == "gateway"]
     metadata = newest["metadata"]
     owner = {"kind": "ReplicaSet", "name": metadata["name"], "uid": metadata["uid"], "controller": True}
@@ -273,6 +271,8 @@ def test_gateways_that_do_not_start_say_why() -> None:
         "status": {"phase": "Pending", "containerStatuses": [pulling]},
     }
     api.put("pods", pod)
+    status = api.objects["deployments", "team", "small-gateway"]["status"]
+    api.edit("deployments", "team", "small-gateway", status=status | {"availableReplicas": 0})
     operator.settle()
     trouble = status_of(api)["live"]["trouble"]
     assert trouble["reason"] == "GatewayUnreachable"
