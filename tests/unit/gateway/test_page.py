@@ -1,5 +1,6 @@
 """The gateway's page in a real browser: a conversation by clicks, on a phone and a desktop, by day and by night."""
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 from aiohttp import web
 from ippo_trainer.gateway import page
 
-from tests.kit import browser
+from tests.kit import browser, gateways
 from tests.kit.fake_gateway import FakeGateway
 from tests.kit.readable import LOW_CONTRAST
 
@@ -220,3 +221,30 @@ def test_the_browser_is_told_to_let_it_load_nothing_else(opened: browser.Browser
     opened.evaluate(f"void {attempt}")
     opened.until("document.title === 'refused'")
     assert any("Content Security Policy" in message for message in opened.messages)
+
+
+def test_the_gateway_itself_takes_what_the_page_says(chromium: browser.Browser, tmp_path: Path) -> None:
+    def clicks(url: str) -> None:
+        chromium.open(url, 800)
+        chromium.evaluate("sessionStorage.clear()")
+        chromium.open(url, 800)
+        chromium.click("#phrases button:nth-child(1)")
+        chromium.click("#edit")
+        chromium.type("!")
+        chromium.click("#own-form .main")
+        chromium.click("#won")
+        chromium.until("document.querySelector('#end').hidden")
+        assert chromium.messages == []
+
+    async def check() -> None:
+        async with gateways.gateway(tmp_path) as bench:
+            await asyncio.to_thread(clicks, str(bench.client.make_url("")))
+            suggestion, reaction, outcome, close = bench.events()
+        kinds = [event["kind"] for event in (suggestion, reaction, outcome, close)]
+        assert kinds == ["suggestion", "reaction", "outcome", "close"]
+        assert len({event["conversation_id"] for event in (suggestion, reaction, outcome, close)}) == 1
+        assert (reaction["reaction"], reaction["sent"], reaction["turn"]) == ("edited", "Ten for you.!", 0)
+        assert reaction["suggestion_id"] == suggestion["suggestion"]["id"]
+        assert outcome["outcome"] is True
+
+    asyncio.run(check())
