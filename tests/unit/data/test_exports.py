@@ -222,3 +222,38 @@ def test_whatever_a_line_holds_it_is_read_or_refused(tmp_path_factory: pytest.Te
         refusal = error
     assert refusal.remedy
     assert "any.jsonl" in refusal.message
+
+
+@pytest.mark.parametrize("rest", ["[]", "x", "[{}]", "]", "null"])
+def test_nothing_of_a_file_is_passed_over_behind_its_array(rest: str, tmp_path: Path) -> None:
+    """As of two exports that were concatenated."""
+    text = json.dumps([{"messages": [ASKED, SAID]}])
+    (tmp_path / "a.json").write_text(f"{text} \n")
+    assert len(read_log(tmp_path / "a.json")) == 1
+    (tmp_path / "a.json").write_text(f"{text}\n{rest}")
+    with pytest.raises(BadDataError, match=r"item 2: '.' after the array's end.*one JSON array"):
+        read_log(tmp_path / "a.json")
+
+
+CELLS = {
+    "far seconds": pa.array([1, 1 << 50], pa.timestamp("s")),
+    "far microseconds": pa.array([1, 1 << 62], pa.timestamp("us")),
+    "far days": pa.array([1, 1 << 30], pa.date32()),
+    "no UTF-8": pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0"), pa.py_buffer(b"a\xff\xfe")]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_of_parquet_that_python_cannot_hold_are_named_by_row(kind: str, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"messages": [[ASKED, SAID]] * 2, "time": CELLS[kind]}), tmp_path / "a.parquet")
+    with pytest.raises(BadDataError, match=r"a.parquet, row 1 cannot be read"):
+        read_log(tmp_path / "a.parquet")
+
+
+def test_a_column_that_is_there_twice(tmp_path: Path) -> None:
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array([[ASKED, SAID]])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["id", "id", "messages"]), tmp_path / "a.parquet")
+    with pytest.raises(BadDataError, match='column "id" twice'):
+        read_log(tmp_path / "a.parquet")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,19 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_fine(tmp_path: Path) -> 
     other = chat(("user", "x"), ("agent", "y"), conversation_id=7)
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD_LINE + b"\r\n\r\n" + json.dumps(other).encode() + b"\r\n")
     assert [found.id for found in read_log(tmp_path / "a.jsonl")] == ["good", "7"]
+
+
+@pytest.mark.parametrize("logprob", [0.5, 1.0, -math.inf, -1e300, 1e-2])
+def test_log_probabilities_that_are_none(logprob: float, tmp_path: Path) -> None:
+    """Probabilities in their place, say; and what 32 bits do not hold would be a fault of a later stage."""
+    reply = {"role": "agent", "content": "a", "token_ids": [1], "sampler_logprobs": [logprob]}
+    line = json.dumps(chat(("user", "x"), reply)).replace("-Infinity", "-1e999")
+    (tmp_path / "bad.jsonl").write_text(line)
+    with pytest.raises(BadDataError, match=r"sampler_logprobs is .*logarithms of probabilities"):
+        read_log(tmp_path / "bad.jsonl")
+
+
+def test_an_id_counts_where_conversation_id_is_null(tmp_path: Path) -> None:
+    line = chat(("user", "x"), ("agent", "y")) | {"conversation_id": None, "id": "a"}
+    with pytest.raises(BadDataError, match="'a' comes a second time"):
+        read_log(write(tmp_path / "a.jsonl", line, line))

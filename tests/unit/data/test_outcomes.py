@@ -1,5 +1,7 @@
 """Outcomes in a file of their own: what is joined, what an observation window censors, and what is refused."""
 
+import contextlib
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.params import seconds_of
-from ippo_trainer.data.outcomes import Outcomes
+from ippo_trainer.data import json_lines
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.outcomes import BEFORE, Outcomes, joined
 from ippo_trainer.data.schema import Conversation, Turn
 
 DAY = 86400.0
@@ -105,7 +109,7 @@ def test_other_bad_files(tmp_path: Path) -> None:
     with pytest.raises(BadDataError, match="that can be read"):
         Outcomes(tmp_path / "o.txt")
     (tmp_path / "o.jsonl").write_text("[]\n{")
-    with pytest.raises(BadDataError, match=r"2 problems.*row 1 is no object.*cannot be read to its end"):
+    with pytest.raises(BadDataError, match=r"2 problems.*row 1 is no object.*row 2 is not JSON"):
         Outcomes(tmp_path / "o.jsonl")
     (tmp_path / "o.parquet").write_bytes(b"PAR1")
     with pytest.raises(BadDataError, match="cannot be read to its end"):
@@ -129,3 +133,98 @@ def test_a_log_that_says_the_opposite_and_one_without_times(tmp_path: Path) -> N
         Outcomes(path, 1.0).join(conversation("a"))
     agreed: Any = Outcomes(path).join(conversation("a", outcome=True))
     assert agreed.outcome
+
+
+def test_an_outcome_of_the_log_that_the_file_does_not_name(tmp_path: Path) -> None:
+    """Not a failure: one of the two is wrong."""
+    outcomes = Outcomes(csv(tmp_path / "o.csv", "conversation_id", "b"))
+    with pytest.raises(BadDataError, match=r"outcome of conversation 'a' is true, and o.csv does not name it"):
+        outcomes.join(conversation("a", outcome=True))
+    assert not outcomes.join(conversation("a", outcome=False)).outcome
+
+
+def written(path: Path, names: list[str], cells: list[Any]) -> Path:
+    if path.suffix == ".csv":
+        return csv(path, ",".join(names), ",".join(map(str, cells)))
+    pq.write_table(pa.Table.from_arrays([pa.array([cell]) for cell in cells], names=names), path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["conversation_id", "Outcome"], r'unknown field "Outcome".*Rename it to outcome'),
+        (["conversation_id", "out_come", "time"], r"Rename it to outcome"),
+        (["conversation_id", "outcome", "outcome"], r'column "outcome" twice'),
+        (["conversation_id", "conversation_id"], r'column "conversation_id" twice'),
+        (["Conversation ID", "outcome"], r'no column conversation_id, but "Conversation ID", "outcome"'),
+    ],
+)
+def test_columns_that_could_mean_something_else(ending: str, names: list[str], words: str, tmp_path: Path) -> None:
+    """A false outcome under a misspelt heading was read as true where only known columns were looked at."""
+    with pytest.raises(BadDataError, match=words):
+        Outcomes(written(tmp_path / f"o.{ending}", names, ["a", "false", "5"][: len(names)]))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([1 << 50], pa.timestamp("s")),
+        pa.array([1 << 62], pa.timestamp("us")),
+        pa.array([1 << 30], pa.date32()),
+        pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]),
+    ],
+)
+def test_cells_that_python_cannot_hold(column: pa.Array, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"conversation_id": ["a"], "time": column}), tmp_path / "o.parquet")
+    with pytest.raises(BadDataError, match=r"o.parquet, row 1 cannot be read"):
+        Outcomes(tmp_path / "o.parquet")
+
+
+@pytest.mark.parametrize("ending", ["csv.gz", "jsonl.gz"])
+def test_every_byte_of_an_archive_may_be_damaged(ending: str, tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(60)]
+    lines = [json.dumps({"conversation_id": name}) for name in names]
+    rows = ["conversation_id", *names] if "csv" in ending else lines
+    whole = gzip.compress("\n".join(rows).encode(), mtime=0)
+    path = tmp_path / f"o.{ending}"
+    for index in range(len(whole)):
+        path.write_bytes(whole[:index] + bytes([whole[index] ^ 0xFF]) + whole[index + 1 :])
+        with contextlib.suppress(BadDataError):
+            Outcomes(path)
+
+
+def test_every_bad_line_is_named(tmp_path: Path) -> None:
+    lines = [
+        '{"conversation_id": "a"}',
+        "{",
+        "",
+        '{"conversation_id": NaN}',
+        '{"time": 1, "time": 2}',
+        '{"outcome": 3}',
+    ]
+    (tmp_path / "o.jsonl").write_text("\n".join(lines))
+    with pytest.raises(BadDataError) as caught:
+        Outcomes(tmp_path / "o.jsonl")
+    for words in ("4 problems", "row 2 is not JSON", "row 4 holds NaN", 'row 5 has the field "time" twice', "row 6"):
+        assert words in caught.value.message
+
+
+def test_a_line_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_lines.lines, "__defaults__", (1 << 10,))
+    for name in ("o.jsonl", "o.csv"):
+        (tmp_path / name).write_text("x" * 5000)
+        with pytest.raises(BadDataError, match="longer than"):
+            Outcomes(tmp_path / name)
+
+
+@pytest.mark.parametrize("began", [-1.0, 0.0, 1.0])
+def test_what_began_after_its_outcome_cannot_have_led_to_it(began: float, tmp_path: Path) -> None:
+    times = [{"time": 1000 + began}, {"time": 1000 + began + 60}]
+    said = [{"role": "user", "content": "hi"} | times[0], {"role": "assistant", "content": "yes"} | times[1]]
+    (tmp_path / "log.jsonl").write_text(json.dumps({"conversation_id": "a", "messages": said}))
+    reader = LogReader(tmp_path / "log.jsonl")
+    outcomes = Outcomes(csv(tmp_path / "o.csv", "conversation_id,time", "a,1000"))
+    assert len(list(joined(reader, outcomes))) == (began <= 0)
+    assert reader.omissions[BEFORE] == (began > 0)

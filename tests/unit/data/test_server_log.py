@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -245,6 +246,9 @@ def test_a_folder_without_segments(tmp_path: Path) -> None:
         ([{"id": "r1", "reaction": "edited"}, {"id": "r1", "reaction": "rejected"}], "contradicts line 1"),
         ([{"id": "nobody", "reaction": "edited"}], "no suggestion of the log is in rows.jsonl"),
         ([{"conversation_id": "c", "turn": 0}], "neither a reaction nor an outcome"),
+        ([{"conversation_id": "c", "turn": -1, "reaction": "edited"}], "names no suggestion"),
+        ([{"id": "r1", "reaction": "edited", "time": "yesterday"}], 'time is "yesterday".*ISO 8601'),
+        ([{"id": "r1", "reaction": "edited", "displayed": False}, {"id": "r1", "reaction": "edited"}], "contradicts"),
     ],
 )
 def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
@@ -273,3 +277,49 @@ def test_contexts_and_messages_of_tools_come_back(tmp_path: Path) -> None:
     assert all(turn.policy_digest == DIGESTS[0] for turn in conversation.turns)
     [without], _ = read(write(tmp_path / "old", [record("a", [asked("tea?")], "yes")]))
     assert (without.context, without.turns[0].tool_messages) == ("", ())
+
+
+STRANGE = [None, [], {"a": 1}, "x", "", "\ud800", -1, 1.5, True, math.nan, 10**400]
+
+
+@pytest.mark.parametrize("field", [*record("r", [asked("a")], "b"), "context"])
+def test_whatever_a_line_holds_it_is_read_or_its_segment_is_named(tmp_path: Path, field: str) -> None:
+    lines = [record("r1", [asked("tea?")], "a") | {field: value} for value in STRANGE]
+    lines.append({name: value for name, value in record("r1", [asked("tea?")], "a").items() if name != field})
+    for number, line in enumerate(lines):
+        folder = write(tmp_path / str(number), [record("r0", [asked("tea?")], "a"), line])
+        refusal = BadDataError("000001.jsonl.gz can be read", "Read it.")
+        try:
+            read(folder)
+        except BadDataError as error:
+            refusal = error
+        places = ("000001.jsonl.gz", "log.jsonl, line", "of conversation 'c'")
+        assert refusal.remedy
+        assert any(place in refusal.message for place in places)
+
+
+@pytest.mark.parametrize("messages", [["hi"], [{"role": "bot"}], [said("a")], [{"role": "user", "content": [3]}]])
+def test_messages_that_no_server_answers_name_the_conversation_or_the_segment(
+    tmp_path: Path, messages: list[Any]
+) -> None:
+    with pytest.raises(BadDataError, match=r"conversation 'c'|000001.jsonl.gz"):
+        read(write(tmp_path / "log", [record("r1", [asked("tea?")], "a") | {"messages": messages}]))
+
+
+@pytest.mark.parametrize("nothing", ["", [], [{"type": "text", "text": " "}]])
+def test_an_abstention_in_the_history_however_a_client_writes_nothing(tmp_path: Path, nothing: Any) -> None:
+    history = [asked("tea?"), {"role": "assistant", "content": nothing}, asked("hello?")]
+    lines = [record("r1", [asked("tea?")], None), record("r2", history, "yes", turn=0, message="tea?\nhello?")]
+    [conversation], _ = read(write(tmp_path / "log", lines))
+    assert [(turn.customer_message, turn.suggestion) for turn in conversation.turns] == [("tea?\nhello?", "yes")]
+
+
+def test_reactions_to_nothing_are_counted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
+    rows = [{"id": "r1", "reaction": "accepted"}, {"conversation_id": "c", "turn": 0, "reaction": "accepted"}]
+    for others in (0, 3):
+        extra = [{"id": f"other{number}", "reaction": "edited"} for number in range(others)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + extra))
+        reactions = Reactions(folder / "rows.jsonl")
+        write_served(segments_in(folder), folder / "log.jsonl", folder / "parts", reactions)
+        assert reactions.check() == others

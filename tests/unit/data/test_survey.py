@@ -129,3 +129,22 @@ def test_a_log_in_which_nobody_ever_suggested_anything(tmp_path: Path) -> None:
     silent["messages"][1]["suggestion"] = None
     figures = survey(LogReader(write(tmp_path / "a.jsonl", silent)), measure=lengths)
     assert (figures["lengths"], figures["limits"]) == (None, None)
+
+
+@pytest.mark.parametrize("lines", [[], [{"messages": []}], [{"messages": [{"role": "user", "content": "hi"}]}]])
+def test_a_log_without_a_conversation_is_wrong(lines: list[dict[str, Any]], tmp_path: Path) -> None:
+    [kind] = survey(LogReader(write(tmp_path / "a.jsonl", *lines)))["problems"]["kinds"]
+    assert "no conversations with a customer message and a reply" in kind["problem"]
+
+
+@pytest.mark.parametrize("outcome", [True, False, None])
+def test_no_number_of_conversations_teaches_what_is_always_so(outcome: bool | None, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", *(chat(number, "yes", outcome=outcome) for number in range(5)))
+    assert survey(LogReader(path))["needed"] == []
+
+
+def test_names_of_writers_are_fit_for_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {**chat(1, "yes"), "writer": "night\n\x1b[2Jbot" * 100})
+    [name] = survey(LogReader(path))["writers"]
+    assert name.isprintable()
+    assert len(name.encode()) <= 80

@@ -46,7 +46,8 @@ def array_items(file: IO[bytes], longest: int) -> Iterator[bytes]:
     """The bytes of every item, which have to be objects; whether they are JSON is for others to judge.
 
     Raises:
-        ValueError: no array, an item that is no object or longer than `longest` bytes, or an array without an end.
+        ValueError: no array, an item that is no object or longer than `longest` bytes, an array without an end, or
+            something behind it.
     """
     buffer = _Buffer(file)
     if buffer.skip_space() != b"[":
@@ -59,6 +60,9 @@ def array_items(file: IO[bytes], longest: int) -> Iterator[bytes]:
         if mark != b"{":
             raise ValueError(f"{mark.decode(errors='replace')!r} where an object was expected" if mark else "no ]")
         yield buffer.take(_length(buffer, longest))
+    buffer.take(1)
+    if mark := buffer.skip_space():
+        raise ValueError(f"{mark.decode(errors='replace')!r} after the array's end")
 
 
 def _length(buffer: _Buffer, longest: int) -> int:

@@ -4,17 +4,39 @@ Arrow's own casts are generous: they make `True` of -1, of .4 and of NaN, and re
 type counts only if it can mean nothing else, and each value must be one that the column can hold.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.messages import show
 from ippo_trainer.data.problems import ProblemError
 
 _TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
 _LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_list_view)
 _HOW = "Write the column as {}, see docs/chat-logs.md; or give the log as .jsonl."
+
+
+def check_unique(file: str, names: Sequence[str]) -> None:
+    """Raises BadDataError where a column is there twice: which of the two counts, nobody said."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise BadDataError(f"{file} has a column {show(twice)} twice", "Keep one of them.")
+
+
+def plain_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """Rows as plain Python values; of a row that holds what Python cannot hold, such as the year 35,678, why."""
+    try:
+        yield from batch.to_pylist()
+    except (ValueError, OverflowError):
+        for number in range(batch.num_rows):
+            try:
+                yield batch.slice(number, 1).to_pylist()[0]
+            except (ValueError, OverflowError) as error:
+                yield f" cannot be read: {' '.join(str(error).split()):.160}"
 
 
 class Column:

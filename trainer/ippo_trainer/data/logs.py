@@ -27,7 +27,9 @@ import pyarrow.parquet as pq
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.arrays import array_items
+from ippo_trainer.data.columns import check_unique, plain_rows
 from ippo_trainer.data.context import CONTEXT, context_of
+from ippo_trainer.data.json_lines import ENDINGS, LONGEST_LINE, parse
 from ippo_trainer.data.messages import (
     EXPLORED,
     check,
@@ -52,11 +54,10 @@ _MESSAGE_FIELDS = (
 )
 _LISTS = ("messages", "conversations")
 """Fields that hold the messages; the second is ShareGPT's."""
-_ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 _ARRAYS = (".json", ".json.gz")
 """One JSON array of conversations, as ShareGPT's data sets are."""
+_ARRAY_FORMAT = "Write one JSON array of conversations in UTF-8, or one line each in a file named .jsonl."
 _LONGEST_GROUP = 64
-_MAX_LINE = 16 * 1024 * 1024
 _ROWS = 64
 WITHOUT_REPLY = "conversations without a reply"
 
@@ -151,11 +152,15 @@ class LogReader:
         yield from self.conversations()
         self.problems.check()
         if not self.count:
-            raise BadDataError(f"no conversations with a customer message and a reply in {self.path.name}", _FORMAT)
+            raise self.nothing()
+
+    def nothing(self) -> BadDataError:
+        """What is wrong with a log without a conversation to learn from."""
+        return BadDataError(f"no conversations with a customer message and a reply in {self.path.name}", _FORMAT)
 
     def conversations(self) -> Iterator[Conversation]:
         """The good ones; what is wrong with the others is in `problems`, and not raised."""
-        if not self._names.endswith((*_ENDINGS, *_ARRAYS, ".parquet")):
+        if not self._names.endswith((*ENDINGS, *_ARRAYS, ".parquet")):
             raise BadDataError(
                 f"{self.path.name} is no log that can be read", "Give .jsonl, .jsonl.gz, .json or .parquet."
             )
@@ -188,15 +193,20 @@ class LogReader:
         """Of parquet that has a column of messages, one conversation each."""
         try:
             with pq.ParquetFile(self.path) as file:
+                check_unique(self.path.name, file.schema_arrow.names)
                 groups, first = file.metadata.num_row_groups, 0
                 for group in range(groups):
                     rows = file.metadata.row_group(group).num_rows
                     if first + rows > self._number:
                         skipped = self._number - first
                         for batch in file.iter_batches(batch_size=_ROWS, row_groups=[group]):
-                            for row in batch.to_pylist()[max(0, skipped) :]:
+                            for row in plain_rows(batch.slice(min(max(0, skipped), batch.num_rows))):
+                                place = f"row {self._number}"
                                 self._number += 1
-                                yield _Record(self.path.name, f"row {self._number - 1}", self.problems, _present(row))
+                                if isinstance(row, str):
+                                    self.problems.add(ProblemError(self.path.name, place, row, _FORMAT))
+                                else:
+                                    yield _Record(self.path.name, place, self.problems, _present(row))
                             skipped -= batch.num_rows
                     first += rows
                     self.bytes = self.size * (group + 1) // groups
@@ -211,17 +221,17 @@ class LogReader:
             with self.path.open("rb") as raw:
                 file = gzip.GzipFile(fileobj=raw) if self._names.endswith(".gz") else raw
                 file.seek(self._offset)
-                while data := file.readline(_MAX_LINE + 1):
+                while data := file.readline(LONGEST_LINE + 1):
                     self._number, self.bytes = self._number + 1, raw.tell()
                     self._offset += len(data)
                     place = f"line {self._number}"
                     if self._number == 1:
                         _check_encoding(name, data)
                         data = data.removeprefix(codecs.BOM_UTF8)
-                    if len(data) > _MAX_LINE:
+                    if len(data) > LONGEST_LINE:
                         self.problems.add(ProblemError(name, place, " is longer than 16 MiB", _FORMAT))
                         while data and not data.endswith(b"\n"):
-                            data = file.readline(_MAX_LINE)
+                            data = file.readline(LONGEST_LINE)
                             self._offset += len(data)
                     elif data.strip():
                         record = _Record(name, place, self.problems)
@@ -238,7 +248,7 @@ class LogReader:
         try:
             with self.path.open("rb") as raw:
                 file: Any = gzip.GzipFile(fileobj=raw) if self._names.endswith(".gz") else raw
-                for number, data in enumerate(array_items(file, _MAX_LINE), 1):
+                for number, data in enumerate(array_items(file, LONGEST_LINE), 1):
                     self.bytes = raw.tell()
                     if number <= self._number:
                         continue
@@ -248,8 +258,8 @@ class LogReader:
                         record.parse(data)
                         yield record
         except ValueError as error:
-            what = f" is followed by what is no JSON array of conversations: {error}"
-            self.problems.add(ProblemError(name, f"item {self._number}", what, "Write an array, or one line each."))
+            what = f": {error}" if self._number else f" cannot be read: {error}"
+            self.problems.add(ProblemError(name, f"item {self._number + 1}", what, _ARRAY_FORMAT))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             what = f" is the last before the file is damaged: {error}"
             self.problems.add(ProblemError(name, f"item {self._number}", what, "Compress the log with gzip again."))
@@ -345,23 +355,7 @@ class _Record:
 
     def parse(self, data: bytes) -> None:
         """Takes the line's JSON object."""
-
-        def refuse(constant: str) -> NoReturn:
-            self.fail(f" holds {constant}", "Write null, or leave the field out.")
-
-        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-            fields = dict(pairs)
-            if len(fields) < len(pairs):
-                twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-                self.fail(f" has the field {show(twice)} twice in one object", "Keep one of them.")
-            return fields
-
-        try:
-            value = json.loads(data.decode("utf-8"), parse_constant=refuse, object_pairs_hook=unique)
-        except UnicodeDecodeError:
-            self.fail(" is not UTF-8", "Save the log as UTF-8.")
-        except (ValueError, RecursionError) as error:
-            self.fail(f" is not JSON: {error}", _FORMAT)
+        value = parse(data, self.fail, _FORMAT)
         if not isinstance(value, dict):
             self.fail(" is no JSON object", _FORMAT)
         self._value = value
@@ -376,7 +370,8 @@ class _Record:
             writer = self._with_place(writer_of, "", value)
         with self._problems.collecting():
             context = self._with_place(context_of, CONTEXT, value.get(CONTEXT))
-        identifier = self._name("conversation_id", value.get("conversation_id", value.get("id")))
+        names = (value[name] for name in ("conversation_id", "id") if value.get(name) is not None)
+        identifier = self._name("conversation_id", next(names, None))
         customer = self._name("customer_id", value.get("customer_id"))
         outcome = value.get("outcome")
         if outcome is not None and not isinstance(outcome, bool):

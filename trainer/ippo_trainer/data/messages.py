@@ -1,7 +1,6 @@
 """Messages of a chat log, of ours and of others' exports, and the turns that they make."""
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +29,9 @@ EXPLORED = "explored"
 """Field of a message that says whether the suggestion was drawn to explore."""
 TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
+_UNLIKELY, _ROUNDING = -1e30, 1e-3
+"""The least log-probability, since files have 32 bits of it, and how far above 0 one may be rounded."""
+LOGPROBS = "natural logarithms of probabilities, numbers of at most 0"
 
 
 def read_state(messages: Mapping[int, Any]) -> State:
@@ -116,9 +118,12 @@ def _sampled(where: str, value: Mapping[str, Any]) -> dict[str, Any]:
     if logprobs is not None and not (
         isinstance(logprobs, list)
         and len(logprobs) == len(ids or ())
-        and all(type(each) in (int, float) and math.isfinite(each) for each in logprobs)
+        and all(type(each) in (int, float) and is_logprob(each) for each in logprobs)
     ):
-        raise BadDataError(f"{where}.sampler_logprobs is {show(logprobs)}", "Write one number for each of token_ids.")
+        raise BadDataError(
+            f"{where}.sampler_logprobs is {show(logprobs)}",
+            f"Write one number for each of token_ids: {LOGPROBS}.",
+        )
     return {
         "policy_digest": digest or "",
         "displayed": displayed is not False,
@@ -126,6 +131,11 @@ def _sampled(where: str, value: Mapping[str, Any]) -> dict[str, Any]:
         "token_ids": ids,
         "sampler_logprobs": logprobs,
     }
+
+
+def is_logprob(value: float) -> bool:
+    """Whether it may be the log-probability of a token that was drawn."""
+    return _UNLIKELY <= value <= _ROUNDING
 
 
 def _text_of(where: str, parts: list[Any], omissions: Counter[str]) -> str:

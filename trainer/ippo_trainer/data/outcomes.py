@@ -5,11 +5,9 @@ A row says of one conversation that the outcome came, and when: JSON lines, CSV 
 """
 
 import csv
-import gzip
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +16,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.columns import check_unique, plain_rows
+from ippo_trainer.data.json_lines import ENDINGS, UNREADABLE, lines, opened, values
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.messages import show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.spelling import misspelt
 
+_OPPOSITE = "Leave the outcomes out of the log, or mend one of the two."
 _FORMAT = "Write conversation_id, outcome and time as .csv, .jsonl or .parquet."
 _FIELDS = ("conversation_id", "outcome", "time")
 _FLAGS: dict[Any, bool] = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 """1 and 0 are among them: to a dictionary they are the same as true and false."""
-_NAMED = 3
+_NAMED, _MOST_NAMES = 3, 8
+BEFORE = "conversations that began after their outcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Outcomes:
         Without a row it is a failure, and censored where the window was not over when the file ended.
 
         Raises:
-            BadDataError: the log says the opposite, or a window is asked for and the conversation has no time.
+            BadDataError: the log says the opposite, or says that the outcome came and the file does not, or a window
+                is asked for and the conversation has no time.
         """
         row = self._rows.get(conversation.id)
         if row is None:
@@ -87,7 +90,12 @@ class Outcomes:
             raise BadDataError(
                 f": outcome of conversation {conversation.id!r:.100} is {show(conversation.outcome)}, and "
                 f"{self.path.name}, row {row.place}, says {show(row.outcome)}",
-                "Leave the outcomes out of the log, or mend one of the two.",
+                _OPPOSITE,
+            )
+        if conversation.outcome and row is None:
+            raise BadDataError(
+                f": outcome of conversation {conversation.id!r:.100} is true, and {self.path.name} does not name it",
+                _OPPOSITE,
             )
         kind = "open" if joined.censored else "with the outcome" if joined.outcome else "without the outcome"
         self.counts[kind] += 1
@@ -175,30 +183,46 @@ class Outcomes:
         name = self.path.name.lower()
         try:
             if name.endswith(".parquet"):
-                with pq.ParquetFile(self.path) as file:
-                    columns = [column for column in _FIELDS if column in file.schema_arrow.names]
-                    batches = file.iter_batches(columns=columns)
-                    yield from enumerate((row for batch in batches for row in batch.to_pylist()), 1)
+                yield from self._of_parquet(problems)
             elif name.endswith((".csv", ".csv.gz")):
-                with self._text(name) as text:
-                    reader = csv.DictReader(text, strict=True)
-                    if "conversation_id" not in (reader.fieldnames or ()):
-                        raise BadDataError(f"{self.path.name} has no column conversation_id in its first line", _FORMAT)
-                    yield from enumerate(reader, 2)
-            elif name.endswith((".jsonl", ".jsonl.gz", ".ndjson")):
-                with self._text(name) as text:
-                    for number, line in enumerate(text, 1):
-                        if line.strip() and not _is_reaction(value := json.loads(line)):
-                            yield number, value
+                yield from self._of_csv()
+            elif name.endswith(ENDINGS):
+                rows = values(self.path, problems, _FORMAT, "row")
+                yield from ((number, value) for number, value in rows if not _is_reaction(value))
             else:
                 raise BadDataError(f"{self.path.name} is no file of outcomes that can be read", _FORMAT)
-        except (OSError, EOFError, ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
+        except (*UNREADABLE, csv.Error, pa.ArrowException) as error:
             why = " ".join(str(error).split())[:200]
             problems.add(BadDataError(f"{self.path.name} cannot be read to its end: {why}", _FORMAT))
 
-    def _text(self, name: str) -> Any:
-        opener: Any = gzip.open if name.endswith(".gz") else open
-        return opener(self.path, "rt", encoding="utf-8-sig", newline="" if ".csv" in name else None)
+    def _of_parquet(self, problems: Problems) -> Iterator[tuple[int, Any]]:
+        with pq.ParquetFile(self.path) as file:
+            self._check_columns(file.schema_arrow.names)
+            columns = [column for column in _FIELDS if column in file.schema_arrow.names]
+            rows = (row for batch in file.iter_batches(columns=columns) for row in plain_rows(batch))
+            for number, row in enumerate(rows, 1):
+                if isinstance(row, str):
+                    problems.add(ProblemError(self.path.name, f"row {number}", row, _FORMAT))
+                else:
+                    yield number, row
+
+    def _of_csv(self) -> Iterator[tuple[int, Any]]:
+        with opened(self.path) as file:
+            text = (line.decode("utf-8-sig") for line in lines(file))
+            reader = csv.DictReader(text, strict=True)
+            self._check_columns(reader.fieldnames or ())
+            yield from enumerate(reader, 2)
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        """Raises BadDataError where the table has no ids, or a column whose meaning is not sure."""
+        if "conversation_id" not in names:
+            told = ", ".join(map(show, names[:_MOST_NAMES])) or "no columns"
+            raise BadDataError(f"{self.path.name} has no column conversation_id, but {told}", _FORMAT)
+        check_unique(self.path.name, [name for name in names if name in _FIELDS])
+        for unknown, field in misspelt(names, _FIELDS).items():
+            raise BadDataError(
+                f"{self.path.name}: unknown field {show(unknown)}", f"Rename it to {field}, or leave it out."
+            )
 
 
 def _is_reaction(value: Any) -> bool:
@@ -214,12 +238,15 @@ def joined(reader: LogReader, outcomes: Outcomes | None) -> Iterator[Conversatio
                 complete = conversation if outcomes is None else outcomes.join(conversation)
             except BadDataError as error:
                 raise ProblemError(reader.path.name, reader.place, error.message, error.remedy) from None
-            yield complete
+            if complete.turns[0].outcome:
+                reader.omissions[BEFORE] += 1
+            else:
+                yield complete
 
 
 def _with_time(conversation: Conversation, row: _Row | None) -> Conversation:
     """Turns that began after the outcome are past the end of the problem."""
     if row is not None and row.outcome and row.time is not None:
-        for turn in conversation.turns[1:]:
+        for turn in conversation.turns:
             turn.outcome = turn.outcome or turn.started_at > row.time
     return conversation

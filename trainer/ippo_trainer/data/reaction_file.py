@@ -8,13 +8,12 @@ turn.
 Rows without a reaction are outcomes, which `data.outcomes` reads: both may be in one file.
 """
 
-import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.json_lines import ENDINGS, values
 from ippo_trainer.data.messages import is_text, show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS, Reaction
@@ -22,7 +21,6 @@ from ippo_trainer.data.spelling import misspelt
 
 _FIELDS = ("id", "choice", "conversation_id", "turn", "reaction", "sent", "displayed", "outcome", "time")
 _FORMAT = 'Write {"id", "reaction"}, or {"conversation_id", "turn", "reaction"}, one object a line, as .jsonl.'
-_ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson")
 _NAMED = 3
 _Key = tuple[str, int]
 
@@ -54,11 +52,11 @@ class Reactions:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise BadDataError(f"there is no file of reactions {path}", "Check collect.history.reactions.")
-        if not path.name.lower().endswith(_ENDINGS):
+        if not path.name.lower().endswith(ENDINGS):
             raise BadDataError(f"{path.name} is no file of reactions that can be read", _FORMAT)
         self.path = path
-        self.matches = 0
-        """Rows that a suggestion was met for."""
+        self._met: set[int] = set()
+        """Places of the rows whose suggestions are in the log."""
         self._unmatched: list[str] = []
         self._by_id: dict[_Key, ReactionRow] = {}
         self._by_turn: dict[_Key, ReactionRow] = {}
@@ -67,36 +65,30 @@ class Reactions:
     def of(self, record: dict[str, Any]) -> ReactionRow | None:
         """The row of a suggestion, a line of the servers' log; None where there is none."""
         identifier = record["id"]
-        row = self._by_id.get((identifier, record["choice"]))
-        row = row or self._by_turn.get((record["conversation_id"], record["turn"]))
-        if row is not None:
-            self.matches += 1
-        elif len(self._unmatched) < _NAMED:
+        by_id = self._by_id.get((identifier, record["choice"]))
+        by_turn = self._by_turn.get((record["conversation_id"], record["turn"]))
+        self._met |= {row.place for row in (by_id, by_turn) if row is not None}
+        row = by_id or by_turn
+        if row is None and len(self._unmatched) < _NAMED:
             self._unmatched.append(identifier)
         return row
 
-    def check(self) -> None:
-        """Raises BadDataError if no suggestion had a row."""
-        if not self.matches:
+    def check(self) -> int:
+        """How many of the rows are of no suggestion of the log. Raises BadDataError if all of them are."""
+        if not self._met:
             ours = ", ".join(map(repr, self._unmatched))
             theirs = ", ".join(repr(name) for name, _ in [*self._by_id, *self._by_turn][:_NAMED])
             raise BadDataError(
                 f"no suggestion of the log is in {self.path.name}: the log has {ours or 'none'}, the file {theirs}",
                 "Write the ids of the answers, or conversation_id and turn.",
             )
+        return len(self._by_id) + len(self._by_turn) - len(self._met)
 
     def _read(self) -> None:
         problems = Problems(self.path.name)
-        opener: Any = gzip.open if self.path.name.endswith(".gz") else open
-        try:
-            with opener(self.path, "rt", encoding="utf-8-sig") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        with problems.collecting():
-                            self._take(number, json.loads(line))
-        except (OSError, EOFError, ValueError, RecursionError) as error:
-            why = " ".join(str(error).split())[:200]
-            problems.add(BadDataError(f"{self.path.name} cannot be read to its end: {why}", _FORMAT))
+        for number, value in values(self.path, problems, _FORMAT):
+            with problems.collecting():
+                self._take(number, value)
         problems.check()
         if not self._by_id and not self._by_turn:
             raise BadDataError(f"{self.path.name} has no reactions", _FORMAT)
@@ -120,10 +112,13 @@ class Reactions:
             raise fail(f": sent is {show(sent)}", "Use the text that the customer got, or leave it out.")
         if not isinstance(displayed, bool):
             raise fail(f": displayed is {show(displayed)}", "Use true or false.")
-        row = ReactionRow(value["reaction"], sent, displayed, time_of(value), number)
+        time = time_of(value)
+        if time is None and value.get("time") is not None:
+            raise fail(f": time is {show(value['time'])}", "Use ISO 8601, or seconds since 1970 UTC.")
+        row = ReactionRow(value["reaction"], sent, displayed, time, number)
         rows, key = self._key(value, fail)
         before = rows.setdefault(key, row)
-        if (before.reaction, before.sent) != (row.reaction, row.sent):
+        if (before.reaction, before.sent, before.displayed) != (row.reaction, row.sent, row.displayed):
             raise fail(f": suggestion {key[0]!r:.100} contradicts line {before.place}", "Keep the line that is right.")
 
     def _key(self, value: dict[str, Any], fail: Any) -> tuple[dict[_Key, ReactionRow], _Key]:
@@ -131,6 +126,6 @@ class Reactions:
         if isinstance(identifier, str) and identifier and type(choice) is int:
             return self._by_id, (identifier, choice)
         conversation, turn = value.get("conversation_id"), value.get("turn")
-        if isinstance(conversation, str | int) and type(turn) is int and not isinstance(conversation, bool):
+        if type(conversation) in (str, int) and type(turn) is int and turn >= 0:
             return self._by_turn, (str(conversation), turn)
         raise fail(" names no suggestion", _FORMAT)

@@ -8,17 +8,18 @@ import gzip
 import hashlib
 import json
 import re
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.context import CONTEXT
-from ippo_trainer.data.messages import EXPLORED, read_state
+from ippo_trainer.data.json_lines import UNREADABLE
+from ippo_trainer.data.messages import EXPLORED, is_text, read_state, show
 from ippo_trainer.data.reaction_file import ReactionRow, Reactions
 from ippo_trainer.data.schema import State, Turn
 
@@ -30,6 +31,20 @@ _PART_BYTES = 64 << 20
 _MOST_PARTS = 256
 _EXPANSION = 8
 """By which segments grow when they are unpacked, about."""
+_NAMES = ("id", "conversation_id", "message", "policy_digest")
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys((*_NAMES, "customer_id", "group"), (str,)),
+    **dict.fromkeys(("choice", "turn"), (int,)),
+    **dict.fromkeys(("started_at", "time"), (int, float)),
+    "named": (bool,),
+    "messages": (list,),
+    "suggestion": (str, NoneType),
+    "token_ids": (list, NoneType),
+    "logprobs": (list, NoneType),
+}
+"""Fields that are read, beside `version` and `context`."""
+_NEVER = 1e12
+"""Seconds since 1970; later there is no time."""
 _MOST_ALIKE = 16
 """Suggestions for one turn that are looked at."""
 _SAMPLED = {"token_ids": "token_ids", "sampler_logprobs": "logprobs", "policy_digest": "policy_digest"}
@@ -148,7 +163,7 @@ def write_served(
         for part in parts:
             conversations = _grouped(part, reactions, left_out)
             for name in sorted(conversations):
-                line = conversations[name].line(name, left_out)
+                line = _named_line(name, conversations[name], left_out)
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             part.unlink()
     return +left_out  # without zeros
@@ -177,7 +192,7 @@ def _records(paths: list[Path]) -> Iterator[tuple[bytes, dict[str, Any]]]:
                     place = f"line {number}"
                     yield line, checked(json.loads(line))
                     place = f"what follows line {number}"
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*UNREADABLE, KeyError, TypeError, AttributeError, RecursionError) as error:
             why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise BadDataError(
                 f"{path.name}, {place} is not what a server of this release logs ({why})",
@@ -189,11 +204,16 @@ def checked(record: dict[str, Any]) -> dict[str, Any]:
     """The line of a log. Raises ValueError, KeyError or TypeError where no server of this release wrote it."""
     if record["version"] != FORMAT:
         raise ValueError(f"version {record['version']}")
-    texts = [record[name] for name in ("id", "conversation_id", "message", "policy_digest")]
-    if not all(isinstance(text, str) and text for text in texts):
-        raise ValueError("a field is no text")
-    if not isinstance(record["turn"], int) or not isinstance(record["messages"], list):
+    for name, kinds in _TYPES.items():
+        if type(record[name]) not in kinds:
+            raise ValueError(f"{name} is {show(record[name])}")
+    texts = [record[name] or "" for name, kinds in _TYPES.items() if str in kinds] + [record.get("context") or ""]
+    if not all(record[name] for name in _NAMES) or not all(map(is_text, texts)):
+        raise ValueError("a text is empty, or none of Unicode")
+    if record["turn"] < 0 or not all(isinstance(message, dict) for message in record["messages"]):
         raise ValueError("turn or messages")
+    if not (0 <= record["started_at"] < _NEVER and 0 <= record["time"] < _NEVER):
+        raise ValueError("started_at or time is no time")
     return record
 
 
@@ -221,10 +241,22 @@ def state_of(messages: list[dict[str, Any]]) -> State:
     return read_state(dict(enumerate(_sent(messages))))
 
 
+def _named_line(name: str, served: Served, left_out: Counter[str]) -> dict[str, Any]:
+    try:
+        return served.line(name, left_out)
+    except BadDataError as error:
+        raise BadDataError(
+            f"what servers logged of conversation {name!r:.100} is no chat: {error.message}",
+            "Take the segments that name it out of the folder.",
+        ) from error
+
+
 def _sent(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Without what the business did not send and what stands in every prompt, as serving reads them."""
     for message in messages:
         content = message.get("content")
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            content = "".join(str(part.get("text", part)) for part in content)
         empty = content is None or (isinstance(content, str) and not content.strip())
         silent = empty and not message.keys() & {"suggestion", "reaction"}
         if message.get("role") not in ("system", "developer") and not silent:

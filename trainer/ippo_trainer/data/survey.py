@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ippo_trainer.contract.lines import one_line
 from ippo_trainer.contract.params import FitQ
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.outcomes import Outcomes, joined
@@ -24,7 +25,7 @@ _LEVEL = 1.645  # fit-q asks for a skill above zero by the lower bound of a two-
 _RARE, _RARE_FACTOR = 0.1, 2.0
 FUNNEL_TURNS = 12
 """Rows of the funnel; the last one is of all longer conversations, too."""
-_NAMED = 10
+_NAMED, _LONGEST_NAME = 10, 80
 _ENDS = ("won", "lost", "open")
 
 Measure = Callable[[Conversation], tuple[int, list[int]]]
@@ -109,7 +110,7 @@ class Survey:
             "turns": self.turns["turns"],
             "outcomes": {name: counts[name] for name in _ENDS} | {"success": success},
             "reactions": {name: self.turns[name] for name in ("accepted", "edited", "rejected", "abstained")},
-            "writers": dict(self.writers.most_common(_NAMED)),
+            "writers": {one_line(name, _LONGEST_NAME): count for name, count in self.writers.most_common(_NAMED)},
             "customers": {"named": len(self.customers), "most": max(self.customers.values(), default=0)},
             "times": {"first": self.first, "last": self.last, "without": self.without_time} if self.last else None,
             "contexts": {"conversations": counts["withContext"], "different": len(self._contexts)},
@@ -132,7 +133,7 @@ class Survey:
                     "outcomes": math.ceil(number * success),
                 }
                 for share in EXPLAINED
-                if success
+                if success and counts["lost"]
             ],
         }
 
@@ -173,6 +174,8 @@ def survey(
                 result.prompts, result.suggestions = result.prompts[::2], result.suggestions[::2]
                 every *= 2
         done(reader)
+    if not reader.count and not reader.problems.total:
+        reader.problems.add(reader.nothing())
     if outcomes is not None and result.counts["conversations"]:
         with reader.problems.collecting():
             for text in outcomes.check():

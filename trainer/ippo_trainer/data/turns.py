@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.columns import Column
 from ippo_trainer.data.context import CONTEXT, check_tool_messages, context_of
+from ippo_trainer.data.messages import LOGPROBS, is_logprob, show
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import (
@@ -327,8 +328,9 @@ def _turn_problem(turn: Turn) -> tuple[str, str, str] | None:
     if turn.sampler_logprobs is not None:
         if turn.token_ids is None or len(turn.token_ids) != len(turn.sampler_logprobs):
             return "sampler_logprobs", "has not one number per token id", "Log both or neither."
-        if not all(map(math.isfinite, turn.sampler_logprobs)):
-            return "sampler_logprobs", "holds NaN or infinity", "The sampler is broken: collect again."
+        bad = next((each for each in turn.sampler_logprobs if not is_logprob(each)), None)
+        if bad is not None:
+            return "sampler_logprobs", f"holds {show(bad)}", f"It has to hold {LOGPROBS}."
     return None
 
 

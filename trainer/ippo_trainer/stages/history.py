@@ -13,7 +13,7 @@ from ippo_trainer.contract.params import LogHistory, seconds_of
 from ippo_trainer.contract.spec import StageResult, StoreLocation
 from ippo_trainer.data.counts import shares
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.outcomes import Outcomes, joined
+from ippo_trainer.data.outcomes import BEFORE, Outcomes, joined
 from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.server_log import is_segment, segments_in, write_served
 from ippo_trainer.data.turns import write_turns
@@ -89,8 +89,8 @@ def local_log(
     target = directory / "served.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
     left_out = write_served(segments_in(keys), target, directory / "parts", rows)
-    if rows is not None:
-        rows.check()
+    if rows is not None and (others := rows.check()):
+        left_out["reactions to no suggestion of the log"] += others
     return LocalLog(target, file_sha256(target), left_out)
 
 
@@ -145,9 +145,11 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
         shown.update(reader.size - shown.count)
     reader.problems.check()
     if not reader.count:
+        raise reader.nothing()
+    if not state.tally.counts["conversations"]:
         raise BadDataError(
-            f"no conversations with a customer message and a reply in {reader.path.name}",
-            "See docs/chat-logs.md for the formats.",
+            f"all {reader.omissions[BEFORE]} conversations of {reader.path.name} began after their outcome",
+            "Check the times of both files: units, and zones.",
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.counts import count
 from ippo_trainer.data.own import writer_of
 from ippo_trainer.data.schema import Conversation
@@ -14,6 +15,7 @@ PIECE_TURNS = 100_000
 PIECE_CHARACTERS = 32 << 20
 """Of one file, about: what is in memory at once."""
 _MANY_WRITERS, _MANY_GROUPS = 16, 64
+_LONGEST_WRITER = 80
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Tally:
         self.counts.update(count(piece))
         self._add_groups(piece)
         turns = (turn for conversation in piece for turn in conversation.turns)
-        for name, number in Counter(map(writer_of, turns)).items():
+        for writer, number in Counter(map(writer_of, turns)).items():
+            name = one_line(writer, _LONGEST_WRITER)
             counts_alone = name in self.writers or len(self.writers) < _MANY_WRITERS
             self.writers[name if counts_alone else "others"] += number
 

@@ -172,7 +172,8 @@ def _lengths(figures: dict[str, Any]) -> list[str]:
 def _needed(figures: dict[str, Any]) -> list[str]:
     finished = figures["outcomes"]["won"] + figures["outcomes"]["lost"]
     if not figures["needed"]:
-        return _section("for Q", ["no finished conversation has the outcome: there is nothing to learn from"])
+        share = "every" if figures["outcomes"]["won"] else "no"
+        return _section("for Q", [f"{share} finished conversation has the outcome: there is nothing to learn from"])
     rows = [
         f"about {_round(row['conversations'])} finished conversations ({_round(row['outcomes'])} outcomes) if "
         f"suggestions explain {row['explained']:.0%} of the outcome"
