@@ -196,6 +196,7 @@ echo hold shop-assistant-i1-improve > $STAGES
 
 ELSEWHERE = {
     QUICKSTART: "tests/e2e/test_quickstart.py",
+    "docs/gateway.md": "tests/unit/gateway/test_documentation.py",
     "docs/disaster-recovery.md": "tests/integration/apiserver/test_disaster_recovery.py",
 }
 """Pages that a test of their own carries out from beginning to end."""
