@@ -4,6 +4,7 @@ The shop's run on this machine, with the shop beside it. Prints a row for each p
 many conversations, and its exact value. Interrupted, it goes on where it was.
 
     python tests/benchmarks/live_loop.py --out FOLDER
+    python tests/benchmarks/live_loop.py --out FOLDER --easy    customers who buy more often, and a smaller model
 """
 
 import argparse
@@ -21,6 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from learning import change_fields
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
+EASY = {"horizon": "4", "tables": str(SHOP.parent / "easy-customers.json")}
+SMALL = ('policy.base="tiny:d32-l1"', "warmStart.epochs=4", 'warmStart.learningRate="0.006"', "fitQ.batchSize=16")
+SMALL += ("collect.logged.minConversations=3000", "serve.canary.maxConversations=2000")
 _BIN = Path(sys.executable).parent
 
 
@@ -30,16 +34,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=int, default=4000, metavar="N", help="conversations of the first log")
     parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--easy", action="store_true", help="the smoke example's customers and model: minutes")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. iterations.max=2")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
+    customers = EASY if given.easy else {}
     log, manifest = given.out / "log.jsonl", given.out / "run.yaml"
     if not log.exists():
-        subprocess.run([*_shop(), "--log", str(log), "--conversations", str(given.log)], check=True)
-    manifest.write_text(yaml.safe_dump(changed(log, given.port, given.set)))
-    code = loop(given.out, manifest, given.port, given.concurrency)
-    show(given.out / "run")
+        subprocess.run([*_shop(customers), "--log", str(log), "--conversations", str(given.log)], check=True)
+    manifest.write_text(yaml.safe_dump(changed(log, given.port, [*(SMALL if given.easy else ()), *given.set])))
+    shop = [*_shop(customers), "--url", f"http://localhost:{given.port}", "--concurrency", str(given.concurrency)]
+    code = loop(given.out, manifest, shop)
+    show(given.out / "run", customers)
     sys.exit(code)
 
 
@@ -53,22 +60,21 @@ def changed(log: Path, port: int, changes: list[str]) -> dict[str, Any]:
     return value
 
 
-def loop(out: Path, manifest: Path, port: int, concurrency: int) -> int:
+def loop(out: Path, manifest: Path, shop: list[str]) -> int:
     """The run to its end, with customers all the while; returns its exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [str(_BIN / "ippo"), "run", "-f", str(manifest), "--out", str(out / "run")]
-    customers = [*_shop(), "--url", f"http://localhost:{port}", "--forever", "--concurrency", str(concurrency)]
-    customers += ["--state", str(out / "state.json"), "--wait", "3600"]
+    customers = [*shop, "--forever", "--state", str(out / "state.json"), "--wait", "3600"]
     with (out / "run.log").open("a") as log, (out / "shop.log").open("a") as shop_log:
-        shop = subprocess.Popen(customers, stdout=shop_log, stderr=shop_log, env=environment)
+        talk = subprocess.Popen(customers, stdout=shop_log, stderr=shop_log, env=environment)
         try:
             return subprocess.run(command, stdout=log, stderr=log, env=environment).returncode
         finally:
-            shop.send_signal(signal.SIGINT)
-            shop.wait()
+            talk.send_signal(signal.SIGINT)
+            talk.wait()
 
 
-def show(run: Path) -> None:
+def show(run: Path, customers: dict[str, str]) -> None:
     """The table."""
     status = json.loads((run / "status.json").read_text())
     optimum = 0.0
@@ -79,7 +85,7 @@ def show(run: Path) -> None:
         )
         if not found:
             continue
-        answer = exact(found[-1].parent)
+        answer = exact(found[-1].parent, customers)
         value, optimum = answer["policies"][-1]["value"], answer["optimum"]
         arms = [row.get("canary", {}).get(arm) or {} for arm in ("candidate", "control")]
         counts = [f"{arm.get('outcomes', 0)}/{arm['conversations']}" if arm else "" for arm in arms]
@@ -89,15 +95,17 @@ def show(run: Path) -> None:
     print(f"optimum {optimum:.4f}")
 
 
-def exact(policy: Path) -> dict[str, Any]:
+def exact(policy: Path, customers: dict[str, str]) -> dict[str, Any]:
     """The policy against the exact solution."""
-    command = [_BIN / "ippo", "exact", "--env", "sr-funnel", "--json", "--policy", policy]
+    command = [str(_BIN / "ippo"), "exact", "--env", "sr-funnel", "--json", "--policy", str(policy)]
+    command += [text for name, value in customers.items() for text in (f"--{name}", value)]
     answer: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return answer
 
 
-def _shop() -> list[str]:
-    return [sys.executable, str(SHOP / "shop.py")]
+def _shop(customers: dict[str, str]) -> list[str]:
+    options = [text for name, value in customers.items() for text in ("--option", f"{name}={value}")]
+    return [sys.executable, str(SHOP / "shop.py"), *options]
 
 
 if __name__ == "__main__":

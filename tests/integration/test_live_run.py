@@ -97,12 +97,12 @@ def test_customers_over_http_make_a_policy_that_an_a_b_test_decides_on(tmp_path:
 
     events = logged(out)
     assert any(name.startswith("chat-") for name in events)
-    asked = {
-        arm: {
-            each["suggestion"]["policy_digest"] for told in events.values() for each in told if each.get("arm") == arm
-        }
-        for arm in ("active", "candidate")
-    }
+    asked = defaultdict(set)
+    for told in events.values():
+        for event in told:
+            assert event["kind"] != "unanswered"
+            if event["kind"] == "suggestion":
+                asked[event["arm"]].add(event["suggestion"]["policy_digest"])
     assert asked["candidate"] == {candidate}
     assert before in asked["active"]
 

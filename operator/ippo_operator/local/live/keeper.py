@@ -74,6 +74,7 @@ class LiveProcesses:
             return
         if self._gateway is None:
             self.check_port()
+            self._place.folder.mkdir(parents=True, exist_ok=True)
             self._gateway = LocalGateway(self._place, self._clock)
         wanted = [intent.active, *([intent.canary.policy] if intent.canary is not None else [])]
         for policy in wanted:
@@ -84,19 +85,21 @@ class LiveProcesses:
         for server in self._servers.values():
             if server.retire_at is None:
                 server.keep()
-        self._gateway.keep(self._routes(intent))
+        if self._active is not None or self._servers[intent.active.artifact.digest].ready():
+            self._gateway.keep(self._routes(intent))  # never in front of servers that cannot answer yet
         self._retire({policy.artifact.digest for policy in wanted})
 
     def _routes(self, intent: LiveIntent) -> Routes:
         """Another active policy is named once its server takes requests."""
         server = self._servers[intent.active.artifact.digest]
-        if self._active is None or server.ready():
+        if server.ready():
             self._active = intent.active
-        active = self._servers[self._active.artifact.digest]
+        told = self._active or intent.active
+        active = self._servers[told.artifact.digest]
         canary = intent.canary
         # A candidate under test keeps its route while its server is started again: the gateway knows how to do without.
         candidate = "" if canary is None else self._servers[canary.policy.artifact.digest].url
-        return routes(self._place.run, LiveIntent(self._active, canary), Addresses(active.url, candidate))
+        return routes(self._place.run, LiveIntent(told, canary), Addresses(active.url, candidate))
 
     def _retire(self, wanted: set[Digest]) -> None:
         """Servers that nobody wants end some seconds after the routes stopped to name them."""
