@@ -10,13 +10,15 @@ from ippo_trainer.contract.layout import LIVE
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns
+from ippo_trainer.live.erase import erase
 from ippo_trainer.live.events import Event
 from ippo_trainer.live.standing import Rules
+from ippo_trainer.live.table import EventTable
 from ippo_trainer.stages import tally
 from ippo_trainer.store import open_store
 from ippo_trainer.store.artifact import fetch, read_manifest
 
-from tests.kit.live_events import BEGIN, DAY, Chat, put_all, put_segment, shop
+from tests.kit.live_events import BEGIN, DAY, Chat, put_all, put_segment, said, shop
 from tests.unit.live import oracle
 
 LATER = int(BEGIN + 40 * DAY)
@@ -193,3 +195,35 @@ def test_the_stages_learn_from_it_as_from_simulated_conversations(small_world: A
     evaluated = small_world.result(small_world.spec("evaluate", inputs, evaluate=params.Evaluate(), environment=None))
     assert evaluated.decision is not None
     assert "doublyRobustLift" in evaluated.metrics
+
+
+def test_what_an_erasure_wrote_anew_meanwhile_is_read(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The conversations beside the one that went are not lost with their segment."""
+    policy = small_world.put_policy(1)
+    put(small_world, [event for number in range(6) for event in _closed(f"c{number}", policy.digest)], 4)
+    calls = []
+
+    def erasing(self: EventTable, *arguments: Any) -> None:
+        if not calls:
+            calls.append(erase(small_world.store, "c3", LATER))
+        add(self, *arguments)
+
+    add = EventTable.add
+    monkeypatch.setattr(EventTable, "add", erasing)
+    data = data_of(small_world, small_world.result(spec_of(small_world, policy)))
+    assert [each.id for each in data] == ["c0", "c1", "c2", "c4", "c5"]
+
+
+def test_a_conversation_that_cannot_be_read_is_left_out_and_told(small_world: Any) -> None:
+    policy = small_world.put_policy(1)
+    events = [event for n in range(3) for event in _closed(f"c{n}", policy.digest)]
+    events[0]["suggestion"]["messages"] = [said("no question")]
+    put(small_world, events)
+    result = small_world.result(spec_of(small_world, policy))
+    assert [each.id for each in data_of(small_world, result)] == ["c1", "c2"]
+    assert any("1 conversations that cannot be read" in text for text in result.warnings or ())
+
+
+def _closed(name: str, digest: str) -> list[Event]:
+    chat = Chat(name, digest)
+    return [chat.ask("tea?", "yes", BEGIN), chat.close(BEGIN + 1, name != "c1")]

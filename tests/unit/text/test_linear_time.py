@@ -9,6 +9,7 @@ times as much, what is quadratic costs 64 times as much.
 import io
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -31,7 +32,9 @@ from ippo_trainer.data.spelling import misspelt
 from ippo_trainer.environments.checked import is_unicode, short
 from ippo_trainer.environments.funnel.text import parse_customer, parse_intent
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.live.conversations import fold, without_texts
 from ippo_trainer.live.redaction import PATTERNS
+from ippo_trainer.live.standing import Rules
 from ippo_trainer.logs.secrets import Redactor
 from ippo_trainer.report import words
 from ippo_trainer.report.svg import shorten
@@ -42,6 +45,8 @@ from ippo_trainer.text.markers import escape, unescape
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
+
+from tests.kit.live_events import BEGIN, Chat
 
 from . import kinds_of_tokenizers as kinds
 from . import tokenizers_for_tests as older
@@ -145,6 +150,14 @@ def problems(text: str) -> Any:
     found.check()
 
 
+def folded(text: str) -> Any:
+    chat = Chat("c")
+    first = chat.ask(f"a{text}", f"b{text}", BEGIN)
+    reaction = chat.react(first, "edited", BEGIN + 1, f"c{text}")
+    suggestions = [without_texts(first), chat.ask(f"d{text}", f"e{text}", BEGIN + 2)]
+    return fold("c", [reaction], suggestions, Rules(60.0, 60.0), Counter())
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "markers.escape": escape,
     "markers.unescape": unescape,
@@ -166,6 +179,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "svg.shorten": lambda text: shorten(text, 200),
     "remedies.with_remedy": with_remedy,
     "watch.joined": lambda text: joined([[text]]),
+    "live.conversations.fold": folded,
     **{f"redaction, {name}": hook for name, hook in PATTERNS.items()},
     "load.load_run": lambda text: load_run(MANIFEST.format(json.dumps(text))),
 }

@@ -24,7 +24,7 @@ from ippo_trainer.live.conversations import LATE, SILENT, SKEWED, UNNAMED
 from ippo_trainer.live.events import Event
 from ippo_trainer.live.reading import began_at, events, segments
 from ippo_trainer.live.standing import Rules
-from ippo_trainer.live.table import TWICE, EventTable
+from ippo_trainer.live.table import TWICE, UNREADABLE, EventTable
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.tally import Tally, pieces
@@ -100,8 +100,9 @@ def _read(ctx: StageContext, store: Store, state: _Progress, table: EventTable) 
         for key in sorted(segments(store)):
             if began_at(key) in gone and not table.holds(key) and _add(ctx, store, table, key, noted):
                 state.segments.append(key)
-    table.settle(Counter())
-    return Counter({TWICE: noted[TWICE]})
+    settled: Counter[str] = Counter()
+    table.settle(settled)
+    return Counter({TWICE: noted[TWICE], UNREADABLE: settled[UNREADABLE]})
 
 
 def _add(ctx: StageContext, store: Store, table: EventTable, key: str, noted: Counter[str]) -> bool:
