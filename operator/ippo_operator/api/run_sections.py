@@ -141,7 +141,7 @@ class Gateway(Model):
     keys_secret_name: ObjectName | None = None
     """A Secret of the run's namespace whose key `keys` lists API keys, one a line: a name, its scopes joined by commas
     (`chat`, `events`, `erase`), the key and, to bind it, the beginning of all ids that it may name. Without it,
-    everybody who reaches the gateway may ask and report."""
+    everybody who reaches the gateway may ask and report. `ippo run --keys` reads such lines from a file."""
     allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=16)] | None = None
     """Pages in browsers that may ask (CORS), as in spec.serve."""
     personas: Annotated[tuple[Persona, ...], Field(max_length=16)] | None = None
