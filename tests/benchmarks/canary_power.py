@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from ippo_trainer.stats.sequential import Experiment, Side, log_evidence
+from ippo_trainer.stats.sequential import Experiment, Trials, log_evidence
 
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
 LIFTS = (0.1, 0.2, 0.5, 1.0)
@@ -56,7 +56,7 @@ def promoted_after(case: Case, tests: int, seed: int = 0) -> np.ndarray:
     mine = rng.binomial(steps, case.share, (tests, len(looks)))
     won, lost = rng.binomial(mine, case.better).cumsum(1), rng.binomial(steps - mine, case.rate).cumsum(1)
     mine = mine.cumsum(1)
-    evidence = log_evidence(Experiment(Side(mine, won), Side(looks - mine, lost), case.share))
+    evidence = log_evidence(Experiment(Trials(mine, won), Trials(looks - mine, lost), case.share))
     over = evidence >= -math.log(case.level)
     return np.where(over.any(1), looks[over.argmax(1)], np.inf)
 

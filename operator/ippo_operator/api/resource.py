@@ -82,7 +82,7 @@ class Simulate(params.Collect):
     """The simulator."""
 
 
-class Live(params.Logged):
+class LiveCollect(params.Logged):
     """Collect what the run's gateway logged: conversations that the current policy held with customers."""
 
     min_conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 1000
@@ -99,7 +99,7 @@ class CollectFrom(Model):
     waits for your approval."""
     history: params.LogHistory | None = None
     """A log that iteration 1 learns from in place of the others."""
-    logged: Live | None = None
+    logged: LiveCollect | None = None
     """What the run's gateway logs of live conversations. The run then has a gateway (`spec.gateway`)."""
 
     @property

@@ -6,7 +6,7 @@ from ippo_trainer.contract.live import LiveReport
 from ippo_trainer.contract.stages import COLLECT
 
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.resource import Live, RunSpec
+from ippo_operator.api.resource import LiveCollect, RunSpec
 from ippo_operator.api.status import LiveStatus, RunStatus, Waiting
 from ippo_operator.plan import canary
 from ippo_operator.plan.types import Event, LiveIntent, ObservedLive
@@ -68,7 +68,7 @@ def observed(spec: RunSpec, status: RunStatus, world: ObservedLive, now: datetim
     return status.model_copy(update={"live": record}), events
 
 
-def _section(spec: RunSpec, status: RunStatus) -> Live | None:
+def _section(spec: RunSpec, status: RunStatus) -> LiveCollect | None:
     """How the iteration that runs collects from the gateway; None where it collects otherwise."""
     return spec.collect.logged if spec.collect.history_of(status.iteration) is None else None
 
@@ -78,7 +78,7 @@ def _trouble(before: Waiting | None, now: Waiting | None) -> Waiting | None:
     return before if before is not None and now is not None and before.reason == now.reason else now
 
 
-def _wanting(record: LiveStatus, section: Live) -> LiveStatus:
+def _wanting(record: LiveStatus, section: LiveCollect) -> LiveStatus:
     wanted = {
         "wanted_conversations": record.earlier_conversations + section.min_conversations,
         "wanted_outcomes": record.earlier_outcomes + section.min_outcomes,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ippo_trainer.stats import sequential
 from ippo_trainer.stats.sequential import (
     Experiment,
-    Side,
+    Trials,
     lift_bounds,
     log_evidence,
     log_evidence_of_another_share,
@@ -24,7 +24,7 @@ CELLS = ("candidate", True), ("candidate", False), ("control", True), ("control"
 def experiment(cells: tuple[int, int, int, int], share: float) -> Experiment:
     """Of conversations in the order of CELLS."""
     candidate, without, control, control_without = cells
-    return Experiment(Side(candidate + without, candidate), Side(control + control_without, control), share)
+    return Experiment(Trials(candidate + without, candidate), Trials(control + control_without, control), share)
 
 
 def chances(share: float, candidate: float, control: float) -> list[float]:
@@ -97,7 +97,7 @@ def test_the_probability_of_ever_promoting_is_within_the_level_by_dynamic_progra
                 after = added(cells, index)
                 following[after] = following.get(after, 0.0) + weight * chance[index]
         table = np.array(list(following))
-        many = Experiment(Side(table[:, :2].sum(1), table[:, 0]), Side(table[:, 2:].sum(1), table[:, 2]), share)
+        many = Experiment(Trials(table[:, :2].sum(1), table[:, 0]), Trials(table[:, 2:].sum(1), table[:, 2]), share)
         over = log_evidence(many) >= -math.log(level)
         promoted += sum(weight for weight, ends in zip(following.values(), over, strict=True) if ends)
         paths = {cells: weight for (cells, weight), ends in zip(following.items(), over, strict=True) if not ends}
@@ -122,8 +122,8 @@ def ever_refuted(rng: np.random.Generator, tests: int, length: int, rate: float,
     while len(live):
         look = at[live]
         conversations, mine = assigned[live, look], candidates_won[live, look]
-        control = Side(look + 1 - conversations, won[live, look] - mine)
-        evidence = log_evidence(Experiment(Side(conversations, mine), control, share))
+        control = Trials(look + 1 - conversations, won[live, look] - mine)
+        evidence = log_evidence(Experiment(Trials(conversations, mine), control, share))
         refuted[live] |= evidence >= threshold
         at[live] = look + np.maximum(1, np.ceil((threshold - evidence) / most)).astype(np.int64)
         live = live[~refuted[live] & (at[live] < length)]
@@ -157,7 +157,9 @@ def test_a_lift_is_promoted_with_about_half_again_as_many_conversations_as_a_sin
     won = rng.binomial(candidates, better).cumsum(1)
     lost = rng.binomial(steps - candidates, rate).cumsum(1)
     candidates = candidates.cumsum(1)
-    refuted = log_evidence(Experiment(Side(candidates, won), Side(looks - candidates, lost), share)) >= -math.log(LEVEL)
+    refuted = log_evidence(Experiment(Trials(candidates, won), Trials(looks - candidates, lost), share)) >= -math.log(
+        LEVEL
+    )
     assert refuted.any(1).mean() > 0.95
     assert np.median(looks[refuted.argmax(1)]) < 1.6 * single
 
@@ -220,26 +222,26 @@ def test_the_true_lift_is_within_the_bounds_at_every_look_and_they_close_in_on_i
     mine = rng.binomial(steps, share, (tests, len(looks)))
     won, lost = rng.binomial(mine, 0.25).cumsum(1), rng.binomial(steps - mine, 0.15).cumsum(1)
     mine = mine.cumsum(1)
-    many = Experiment(Side(mine, won), Side(looks - mine, lost), share)
+    many = Experiment(Trials(mine, won), Trials(looks - mine, lost), share)
     for one, lift in ((many, 0.1), (many.mirrored(), -0.1)):
         missed = (log_evidence(one, lift) >= threshold).any(1).mean()
         assert missed <= LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / tests)
-    last = Experiment(Side(mine[0, -1], won[0, -1]), Side(looks[-1] - mine[0, -1], lost[0, -1]), share)
+    last = Experiment(Trials(mine[0, -1], won[0, -1]), Trials(looks[-1] - mine[0, -1], lost[0, -1]), share)
     low, high = lift_bounds(last, LEVEL)
     assert low < last.lift() < high < low + 0.12
 
 
 def test_an_assignment_that_is_not_by_chance_is_found_out() -> None:
-    fair, lost = Side(100_000, 0), Side(99_000, 0)
+    fair, lost = Trials(100_000, 0), Trials(99_000, 0)
     assert log_evidence_of_another_share(Experiment(fair, fair, 0.5)) < 0
-    assert log_evidence_of_another_share(Experiment(Side(10_000, 0), fair, 0.1)) > math.log(1000)
-    assert log_evidence_of_another_share(Experiment(Side(50_000, 0), lost, 0.5)) > math.log(1000)
+    assert log_evidence_of_another_share(Experiment(Trials(10_000, 0), fair, 0.1)) > math.log(1000)
+    assert log_evidence_of_another_share(Experiment(Trials(50_000, 0), lost, 0.5)) > math.log(1000)
 
 
 @given(st.integers(0, 500), st.integers(0, 500), shares)
 def test_the_evidence_against_the_share_is_a_martingale(mine: int, others: int, share: float) -> None:
     def value(more: int, more_others: int) -> float:
-        return log_evidence_of_another_share(Experiment(Side(mine + more, 0), Side(others + more_others, 0), share))
+        return log_evidence_of_another_share(Experiment(Trials(mine + more, 0), Trials(others + more_others, 0), share))
 
     growth = share * math.exp(value(1, 0) - value(0, 0)) + (1 - share) * math.exp(value(0, 1) - value(0, 0))
     assert growth == pytest.approx(1.0)

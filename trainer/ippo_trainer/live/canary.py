@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ippo_trainer.contract.live import ArmReport, CanaryRoute, CanaryVerdict, GuardRails
 from ippo_trainer.contract.params import seconds_of
 from ippo_trainer.contract.spec import Outcome
-from ippo_trainer.stats.sequential import Experiment, Side, lift_bounds, log_evidence, log_evidence_of_another_share
+from ippo_trainer.stats.sequential import Experiment, Trials, lift_bounds, log_evidence, log_evidence_of_another_share
 
 _MISMATCH = 0.001
 """Probability, over all looks, of ending a test for an assignment that is as it should be."""
@@ -53,7 +53,7 @@ class _Sides:
 
     def experiment(self, count: str) -> Experiment:
         """Conversations with something, by the name of its count in an `ArmReport`."""
-        candidate, control = (Side(arm.known, getattr(arm, count)) for arm in (self.candidate, self.control))
+        candidate, control = (Trials(arm.known, getattr(arm, count)) for arm in (self.candidate, self.control))
         return Experiment(candidate, control, self.share)
 
 

@@ -45,7 +45,7 @@ _STEPS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class Trials:
     """Conversations of one side and outcomes among them; numbers, or arrays of one shape."""
 
     conversations: ArrayLike
@@ -61,8 +61,8 @@ class Side:
 class Experiment:
     """What was counted in a randomised experiment."""
 
-    candidate: Side
-    control: Side
+    candidate: Trials
+    control: Trials
     share: float
     """Probability that a conversation is the candidate's, above 0 and below 1."""
 

@@ -4,7 +4,7 @@ import sys
 from argparse import Namespace
 
 from ippo_operator.api.fitting import in_words
-from ippo_operator.api.resource import IterativePPORun, Live, RunSpec
+from ippo_operator.api.resource import IterativePPORun, LiveCollect, RunSpec
 from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.manifests import read_manifest
 from ippo_operator.cli.validate.checks import findings
@@ -42,7 +42,7 @@ def _summary(run: IterativePPORun) -> str:
     )
 
 
-def _live(spec: RunSpec, logged: Live) -> str:
+def _live(spec: RunSpec, logged: LiveCollect) -> str:
     """How an iteration of live conversations goes."""
     text = f"{logged.min_conversations} or more live conversations, {logged.min_outcomes} or more with the outcome"
     if not approval.tested(spec):
