@@ -1,14 +1,15 @@
 """Holds an environment, which may be anybody's code, to the protocol."""
 
 import sys
+from asyncio import CancelledError
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.errors import BadDataError, StageError
 from ippo_trainer.data.context import context_of, tool_messages_of
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.environments.failures import failure, short
@@ -34,7 +35,7 @@ _OPENING = ("customer_message", "context", "tool_messages")
 
 def checked(inner: Any, name: str) -> "CheckedEnvironment":
     """Wraps an environment; the wrapper is a Demonstrator or an ExactScorer if, and only if, `inner` is one."""
-    demonstrates, exact = isinstance(inner, Demonstrator), isinstance(inner, ExactScorer)
+    demonstrates, exact = _is(inner, name, Demonstrator), _is(inner, name, ExactScorer)
     if demonstrates and exact:
         return _CheckedDemonstratorAndScorer(inner, name)
     if demonstrates:
@@ -61,12 +62,35 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and is_unicode(value)
 
 
+def _plain(text: str) -> str:
+    """The characters of a text, which may be of a class of its own: of an enumeration, or numpy's."""
+    return str.__str__(text)
+
+
+@contextmanager
+def _naming_errors(what: str, inner: Any) -> Iterator[None]:
+    """What somebody else's code raises inside, also late, in a property or a list of its own, names the code.
+
+    `sys.exit(0)` in a simulator is no success of the stage. Ctrl-C and a stage that is told to stop are not the code's.
+    """
+    try:
+        yield
+    except StageError:
+        raise
+    except (Exception, SystemExit, GeneratorExit, CancelledError) as error:
+        raise failure(what, error, file_of(inner)) from error
+
+
 def _read(inner: Any, name: str, attribute: str, default: Any) -> Any:
     """An attribute, which may be a property that raises."""
-    try:
+    with _naming_errors(f"environment {name}.{attribute} raised", inner):
         return getattr(inner, attribute, default)
-    except (Exception, SystemExit) as error:
-        raise failure(f"environment {name}.{attribute} raised", error, file_of(inner)) from error
+
+
+def _is(inner: Any, name: str, protocol: type) -> bool:
+    """Whether an environment has the members of a protocol; some of them may be properties that raise."""
+    with _naming_errors(f"environment {name}, asked for the members of {protocol.__name__}, raised", inner):
+        return isinstance(inner, protocol)
 
 
 class CheckedEnvironment:
@@ -76,7 +100,7 @@ class CheckedEnvironment:
         self._inner = inner
         self._name = name
         turns = _read(inner, name, "max_turns", None)
-        if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
+        if isinstance(turns, bool) or not isinstance(turns, int | np.integer) or turns < 1:
             raise BadDataError(f"{name}.max_turns is {turns!r}", "Set it to the largest number of turns, at least 1.")
         prompt = _read(inner, name, "system_prompt", "")
         if not isinstance(prompt, str) or not is_unicode(prompt):
@@ -86,18 +110,19 @@ class CheckedEnvironment:
                 raise BadDataError(
                     f"{name} has no method {method}", "See ippo_trainer.environments.protocol.Environment."
                 )
-        self.max_turns: int = turns
-        self.system_prompt: str = prompt
+        self.max_turns: int = int(turns)
+        self.system_prompt: str = _plain(prompt)
         self._open = 0
         self._turn = 0
-        if isinstance(inner, Resumable):
+        if _is(inner, name, Resumable):
             self.resume = self._resume
 
     def reset(self, seeds: Sequence[int]) -> list[Opening]:
         """As `Environment.reset`; every first message must be a text, and what is given with it becomes one."""
         openings = self._call("reset", list(seeds))
-        self._check_list("reset", openings, len(seeds))
-        openings = [self._check_opening(i, value) for i, value in enumerate(openings)]
+        with self._reading("reset"):
+            self._check_list("reset", openings, len(seeds))
+            openings = [self._check_opening(i, value) for i, value in enumerate(openings)]
         self._open, self._turn = len(seeds), 0
         return openings
 
@@ -106,8 +131,9 @@ class CheckedEnvironment:
         if len(suggestions) != self._open:
             raise ValueError(f"{len(suggestions)} suggestions for {self._open} open conversations")
         answers = self._call("step", list(suggestions))
-        self._check_list("step", answers, len(suggestions))
-        steps = [self._check_step(i, answer) for i, answer in enumerate(answers)]
+        with self._reading("step"):
+            self._check_list("step", answers, len(suggestions))
+            steps = [self._check_step(i, answer) for i, answer in enumerate(answers)]
         self._turn += 1
         self._open = sum(step.customer_message is not None for step in steps)
         if self._open and self._turn >= self.max_turns:
@@ -122,10 +148,11 @@ class CheckedEnvironment:
         self._open, self._turn = len(seeds), len(conversations[0].turns) if conversations else 0
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        try:
+        with _naming_errors(f"environment {self._name}.{method} raised", self._inner):
             return getattr(self._inner, method)(*arguments)
-        except (Exception, SystemExit) as error:  # sys.exit(0) in a simulator is no success of the stage
-            raise failure(f"environment {self._name}.{method} raised", error, file_of(self._inner)) from error
+
+    def _reading(self, method: str) -> AbstractContextManager[None]:
+        return _naming_errors(f"what environment {self._name}.{method} returned raised", self._inner)
 
     def _fail(self, method: str, what: str, remedy: str) -> NoReturn:
         raise BadDataError(f"environment {self._name}.{method} {what}", remedy)
@@ -140,7 +167,7 @@ class CheckedEnvironment:
 
     def _check_opening(self, index: int, value: Any) -> Opening:
         where = f"conversation {index}"
-        fields = {"customer_message": value}
+        fields: dict[str, Any] = {"customer_message": value}
         if isinstance(value, Mapping):
             fields = dict(value)
         elif not isinstance(value, str):
@@ -150,14 +177,14 @@ class CheckedEnvironment:
             self._fail(
                 "reset", f"gave {unknown!r:.80} for {where}", f"Give a text, or a dict of {', '.join(_OPENING)}."
             )
-        message = fields.get("customer_message")
+        message: Any = fields.get("customer_message")
         if not _is_text(message):
             problem = f"gave {message!r:.80} as the first message of {where}"
             self._fail("reset", problem, "It must be a text of valid Unicode.")
         with self._naming("reset", where):
             context = context_of("context", fields.get("context"))
-            tools = tool_messages_of("tool_messages", fields.get("tool_messages") or ())
-        return Opening(str(message), context, tools)
+            tools = _tools(fields.get("tool_messages"))
+        return Opening(_plain(message), context, tools)
 
     @contextmanager
     def _naming(self, method: str, where: str) -> Iterator[None]:
@@ -184,7 +211,7 @@ class CheckedEnvironment:
         return self._check_values(step, where)
 
     def _check_values(self, step: Step, where: str) -> Step:
-        if step.reaction not in REACTIONS:
+        if not isinstance(step.reaction, str) or step.reaction not in REACTIONS:
             self._fail(
                 "step", f"returned reaction {step.reaction!r:.80} in {where}", f"Use one of {', '.join(REACTIONS)}."
             )
@@ -204,27 +231,39 @@ class CheckedEnvironment:
             self._fail("step", f"went on after {which}=True in {where}", "Then customer_message must be None.")
         flags: dict[str, Any] = {name: bool(getattr(step, name)) for name in ("outcome", "censored", "displayed")}
         with self._naming("step", where):
-            tools = tool_messages_of("tool_messages", step.tool_messages or ())
-        return replace(step, **flags, tool_messages=tools)
+            tools = _tools(step.tool_messages)
+        texts: dict[str, Any] = {name: _plain(getattr(step, name)) for name in ("reaction", "sent_message")}
+        message = None if step.customer_message is None else _plain(step.customer_message)
+        return replace(step, **flags, **texts, customer_message=message, tool_messages=tools)
+
+
+def _tools(value: Any) -> tuple[str, ...]:
+    return tool_messages_of("tool_messages", () if value is None or value == "" else value)
 
 
 class _CheckedDemonstrator(CheckedEnvironment):
     def demonstrate(self) -> list[str | None]:
         """As `Demonstrator.demonstrate`."""
         suggestions = self._call("demonstrate")
-        self._check_list("demonstrate", suggestions, self._open)
-        for i, suggestion in enumerate(suggestions):
-            if suggestion is not None and not _is_text(suggestion):
-                problem = f"gave {suggestion!r:.80} for open conversation {i}"
-                self._fail("demonstrate", problem, "A text of valid Unicode, or None to abstain.")
-        return list(suggestions)
+        with self._reading("demonstrate"):
+            self._check_list("demonstrate", suggestions, self._open)
+            return [self._check_suggestion(i, suggestion) for i, suggestion in enumerate(suggestions)]
+
+    def _check_suggestion(self, index: int, suggestion: Any) -> str | None:
+        if suggestion is None:
+            return None
+        if not _is_text(suggestion):
+            problem = f"gave {suggestion!r:.80} for open conversation {index}"
+            self._fail("demonstrate", problem, "A text of valid Unicode, or None to abstain.")
+        return _plain(suggestion)
 
 
 class _CheckedScorer(CheckedEnvironment):
     def __init__(self, inner: Any, name: str) -> None:
         super().__init__(inner, name)
-        self.intents: tuple[str, ...] = tuple(inner.intents)
-        self.wordings: Mapping[str, Sequence[str]] = inner.wordings
+        with _naming_errors(f"environment {name}.intents or {name}.wordings raised", inner):
+            self.intents: tuple[str, ...] = tuple(inner.intents)
+            self.wordings: Mapping[str, Sequence[str]] = inner.wordings
 
     def ladder(self, discount: float) -> list[LadderRow]:
         """As `ExactScorer.ladder`."""

@@ -66,7 +66,11 @@ def failure(what: str, error: BaseException, module: str = "") -> StageError:
 
 def short(error: BaseException) -> str:
     """An exception on one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split()):.300}"
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # it is somebody else's class
+        text = "without a readable message"
+    return f"{type(error).__name__}: {text:.300}"
 
 
 def passes(error: BaseException) -> bool:
