@@ -225,3 +225,16 @@ def _calls_without_faults(directory: Path, monkeypatch) -> int:
     closed(journal)
     monkeypatch.undo()
     return disk.count
+
+
+def test_many_large_events_at_once_make_files_of_bounded_size(tmp_path, monkeypatch):
+    """Also where all of them wait for one sync."""
+    held = threading.Event()
+    monkeypatch.setattr("ippo_trainer.live.journal_file.os.fdatasync", lambda descriptor: held.wait(60))
+    journal = Journal(tmp_path, JournalLimits(seconds=3600.0, file_bytes=1 << 20))
+    futures = [journal.append(event(number, 300_000)) for number in range(20)]
+    held.set()
+    wait(futures, 60)
+    assert sorted(written(tmp_path)) == sorted(f"e{number}" for number in range(20))
+    closed(journal)
+    assert all(path.stat().st_size < 3 << 20 for path in tmp_path.glob(f"*{SUFFIX}"))

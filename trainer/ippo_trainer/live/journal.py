@@ -12,7 +12,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -203,28 +203,31 @@ class Journal:
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            lines: list[bytes] = []
-            entries: list[_Entry] = []
-            size = 0
-            for entry in batch:
-                try:
-                    lines.append(record(_encoded(self._redact(entry.event))))
-                except Exception as error:  # of the event's content, or of a hook that others wrote
-                    self._fail([entry], _unfit(error))
-                    continue
-                entries.append(entry)
-                size += len(lines[-1])
-                if size >= _BATCH_BYTES:
-                    self._commit(entries, b"".join(lines))
-                    lines, entries, size = [], [], 0
-            if entries:
-                self._commit(entries, b"".join(lines))
-            if self._file is not None and (self._file.size >= self._limits.file_bytes or self._rest() <= 0):
+            for entries, records in self._parts(batch):
+                self._commit(entries, records)
+            if self._file is not None and self._rest() <= 0:
                 self._seal()
         self._seal()
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _parts(self, batch: list[_Entry]) -> Iterator[tuple[list[_Entry], bytes]]:
+        """Entries with their records, as many as one sync writes."""
+        entries: list[_Entry] = []
+        records = bytearray()
+        for entry in batch:
+            try:
+                records += record(_encoded(self._redact(entry.event)))
+            except Exception as error:  # of the event's content, or of a hook that others wrote
+                self._fail([entry], _unfit(error))
+                continue
+            entries.append(entry)
+            if len(records) >= _BATCH_BYTES:
+                yield entries, bytes(records)
+                entries, records = [], bytearray()
+        if entries:
+            yield entries, bytes(records)
 
     def _next(self) -> list[_Entry] | None:
         """What waits; nothing once the file is old; None at the end."""
@@ -270,6 +273,8 @@ class Journal:
                     self._ids[entry.name] = (self._ids[entry.name][0], None)
         for entry in entries:
             _settle(entry.written, True)
+        if self._file.size >= self._limits.file_bytes:
+            self._seal()
 
     def _open(self) -> None:
         self._count += 1
