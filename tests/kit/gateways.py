@@ -1,6 +1,5 @@
 """A gateway in the test's process: in front of stubs of policy servers, with a journal of its own."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from ippo_trainer.gateway.event_log import EventLog
 from ippo_trainer.gateway.keys import Keys, OpenGate
 from ippo_trainer.gateway.metrics import GatewayMetrics
 from ippo_trainer.gateway.policies import Patience, Policies
+from ippo_trainer.live.checked import read_event
 from ippo_trainer.live.journal import Journal, JournalLimits
 from ippo_trainer.live.journal_file import events_in
 
@@ -38,9 +38,9 @@ class Bench:
     metrics: GatewayMetrics
 
     def events(self) -> list[dict[str, Any]]:
-        """What is on the disk, in order."""
+        """What is on the disk, in order; readers can read it."""
         paths = sorted(self.journal.directory.glob("*.journal"))
-        return [json.loads(event) for path in paths for event in events_in(path)]
+        return [read_event(event, path.name) for path in paths for event in events_in(path)]
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """Events of a kind."""

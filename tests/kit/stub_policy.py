@@ -28,6 +28,8 @@ class Behaviour:
     breaks_after: int | None = None
     """Events of a stream after which the connection breaks."""
     without_records: bool = False
+    strange: dict[str, Any] = field(default_factory=dict)
+    """Put over its records."""
     gate: asyncio.Event | None = None
     """Answers wait for it."""
 
@@ -113,6 +115,7 @@ class StubPolicy:
             "policy_digest": self.digest,
             "started_at": now,
             "time": now,
+            **how.strange,
         }
 
     def _common(self, identifier: str, record: dict[str, Any], kind: str) -> dict[str, Any]:

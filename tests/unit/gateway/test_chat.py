@@ -248,6 +248,23 @@ def test_a_server_that_makes_no_records_counts_as_down(tmp_path, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("strange", [{"version": 2}, {"turn": "1"}, {"policy_digest": ""}, {"message": None}])
+def test_a_record_that_readers_could_not_read_is_not_logged(tmp_path, strange, stream):
+    """One line of it would stop every stage and every report."""
+
+    async def check():
+        async with gateway(tmp_path) as bench:
+            bench.share("1")
+            bench.candidate.behaviour.strange = strange
+            body = {"messages": HELLO, "stream": stream}
+            async with bench.client.post(CHAT, json=body) as response:
+                await response.read()
+            assert {event["kind"] for event in bench.events()} == ({"unanswered"} if stream else {"suggestion"})
+
+    run(check())
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_without_room_in_the_journal_answers_go_out_and_say_so(tmp_path, stream):
     async def check():
         limits = JournalLimits(waiting_bytes=10)

@@ -19,7 +19,7 @@ KEY = "key-key-key-key-key"
 
 def test_a_conversation_from_greeting_to_outcome(tmp_path):
     async def check():
-        async with gateway(tmp_path, read_keys(f"app chat,events {KEY}\n")) as bench:
+        async with gateway(tmp_path, read_keys(f"app chat,events,erase {KEY}\n")) as bench:
             async with GatewayClient(str(bench.client.make_url("/")), KEY) as client:
                 whose = Whose("c/1 ü", "u7", "vip")
                 first = await client.chat(HELLO, whose, {"max_tokens": 5})
@@ -35,8 +35,9 @@ def test_a_conversation_from_greeting_to_outcome(tmp_path):
                 await client.customer_outcome("u7", False)
                 await client.customer_complaint("u7")
                 await client.close_conversation("c/1 ü", outcome=True)
+                await client.erase("c/1 ü")
             events = bench.events()
-            kinds = "suggestion reaction suggestion reaction outcome complaint outcome complaint close"
+            kinds = "suggestion reaction suggestion reaction outcome complaint outcome complaint close erased"
             assert [event["kind"] for event in events] == kinds.split()
             assert {event["conversation_id"] for event in events} == {"c/1 ü", ""}
             assert (events[1]["sent"], events[1]["at"]) == ("Nine.", 1764230400.0)

@@ -242,6 +242,17 @@ def test_other_methods(guarded, method):
     guarded(check)
 
 
+def test_nobody_erases_without_the_scope_or_anothers(guarded):
+    async def check(bench):
+        for path, status in (("/v1/conversations/mine-1", 403), ("/v1/conversations/them-1", 403)):
+            async with bench.client.delete(path, headers={"Authorization": f"Bearer {MINE}"}) as response:
+                assert response.status == status
+        async with bench.client.delete("/v1/conversations/them-1") as response:
+            assert response.status == 401
+
+    guarded(check)
+
+
 def test_a_key_that_is_replayed_with_another_body_changes_nothing(tmp_path):
     async def check():
         async with gateway(tmp_path, read_keys(KEYS)) as bench:

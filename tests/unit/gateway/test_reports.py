@@ -176,3 +176,20 @@ def test_ids_of_any_kind_come_back_as_they_were(tmp_path, identifier):
             assert bench.events()[0]["conversation_id"] == identifier
 
     run(check())
+
+
+def test_an_erasure_is_an_event_without_the_id_in_its_own(tmp_path):
+    async def check():
+        async with gateway(tmp_path) as bench:
+            answers = []
+            for _ in range(2):
+                async with bench.client.delete(C1) as response:
+                    assert response.status == 200
+                    answers.append(await response.json())
+            assert answers[0] == answers[1]
+            first, second = bench.events()
+            assert (first["kind"], first["conversation_id"]) == ("erased", "c 1")
+            assert first["event_id"] == second["event_id"] == answers[0]["event_id"]
+            assert "c 1" not in first["event_id"]
+
+    run(check())

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import Counter
@@ -20,7 +21,7 @@ from ippo_trainer.gateway.keys import Caller, Keys
 from ippo_trainer.gateway.memory import Memory
 from ippo_trainer.gateway.metrics import GatewayMetrics
 from ippo_trainer.gateway.openapi import document
-from ippo_trainer.gateway.operations import CHAT, MODELS, REPORTS, Operation
+from ippo_trainer.gateway.operations import CHAT, ERASE, MODELS, REPORTS, Operation
 from ippo_trainer.gateway.policies import Policies
 from ippo_trainer.gateway.reports import Reports, answer_of
 from ippo_trainer.gateway.sending import ClientGoneError, Sending
@@ -88,7 +89,7 @@ class GatewayServer:
         page.install(app)
         self._add(app, CHAT, self._chat_answer)
         self._add(app, MODELS, self._models)
-        for operation in REPORTS:
+        for operation in (*REPORTS, ERASE):
             self._add(app, operation, self._report_answer(operation))
         return app
 
@@ -160,7 +161,9 @@ class GatewayServer:
 
     def _report_answer(self, operation: Operation) -> _Answer:
         async def answer(request: web.Request, caller: Caller) -> web.Response:
-            value = await read_object(request, self._limits.report_bytes, self._limits.body_seconds)
+            value: dict[str, Any] = {}
+            if operation.body is not None:
+                value = await read_object(request, self._limits.report_bytes, self._limits.body_seconds)
             said = await self._reports.take(operation, request.match_info, value, request.headers, caller)
             return web.json_response(answer_of(said))
 

@@ -100,7 +100,7 @@ class Chat:
     async def _whole(self, question: _Question) -> web.Response:
         async def ask(route: Route) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             answer = await self._tools.policies.whole(route, question.body)
-            return answer, records_in(answer, question.choices)
+            return answer, records_in(answer, question.choices, question.names)
 
         (answer, records), route = await self._first(question, ask)
         if not await self._logged(question, records, route):
@@ -130,7 +130,7 @@ class Chat:
             if server_sent.is_error(event):
                 raise BrokenStreamError("the policy server failed while it answered")
             if server_sent.has_records(event):
-                records = records_in(server_sent.value_of(event), question.choices)
+                records = records_in(server_sent.value_of(event), question.choices, question.names)
                 logged, recorded = await self._logged(question, records, route), True
                 continue
             if event == server_sent.DONE:
@@ -161,12 +161,11 @@ class Chat:
         fallback, seconds = route != assignment.route, time.monotonic() - question.start
         events: list[Event] = []
         for number, record in enumerate(records):
-            record["conversation_id"], record["named"] = question.names.conversation, not question.names.anonymous
-            stamp = self._stamp(question, f"{record.get('id')}-{number}")
+            stamp = self._stamp(question, f"{record['id']}-{number}")
             events.append(entries.suggestion(stamp, assignment, record, seconds, fallback))
         tools.metrics.suggestions.labels(assignment.arm).inc(len(events))
         tools.metrics.fallbacks.inc(fallback)
-        tools.memory.suggestions.put(str(records[0].get("id")), hash(question.names.conversation))
+        tools.memory.suggestions.put(records[0]["id"], hash(question.names.conversation))
         try:
             await tools.log.add(events)
         except RequestError:

@@ -205,6 +205,11 @@ class GatewayClient:
         """As `complain`, of a customer."""
         return await self._report("/v1/complaints", {"customer_id": customer}, at, key)
 
+    async def erase(self, conversation: str) -> str:
+        """Erases a conversation: nothing of it counts any more. `ippo erase` takes its texts out."""
+        answer = await self._send("DELETE", _conversation(conversation), {})
+        return str(answer["event_id"])
+
     async def _report(self, path: str, body: dict[str, Any], at: float | None, key: str) -> str:
         said = {name: value for name, value in (body | {"time": at}).items() if value is not None}
         answer = await self._send("POST", path, said, {"Idempotency-Key": key or uuid.uuid4().hex})

@@ -77,7 +77,7 @@ def _parameters(operation: Operation) -> list[dict[str, Any]]:
     if "{turn}" in operation.path:
         turn = {"type": "integer", "minimum": 0, "description": "Replies of the business before the suggestion"}
         parameters.append({"name": "turn", "in": "path", "required": True, "schema": turn})
-    if operation.kind is not None:
+    if operation.kind is not None and operation.body is not None:
         parameters.append({"name": IDEMPOTENCY, "in": "header", "schema": _NAME})
     if operation is CHAT:
         parameters.append({"name": HEADER, "in": "header", "schema": _NAME})

@@ -88,4 +88,13 @@ REPORTS = tuple(
     )
     for name, path, body, kind, summary in _REPORTS
 )
-OPERATIONS = (CHAT, MODELS, *REPORTS)
+ERASE = Operation(
+    "erase",
+    "DELETE",
+    _CONVERSATION,
+    "erase",
+    "Nothing of a conversation counts any more, whatever is logged of it; ippo erase takes its texts out",
+    schemas.EventAnswer,
+    kind=events.ERASED,
+)
+OPERATIONS = (CHAT, MODELS, *REPORTS, ERASE)

@@ -13,9 +13,11 @@ from yarl import URL
 
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.contract.live import Route
+from ippo_trainer.data.server_log import checked
 from ippo_trainer.gateway import server_sent
 from ippo_trainer.gateway.server_sent import BrokenStreamError
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.http.names import ConversationNames
 
 PATH = "/v1/chat/completions"
 _CLIENTS_FAULT = frozenset({400, 413, 422, 429})
@@ -176,9 +178,18 @@ def _down(error: Exception) -> PolicyDownError:
     return PolicyDownError(one_line(f"{type(error).__name__} {error}", _LONGEST))
 
 
-def records_in(answer: dict[str, Any], choices: int) -> list[dict[str, Any]]:
-    """Takes the records out of an answer, one for each choice. Raises PolicyDownError if they are not there."""
+def records_in(answer: dict[str, Any], choices: int, names: ConversationNames) -> list[dict[str, Any]]:
+    """Takes the records out of an answer, one for each choice, under the names that the gateway knows.
+
+    Raises PolicyDownError if they are not there, or readers could not read them: a line that nobody can read stops all.
+    """
     records = answer.pop("records", None)
     if not isinstance(records, list) or len(records) != choices or not all(isinstance(each, dict) for each in records):
         raise PolicyDownError("its answer has no records: it is no ippo-serve of this release")
+    for record in records:
+        record["conversation_id"], record["named"] = names.conversation, not names.anonymous
+        try:
+            checked(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise PolicyDownError(f"its record is none of this release: {one_line(str(error), _LONGEST)}") from error
     return records

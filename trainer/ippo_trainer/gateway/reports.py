@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 from ippo_trainer.gateway import schemas
-from ippo_trainer.gateway.entries import Stamp, keyed_id
+from ippo_trainer.gateway.entries import Stamp, erased_id, keyed_id
 from ippo_trainer.gateway.event_log import EventLog
 from ippo_trainer.gateway.keys import Caller
 from ippo_trainer.gateway.memory import Memory
@@ -49,7 +49,7 @@ class Reports:
         Args:
             operation: one that has a kind of event.
             place: what the path names, `id` and `turn`.
-            value: the body.
+            value: the body; empty where the operation has none.
             headers: of the request.
             caller: who reports.
 
@@ -57,11 +57,14 @@ class Reports:
             RequestError: 400, 403, 409 or 503.
         """
         assert operation.kind is not None
-        assert operation.body is not None
-        body, now = schemas.read(operation.body, value), time.time()
-        said = body.model_dump(exclude_none=True) | _place(place)
+        now = time.time()
+        body = {} if operation.body is None else schemas.read(operation.body, value).model_dump(exclude_none=True)
+        said = body | _place(place)
         conversation, customer = said.pop("id", ""), said.pop("customer_id", "")
         caller.check_owns(conversation or customer, "conversation_id" if conversation else "customer_id")
+        if operation.kind == events.ERASED:
+            await self._log.add([Stamp(name := erased_id(conversation), now, conversation).event(operation.kind)])
+            return schemas.EventAnswer(event_id=name, conversation_id=conversation)
         key = _idempotency(headers)
         event_id = keyed_id(caller.name, key) if key else f"event-{uuid.uuid4().hex}"
         fingerprint = _fingerprint(operation.name, conversation, customer, said) if key else b""
