@@ -1,5 +1,6 @@
 """Defaults that depend on the base: what a tiny model made from scratch learns with destroys a pretrained one."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -9,6 +10,10 @@ from ippo_trainer.contract.stages import BY_NAME, FIT_Q, IMPROVE, WARM_START
 BaseKind = Literal["tiny", "pretrained", "adapters"]
 TINY = "tiny:"
 """What names of bases begin with that are made from scratch."""
+TINY_NAMES = "tiny:d<width>-l<layers>[-h<heads>] with a width of at least 8, a multiple of 2*heads"
+_TINY_NAME = re.compile(rf"{TINY}d(?P<width>[1-9]\d{{0,3}})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
+_HEAD_WIDTH = 32
+"""Of a head where nobody says how many: vLLM's attention kernels start there."""
 KINDS: Mapping[BaseKind, str] = {
     "tiny": "a tiny base",
     "pretrained": "a pretrained base, all of whose weights are trained",
@@ -50,6 +55,24 @@ BY_BASE: Mapping[str, Mapping[str, Default]] = {
     },
 }
 """By section, and by field of the section's model."""
+
+
+class TinyShape(NamedTuple):
+    """Of a model that is made from scratch."""
+
+    width: int
+    layers: int
+    heads: int
+
+
+def tiny_shape(base: str) -> TinyShape | None:
+    """By the name of a base, such as `tiny:d64-l2`; None where it is none of `TINY_NAMES`."""
+    match = _TINY_NAME.fullmatch(base)
+    if match is None:
+        return None
+    width, layers = int(match["width"]), int(match["layers"])
+    heads = int(match["heads"] or max(1, width // _HEAD_WIDTH))
+    return TinyShape(width, layers, heads) if width >= 8 and width % (2 * heads) == 0 else None
 
 
 def kind_of(base: str, adapts: bool) -> BaseKind:

@@ -1,7 +1,6 @@
 """Policies and Q models on disk: safetensors only, no remote code, and nothing that the maths would get wrong."""
 
 import copy
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from ippo_trainer.contract.defaults import TINY_NAMES, tiny_shape
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError
 from ippo_trainer.contract.spec import ArtifactRef
 from ippo_trainer.models import adapters, kernels, last_layer
@@ -30,9 +30,6 @@ from ippo_trainer.models.parts import decoder, head
 from ippo_trainer.models.verify import SHORT, verify, verify_q
 from ippo_trainer.text import ends
 
-_TINY = re.compile(r"tiny:d(?P<width>[1-9]\d{0,3})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
-# vLLM's attention kernels start at 32 dimensions per head.
-_HEAD_WIDTH = 32
 _TINY_POSITIONS = 4096
 CONTEXT = 1024
 """Tokens of a prompt with its suggestion that a base is tried on where nobody says how many there will be."""
@@ -79,14 +76,10 @@ def build_tiny(base: str, tokenizer: Any, seed: int) -> Any:
 
 def tiny_config(base: str, vocabulary: int, **special: int | None) -> LlamaConfig:
     """The config of a tiny model, with the ids of special tokens; raises as `build_tiny`."""
-    match = _TINY.fullmatch(base)
-    width, layers, heads = (int(match[name] or 0) for name in ("width", "layers", "heads")) if match else (0, 0, 0)
-    heads = heads or max(1, width // _HEAD_WIDTH)
-    if width < 8 or width % (2 * heads):
-        raise BadSpecError(
-            f"policy.base {base!r} is no tiny model",
-            "Use tiny:d<width>-l<layers>[-h<heads>] with a width of at least 8, a multiple of 2*heads.",
-        )
+    shape = tiny_shape(base)
+    if shape is None:
+        raise BadSpecError(f"policy.base {base!r} is no tiny model", f"Use {TINY_NAMES}.")
+    width, layers, heads = shape
     return LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,

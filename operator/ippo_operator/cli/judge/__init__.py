@@ -1,6 +1,7 @@
 """`ippo judge`: which of two policies suggests better, without knowing which is which."""
 
-from argparse import ArgumentParser
+import re
+from argparse import ArgumentParser, ArgumentTypeError
 
 from ippo_operator.cli.parsing import Verb, add_run, at_least
 
@@ -26,13 +27,22 @@ VERB = Verb(
 )
 
 
+def _name(text: str) -> str:
+    """Of a judge, which is part of a file's name."""
+    if not re.fullmatch(r"\w[\w .@+-]{0,63}", text):
+        raise ArgumentTypeError(f"given {text!r}, allowed are at most 64 letters, digits, blanks and any of . @ + - _")
+    return text
+
+
 def add_arguments(parser: ArgumentParser) -> None:
     """What it takes."""
     add_run(parser, VERB)
     parser.add_argument(
         "--iteration", type=at_least(1), metavar="I", help="whose candidate (default: the latest evaluated one)"
     )
-    parser.add_argument("--judge", default="judge", metavar="NAME", help="who judges (default: %(default)s)")
+    parser.add_argument(
+        "--judge", type=_name, default="judge", metavar="NAME", help="who judges (default: %(default)s)"
+    )
     parser.add_argument(
         "--out",
         metavar="FILE",

@@ -4,7 +4,6 @@ Nothing is imported that the manifest names, and no user's code runs: sources ar
 """
 
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,7 +50,14 @@ def findings(run: IterativePPORun) -> list[Finding]:
     elsewhere = run.spec.artifacts is not None
     suffix = " on this machine; in a cluster it has to be in the stages' image or volume" if elsewhere else ""
     missing = [Finding(f"{text}{suffix}", not elsewhere) for text in (*_files(run), *_environment(run))]
-    return [*missing, *(Finding(text, True) for text in _ranks(run)), *(Finding(text, False) for text in _rates(run))]
+    wrong = [Finding(text, True) for text in (*_tiny(run), *_ranks(run))]
+    return [*missing, *wrong, *(Finding(text, False) for text in _rates(run))]
+
+
+def _tiny(run: IterativePPORun) -> Iterator[str]:
+    base = run.spec.policy.base
+    if run.spec.policy.kind == "tiny" and defaults.tiny_shape(base) is None:
+        yield f"spec.policy.base: given {base}, allowed is {defaults.TINY_NAMES}"
 
 
 def _files(run: IterativePPORun) -> Iterator[str]:
@@ -160,9 +166,9 @@ def _ranks(run: IterativePPORun) -> Iterator[str]:
 
 def _width(base: str) -> int | None:
     """Of hidden states; None where nothing here says it."""
-    tiny = re.match(rf"{defaults.TINY}d(\d+)", base)
-    if tiny:
-        return int(tiny[1])
+    tiny = defaults.tiny_shape(base)
+    if tiny is not None:
+        return tiny.width
     if not base.startswith(_FILE):
         return None
     try:

@@ -226,3 +226,11 @@ def test_the_count_is_shown_beside_the_gate(ippo: Ippo, waiting: RunFolder, tmp_
     assert (missing.code, "there is no file nowhere" in missing.err) == (64, True)
     nobody = ippo("judge", f"{waiting.path}/")
     assert (nobody.code, "no terminal" in nobody.err) == (64, True)
+
+
+@pytest.mark.parametrize("name", ["a/b", "../a", "", "a\n", "x" * 65, "\x1b[2J", ".a"])
+def test_a_judge_whose_name_is_no_part_of_a_files(ippo: Ippo, waiting: RunFolder, name: str) -> None:
+    """Else the first vote is asked for, and cannot be kept."""
+    answer = ippo("judge", str(waiting.path), "--judge", name)
+    assert answer.code == 64
+    assert "--judge" in answer.err

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 from ippo_operator.cli.main import main
+from ippo_trainer.contract.errors import BadSpecError
+from ippo_trainer.models.load import tiny_config
 
 SPEC: dict[str, Any] = {
     "iterations": {"max": 1},
@@ -225,3 +227,15 @@ def test_it_says_what_is_left_to_the_base(tmp_path: Path, capsys: pytest.Capture
     _, out, _ = validate(tmp_path, capsys, policy=base, warmStart=warm, improve={"algorithm": "MPO"})
     assert "improve.mpo.learningRate 0.00001, improve.mpo.epochs 2" in out.splitlines()[1]
     assert len(validate(tmp_path, capsys)[1].splitlines()) == 1  # a tiny base
+
+
+@pytest.mark.parametrize(
+    "base", ["tiny:d33-l1-h4", "tiny:d32-l1-h7", "tiny:d4-l1", "tiny:l1", "tiny:d99999-l1", "tiny:d64-l2-"]
+)
+def test_a_tiny_base_that_nobody_can_make(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What `validate` refuses and what the stage refuses are the same."""
+    code, _, errors = validate(tmp_path, capsys, policy={"base": base})
+    assert code == 64
+    assert [error for error in errors if f"given {base}, allowed is tiny:d<width>" in error]
+    with pytest.raises(BadSpecError, match="no tiny model"):
+        tiny_config(base, 100)
