@@ -119,6 +119,26 @@ def test_a_policy_gets_a_server_and_a_gateway_in_front_of_it(world: World) -> No
     assert json.loads((world.folder / "gateway.json").read_text())["run"] == "shop"
 
 
+def test_no_gateway_stands_in_front_of_servers_that_cannot_answer_yet(world: World) -> None:
+    unready = world.rules(POLICY, "unready")
+    world.live.carry_out(LiveIntent(POLICY))
+    until(lambda: world.pids(name_of(POLICY)) != [], "a server")
+    observed = world.observe()
+    assert (observed.report, observed.trouble, world.pids("gateway")) == (None, None, [])
+    unready.unlink()
+    until(lambda: world.active() == POLICY.artifact.digest, "a report")
+
+
+def test_a_gateway_that_is_silent_for_long_is_trouble(world: World) -> None:
+    world.rules(POLICY, "unready")
+    world.live.carry_out(LiveIntent(POLICY))
+    assert world.observe().trouble is None
+    world.clock.now += 61
+    trouble = world.observe().trouble
+    assert trouble is not None
+    assert trouble.message == "the gateway does not answer"
+
+
 @pytest.mark.parametrize("name", ["gateway", name_of(POLICY)])
 def test_what_dies_is_started_again_later_each_time(world: World, name: str) -> None:
     world.live.carry_out(LiveIntent(POLICY))
