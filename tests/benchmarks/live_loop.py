@@ -23,8 +23,17 @@ from learning import change_fields
 
 SHOP = Path(__file__).parents[2] / "examples" / "shop"
 EASY = {"horizon": "4", "tables": str(SHOP.parent / "easy-customers.json")}
-SMALL = ('policy.base="tiny:d32-l1"', "warmStart.epochs=4", 'warmStart.learningRate="0.006"', "fitQ.batchSize=16")
-SMALL += ("collect.logged.minConversations=3000", "serve.canary.maxConversations=2000")
+SMALL = (
+    'policy.base="tiny:d32-l1"',
+    "warmStart.epochs=6",
+    'warmStart.learningRate="0.006"',
+    "collect.logged.minConversations=3000",
+    "fitQ.batchSize=32",
+    'improve={"updates": 12, "batchSize": 16, "criticWarmupUpdates": 2, "learningRate": "0.002", "klTarget": "1.5", '
+    '"klCoefficient": "0.01"}',
+    "serve.canary.maxConversations=1500",
+)
+"""Of the smoke example."""
 _BIN = Path(sys.executable).parent
 
 

@@ -46,7 +46,7 @@ _SMALLER = """
 s/8080/PORT/; s/max: 3/max: 1/; s/d64-l2/d32-l1/; s/epochs: 1/epochs: 4/
 s/minConversations: 8000/minConversations: 1200/; s/minOutcomes: 200/minOutcomes: 50/
 s/maxConversations: 4000/maxConversations: 200/
-s/minConversations: 200/minConversations: 50/
+s/minConversations: 200/minConversations: 50/; s/algorithm: MPO/updates: 10/
 """
 TUTORIALS = (
     Scene("docs/tutorials/simulator.md", fails=("64 ippo run",)),
