@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 KEY = "IPPO_GATEWAY_KEY"
 TRY_AGAIN = 75
+TRIES = Tries(most=8)
 LATER = {0, 408, 429, 500, 502, 503, 504}
 """Statuses that say nothing against the request."""
 
@@ -55,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Shop:
     """Many conversations at once with one gateway."""
 
-    def __init__(self, given: argparse.Namespace, spec: EnvironmentSpec) -> None:
-        self._given, self._spec = given, spec
+    def __init__(self, given: argparse.Namespace, spec: EnvironmentSpec, tries: Tries = TRIES) -> None:
+        self._given, self._spec, self._tries = given, spec, tries
         self._state = State(given.state, given.seed)
         self._stopping = False
         self._problem: GatewayError | None = None
@@ -71,7 +72,7 @@ class Shop:
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
         first, total = self._state.next, None if self._given.forever else self._given.conversations
         numbers = count(first) if total is None else iter(range(first, total))
-        async with GatewayClient(self._given.url, os.environ.get(KEY, ""), Tries(most=8)) as gateway:
+        async with GatewayClient(self._given.url, os.environ.get(KEY, ""), self._tries) as gateway:
             await ready(self._given.url, self._given.wait)
             with tqdm(total=total, initial=first, unit=" conversations") as bar:
                 await asyncio.gather(*(self._serve(gateway, numbers, bar) for _ in range(self._given.concurrency)))
@@ -95,13 +96,23 @@ class Shop:
                 outcome = await converse(gateway, environment, f"shop-{self._given.seed}-{number}", seed)
             except GatewayError as error:
                 self._broken, self._failures = self._broken + 1, self._failures + 1
-                if error.status not in LATER or self._failures >= self._given.concurrency:
+                if not await self._goes_on(error):
                     self._problem, self._stopping = error, True
             else:
                 self._failures = 0
                 self._over, self._outcomes = self._over + 1, self._outcomes + outcome
             bar.update()
             bar.set_postfix(outcome=f"{self._outcomes / max(1, self._over):.1%}", broken=self._broken)
+
+    async def _goes_on(self, error: GatewayError) -> bool:
+        """Waits for a gateway that is away; whether it came back, and conversations did not all break off."""
+        if error.status not in LATER or self._failures >= 8 * self._given.concurrency:
+            return False
+        try:
+            await ready(self._given.url, self._given.patience)
+        except GatewayError:
+            return False
+        return True
 
 
 async def ready(url: str, seconds: float) -> None:
@@ -226,6 +237,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="other customers (default: %(default)s)")
     parser.add_argument(
         "--wait", type=float, default=600, metavar="S", help="for the gateway, at the beginning (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--patience", type=float, default=60, metavar="S", help="with one that is away later (default: %(default)s)"
     )
     parser.add_argument(
         "--state", type=Path, metavar="FILE", help="remembers which conversations began, and goes on behind them"

@@ -41,7 +41,7 @@ class Scene:
 
 # On one machine
 
-_TEA = "--environment examples/my_environment.py:TeaShop --option asked=0.8 --option unasked=0.05"
+_TEA = "--environment examples/my_environment.py:TeaShop --option asked=0.8 --option unasked=0.05 --patience 1"
 _SMALLER = """
 s/8080/PORT/; s/max: 3/max: 1/; s/d64-l2/d32-l1/; s/epochs: 1/epochs: 4/
 s/minConversations: 8000/minConversations: 1200/; s/minOutcomes: 200/minOutcomes: 50/

@@ -11,6 +11,7 @@ from aiohttp.test_utils import TestServer
 from ippo_trainer.contract.params import EnvironmentSpec
 from ippo_trainer.environments import load
 from ippo_trainer.environments.funnel.text import SUGGESTIONS
+from ippo_trainer.gateway.client import Tries
 
 from tests.kit.doc_pages import ROOT
 from tests.kit.fake_gateway import FakeGateway
@@ -27,14 +28,14 @@ def suggestion_for(message: str) -> str | None:
     return WORDS[sum(map(ord, message)) % len(WORDS)]
 
 
-def play(gateway: FakeGateway, *more: str) -> int:
+def play(gateway: FakeGateway, *more: str, tries: Tries = shop.TRIES) -> int:
     """Runs the shop against the gateway, in this process."""
 
     async def both() -> int:
         server = TestServer(gateway.app())
         async with server:
             given = shop._parser().parse_args(["--url", str(server.make_url("")), *more])
-            code: int = await shop.Shop(given, EnvironmentSpec(name="sr-funnel")).play()
+            code: int = await shop.Shop(given, EnvironmentSpec(name="sr-funnel"), tries).play()
             return code
 
     return asyncio.run(both())
@@ -104,3 +105,19 @@ def test_a_log_is_what_the_business_says_by_itself(tmp_path: Path, capsys: pytes
     assert {message["role"] for line in lines for message in line["messages"]} == {"user", "assistant"}
     assert any(line["outcome"] for line in lines)
     assert "50 conversations" in capsys.readouterr().out
+
+
+def test_the_shop_waits_for_a_gateway_that_is_away_for_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    gateway = FakeGateway(suggestion_for)
+    gateway.refusals = [503] * 9  # the client gives up after eight
+    assert play(gateway, "--conversations", "3", "--concurrency", "1", tries=Tries(most=8, pause=0.0)) == 0
+    assert "2 conversations, " in capsys.readouterr().out
+    assert sorted(gateway.told) == ["shop-0-1", "shop-0-2"]
+
+
+def test_the_shop_ends_where_all_conversations_break_off() -> None:
+    gateway = FakeGateway(suggestion_for)
+    gateway.refusals = [503] * 100
+    with pytest.raises(shop.GatewayError, match="503: refused"):
+        play(gateway, "--conversations", "100", "--concurrency", "1", tries=Tries(most=1))
+    assert len(gateway.refusals) == 100 - 8
