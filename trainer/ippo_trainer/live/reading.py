@@ -19,7 +19,7 @@ def segments(store: Store, folder: str = "") -> Iterator[str]:
 
 
 def began_at(key: str) -> float:
-    """When a segment began, in seconds since 1970 UTC: no event in it is older, but for clocks that were set."""
+    """When a segment began, in seconds since 1970 UTC. Its events are hardly older: they waited to be written."""
     name = key.rpartition("/")[2]
     return datetime.strptime(name.partition("-")[0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
 

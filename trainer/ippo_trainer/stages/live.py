@@ -35,6 +35,8 @@ KIND = "data"
 SEGMENTS = "segments.json"
 """In the artifact: the keys of the segments that were read, below the run's folder of live logs."""
 _STATE = "live.json"
+_DELAY = 300.0
+"""Seconds that an event may have waited before its segment began, or by which clocks of gateways differ."""
 _OPEN = "conversations that were still open, or could still have the outcome: they are censored"
 _HANDED = "conversations that changed hands: they are censored there"
 _FIGURES = {
@@ -217,7 +219,7 @@ def _resume(ctx: StageContext, store: Store) -> _Progress:
     state.directory.mkdir(exist_ok=True)
     if step is None:
         until = ctx.spec.until or 0
-        state.segments = sorted(key for key in segments(store) if began_at(key) <= until)
+        state.segments = sorted(key for key in segments(store) if began_at(key) <= until + _DELAY)
         _save(ctx, state)
         return state
     file = state.directory / _STATE
