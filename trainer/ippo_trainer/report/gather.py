@@ -22,6 +22,7 @@ from ippo_trainer.report.model import (
     Training,
     Transcripts,
 )
+from ippo_trainer.report.tested import with_tests
 from ippo_trainer.store.artifact import Manifest, read_manifest
 from ippo_trainer.store.base import ObjectNotFoundError, Store
 from ippo_trainer.store.parallel import WORKERS, for_each
@@ -40,7 +41,7 @@ def gather(store: Store, manifest: dict[str, Any] | None = None, standing: dict[
 
     Args:
         store: the run's artifact store.
-        manifest: the run (`metadata`, `spec`) as JSON.
+        manifest: the run (`metadata`, `spec`, and `status` for its A/B tests) as JSON.
         standing: of a run that does not go on by itself, the fields of `Standing`.
 
     Raises:
@@ -53,7 +54,8 @@ def gather(store: Store, manifest: dict[str, Any] | None = None, standing: dict[
     settings = manifest or {}
     name = _metadata_name(settings) or "Iterative PPO"
     where = None if standing is None else Standing.model_validate(standing)
-    return RunReport(str(name), settings, _with_transcripts(store, cycles, problems), problems, where)
+    cycles = with_tests(_with_transcripts(store, cycles, problems), settings)
+    return RunReport(str(name), settings, cycles, problems, where)
 
 
 def _metadata_name(settings: dict[str, Any]) -> object:

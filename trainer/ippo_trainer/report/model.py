@@ -298,6 +298,10 @@ class Cycle:
     decision: Decision | None = None
     comparisons: Comparisons | None = None
     """Both policies' suggestions in logged states, where nobody could simulate a customer."""
+    test: str = ""
+    """What the A/B test of its candidate says, where there is one."""
+    settled: bool | None = None
+    """After a test: whether the candidate was promoted; None while that is open."""
     groups: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Of a log, by its column `group`: conversations, those that are finished, those with the outcome."""
 
@@ -370,8 +374,8 @@ class RunReport:
         What the next cycle deployed counts before the gate's word: an Inconclusive candidate may have been promoted by
         the run's settings or a person.
         """
-        if cycle.evaluation is None:
-            return False
+        if cycle.test or cycle.evaluation is None:
+            return bool(cycle.settled)
         candidate = cycle.evaluation.candidate.digest
         later = next((other for other in self.evaluated if other.iteration > cycle.iteration), None)
         if later is not None and later.evaluation is not None and candidate:

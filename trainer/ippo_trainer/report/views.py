@@ -265,9 +265,12 @@ def _cost(cycle: Cycle) -> list[str]:
     return [f"success while it explored {words.percent(sold)}, an estimated {words.percent(alone)} without"]
 
 
+_STYLES = {"Promoted": "good", "Under way": "calm", "Under test": "calm", "Inconclusive": "unsure", "Stopped": "bad"}
+
+
 def _verdict(run: RunReport, cycle: Cycle) -> Verdict:
     word = words.verdict(cycle, run.promoted(cycle))
-    style = {"Promoted": "good", "Under way": "calm", "Inconclusive": "unsure", "Stopped": "bad"}.get(word, "bad")
+    style = _STYLES.get(word, "bad")
     facts = []
     if cycle.evaluation is not None:
         candidate, lift = cycle.evaluation.candidate, cycle.evaluation.lift

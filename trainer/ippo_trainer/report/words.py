@@ -99,6 +99,8 @@ def headline(run: RunReport) -> str:
         if stopped:
             return f"Stopped in cycle {stopped.iteration}: Q had nothing to teach."
         if (cycle := judged_on_a_log(run)) is not None:
+            if cycle.test:
+                return _TESTED[cycle.settled]
             more = cycle.decision is not None and cycle.decision.outcome == "Promote"
             return (
                 "The candidate promises more than the policy before it." if more else "The candidate promises no more."
@@ -113,11 +115,18 @@ def headline(run: RunReport) -> str:
     return f"{end} of conversations succeed, {change} from {start}."
 
 
+_TESTED = {
+    None: "The latest candidate is in an A/B test on customers.",
+    True: "The latest candidate proved better on customers, and was promoted.",
+    False: "The latest candidate was put to the test on customers, and not promoted.",
+}
+
+
 def subline(run: RunReport) -> str:
     """The second sentence: value, share of the optimum, over how many cycles."""
     before, after = run.before, run.after
     if (cycle := judged_on_a_log(run)) is not None:
-        return _off_policy(cycle)
+        return f"{cycle.test} {_off_policy(cycle)}".strip()
     if before is None or after is None:
         return (
             "A Q that predicts no better than the average outcome must not be optimised. More conversations per cycle, "
@@ -204,6 +213,8 @@ def verdict(cycle: Cycle, promoted: bool) -> str:
         return "Stopped" if cycle.informative is False else "Under way"
     if promoted:
         return "Promoted"
+    if cycle.test:
+        return "Under test" if cycle.settled is None else "Not promoted"
     if _unsimulated(cycle) and cycle.decision is not None and cycle.decision.outcome == "Promote":
         return "For a human"
     outcome = cycle.decision.outcome if cycle.decision else ""
@@ -213,7 +224,7 @@ def verdict(cycle: Cycle, promoted: bool) -> str:
 def explain(cycle: Cycle) -> str:
     """The gate's decision in words."""
     if cycle.decision is not None and cycle.decision.reason:
-        return cycle.decision.reason
+        return f"{cycle.test} The forecast: {cycle.decision.reason}" if cycle.test else cycle.decision.reason
     if cycle.informative is False:
         return cycle.messages.get(FIT_Q) or f"Stopped before the improvement: {skill_words(cycle.calibration)}"
     if cycle.evaluation is not None:

@@ -22,6 +22,7 @@ from ippo_operator.cli.errors import OK, TRY_AGAIN, CommandError
 from ippo_operator.cli.report.errors import report_errors
 from ippo_operator.cli.report.standing import standing
 from ippo_operator.cli.run_view import RunView
+from ippo_operator.cli.status.iterations import plain
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
 from ippo_operator.plan import folders
@@ -86,7 +87,7 @@ def _write(run: RunView, location: StoreLocation, output: Path) -> int:
             with bar:
                 metadata = {"name": run.name, "namespace": run.namespace}
                 counted = Counted(open_store(location), bar, total)
-                manifest = {"metadata": metadata, "spec": run.spec}
+                manifest = {"metadata": metadata, "spec": run.spec, "status": plain(run.status)}
                 write_report(cast("Store", counted), output, manifest, standing(run))
     except CommandError as error:
         unreachable = error.code == TRY_AGAIN and location.s3 is not None and location.s3.endpoint_url

@@ -8,6 +8,7 @@ from ippo_operator.cli.folders import read
 from ippo_operator.cli.logs.folder import last_lines
 from ippo_operator.cli.report.errors import report_errors
 from ippo_operator.cli.report.standing import standing
+from ippo_operator.cli.status.iterations import plain
 from ippo_operator.local.folder import RunFolder
 
 LOG_LINES = 20
@@ -33,5 +34,6 @@ def write_report_of(folder: RunFolder, output: Path) -> Path:
         from ippo_trainer.report import write_report
         from ippo_trainer.store import open_store
 
-        write_report(open_store(folder.store(run.manifest)), output, run.view.raw, standing(run.view, log))
+        manifest = run.view.raw | {"status": plain(run.view.status)}
+        write_report(open_store(folder.store(run.manifest)), output, manifest, standing(run.view, log))
     return output
