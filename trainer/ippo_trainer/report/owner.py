@@ -144,7 +144,8 @@ def _logged(run: RunReport, cycle: Cycle) -> list[str]:
         if high < 0:
             sure = "It is worse by what the log shows"
         sentences.append(
-            f"{cycle.test or 'The new agent has met no customer yet.'} By the log it should bring about {abs(middle):,.0f} "
+            f"{cycle.test or 'The new agent has met no customer yet.'} "
+            f"By the log it should bring about {abs(middle):,.0f} "
             f"{'more' if middle >= 0 else 'fewer'} outcomes per 1,000 conversations, where late ones count less "
             f"({low:+,.0f} to {high:+,.0f}){_worth(run, middle)}. {sure}.".replace("-", "−")
         )
