@@ -64,23 +64,21 @@ class Pod(HostilePod):
         return str(there["data"]["routes.json"])
 
     def connect(self) -> None:
-        """Makes it the endpoint of the Service's port for the operator."""
-        service = self._api.get(f"/api/v1/namespaces/{self._namespace}/services/small-gateway").body
-        owner = {"apiVersion": "v1", "kind": "Service", "name": "small-gateway", "uid": service["metadata"]["uid"]}
+        """Makes it the endpoint of the port for the operator: the proxy asks pods only, at their own addresses."""
+        place, address = f"/api/v1/namespaces/{self._namespace}", own_address()
+        containers = [{"name": "gateway", "image": "x"}]
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "g"}, "spec": {"containers": containers}}
+        assert self._api.create(f"{place}/pods", pod).code == 201
+        there = {"status": {"podIP": address, "podIPs": [{"ip": address}]}}
+        assert self._api.merge(f"{place}/pods/g/status", there).code == 200
+        of = {"ip": address, "targetRef": {"kind": "Pod", "name": "g", "namespace": self._namespace}}
         endpoints = {
-            "apiVersion": "discovery.k8s.io/v1",
-            "kind": "EndpointSlice",
-            "metadata": {
-                "name": "pod-of-the-test",
-                "labels": {"kubernetes.io/service-name": "small-gateway"},
-                "ownerReferences": [owner],
-            },
-            "addressType": "IPv4",
-            "endpoints": [{"addresses": [own_address()], "conditions": {"ready": True}}],
-            "ports": [{"name": "internal", "port": self.port, "protocol": "TCP"}],
+            "apiVersion": "v1",
+            "kind": "Endpoints",
+            "metadata": {"name": "small-gateway"},
+            "subsets": [{"addresses": [of], "ports": [{"name": "internal", "port": self.port}]}],
         }
-        path = f"/apis/discovery.k8s.io/v1/namespaces/{self._namespace}/endpointslices"
-        assert self._api.create(path, endpoints).code == 201
+        assert self._api.create(f"{place}/endpoints", endpoints).code == 201
 
 
 @pytest.fixture
