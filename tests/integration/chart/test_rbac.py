@@ -9,6 +9,7 @@ from ippo_operator.plan.names import job_name
 from tests.kit.api_runs import create_run, stands
 from tests.kit.control_plane import Api, ControlPlane
 from tests.kit.toy_controllers import StandIn, connect
+from tests.kit.toy_gateway import LIVE
 from tests.kit.waiting import until
 
 from .helm import USER_ROLES, Manifest, apply, of_kind
@@ -35,6 +36,7 @@ def a_whole_life(made: Installed) -> None:
     a_name_that_is_taken(made)
     a_stage_that_fails_twice(made)
     a_policy_is_served_until_it_is_not(made)
+    a_run_has_a_gateway(made)
 
 
 def a_run_that_waits_is_suspended_and_goes_on(made: Installed) -> None:
@@ -83,6 +85,23 @@ def a_policy_is_served_until_it_is_not(made: Installed) -> None:
         assert cluster.errors == []
     api.merge(run, {"spec": {"serve": None}})
     until(lambda: api.get(deployment).code == 404, "nothing is served any more")
+
+
+def a_run_has_a_gateway(made: Installed) -> None:
+    """Which is asked for its counts, has no pod to answer, and is told other routes."""
+    api, place = made.api, made.namespaces[0]
+    with StandIn(api) as cluster:
+        run = create_run(api, place, "small", **LIVE | {"serve": {"engine": "Transformers"}})
+        wait_for(made, run, "Reconciling", "GatewayUnreachable")
+        proxy = ("", "services/proxy", "get")
+        until(lambda: proxy in made.audit.used(), "the gateway is asked", 60)
+        api.merge(run, {"spec": {"gateway": {"personas": [{"name": "brief", "share": "0.1"}]}}})
+        until(lambda: "brief" in routes(api, place), "the gateway is told", 60)
+        assert cluster.errors == []
+
+
+def routes(api: Api, place: str) -> str:
+    return str(api.get(f"/api/v1/namespaces/{place}/configmaps/small-gateway").body["data"])
 
 
 def serve(api: Api, deployment: str) -> bool:
