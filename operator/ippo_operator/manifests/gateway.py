@@ -38,6 +38,7 @@ _OWN_CREDENTIALS = "ippo-live-s3"
 _INTERNAL_PORTS = (9090, 9091)
 _START_PROBES = 60
 _GRACE_SECONDS = 300
+_GATEWAY_SECONDS = _GRACE_SECONDS - 20
 """Until what is in the journal is in the bucket: also while a bucket is away for some minutes."""
 _PROGRESS_SECONDS = 600
 _OLD_REVISIONS = 2
@@ -181,6 +182,7 @@ def _command(context: GatewayContext) -> list[str]:
     command = ["ippo-gateway", "--routes", f"{_ROUTES}/{ROUTES_FILE}", "--journal", _JOURNAL]
     command += ["--log", context.store.model_dump_json(by_alias=True, exclude_none=True)]
     command += ["--port", str(section.port), "--internal-port", str(context.internal_port)]
+    command += ["--grace-seconds", str(_GATEWAY_SECONDS)]
     if section.keys_secret_name is not None:
         command += ["--keys", f"{_KEYS}/{_KEYS_KEY}"]
     for flag, values in (("--allow-origin", section.allowed_origins), ("--redact", section.redact)):

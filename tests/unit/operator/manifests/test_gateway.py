@@ -68,6 +68,7 @@ def test_a_gateway_of_defaults_says_where_it_reads_and_writes() -> None:
         "--journal": "/ippo/journal",
         "--port": "8080",
         "--internal-port": "9090",
+        "--grace-seconds": "280",
     }
 
 
@@ -108,7 +109,8 @@ def test_no_event_is_lost_by_a_roll_out() -> None:
     pod = spec["template"]["spec"]
     [gateway] = pod["containers"]
     drain = gateway["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] >= drain + 120  # a bucket may be away for a while
+    own = float(dict(options(live_run()))["--grace-seconds"])
+    assert pod["terminationGracePeriodSeconds"] > drain + own >= 125  # a bucket may be away for a while
     assert {"name": "ippo-journal", "emptyDir": {}} in pod["volumes"]
     assert gateway["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http", "scheme": "HTTP"}
 
