@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol, Self
 
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus
 from ippo_operator.local.folder import RunFolder
@@ -138,7 +139,7 @@ class Runner:
             while not self._signals.count:
                 run, new_plan = self._pass(run)
                 stands = phase(run.spec, new_plan.status, self._clock())
-                if stands.at_rest:
+                if stands.at_rest and not self._serves_on(stands):
                     return stands
                 if not new_plan.deletes:
                     self._wait(new_plan)
@@ -149,6 +150,10 @@ class Runner:
             self._jobs.stop_all(0.0)
             if self._live is not None:
                 self._live.end(GRACE, hurry=lambda: self._signals.count > 1)
+
+    def _serves_on(self, stands: Phase) -> bool:
+        """Customers are served on while a human is asked; the answer comes by `ippo approve` or `reject`."""
+        return self._live is not None and stands.reason == Reason.AWAITING_APPROVAL
 
     def _pass(self, run: IterativePPORun) -> tuple[IterativePPORun, Plan]:
         run = self._folder.with_answer(run)
@@ -181,8 +186,8 @@ class Runner:
         active = new_plan.status.active
         job = self._folder.jobs / active.job_name if active is not None else None
         until = None if new_plan.requeue_after is None else time.monotonic() + new_plan.requeue_after
-        if until is not None and self._live is not None and job is None:
-            until = min(until, time.monotonic() + self._interval)  # to ask a gateway of this machine costs nothing
+        if self._live is not None and job is None:
+            until = time.monotonic() + self._interval  # to ask a gateway of this machine costs nothing
         while not self._signals.count and (processes or until is not None):
             seconds = self._interval if until is None else until - time.monotonic()
             if seconds <= 0:

@@ -17,7 +17,6 @@ from ippo_operator.plan.types import LiveIntent, ObservedLive
 
 _ROUTED_SECONDS = 5.0
 """That the gateway has to read other routes before a server that they name no more ends."""
-
 _PATIENCE = 60.0
 """Seconds for which a gateway that runs may give no report."""
 
