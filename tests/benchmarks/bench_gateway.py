@@ -2,6 +2,7 @@
 once.
 
     python tests/benchmarks/bench_gateway.py [--rounds 3] [--seconds 5]     requests/s and the 99th percentile
+    python tests/benchmarks/bench_gateway.py --folder /dev/shm              without a disk: what is our own
     python tests/benchmarks/bench_gateway.py --events 1000000               memory over so many events
 
 A conversation is two suggestions, two reactions and an end. Gateways, policy server and load share the machine's cores.
@@ -325,11 +326,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="of each gateway (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each round (default: %(default)s)")
     parser.add_argument("--events", type=int, help="measure memory over so many instead")
+    parser.add_argument("--folder", type=Path, help="on the disk of the journals (default: that of temporary files)")
     arguments = parser.parse_args()
     from tests.kit.ports import free_port
 
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder, started(["policy", str(port)]):
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder, started(["policy", str(port)]):
         if arguments.events:
             return 0 if grow(Path(folder), port, arguments.events) else 1
         return 0 if compare(Path(folder), port, arguments.rounds, arguments.seconds) else 1
