@@ -23,7 +23,6 @@ class Operation:
         body: of the request; None where it has none.
         answer: of status 200.
         kind: of the event that it reports; None for what reports none.
-        of_customer: whether it names a customer and no conversation.
         statuses: others than 200 that its answer may have, besides those of every operation.
     """
 
@@ -35,7 +34,6 @@ class Operation:
     answer: type[BaseModel]
     body: type[BaseModel] | None = None
     kind: events.Kind | None = None
-    of_customer: bool = False
     statuses: tuple[int, ...] = ()
 
 
@@ -83,9 +81,7 @@ _REPORTS: tuple[tuple[str, str, type[BaseModel], events.Kind, str], ...] = (
     ),
 )
 REPORTS = tuple(
-    Operation(
-        name, "POST", path, "events", summary, schemas.EventAnswer, body, kind, "{id}" not in path, statuses=(409,)
-    )
+    Operation(name, "POST", path, "events", summary, schemas.EventAnswer, body, kind, statuses=(409,))
     for name, path, body, kind, summary in _REPORTS
 )
 ERASE = Operation(

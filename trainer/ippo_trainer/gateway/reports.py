@@ -62,26 +62,27 @@ class Reports:
         said = body | _place(place)
         conversation, customer = said.pop("id", ""), said.pop("customer_id", "")
         caller.check_owns(conversation or customer, "conversation_id" if conversation else "customer_id")
+        key, fingerprint = _idempotency(headers), b""
         if operation.kind == events.ERASED:
-            await self._log.add([Stamp(name := erased_id(conversation), now, conversation).event(operation.kind)])
-            return schemas.EventAnswer(event_id=name, conversation_id=conversation)
-        key = _idempotency(headers)
-        event_id = keyed_id(caller.name, key) if key else f"event-{uuid.uuid4().hex}"
-        fingerprint = _fingerprint(operation.name, conversation, customer, said) if key else b""
-        said["at"] = _moment(said.pop("time", now), now)
-        fields = self._fields(operation, conversation, said)
-        if operation.of_customer:
-            fields["customer_id"] = customer
-        elif operation.kind in (events.OUTCOME, events.COMPLAINT):
-            fields["customer_id"] = ""
+            event_id = erased_id(conversation)
+        elif key:
+            event_id = keyed_id(caller.name, key)
+            fingerprint = _fingerprint(operation.name, conversation, customer, said)
+        else:
+            event_id = f"event-{uuid.uuid4().hex}"
+        at = _moment(said.pop("time", now), now)
+        fields = self._fields(operation.kind, conversation, customer, said | {"at": at})
         await self._log.add([Stamp(event_id, now, conversation).event(operation.kind, **fields)], fingerprint)
         return schemas.EventAnswer(event_id=event_id, conversation_id=conversation, customer_id=customer)
 
-    def _fields(self, operation: Operation, conversation: str, said: dict[str, Any]) -> dict[str, Any]:
-        if operation.kind == events.CLOSE:
+    def _fields(self, kind: events.Kind, conversation: str, customer: str, said: dict[str, Any]) -> dict[str, Any]:
+        """Of an event, of what a report says."""
+        if kind == events.ERASED:
+            return {}
+        if kind in (events.OUTCOME, events.COMPLAINT):
+            return said | {"customer_id": customer}
+        if kind == events.CLOSE:
             return {"outcome": None} | said
-        if operation.kind != events.REACTION:
-            return said
         sent, suggestion = said.get("sent"), said.get("suggestion_id", "")
         if said["reaction"] == "edited" and not (sent or "").strip():
             raise RequestError(400, "sent is missing: an edited suggestion needs the text that was sent", "sent")
