@@ -211,3 +211,17 @@ def test_fields_of_messages_that_say_nothing_change_no_state():
     plain = [{"role": "system", "content": SYSTEM}, user("hi"), assistant("hello"), user("tulips")]
     noisy = [message | {"name": "x", "refusal": None, "annotations": [], "tool_calls": []} for message in plain]
     assert state_of(noisy, SYSTEM) == state_of(plain, SYSTEM)
+
+
+@pytest.mark.parametrize("field", ["name", "x", "content"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("\\ud83d", "surrogate"), ("a\\udc00", "surrogate"), (None, "it holds NaN"), ("\ud800", "surrogate")],
+)
+def test_a_message_that_no_log_could_keep_is_refused(field, value, words):
+    """Else the answer is given, and its line of the log is lost."""
+    text = "NaN" if value is None else f'"{value}"'
+    body = f'{{"messages": [{{"role": "user", "content": "hi", "{field}": {text}}}]}}'
+    with pytest.raises(RequestError, match=words) as caught:
+        parse(body.encode("utf-8", "surrogatepass"))
+    assert caught.value.status == 400

@@ -3,7 +3,7 @@
 import json
 import secrets
 from collections.abc import Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -101,12 +101,25 @@ class ChatRequest(BaseModel):
         return ResponseSampling(samples, tokens, temperature, top_p, seed, self.min_p or 0.0)
 
 
-def parse(body: bytes) -> ChatRequest:
-    """The request in a body. Raises RequestError that names the field."""
+def _json_of(body: bytes) -> Any:
+    """What a log can keep: no NaN and no half of a surrogate pair, also in fields that nobody knows."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"it holds {constant}")
+
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=refuse)
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(400, "the body holds half a surrogate pair: write valid Unicode") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON: {error}") from error
+    return value
+
+
+def parse(body: bytes) -> ChatRequest:
+    """The request in a body. Raises RequestError that names the field."""
+    value = _json_of(body)
     if isinstance(value, dict):
         value = without_neutral(value)
         if isinstance(value.get("stream_options"), dict):
