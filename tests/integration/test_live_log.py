@@ -206,7 +206,7 @@ def test_of_100_000_events_none_is_lost_or_doubled(
 
         gateways = Gateways(tmp_path, location)
         try:
-            chaos(gateways, 15, 6000, down, 2)
+            chaos(gateways, 15, 4000, down, 2)
         finally:
             gateways.close()
         answered, conversations = check(gateways, tmp_path / "table")

@@ -18,7 +18,7 @@ from ippo_trainer.store import open_store
 
 from tests.kit.live_events import BEGIN, Chat
 
-THREADS = 16
+THREADS = 8
 TURNS = 3
 LEFT = 3
 """Exit code."""
@@ -89,9 +89,20 @@ class Replica:
             except JournalFullError:
                 self.over.wait(0.01)
                 continue
-            os.write(self._answered, f"{event['event_id']}\n".encode())
+            self._note(event["event_id"])
             return True
         return False
+
+    def _note(self, name: str) -> None:
+        """On a disk that may be full: then the note comes later."""
+        while True:
+            try:
+                os.write(self._answered, f"{name}\n".encode())
+                return
+            except OSError:
+                self.over.wait(0.01)
+                if self.over.is_set():
+                    return
 
 
 def main() -> int:
