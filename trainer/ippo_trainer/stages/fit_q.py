@@ -47,7 +47,10 @@ _MORE_LOGGED = "Log more conversations; `ippo check-log` says about how many Q n
 TRUNK_ERROR = 2.0
 """The error of Q by how the fits of the last layer differ: all of them read one trunk, and what it cannot tell apart is
 in none of their differences. On SR-funnel the exact error was 1.3 to 2.0 times them; see docs/ppo.md."""
-_MORE_DATA = "Collect more conversations (collect.conversations), or let the policy explore (collect.exploration)."
+_MORE_DATA = (
+    "Collect more conversations (collect.conversations; of a live run collect.logged.minConversations), or let the "
+    "policy explore (collect.exploration; gateway.personas)."
+)
 
 
 @dataclass(frozen=True, slots=True)
