@@ -156,9 +156,9 @@ async def converse(gateway: GatewayClient, environment: Any, name: str, seed: in
 
 
 def reaction(suggestion: Suggestion, step: Step) -> Reaction:
-    """What the business did, as the gateway is told."""
-    own = None if step.sent_message == suggestion.text else step.sent_message
-    return Reaction(step.reaction, sent=own, suggestion_id=suggestion.id)
+    """What the business did, as the gateway is told. It may reject a suggestion and write the very same words."""
+    as_it_is = step.reaction == "accepted" and step.sent_message == suggestion.text
+    return Reaction(step.reaction, sent=None if as_it_is else step.sent_message or None, suggestion_id=suggestion.id)
 
 
 def said(role: str, text: str) -> dict[str, Any]:

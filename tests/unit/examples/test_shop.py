@@ -52,7 +52,7 @@ def test_a_conversation_is_that_of_its_seed_whoever_else_talks() -> None:
 
 def test_the_gateway_is_told_what_the_environment_did() -> None:
     gateway = FakeGateway(suggestion_for)
-    play(gateway, "--conversations", "20")
+    play(gateway, "--conversations", "60")
     kinds = set()
     for name, told in gateway.told.items():
         environment = load(EnvironmentSpec(name="sr-funnel"))
@@ -66,6 +66,7 @@ def test_the_gateway_is_told_what_the_environment_did() -> None:
             assert path == f"turns/{turn}/reaction"
             assert (body["reaction"], body["suggestion_id"]) == (step.reaction, f"{name}-{turn}")
             assert body.get("sent", suggestion) == step.sent_message
+            assert "sent" in body or step.reaction == "accepted", "without it nothing was sent"
             kinds.add(step.reaction)
             message = step.customer_message
         assert (last, closed["outcome"], message) == ("close", step.outcome, None)

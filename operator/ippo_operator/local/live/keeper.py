@@ -17,6 +17,8 @@ from ippo_operator.plan.types import LiveIntent, ObservedLive
 
 _ROUTED_SECONDS = 5.0
 """That the gateway has to read other routes before a server that they name no more ends."""
+_LOOK_SECONDS = 10.0
+"""Between two looks at the report, at most."""
 _PATIENCE = 60.0
 """Seconds for which a gateway that runs may give no report."""
 
@@ -39,6 +41,7 @@ class LiveProcesses:
         """The policy that the gateway is told is active."""
         self._silent_since: float | None = None
         """When the gateway gave no report for the first time; None since it gave one."""
+        self._looked_at = clock()
         self.observed = ObservedLive()
         """How things stood at the last look."""
 
@@ -87,6 +90,8 @@ class LiveProcesses:
         if self._active is not None or self._servers[intent.active.artifact.digest].ready():
             self._gateway.keep(self._routes(intent))  # never in front of servers that cannot answer yet
         self._retire({policy.artifact.digest for policy in wanted})
+        if self._clock() - self._looked_at >= _LOOK_SECONDS:
+            self.observe()  # also while nobody asks: a gateway that is asked seldom has much to count
 
     def _routes(self, intent: LiveIntent) -> Routes:
         """Another active policy is named once its server takes requests."""
@@ -117,6 +122,7 @@ class LiveProcesses:
 
     def observe(self) -> ObservedLive:
         """How things stand now."""
+        self._looked_at = self._clock()
         self.observed = self._look()
         return self.observed
 

@@ -4,7 +4,7 @@ import http.client
 import socket
 
 HOST = "127.0.0.1"
-_SECONDS = 5.0
+_SECONDS = 20.0
 _MOST_BYTES = 1 << 20
 
 
