@@ -228,3 +228,12 @@ def test_what_began_after_its_outcome_cannot_have_led_to_it(began: float, tmp_pa
     outcomes = Outcomes(csv(tmp_path / "o.csv", "conversation_id,time", "a,1000"))
     assert len(list(joined(reader, outcomes))) == (began <= 0)
     assert reader.omissions[BEFORE] == (began > 0)
+
+
+def test_a_column_of_days_is_as_good_as_their_texts(tmp_path: Path) -> None:
+    table = pa.table({"conversation_id": ["a"], "time": pa.array([1], pa.date32())})
+    pq.write_table(table, tmp_path / "o.parquet")
+    csv(tmp_path / "o.csv", "conversation_id,time", "a,1970-01-02")
+    for name in ("o.parquet", "o.csv"):
+        outcomes = Outcomes(tmp_path / name, DAY / 4)
+        assert [outcomes.join(conversation("a", end * DAY)).outcome for end in (0.5, 0.9)] == [False, True]

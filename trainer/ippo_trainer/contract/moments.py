@@ -1,6 +1,6 @@
 """Moments as others write them."""
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 _MILLISECONDS = 1e11
@@ -8,7 +8,8 @@ _MILLISECONDS = 1e11
 
 
 def seconds_of(value: Any) -> float | None:
-    """Seconds since 1970 UTC: of a number of seconds or milliseconds, or of ISO 8601, in UTC where it has no zone.
+    """Seconds since 1970 UTC: of a number of seconds or milliseconds, or of ISO 8601, in UTC where it has no zone,
+    at its beginning where it is a day.
 
     None for whatever else.
     """
@@ -17,6 +18,8 @@ def seconds_of(value: Any) -> float | None:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
             return None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
         try:
             return (value if value.tzinfo is not None else value.replace(tzinfo=UTC)).timestamp()

@@ -36,9 +36,12 @@ def _summary(run: IterativePPORun) -> str:
         return f"{start}{first}, then up to {count} iterations of {_live(spec, spec.collect.logged)}, {policy}"
     if simulate is None:
         return f"{start}{first}, then your approval, {policy}"
+    environment = simulate.environment.name
+    if not count:
+        return f"{start}{first}, its candidate measured with {environment}, {policy}"
     return (
         f"{start}{first}, then up to {count} iterations of {simulate.conversations} conversations "
-        f"with {simulate.environment.name}, {policy}"
+        f"with {environment}, {policy}"
     )
 
 

@@ -239,3 +239,16 @@ def test_a_tiny_base_that_nobody_can_make(base: str, tmp_path: Path, capsys: pyt
     assert [error for error in errors if f"given {base}, allowed is tiny:d<width>" in error]
     with pytest.raises(BadSpecError, match="no tiny model"):
         tiny_config(base, 100)
+
+
+@pytest.mark.parametrize(
+    ("most", "words"), [(1, "its candidate measured with sr-funnel"), (3, "then up to 2 iterations")]
+)
+def test_a_log_and_a_simulator_in_words(
+    most: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "log.jsonl").write_text("{}")
+    collect = {**SPEC["collect"], "history": {"conversations": f"file://{tmp_path}/log.jsonl"}}
+    code, out, _ = validate(tmp_path, capsys, collect=collect, iterations={"max": most})
+    assert code == 0
+    assert words in out
