@@ -63,7 +63,7 @@ class StopWhen(Model):
     consecutive_rejections: Annotated[int, Field(ge=1, le=1000)] | None = None
     """So many iterations in a row without a promotion."""
     success_at_least: params.Share | None = None
-    """The evaluated success of a promoted policy reaches this."""
+    """The success of a promoted policy, by its A/B test or else its evaluation, reaches this."""
 
 
 class Iterations(Model):

@@ -64,7 +64,7 @@ class Canary(Model):
     """A candidate gets a share of conversations until a sequential test that is valid at every look decides."""
 
     share: Share = "0.1"
-    """Of conversations."""
+    """Of conversations. Where it changes in the midst of a test, that begins anew."""
     level: Share = "0.05"
     """Probability of promoting a candidate that is no better, over all looks together."""
     min_conversations: Annotated[int, Field(ge=1, le=10_000_000)] = 100
@@ -72,7 +72,7 @@ class Canary(Model):
     max_conversations: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
     """Of the candidate, with a known outcome; then the active policy stays."""
     max_duration: Window = "30d"
-    """After so long the active policy stays."""
+    """After so long the active policy stays; also where the candidate's servers were not ready for so long."""
     guard_rails: GuardRails = GuardRails()
     """What ends it at once."""
 
