@@ -175,11 +175,11 @@ class Promotion(Model):
     """Manual waits for approve or reject, after the A/B test where there is one, and tells so in the condition Promoted
     (AwaitingApproval); so does a run without both collect.simulate and A/B tests (serve.strategy Canary)."""
     approve: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """The iteration whose candidate is promoted. May be set at any time; counts only while that candidate waits, for you
-    or in its A/B test, which it ends."""
+    """The iteration whose candidate is promoted. May be set at any time; counts only while that candidate waits
+    for you, or is in its A/B test, which it ends."""
     reject: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """The iteration whose candidate is not promoted. May be set at any time; counts only while that candidate waits, for
-    you or in its A/B test, which it ends."""
+    """The iteration whose candidate is not promoted. May be set at any time; counts only while that candidate
+    waits for you, or is in its A/B test, which it ends."""
     judgement: Judgement | None = None
     """What people said of the candidate's suggestions; `ippo judge` writes it. Evidence for who answers: it decides
     nothing by itself."""
