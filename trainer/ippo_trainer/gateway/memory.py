@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 from ippo_trainer.gateway.arms import Earlier
 
 _T = TypeVar("_T")
-MOST = 100_000
-"""Entries; about 100 bytes each."""
+MOST = 50_000
+"""Entries; about 150 bytes each."""
 
 
 class Recent(Generic[_T]):

@@ -35,7 +35,7 @@ class PolicyDownError(Exception):
 class Patience:
     """Seconds that a policy server gets."""
 
-    connect: float = 2.0
+    connect: float = 5.0
     answer: float = 120.0
     """From one piece of an answer to the next."""
     rest: float = 5.0
