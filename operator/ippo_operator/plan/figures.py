@@ -8,7 +8,7 @@ _FORMS = {
     "value": "value {:.4f}",
     "exactShareOfOptimum": "{:.1%} of the optimum",
     "acceptance": "{:.1%} accepted",
-    "kl": "KL {:.2f}",
+    "kl": "KL {:z.2f}",
     "loss": "loss {:.3f}",
 }
 _IN_ITS_OWN_WORDS = {FIT_Q, IMPROVE}

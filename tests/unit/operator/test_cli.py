@@ -310,6 +310,8 @@ def test_words_for_figures_and_spans() -> None:
     assert figures_in_words(good_result(evaluated, metrics=EVALUATED)) == (
         "success 28.0%, value 0.2214, 65.3% of the optimum"
     )
+    # An estimate may be a little below zero.
+    assert figures_in_words(good_result(evaluated, metrics={"kl": -0.001})) == "KL 0.00"
 
 
 def test_warnings_of_stages_are_in_the_status_newest_first_and_bounded(

@@ -407,6 +407,6 @@ def _message(position: ImprovementPosition, gain: dict[str, float]) -> str:
     return (
         f"E[Q] on held-out states changed by {gain['heldOutQLift']:+.4f} "
         f"(95% interval {gain['heldOutQLiftLow']:+.4f} to {gain['heldOutQLiftHigh']:+.4f}"
-        f"{'' if least is None else f', at least {least:+.4f} less the error of Q'}) at a KL of {gain['kl']:.2f} "
+        f"{'' if least is None else f', at least {least:+.4f} less the error of Q'}) at a KL of {gain['kl']:z.2f} "
         f"nats per suggestion; {position.end}, the policy of update {position.result_update} was kept."
     )

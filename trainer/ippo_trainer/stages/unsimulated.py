@@ -131,7 +131,7 @@ def _decide(gate: params.Gate, evidence: _Evidence) -> Decision:
             lift=evidence.lift,
             acceptance=None,
             kl=evidence.kl.estimate,
-            evidence=f"{evidence.conversations} held-out conversations of the log, KL {evidence.kl.estimate:.2f} nats "
+            evidence=f"{evidence.conversations} held-out conversations of the log, KL {evidence.kl.estimate:z.2f} nats "
             f"per suggestion, nothing simulated{_value_in_words(evidence)}",
             measured="E[Q] per logged state",
         ),
