@@ -155,7 +155,7 @@ def test_on_a_terminal_a_suggestion_is_there_to_be_edited(gateway: FakeGateway) 
     ]:
         shown += _until(terminal, prompt)
         os.write(terminal, answer.encode())
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     os.close(terminal)
     edited = {"reaction": "edited", "sent": "which tea do you like best"}
     [_, (path, body), close] = told(gateway)  # type: ignore[misc]
