@@ -229,6 +229,8 @@ class KubernetesTransport:
         except (BodyTooLongError, RecursionError) as error:
             raise TooLargeError(f"{request.method} {request.path}: {error}") from None
         except _BROKEN as error:
+            if request.foreign:
+                raise UnavailableError(_words(connection.login, error)) from None
             raise _unreachable(connection.login, error) from None
         if response.status == _UNAUTHORIZED and not request.foreign and await self._renewed(connection):
             raise UnavailableError("the credentials were refused; there are new ones", _UNAUTHORIZED, retry_after=0.0)

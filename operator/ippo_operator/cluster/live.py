@@ -16,11 +16,11 @@ from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.live_report import NoReportError, read_report
+from ippo_operator.cluster.live_report import NoReportError, Silences, read_report
 from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
 from ippo_operator.cluster.observe import server_state
 from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Resource
-from ippo_operator.cluster.servers import Serving, leave_replicas, own, remove
+from ippo_operator.cluster.servers import Key, Serving, leave_replicas, own, remove
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.gateway import (
     GatewayContext,
@@ -40,6 +40,8 @@ LOOK_AGAIN = 300.0
 """Seconds: no event tells that a ConfigMap was changed or that a name is free again."""
 _STARTING = timedelta(seconds=120)
 """In which gateways that do not answer are no news."""
+_PATIENCE = 30.0
+"""Seconds: an answer that comes late once is no news."""
 Child = tuple[str, str]
 """Kind and name."""
 
@@ -73,17 +75,23 @@ class Live:
         client: of this process.
         run: as the server has it.
         servers: what its policy servers are made from; None for a run without collect.logged.
+        silences: of this process.
     """
 
     client: Client
     run: IterativePPORun
     servers: ServingContext | None
+    silences: Silences
 
     @classmethod
-    def beside(cls, serving: Serving) -> Self:
+    def beside(cls, serving: Serving, silences: Silences) -> Self:
         """That of the same run."""
         live = serving.run.spec.collect.logged is not None
-        return cls(serving.client, serving.run, serving.context if live else None)
+        return cls(serving.client, serving.run, serving.context if live else None, silences)
+
+    @property
+    def _key(self) -> Key:
+        return str(self.run.metadata.namespace), self.run.metadata.name
 
     @property
     def _gateway(self) -> str:
@@ -134,6 +142,7 @@ class Live:
         if candidate is not None:
             observed = await self._observed_candidate(candidate.digest, objects)
         if candidate is None and not live.waits(self.run.spec, status):
+            self.silences.forget(self._key)
             return observed
         report, trouble = await self._report(objects)
         return replace(observed, report=report, trouble=trouble or observed.trouble)
@@ -167,9 +176,12 @@ class Live:
         if not server_state.observe(deployment, ObservedServing(NO_DIGEST)).available:
             return None, await self._not_ready(deployment)
         try:
-            return await read_report(self.client, str(self.run.metadata.namespace), self._gateway), None
+            report = await read_report(self.client, str(self.run.metadata.namespace), self._gateway)
         except NoReportError as error:
-            return None, None if self._starts(deployment) else _unreachable(str(error))
+            quiet = self._starts(deployment) or not self._silent()
+            return None, None if quiet else _unreachable(str(error))
+        self.silences.forget(self._key)
+        return report, None
 
     async def _not_ready(self, deployment: Manifest) -> Waiting | None:
         trouble = await self._trouble(deployment, GATEWAY)
@@ -178,6 +190,12 @@ class Live:
         if self._starts(deployment):
             return None
         return _unreachable(f"gateway {self._gateway} is not ready; what it waits for is in the log of its pods")
+
+    def _silent(self) -> bool:
+        """Whether the gateway has not answered for longer than a busy one may take, or that was told before."""
+        seconds = self.silences.seconds(self._key)
+        before = self.run.status.live if self.run.status is not None else None
+        return seconds >= _PATIENCE or (before is not None and before.trouble is not None)
 
     def _starts(self, deployment: Manifest) -> bool:
         """Whether its pods have just started or ended, which is no news."""

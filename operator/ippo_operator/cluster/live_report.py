@@ -1,9 +1,12 @@
 """What a gateway says, asked for through the API server's proxy. Whoever may make pods of its labels may answer it."""
 
+from collections.abc import Hashable
+
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.contract.live import REPORT_MOST, REPORT_PATH, LiveReport
 from pydantic import ValidationError
 
+from ippo_operator.cluster import clock
 from ippo_operator.cluster.client import Client
 from ippo_operator.cluster.errors import ApiError
 from ippo_operator.manifests.gateway import INTERNAL
@@ -12,6 +15,26 @@ _FIELD = 64
 """Bytes of its name; whoever answers may have made it up."""
 _PATIENCE = 5.0
 """Seconds: a pass over a run has to wait for it."""
+
+
+class Silences:
+    """For how long gateways have not answered.
+
+    Args:
+        steady: seconds that go on.
+    """
+
+    def __init__(self, steady: clock.Steady = clock.steady) -> None:
+        self._steady = steady
+        self._since: dict[Hashable, float] = {}
+
+    def seconds(self, run: Hashable) -> float:
+        """Since the first of the questions in a row that got no answer; one has just got none."""
+        return self._steady() - self._since.setdefault(run, self._steady())
+
+    def forget(self, run: Hashable) -> None:
+        """The gateway answers, or is asked no more."""
+        self._since.pop(run, None)
 
 
 class NoReportError(Exception):

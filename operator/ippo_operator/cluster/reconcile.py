@@ -23,6 +23,7 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError, TooLargeError
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.live import Live, LiveObjects
+from ippo_operator.cluster.live_report import Silences
 from ippo_operator.cluster.mending import RepairBackoff, Repairs
 from ippo_operator.cluster.observe import job_state
 from ippo_operator.cluster.observe.owned_jobs import OwnedJobs
@@ -98,6 +99,7 @@ class Reconciler:
         self._messages = WaitingMessages(steady)
         self._statuses = StatusWriter(self._events)
         self._stopwatch = Stopwatch(steady)
+        self._silences = Silences(steady)
         self._repair_backoff = RepairBackoff(steady)
         self._owned = OwnedJobs()
         self._reads_all = False
@@ -127,7 +129,7 @@ class Reconciler:
     async def _reconcile(self, namespace: str, name: str) -> PassOutcome:
         snapshot = await read_snapshot(self._client, self._owned, namespace, name, self._wall())
         if snapshot is None:
-            for memory in (self._stopwatch, self._statuses, self._messages):
+            for memory in (self._stopwatch, self._silences, self._statuses, self._messages):
                 memory.forget((namespace, name))
             return PassOutcome(exists=False)
         if snapshot.being_deleted:
@@ -168,7 +170,7 @@ class Reconciler:
 
     async def _act(self, snapshot: Snapshot, run: IterativePPORun) -> PassOutcome:
         serving = Serving(self._client, run, _store(run), self._platform)
-        live = Live.beside(serving)
+        live = Live.beside(serving, self._silences)
         servers, objects = await serving.read(self._stopwatch), await live.read()
         world = World(
             snapshot.observed,

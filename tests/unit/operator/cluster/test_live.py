@@ -334,6 +334,9 @@ def test_an_answer_that_is_no_report_is_told_in_one_line_and_moves_nothing(body:
     jobs = attempts(api)
     api.behind = lambda _service, _path: body
     operator.settle()
+    assert "trouble" not in status_of(api)["live"]  # once is no news
+    operator.now += timedelta(seconds=40)
+    operator.settle()
     trouble = status_of(api)["live"]["trouble"]
     assert trouble["reason"] == "GatewayUnreachable"
     assert trouble["message"].isprintable()
