@@ -203,6 +203,15 @@ def outcomes_say(outcome: Outcome) -> Deed:
     return deed
 
 
+def more_come(world: World) -> bool:
+    """After a refusal as many conversations again are waited for."""
+    waited = status_of(world.api).get("live") or {}
+    news = bool(waited.get("earlierConversations")) and waited["policy"] not in world.gateway.known
+    if news:
+        world.gateway.known[waited["policy"]] = (2000, 200)
+    return news
+
+
 def approved_in_test(world: World) -> bool:
     return in_test(world) and world.edit(promotion={"approve": status_of(world.api)["iteration"]})
 
@@ -244,9 +253,9 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "rolled back and mended": lambda: World((mended,), run=run_manifest(**SERVE), serves=with_the_new_image),
     "served for a while": lambda: World((not_served_any_more,), run=run_manifest(**SERVE)),
     "a candidate that customers like": lambda: live(outcomes_say("Promote")),
-    "a candidate that they do not like": lambda: live(outcomes_say("Reject")),
+    "a candidate that they do not like": lambda: live(outcomes_say("Reject"), more_come),
     "approved in mid-test": lambda: live(settings_changed_in_test, approved_in_test),
-    "a candidate that never starts": lambda: live(given_up, serves=never_a_candidate),
+    "a candidate that never starts": lambda: live(given_up, more_come, serves=never_a_candidate),
     "all at once": lambda: World(
         (suspended_once, a_pod_is_lost, answered("approve"), raised),
         failing,
