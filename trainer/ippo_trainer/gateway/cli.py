@@ -15,6 +15,9 @@ from ippo_trainer.http.arguments import add_end, add_origins, place, positive
 from ippo_trainer.logs.secrets import Redactor
 from ippo_trainer.logs.stderr import logging_to_stderr
 
+_SWITCH_SECONDS = 0.001
+"""How long a thread may keep the interpreter from others: whoever waits for the journal's thread waits so long several
+times. Python's own 5 ms are more than many a disk takes."""
 _HELP = """\
 Stands in front of the policy servers of a run and logs what becomes of conversations: an application changes one URL.
 
@@ -52,6 +55,7 @@ example:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = _parser().parse_args(argv)
+    sys.setswitchinterval(_SWITCH_SECONDS)
     with logging_to_stderr(Redactor()):
         try:
             from ippo_trainer.gateway.process import serve
