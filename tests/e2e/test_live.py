@@ -103,6 +103,10 @@ def counts(runs: Runs) -> int:
     return int((runs.get(NAME).get("status", {}).get("live") or {}).get("conversations", 0))
 
 
+def candidate_is_gone(runs: Runs) -> bool:
+    return runs.kube.find("deployment", runs.namespace, f"{NAME}-candidate") is None
+
+
 def kill_a_gateway(runs: Runs) -> None:
     """Its process gets no chance to say anything; the events in its journal are the next one's."""
     [pod] = runs.kube.list("pods", runs.namespace, "app.kubernetes.io/component=gateway")
@@ -154,8 +158,7 @@ def test_customers_make_a_policy_that_an_a_b_test_decides_on(runs: Runs, tmp_pat
     before, candidate_digest = made["warm-start"]["digest"], made["improve"]["digest"]
     assert status["policy"]["artifact"]["digest"] == (candidate_digest if first["promoted"] else before)
 
-    gone = lambda: runs.kube.find("deployment", runs.namespace, f"{NAME}-candidate") is None  # noqa: E731
-    until(gone, "the candidate's servers go once nobody asks them", 5 * MINUTES)
+    until(lambda: candidate_is_gone(runs), "the candidate's servers go once nobody asks them", 5 * MINUTES)
     until(lambda: condition(runs.get(NAME), "Ready")[0] == "True", "the policy of the end is served", 5 * MINUTES)
 
     published = runs.published(NAME)
