@@ -27,7 +27,7 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import load
 from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.environments.protocol import Opening, Step
-from ippo_trainer.gateway.client import GatewayClient, GatewayError, Reaction, Suggestion, Tries, Whose
+from ippo_trainer.gateway.client import GatewayClient, GatewayError, GatewaySuggestion, Reaction, Tries, Whose
 from tqdm import tqdm
 
 KEY = "IPPO_GATEWAY_KEY"
@@ -155,7 +155,7 @@ async def converse(gateway: GatewayClient, environment: Any, name: str, seed: in
     return step.outcome
 
 
-def reaction(suggestion: Suggestion, step: Step) -> Reaction:
+def reaction(suggestion: GatewaySuggestion, step: Step) -> Reaction:
     """What the business did, as the gateway is told. It may reject a suggestion and write the very same words."""
     as_it_is = step.reaction == "accepted" and step.sent_message == suggestion.text
     return Reaction(step.reaction, sent=None if as_it_is else step.sent_message or None, suggestion_id=suggestion.id)
@@ -166,7 +166,7 @@ def said(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": text}
 
 
-def sent(suggestion: Suggestion, step: Step) -> dict[str, Any]:
+def sent(suggestion: GatewaySuggestion, step: Step) -> dict[str, Any]:
     """The business's message, with what had been suggested."""
     return {**said("assistant", step.sent_message), "suggestion": suggestion.text, "reaction": step.reaction}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
 from ippo_trainer.contract.live import Canary, CanaryRoute, Persona, Route, Routes
-from ippo_trainer.gateway.admission import Limits
+from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.app import GatewayParts, GatewayServer
 from ippo_trainer.gateway.event_log import EventLog
 from ippo_trainer.gateway.keys import Keys, OpenGate
@@ -71,7 +71,7 @@ def routes(active: str, candidate: str, share: str | None = None, personas: tupl
 async def gateway(
     directory: Path,
     keys: Keys | None = None,
-    limits: Limits | None = None,
+    limits: GatewayLimits | None = None,
     journal_limits: JournalLimits | None = None,
     patience: Patience | None = None,
     **more: Any,
@@ -90,11 +90,17 @@ async def gateway(
         holder: list[Bench] = []
         server = GatewayServer(
             GatewayParts(
-                lambda: holder[0].routes, lambda: gate, policies, EventLog(journal), metrics, limits or Limits(), **more
+                lambda: holder[0].routes,
+                lambda: gate,
+                policies,
+                EventLog(journal),
+                metrics,
+                limits or GatewayLimits(),
+                **more,
             )
         )
         listener = TestServer(server.application())
-        await listener.start_server(keepalive_timeout=(limits or Limits()).idle_seconds)
+        await listener.start_server(keepalive_timeout=(limits or GatewayLimits()).idle_seconds)
         client = await stack.enter_async_context(TestClient(listener))
         bench = Bench(client, server, active, candidate, routes(active.url, candidate.url), journal, metrics)
         holder.append(bench)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from ippo_trainer.contract.live import Persona
-from ippo_trainer.gateway.admission import Limits
+from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.policies import Patience
 from ippo_trainer.live.journal import JournalLimits
 
@@ -364,7 +364,7 @@ def test_a_client_that_goes_away_gives_its_request_up(tmp_path, stream):
 
 def test_beyond_its_places_a_gateway_refuses_at_once(tmp_path):
     async def check():
-        async with gateway(tmp_path, limits=Limits(requests=2)) as bench:
+        async with gateway(tmp_path, limits=GatewayLimits(requests=2)) as bench:
             gate = bench.active.behaviour.gate = asyncio.Event()
             waiting = [asyncio.create_task(ask(bench.client, HELLO)) for _ in range(2)]
             while len(bench.active.asked) < 2:

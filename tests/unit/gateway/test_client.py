@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from ippo_trainer.gateway.client import GatewayClient, GatewayError, Reaction, Suggestion, Tries, Whose
+from ippo_trainer.gateway.client import GatewayClient, GatewayError, GatewaySuggestion, Reaction, Tries, Whose
 from ippo_trainer.gateway.keys import read_keys
 from ippo_trainer.live.journal import JournalLimits
 
@@ -23,7 +23,7 @@ def test_a_conversation_from_greeting_to_outcome(tmp_path):
             async with GatewayClient(str(bench.client.make_url("/")), KEY) as client:
                 whose = Whose("c/1 ü", "u7", "vip")
                 first = await client.chat(HELLO, whose, {"max_tokens": 5})
-                assert first == Suggestion(first.id, "c/1 ü", 0, "Ten for you.", "stop", ACTIVE, True)
+                assert first == GatewaySuggestion(first.id, "c/1 ü", 0, "Ten for you.", "stop", ACTIVE, True)
                 await client.react("c/1 ü", 0, Reaction("edited", "Nine.", first.id, at=1764230400.0))
                 history = [*HELLO, assistant("Nine."), user("ok")]
                 parts = [each async for each in client.stream(history, whose)]

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from ippo_trainer.contract.spec import StoreLocation
-from ippo_trainer.gateway.admission import Limits
+from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.metrics import GatewayMetrics
 from ippo_trainer.gateway.operations import OPERATIONS
 from ippo_trainer.gateway.recorder import Recorder
@@ -90,14 +90,14 @@ def test_the_page_names_every_metric(tmp_path):
 @pytest.mark.parametrize(
     ("words", "value"),
     [
-        ("{} by default, or", Limits().requests),
-        ("{} MiB of bodies", Limits().all_bytes >> 20),
-        ("at most {} MiB, those of reports", Limits().body_bytes >> 20),
-        ("those of reports {} KiB", Limits().report_bytes >> 10),
-        ("`n` at most {}", Limits().choices),
-        ("within {} seconds", Limits().body_seconds),
-        ("takes nothing for {} seconds", Limits().write_seconds),
-        ("says nothing for {}.", Limits().idle_seconds),
+        ("{} by default, or", GatewayLimits().requests),
+        ("{} MiB of bodies", GatewayLimits().all_bytes >> 20),
+        ("at most {} MiB, those of reports", GatewayLimits().body_bytes >> 20),
+        ("those of reports {} KiB", GatewayLimits().report_bytes >> 10),
+        ("`n` at most {}", GatewayLimits().choices),
+        ("within {} seconds", GatewayLimits().body_seconds),
+        ("takes nothing for {} seconds", GatewayLimits().write_seconds),
+        ("says nothing for {}.", GatewayLimits().idle_seconds),
     ],
 )
 def test_the_page_has_the_limits(words, value):

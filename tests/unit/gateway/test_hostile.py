@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from ippo_trainer.gateway.admission import Limits
+from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.keys import read_keys
 from ippo_trainer.gateway.openapi import document
 from yarl import URL
@@ -286,7 +286,7 @@ async def connected(bench: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 @pytest.mark.parametrize("path", [CHAT, CLOSE])
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path, path):
     async def check():
-        async with gateway(tmp_path, limits=Limits(requests=1, body_seconds=0.05)) as bench:
+        async with gateway(tmp_path, limits=GatewayLimits(requests=1, body_seconds=0.05)) as bench:
             reader, writer = await connected(bench)
             writer.write(head(path, 900) + b"{")
             assert b" 408 " in await asyncio.wait_for(reader.readline(), 30)
@@ -299,7 +299,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(tmp_path, path):
 
 def test_headers_that_do_not_come_are_not_waited_for(tmp_path):
     async def check():
-        async with gateway(tmp_path, limits=Limits(idle_seconds=0.1)) as bench:
+        async with gateway(tmp_path, limits=GatewayLimits(idle_seconds=0.1)) as bench:
             reader, writer = await connected(bench)
             writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-A")
             assert await asyncio.wait_for(reader.read(), 30) in (b"",)
@@ -310,7 +310,7 @@ def test_headers_that_do_not_come_are_not_waited_for(tmp_path):
 
 def test_a_client_that_takes_nothing_is_let_go(tmp_path):
     async def check():
-        async with gateway(tmp_path, limits=Limits(write_seconds=0.05)) as bench:
+        async with gateway(tmp_path, limits=GatewayLimits(write_seconds=0.05)) as bench:
             bench.active.behaviour.words = ("x" * 60_000,) * 400
             reader, writer = await connected(bench)
             writer.transport.pause_reading()
@@ -329,7 +329,7 @@ def test_a_client_that_takes_nothing_is_let_go(tmp_path):
 
 def test_bodies_that_are_announced_take_their_room(tmp_path):
     async def check():
-        limits = Limits(body_bytes=1000, all_bytes=2000, body_seconds=30.0)
+        limits = GatewayLimits(body_bytes=1000, all_bytes=2000, body_seconds=30.0)
         async with gateway(tmp_path, limits=limits) as bench:
             writers = []
             for _ in range(2):

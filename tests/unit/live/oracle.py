@@ -47,7 +47,7 @@ def conversations(events: list[Event], rules: Rules, now: float) -> list[Row]:
 
 def _row(live: LiveConversation, folded: list[LiveConversation], events: list[Event], rules: Rules, now: float) -> Row:
     theirs = [e for e in events if not e["conversation_id"] and _owner(e, folded, rules) is live]
-    said = [(each.time, each.at, each.outcome) for each in live.told]
+    said = [(each.time, each.at, each.outcome) for each in live.statements]
     said += [(e["time"], min(e["at"], e["time"]), e["outcome"]) for e in theirs if e["kind"] == "outcome"]
     said = [each for each in said if live.course.began <= each[1] <= live.course.last + rules.window]
     complaint = live.complaint or any(e["kind"] == "complaint" for e in theirs)

@@ -8,7 +8,7 @@ from ippo_trainer.http.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Limits:
+class GatewayLimits:
     """What one client, and all of them together, may take."""
 
     requests: int = 512
@@ -32,7 +32,7 @@ class Limits:
 class Admission:
     """Counts what is under way, and refuses what is too much."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: GatewayLimits) -> None:
         self._limits = limits
         self.requests = 0
         self._bytes = 0

@@ -12,10 +12,10 @@ from prometheus_client import Counter
 
 from ippo_trainer.contract.live import Routes
 from ippo_trainer.gateway import page, schemas
-from ippo_trainer.gateway.admission import Admission, Limits
+from ippo_trainer.gateway.admission import Admission, GatewayLimits
 from ippo_trainer.gateway.arms import ACTIVE, CANDIDATE
 from ippo_trainer.gateway.bodies import read_object, size_of
-from ippo_trainer.gateway.chat import Chat, ChatTools
+from ippo_trainer.gateway.chat import ChatRelay, ChatTools
 from ippo_trainer.gateway.event_log import EventLog
 from ippo_trainer.gateway.keys import Caller, Keys
 from ippo_trainer.gateway.memory import Memory
@@ -45,7 +45,7 @@ class GatewayParts:
     policies: Policies
     log: EventLog
     metrics: GatewayMetrics
-    limits: Limits = field(default_factory=Limits)
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
     logged_id: Callable[[str], str] = str
     """A conversation's id as it is in the log."""
     origins: Sequence[str] = ()
@@ -62,7 +62,7 @@ class GatewayServer:
         tools = ChatTools(
             parts.routes, parts.policies, parts.log, parts.metrics, memory, parts.limits.choices, parts.logged_id
         )
-        self._chat = Chat(tools)
+        self._chat = ChatRelay(tools)
         self._reports = Reports(parts.log, memory)
         self._created = int(time.time())
         self._document = document(version(_PACKAGE))

@@ -17,7 +17,7 @@ from ippo_trainer.gateway.keys import Caller
 from ippo_trainer.gateway.memory import Memory
 from ippo_trainer.gateway.metrics import GatewayMetrics
 from ippo_trainer.gateway.policies import Policies, PolicyDownError, records_in
-from ippo_trainer.gateway.schemas import ChatBody, Metadata, read
+from ippo_trainer.gateway.schemas import ChatBody, RequestMetadata, read
 from ippo_trainer.gateway.sending import Sending
 from ippo_trainer.gateway.server_sent import BrokenStreamError
 from ippo_trainer.http.errors import RequestError
@@ -61,7 +61,7 @@ class _Question:
         return {HEADER: self.names.conversation} if self.names.conversation.isascii() else {}
 
 
-class Chat:
+class ChatRelay:
     """Answers chat requests."""
 
     def __init__(self, tools: ChatTools) -> None:
@@ -191,19 +191,19 @@ _BROKEN_OFF = RequestError(503, "the answer broke off; ask again", code="broken_
 
 def names_of(request: web.Request, asked: ChatBody, caller: Caller) -> ConversationNames:
     """Whose a request is. Raises RequestError for an id that is none, and for one that the caller may not name."""
-    metadata = asked.metadata or Metadata()
+    metadata = asked.metadata or RequestMetadata()
     header = request.headers.get(HEADER)
     if header is not None:
-        header = read(Metadata, {"conversation_id": header}).conversation_id
+        header = read(RequestMetadata, {"conversation_id": header}).conversation_id
     if header and metadata.conversation_id and header != metadata.conversation_id:
         raise RequestError(400, f"{HEADER} and metadata.conversation_id name two conversations", "metadata")
-    made = f"{caller.prefix}conv-{uuid.uuid4().hex}"
+    own = f"{caller.prefix}conv-{uuid.uuid4().hex}"
     given = metadata.conversation_id or header
     customer = metadata.customer_id or asked.user or asked.safety_identifier or ""
     for identifier, field in ((given, "metadata.conversation_id"), (customer, "metadata.customer_id")):
         if identifier:
             caller.check_owns(identifier, field)
-    return ConversationNames(given or made, not given, customer, metadata.group or "")
+    return ConversationNames(given or own, not given, customer, metadata.group or "")
 
 
 def _private(value: dict[str, Any], names: ConversationNames, assignment: Assignment) -> dict[str, Any]:

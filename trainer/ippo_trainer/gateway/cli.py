@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ippo_trainer.contract.command_line import Parser
 from ippo_trainer.contract.errors import StageError
-from ippo_trainer.gateway.admission import Limits
+from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.settings import GatewaySettings
 from ippo_trainer.http.arguments import add_end, add_origins, place, positive
 from ippo_trainer.logs.secrets import Redactor
@@ -82,7 +82,7 @@ def _settings(arguments: argparse.Namespace) -> GatewaySettings:
         arguments.journal_bytes,
         arguments.linger_seconds,
         arguments.grace_seconds,
-        Limits(requests=arguments.max_waiting),
+        GatewayLimits(requests=arguments.max_waiting),
     )
 
 
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-waiting",
         type=positive,
-        default=Limits.requests,
+        default=GatewayLimits.requests,
         metavar="N",
         help="requests that may be under way; further ones get 429 (default: %(default)s)",
     )

@@ -16,10 +16,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+
+from ippo_trainer.data.reactions import Reaction as ReactionKind
 
 _LATER = frozenset({408, 429, 500, 502, 503, 504})
 """Statuses of the moment."""
@@ -75,7 +77,7 @@ class Whose:
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class GatewaySuggestion:
     """An answer of the policy."""
 
     id: str
@@ -95,7 +97,7 @@ class Suggestion:
 class Reaction:
     """What the business did with a suggestion."""
 
-    kind: Literal["accepted", "edited", "rejected"]
+    kind: ReactionKind
     sent: str | None = None
     """What the customer got instead; None where that is the suggestion, or nothing."""
     suggestion_id: str = ""
@@ -131,7 +133,7 @@ class GatewayClient:
 
     async def chat(
         self, messages: Sequence[Mapping[str, Any]], whose: Whose = Whose(), options: Mapping[str, Any] | None = None
-    ) -> Suggestion:
+    ) -> GatewaySuggestion:
         """A suggestion for the newest message.
 
         Args:
@@ -150,7 +152,7 @@ class GatewayClient:
 
     async def stream(
         self, messages: Sequence[Mapping[str, Any]], whose: Whose = Whose(), options: Mapping[str, Any] | None = None
-    ) -> AsyncGenerator[str | Suggestion, None]:
+    ) -> AsyncGenerator[str | GatewaySuggestion, None]:
         """As `chat`: the parts of the text as they come, then the suggestion. What has begun is not tried again."""
         body = _chat_body(messages, whose, options) | {"stream": True}
         response = await self._tried(lambda: self._begin("POST", "/v1/chat/completions", body))
@@ -282,8 +284,8 @@ def _conversation(identifier: str) -> str:
     return f"/v1/conversations/{quote(identifier, safe='')}"
 
 
-def _suggestion(answer: Mapping[str, Any], text: str | None, finish: str) -> Suggestion:
-    return Suggestion(
+def _suggestion(answer: Mapping[str, Any], text: str | None, finish: str) -> GatewaySuggestion:
+    return GatewaySuggestion(
         answer["id"],
         answer["conversation_id"],
         answer["turn"],

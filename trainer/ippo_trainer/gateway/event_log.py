@@ -17,7 +17,7 @@ _SECONDS = 10.0
 """That the disk gets."""
 
 
-class Journal(Protocol):
+class EventJournal(Protocol):
     """As `live.journal.Journal`, as far as it is needed here."""
 
     def append(self, event: Event, fingerprint: bytes = b"") -> Future[bool]:
@@ -33,7 +33,7 @@ class EventLog:
         seconds: that the disk gets.
     """
 
-    def __init__(self, journal: Journal, seconds: float = _SECONDS) -> None:
+    def __init__(self, journal: EventJournal, seconds: float = _SECONDS) -> None:
         self._journal, self._seconds = journal, seconds
         self._wakening = _Wakening()
 

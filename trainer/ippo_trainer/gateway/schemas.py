@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from ippo_trainer.contract.moments import seconds_of
+from ippo_trainer.data.reactions import Reaction
 from ippo_trainer.http.errors import RequestError
 from ippo_trainer.http.names import LONGEST, name_of
 
@@ -43,7 +44,7 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class Metadata(BaseModel):
+class RequestMetadata(BaseModel):
     """Whose a request is. Other fields say nothing here."""
 
     model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
@@ -69,7 +70,7 @@ class ChatBody(BaseModel):
     """Server-sent events in place of a whole answer."""
     n: Annotated[int, Field(ge=1)] | None = None
     """Choices, at most 4."""
-    metadata: Metadata | None = None
+    metadata: RequestMetadata | None = None
     """Whose it is."""
     user: Name | None = None
     """The customer, where metadata does not name one."""
@@ -80,7 +81,7 @@ class ChatBody(BaseModel):
 class ReactionBody(_Body):
     """What the business did with a suggestion."""
 
-    reaction: Literal["accepted", "edited", "rejected"]
+    reaction: Reaction
     """Sent as it was, sent otherwise, or not used."""
     sent: Annotated[str, Field(max_length=_LONGEST_TEXT)] | None = None
     """What the customer got instead. Edited needs it; rejected may have it; accepted has none."""

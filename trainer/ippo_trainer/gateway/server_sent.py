@@ -18,7 +18,7 @@ class BrokenStreamError(Exception):
     """What came is no whole answer of a policy server."""
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """Where bytes come from."""
 
     async def readany(self) -> bytes:
@@ -26,7 +26,7 @@ class Source(Protocol):
         ...
 
 
-async def events_of(source: Source) -> AsyncIterator[bytes]:
+async def events_of(source: ByteSource) -> AsyncIterator[bytes]:
     """The events, each with its end, as they come. Raises BrokenStreamError for one without an end, or too large."""
     rest = bytearray()
     looked = 0

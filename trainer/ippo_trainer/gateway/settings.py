@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ippo_trainer.contract.spec import StoreLocation
-from ippo_trainer.gateway.admission import Limits
+from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.policies import Patience
 
 
@@ -34,5 +34,5 @@ class GatewaySettings:
     """Seconds after SIGTERM in which requests that still come are answered."""
     grace: float = 50.0
     """Seconds after SIGTERM by which all is over."""
-    limits: Limits = field(default_factory=Limits)
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
     patience: Patience = field(default_factory=Patience)

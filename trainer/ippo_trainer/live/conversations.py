@@ -17,7 +17,7 @@ from ippo_trainer.data.reaction_file import ReactionRow
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.server_log import Served, state_of
 from ippo_trainer.live.events import CLOSE, COMPLAINT, ERASED, OUTCOME, REACTION, SUGGESTION, UNANSWERED, Event
-from ippo_trainer.live.standing import Course, Rules, Told
+from ippo_trainer.live.standing import Course, Rules, Statement
 
 LATE = "reactions that came after their conversation was over"
 ASTRAY = "reactions to suggestions that nobody logged"
@@ -36,7 +36,7 @@ class LiveConversation:
     content: Conversation
     """Its turns, as those of any log. It has no outcome yet."""
     course: Course
-    told: tuple[Told, ...]
+    statements: tuple[Statement, ...]
     """Of its outcome."""
     complaint: bool
     persona: str
@@ -103,13 +103,13 @@ def fold(
     counts[ASTRAY] += reactions.astray()
     counts[CORRECTED] += reactions.corrected
     counts[SILENT] += not any(each.row for each in served.suggestions[served.last[0]])
-    told = [
-        Told(event["time"], happened(event, course.began), event["outcome"])
+    statements = [
+        Statement(event["time"], happened(event, course.began), event["outcome"])
         for event in others
         if event["kind"] in (OUTCOME, CLOSE) and event["outcome"] is not None
     ]
     complaint = any(event["kind"] == COMPLAINT for event in others)
-    return LiveConversation(content, course, tuple(told), complaint, noted.persona, tuple(noted.seconds))
+    return LiveConversation(content, course, tuple(statements), complaint, noted.persona, tuple(noted.seconds))
 
 
 def happened(event: Event, earliest: float) -> float:

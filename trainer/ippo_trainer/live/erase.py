@@ -36,7 +36,7 @@ _ITERATIONS = "iterations"
 
 
 @dataclass(frozen=True)
-class Artifact:
+class StoredArtifact:
     """Something that a run made of a conversation."""
 
     key: str
@@ -51,7 +51,7 @@ class Erasure:
     segments: list[str] = field(default_factory=list)
     """Those that held events of the conversation."""
     events: int = 0
-    artifacts: list[Artifact] = field(default_factory=list)
+    artifacts: list[StoredArtifact] = field(default_factory=list)
     """Data that hold the conversation, and all that was made of them, by key: they stay."""
 
 
@@ -140,14 +140,14 @@ def _writer(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def _learnt(store: Store, names: set[str]) -> list[Artifact]:
+def _learnt(store: Store, names: set[str]) -> list[StoredArtifact]:
     """Data that hold the conversation, and what was made of them, of each other, and so on."""
     manifests = dict(_manifests(store))
     seen = {ref.digest for ref, manifest in manifests.items() if manifest.kind == _DATA and _holds(store, ref, names)}
     while more := {r.digest for r, m in manifests.items() if r.digest not in seen and seen & set(m.inputs.values())}:
         seen |= more
-    found = [Artifact(ref.key, manifest.kind, ref.digest) for ref, manifest in manifests.items() if ref.digest in seen]
-    return sorted(found, key=lambda artifact: artifact.key)
+    artifacts = (StoredArtifact(ref.key, manifest.kind, ref.digest) for ref, manifest in manifests.items())
+    return sorted((each for each in artifacts if each.digest in seen), key=lambda artifact: artifact.key)
 
 
 def _manifests(store: Store) -> Iterator[tuple["_Ref", Manifest]]:

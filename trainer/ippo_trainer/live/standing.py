@@ -30,7 +30,7 @@ class Rules:
 
 
 @dataclass(frozen=True, order=True)
-class Told:
+class Statement:
     """What somebody said of the outcome. Seconds since 1970 UTC."""
 
     time: float
@@ -53,7 +53,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ConversationStanding:
     """From when on what is so; `NEVER` where it is not foreseen. Seconds since 1970 UTC."""
 
     over_at: float
@@ -77,19 +77,19 @@ def counts(course: Course, at: float, rules: Rules) -> bool:
     return course.began <= at <= course.last + rules.window
 
 
-def standing(course: Course, told: Sequence[Told], rules: Rules) -> Standing:
+def standing(course: Course, statements: Sequence[Statement], rules: Rules) -> ConversationStanding:
     """How a conversation stands by what is known of it.
 
     Args:
         course: of the conversation.
-        told: what was said of its outcome; what does not count is passed over, and of the rest the latest counts: it
-            corrects what was said before.
+        statements: what was said of its outcome; what does not count is passed over, and of the rest the latest counts:
+            it corrects what was said before.
         rules: of the run.
     """
     over_at = course.last + rules.idle if course.closed is None else min(course.closed, course.last + rules.idle)
-    said = max((each for each in told if counts(course, each.at, rules)), default=None)
+    said = max((each for each in statements if counts(course, each.at, rules)), default=None)
     if said is None:
-        return Standing(over_at, max(over_at, course.last + rules.window), False)
+        return ConversationStanding(over_at, max(over_at, course.last + rules.window), False)
     if said.outcome:
-        return Standing(min(over_at, said.time), said.time, True, said.at)
-    return Standing(over_at, max(over_at, said.time), False)
+        return ConversationStanding(min(over_at, said.time), said.time, True, said.at)
+    return ConversationStanding(over_at, max(over_at, said.time), False)

@@ -18,7 +18,7 @@ from ippo_trainer.contract.errors import BadDataError, TryAgainError
 from ippo_trainer.live.assignment import in_canary
 from ippo_trainer.live.conversations import LiveConversation, fold, happened
 from ippo_trainer.live.events import COMPLAINT, ERASED, OUTCOME, SUGGESTION, Event
-from ippo_trainer.live.standing import Course, Rules, Told, standing
+from ippo_trainer.live.standing import Course, Rules, Statement, standing
 
 TWICE = "events that were logged twice"
 UNREADABLE = "conversations that cannot be read"
@@ -187,7 +187,7 @@ class EventTable:
         live = self.conversation(name, counts)
         if live is None:
             return
-        course, told = live.course, json.dumps([[each.time, each.at, each.outcome] for each in live.told])
+        course, told = live.course, json.dumps([[each.time, each.at, each.outcome] for each in live.statements])
         facts = (live.content.customer_id, live.digest, live.persona, course.began, course.last, course.closed, told)
         flags = (live.handed, live.accepted, live.abstained, live.complaint)
         marks = ", ".join("?" * (1 + len(facts) + len(flags)))
@@ -208,11 +208,11 @@ class EventTable:
     def _stand(self, name: str) -> None:
         select = "SELECT customer, began, last, closed, told, complained FROM conversations WHERE name = ?"
         customer, began, last, closed, told, complaint = self._db.execute(select, (name,)).fetchone()
-        statements = [Told(*each) for each in json.loads(told)]
+        statements = [Statement(*each) for each in json.loads(told)]
         for event in self._of_customer(customer, began, last, name) if customer else ():
             complaint = complaint or event["kind"] == COMPLAINT
             if event["kind"] == OUTCOME:
-                statements.append(Told(event["time"], happened(event, _BEGINNING), event["outcome"]))
+                statements.append(Statement(event["time"], happened(event, _BEGINNING), event["outcome"]))
         stands = standing(Course(began, last, closed), statements, self._rules)
         self._db.execute(
             "UPDATE conversations SET over_at = ?, known_at = ?, outcome = ?, outcome_at = ?, complaint = ? "

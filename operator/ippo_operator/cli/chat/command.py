@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ippo_operator.cli.chat import KEY
-from ippo_operator.cli.chat.gateway import Gateway
+from ippo_operator.cli.chat.gateway import GatewaySession
 from ippo_operator.cli.chat.session import Session
 from ippo_operator.cli.chat.terminal import Terminal
 from ippo_operator.cli.errors import OK, CommandError
@@ -18,7 +18,7 @@ def command(arguments: Namespace) -> int:
     """Talks until the conversation is over."""
     url = _url(arguments)
     name = arguments.conversation or f"chat-{uuid.uuid4().hex[:16]}"
-    with Gateway(url, os.environ.get(KEY, ""), name, arguments.customer) as gateway:
+    with GatewaySession(url, os.environ.get(KEY, ""), name, arguments.customer) as gateway:
         session = Session(gateway, Terminal())
         if arguments.role == "customer":
             session.as_customer()

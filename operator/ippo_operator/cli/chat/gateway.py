@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ippo_trainer.contract.lines import one_line
-from ippo_trainer.gateway.client import GatewayClient, GatewayError, Reaction, Suggestion, Whose
+from ippo_trainer.gateway.client import GatewayClient, GatewayError, GatewaySuggestion, Reaction, Whose
 
 from ippo_operator.cli.chat import KEY
 from ippo_operator.cli.errors import FAILED, TRY_AGAIN, CommandError
@@ -16,7 +16,7 @@ _REFUSED = {401, 403}
 _T = TypeVar("_T")
 
 
-class Gateway:
+class GatewaySession:
     """Use it in `with`. What the gateway refuses is a CommandError.
 
     Args:
@@ -43,7 +43,7 @@ class Gateway:
         self._runner.run(self._client.__aexit__(None, None, None))
         self._runner.close()
 
-    def suggest(self, messages: Sequence[Mapping[str, Any]]) -> Suggestion:
+    def suggest(self, messages: Sequence[Mapping[str, Any]]) -> GatewaySuggestion:
         """For the newest message."""
         return self._call(self._client.chat(messages, self._whose))
 

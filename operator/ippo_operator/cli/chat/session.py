@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from ippo_trainer.gateway.client import Reaction, Suggestion
+from ippo_trainer.gateway.client import GatewaySuggestion, Reaction
 
 _CUSTOMER, _BUSINESS, _SUGGESTION = "customer:   ", "business:   ", "suggestion: "
 _KEYS = "a accept, e edit, r reject: "
@@ -17,7 +17,7 @@ class Desk(Protocol):
 
     name: str
 
-    def suggest(self, messages: list[dict[str, Any]]) -> Suggestion:
+    def suggest(self, messages: list[dict[str, Any]]) -> GatewaySuggestion:
         """For the newest message."""
 
     def react(self, turn: int, reaction: Reaction) -> None:
@@ -27,7 +27,7 @@ class Desk(Protocol):
         """The conversation is over."""
 
 
-class Screen(Protocol):
+class ChatScreen(Protocol):
     """Who talks."""
 
     def ask(self, prompt: str, begin: str = "") -> str | None:
@@ -40,7 +40,7 @@ class Screen(Protocol):
 class Session:
     """One conversation."""
 
-    def __init__(self, desk: Desk, screen: Screen) -> None:
+    def __init__(self, desk: Desk, screen: ChatScreen) -> None:
         self._desk, self._screen = desk, screen
         self._messages: list[dict[str, Any]] = []
 
@@ -65,11 +65,11 @@ class Session:
                 break
         self._end()
 
-    def _suggest(self, message: str) -> Suggestion:
+    def _suggest(self, message: str) -> GatewaySuggestion:
         self._messages.append({"role": "user", "content": message})
         return self._desk.suggest(self._messages)
 
-    def _decide(self, suggestion: Suggestion) -> bool:
+    def _decide(self, suggestion: GatewaySuggestion) -> bool:
         """Asks until something is sent; False at the end of the input."""
         if suggestion.text is None:
             return self._own(suggestion, _OWN_KEYS, "")
@@ -83,7 +83,7 @@ class Session:
                 return self._own(suggestion, _SEND, suggestion.text if edits else "")
         return False
 
-    def _own(self, suggestion: Suggestion, prompt: str, begin: str) -> bool:
+    def _own(self, suggestion: GatewaySuggestion, prompt: str, begin: str) -> bool:
         """Asks for what is sent; with a beginning, that is the suggestion to be edited."""
         text = self._screen.ask(prompt, begin)
         while text == "":
@@ -96,7 +96,7 @@ class Session:
             self._send(suggestion, "edited" if begin else "rejected", text)
         return True
 
-    def _send(self, suggestion: Suggestion, kind: Any, text: str) -> None:
+    def _send(self, suggestion: GatewaySuggestion, kind: Any, text: str) -> None:
         own = None if kind == "accepted" else text
         self._desk.react(suggestion.turn, Reaction(kind, own, suggestion.id))
         said = {"role": "assistant", "content": text, "suggestion": suggestion.text, "reaction": kind}

@@ -98,12 +98,12 @@ class LiveProcesses:
         server = self._servers[intent.active.artifact.digest]
         if server.ready():
             self._active = intent.active
-        told = self._active or intent.active
-        active = self._servers[told.artifact.digest]
+        current = self._active or intent.active
+        active = self._servers[current.artifact.digest]
         canary = intent.canary
         # A candidate under test keeps its route while its server is started again: the gateway knows how to do without.
         candidate = "" if canary is None else self._servers[canary.policy.artifact.digest].url
-        return routes(self._place.run, LiveIntent(told, canary), Addresses(active.url, candidate))
+        return routes(self._place.run, LiveIntent(current, canary), Addresses(active.url, candidate))
 
     def _retire(self, wanted: set[Digest]) -> None:
         """Servers that nobody wants end some seconds after the routes stopped to name them."""

@@ -6,7 +6,7 @@ import pytest
 from ippo_operator.cli.erase.account import lines
 from ippo_operator.local.folder import RunFolder
 from ippo_trainer.contract.layout import LIVE
-from ippo_trainer.live.erase import Artifact, Erasure
+from ippo_trainer.live.erase import Erasure, StoredArtifact
 from ippo_trainer.live.reading import events, segments
 from ippo_trainer.store import open_store
 from ippo_trainer.store.base import Store
@@ -45,7 +45,7 @@ def test_it_takes_a_conversation_out(ippo: Ippo, live: tuple[RunFolder, Store]) 
 
 
 def test_what_has_learnt_is_told() -> None:
-    artifacts = [Artifact("i/collect/a", "data", "d1"), Artifact("i/policy/b", "policy", "d2")]
+    artifacts = [StoredArtifact("i/collect/a", "data", "d1"), StoredArtifact("i/policy/b", "policy", "d2")]
     text = "\n".join(lines(Erasure(["s"], 3, artifacts), "c1", False, "d2"))
     assert "data        i/collect/a\n" in text
     assert "policy      i/policy/b  the current policy" in text
