@@ -50,7 +50,7 @@ class Persona(Model):
 class GuardRails(Model):
     """What a candidate must not do worse than the active policy, beyond chance, whatever outcomes say."""
 
-    acceptance: Share = "0.05"
+    acceptance: Share = "0.2"
     """Conversations in which all suggestions were sent as they were: at most so many fewer, as a share of all."""
     abstention: Share = "0.05"
     """Conversations with an abstention: at most so many more."""
