@@ -129,10 +129,12 @@ _LIFE = Scene(
 _NOTHING_WRONG = ("1 grep", "1 wc")
 """Of a search in a log in which all is well."""
 _THE_OPERATORS = ("ApiErrors", "OperatorBug", "OperatorDown", "OperatorNotLeading", "QueueBacklog", "ReconcileErrors")
+_NO_GATEWAY = ("1 kubectl -n sales logs deployment/shop-gateway", "1 kubectl get --raw")
+"""What asks a gateway that the run there has not."""
 _RUNBOOKS = tuple(
     Scene(
         page,
-        fails=(*_NOTHING_WRONG, "64 ippo reject"),
+        fails=(*_NOTHING_WRONG, *_NO_GATEWAY, "64 ippo reject"),
         settings={
             "NAMESPACE": "ippo-system" if page[18:-3] in {*_THE_OPERATORS, "WatchStale", "WatchesMissing"} else "sales",
             "NAME": "shop",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ippo_operator.manifests.gateway import GatewayContext, gateway_deployment
 from ippo_operator.manifests.jobs import stage_job
 from ippo_operator.manifests.serving import serving_deployment
 
@@ -159,21 +160,42 @@ def test_the_operators_pod_is_restricted(admin: Api, values: Path) -> None:
 
 def test_the_network_policies_of_the_security_page_select_the_pods_of_runs(admin: Api, clean: list[Manifest]) -> None:
     page = (ROOT / "docs" / "security.md").read_text()
-    [block] = [code for code in re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S) if "NetworkPolicy" in code]
-    policies = objects(block)
+    blocks = [code for code in re.findall(r"^```yaml\n(.*?)^```$", page, re.M | re.S) if "NetworkPolicy" in code]
+    policies = [policy for block in blocks for policy in objects(block)]
     for policy in policies:
         policy["metadata"]["namespace"] = make_namespace(admin, "ops")
     put(admin, policies, clean, dry_run=True)
     run = cluster_run(serve={})
     server = serving_deployment(serving_context(run), POLICY)["spec"]["template"]
     stage = stage_job(run, intent(run), PLATFORM)["spec"]["template"]
-    selectors = [policy["spec"]["podSelector"]["matchLabels"].items() for policy in policies]
-    assert [selector <= stage["metadata"]["labels"].items() for selector in selectors] == [True, False]
-    assert [selector <= server["metadata"]["labels"].items() for selector in selectors] == [True, True]
-    [peer] = policies[0]["spec"]["ingress"][0]["from"]
-    assert peer["podSelector"]["matchLabels"].items() <= stage["metadata"]["labels"].items()
-    [port] = policies[1]["spec"]["ingress"][0]["ports"]
-    assert port["port"] in {port["name"] for port in server["spec"]["containers"][0]["ports"]}
+    gateway = gateway_deployment(GatewayContext(serving_context(run)))["spec"]["template"]
+    by_name = {policy["metadata"]["name"]: policy["spec"] for policy in policies}
+    chosen = {
+        name: [selects(spec["podSelector"], pod["metadata"]["labels"]) for pod in (stage, server, gateway)]
+        for name, spec in by_name.items()
+    }
+    assert chosen == {
+        "runs": [True, True, True],
+        "servers-of-runs": [False, True, False],
+        "servers-behind-gateways": [False, True, False],
+        "gateways": [False, False, True],
+    }
+    [peer] = by_name["runs"]["ingress"][0]["from"]
+    assert selects(peer["podSelector"], stage["metadata"]["labels"])
+    [peer] = by_name["servers-behind-gateways"]["ingress"][0]["from"]
+    assert selects(peer["podSelector"], gateway["metadata"]["labels"])
+    [peer] = by_name["gateways"]["egress"][0]["to"]
+    assert selects(peer["podSelector"], server["metadata"]["labels"])
+    for name, pod in (("servers-of-runs", server), ("servers-behind-gateways", server), ("gateways", gateway)):
+        ports = {port["port"] for rule in by_name[name]["ingress"] for port in rule["ports"]}
+        assert ports <= {port["name"] for port in pod["spec"]["containers"][0]["ports"]}
+
+
+def selects(selector: Manifest, labels: dict[str, str]) -> bool:
+    """Whether a label selector, of equal labels and lists of values, takes these labels."""
+    values = {rule["key"]: rule["values"] for rule in selector.get("matchExpressions", ())}
+    equal = selector.get("matchLabels", {}).items() <= labels.items()
+    return equal and all(labels.get(key) in several for key, several in values.items())
 
 
 def test_kubectl_applies_the_plain_manifests(admin: Api, kubeconfig: Path, clean: list[Manifest]) -> None:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 from ippo_operator.api.reasons import Reason
 from ippo_operator.plan.types import JobFailure
 
+from tests.kit.live_world import LiveCluster
+
 from . import worlds
 from .worlds import Object, begun, driven, edited, ended_once, fails, gate, seen, shown, stage_ends, suspending
 
@@ -43,6 +45,10 @@ def _one(**spec: Any) -> dict[str, Any]:
 
 def _working(name: str, world: Callable[[], worlds.Recorded]) -> State:
     return State(name, _of(world), "InProgress", "Progressing", "suspend")
+
+
+def _live(name: str, world: Callable[[], LiveCluster], actions: str = "suspend") -> State:
+    return State(name, lambda: shown(world().run), "InProgress", "Progressing", actions)
 
 
 def _stalled(name: str, world: Callable[[], worlds.Recorded]) -> State:
@@ -110,6 +116,12 @@ _STATES: tuple[State, ...] = (
     _working("approved", lambda: seen(worlds.answered(approve=1))),
     _working("rejected, unseen", lambda: worlds.answered(reject=1)),
     _working("rejected", lambda: seen(worlds.answered(reject=1))),
+    # Customers decide
+    _live("waits for live conversations", worlds.waits_for_customers),
+    _live("waits for live conversations without a gateway", worlds.without_gateway),
+    _live("a candidate is under test", worlds.under_test, "approve reject suspend"),
+    _live("customers refused a candidate", lambda: worlds.under_test("Reject")),
+    _live("a test had no answer", lambda: worlds.under_test("Inconclusive")),
     # Nothing goes on until someone mends it
     _stalled("the spec of a stage is wrong", lambda: driven(fails("collect", 64, "spec.seed"))),
     _stalled("its data is wrong", lambda: driven(fails("fit-q", 65, "no outcome"))),

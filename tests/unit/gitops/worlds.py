@@ -14,7 +14,9 @@ from ippo_operator.api.status import Waiting
 from ippo_operator.cluster import run_status
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing
 from ippo_trainer.contract.spec import Decision, StageResult
+from ippo_trainer.contract.spec import Outcome as Verdict
 
+from tests.kit.live_world import LiveCluster, make_live_run
 from tests.kit.planner_world import START, Cluster, Outcome, changed, good_result, make_run
 
 Object = dict[str, Any]
@@ -71,6 +73,32 @@ class Recorded(Cluster):
     @property
     def now_shown(self) -> Object:
         return shown(self.run)
+
+
+def waits_for_customers() -> LiveCluster:
+    """The first iteration waits for live conversations."""
+    world = LiveCluster(make_live_run())
+    world.go()
+    return world
+
+
+def without_gateway() -> LiveCluster:
+    """It waits for them, and the gateway does not answer."""
+    world = LiveCluster(make_live_run())
+    world.answers = False
+    world.trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message="gateway shop-gateway is not ready")
+    world.go()
+    return world
+
+
+def under_test(outcome: Verdict | None = None) -> LiveCluster:
+    """The first candidate is under test, or its test has ended."""
+    world = LiveCluster(make_live_run())
+    world.until_canary()
+    if outcome is not None:
+        world.shop.outcome = outcome
+        world.later()
+    return world
 
 
 def begun(**spec: Any) -> Recorded:

@@ -1,7 +1,5 @@
 """What a gateway asks a server for: records, a min-p, and a persona's instructions."""
 
-import json
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -78,16 +76,6 @@ def test_a_stream_brings_them_before_its_end(serving, choices):
         ]
         assert "".join(texts) == records[index]["suggestion"]
     assert {(event["conversation_id"], event["turn"]) for event in events} == {("c 1", 1)}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_half_a_character_in_a_message_breaks_no_record(serving, stream):
-    text = json.loads('"roses \\ud800"')
-    answer = asked(
-        serving, [user("roses"), {"role": "assistant", "content": "ten", "name": text}, user("ok")], stream, **NAMED
-    )
-    [record] = next(each["records"] for each in (answer if stream else [answer]) if "records" in each)
-    assert record["messages"][1]["name"] == text
 
 
 def test_instructions_stand_behind_the_system_prompt_and_not_in_the_record(serving, renderer):

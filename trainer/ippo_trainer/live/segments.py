@@ -78,6 +78,9 @@ class Uploader:
             if lines and not self._sender.put(segment_key(path.name.removesuffix(SUFFIX)), compressed(lines)):
                 return False
             self._journal.remove(path)
+        except FileNotFoundError:
+            _log.error("%s is gone, by no gateway's doing", path)
+            self._journal.remove(path)
         except (OSError, StageError) as error:
             _log.error("cannot read or remove %s, it is tried again: %s", path, error)
             self._journal.postpone(path)
