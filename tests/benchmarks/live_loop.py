@@ -29,7 +29,8 @@ SMALL = (
     'warmStart.learningRate="0.006"',
     "collect.logged.minConversations=3000",
     "collect.logged.maxConversations=6000",
-    "fitQ.batchSize=32",
+    "fitQ.batchSize=16",
+    "fitQ.epochs=6",
     'improve={"updates": 12, "batchSize": 16, "criticWarmupUpdates": 2, "learningRate": "0.002", "klTarget": "1.5", '
     '"klCoefficient": "0.01"}',
     "serve.canary.maxConversations=1500",
