@@ -39,26 +39,26 @@ LATER = {0, 408, 429, 500, 502, 503, 504}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes a log, or plays until all conversations are over; returns the exit code."""
-    given = _parser().parse_args(argv)
-    spec = EnvironmentSpec(name=given.environment, options=dict(given.option))
+    options = _parser().parse_args(argv)
+    spec = EnvironmentSpec(name=options.environment, options=dict(options.option))
     try:
-        if given.log is not None:
-            return write_log(given.log, spec, given.seed, given.conversations)
-        return asyncio.run(Shop(given, spec).play())
+        if options.log is not None:
+            return write_log(options.log, spec, options.seed, options.conversations)
+        return asyncio.run(Shop(options, spec).play())
     except StageError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     except GatewayError as error:
-        print(f"{given.url}: {error}", file=sys.stderr)
+        print(f"{options.url}: {error}", file=sys.stderr)
         return TRY_AGAIN if error.status in LATER else 1
 
 
 class Shop:
     """Many conversations at once with one gateway."""
 
-    def __init__(self, given: argparse.Namespace, spec: EnvironmentSpec, tries: Tries = TRIES) -> None:
-        self._given, self._spec, self._tries = given, spec, tries
-        self._state = State(given.state, given.seed)
+    def __init__(self, options: argparse.Namespace, spec: EnvironmentSpec, tries: Tries = TRIES) -> None:
+        self._options, self._spec, self._tries = options, spec, tries
+        self._state = State(options.state, options.seed)
         self._stopping = False
         self._problem: GatewayError | None = None
         """Why it stops."""
@@ -70,12 +70,12 @@ class Shop:
         """Holds all conversations; after Ctrl-C, those that have begun."""
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, self._stop)
-        first, total = self._state.next, None if self._given.forever else self._given.conversations
+        first, total = self._state.next, None if self._options.forever else self._options.conversations
         numbers = count(first) if total is None else iter(range(first, total))
-        async with GatewayClient(self._given.url, os.environ.get(KEY, ""), self._tries) as gateway:
-            await ready(self._given.url, self._given.wait)
+        async with GatewayClient(self._options.url, os.environ.get(KEY, ""), self._tries) as gateway:
+            await ready(self._options.url, self._options.wait)
             with tqdm(total=total, initial=first, unit=" conversations") as bar:
-                await asyncio.gather(*(self._serve(gateway, numbers, bar) for _ in range(self._given.concurrency)))
+                await asyncio.gather(*(self._serve(gateway, numbers, bar) for _ in range(self._options.concurrency)))
         print(f"{self._over} conversations, {self._outcomes} with the outcome, {self._broken} broken off")
         if self._problem is not None:
             raise self._problem
@@ -91,9 +91,9 @@ class Shop:
         environment = await asyncio.to_thread(load, self._spec)
         while not self._stopping and (number := next(numbers, None)) is not None:
             self._state.begin(number)
-            seed = derive_seed(self._given.seed, "shop", number)
+            seed = derive_seed(self._options.seed, "shop", number)
             try:
-                outcome = await converse(gateway, environment, f"shop-{self._given.seed}-{number}", seed)
+                outcome = await converse(gateway, environment, f"shop-{self._options.seed}-{number}", seed)
             except GatewayError as error:
                 self._broken, self._failures = self._broken + 1, self._failures + 1
                 if not await self._goes_on(error):
@@ -106,10 +106,10 @@ class Shop:
 
     async def _goes_on(self, error: GatewayError) -> bool:
         """Waits for a gateway that is away; whether it came back, and conversations did not all break off."""
-        if error.status not in LATER or self._failures >= 8 * self._given.concurrency:
+        if error.status not in LATER or self._failures >= 8 * self._options.concurrency:
             return False
         try:
-            await ready(self._given.url, self._given.patience)
+            await ready(self._options.url, self._options.patience)
         except GatewayError:
             return False
         return True

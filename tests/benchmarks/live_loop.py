@@ -48,16 +48,16 @@ def main() -> None:
     parser.add_argument("--easy", action="store_true", help="the smoke example's customers and model: minutes")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON", help="e.g. iterations.max=2")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    customers = EASY if given.easy else {}
-    log, manifest = given.out / "log.jsonl", given.out / "run.yaml"
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    customers = EASY if options.easy else {}
+    log, manifest = options.out / "log.jsonl", options.out / "run.yaml"
     if not log.exists():
-        subprocess.run([*_shop(customers), "--log", str(log), "--conversations", str(given.log)], check=True)
-    manifest.write_text(yaml.safe_dump(changed(log, given.port, [*(SMALL if given.easy else ()), *given.set])))
-    shop = [*_shop(customers), "--url", f"http://localhost:{given.port}", "--concurrency", str(given.concurrency)]
-    code = loop(given.out, manifest, shop)
-    show(given.out / "run", customers)
+        subprocess.run([*_shop(customers), "--log", str(log), "--conversations", str(options.log)], check=True)
+    manifest.write_text(yaml.safe_dump(changed(log, options.port, [*(SMALL if options.easy else ()), *options.set])))
+    shop = [*_shop(customers), "--url", f"http://localhost:{options.port}", "--concurrency", str(options.concurrency)]
+    code = loop(options.out, manifest, shop)
+    show(options.out / "run", customers)
     sys.exit(code)
 
 
@@ -91,12 +91,12 @@ def show(run: Path, customers: dict[str, str]) -> None:
     optimum = 0.0
     print("policy  promoted  outcomes of candidate    of current  exact value  of optimum")
     for row in status["iterations"]:
-        found = sorted(
+        policies = sorted(
             (run / "artifacts" / "iterations" / f"{row['iteration']:04d}" / "policy").glob("*/manifest.json")
         )
-        if not found:
+        if not policies:
             continue
-        answer = exact(found[-1].parent, customers)
+        answer = exact(policies[-1].parent, customers)
         value, optimum = answer["policies"][-1]["value"], answer["optimum"]
         arms = [row.get("canary", {}).get(arm) or {} for arm in ("candidate", "control")]
         counts = [f"{arm.get('outcomes', 0)}/{arm['conversations']}" if arm else "" for arm in arms]

@@ -1,5 +1,6 @@
 """A simulated world for the planner's tests of live runs: a gateway that counts what a test says that customers do."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -119,6 +120,15 @@ class LiveCluster(Cluster):
                 return
         raise AssertionError("it does not come to rest")
 
+    def work(self, changes: Callable[[StageSpec], dict[str, Any]]) -> None:
+        """Stages end, each with what `changes` says of its result, until none is running for a while."""
+        for _ in range(40):
+            self.step()
+            running = self.running()
+            if running is not None:
+                self.step()
+                self.end(running, well_done(running.spec, **changes(running.spec)))
+
     def until_candidate(self) -> None:
         """Goes on until the first candidate waits for its test, before its servers were looked at."""
         self.ready = False
@@ -165,7 +175,7 @@ class LiveCluster(Cluster):
 
 
 def _arm(digest: str, counts: list[int]) -> ArmReport:
-    return ArmReport(digest=digest, known=counts[0], outcomes=counts[1])
+    return ArmReport(digest=digest, conversations=counts[0], outcomes=counts[1])
 
 
 def _test(live: LiveIntent | None) -> tuple[str, datetime | None] | None:

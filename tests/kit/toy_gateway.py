@@ -52,8 +52,8 @@ class Customers:
             high=0.2,
         )
         sides = {
-            "control": ArmReport(digest=digest, known=900, outcomes=90),
-            "candidate": ArmReport(digest=candidate, known=100, outcomes=20),
+            "control": ArmReport(digest=digest, conversations=900, outcomes=90),
+            "candidate": ArmReport(digest=candidate, conversations=100, outcomes=20),
         }
         return report.model_copy(update=sides | {"verdict": verdict})
 

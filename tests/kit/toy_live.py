@@ -70,7 +70,7 @@ def _report(told: Routes, outcome: Outcome | None) -> LiveReport:
     active, arm, verdict = ArmReport(digest=told.active.digest), None, None
     if told.canary is not None:
         digest = told.canary.route.digest
-        arm = ArmReport(digest=digest, known=100, outcomes=50)
+        arm = ArmReport(digest=digest, conversations=100, outcomes=50)
         verdict = CanaryVerdict(digest=digest, since=told.canary.since, outcome=outcome, reason="It is better.")
     counts = {"usable": 10_000, "usable_outcomes": 1000}
     return LiveReport(time=0.0, active=active, control=active, candidate=arm, verdict=verdict, **counts)

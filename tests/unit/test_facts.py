@@ -23,7 +23,8 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.local import job_files
 from ippo_operator.plan import phase
 from ippo_trainer.contract import errors, layout, stages, variables
-from ippo_trainer.contract.params import WORDS, Mpo
+from ippo_trainer.contract.fields import WORDS
+from ippo_trainer.contract.params import Mpo
 from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from tests.kit.doc_pages import ROOT

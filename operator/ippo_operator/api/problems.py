@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any
 
-from ippo_trainer.contract import params
+from ippo_trainer.contract import fields
 from ippo_trainer.contract.lines import printable
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -169,7 +169,7 @@ def allowed_words(schema: Schema, root: Schema) -> str:
 
 def _string_words(schema: Schema) -> str:
     if "pattern" in schema:
-        return str(schema.get(params.WORDS, f"text that matches {schema['pattern']}"))
+        return str(schema.get(fields.WORDS, f"text that matches {schema['pattern']}"))
     return _bounded("text", schema.get("minLength"), schema.get("maxLength"), None, " characters")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from ippo_trainer.contract import params
+from ippo_trainer.contract import fields, params
 from ippo_trainer.contract.params import Model
 from pydantic import Field
 
@@ -18,7 +18,7 @@ PLURAL = "iterativepporuns"
 
 RUN_NAME = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
 RUN_NAME_WORDS = "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit"
-RunName = Annotated[str, params.matching(RUN_NAME, RUN_NAME_WORDS, 63)]
+RunName = Annotated[str, fields.matching(RUN_NAME, RUN_NAME_WORDS, 63)]
 MAX_REQUESTED = 1000
 
 
@@ -62,7 +62,7 @@ class StopWhen(Model):
 
     consecutive_rejections: Annotated[int, Field(ge=1, le=1000)] | None = None
     """So many iterations in a row without a promotion."""
-    success_at_least: params.Share | None = None
+    success_at_least: fields.Share | None = None
     """The success of a promoted policy, by its A/B test or else its evaluation, reaches this."""
 
 
@@ -154,7 +154,7 @@ class RunSpec(Model):
     """Stops the running stage at its next checkpoint and starts no other until it is false again."""
     seed: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
     """Every random stream of the run derives from it. At most what every JSON tool keeps exactly."""
-    discount: params.Share = "0.95"
+    discount: fields.Share = "0.95"
     """Per turn: an outcome n turns away is worth discount^n."""
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """CPU threads of a stage; the shards of collect share them. The training of a model so small that threads gain

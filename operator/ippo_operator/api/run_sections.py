@@ -2,10 +2,11 @@
 
 from typing import Annotated, ClassVar, Literal
 
+from ippo_trainer.contract.fields import Positive, Share, matching
 from ippo_trainer.contract.judgement import Judgement
 from ippo_trainer.contract.live import Canary, Persona
 from ippo_trainer.contract.origins import ORIGIN
-from ippo_trainer.contract.params import EngineName, Model, Positive, Share, matching
+from ippo_trainer.contract.params import EngineName, Model
 from ippo_trainer.contract.spec import Encryption, S3Location
 from pydantic import Field
 

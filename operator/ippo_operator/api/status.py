@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
+from ippo_trainer.contract.fields import Share
 from ippo_trainer.contract.lines import Line, one_line
-from ippo_trainer.contract.params import GateMetric, Model, Share
+from ippo_trainer.contract.params import GateMetric, Model
 from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest, Outcome
 from ippo_trainer.contract.stages import CYCLE, StageName
 from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer

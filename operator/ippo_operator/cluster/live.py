@@ -113,9 +113,9 @@ class Live:
         mine: dict[Child, Manifest] = {}
         conflicts: dict[Child, Waiting] = {}
         for resource, name in self._children():
-            found, conflict = own(self.run, await self.client.get(resource, str(self.run.metadata.namespace), name))
-            if found is not None:
-                mine[resource.kind, name] = found
+            child, conflict = own(self.run, await self.client.get(resource, str(self.run.metadata.namespace), name))
+            if child is not None:
+                mine[resource.kind, name] = child
             if conflict is not None:
                 conflicts[resource.kind, name] = conflict
         nothing = ObservedLive()

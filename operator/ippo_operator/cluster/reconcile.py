@@ -194,8 +194,8 @@ class Reconciler:
             blocked, rest = await self._serve(raw, replace(serving, run=run), plan, servers)
             if blocked is not None and world.serving is not None:
                 after = replace(after, serving=replace(world.serving, blocked=blocked))
-            seen, live_rest = await self._go_live(raw, live, plan, objects)
-            after = replace(after, live=seen)
+            after_live, live_rest = await self._go_live(raw, live, plan, objects)
+            after = replace(after, live=after_live)
         finally:  # last, so that no Job waits for them; but what the status says is told in any case
             await self._tell(raw, before, plan)
         if after != world or _refused(after):

@@ -6,8 +6,8 @@ What decides is a sequential test over the conversations' outcomes, which the ga
 
 from datetime import datetime, timedelta
 
+from ippo_trainer.contract.fields import window_seconds
 from ippo_trainer.contract.live import ArmReport, Canary, CanaryVerdict
-from ippo_trainer.contract.params import seconds_of
 from ippo_trainer.contract.spec import ArtifactRef
 from ippo_trainer.contract.stages import IMPROVE
 
@@ -147,7 +147,7 @@ class _Test:
     def _cut_short(self, canary: CanaryStatus, since: datetime) -> CanaryStatus:
         if self.world.candidate_failed:
             return self._ended(canary, f"the candidate's servers failed: {self.world.candidate_failed}")
-        if self.now - since > timedelta(seconds=seconds_of(self.given.max_duration)):
+        if self.now - since > timedelta(seconds=window_seconds(self.given.max_duration)):
             return self._ended(canary, f"maxDuration {self.given.max_duration} is over{_so_far(canary)}.")
         return canary
 
@@ -180,7 +180,7 @@ class _Test:
 
 
 def _counts(arm: ArmReport | None) -> ArmCounts:
-    return ArmCounts(conversations=arm.known, outcomes=arm.outcomes) if arm is not None else ArmCounts()
+    return ArmCounts(conversations=arm.conversations, outcomes=arm.outcomes) if arm is not None else ArmCounts()
 
 
 def _six(value: float) -> float:

@@ -94,7 +94,7 @@ def test_what_was_answered_before_the_end_is_in_the_store(tmp_path):
             async with process(tmp_path) as (_, _, internal, _), aiohttp.ClientSession(internal) as session:
                 async with session.get(REPORT_PATH) as response:
                     report = LiveReport.model_validate_json(await response.text())
-                assert (report.active.began, report.active.known, report.active.outcomes) == (1, 1, 1)
+                assert (report.active.began, report.active.conversations, report.active.outcomes) == (1, 1, 1)
 
     run(check())
 

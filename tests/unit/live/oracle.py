@@ -87,7 +87,7 @@ def report(events: list[Event], routes: Routes, now: float) -> LiveReport:
         personas=tuple(
             PersonaReport(
                 name=name,
-                known=sum(r.live.persona == name for r in own),
+                conversations=sum(r.live.persona == name for r in own),
                 outcomes=sum(r.live.persona == name and r.outcome for r in own),
             )
             for name in sorted({r.live.persona for r in own} - {""})
@@ -120,7 +120,7 @@ def _arm(mine: list[Row], digest: str, counts: Callable[[Row], bool] = lambda ro
         digest=digest,
         began=len(mine),
         closed=sum(r.over for r in mine),
-        known=len(known),
+        conversations=len(known),
         outcomes=sum(r.outcome and r.known for r in known),
         accepted=sum(r.live.accepted for r in known),
         abstained=sum(r.live.abstained for r in known),

@@ -24,14 +24,14 @@ def route(**settings: Any) -> CanaryRoute:
 def judged(control: dict[str, Any], candidate: dict[str, Any], days: float = 1.0, **settings: Any) -> CanaryVerdict:
     """Sides in which every suggestion was sent as it was, unless they say otherwise."""
     arms = [
-        ArmReport(digest=digest, **{"accepted": counts.get("known", 0)} | counts)
+        ArmReport(digest=digest, **{"accepted": counts.get("conversations", 0)} | counts)
         for digest, counts in ((CURRENT, control), (CANDIDATE, candidate))
     ]
     return verdict(route(**settings), *arms, SINCE + days * DAY)
 
 
 def side(known: int, outcomes: int, **counts: Any) -> dict[str, Any]:
-    return {"known": known, "outcomes": outcomes} | counts
+    return {"conversations": known, "outcomes": outcomes} | counts
 
 
 def test_more_outcomes_promote_and_the_reason_has_the_figures() -> None:
@@ -110,7 +110,7 @@ def test_sides_that_chance_would_not_make_end_it_without_an_answer() -> None:
 
 sides = st.integers(0, 10_000_000).flatmap(
     lambda known: st.fixed_dictionaries(
-        {"known": st.just(known)}
+        {"conversations": st.just(known)}
         | {name: st.integers(0, known) for name in ("outcomes", "accepted", "abstained", "complaints")}
         | {"seconds": st.none() | st.floats(0, 1e6)}
     )

@@ -48,23 +48,23 @@ def test_what_is_known_early_counts_only_after_all_that_began_before_it(tmp_path
     events = sale(named(False, 0), BEGIN, None)
     events += [e for number in range(1, 9) for e in sale(named(number % 2 == 0, number), BEGIN + number, True)]
     control, candidate = report(tmp_path / "a", events, BEGIN + HOUR)
-    assert (control.known, candidate.known) == (0, 0)
+    assert (control.conversations, candidate.conversations) == (0, 0)
     assert (control.began, candidate.began) == (5, 4)
     control, candidate = report(tmp_path / "b", events, BEGIN + 1.1 * DAY)
-    assert (control.known, control.outcomes, candidate.known, candidate.outcomes) == (5, 4, 4, 4)
+    assert (control.conversations, control.outcomes, candidate.conversations, candidate.outcomes) == (5, 4, 4, 4)
 
 
 def test_a_conversation_counts_where_it_was_assigned_whoever_answered(tmp_path: Path) -> None:
     """All answers are the active policy's here: the candidate's servers failed."""
     events = [e for number in range(6) for e in sale(named(number < 2, number), BEGIN + number, number == 0)]
     control, candidate = report(tmp_path, events, BEGIN + HOUR)
-    assert (candidate.known, candidate.outcomes) == (2, 1)
-    assert (control.known, control.outcomes) == (4, 0)
+    assert (candidate.conversations, candidate.outcomes) == (2, 1)
+    assert (control.conversations, control.outcomes) == (4, 0)
 
 
 def test_what_began_before_the_test_does_not_count(tmp_path: Path) -> None:
     events = [*sale(named(True, 0), BEGIN - HOUR, True), *sale(named(True, 1), BEGIN, True)]
-    assert report(tmp_path, events, BEGIN + HOUR)[1].known == 1
+    assert report(tmp_path, events, BEGIN + HOUR)[1].conversations == 1
 
 
 @pytest.mark.parametrize("days", [1.5, 2.5])
@@ -73,4 +73,4 @@ def test_a_conversation_without_end_holds_up_nothing_for_ever(tmp_path: Path, da
     endless = [chat.ask("and?", "so", BEGIN + number * 20 * MINUTE) for number in range(int(days * 72))]
     events = [*endless, *sale(named(True, 1), BEGIN + 1, True)]
     control, candidate = report(tmp_path, events, BEGIN + days * DAY)
-    assert (control.known, candidate.known) == ((0, 0) if days < 2 else (1, 1))
+    assert (control.conversations, candidate.conversations) == ((0, 0) if days < 2 else (1, 1))

@@ -10,7 +10,7 @@ from ippo_operator.plan.live import POLL
 from ippo_operator.plan.phase import phase
 from ippo_trainer.contract.spec import Decision
 
-from tests.kit.live_world import LiveCluster, make_live_run, well_done
+from tests.kit.live_world import LiveCluster, make_live_run
 from tests.kit.planner_world import changed, status
 
 
@@ -97,14 +97,8 @@ def test_a_forecast_keeps_out_of_the_test_only_what_it_rejects(forecast: Any) ->
     world = LiveCluster(make_live_run(iterations={"max": 1}))
     world.go()
     world.talk(100, 5)
-    for _ in range(30):
-        world.step()
-        running = world.running()
-        if running is None:
-            continue
-        world.step()
-        decision = {"decision": Decision(outcome=forecast, reason="as Q has it.")}
-        world.end(running, well_done(running.spec, **(decision if running.spec.stage == "evaluate" else {})))
+    decision = {"decision": Decision(outcome=forecast, reason="as Q has it.")}
+    world.work(lambda spec: decision if spec.stage == "evaluate" else {})
     if forecast == "Reject":
         assert world.says("Promoted") == ("False", "GateFailed")
         assert status(world).iterations[-1].canary is None
@@ -242,16 +236,7 @@ def test_a_candidate_that_is_the_policy_before_it_is_not_tested() -> None:
     world = LiveCluster(make_live_run(iterations={"max": 1}))
     world.go()
     world.talk(100, 5)
-    for _ in range(30):
-        world.step()
-        running = world.running()
-        if running is None:
-            continue
-        world.step()
-        policy = status(world).policy
-        assert policy is not None
-        same = {"artifacts": {"policy": policy.artifact}} if running.spec.stage == "improve" else {}
-        world.end(running, well_done(running.spec, **same))
+    world.work(lambda spec: {"artifacts": {"policy": spec.inputs["policy"]}} if spec.stage == "improve" else {})
     assert world.says("Promoted") == ("False", "CanaryInconclusive")
     assert "the very policy before it" in world.message("Promoted")
 

@@ -349,7 +349,7 @@ def test_the_console_shows_what_a_run_waits_for_from_its_customers() -> None:
 
 
 def test_the_console_shows_an_a_b_test() -> None:
-    now, candidate = datetime(2026, 1, 31, tzinfo=UTC), ArmReport(digest=_DIGEST, known=50, outcomes=9)
+    now, candidate = datetime(2026, 1, 31, tzinfo=UTC), ArmReport(digest=_DIGEST, conversations=50, outcomes=9)
     row = IterationStatus(iteration=1, started_at=now, canary=CanaryStatus(asked_at=now, started_at=now))
     verdict = CanaryVerdict(digest=_DIGEST, since=0.0, lift=0.1, low=-0.1, high=0.3)
     report = LiveReport(time=1.0, active=candidate, candidate=candidate, verdict=verdict)
@@ -381,7 +381,7 @@ def test_what_the_gateway_says_of_another_policy_does_not_count() -> None:
 
 
 def test_what_keeps_the_gateway_away_is_shown_in_place_of_figures() -> None:
-    away = ObservedLive(trouble=Waiting(reason=Reason.NOT_REACHED, message="it ended with 1"))
+    away = ObservedLive(trouble=Waiting(reason=Reason.GATEWAY_UNREACHABLE, message="it ended with 1"))
     assert live_progress(_WAITS, away) == LiveProgress("iteration 1 collects", "it ended with 1")
 
 

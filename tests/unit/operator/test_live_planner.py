@@ -11,7 +11,7 @@ from ippo_operator.plan.live import POLL
 from ippo_operator.plan.phase import phase
 from ippo_operator.plan.types import JobFailure, JobIntent
 
-from tests.kit.live_world import LiveCluster, make_live_run, well_done
+from tests.kit.live_world import LiveCluster, make_live_run
 from tests.kit.planner_world import changed, status
 
 WAITS = "WaitingForConversations"
@@ -189,13 +189,7 @@ def test_a_history_comes_first_and_needs_no_customers() -> None:
 def test_a_q_that_tells_nothing_waits_for_as_many_more() -> None:
     world = waiting(fitQ={"onUninformative": "CollectMore"})
     world.talk(110, 6)
-    for _ in range(40):
-        world.step()
-        running = world.running()
-        if running is None:
-            break
-        world.step()
-        world.end(running, well_done(running.spec, **({"informative": False} if running.spec.stage == "fit-q" else {})))
+    world.work(lambda spec: {"informative": False} if spec.stage == "fit-q" else {})
     assert world.says("Ready") == ("False", WAITS)
     record = world.live()
     assert (record.until, record.conversations, record.wanted_conversations) == (None, 110, 210)

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ippo_trainer.contract.fields import Positive, Share, Window, matching
 from ippo_trainer.contract.lines import Line
 from ippo_trainer.contract.model import Model
-from ippo_trainer.contract.params import Positive, Share, Window, matching
 from ippo_trainer.contract.spec import NAME, Digest, Outcome
 
 REPORT_PATH = "/v1/live"
@@ -122,7 +122,7 @@ class ArmReport(Model):
     """Also of a test: all since it began."""
     closed: Count = 0
     """Those that are over: closed, idle, or with the outcome."""
-    known: Count = 0
+    conversations: Count = 0
     """Those of the closed whose outcome is known: it came, or its window is over."""
     outcomes: Count = 0
     accepted: Count = 0
@@ -139,7 +139,7 @@ class PersonaReport(Model):
     """What exploring costs."""
 
     name: Annotated[Line, Field(max_length=63)]
-    known: Count = 0
+    conversations: Count = 0
     outcomes: Count = 0
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ippo_trainer.contract import params
+from ippo_trainer.contract import fields, params
 from ippo_trainer.contract.digests import DIGEST, canonical_json, digest_of
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import Model
@@ -81,7 +81,7 @@ class StageSpec(Model):
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     """CPU threads of torch; part of the identity because sums depend on it."""
     device: params.Device = "auto"
-    discount: params.Share
+    discount: fields.Share
     store: StoreLocation
     inputs: dict[str, ArtifactRef] = {}
     environment: params.EnvironmentSpec | None = None

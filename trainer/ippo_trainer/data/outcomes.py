@@ -216,8 +216,8 @@ class Outcomes:
     def _check_columns(self, names: Sequence[str]) -> None:
         """Raises BadDataError where the table has no ids, or a column whose meaning is not sure."""
         if "conversation_id" not in names:
-            told = ", ".join(map(show, names[:_MOST_NAMES])) or "no columns"
-            raise BadDataError(f"{self.path.name} has no column conversation_id, but {told}", _FORMAT)
+            columns = ", ".join(map(show, names[:_MOST_NAMES])) or "no columns"
+            raise BadDataError(f"{self.path.name} has no column conversation_id, but {columns}", _FORMAT)
         check_unique(self.path.name, [name for name in names if name in _FIELDS])
         for unknown, field in misspelt(names, _FIELDS).items():
             raise BadDataError(

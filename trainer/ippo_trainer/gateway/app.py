@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import Counter
 
 from ippo_trainer.contract.live import Routes
 from ippo_trainer.gateway import page, schemas
@@ -27,11 +26,9 @@ from ippo_trainer.gateway.reports import Reports, answer_of
 from ippo_trainer.gateway.sending import ClientGoneError, Sending
 from ippo_trainer.http.cors import Cors
 from ippo_trainer.http.errors import RequestError
-from ippo_trainer.http.middleware import failures
+from ippo_trainer.http.middleware import CLIENT_GONE, close_after, failures, noting
 
 _PACKAGE = "iterative-ppo"
-_GONE = 499
-"""As a status in metrics: the client went away."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _Answer = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
 
@@ -119,25 +116,16 @@ class GatewayServer:
         metrics, seconds = self._parts.metrics, self._parts.metrics.seconds.labels(operation.name)
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            start, status = time.monotonic(), _GONE
-            try:
-                response = await self._admitted(request, operation, answer)
-                status = response.status
-                return response
-            except RequestError as error:
-                status = error.status
-                raise
-            except ClientGoneError:
-                return web.Response(status=_GONE)  # its connection is closed
-            except ConnectionError:
-                raise
-            except Exception:
-                status = 500
-                raise
-            finally:
-                count: Counter = metrics.requests.labels(operation.name, str(status))
-                count.inc()
+            start = time.monotonic()
+
+            def note(status: int) -> None:
+                metrics.requests.labels(operation.name, str(status)).inc()
                 seconds.observe(time.monotonic() - start)
+
+            try:
+                return await noting(self._admitted(request, operation, answer), note)
+            except ClientGoneError:
+                return web.Response(status=CLIENT_GONE)  # its connection is closed
 
         return handle
 
@@ -179,9 +167,7 @@ class GatewayServer:
 
     async def _close_when_draining(self, _: web.Request, response: web.StreamResponse) -> None:
         if self.draining:
-            # The headers are made already.
-            response.headers["Connection"] = "close"
-            response.force_close()
+            close_after(response)
 
 
 async def healthy(_: web.Request) -> web.Response:

@@ -198,12 +198,12 @@ def names_of(request: web.Request, asked: ChatBody, caller: Caller) -> Conversat
     if header and metadata.conversation_id and header != metadata.conversation_id:
         raise RequestError(400, f"{HEADER} and metadata.conversation_id name two conversations", "metadata")
     own = f"{caller.prefix}conv-{uuid.uuid4().hex}"
-    given = metadata.conversation_id or header
+    conversation = metadata.conversation_id or header
     customer = metadata.customer_id or asked.user or asked.safety_identifier or ""
-    for identifier, field in ((given, "metadata.conversation_id"), (customer, "metadata.customer_id")):
+    for identifier, field in ((conversation, "metadata.conversation_id"), (customer, "metadata.customer_id")):
         if identifier:
             caller.check_owns(identifier, field)
-    return ConversationNames(given or own, not given, customer, metadata.group or "")
+    return ConversationNames(conversation or own, not conversation, customer, metadata.group or "")
 
 
 def _private(value: dict[str, Any], names: ConversationNames, assignment: Assignment) -> dict[str, Any]:

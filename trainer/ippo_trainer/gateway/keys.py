@@ -67,10 +67,10 @@ class Keys:
         Raises:
             RequestError: 401 without a key or with an unknown one, 403 for one without the scope.
         """
-        given = headers.get(hdrs.AUTHORIZATION, "")
-        if not given.lower().startswith(_BEARER):
+        header = headers.get(hdrs.AUTHORIZATION, "")
+        if not header.lower().startswith(_BEARER):
             raise RequestError(401, "there is no API key: send Authorization: Bearer KEY", code="no_api_key")
-        digest = _digest(given[len(_BEARER) :].strip())
+        digest = _digest(header[len(_BEARER) :].strip())
         callers = [key.caller for key in self._keys if hmac.compare_digest(key.digest, digest)]
         if not callers:
             raise RequestError(401, "this API key is not known", code="invalid_api_key")

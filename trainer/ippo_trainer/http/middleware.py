@@ -1,4 +1,5 @@
-"""Every failure of a request as an answer in OpenAI's shape."""
+"""What both servers do around every request: failures as answers in OpenAI's shape, statuses for metrics, ends of
+connections."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -10,6 +11,8 @@ from ippo_trainer.http.errors import RequestError
 
 _LATER = {"Retry-After": "1"}
 _HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: _LATER, 503: _LATER}
+CLIENT_GONE = 499
+"""As a status in metrics: the client went away."""
 _log = logging.getLogger(__name__)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -33,6 +36,31 @@ def failures(max_body: int) -> Middleware:
         return refusal(request, failure)
 
     return answer
+
+
+async def noting(answer: Awaitable[web.StreamResponse], note: Callable[[int], None]) -> web.StreamResponse:
+    """The answer to a request. Its status is noted, also where it fails or the client goes away."""
+    status = CLIENT_GONE
+    try:
+        response = await answer
+        status = response.status
+        return response
+    except (RequestError, web.HTTPException) as error:
+        status = error.status
+        raise
+    except ConnectionError:
+        raise
+    except Exception:
+        status = 500
+        raise
+    finally:
+        note(status)
+
+
+def close_after(response: web.StreamResponse) -> None:
+    """Closes the connection behind an answer whose headers were prepared."""
+    response.headers["Connection"] = "close"
+    response.force_close()
 
 
 def refusal(request: web.Request, failure: RequestError) -> web.Response:

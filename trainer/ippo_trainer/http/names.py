@@ -53,8 +53,8 @@ class ConversationNames:
         names = {field: name_of(value) for field, value in said.values().items()}
         conversation = names.get("metadata.conversation_id") or names.get(HEADER)
         customer = names.get("metadata.customer_id") or names.get("user") or names.get("safety_identifier")
-        made = conversation or f"conv-{uuid.uuid4().hex}"
-        return cls(made, not conversation, customer or "", names.get("metadata.group") or "")
+        identifier = conversation or f"conv-{uuid.uuid4().hex}"
+        return cls(identifier, not conversation, customer or "", names.get("metadata.group") or "")
 
 
 def name_of(value: Any) -> str | None:

@@ -8,8 +8,8 @@ sides are not as large as chance would have them ends without an answer.
 import math
 from dataclasses import dataclass
 
+from ippo_trainer.contract.fields import window_seconds
 from ippo_trainer.contract.live import ArmReport, CanaryRoute, CanaryVerdict, GuardRails
-from ippo_trainer.contract.params import seconds_of
 from ippo_trainer.contract.spec import Outcome
 from ippo_trainer.stats.sequential import Experiment, Trials, lift_bounds, log_evidence, log_evidence_of_another_share
 
@@ -53,7 +53,7 @@ class _Sides:
 
     def experiment(self, count: str) -> Experiment:
         """Conversations with something, by the name of its count in an `ArmReport`."""
-        candidate, control = (Trials(arm.known, getattr(arm, count)) for arm in (self.candidate, self.control))
+        candidate, control = (Trials(arm.conversations, getattr(arm, count)) for arm in (self.candidate, self.control))
         return Experiment(candidate, control, self.share)
 
 
@@ -87,14 +87,16 @@ _GUARD_RAILS = (
 def _decided(canary: CanaryRoute, sides: _Sides, bounds: tuple[float, float], now: float) -> tuple[Outcome | None, str]:
     """The outcome and why, in words."""
     settings, candidate = canary.settings, sides.candidate
-    counted = candidate.known + sides.control.known
+    counted = candidate.conversations + sides.control.conversations
     if log_evidence_of_another_share(sides.experiment("outcomes")) >= -math.log(_MISMATCH):
-        share = f"{candidate.known / counted:.2%} of the conversations that count, its share is {settings.share}"
+        share = (
+            f"{candidate.conversations / counted:.2%} of the conversations that count, its share is {settings.share}"
+        )
         return "Inconclusive", f"the candidate has {share}, so they were not assigned by chance alone"
     broken = _broken(settings.guard_rails, sides, float(settings.level))
     if broken is not None:
         return "Reject", broken
-    if candidate.known >= settings.min_conversations:
+    if candidate.conversations >= settings.min_conversations:
         slow = _slow(settings.guard_rails, sides)
         if slow is not None:
             return "Reject", slow
@@ -102,12 +104,15 @@ def _decided(canary: CanaryRoute, sides: _Sides, bounds: tuple[float, float], no
             return "Promote", "the lower bound is above 0"
         if bounds[1] < 0:
             return "Reject", "the upper bound is below 0"
-    if candidate.known >= settings.max_conversations:
+    if candidate.conversations >= settings.max_conversations:
         return "Inconclusive", f"maxConversations {settings.max_conversations} of the candidate are known"
-    if now - canary.since > seconds_of(settings.max_duration):
+    if now - canary.since > window_seconds(settings.max_duration):
         return "Inconclusive", f"maxDuration {settings.max_duration} is over"
-    if candidate.known < settings.min_conversations:
-        return None, f"{candidate.known} of minConversations {settings.min_conversations} of the candidate are known"
+    if candidate.conversations < settings.min_conversations:
+        return (
+            None,
+            f"{candidate.conversations} of minConversations {settings.min_conversations} of the candidate are known",
+        )
     return None, "nothing is decided yet"
 
 
@@ -130,5 +135,5 @@ def _slow(rails: GuardRails, sides: _Sides) -> str | None:
 
 
 def _rate(arm: ArmReport) -> str:
-    rate = f" ({arm.outcomes / arm.known:.1%})" if arm.known else ""
-    return f"{arm.outcomes} outcomes of {arm.known} conversations{rate}"
+    rate = f" ({arm.outcomes / arm.conversations:.1%})" if arm.conversations else ""
+    return f"{arm.outcomes} outcomes of {arm.conversations} conversations{rate}"

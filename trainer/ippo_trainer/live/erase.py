@@ -143,11 +143,12 @@ def _writer(*parts: str) -> str:
 def _learnt(store: Store, names: set[str]) -> list[StoredArtifact]:
     """Data that hold the conversation, and what was made of them, of each other, and so on."""
     manifests = dict(_manifests(store))
-    seen = {ref.digest for ref, manifest in manifests.items() if manifest.kind == _DATA and _holds(store, ref, names)}
-    while more := {r.digest for r, m in manifests.items() if r.digest not in seen and seen & set(m.inputs.values())}:
-        seen |= more
+    data = (ref for ref, manifest in manifests.items() if manifest.kind == _DATA)
+    digests = {ref.digest for ref in data if _holds(store, ref, names)}
+    while more := {r.digest for r, m in manifests.items() if digests & set(m.inputs.values())} - digests:
+        digests |= more
     artifacts = (StoredArtifact(ref.key, manifest.kind, ref.digest) for ref, manifest in manifests.items())
-    return sorted((each for each in artifacts if each.digest in seen), key=lambda artifact: artifact.key)
+    return sorted((each for each in artifacts if each.digest in digests), key=lambda artifact: artifact.key)
 
 
 def _manifests(store: Store) -> Iterator[tuple["_Ref", Manifest]]:

@@ -102,7 +102,10 @@ def _counted(table: EventTable, routes: Routes, now: float) -> LiveReport:
         active=_arm(table, digest, now),
         usable=usable,
         usable_outcomes=int(outcomes),
-        personas=tuple(PersonaReport(name=name, known=known, outcomes=int(each)) for name, known, each in personas),
+        personas=tuple(
+            PersonaReport(name=name, conversations=conversations, outcomes=int(each))
+            for name, conversations, each in personas
+        ),
     )
     if canary is None:
         return report

@@ -20,7 +20,7 @@ _LONGEST = 86_400.0
 """Seconds that a conversation may last, to be waited for in a test."""
 _RECENT = 10_000
 """Conversations whose answers are timed: the newest."""
-_NAMES = ("began", "closed", "known", "outcomes", "accepted", "abstained", "complaints")
+_NAMES = ("began", "closed", "conversations", "outcomes", "accepted", "abstained", "complaints")
 _NEWEST = "ORDER BY began DESC, name LIMIT :recent"
 _TIMED = "SELECT seconds, count(*) FROM answers WHERE conversation IN newest GROUP BY seconds ORDER BY seconds"
 _TEST = "FROM conversations WHERE began >= :since AND persona = ''"

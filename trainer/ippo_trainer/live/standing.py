@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ippo_trainer.contract.fields import window_seconds
 from ippo_trainer.contract.live import Routes
-from ippo_trainer.contract.params import Logged, seconds_of
+from ippo_trainer.contract.params import Logged
 
 NEVER = math.inf
 
@@ -26,7 +27,7 @@ class Rules:
     @classmethod
     def of(cls, section: Routes | Logged) -> "Rules":
         """Those of a manifest, or of what a gateway is told."""
-        return cls(seconds_of(section.idle), seconds_of(section.outcome_window))
+        return cls(window_seconds(section.idle), window_seconds(section.outcome_window))
 
 
 @dataclass(frozen=True, order=True)

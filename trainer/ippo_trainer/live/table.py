@@ -22,7 +22,7 @@ from ippo_trainer.live.standing import Course, Rules, Statement, standing
 
 TWICE = "events that were logged twice"
 UNREADABLE = "conversations that cannot be read"
-_FORMAT = ("format", "2")
+_FORMAT = ("format", "3")
 """Of the file; one of another format is made anew."""
 _TOMBSTONE, _OTHER = -2, -1
 """What stands for the turn in events that are no suggestions."""
@@ -39,8 +39,8 @@ CREATE TABLE events (
 CREATE INDEX of_conversation ON events (conversation, turn, time, id);
 CREATE INDEX of_customer ON events (customer, at) WHERE conversation = '';
 CREATE TABLE conversations (
-    name TEXT PRIMARY KEY, customer TEXT, digest TEXT, persona TEXT, began REAL, last REAL, closed REAL, told TEXT,
-    handed INTEGER, accepted INTEGER, abstained INTEGER, complained INTEGER,
+    name TEXT PRIMARY KEY, customer TEXT, digest TEXT, persona TEXT, began REAL, last REAL, closed REAL,
+    statements TEXT, handed INTEGER, accepted INTEGER, abstained INTEGER, complained INTEGER,
     over_at REAL, known_at REAL, outcome INTEGER, outcome_at REAL, complaint INTEGER) WITHOUT ROWID;
 CREATE INDEX of_policy ON conversations (digest, began);
 CREATE INDEX of_time ON conversations (began);
@@ -187,8 +187,10 @@ class EventTable:
         live = self.conversation(name, counts)
         if live is None:
             return
-        course, told = live.course, json.dumps([[each.time, each.at, each.outcome] for each in live.statements])
-        facts = (live.content.customer_id, live.digest, live.persona, course.began, course.last, course.closed, told)
+        course = live.course
+        statements = json.dumps([[each.time, each.at, each.outcome] for each in live.statements])
+        whose = live.content.customer_id, live.digest, live.persona
+        facts = (*whose, course.began, course.last, course.closed, statements)
         flags = (live.handed, live.accepted, live.abstained, live.complaint)
         marks = ", ".join("?" * (1 + len(facts) + len(flags)))
         self._db.execute(f"INSERT INTO conversations VALUES ({marks}, 0, 0, 0, 0, 0)", (name, *facts, *flags))  # noqa: S608
@@ -206,9 +208,9 @@ class EventTable:
         )
 
     def _stand(self, name: str) -> None:
-        select = "SELECT customer, began, last, closed, told, complained FROM conversations WHERE name = ?"
-        customer, began, last, closed, told, complaint = self._db.execute(select, (name,)).fetchone()
-        statements = [Statement(*each) for each in json.loads(told)]
+        select = "SELECT customer, began, last, closed, statements, complained FROM conversations WHERE name = ?"
+        customer, began, last, closed, texts, complaint = self._db.execute(select, (name,)).fetchone()
+        statements = [Statement(*each) for each in json.loads(texts)]
         for event in self._of_customer(customer, began, last, name) if customer else ():
             complaint = complaint or event["kind"] == COMPLAINT
             if event["kind"] == OUTCOME:

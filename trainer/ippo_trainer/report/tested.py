@@ -50,8 +50,8 @@ def with_tests(cycles: Sequence[Cycle], settings: dict[str, Any]) -> list[Cycle]
     """
     status = settings.get("status")
     rows = status.get("iterations") if isinstance(status, dict) else None
-    known = {row.iteration: row for each in rows or () if (row := _read(each)) is not None}
-    return [_tested(cycle, known.get(cycle.iteration)) for cycle in cycles]
+    records = {row.iteration: row for each in rows or () if (row := _read(each)) is not None}
+    return [_tested(cycle, records.get(cycle.iteration)) for cycle in cycles]
 
 
 def _read(row: Any) -> _Iteration | None:

@@ -12,7 +12,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import State
 from ippo_trainer.http.cors import Cors
 from ippo_trainer.http.errors import RequestError
-from ippo_trainer.http.middleware import failures
+from ippo_trainer.http.middleware import close_after, failures, noting
 from ippo_trainer.http.names import HEADER, ConversationNames, Said
 from ippo_trainer.serve import answers
 from ippo_trainer.serve.completion import Completion, CompletionContext
@@ -78,9 +78,7 @@ class ChatServer:
 
     async def _close_when_draining(self, _: web.Request, response: web.StreamResponse) -> None:
         if self.draining:
-            # The headers are made already.
-            response.headers["Connection"] = "close"
-            response.force_close()
+            close_after(response)
 
     async def _end_prompts(self, _: web.Application) -> None:
         self._prompts.shutdown(wait=False, cancel_futures=True)
@@ -110,21 +108,11 @@ class ChatServer:
         self.in_flight += 1
         self._idle.clear()
         self.metrics.in_flight.inc()
-        status = 499  # the client went away
         try:
-            response = await self._answer(request, start, clock)
-            status = response.status
-            return response
-        except RequestError as error:
-            status = error.status
-            raise
-        except ConnectionError:
-            raise
-        except Exception:
-            status = 500
-            raise
+            return await noting(
+                self._answer(request, start, clock), lambda status: self.metrics.requests.labels(str(status)).inc()
+            )
         finally:
-            self.metrics.requests.labels(str(status)).inc()
             self.metrics.seconds.observe(time.monotonic() - start)
             self.metrics.in_flight.dec()
             self.in_flight -= 1
@@ -176,9 +164,9 @@ class ChatServer:
 def _prompt(renderer: Renderer, chat: ChatRequest) -> tuple[Prompt, State]:
     """The prompt, and the state that it renders."""
     state = state_of(chat.messages, renderer.system_prompt, chat.context, renderer.reads)
-    given = "\n\n".join(text for text in (chat.persona_instructions.strip(), state.context) if text)
+    context = "\n\n".join(text for text in (chat.persona_instructions.strip(), state.context) if text)
     try:
-        return renderer.prompt(*state._replace(context=given)), state
+        return renderer.prompt(*state._replace(context=context)), state
     except ContextTooLongError as error:
         raise RequestError(400, error.message, "context", "context_length_exceeded") from error
     except BadDataError as error:

@@ -9,7 +9,8 @@ from typing import Any
 
 from ippo_trainer.contract.digests import canonical_json, file_sha256
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.params import LogHistory, seconds_of
+from ippo_trainer.contract.fields import window_seconds
+from ippo_trainer.contract.params import LogHistory
 from ippo_trainer.contract.spec import StageResult, StoreLocation
 from ippo_trainer.data.counts import shares
 from ippo_trainer.data.logs import LogReader
@@ -106,7 +107,7 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
     source = local_log(section.conversations, ctx.work / "log", place, section.reactions)
     log, outcomes = source.path, None
     if section.outcomes is not None:
-        window = None if section.window is None else seconds_of(section.window)
+        window = None if section.window is None else window_seconds(section.window)
         path = fetch_file(section.outcomes, ctx.work / "outcomes", place, "collect.history.outcomes")
         outcomes = Outcomes(path, window)
     state = _resume(ctx, source.digest)

@@ -91,16 +91,16 @@ def run(ctx: StageContext, section: Logged) -> StageResult:
 def _read(ctx: StageContext, store: Store, state: _Progress, table: EventTable) -> Counter[str]:
     """Reads the segments into the table; counts what is told of events."""
     noted: Counter[str] = Counter()
-    gone = set()
+    lost = set()
     with ctx.progress(len(state.segments), "reading the live log", "segments") as shown:
         for key in state.segments:
             if not _add(ctx, store, table, key, noted):
-                gone.add(began_at(key))
+                lost.add(began_at(key))
             shown.update(1)
             ctx.check_stop()
-    if gone:  # by retention, or an erasure, which puts the rest into another segment of the same time
+    if lost:  # by retention, or an erasure, which puts the rest into another segment of the same time
         for key in sorted(segments(store)):
-            if began_at(key) in gone and not table.holds(key) and _add(ctx, store, table, key, noted):
+            if began_at(key) in lost and not table.holds(key) and _add(ctx, store, table, key, noted):
                 state.segments.append(key)
     settled: Counter[str] = Counter()
     table.settle(settled)
@@ -123,12 +123,12 @@ def _until(logged: Iterator[Event], until: int) -> Iterator[Event]:
 
 def _check(ctx: StageContext, table: EventTable) -> None:
     """Raises BadDataError if too few conversations of the policy have a known outcome."""
-    [(known,)] = table.query(f"SELECT count(*) {_KNOWN}", **_names(ctx))
-    if known < 2:
+    [(finished,)] = table.query(f"SELECT count(*) {_KNOWN}", **_names(ctx))
+    if finished < 2:
         [(mine,)] = table.query(f"SELECT count(*) {_MINE}", digest=ctx.spec.inputs["policy"].digest)
         [(everything,)] = table.query("SELECT count(*) FROM conversations")
         raise BadDataError(
-            f"{known} conversations of the policy have a known outcome; it began {mine} of {everything} in "
+            f"{finished} conversations of the policy have a known outcome; it began {mine} of {everything} in "
             f"{ctx.store.describe(LIVE)}",
             "Report outcomes to the gateway, or lower collect.logged.outcomeWindow; then ask for another attempt.",
         )
@@ -155,9 +155,9 @@ def _import(ctx: StageContext, state: _Progress, table: EventTable, first: tuple
     [(total,)] = table.query(f"SELECT count(*) {_MINE} AND (began, name) >= (:began, :name)", **_range(ctx, first))
     report = Counter(state.report)
     keeper = Keeper(ctx, lambda _: _save(ctx, state))
-    taken = _conversations(ctx, state, table, first, report)
+    conversations = _conversations(ctx, state, table, first, report)
     with ctx.progress(total, "writing turns", "conversations", initial=state.conversations) as shown, keeper.holding():
-        for piece in pieces(taken):
+        for piece in pieces(conversations):
             with ctx.stop.deferred():
                 write_turns(state.directory / f"turns-00000-{state.files:05d}.parquet", piece)
                 state.files += 1
@@ -184,18 +184,18 @@ def _conversations(
     for name, known_at, outcome, outcome_at, handed in rows:
         live = table.conversation(name, report)
         assert live is not None  # or it would have no row
-        known = known_at <= (ctx.spec.until or 0)
-        report[_OPEN] += not known
+        ended = known_at <= (ctx.spec.until or 0)
+        report[_OPEN] += not ended
         report[_HANDED] += handed
         for turn in live.content.turns[1:]:
             turn.outcome = turn.started_at > outcome_at
-        yield replace(live.content, outcome=bool(known and outcome), censored=not known)
+        yield replace(live.content, outcome=bool(ended and outcome), censored=not ended)
 
 
 def _published(ctx: StageContext, state: _Progress) -> StageResult:
     counts, report = state.tally.counts, +state.report
-    known = counts["conversations"] - counts["censored"]
-    if counts["outcomes"] in {0, known}:
+    finished = counts["conversations"] - counts["censored"]
+    if counts["outcomes"] in {0, finished}:
         ctx.warn(
             f"{'every' if counts['outcomes'] else 'no'} conversation with a known outcome has it. There is nothing to "
             "learn from one class: check what the application reports"
@@ -207,8 +207,8 @@ def _published(ctx: StageContext, state: _Progress) -> StageResult:
     published = ctx.publish(ctx.folder, state.directory, KIND, {**state.tally.metadata(), "report": dict(report)})
     figures = {name: float(report[what]) for what, name in _FIGURES.items()}
     message = (
-        f"{counts['conversations']} conversations of {len(state.segments)} segments, {counts['outcomes']} of {known} "
-        "with the outcome."
+        f"{counts['conversations']} conversations of {len(state.segments)} segments, {counts['outcomes']} of "
+        f"{finished} with the outcome."
     )
     return ctx.result(artifacts={KIND: published}, metrics=shares(counts) | figures, message=message)
 

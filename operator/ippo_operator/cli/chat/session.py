@@ -111,5 +111,5 @@ class Session:
             answer = self._screen.ask(_OUTCOME)
         outcome = _ANSWERS[(answer or "").lower()]
         self._desk.close(outcome)
-        known = {True: "with the outcome", False: "without the outcome", None: "its outcome is not known yet"}
-        self._screen.show("", f"conversation {self._desk.name} is over: {known[outcome]}")
+        endings = {True: "with the outcome", False: "without the outcome", None: "its outcome is not known yet"}
+        self._screen.show("", f"conversation {self._desk.name} is over: {endings[outcome]}")

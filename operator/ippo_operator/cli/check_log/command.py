@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.fields import WINDOW, WINDOW_WORDS, window_seconds
 from ippo_trainer.contract.lines import printable
-from ippo_trainer.contract.params import WINDOW, WINDOW_WORDS, seconds_of
 
 from ippo_operator.cli.errors import OK, CommandError
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
@@ -40,7 +40,7 @@ def _survey(arguments: Namespace, folder: Path) -> dict[str, Any]:
     from ippo_trainer.stages.history import local_log
     from ippo_trainer.training.progress import ProgressBar
 
-    window = None if arguments.window is None else seconds_of(arguments.window)
+    window = None if arguments.window is None else window_seconds(arguments.window)
     reactions = arguments.reactions and _uri(arguments.reactions)
     log = local_log(_uri(arguments.log), folder / "log", _here(folder), reactions, ("LOG", "--reactions"))
     reader = LogReader(log.path, "LOG")

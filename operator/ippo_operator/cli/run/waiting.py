@@ -50,7 +50,7 @@ def _test(canary: CanaryStatus, report: LiveReport | None) -> str:
 
 
 def _arm(arm: ArmReport | None) -> str:
-    return "0/0" if arm is None else f"{arm.outcomes}/{arm.known}"
+    return "0/0" if arm is None else f"{arm.outcomes}/{arm.conversations}"
 
 
 def _conversations(what: str, record: LiveStatus, report: LiveReport | None) -> LiveProgress:

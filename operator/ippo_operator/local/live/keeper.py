@@ -139,7 +139,7 @@ class LiveProcesses:
         why = gateway.trouble or self._servers[intent.active.artifact.digest].trouble
         if report is None and (why or silent > _PATIENCE):
             text = f"the gateway does not answer{why and f': {why}'}"
-            trouble = Waiting(reason=Reason.NOT_REACHED, message=text)
+            trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message=text)
         if intent.canary is None:
             return ObservedLive(report, trouble)
         candidate = self._servers[intent.canary.policy.artifact.digest]
