@@ -120,8 +120,8 @@ def _candidate(iteration: IterationStatus) -> ArtifactRef:
 class _Test:
     """One look at an A/B test."""
 
-    def __init__(self, given: Canary, iteration: IterationStatus, world: ObservedLive, now: datetime) -> None:
-        self.given = given
+    def __init__(self, canary: Canary, iteration: IterationStatus, world: ObservedLive, now: datetime) -> None:
+        self.settings = canary
         self.candidate = _candidate(iteration)
         self.world = world
         self.now = now
@@ -129,8 +129,8 @@ class _Test:
     def looked_at(self, before: CanaryStatus, status: RunStatus) -> CanaryStatus:
         if status.policy is not None and status.policy.artifact.digest == self.candidate.digest:
             return self._ended(before, "the candidate is the very policy before it, so there is nothing to test.")
-        if before.share != self.given.share:  # the test knows one share only
-            before = CanaryStatus(asked_at=before.asked_at, share=self.given.share)
+        if before.share != self.settings.share:  # the test knows one share only
+            before = CanaryStatus(asked_at=before.asked_at, share=self.settings.share)
         if before.started_at is None:
             return self._prepared(before)
         said = self._verdict(before)
@@ -147,8 +147,8 @@ class _Test:
     def _cut_short(self, canary: CanaryStatus, since: datetime) -> CanaryStatus:
         if self.world.candidate_failed:
             return self._ended(canary, f"the candidate's servers failed: {self.world.candidate_failed}")
-        if self.now - since > timedelta(seconds=window_seconds(self.given.max_duration)):
-            return self._ended(canary, f"maxDuration {self.given.max_duration} is over{_so_far(canary)}.")
+        if self.now - since > timedelta(seconds=window_seconds(self.settings.max_duration)):
+            return self._ended(canary, f"maxDuration {self.settings.max_duration} is over{_so_far(canary)}.")
         return canary
 
     def _ended(self, canary: CanaryStatus, reason: str) -> CanaryStatus:

@@ -12,7 +12,6 @@ from aiohttp import web
 from ippo_trainer.contract.live import Routes
 from ippo_trainer.gateway import page, schemas
 from ippo_trainer.gateway.admission import Admission, GatewayLimits
-from ippo_trainer.gateway.arms import ACTIVE, CANDIDATE
 from ippo_trainer.gateway.bodies import read_object, size_of
 from ippo_trainer.gateway.chat import ChatRelay, ChatTools
 from ippo_trainer.gateway.event_log import EventLog
@@ -27,6 +26,7 @@ from ippo_trainer.gateway.sending import ClientGoneError, Sending
 from ippo_trainer.http.cors import Cors
 from ippo_trainer.http.errors import RequestError
 from ippo_trainer.http.middleware import CLIENT_GONE, close_after, failures, noting
+from ippo_trainer.live.events import ACTIVE, CANDIDATE
 
 _PACKAGE = "iterative-ppo"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -2,14 +2,10 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
 
 from ippo_trainer.contract.live import NO_PERSONA, Persona, Route, Routes
 from ippo_trainer.live.assignment import in_canary
-
-Arm = Literal["active", "candidate"]
-ACTIVE: Arm = "active"
-CANDIDATE: Arm = "candidate"
+from ippo_trainer.live.events import ACTIVE, CANDIDATE, Arm
 
 
 @dataclass(frozen=True, slots=True)

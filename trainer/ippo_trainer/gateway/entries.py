@@ -54,11 +54,6 @@ def persona(assignment: Assignment) -> str:
     return NO_PERSONA if assignment.persona is None else assignment.persona.name
 
 
-def erased_id(conversation: str) -> str:
-    """The id of the event that a conversation is erased: the same whenever that is asked for, and no name in it."""
-    return f"erased-{hashlib.sha256(conversation.encode()).hexdigest()[:40]}"
-
-
 def keyed_id(caller: str, key: str) -> str:
     """The id of an event that came with an idempotency key: the key is the caller's own, so nobody else can take it."""
     return "key-" + hashlib.sha256(f"{len(caller)}\n{caller}\n{key}".encode()).hexdigest()[:40]

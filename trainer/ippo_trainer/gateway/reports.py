@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticCustomError
 
 from ippo_trainer.gateway import schemas
-from ippo_trainer.gateway.entries import Stamp, erased_id, keyed_id
+from ippo_trainer.gateway.entries import Stamp, keyed_id
 from ippo_trainer.gateway.event_log import EventLog
 from ippo_trainer.gateway.keys import Caller
 from ippo_trainer.gateway.memory import Memory
@@ -64,7 +64,7 @@ class Reports:
         caller.check_owns(conversation or customer, "conversation_id" if conversation else "customer_id")
         key, fingerprint = _idempotency(headers), b""
         if operation.kind == events.ERASED:
-            event_id = erased_id(conversation)
+            event_id = events.erased_id(conversation)
         elif key:
             event_id = keyed_id(caller.name, key)
             fingerprint = _fingerprint(operation.name, conversation, customer, said)

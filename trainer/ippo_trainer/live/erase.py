@@ -24,7 +24,7 @@ from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.layout import LIVE, SERVED
 from ippo_trainer.contract.spec import ArtifactRef
-from ippo_trainer.live.events import ERASED, VERSION
+from ippo_trainer.live.events import ERASED, VERSION, erased_id
 from ippo_trainer.live.reading import began_at, segments
 from ippo_trainer.live.redaction import pseudonym
 from ippo_trainer.store.artifact import MANIFEST, Manifest, read_manifest
@@ -85,7 +85,7 @@ def _put_tombstone(store: Store, name: str, now: float) -> None:
     event = {
         "version": VERSION,
         "kind": ERASED,
-        "event_id": f"erased/{name}",
+        "event_id": erased_id(name),
         "time": now,
         "conversation_id": name,
     }

@@ -23,6 +23,7 @@
 `erased` says that nothing of a conversation counts, whatever else is logged of it: `live.erase` took it out.
 """
 
+import hashlib
 from typing import Any, Final, Literal
 
 VERSION: Final = 1
@@ -35,5 +36,13 @@ COMPLAINT: Final = "complaint"
 CLOSE: Final = "close"
 ERASED: Final = "erased"
 KINDS: tuple[Kind, ...] = (SUGGESTION, UNANSWERED, REACTION, OUTCOME, COMPLAINT, CLOSE, ERASED)
-ACTIVE, CANDIDATE = "active", "candidate"
+Arm = Literal["active", "candidate"]
+ACTIVE: Final = "active"
+CANDIDATE: Final = "candidate"
 Event = dict[str, Any]
+
+
+def erased_id(conversation: str) -> str:
+    """The id of the event that a conversation is erased: the same whoever asks for that and how often, and no name in
+    it."""
+    return f"erased-{hashlib.sha256(conversation.encode()).hexdigest()[:40]}"
