@@ -9,8 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-# How long an example takes says how busy the machine is.
-settings.register_profile("tests", deadline=None)
+# How long an example takes says how busy the machine is, so there is no deadline. Examples are the same in every run:
+# whoever looks for new ones asks for them, `pytest --hypothesis-profile=explore`.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("tests")
 
 _FOREIGN = ("AWS_", "JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST", "IPPO_TERMINATION_LOG")

@@ -26,22 +26,30 @@ def is_idle_on_repetition(world: LiveCluster) -> None:
 
 
 def is_sound(world: LiveCluster) -> None:
-    """What holds after every pass."""
-    now = status(world)
-    live = world.plan().live
-    assert (live is None) == (now.policy is None)
-    waits = world.says("Reconciling")[1] in {"WaitingForConversations", "CanaryRunning", "GatewayUnreachable"}
-    assert not (waits and now.active is not None)
+    """What holds of the status that was written, of the next one, and of what that pass tells the gateway."""
+    _is_consistent(status(world))
+    done = world.plan()
+    _is_consistent(done.status)
+    assert (done.live is None) == (done.status.policy is None)
+    if done.live is not None:
+        assert done.live.active == done.status.policy
+        assert (done.live.canary is not None) == _under_test(done.status)
+
+
+def _is_consistent(now: RunStatus) -> None:
+    reconciling = now.condition("Reconciling")
+    waits = {Reason.WAITING_FOR_CONVERSATIONS, Reason.CANARY_RUNNING, Reason.GATEWAY_UNREACHABLE}
+    assert not (reconciling is not None and reconciling.reason in waits and now.active is not None)
     for row in now.iterations:
         canary = row.canary
         if row.iteration and row.promoted and canary is not None:
             assert canary.outcome == "Promote" or "approve" in canary.reason
         assert canary is None or row.promoted is None or canary.finished_at is not None
+
+
+def _under_test(now: RunStatus) -> bool:
     last = now.iterations[-1] if now.iterations else None
-    under_test = last is not None and last.canary is not None and last.canary.finished_at is None
-    if live is not None:
-        assert (live.canary is not None) == under_test
-        assert live.active == now.policy
+    return last is not None and last.canary is not None and last.canary.finished_at is None
 
 
 MOMENTS = [
