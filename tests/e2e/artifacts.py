@@ -1,7 +1,9 @@
 """What a run has published, in a bucket or in a folder, verified file by file."""
 
+import gzip
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +61,25 @@ def digests(files: Files) -> dict[str, str]:
 def ledger(files: Files) -> list[dict[str, Any]]:
     """A line per iteration."""
     return [json.loads(line) for line in files["ledger.jsonl"].decode().splitlines()]
+
+
+def file_of(files: Files, key: str, suffix: str) -> bytes:
+    """The one file of an artifact whose path ends so."""
+    [body] = [body for path, body in files.items() if path.startswith(f"{key}/") and path.endswith(suffix)]
+    return body
+
+
+def live_events(files: Files) -> Iterator[dict[str, Any]]:
+    """What is in the segments of the live log."""
+    for path, body in sorted(files.items()):
+        if path.startswith("live/") and path.endswith(".jsonl.gz"):
+            yield from map(json.loads, gzip.decompress(body).splitlines())
+
+
+def answers(files: Files) -> dict[str, set[str]]:
+    """Digests of the policies that answered, by live conversation."""
+    answers: dict[str, set[str]] = {}
+    for event in live_events(files):
+        if event["kind"] == "suggestion":
+            answers.setdefault(event["conversation_id"], set()).add(event["suggestion"]["policy_digest"])
+    return answers

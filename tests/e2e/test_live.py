@@ -1,12 +1,8 @@
 """The live loop in real pods: a shop over HTTP, gateway, bucket, collect, fit-q, improve, an A/B test, a decision.
 A gateway is killed in the middle."""
 
-import gzip
-import json
 import os
 import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +14,17 @@ from tests.kit.doc_pages import ROOT
 from . import artifacts
 from .kube import MINUTES, Object, condition, until
 from .runs import Runs
+from .shop import FOLDER, Shop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 NAME = "tea"
-SHOP, SHOP_FOLDER = "shop.py", "/shop"
-TEA = ["--option", "asked=0.8", "--option", "unasked=0.05"]
+TEA = (f"{ROOT / 'examples' / 'my_environment.py'}:TeaShop", {"asked": "0.8", "unasked": "0.05"})
 SPEC: dict[str, Any] = {
     "seed": 3,
     "threads": 1,
     "iterations": {"max": 1},
     "policy": {"base": "tiny:d32-l1", "maxPromptTokens": 128, "systemPrompt": "You sell tea."},
-    "warmStart": {"conversations": f"file://{SHOP_FOLDER}/log.jsonl", "batchSize": 16, "learningRate": "0.006"},
+    "warmStart": {"conversations": f"file://{FOLDER}/log.jsonl", "batchSize": 16, "learningRate": "0.006"},
     "collect": {"logged": {"minConversations": 600, "minOutcomes": 30, "idle": "5m", "outcomeWindow": "5m"}},
     "gateway": {
         "personas": [{"name": "bold", "share": "0.1", "temperature": "2", "minP": "0.02"}],
@@ -43,53 +39,6 @@ SPEC: dict[str, Any] = {
         "canary": {"share": "0.5", "minConversations": 50, "maxConversations": 400},
     },
 }
-
-
-class Shop:
-    """Customers and the business, in a Job of the run's namespace. Use as a context manager."""
-
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
-
-    def prepare(self, folder: Path) -> None:
-        """Its program, its environment and the log that the run begins with, as a ConfigMap."""
-        log, environment = folder / "log.jsonl", ROOT / "examples" / "my_environment.py"
-        shop = ROOT / "examples" / "shop" / SHOP
-        command = [sys.executable, str(shop), "--log", str(log), "--conversations", "1200"]
-        command += ["--environment", f"{environment}:TeaShop", *TEA]
-        subprocess.run(command, check=True, capture_output=True)
-        files = {path.name: path.read_text() for path in (log, environment, shop)}
-        where = {"name": "shop", "namespace": self._runs.namespace}
-        self._runs.kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": files})
-
-    def __enter__(self) -> None:
-        command = ["python", f"{SHOP_FOLDER}/{SHOP}", "--url", f"http://{NAME}-gateway:8080", "--forever"]
-        command += ["--environment", f"{SHOP_FOLDER}/my_environment.py:TeaShop", *TEA, "--concurrency", "16"]
-        container = {
-            "name": "shop",
-            "image": self._runs.kube.place.trainer_image,
-            "command": command,
-            "volumeMounts": [{"name": "shop", "mountPath": SHOP_FOLDER}],
-            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-            "resources": {"limits": {"memory": "512Mi"}},
-        }
-        pod = {
-            "restartPolicy": "Never",
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "containers": [container],
-            "volumes": [{"name": "shop", "configMap": {"name": "shop"}}],
-        }
-        self._runs.kube.apply(
-            {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "metadata": {"name": "shop", "namespace": self._runs.namespace},
-                "spec": {"template": {"spec": pod}, "backoffLimit": 3},
-            }
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._runs.kube.call("kubectl", "delete", "job", "shop", "-n", self._runs.namespace)
 
 
 def row(runs: Runs) -> Object:
@@ -126,17 +75,11 @@ def kill_a_gateway(runs: Runs) -> None:
         runs.kube.kubectl("delete", "pod", name, "-n", runs.namespace)
 
 
-def events_of(published: artifacts.Files) -> Iterator[dict[str, Any]]:
-    """What is in the segments of the live log."""
-    for path, body in sorted(published.items()):
-        if path.startswith("live/") and path.endswith(".jsonl.gz"):
-            yield from map(json.loads, gzip.decompress(body).splitlines())
-
-
 def test_customers_make_a_policy_that_an_a_b_test_decides_on(runs: Runs, tmp_path: Path) -> None:
-    shop = Shop(runs)
-    shop.prepare(tmp_path)
-    files = [{"name": "shop", "mountPath": SHOP_FOLDER, "configMap": {"name": "shop"}}]
+    shop, log = Shop(runs, NAME, *TEA), tmp_path / "log.jsonl"
+    shop.log(log, 1200)
+    shop.prepare(log)
+    files = [{"name": "shop", "mountPath": FOLDER, "configMap": {"name": "shop"}}]
     runs.create(NAME, pods={"common": {"volumes": files}}, **SPEC)
     gateway = f"{NAME}-gateway"
     until(lambda: runs.kube.find("deployment", runs.namespace, gateway), "there is a gateway", 15 * MINUTES)
@@ -163,7 +106,7 @@ def test_customers_make_a_policy_that_an_a_b_test_decides_on(runs: Runs, tmp_pat
 
     published = runs.published(NAME)
     artifacts.digests(published)
-    events = list(events_of(published))
+    events = list(artifacts.live_events(published))
     assert len(events) == len({event["event_id"] for event in events})
     asked = {(event["arm"], event["suggestion"]["policy_digest"]) for event in events if event["kind"] == "suggestion"}
     assert ("candidate", candidate_digest) in asked
@@ -174,14 +117,9 @@ def test_customers_make_a_policy_that_an_a_b_test_decides_on(runs: Runs, tmp_pat
     [line] = artifacts.ledger(published)
     assert line["inputs"]["candidate"] == candidate_digest
     assert line["inputs"]["data"] == made["collect"]["digest"]
-    [data] = [
-        body for path, body in published.items() if path.startswith(made["collect"]["key"]) and ".parquet" in path
-    ]
+    data = artifacts.file_of(published, made["collect"]["key"], ".parquet")
     (tmp_path / "turns.parquet").write_bytes(data)
     conversations = read_turns(tmp_path / "turns.parquet")
     assert len(conversations) >= 600
-    answers: dict[str, set[str]] = {}
-    for event in events:
-        if event["kind"] == "suggestion":
-            answers.setdefault(event["conversation_id"], set()).add(event["suggestion"]["policy_digest"])
+    answers = artifacts.answers(published)
     assert all(answers[conversation.id] == {before} for conversation in conversations)
