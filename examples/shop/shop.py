@@ -32,6 +32,8 @@ from tqdm import tqdm
 
 KEY = "IPPO_GATEWAY_KEY"
 TRY_AGAIN = 75
+TRY_SECONDS = 5.0
+"""How long a gateway may take to say whether it is ready."""
 TRIES = Tries(most=8)
 LATER = {0, 408, 429, 500, 502, 503, 504}
 """Statuses that say nothing against the request."""
@@ -116,17 +118,20 @@ class Shop:
 
 
 async def ready(url: str, seconds: float) -> None:
-    """Waits for the gateway to take requests. Raises GatewayError if it does not in time."""
-    deadline = time.monotonic() + seconds
-    async with aiohttp.ClientSession() as session:
+    """Waits for the gateway to take requests. Raises GatewayError if it does not in time.
+
+    A connection may go to where nobody answers, as long as its Service has no pod: each try has a time of its own.
+    """
+    deadline, limit = time.monotonic() + seconds, aiohttp.ClientTimeout(total=TRY_SECONDS)
+    async with aiohttp.ClientSession(timeout=limit) as session:
         while True:
             try:
                 async with session.get(f"{url.rstrip('/')}/readyz") as answer:
                     problem = await answer.text()
                     if answer.status == 200:
                         return
-            except aiohttp.ClientError as error:
-                problem = str(error)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                problem = str(error) or f"no answer within {TRY_SECONDS:g} s"
             if time.monotonic() > deadline:
                 raise GatewayError(0, f"not ready within {seconds:g} s: {problem}")
             await asyncio.sleep(0.5)

@@ -122,3 +122,25 @@ def test_the_shop_ends_where_all_conversations_break_off() -> None:
     with pytest.raises(shop.GatewayError, match="503: refused"):
         play(gateway, "--conversations", "100", "--concurrency", "1", tries=Tries(most=1))
     assert len(gateway.refusals) == 100 - 8
+
+
+def test_a_gateway_that_accepts_a_connection_and_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shop, "TRY_SECONDS", 0.1)
+    connections = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+        if len(connections) > 1:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    async def wait() -> None:
+        server = await asyncio.start_server(answer, "127.0.0.1")
+        host, port = server.sockets[0].getsockname()
+        await shop.ready(f"http://{host}:{port}", 30)
+        for writer in connections:
+            writer.close()
+        server.close()
+
+    asyncio.run(wait())
+    assert len(connections) == 2
