@@ -105,6 +105,21 @@ def test_several_files_are_one_log_and_a_conversation_is_in_one_of_them(tmp_path
         read_turns([tmp_path / "a.parquet", tmp_path / "a.parquet"])
 
 
+def test_groups_are_kept_where_there_are_some(tmp_path: Path) -> None:
+    everything = sample(4)
+    write_turns(tmp_path / "without.parquet", everything)
+    everything[1].group = "web"
+    write_turns(tmp_path / "with.parquet", everything, grouped=True)
+    assert read_turns(tmp_path / "with.parquet") == everything
+    assert {each.group for each in read_turns(tmp_path / "without.parquet")} == {""}
+    table = pq.read_table(tmp_path / "with.parquet")
+    place = table.schema.names.index("group")
+    changed = table.set_column(place, table.schema.field(place), pa.array(["web", *table["group"].to_pylist()[1:]]))
+    pq.write_table(changed, tmp_path / "changed.parquet")
+    with pytest.raises(BadDataError, match=r"column 'group' changes within conversation 'c0'.*repeat it"):
+        read_turns(tmp_path / "changed.parquet")
+
+
 def test_pandas_and_duckdb_read_it(tmp_path: Path) -> None:
     path = tmp_path / "turns.parquet"
     conversations = sample()

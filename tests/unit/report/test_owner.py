@@ -1,10 +1,12 @@
 """The section for the owner of the business."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from ippo_trainer.contract.spec import Decision
 from ippo_trainer.evaluation.comparisons import Comparisons, PairOfSuggestions
+from ippo_trainer.evaluation.groups import GroupValue, GroupValues
 from ippo_trainer.report import owner
 from ippo_trainer.report.model import Cycle, Estimate, Evaluation, PolicyScore, RunReport
 from ippo_trainer.report.page import render
@@ -45,6 +47,27 @@ def logged(spec: dict[str, Any] | None = None, **lift: float) -> RunReport:
     groups = {"web": (6000, 5000, 500), "shop": (4000, 4000, 1200)}
     cycle = Cycle(1, metrics=metrics, decision=ANSWER, comparisons=compared, groups=groups)
     return RunReport("shop", {"spec": spec or {}}, [cycle])
+
+
+def test_groups_have_the_candidates_figures_or_are_too_small() -> None:
+    run = logged()
+    table = owner.page(run).groups  # type: ignore[union-attr]
+    assert table is not None
+    assert list(table.head) == ["group", "conversations", "outcomes per 1,000"]
+    values = {
+        "web": GroupValue(conversations=900, outcomes=90, current=0.1, candidate=0.12, lift=(0.02, -0.01, 0.05)),
+        "shop": GroupValue(conversations=40, outcomes=8),
+    }
+    run = replace(run, cycles=[replace(run.cycles[0], group_values=GroupValues(groups=values))])
+    page = owner.page(run)
+    assert page is not None
+    assert page.groups is not None
+    assert list(page.groups.rows) == [
+        ["web", "6,000", "100", "+20 (−10 to +50)"],
+        ["shop", "4,000", "300", "too few to tell (40 held out, 8 with the outcome)"],
+    ]
+    assert "change with the new agent" in render(run)
+    assert "at least 50 of them, 5 with the outcome" in page.groups_note
 
 
 def text_of(run: RunReport) -> str:

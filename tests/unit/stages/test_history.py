@@ -95,6 +95,7 @@ def test_groups_of_a_log_are_counted(small_world: Any) -> None:
     won = sum(each.outcome for each in held[:8])
     groups = read_manifest(small_world.store, result.artifacts["data"]).metadata["groups"]
     assert groups == {"web": [8, 8, won], "7": [4, 0, 0]}
+    assert [each.group for each in data_of(small_world, result)] == ["web"] * 8 + ["7"] * 4
 
 
 def test_outcomes_of_a_second_file(small_world: Any) -> None:
@@ -167,7 +168,7 @@ def test_the_stages_after_it_take_the_writers_turns_for_the_policys_own(small_wo
 
 
 def test_without_an_environment_logged_states_are_the_evidence(small_world: Any) -> None:
-    log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(40))
+    log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(40), group="web")
     first = spec_of(small_world, log)
     data = result_of(small_world, first).artifacts["data"]
     policy = first.inputs["policy"]
@@ -201,6 +202,9 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
     compared = json.loads((small_world.folder / "evaluation" / "comparisons.json").read_text())
     assert len({pair["conversation"] for pair in compared["pairs"]}) == len(compared["pairs"]) > 0
     assert all(pair["candidate"] != pair["current"] for pair in compared["pairs"])
+    groups = json.loads((small_world.folder / "evaluation" / "groups.json").read_text())["groups"]
+    assert groups["web"]["conversations"] == same.metrics["heldOutConversations"] < 40
+    assert groups["web"]["lift"] is None  # too few
     far = evaluated(small_world.put_policy(2, "far"), 3, max_kl="0.000001")
     assert far.decision is not None
     assert "more than maxKl" in far.decision.reason

@@ -186,6 +186,7 @@ class LogReader:
                 if number >= self.count:
                     self.count += 1
                     self.place = f"conversation {self.count}"
+                    conversation.group = group_of(conversation.group)
                     yield conversation
         self.bytes = self.size
 

@@ -85,7 +85,7 @@ class Conversation:
     context: str = ""
     """What the agent is given besides the dialogue, such as the customer's record or a catalogue, as text."""
     group: str = ""
-    """Of a log: by what results are told apart in the report; it is counted at the import and not kept in files."""
+    """Of a log: by what results are told apart in the report; empty where it says nothing."""
 
     def state(self, index: int) -> State:
         """The state that turn `index` answers."""
@@ -120,5 +120,8 @@ SCHEMA = pa.schema(
 )
 """`outcome` is before the suggestion; `censored`, `final_outcome` and `customer_id` are the conversation's, repeated on
 each row. `context`, which may be long, is the conversation's, too, and stands on its first row alone."""
+GROUP = "group"
+SCHEMA_WITH_GROUPS = SCHEMA.append(pa.field(GROUP, pa.string(), nullable=False))
+"""Of files in which some conversation has a group: the others stay as they were, to the byte."""
 NEW_COLUMNS: dict[str, Any] = {"writer": "", "customer_id": "", "context": "", "tool_messages": ()}
 """What files of version 1 lack, and what stands for it."""

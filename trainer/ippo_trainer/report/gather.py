@@ -8,10 +8,20 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import CALIBRATION, COMPARISONS, LEDGER, METRICS, TRAINING, TRANSCRIPTS, result_key
+from ippo_trainer.contract.layout import (
+    CALIBRATION,
+    COMPARISONS,
+    GROUPS,
+    LEDGER,
+    METRICS,
+    TRAINING,
+    TRANSCRIPTS,
+    result_key,
+)
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
 from ippo_trainer.evaluation.comparisons import Comparisons
+from ippo_trainer.evaluation.groups import GroupValues
 from ippo_trainer.report.model import (
     Artifact,
     CalibrationFigures,
@@ -121,6 +131,7 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         or _decision(ledger, problems),
         comparisons=None if simulated else reader.read(evaluate, "evaluation", COMPARISONS, Comparisons),
         groups=_log_groups(reader, results.get(COLLECT)),
+        group_values=None if simulated else reader.read(evaluate, "evaluation", GROUPS, GroupValues),
     )
     return cycle, problems
 

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from ippo_trainer.contract.spec import Decision
 from ippo_trainer.evaluation.comparisons import Comparisons
+from ippo_trainer.evaluation.groups import GroupValues
 
 Z95 = 1.96
 
@@ -304,6 +305,8 @@ class Cycle:
     """After a test: whether the candidate was promoted; None while that is open."""
     groups: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     """Of a log, by its column `group`: conversations, those that are finished, those with the outcome."""
+    group_values: GroupValues | None = None
+    """What the log tells of the candidate by group, where nobody could simulate a customer."""
 
 
 class Standing(Read):

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from ippo_trainer.contract.judgement import Judgement
 from ippo_trainer.contract.stages import COLLECT, EVALUATE
+from ippo_trainer.evaluation.groups import LEAST_CONVERSATIONS, LEAST_OUTCOMES, GroupValue
 from ippo_trainer.report import words
 from ippo_trainer.report.model import Cycle, Estimate, PolicyScore, RunReport
 from ippo_trainer.report.parts import FigureTable
@@ -53,6 +54,7 @@ class OwnerPage:
     kinds_note: str = ""
     pairs: Sequence[SideBySide] = ()
     groups: FigureTable | None = None
+    groups_note: str = ""
     glossary: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
@@ -60,14 +62,14 @@ def page(run: RunReport) -> OwnerPage | None:
     """The section; None of a run that has nothing to tell yet."""
     logged = words.judged_on_a_log(run)
     sentences = _logged(run, logged) if logged is not None else _measured(run)
-    groups = _groups(run)
+    groups, groups_note = _groups(run)
     if not sentences and groups is None:
         return None
     before, after, note = _texts(run, logged)
     kinds = changed(before, after)
     rows = [[kind.example, words.percent(kind.before, 0), words.percent(kind.after, 0)] for kind in kinds]
     table = FigureTable(["the agent says, for example", "before", "now"], rows) if rows else None
-    return OwnerPage(sentences, table, note, _pairs(logged), groups, _glossary(run))
+    return OwnerPage(sentences, table, note, _pairs(logged), groups, groups_note, _glossary(run))
 
 
 def _measured(run: RunReport) -> list[str]:
@@ -262,14 +264,32 @@ def _pairs(logged: Cycle | None) -> list[SideBySide]:
     ]
 
 
-def _groups(run: RunReport) -> FigureTable | None:
-    """Outcomes of the log by its column `group`."""
-    groups = next((cycle.groups for cycle in reversed(run.trained) if cycle.groups), {})
-    rows = []
-    for name, (conversations, finished, won) in sorted(groups.items(), key=lambda item: -item[1][0]):
+def _groups(run: RunReport) -> tuple[FigureTable | None, str]:
+    """Outcomes of the log by its column `group`, what they would be with the candidate, and a sentence about it."""
+    cycle = next((cycle for cycle in reversed(run.trained) if cycle.groups), None)
+    if cycle is None:
+        return None, ""
+    values = cycle.group_values.groups if cycle.group_values is not None else {}
+    head, rows = ["group", "conversations", "outcomes per 1,000"], []
+    for name, (conversations, finished, won) in sorted(cycle.groups.items(), key=lambda item: -item[1][0]):
         per = f"{THOUSAND * won / finished:,.0f}" if finished else "–"
-        rows.append([name, f"{conversations:,}", per])
-    return FigureTable(["group", "conversations", "outcomes per 1,000"], rows) if rows else None
+        rows.append([name, f"{conversations:,}", per, *([_change(values.get(name))] if values else [])])
+    if not values:
+        return FigureTable(head, rows), ""
+    note = (
+        "The last column is what the new agent should change, by the held-out conversations of each group alone, where "
+        "late outcomes count less. It is given where there are at least "
+        f"{LEAST_CONVERSATIONS} of them, {LEAST_OUTCOMES} with the outcome."
+    )
+    return FigureTable([*head, "change with the new agent"], rows), note
+
+
+def _change(value: GroupValue | None) -> str:
+    if value is None or value.lift is None:
+        counts = f" ({value.conversations:,} held out, {value.outcomes:,} with the outcome)" if value else ""
+        return f"too few to tell{counts}"
+    middle, low, high = (f"{THOUSAND * each:+,.0f}" for each in value.lift)
+    return f"{middle} ({low} to {high})".replace("-", "−")
 
 
 def _glossary(run: RunReport) -> list[tuple[str, str]]:

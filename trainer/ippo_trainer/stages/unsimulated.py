@@ -17,30 +17,29 @@ from torch import Tensor
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import CALIBRATION, COMPARISONS, UNSIMULATED
+from ippo_trainer.contract.layout import CALIBRATION, COMPARISONS, GROUPS, UNSIMULATED
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.evaluation.by_group import values_by_group
 from ippo_trainer.evaluation.comparisons import Comparisons, compare
 from ippo_trainer.evaluation.divergence import suggestion_logprobs
 from ippo_trainer.evaluation.gate import GateInputs, decide
+from ippo_trainer.evaluation.groups import GroupValues
 from ippo_trainer.evaluation.ledger import write_line
+from ippo_trainer.evaluation.logged_features import LoggedFeatures
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import budget_of
 from ippo_trainer.models.halves import cast
-from ippo_trainer.models.last_layer import LastLayer
 from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.sampling import Sampled, Sampling
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.doubly_robust import DoublyRobust, doubly_robust
-from ippo_trainer.qfit.examples import make_examples
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, pair_features, policy_values
-from ippo_trainer.qfit.refit import response_features, turn_features
-from ippo_trainer.qfit.targets import lambda_targets
+from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import read_logged, split_finished
 from ippo_trainer.stages.runtime import StageContext
@@ -49,8 +48,8 @@ from ippo_trainer.text.render import Renderer
 
 MOST_CONVERSATIONS, MOST_EVALUATED = 512, 4096
 """Held-out ones, at most, of which Q's word is asked, and from which values are estimated."""
-VALUE_RANK, VALUE_PENALTY = 8, 10.0
-"""Of the least squares behind the values: leading components of state and suggestion; ridge, in turns."""
+VALUE_PENALTY = 10.0
+"""Of the least squares behind the values: ridge, in turns."""
 SAMPLES = 8
 """Suggestions of each policy in each state."""
 _BATCH = 32
@@ -73,6 +72,7 @@ class _Evidence:
     comparisons: Comparisons
     robust: DoublyRobust | None
     """Of both, where the log says how likely each suggestion was."""
+    groups: GroupValues
 
 
 def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
@@ -100,6 +100,8 @@ def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
     content = {"metrics": metrics, "lengthCurrent": evidence.length["current"], "decision": decision.model_dump()}
     (directory / UNSIMULATED).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", "utf-8")
     (directory / COMPARISONS).write_text(evidence.comparisons.model_dump_json(indent=1) + "\n", "utf-8")
+    if evidence.groups.groups:
+        (directory / GROUPS).write_text(evidence.groups.model_dump_json(indent=1) + "\n", "utf-8")
     ref = ctx.publish(ctx.folder, directory, "evaluation")
     inputs = {name: ref.digest for name, ref in ctx.spec.inputs.items()}
     line = {"iteration": ctx.spec.iteration, "inputs": inputs, "metrics": metrics, "decision": decision.model_dump()}
@@ -186,12 +188,15 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     models = {role: policy.model for role, policy in policies.items()}
     turns, features, comparisons = _evaluated(ctx, sampler, conversations, renderer, models, censoring)
     confidence = float(section.gate.confidence)
-    values, lifts = policy_values(turns, features, float(ctx.spec.discount), VALUE_PENALTY, confidence)
+    settings = (float(ctx.spec.discount), VALUE_PENALTY, confidence)
+    values, lifts = policy_values(turns, features, *settings)
+    groups = values_by_group(conversations, turns, features, *settings)
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
     temperature = sampling.temperature
     ratios = _log_ratios(conversations, renderer, [models[role] for role in _ROLES], temperature)
-    robust = ratios and doubly_robust(turns, features, ratios, float(ctx.spec.discount), VALUE_PENALTY, confidence)
-    return _evidence(sums, confidence, dict(zip(_ROLES, values, strict=True)), lifts[0], comparisons, robust or None)
+    robust = ratios and doubly_robust(turns, features, ratios, *settings)
+    named = dict(zip(_ROLES, values, strict=True))
+    return _evidence(sums, confidence, named, lifts[0], comparisons, robust or None, groups)
 
 
 def _log_ratios(
@@ -223,13 +228,8 @@ def _evaluated(
 ) -> tuple[EvaluatedTurns, list[Tensor], Comparisons]:
     """The logged turns in features of Q's trunk, the mean features of each policy's own suggestions there, and some of
     these suggestions for people to judge."""
-    examples, _ = make_examples(conversations, renderer)
-    states, actions = turn_features(sampler.q, examples, sampler.max_tokens)
-    layer = LastLayer(states.shape[1], min(VALUE_RANK, states.shape[1]), 1)
-    layer.span(states, actions)
+    features = LoggedFeatures.of(sampler.q, conversations, renderer, censoring, sampler.max_tokens)
     logged = LoggedStates(conversations, renderer)
-    states_of = [state for number in range(len(logged)) for state in logged.of(number)]
-    prompts = [state.prompt for state in states_of]
     means, texts = [], dict[str, list[str | None]]()
     for role, model in models.items():
         drawn: list[list[Sampled]] = []
@@ -239,25 +239,11 @@ def _evaluated(
                 drawn += sampler.sample(model, [logged.of(number) for number in numbers], "value")
                 shown.update(len(numbers))
                 ctx.check_stop()
-        groups = [
-            Group(prompt, [response.ids for response in responses])
-            for prompt, responses in zip(prompts, drawn, strict=True)
-        ]
-        own = response_features(sampler.q, groups, sampler.max_tokens)
-        means.append(pair_features(layer, states, own.reshape(len(groups), -1, own.shape[1]).mean(1)))
+        means.append(features.of_policy([[response.ids for response in responses] for responses in drawn]))
         texts[role] = [renderer.decode(responses[0].ids)[0] for responses in drawn]
-    rows = [
-        (index == 0, index + 1 == len(each.turns), target.weight, number)
-        for number, each in enumerate(conversations)
-        for index, target in enumerate(lambda_targets(each, 1.0, 0.0, [0.0] * len(each.turns), censoring))
-    ]
-    first, last, weight, numbers_of = (torch.tensor(column) for column in zip(*rows, strict=True))
-    won = torch.tensor([float(each.outcome) for each in conversations])
-    turns = EvaluatedTurns(
-        pair_features(layer, states, actions), first, last, won[numbers_of] * last, weight, numbers_of
-    )
-    names = [(state.conversation, state.turn) for state in states_of]
-    return turns, means, compare(conversations, names, texts["candidate"], texts["current"], sampler.seed)
+    names = [(state.conversation, state.turn) for number in range(len(logged)) for state in logged.of(number)]
+    compared = compare(conversations, names, texts["candidate"], texts["current"], sampler.seed)
+    return features.turns, means, compared
 
 
 _ROLES = {"candidate": "candidate", "current": "policy"}
@@ -270,6 +256,7 @@ def _evidence(
     value_lift: Interval,
     comparisons: Comparisons,
     robust: DoublyRobust | None,
+    groups: GroupValues,
 ) -> _Evidence:
     candidate, current = sums["candidate"], sums["current"]
     responses = candidate.responses.sum()
@@ -284,6 +271,7 @@ def _evidence(
         value_lift=value_lift,
         comparisons=comparisons,
         robust=robust,
+        groups=groups,
     )
 
 

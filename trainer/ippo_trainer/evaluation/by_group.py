@@ -1,0 +1,74 @@
+"""What a log tells of a candidate's value for each group of its conversations: a shop, a language, a kind of customer.
+
+Each group's values are estimated from its own conversations alone, so that what holds for the others says nothing of
+it. A group with few of them is named, and no figure is given.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.schema import Conversation
+from ippo_trainer.evaluation.groups import LEAST_CONVERSATIONS, LEAST_OUTCOMES, GroupValue, GroupValues
+from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
+from ippo_trainer.stats.intervals import Interval
+
+MOST_GROUPS = 64
+
+
+def values_by_group(
+    conversations: Sequence[Conversation],
+    turns: EvaluatedTurns,
+    policies: Sequence[Tensor],
+    discount: float,
+    penalty: float,
+    confidence: float,
+) -> GroupValues:
+    """Of conversations that have a group; no groups where none has one.
+
+    Args:
+        conversations: that `turns` are of, in order.
+        turns: of them all.
+        policies: two, (n, P) mean features of the candidate's and the current policy's suggestions.
+        discount, penalty, confidence: as `off_policy.policy_values` takes them.
+    """
+    members: dict[str, list[int]] = {}
+    for number, each in enumerate(conversations):
+        if each.group:
+            members.setdefault(each.group, []).append(number)
+    largest = sorted(members.items(), key=lambda item: (-len(item[1]), item[0]))[:MOST_GROUPS]
+    groups = {}
+    for name, numbers in largest:
+        value = GroupValue(
+            conversations=len(numbers), outcomes=sum(conversations[number].outcome for number in numbers)
+        )
+        if value.conversations >= LEAST_CONVERSATIONS and value.outcomes >= LEAST_OUTCOMES:
+            value = _estimated(value, _part(turns, policies, numbers), discount, penalty, confidence)
+        groups[name] = value
+    return GroupValues(groups=groups)
+
+
+def _part(
+    turns: EvaluatedTurns, policies: Sequence[Tensor], numbers: Sequence[int]
+) -> tuple[EvaluatedTurns, list[Tensor]]:
+    """The turns of some conversations, numbered anew."""
+    kept = torch.isin(turns.conversation, torch.tensor(numbers))
+    columns = {name: getattr(turns, name)[kept] for name in EvaluatedTurns.__slots__}
+    columns["conversation"] = torch.unique(columns["conversation"], return_inverse=True)[1]
+    return EvaluatedTurns(**columns), [policy[kept] for policy in policies]
+
+
+def _estimated(
+    value: GroupValue, part: tuple[EvaluatedTurns, list[Tensor]], discount: float, penalty: float, confidence: float
+) -> GroupValue:
+    """With its figures; without where its equations have no solution."""
+    lifts: list[Interval]
+    try:
+        (candidate, current), lifts = policy_values(*part, discount, penalty, confidence)
+    except BadDataError:
+        return value
+    lift = lifts[0]
+    figures = {"current": current.estimate, "candidate": candidate.estimate}
+    return value.model_copy(update={**figures, "lift": (lift.estimate, lift.low, lift.high)})
