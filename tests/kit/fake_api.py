@@ -20,6 +20,8 @@ from urllib.parse import unquote
 from ippo_operator.cluster.errors import TooLargeError, UnavailableError
 from ippo_operator.cluster.transport import OBJECT_MOST, ListReader, Request, Response
 
+from tests.kit.places import misplaced
+
 Object = dict[str, Any]
 Key = tuple[str, str, str]
 """Plural, namespace, name."""
@@ -172,6 +174,7 @@ class FakeApi:
         self._check_same(old, new, f'{plural} "{name}"')
         if sub == "status":
             new = old | {"status": new.get("status")}
+            assert plural != "iterativepporuns" or not misplaced(new["status"]), misplaced(new["status"])
         elif plural in WITH_STATUS:
             new = {key: value for key, value in new.items() if key != "status"}
             new |= {"status": old["status"]} if "status" in old else {}

@@ -28,7 +28,8 @@ RECOVERY: Mapping[Recovery, str] = MappingProxyType(
 _WORK: tuple[Place, ...] = ("Reconciling", "Succeeded", "Ready")
 _END: tuple[Place, ...] = ("Reconciling", "Stalled", "Succeeded", "Ready")
 _FAILURE: tuple[Place, ...] = ("lastFailure", *_END)
-_ROLLOUT: tuple[Place, ...] = ("serving", "Stalled", "Ready")
+_ROLLOUT: tuple[Place, ...] = ("serving", "Reconciling", "Stalled", "Ready")
+_PODS: tuple[Place, ...] = ("serving", "live", *_WORK)
 
 
 class Reason(StrEnum):
@@ -259,9 +260,9 @@ class Reason(StrEnum):
         StoppedError.reason,
         "A stage was told to stop or its pod was lost: a drain, preemption, eviction by a node that ran short, or "
         "a node that died.",
-        "Nothing to do: it goes on from its checkpoint at once. If the message names a pod that does not end, "
-        "bring its node back or delete the node. Many of them use up spec.retries.disruptions; nodes that are not "
-        "reclaimed, or a priorityClassName in spec.pods, help.",
+        "Nothing to do: it goes on from its checkpoint, from the fourth time on after a back-off. If the message names "
+        "a pod that does not end, bring its node back or delete the node. Many of them use up "
+        "spec.retries.disruptions; nodes that are not reclaimed, or a priorityClassName in spec.pods, help.",
         ("lastFailure", *_WORK),
         "Itself",
     )
@@ -275,10 +276,10 @@ class Reason(StrEnum):
     )
     CHILD_CONFLICT = (
         "ChildConflict",
-        "An object with the name of one of the run's Jobs or ConfigMaps exists, and is not this run's.",
-        "See whose it is (`kubectl describe`); this run does not touch it. `ippo retry NAME` goes on with a Job of "
-        "another name.",
-        ("serving", *_FAILURE),
+        "A Job, ConfigMap, Deployment or Service that the run needs exists by that name, and is not this run's.",
+        "See whose it is (`kubectl describe`); this run does not touch it. Servers and gateways are made once the name "
+        "is free. `ippo retry NAME` goes on with a Job of another name.",
+        ("serving", "live", *_FAILURE),
         "SpecChange",
     )
     ARTIFACTS_IN_USE = (
@@ -306,33 +307,32 @@ class Reason(StrEnum):
     )
     UNSCHEDULABLE = (
         "Unschedulable",
-        "No node takes the stage's pods: too few GPUs, too little memory, taints, or a node selector without a match.",
+        "No node takes the run's pods: too few GPUs, too little memory, taints, or a node selector without a match.",
         "Add such nodes, free them, or change resources, nodeSelector or tolerations of spec.pods.",
-        _WORK,
+        _PODS,
         "OnceMended",
     )
     IMAGE_PULL_FAILED = (
         "ImagePullFailed",
-        "The image of the stage's pods cannot be pulled.",
+        "The image of the run's pods cannot be pulled.",
         "Correct image or imagePullSecrets of spec.pods, or push the image.",
-        ("serving", *_WORK),
+        _PODS,
         "OnceMended",
     )
     POD_REFUSED = (
         "PodRefused",
-        "The API server does not let the stage's pods be created: a ResourceQuota, an admission policy, or a "
+        "The API server does not let the run's pods be created: a ResourceQuota, an admission policy, or a "
         "service account that does not exist.",
         "Do what the message says: create the service account, raise the quota, or change spec.pods so that the "
         "policy takes it.",
-        ("serving", *_WORK),
+        _PODS,
         "OnceMended",
     )
     POD_NOT_STARTED = (
         "PodNotStarted",
-        "The stage's pods have a node but cannot start: a Secret, ConfigMap or volume is missing, or cannot be "
-        "mounted.",
+        "The run's pods have a node but cannot start: a Secret, ConfigMap or volume is missing, or cannot be mounted.",
         "Create what the message names, with the keys that spec.artifacts or spec.pods ask for.",
-        ("serving", *_WORK),
+        _PODS,
         "OnceMended",
     )
     CHILD_REFUSED = (
@@ -340,7 +340,7 @@ class Reason(StrEnum):
         "The API server does not let the operator create or change one of the run's objects: permissions, a "
         "quota, or an admission policy.",
         "Do what the message says; missing permissions come with the operator's chart.",
-        ("serving", *_WORK),
+        ("serving", "live", *_END),
         "OnceMended",
     )
     PENDING_DEADLINE_EXCEEDED = (
@@ -381,7 +381,7 @@ class Reason(StrEnum):
         "A server ends again and again, or cannot fetch its policy from the bucket.",
         "Look at the log of its pod (`kubectl logs deployment/NAME`, with `-c` also of the container that "
         "fetches). Often it is memory, a GPU that is too small, or credentials.",
-        ("serving",),
+        _PODS,
         "OnceMended",
     )
     NOT_REACHED = (
@@ -390,7 +390,7 @@ class Reason(StrEnum):
         "Look at `kubectl describe service NAME` and `kubectl get endpointslices -l "
         "kubernetes.io/service-name=NAME`: its selector and ports are put back by the operator; endpoints are "
         "made by the cluster's EndpointSlice controller.",
-        ("serving",),
+        _PODS,
         "OnceMended",
     )
     NO_SERVER_IMAGE = (
@@ -408,8 +408,9 @@ _HEAD = """\
 
 <!-- Generated by `make docs` from api/reasons.py; not to be edited. -->
 
-Conditions of a run, `status.lastFailure` and `status.serving` give a reason from this closed list. The message beside
-it names the object or field. `ippo explain REASON` prints a row, `ippo explain NAME` those of a run in a cluster.
+Conditions of a run, `status.lastFailure`, `status.serving` and `status.live` give a reason from this closed list. The
+message beside it names the object or field. `ippo explain REASON` prints a row, `ippo explain NAME` those of a run in a
+cluster.
 
 """
 

@@ -11,14 +11,8 @@ from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.status import Condition, RunStatus
 from ippo_operator.cli.errors import CommandError
 
-PhaseName = Literal["Pending", "Running", "Waiting", "Suspending", "Suspended", "Succeeded", "Failed", "Terminating"]
-_WAITS = {
-    Reason.AWAITING_APPROVAL,
-    Reason.CANARY_RUNNING,
-    Reason.GATEWAY_UNREACHABLE,
-    Reason.WAITING_FOR_CONVERSATIONS,
-    Reason.WAITING_TO_RETRY,
-}
+ShownPhase = Literal["Pending", "Running", "Waiting", "Suspending", "Suspended", "Succeeded", "Failed", "Terminating"]
+"""The planner's phases, fewer and in a user's words."""
 _MOST_UNKNOWN_FIELDS = 64
 _OPERATOR_DELAY = 30
 """Seconds after which a run that no operator has looked at is a trouble."""
@@ -55,8 +49,8 @@ class RunView:
         return self.status.observed_generation >= int(self.raw["metadata"].get("generation", 1))
 
     @property
-    def phase(self) -> PhaseName:
-        """Where the run stands."""
+    def phase(self) -> ShownPhase:
+        """Where the run stands, by what its status says: the operator may be of another version."""
         if "deletionTimestamp" in self.raw["metadata"]:
             return "Terminating"
         status = self.status
@@ -69,7 +63,7 @@ class RunView:
         reason = self.reason
         if reason == Reason.SUSPENDING:
             return "Suspending"
-        if reason in _WAITS:
+        if status.active is None and reason not in {None, Reason.STAGE_RUNNING, Reason.ROLLING_OUT}:
             return "Waiting"
         return "Running" if status.attempt or status.iterations else "Pending"
 

@@ -119,6 +119,12 @@ _STATES: tuple[State, ...] = (
     # Customers decide
     _live("waits for live conversations", worlds.waits_for_customers),
     _live("waits for live conversations without a gateway", worlds.without_gateway),
+    _live("the name of its gateway is taken", lambda: worlds.without_gateway(Reason.CHILD_CONFLICT)),
+    _live(
+        "a candidate's servers crash",
+        lambda: worlds.under_test(trouble=Reason.SERVER_FAILED),
+        "approve reject suspend",
+    ),
     _live("a candidate is under test", worlds.under_test, "approve reject suspend"),
     _live("customers refused a candidate", lambda: worlds.under_test("Reject")),
     _live("a test had no answer", lambda: worlds.under_test("Inconclusive")),

@@ -9,8 +9,10 @@ import pytest
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.api.status import RunStatus
+from ippo_operator.cli.run_view import ShownPhase, cluster_view
 from ippo_operator.plan.phase import PhaseName, phase
 
+from tests.kit.places import misplaced
 from tests.kit.planner_world import START
 
 from . import lua, worlds
@@ -63,6 +65,33 @@ def test_a_deletion_comes_before_all_else(state: State) -> None:
     assert kstatus(item) == "Terminating"
     assert lua.health(item) == {"status": "Progressing", "message": "the run is being deleted"}
     assert lua.enabled(item) == []
+
+
+SHOWN: dict[PhaseName, ShownPhase] = {"Invalid": "Failed", "NotServed": "Succeeded", "RollingOut": "Running"}
+"""What `ippo` calls phases of the planner; it calls the others as the planner does. What the iterations came to is not
+the servers' fault."""
+
+
+@EACH
+def test_ippo_and_the_planner_agree_where_a_run_stands(state: State) -> None:
+    """As long as the operator has seen the newest spec, and read it."""
+    item = state.make()
+    view, spec = cluster_view(item), RunSpec.model_validate_json(json.dumps(item["spec"]))
+    failure = view.status.last_failure
+    stands = phase(spec, view.status, failure.time if failure is not None else START)
+    if "deletionTimestamp" in item["metadata"]:
+        assert view.phase == "Terminating"
+    elif not view.observed:
+        assert view.phase == "Pending" or state.name.endswith("unseen")
+    elif (condition := view.condition) is not None and condition.message == stands.message:
+        assert view.phase == SHOWN.get(stands.name, stands.name)
+    else:
+        assert view.phase == "Failed", "refused outside of the planner"
+
+
+@EACH
+def test_reasons_are_found_where_their_page_says(state: State) -> None:
+    assert misplaced(state.make()["status"]) == set()
 
 
 def test_every_phase_and_every_reason_has_a_state() -> None:

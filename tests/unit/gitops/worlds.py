@@ -82,18 +82,19 @@ def waits_for_customers() -> LiveCluster:
     return world
 
 
-def without_gateway() -> LiveCluster:
-    """It waits for them, and the gateway does not answer."""
+def without_gateway(reason: Reason = Reason.GATEWAY_UNREACHABLE) -> LiveCluster:
+    """It waits for them, and the gateway does not answer, or is not there."""
     world = LiveCluster(make_live_run())
     world.answers = False
-    world.trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message="gateway shop-gateway is not ready")
+    world.trouble = Waiting(reason=reason, message="gateway shop-gateway is not ready")
     world.go()
     return world
 
 
-def under_test(outcome: Verdict | None = None) -> LiveCluster:
+def under_test(outcome: Verdict | None = None, trouble: Reason | None = None) -> LiveCluster:
     """The first candidate is under test, or its test has ended."""
     world = LiveCluster(make_live_run())
+    world.trouble = Waiting(reason=trouble, message="a container failed") if trouble is not None else None
     world.until_canary()
     if outcome is not None:
         world.shop.outcome = outcome
