@@ -126,8 +126,13 @@ MAX_COLLECTIONS = 3
 """Where fitQ.maxCollections is left out."""
 
 
+MAX_BACKOFF = 600
+"""Seconds up to which a back-off doubles."""
+
+
 class Retries(Model):
-    """How often one stage is tried again, by what went wrong; wrong specs and wrong data only when you ask for it.
+    """How often one stage is tried again, by what went wrong. A wrong spec or wrong data stalls the run until
+    `requested`, spec.pods or artifacts.s3 changes.
 
     May be raised later: a run that stalled for an exhausted budget then goes on.
     """
@@ -144,7 +149,8 @@ class Retries(Model):
     after its cause was mended: a bucket that was missing, a log that was wrong. A change of spec.pods or artifacts.s3
     does the same."""
     backoff_seconds: Annotated[int, Field(ge=0, le=3600)] = 10
-    """Wait before the first repetition after exit code 75 or a crash; doubles each time, up to 10 minutes."""
+    """Wait before the first repetition after exit code 75, a crash or a fourth disruption; doubles each time, up to 10
+    minutes or to this, if it is longer."""
 
 
 class RunSpec(Model):

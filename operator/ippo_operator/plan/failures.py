@@ -9,13 +9,12 @@ from ippo_trainer.contract.spec import Digest
 from ippo_trainer.contract.stages import StageName
 
 from ippo_operator.api.reasons import Reason
-from ippo_operator.api.resource import Retries, RunSpec
+from ippo_operator.api.resource import MAX_BACKOFF, Retries, RunSpec
 from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, RunStatus
 from ippo_operator.plan import results
 from ippo_operator.plan.names import MAX_ATTEMPT
 from ippo_operator.plan.types import JobFailure
 
-MAX_BACKOFF = 600
 _KINDS: dict[type[StageError], FailureKind] = {
     BadSpecError: "Spec",
     BadDataError: "Data",
@@ -129,7 +128,8 @@ def retry_at(status: RunStatus, spec: RunSpec) -> datetime | None:
         spent -= _AT_ONCE
         if spent <= 0:
             return None
-    seconds = min(MAX_BACKOFF, spec.retries.backoff_seconds * 2 ** max(0, spent - 1))
+    first = spec.retries.backoff_seconds
+    seconds = min(max(MAX_BACKOFF, first), first * 2 ** max(0, spent - 1))
     return failure.time + timedelta(seconds=seconds)
 
 

@@ -187,8 +187,12 @@ def test_a_raised_budget_heals_a_stalled_run() -> None:
     assert world.reason("Ready") == "Completed"
 
 
-def test_repetitions_wait_longer_and_longer() -> None:
-    world = Cluster(make_run(retries={"tryAgain": 9, "backoffSeconds": 100}))
+@pytest.mark.parametrize(
+    ("first", "expected"), [(100, [100, 200, 400, 600, 600]), (3600, [3600] * 5)], ids=["short", "longest"]
+)
+def test_repetitions_wait_longer_and_longer(first: int, expected: list[float]) -> None:
+    """Never shorter than what the spec asks for, the longest that the schema takes included."""
+    world = Cluster(make_run(retries={"tryAgain": 9, "backoffSeconds": first}))
     waits = []
     for _ in range(5):
         running = world.running() or (world.step() and world.running())
@@ -203,7 +207,7 @@ def test_repetitions_wait_longer_and_longer() -> None:
         assert world.step().creates == ()
         world.now += timedelta(seconds=1)
         world.step()
-    assert waits == [100, 200, 400, 600, 600]
+    assert waits == expected
 
 
 def test_disruptions_that_do_not_end_are_spread_out() -> None:
