@@ -32,6 +32,7 @@ from ippo_operator.manifests.gateway import (
 from ippo_operator.manifests.serving import NoServerImageError, ServingContext, serving_deployment, serving_service
 from ippo_operator.plan import canary, live
 from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
+from ippo_operator.plan.serving import one_is_up
 from ippo_operator.plan.types import LiveIntent, ObservedLive, ObservedServing
 
 DRAIN = 120.0
@@ -156,7 +157,7 @@ class Live:
         if not servers.fresh or servers.policy != digest:
             return ObservedLive()
         trouble: Waiting | None
-        if servers.available and servers.total <= servers.updated:
+        if one_is_up(servers):  # a test may begin with one of them
             service = objects.own.get((SERVICES.kind, self._candidate))
             trouble = await server_state.unreached(self.client, self._candidate, service, servers.available)
             return ObservedLive(candidate_ready=trouble is None, trouble=trouble)

@@ -74,6 +74,20 @@ def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
     return None
 
 
+def all_are_up(observed: ObservedServing) -> bool:
+    """Whether all servers of the Deployment's newest pod template take requests, and those before them are gone."""
+    return observed.available >= observed.replicas and observed.updated >= observed.replicas and _alone(observed)
+
+
+def one_is_up(observed: ObservedServing) -> bool:
+    """Whether a server of the Deployment's newest pod template takes requests, and those before them are gone."""
+    return observed.available > 0 and _alone(observed)
+
+
+def _alone(observed: ObservedServing) -> bool:
+    return observed.total <= observed.updated
+
+
 def rolling_out(serving: ServingStatus) -> str:
     """What a run that waits for its servers waits for."""
     number = serving.target.iteration if serving.target is not None else 0
@@ -111,7 +125,7 @@ class _Rollout:
         if self._still_refused():
             return self._plan(self.serving.target)
         self._update(blocked=None)
-        wait = self._look()
+        wait = self._observe_progress()
         return self._plan(self.serving.target, wait)
 
     def _plan(self, target: ServedPolicy | None, wait: float | None = None) -> ServingPlan:
@@ -176,7 +190,7 @@ class _Rollout:
 
     # How far it is
 
-    def _look(self) -> float | None:
+    def _observe_progress(self) -> float | None:
         """Takes note of how the target is doing; returns the seconds that it still has."""
         target = self.serving.target
         if target is None:
@@ -185,19 +199,19 @@ class _Rollout:
             self._arrive(target)
             return None
         self._update(waiting_since=self.serving.waiting_since or self.now, waiting=self._waits(target))
-        seconds, on = self.serve.progress_deadline_seconds - self.watched, self._on(target)
-        if seconds > 0 and not (on and self._given_up()):
+        seconds, about = self.serve.progress_deadline_seconds - self.watched, self._status_is_about(target)
+        if seconds > 0 and not (about and self._given_up()):
             return seconds
-        if on:
-            return self._late(target)
+        if about:
+            return self._deadline_passed(target)
         self._update(waiting_since=self.now)  # nobody has tried yet
         return float(self.serve.progress_deadline_seconds)
 
-    def _on(self, target: ServedPolicy) -> bool:
+    def _status_is_about(self, target: ServedPolicy) -> bool:
         """Whether what the Deployment says is about the target."""
-        return self.observed.fresh and self._is(target)
+        return self.observed.fresh and self._deployment_has(target)
 
-    def _is(self, target: ServedPolicy) -> bool:
+    def _deployment_has(self, target: ServedPolicy) -> bool:
         return (self.observed.policy, self.observed.template) == (target.digest, target.settings)
 
     def _given_up(self) -> bool:
@@ -209,17 +223,13 @@ class _Rollout:
 
     def _ready(self, target: ServedPolicy) -> bool:
         """Whether requests get to servers of the target."""
-        return self._up(target) and (self.observed.unreached is None or self.observed.replicas == 0)
+        return self._servers_are_up(target) and (self.observed.unreached is None or self.observed.replicas == 0)
 
-    def _up(self, target: ServedPolicy) -> bool:
-        """New servers are up when all of them are and the old ones are gone; later on, one of them is enough."""
-        observed = self.observed
+    def _servers_are_up(self, target: ServedPolicy) -> bool:
+        """New servers take over when all of them are up; later on, one of them is enough."""
         if target.same(self.serving.active) and self.serving.waiting_since is None:
-            return self._is(target) and (observed.available > 0 or observed.replicas == 0)
-        if not self._on(target):
-            return False
-        whole = observed.updated >= observed.replicas and observed.total <= observed.updated
-        return whole and observed.available >= observed.replicas
+            return self._deployment_has(target) and (self.observed.available > 0 or self.observed.replicas == 0)
+        return self._status_is_about(target) and all_are_up(self.observed)
 
     def _arrive(self, target: ServedPolicy) -> None:
         if not target.same(self.before.active):
@@ -232,7 +242,7 @@ class _Rollout:
     def _waits(self, target: ServedPolicy) -> Waiting | None:
         """A cause keeps its first words: a kubelet finds new ones for the same trouble all the time."""
         trouble, before = self.observed.trouble, self.serving.waiting
-        if self._up(target) and self.watched >= _LAG:
+        if self._servers_are_up(target) and self.watched >= _LAG:
             trouble = self.observed.unreached
         if trouble is None:
             return before if before is not None and before.reason == Reason.ROLLOUT_TIMED_OUT else None
@@ -241,9 +251,10 @@ class _Rollout:
         self._tell(trouble.reason, trouble.message)
         return trouble
 
-    def _late(self, target: ServedPolicy) -> float | None:
+    def _deadline_passed(self, target: ServedPolicy) -> float | None:
         failed = self.serving.failed
-        if self._up(target) or target.same(self.serving.active) or not (failed is None or target.same(failed)):
+        on_the_way_back = failed is not None and not target.same(failed)
+        if self._servers_are_up(target) or target.same(self.serving.active) or on_the_way_back:
             self._never_came_back(target)
             return None
         back = self._way_back(target) if self.serve.on_failure == "Rollback" else None
@@ -272,7 +283,7 @@ class _Rollout:
             else "no server"
         )
         whose = f"of iteration {target.iteration}'s policy"
-        outcome = f"no request got to a server {whose}" if self._up(target) else f"{some} {whose} got ready"
+        outcome = f"no request got to a server {whose}" if self._servers_are_up(target) else f"{some} {whose} got ready"
         text = f"{outcome} within {self._deadline()}{cause}"
         self._update(waiting=Waiting(reason=Reason.ROLLOUT_TIMED_OUT, message=text))
         self._tell(Reason.ROLLOUT_TIMED_OUT, text)

@@ -3,11 +3,14 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_operator.api.status import RunStatus
 from ippo_operator.plan.phase import phase
-from ippo_operator.plan.types import JobFailure, JobIntent
+from ippo_operator.plan.serving import all_are_up, one_is_up
+from ippo_operator.plan.types import JobFailure, JobIntent, ObservedServing
+from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_trainer.contract.spec import Decision
 
 from tests.kit.planner_world import Cluster, Outcome, changed, good_result, make_run
@@ -124,3 +127,19 @@ def test_policies_that_never_get_ready_change_nothing_but_what_is_served(
     world.now += timedelta(days=9)
     assert world.step().status == world.run.status
     assert len(world.served) == before
+
+
+@pytest.mark.parametrize(
+    ("total", "updated", "available", "one", "whole"),
+    [
+        (2, 2, 0, False, False),
+        (2, 2, 1, True, False),
+        (2, 2, 2, True, True),
+        (1, 1, 1, True, False),  # the second one is not made yet
+        (3, 2, 2, False, False),  # one of before may be among those available
+    ],
+)
+def test_when_servers_are_up(total: int, updated: int, available: int, one: bool, whole: bool) -> None:
+    """Of two that are wanted. A test of a candidate begins with one, a roll-out ends with all."""
+    seen = ObservedServing(NO_DIGEST, replicas=2, total=total, updated=updated, available=available)
+    assert (one_is_up(seen), all_are_up(seen)) == (one, whole)
