@@ -11,7 +11,14 @@ from ippo_operator.cli.errors import BAD_INPUT, TRY_AGAIN, CommandError
 from ippo_operator.cli.run_view import RunView, cluster_view
 from ippo_operator.cluster.access.files import KubeconfigError, NoClusterError
 from ippo_operator.cluster.access.kubeconfig import Flags
-from ippo_operator.cluster.errors import ApiError, ConflictError, ForbiddenError, NotFoundError, UnavailableError
+from ippo_operator.cluster.errors import (
+    ApiError,
+    ConflictError,
+    ForbiddenError,
+    NotFoundError,
+    UnauthorizedError,
+    UnavailableError,
+)
 from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.remote.runs import Runs
 
@@ -89,7 +96,7 @@ def explained(error: ApiError, namespace: str) -> CommandError:
         return CommandError(f"{error}; try again", TRY_AGAIN)
     if isinstance(error, ConflictError):
         return CommandError(f"the run changed meanwhile ({error}); try again", TRY_AGAIN)
-    if isinstance(error, ForbiddenError) and error.status == 401:
+    if isinstance(error, UnauthorizedError):
         return CommandError("the API server does not accept your credentials (401); log in again, or check --context")
     if isinstance(error, ForbiddenError):
         remedy = f"ask for the role edit (or view, to look only) in namespace {namespace}"

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, ConflictError
+from ippo_operator.cluster.errors import AlreadyExistsError, ConflictError
 from ippo_operator.cluster.observe import job_state
 from ippo_operator.cluster.observe.owned_jobs import OwnedJob
 from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, SERVICES, Resource, resource_of
@@ -96,13 +96,6 @@ async def _delete_if_same(client: Client, kind: Resource, namespace: str, child:
 async def _delete(client: Client, namespace: str, job: OwnedJob, foreground: bool) -> None:
     with suppress(ConflictError):
         await client.delete(JOBS, namespace, job.name, job.uid, foreground)
-
-
-def refusal(error: ApiError) -> bool:
-    """Whether the run has to say so: the object itself is refused, or somebody's webhook, without which it is not
-    taken, does not answer. Repeating the request at once is of no use."""
-    unanswered = error.status == 500 and "calling webhook" in str(error)
-    return unanswered or (400 <= error.status < 500 and error.status not in {404, 408, 409, 410, 429})
 
 
 async def wind_down(client: Client, run_uid: str, namespace: str, name: str, jobs: Iterable[OwnedJob]) -> None:

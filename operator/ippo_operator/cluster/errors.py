@@ -1,4 +1,5 @@
-"""What the API server says no with, by name: callers tell them apart, nobody looks at numbers."""
+"""What the API server says no with, by name. Callers of the client tell errors apart by class; what a status code means
+is said here, and where kopf or a connection has an answer before the client does."""
 
 from collections.abc import Mapping
 
@@ -45,12 +46,16 @@ class InvalidError(ApiError):
     """422 or 400: the server does not accept the object. Sending it again does not help."""
 
 
+class UnauthorizedError(ApiError):
+    """401: the credentials are not accepted."""
+
+
 class ForbiddenError(ApiError):
-    """401 or 403: RBAC, quota, admission, or the namespace is being deleted."""
+    """403: RBAC, quota, admission, or the namespace is being deleted."""
 
 
 class UnavailableError(ApiError):
-    """429, 5xx, a time-out or a lost connection. A write may or may not have happened."""
+    """408, 429, 5xx, a time-out or a lost connection. A write may or may not have happened."""
 
 
 class TooLargeError(ApiError):
@@ -63,13 +68,20 @@ class FencedError(Exception):
 
 _BY_STATUS: dict[int, type[ApiError]] = {
     400: InvalidError,
-    401: ForbiddenError,
+    401: UnauthorizedError,
     403: ForbiddenError,
     404: NotFoundError,
     409: ConflictError,
     410: GoneError,
     422: InvalidError,
 }
+
+
+def refuses_object(error: ApiError) -> bool:
+    """Whether the run has to say so: the object itself is refused, or somebody's webhook, without which it is not
+    taken, does not answer. Repeating the request at once is of no use."""
+    unanswered = error.status == 500 and "calling webhook" in str(error)
+    return unanswered or (400 <= error.status < 500 and error.status not in {404, 408, 409, 410, 429})
 
 
 def from_response(status: int, headers: Mapping[str, str], body: object) -> ApiError:

@@ -11,9 +11,8 @@ from typing import Any
 from ippo_trainer.contract.digests import digest_of
 
 from ippo_operator.cluster import clock
-from ippo_operator.cluster.children import refusal
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import ApiError, InvalidError
+from ippo_operator.cluster.errors import ApiError, InvalidError, refuses_object
 from ippo_operator.cluster.resources import resource_of
 from ippo_operator.manifests.additions import OVERWRITER, Addition, additions
 from ippo_operator.manifests.identity import MANAGER
@@ -182,7 +181,7 @@ async def put_right(client: Client, repairs: Iterable[Repair], backoff: "RepairB
         try:
             await mend(client, due)
         except ApiError as error:
-            if not refusal(error):
+            if not refuses_object(error):
                 raise
             refused = refused or error
             continue

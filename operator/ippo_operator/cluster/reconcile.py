@@ -20,7 +20,7 @@ from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster import artifacts_in_use, children, clock, log_context, run_status
 from ippo_operator.cluster.children import ChildConflictError, stage_objects
 from ippo_operator.cluster.client import Client, Manifest
-from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError, TooLargeError
+from ippo_operator.cluster.errors import ApiError, ConflictError, NotFoundError, TooLargeError, refuses_object
 from ippo_operator.cluster.events import EventWriter
 from ippo_operator.cluster.live import Live, LiveObjects
 from ippo_operator.cluster.live_report import Silences
@@ -241,7 +241,7 @@ class Reconciler:
         try:
             repairs = await work
         except ApiError as error:
-            if not children.refusal(error):
+            if not refuses_object(error):
                 raise
             text = f"the API server refuses {what}: {with_remedy(str(error))}"
             return Waiting(reason=Reason.CHILD_REFUSED, message=text), None
@@ -304,7 +304,7 @@ class Reconciler:
                 _log.warning("%s", error)
                 return job_state.foreign(intent.name)
             except ApiError as error:
-                if not children.refusal(error):
+                if not refuses_object(error):
                     raise
                 return job_state.refused(intent.name, intent.spec.input_digest(), str(error))
         return None

@@ -20,6 +20,8 @@ from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus, ServingStatus
 from ippo_operator.cluster import clock
+from ippo_operator.cluster.errors import ApiError
+from ippo_operator.cluster.observe.snapshot import UnreadableStatusError
 from ippo_operator.cluster.transport import Request, Response, Transport
 from ippo_operator.plan import approval
 from ippo_operator.plan.phase import Phase, PhaseName, phase
@@ -39,19 +41,8 @@ WAITS = (
 )
 """What a run may wait for that somebody else has to see to."""
 ENDED = (str(Reason.COMPLETED), str(Reason.STOP_CONDITION_MET), "Stalled")
-ERROR_KINDS = (
-    "UnavailableError",
-    "ForbiddenError",
-    "InvalidError",
-    "ConflictError",
-    "GoneError",
-    "NotFoundError",
-    "AlreadyExistsError",
-    "TooLargeError",
-    "ApiError",
-    "UnreadableStatusError",
-    "Bug",
-)
+_ERRORS = (ApiError, *ApiError.__subclasses__(), UnreadableStatusError)
+ERROR_KINDS = (*(kind.__name__ for kind in _ERRORS), "Bug")
 PROMOTIONS = ("Promote", "Reject", "Inconclusive", str(Reason.NOT_APPROVED))
 REPLACED = "Replaced"
 """Of an attempt that was stopped so that the next one starts with what the spec says now."""
@@ -149,8 +140,8 @@ class Metrics:
         self._standings.clear()
 
     def failed(self, kind: str) -> None:
-        """A pass failed; errors of one kind are alike to whoever is paged."""
-        self.errors.labels(kind if kind in ERROR_KINDS else "Bug").inc()
+        """A pass failed; errors of one kind, a class of errors or Bug, are alike to whoever is paged."""
+        self.errors.labels(kind).inc()
 
     def began_stage(self, key: Key) -> bool:
         """Whether a status that names a new attempt of the run was written since this was last asked."""

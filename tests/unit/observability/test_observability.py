@@ -19,6 +19,7 @@ from prometheus_client.metrics import MetricWrapperBase
 ROOT = Path(__file__).parents[3]
 FILES = ROOT / "charts" / "ippo-operator" / "files"
 RUNBOOKS = ROOT / "docs" / "runbooks"
+PAGE = ROOT / "docs" / "metrics.md"
 DASHBOARD: dict[str, Any] = json.loads((FILES / "dashboard.json").read_text())
 RULES: list[dict[str, Any]] = [
     rule for group in yaml.safe_load((FILES / "alerts.yaml").read_text())["groups"] for rule in group["rules"]
@@ -117,6 +118,13 @@ def test_what_a_matcher_asks_for_can_happen() -> None:
                 assert set(values.split("|")) <= {str(reason) for reason in WAITS}
 
 
+def test_the_page_lists_what_a_run_may_wait_for() -> None:
+    from ippo_operator.process.metrics import WAITS
+
+    [row] = [line for line in PAGE.read_text().splitlines() if line.startswith("| `ippo_runs_waiting`")]
+    assert row.endswith(f": {', '.join(WAITS)} |")
+
+
 def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
     names = [rule["alert"] for rule in RULES]
     assert len(names) == len(set(names))
@@ -163,7 +171,7 @@ def test_the_dashboard_can_be_imported() -> None:
 
 
 def test_the_documentation_lists_every_metric_with_its_labels() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]*?) ?\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \| ([\w, ]*?) ?\|", PAGE.read_text(), re.MULTILINE)
     told = {name: set(filter(None, labels.split(", "))) for name, labels in rows}
     own = {name: labels for name, labels in EXPOSED.items() if name.startswith("ippo_")}
     histograms = {name.removesuffix("_bucket"): labels - {"le"} for name, labels in own.items() if "le" in labels}

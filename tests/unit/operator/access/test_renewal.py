@@ -12,7 +12,7 @@ import pytest
 from ippo_operator.cluster.access.kubeconfig import Flags, load
 from ippo_operator.cluster.client import Client, RetryPolicy
 from ippo_operator.cluster.connection import KubernetesTransport
-from ippo_operator.cluster.errors import ForbiddenError
+from ippo_operator.cluster.errors import UnauthorizedError
 from ippo_operator.cluster.transport import Request
 from ippo_operator.process.watches import LogIn
 
@@ -57,7 +57,7 @@ def test_a_plugin_is_asked_again_when_its_token_is_refused(
 def test_what_nobody_can_renew_is_refused_once(world: World, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world.folder)
     world.server.refused = lambda _: True
-    with pytest.raises(ForbiddenError):
+    with pytest.raises(UnauthorizedError):
         ask(flags(world, world.plugin('{"token": "same"}', before=COUNTED)))
     assert world.server.shown == ["Bearer same"]
     assert (world.folder / "count").read_text() == "x\nx\n"

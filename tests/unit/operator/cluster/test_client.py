@@ -15,6 +15,7 @@ from ippo_operator.cluster.errors import (
     GoneError,
     InvalidError,
     NotFoundError,
+    UnauthorizedError,
     UnavailableError,
     from_response,
 )
@@ -35,7 +36,7 @@ def config_map(name: str, **more: Any) -> dict[str, Any]:
     ("code", "reason", "kind"),
     [
         (400, "BadRequest", InvalidError),
-        (401, "Unauthorized", ForbiddenError),
+        (401, "Unauthorized", UnauthorizedError),
         (403, "Forbidden", ForbiddenError),
         (404, "NotFound", NotFoundError),
         (408, "Timeout", UnavailableError),

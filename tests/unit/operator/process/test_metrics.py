@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.status import ActiveAttempt, FailedRollout, RunStatus, ServedPolicy, ServingStatus, Waiting
-from ippo_operator.cluster.errors import UnavailableError
+from ippo_operator.cluster import errors
+from ippo_operator.cluster.errors import ApiError, UnavailableError
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.cluster.transport import Request, Response
 from ippo_operator.process.metrics import ERROR_KINDS, PHASES, WAITS, CountingTransport, Metrics
@@ -224,13 +225,15 @@ def test_counters_that_alerts_look_at_are_there_before_anything_happens() -> Non
     assert 'ippo_runs_ended_total{outcome="Stalled"}' in values
 
 
-def test_an_error_of_an_unknown_kind_is_a_bug() -> None:
+def test_every_error_of_the_api_server_is_counted_by_its_name_and_none_as_a_bug() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ApiError)]
     metrics = Metrics()
-    metrics.failed("UnavailableError")
-    metrics.failed("Surprise")
+    for kind in kinds:
+        metrics.failed(kind.__name__)
     values = samples(metrics)
-    assert values['ippo_reconcile_errors_total{kind="UnavailableError"}'] == 1
-    assert values['ippo_reconcile_errors_total{kind="Bug"}'] == 1
+    assert {values[f'ippo_reconcile_errors_total{{kind="{kind.__name__}"}}'] for kind in kinds} == {1}
+    assert {kind.__name__ for kind in kinds} == {*ERROR_KINDS} - {"UnreadableStatusError", "Bug"}
+    assert values['ippo_reconcile_errors_total{kind="Bug"}'] == 0
 
 
 def test_requests_count_with_their_outcome_also_where_no_answer_comes() -> None:
