@@ -41,7 +41,7 @@ WAITS = (
 )
 """What a run may wait for that somebody else has to see to."""
 ENDED = (str(Reason.COMPLETED), str(Reason.STOP_CONDITION_MET), "Stalled")
-_ERRORS = (ApiError, *ApiError.__subclasses__(), UnreadableStatusError)
+_ERRORS: tuple[type[Exception], ...] = (ApiError, *ApiError.__subclasses__(), UnreadableStatusError)
 ERROR_KINDS = (*(kind.__name__ for kind in _ERRORS), "Bug")
 PROMOTIONS = ("Promote", "Reject", "Inconclusive", str(Reason.NOT_APPROVED))
 REPLACED = "Replaced"
