@@ -1,6 +1,7 @@
 """All five stages with adapters: what they publish, what they hold, how they resume, and what they refuse."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.serve.loading import load as load_served
 from ippo_trainer.serve.settings import ServerSettings
-from ippo_trainer.stages import collect
+from ippo_trainer.stages import base_model, collect
 from ippo_trainer.stages import train as training
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
 from ippo_trainer.store.fetch import main as fetch_command
@@ -301,3 +302,57 @@ def test_what_is_served_is_what_was_trained(small_world: Any) -> None:
         assert adapters.is_adapted(model) == (name == "model")
         assert (logprobs - expected).abs().max() <= (0.0 if name == "model" else 1e-5)
         assert served.renderer.max_prompt_tokens == 256
+
+
+def in_a_store(world: Any, ref: ArtifactRef, scheme: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an artifact, as a user would write it."""
+    if scheme == "file":
+        return f"file://{world.folder}/store/{ref.key}/"
+    key = f"iterations/0001/policy/{ref.key.rpartition('/')[2]}"
+    shutil.copytree(world.folder / "store" / ref.key, world.folder / "store" / key, dirs_exist_ok=True)
+    monkeypatch.setattr(base_model, "open_store", lambda location: world.store)
+    return f"s3://models/of/a/run/{key}/"
+
+
+@pytest.mark.parametrize("scheme", ["file", "s3"])
+@pytest.mark.parametrize("adapter", [ADAPTER, None], ids=["adapter", "whole"])
+def test_a_policy_of_another_run_is_a_base(
+    small_world: Any, adapter: params.Adapter | None, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with its adapter merged, fits its base's memory, and writes what it wrote, with new adapters too."""
+    of_a_run = small_world.put_policy(1, "candidate", ADAPTER)
+    place = small_world.folder / "store" / of_a_run.key
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = load_policy(place, longest=24).model(ids).logits
+    base = in_a_store(small_world, of_a_run, scheme, monkeypatch)
+    spec = small_world.spec("warm-start", {}, iteration=0, policy=policy_of(base, adapter))
+    result = small_world.result(spec)
+    assert result.warnings is None
+    fetch(small_world.store, result.artifacts["policy"], small_world.folder / "again", "policy")
+    with torch.no_grad():
+        logits = load_policy(small_world.folder / "again", longest=24).model(ids).logits
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+
+
+def test_a_policy_as_a_base_is_measured_with_its_base_before_the_download(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_a_run = small_world.put_policy(1, "candidate", ADAPTER)
+    base = in_a_store(small_world, of_a_run, "s3", monkeypatch)
+    monkeypatch.setattr(base_model.artifact, "fetch", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.setattr(memory, "held", lambda: 0)
+    monkeypatch.setattr(memory, "memory_limit", lambda: 1)
+    spec = small_world.spec("warm-start", {}, iteration=0, policy=policy_of(base))
+    code, message = small_world.run(spec)
+    assert (code, f"no room for policy.base {base}" in message["error"]["message"]) == (65, True), message
+
+
+def test_a_policy_whose_base_is_gone_is_refused_as_a_base(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_a_run = small_world.put_policy(1, "candidate", ADAPTER)
+    for entry in list(small_world.store.list(BASE)):
+        small_world.store.delete(entry.key)
+    for scheme in ("file", "s3"):
+        base = in_a_store(small_world, of_a_run, scheme, monkeypatch)
+        code, message = small_world.run(small_world.spec("warm-start", {}, iteration=0, policy=policy_of(base)))
+        assert (code, f"{BASE}/" in message["error"]["message"]) == (65, True), message

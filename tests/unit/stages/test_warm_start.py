@@ -274,6 +274,10 @@ def test_a_suggestion_beyond_the_models_positions_is_left_out_or_cut(
 
 def test_a_base_that_never_met_the_notes_is_said(tmp_path: Path) -> None:
     directory, _ = base(tmp_path / "base")
+    ctx = context(tmp_path, None, "a policy of a run", policy={"base": f"file://{directory}"})
+    warm_start.run(ctx)
+    assert ctx.warnings == []
+    (directory / "prompt.json").unlink()
     ctx = context(tmp_path, None, policy={"base": f"file://{directory}"})
     warm_start.run(ctx)
     assert any("no warmStart" in text and "[accepted]" in text for text in ctx.warnings)

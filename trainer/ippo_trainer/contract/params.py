@@ -90,7 +90,8 @@ class Policy(Model):
     """The language model that suggests replies."""
 
     base: Base
-    """`tiny:d64-l2` builds a small Llama from scratch; `file://` and `s3://` load any causal LM in safetensors."""
+    """`tiny:d64-l2` builds a small Llama from scratch; `file://` and `s3://` load any causal LM in safetensors, also a
+    policy of another run, whose adapter is merged."""
     system_prompt: Annotated[str, Field(max_length=8192)] = ""
     """Put first in every prompt. Empty takes the environment's own."""
     max_prompt_tokens: Annotated[int, Field(ge=16, le=131072)] = 512

@@ -6,7 +6,7 @@ import logging
 import math
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +25,8 @@ from ippo_trainer.environments.source import source_digest
 from ippo_trainer.logs.secrets import Redactor
 from ippo_trainer.logs.stderr import logging_to_stderr
 from ippo_trainer.models import memory, needs
-from ippo_trainer.models.files import base_of, check_files, loaded_files
+from ippo_trainer.models.files import base_of
+from ippo_trainer.stages.base_model import fetch_base
 from ippo_trainer.stages.output import error_message, write_termination_log
 from ippo_trainer.stages.stop import StopFlag
 from ippo_trainer.stages.workdir import work_directory
@@ -33,7 +34,6 @@ from ippo_trainer.store import artifact, open_store
 from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
 from ippo_trainer.store.checkpoint import StageCheckpoint
 from ippo_trainer.store.disk import FULL, disk_error
-from ippo_trainer.store.uri import fetch_directory
 from ippo_trainer.training.progress import ProgressBar
 
 _log = logging.getLogger(__name__)
@@ -91,27 +91,16 @@ class StageContext:
         return self._inputs[name]
 
     def base(self) -> Path:
-        """The local directory of `policy.base`, `file://` or `s3://`; of S3 only what is loaded is downloaded.
+        """The local directory of `policy.base`; errors of `base_model.fetch_base`.
 
-        Raises:
-            BadSpecError: a place that cannot be read.
-            BadDataError: there is nothing, or nothing that can be loaded, or it needs more memory than there is. Before
-                a download the sizes in S3 tell; that weights in half precision double is in their headers, so it is
-                known before they are loaded.
+        Before a download the sizes in S3 tell how much memory it needs; that weights in half precision double is in
+        their headers, so it is known before they are loaded.
         """
 
         def check(size: int) -> None:
             needs.check(self.spec, {needs.BASE: size})
 
-        def check_listing(sizes: Mapping[str, int]) -> None:
-            check_files(sizes, self.spec.policy.base)
-            check(memory.stored_bytes(sizes))
-
-        directory = fetch_directory(
-            self.spec.policy.base, self.work / "base", self.spec.store, "policy.base", check_listing, loaded_files
-        )
-        check(memory.loaded_bytes(directory))
-        return directory
+        return fetch_base(self.spec.policy.base, self.work, self.spec.store, check)
 
     def environment(self) -> CheckedEnvironment:
         """The environment of the spec. Its files are an input of the stage, although the spec has only their names.

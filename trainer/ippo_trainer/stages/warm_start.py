@@ -32,6 +32,7 @@ from ippo_trainer.models.files import loaded_files, unheeded
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
+from ippo_trainer.stages.base_model import is_policy
 from ippo_trainer.stages.device import device_of
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
@@ -52,6 +53,8 @@ class _Base:
     model: Any
     tokenizer: Any
     renderer: Renderer
+    is_policy: bool = False
+    """Whether it was a run's, which has met the notes in prompts."""
 
 
 def run(ctx: StageContext) -> StageResult:
@@ -83,7 +86,7 @@ def run(ctx: StageContext) -> StageResult:
             "loss": _mean(losses[-max(1, len(losses) // 20) :]),
             "unended": _unended(ctx, base, conversations),
         }
-    elif base.renderer.history_format == MARKED:
+    elif base.renderer.history_format == MARKED and not base.is_policy:
         ctx.warn(
             "there is no warmStart, so the base has never met the notes in its prompts ([accepted], [edited], "
             "[rejected], [abstain]) and does not know what they mean: collect with it will be worse than it could be. "
@@ -177,7 +180,7 @@ def _base(ctx: StageContext, conversations: list[Conversation], system_prompt: s
         history_format=policy.history_format or MARKED,
         reads=kinds_in(conversations, system_prompt),
     )
-    base = _Base(model, tokenizer, renderer)
+    base = _Base(model, tokenizer, renderer, loaded is not None and is_policy(loaded.directory))
     if policy.adapter is not None and loaded is not None:
         names = [path.relative_to(loaded.directory).as_posix() for path in loaded.directory.rglob("*")]
         _adapt(ctx, policy.adapter, base, lambda place: _copy(loaded.directory, loaded_files(names), place))

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from ippo_trainer.contract import defaults
 from ippo_trainer.contract.errors import StageError
 from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
-from ippo_trainer.models.files import check_files, read_config
+from ippo_trainer.models.files import base_directory, base_of, check_files, read_config
 
 from ippo_operator.api.fitting import rates
 from ippo_operator.api.resource import IterativePPORun
@@ -83,7 +83,11 @@ def _model(directory: Path) -> Iterator[str]:
         return
     try:
         read_config(directory)
-        check_files([path.name for path in directory.iterdir()], directory.name)
+        adapted = base_of(directory)
+        if adapted is not None:
+            base_directory(directory, adapted)
+        else:
+            check_files([path.name for path in directory.iterdir()], directory.name)
     except StageError as error:
         yield f"{where}: {error}"
     if not (directory / "tokenizer.json").is_file():
