@@ -113,7 +113,7 @@ class CollectFrom(Model):
 
 
 class FitQSection(params.FitQ):
-    """Regress Monte Carlo returns on (state, suggestion)."""
+    """How Q is fitted to returns, and what becomes of a Q that tells nothing."""
 
     on_uninformative: Literal["Stop", "CollectMore"] | None = None
     """What to do with a Q that tells no more than a constant. CollectMore collects as many conversations again, into
@@ -178,15 +178,15 @@ class RunSpec(Model):
     artifacts: Artifacts | None = None
     """Where artifacts are kept. A run in a cluster needs it."""
     fit_q: FitQSection = FitQSection()
-    """Regress Monte Carlo returns on (state, suggestion)."""
+    """Fit Q to what became of suggestions."""
     improve: params.Improve = params.Improve()
-    """Token-level PPO on the logged states with Q as the reward."""
+    """The next policy: better by Q on the logged states."""
     evaluate: params.Evaluate = params.Evaluate()
     """Candidate and current policy on the same seeds, and the gate."""
     promotion: Promotion = Promotion()
     """Who has the last word on a candidate that the gate lets pass."""
     serve: Serve | None = None
-    """Serve the promoted policy. Without it nothing is deployed. In a cluster only."""
+    """Serve the promoted policy. Without it nothing is deployed."""
     gateway: Gateway | None = None
     """Of the gateway that collect.logged asks for. Without it, a gateway has the defaults."""
     retries: Retries = Retries()

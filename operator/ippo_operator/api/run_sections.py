@@ -1,4 +1,4 @@
-"""Sections of a run's spec that no stage reads: artifacts, queue, serving, promotion by hand, cleanup."""
+"""Sections of a run's spec that no stage reads."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -91,7 +91,8 @@ class Serve(Model):
     """Serves the promoted policy: a Deployment and a Service, both named after the run.
 
     What is served changes with every promotion; the new policy's files are verified before a server starts. Serving
-    goes on while the run is suspended and after it ended. In a cluster only; local runs ignore it.
+    goes on while the run is suspended and after it ended. On one machine nothing is deployed: runs with collect.logged
+    take engine, maxTokens, maxWaiting, strategy and canary from here, `ippo serve` takes maxTokens and log.
     """
 
     engine: EngineName = "VLLM"

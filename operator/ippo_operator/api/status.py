@@ -225,13 +225,13 @@ class ServedPolicy(Model):
 
 
 class FailedRollout(ServedPolicy):
-    """Servers that did not get ready in time; the same servers are tried again only when `ippo retry` asks for it."""
+    """Servers that did not get ready in time; the same ones are tried again once what `retry_digest` is of changes."""
 
     reason: Reason
     message: Message = ""
     time: Time
     retry_digest: Digest | None = None
-    """Of what people can change to have them tried again. None: of an operator that did not know it."""
+    """Of spec.serve and retries.requested, as they were. None: of an operator that did not know it."""
 
 
 class ServingStatus(Model):

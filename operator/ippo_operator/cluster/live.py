@@ -52,9 +52,9 @@ class LiveObjects:
     """What there is of a run's gateway and of a candidate's servers."""
 
     observed: ObservedLive
-    """What the API server refused is refused until it is taken; saying so again would be a write."""
+    """With the refusal that the status tells of, which holds until the API server takes the object."""
     otherwise: ObservedLive
-    """The same, if the API server takes everything now."""
+    """Without it: how things are if the API server takes everything now."""
     own: Mapping[Child, Manifest] = field(default_factory=dict)
     """The run's own."""
     foreign: frozenset[Child] = frozenset()

@@ -1,9 +1,14 @@
 """One attempt of a stage: an immutable ConfigMap with its spec, and a Job that runs it once.
 
-Kubernetes starts a pod again only if it was disrupted (drained, preempted, lost its node). Everything else ends the
-Job, and the planner decides: it owns the retries. So exit code 143 without a disruption, 75 and crashes all end it,
-as 64 and 65 do, which also win over a disruption. Pods that train together cannot be replaced one by one, so theirs is
-ended by a disruption too.
+What a failed pod comes to; where the Job ends, the planner decides what is next:
+
+=============  ============  ====================================================
+exit code      by itself     in a disruption: drained, preempted, lost its node
+=============  ============  ====================================================
+64, 65         the Job ends  the Job ends
+any other      the Job ends  another pod; the Job ends where pods train together,
+                             for they cannot be replaced one by one
+=============  ============  ====================================================
 """
 
 from typing import Any

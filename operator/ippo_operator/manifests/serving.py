@@ -41,7 +41,8 @@ PORT = "http"
 _LOG_KEYS = "ippo-log-s3"
 _PROBE_SECONDS = 5
 _START_PROBES = 120
-"""Until the program answers at all; it does while it loads. Not the deadline: a change of that replaces no server."""
+"""So many until the program answers at all, which it does while it loads. The roll-out's deadline is another number: a
+change of that one must not replace servers."""
 DRAIN: dict[str, Any] = {"preStop": {"sleep": {"seconds": 5}}}
 """Requests still arrive until every node knows that a pod goes away."""
 SURGE: dict[str, Any] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}

@@ -9,7 +9,7 @@ from ippo_operator.manifests.overrides import for_stage
 
 
 def settings_annotations(run: IterativePPORun, stage: StageName) -> dict[str, str]:
-    """What a Job says about the settings that it was made with: two, as Jobs of operators before have but the first."""
+    """Digests of the settings that a Job was made with. Jobs of former operators have the first alone."""
     address = digest_of(run.spec.store_address())
     return {identity.SETTINGS_DIGEST: _settings_digest(run, stage), identity.STORE_DIGEST: address}
 

@@ -113,7 +113,7 @@ class Watches:
             kopf.operator(
                 registry=registry(self._listener, LogIn(self._load, self._ask).log_in, self._loop),
                 settings=settings(self._namespaces),
-                standalone=True,
+                standalone=True,  # no peering of kopf's: `cluster.lease` says who acts
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 stop_flag=stop_flag,

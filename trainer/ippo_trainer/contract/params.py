@@ -223,7 +223,7 @@ EARLIER_ITERATIONS = len(EARLIER_DATA)
 
 
 class FitQ(ByBase):
-    """Regress Monte Carlo returns on (state, suggestion)."""
+    """How Q is fitted to returns."""
 
     PATH = defaults.FIT_Q_PATH
 
