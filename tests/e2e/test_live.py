@@ -25,9 +25,16 @@ SPEC: dict[str, Any] = {
     "iterations": {"max": 1},
     "policy": {"base": "tiny:d32-l1", "maxPromptTokens": 128, "systemPrompt": "You sell tea."},
     "warmStart": {"conversations": f"file://{FOLDER}/log.jsonl", "batchSize": 16, "learningRate": "0.006"},
-    "collect": {"logged": {"minConversations": 600, "minOutcomes": 30, "idle": "5m", "outcomeWindow": "5m"}},
+    "collect": {
+        "logged": {
+            "minConversations": 600,
+            "minOutcomes": 30,
+            "idle": "5m",
+            "outcomeWindow": "5m",
+            "personas": [{"name": "bold", "share": "0.1", "temperature": "2", "minP": "0.02"}],
+        }
+    },
     "gateway": {
-        "personas": [{"name": "bold", "share": "0.1", "temperature": "2", "minP": "0.02"}],
         "resources": {"requests": {"cpu": "100m"}, "limits": {"memory": "384Mi"}},
     },
     "fitQ": {"epochs": 4, "batchSize": 16},

@@ -24,8 +24,14 @@ SPEC: dict[str, Any] = {
     "threads": 1,
     "iterations": {"max": 3},
     "policy": {"base": "tiny:d32-l1", "maxPromptTokens": 384, "systemPrompt": "You sell."},
-    "collect": {"logged": {"minConversations": 3000, "maxConversations": 6000, "minOutcomes": 100}},
-    "gateway": {"personas": [{"name": "bold", "share": "0.3", "temperature": "2", "minP": "0.02"}]},
+    "collect": {
+        "logged": {
+            "minConversations": 3000,
+            "maxConversations": 6000,
+            "minOutcomes": 100,
+            "personas": [{"name": "bold", "share": "0.3", "temperature": "2", "minP": "0.02"}],
+        }
+    },
     "fitQ": {
         "initFrom": "PreviousQ",
         "epochs": 6,

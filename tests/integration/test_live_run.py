@@ -42,8 +42,16 @@ def write_manifest(folder: Path, port: int) -> Path:
         "iterations": {"max": 1},
         "policy": {"base": "tiny:d32-l1", "maxPromptTokens": 128, "systemPrompt": "You sell tea."},
         "warmStart": {"conversations": f"file://{log}", "batchSize": 16, "learningRate": "0.006"},
-        "collect": {"logged": {"minConversations": 600, "minOutcomes": 30, "idle": "5m", "outcomeWindow": "5m"}},
-        "gateway": {"port": port, "personas": [{"name": "bold", "share": "0.1", "temperature": "2", "minP": "0.02"}]},
+        "collect": {
+            "logged": {
+                "minConversations": 600,
+                "minOutcomes": 30,
+                "idle": "5m",
+                "outcomeWindow": "5m",
+                "personas": [{"name": "bold", "share": "0.1", "temperature": "2", "minP": "0.02"}],
+            }
+        },
+        "gateway": {"port": port},
         "fitQ": {"epochs": 4, "batchSize": 16},
         "improve": {"updates": 10, "criticWarmupUpdates": 4},
         "serve": {

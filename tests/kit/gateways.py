@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp.test_utils import TestClient, TestServer
-from ippo_trainer.contract.live import Canary, CanaryRoute, Persona, Route, Routes
+from ippo_trainer.contract.live import Canary, CanaryRoute, Route, Routes
+from ippo_trainer.contract.personas import Persona
 from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.app import GatewayParts, GatewayServer
 from ippo_trainer.gateway.event_log import EventLog

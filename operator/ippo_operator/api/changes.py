@@ -25,6 +25,8 @@ FREE = (
     "spec.gateway",
     "spec.collect.logged.minConversations",
     "spec.collect.logged.minOutcomes",
+    "spec.collect.logged.personas",
+    "spec.collect.logged.maxExploration",
     "spec.serviceAccountName",
     "spec.fitQ.onUninformative",
     "spec.fitQ.maxCollections",

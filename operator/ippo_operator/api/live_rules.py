@@ -1,10 +1,10 @@
-"""Rules between the fields of live runs."""
+"""Rules between the fields of live runs, and of personas."""
 
-from ippo_trainer.contract.live import Canary, Persona
+from ippo_trainer.contract.live import Canary
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.personas import MAX_EXPLORATION, Persona, Personas
 
 from ippo_operator.api.rule import Rule
-from ippo_operator.api.run_sections import MAX_EXPLORATION, Gateway
 
 OF_RUNS: tuple[Rule, ...] = (
     Rule(
@@ -37,6 +37,7 @@ OF_COLLECT: tuple[Rule, ...] = (
         words=lambda collect: "both",
     ),
 )
+_OFF = "has(self.maxExploration) && double(self.maxExploration) == 0.0"
 LIVE_RULES: dict[type[Model], tuple[Rule, ...]] = {
     Canary: (
         Rule(
@@ -60,28 +61,34 @@ LIVE_RULES: dict[type[Model], tuple[Rule, ...]] = {
             words=lambda canary: f"{canary.min_conversations} with maxConversations {canary.max_conversations}",
         ),
     ),
-    Gateway: (
+    Personas: (
         Rule(
             "allowed is one persona of each name",
             "!has(self.personas) || self.personas.all(one, self.personas.exists_one(other, other.name == one.name))",
-            lambda gateway: len({each.name for each in gateway.personas or ()}) == len(gateway.personas or ()),
+            lambda section: len({each.name for each in section.personas or ()}) == len(section.personas or ()),
             "personas",
-            words=lambda gateway: ", ".join(each.name for each in gateway.personas or ()),
+            words=lambda section: ", ".join(each.name for each in section.personas or ()),
         ),
         Rule(
             f"allowed are shares of at most maxExploration together, {MAX_EXPLORATION} if left out",
-            "!has(self.personas) || self.personas.map(each, double(each.share)).sum() <= "
+            f"!has(self.personas) || {_OFF} || self.personas.map(each, double(each.share)).sum() <= "
             f"(has(self.maxExploration) ? double(self.maxExploration) : {MAX_EXPLORATION}) + 0.000000001",
-            lambda gateway: gateway.explored <= gateway.most_explored + 1e-9,
+            lambda section: not section.on or section.listed_share <= section.most_explored + 1e-9,
             "personas",
-            words=lambda gateway: f"shares of {gateway.explored:.12g} together",
+            words=lambda section: f"shares of {section.listed_share:.12g} together",
+        ),
+        Rule(
+            'allowed is below "1": Q is the policy\'s, so some conversations must be its own',
+            "!has(self.maxExploration) || double(self.maxExploration) < 1.0",
+            lambda section: section.most_explored < 1,
+            "max_exploration",
         ),
     ),
     Persona: (
         Rule(
-            "allowed is at most 2",
-            "!has(self.temperature) || double(self.temperature) <= 2.0",
-            lambda persona: persona.temperature is None or float(persona.temperature) <= 2,
+            'allowed is "0.01" to "2", as every sampler can',
+            "!has(self.temperature) || double(self.temperature) >= 0.01 && double(self.temperature) <= 2.0",
+            lambda persona: persona.temperature is None or 0.01 <= float(persona.temperature) <= 2,
             "temperature",
         ),
     ),

@@ -6,9 +6,8 @@ privilege, no host network and no service account token.
 
 from typing import Annotated, Any, Literal
 
-from ippo_trainer.contract.fields import matching
+from ippo_trainer.contract.fields import NAME, matching
 from ippo_trainer.contract.params import Model
-from ippo_trainer.contract.spec import NAME
 from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import AfterValidator, Field
 

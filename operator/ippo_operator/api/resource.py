@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from ippo_trainer.contract import fields, params
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.personas import Personas
 from pydantic import Field
 
 from ippo_operator.api.pods import ObjectName, Pods
@@ -82,7 +83,7 @@ class Simulate(params.Collect):
     """The simulator."""
 
 
-class LiveCollect(params.Logged):
+class LiveCollect(params.Logged, Personas):
     """Collect what the run's gateway logged: conversations that the current policy held with customers."""
 
     min_conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 1000

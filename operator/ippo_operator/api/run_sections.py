@@ -2,9 +2,9 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from ippo_trainer.contract.fields import Positive, Share, matching
+from ippo_trainer.contract.fields import Positive, matching
 from ippo_trainer.contract.judgement import Judgement
-from ippo_trainer.contract.live import Canary, Persona
+from ippo_trainer.contract.live import Canary
 from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.params import EngineName, Model
 from ippo_trainer.contract.spec import Encryption, S3Location
@@ -122,10 +122,6 @@ class Serve(Model):
     """After a failed roll-out: serve the policy before it again, or leave things as they are for a look."""
 
 
-MAX_EXPLORATION = 0.3
-"""Where gateway.maxExploration is left out."""
-
-
 class Gateway(Model):
     """The gateway of a run that collects what it logged: a Deployment and a Service, both named after the run with
     `-gateway`, in front of its policy servers. `ippo run` starts it as a process.
@@ -146,10 +142,6 @@ class Gateway(Model):
     everybody who reaches the gateway may ask and report. `ippo run --keys` reads such lines from a file."""
     allowed_origins: Annotated[tuple[Origin, ...], Field(max_length=16)] | None = None
     """Pages in browsers that may ask (CORS), as in spec.serve."""
-    personas: Annotated[tuple[Persona, ...], Field(max_length=16)] | None = None
-    """Variations by which the policy is explored. May change at any time; without any, nothing is explored."""
-    max_exploration: Share | None = None
-    """Personas' shares together; more is refused. 0.3 if left out."""
     redact: Annotated[tuple[Redaction, ...], Field(max_length=16)] | None = None
     """What is replaced in everything before it is written. `Email`, `Phone` and `CardNumber` are patterns; a hook of
     your own is `module:function` of the image, text to text."""
@@ -158,16 +150,6 @@ class Gateway(Model):
     journal_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] | None = None
     """Of events on a gateway's disk that are not in the bucket yet; beyond it, events are refused with 503. 1 GiB if
     left out."""
-
-    @property
-    def explored(self) -> float:
-        """Personas' shares together."""
-        return sum(float(persona.share) for persona in self.personas or ())
-
-    @property
-    def most_explored(self) -> float:
-        """What they may be at most."""
-        return MAX_EXPLORATION if self.max_exploration is None else float(self.max_exploration)
 
 
 class Promotion(Model):

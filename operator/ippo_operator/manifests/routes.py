@@ -32,7 +32,7 @@ def routes(run: IterativePPORun, live: LiveIntent, addresses: Addresses) -> Rout
     Raises:
         ValueError: the run has no collect.logged, so it has no gateway.
     """
-    logged, gateway, canary = run.spec.collect.logged, run.spec.gateway, live.canary
+    logged, canary = run.spec.collect.logged, live.canary
     if logged is None:
         raise ValueError(f"run {run.metadata.name} has no spec.collect.logged, so it has no gateway")
     candidate: CanaryRoute | None = None
@@ -47,7 +47,7 @@ def routes(run: IterativePPORun, live: LiveIntent, addresses: Addresses) -> Rout
         run=run.metadata.name,
         active=Route(digest=live.active.artifact.digest, url=addresses.active),
         canary=candidate,
-        personas=(gateway.personas if gateway is not None else None) or (),
+        personas=logged.on,
         idle=logged.idle,
         outcome_window=logged.outcome_window,
     )

@@ -112,7 +112,8 @@ SOME_ERROR = 'allowed is above "0" and below "1": a probability of error'
 IN_ORDER = "allowed is at most maxConversations"
 ONE_OF_EACH = "allowed is one persona of each name"
 SHARES = "allowed are shares of at most maxExploration together, 0.3 if left out"
-WARM = "allowed is at most 2"
+WARM = 'allowed is "0.01" to "2", as every sampler can'
+OWN_CONVERSATIONS = 'allowed is below "1": Q is the policy\'s, so some conversations must be its own'
 NO_CUSTOMERS = "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything"
 NO_DEMONSTRATIONS = "demonstrations are a simulator's; without collect.simulate give warmStart.conversations"
 WINDOW = "is of outcomes in a file of their own; give outcomes, too"
@@ -125,6 +126,13 @@ LOGGED: dict[str, Any] = GOOD["spec"] | {
 """A run of a log alone."""
 LIVE: dict[str, Any] = LOGGED | {"iterations": {"max": 2}, "collect": {"logged": {}}, "serve": {}}
 """A run of live conversations."""
+
+
+def live(**logged: Any) -> dict[str, Any]:
+    """That run, with fields of collect.logged."""
+    return LIVE | {"collect": {"logged": logged}}
+
+
 TWO = "allowed is 2 or more with GRPO and RLOO, which compare the suggestions of a state"
 NO_BONUS = 'allowed is "0" with RLOO, which has no entropy bonus'
 ONE_NODE = "allowed is PPO or MPO with pods.improve.nodes above 1: trl's trainers run on one process"
@@ -155,10 +163,14 @@ BAD = [
     Bad("spec", {key: value for key, value in LIVE.items() if key != "serve"}, NEEDS_SERVERS),
     Bad("spec.serve.strategy", "Canary", NEEDS_GATEWAY),
     Bad("spec.gateway", {}, NO_GATEWAY),
-    Bad("spec", LIVE | {"gateway": {"personas": [persona("a"), persona("a")]}}, ONE_OF_EACH),
-    Bad("spec", LIVE | {"gateway": {"personas": [persona("a", "0.2"), persona("b", "0.2")]}}, SHARES),
-    Bad("spec", LIVE | {"gateway": {"personas": [persona("a")], "maxExploration": "0.01"}}, SHARES),
-    Bad("spec", LIVE | {"gateway": {"personas": [persona("a") | {"temperature": "2.1"}]}}, WARM),
+    Bad("spec", live(personas=[persona("a"), persona("a")]), ONE_OF_EACH),
+    Bad("spec", live(personas=[persona("a", "0.2"), persona("b", "0.2")]), SHARES),
+    Bad("spec.collect.simulate.personas", [persona("a", "0.2"), persona("b", "0.2")], SHARES),
+    Bad("spec", live(personas=[persona("a")], maxExploration="0.01"), SHARES),
+    Bad("spec", live(maxExploration="1"), OWN_CONVERSATIONS),
+    Bad("spec.collect.simulate.maxExploration", "1", OWN_CONVERSATIONS),
+    Bad("spec", live(personas=[persona("a") | {"temperature": "2.1"}]), WARM),
+    Bad("spec.collect.simulate.personas", [persona("a") | {"temperature": "2.1"}], WARM),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "window": "14d"}, WINDOW),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "s3://a/c", "window": "2 weeks"}),
     Bad("spec.collect.history", {"conversations": "hf://a/b"}, NO_HUB.format("log")),

@@ -36,6 +36,7 @@ from .cases import (
     ONE_NODE,
     ONE_OF_BOTH,
     ONE_OF_EACH,
+    OWN_CONVERSATIONS,
     OWN_TURNS,
     SHARES,
     SOME_ERROR,
@@ -95,6 +96,7 @@ CASES: dict[str, Case] = {
     SHARES: Case(
         {"personas": [persona("a", "0.2"), persona("b", "0.101")]}, {"personas": [persona(name) for name in "abc"]}
     ),
+    OWN_CONVERSATIONS: Case({"maxExploration": "1"}, {"maxExploration": "0.999"}),
     WARM: Case(persona("a") | {"temperature": "2.01"}, persona("a") | {"temperature": "2"}),
     IN_ORDER: Case({"minConversations": 9, "maxConversations": 8}, {"minConversations": 9, "maxConversations": 9}),
     ONE_ITERATION: Case(LOGGED | {"iterations": {"max": 2}}, LOGGED),
@@ -182,7 +184,7 @@ PLACES = sorted({place for place in rules(schema()) if place.path})
 
 def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
     """A good run with the value at that place; entries of lists on the way are as short as may be."""
-    live = path.startswith("spec.gateway.") or path == "spec.gateway"
+    live = re.match(r"spec\.(gateway|collect\.logged)\b", path) is not None
     document = copy.deepcopy(GOOD | {"spec": LIVE} if live else GOOD)
     place: Any = document
     *parents, last = re.findall(r"[^.\[\]]+|\[\]", path)
@@ -196,7 +198,7 @@ def document(path: str, value: dict[str, Any]) -> dict[str, Any]:
     if last == "[]":
         place.append(value)
     else:
-        place[last] = copy.deepcopy(value)
+        place[last] = copy.deepcopy(ENVIRONMENT | value if path == "spec.collect.simulate" else value)
     return document
 
 

@@ -95,7 +95,7 @@ def a_run_has_a_gateway(made: Installed) -> None:
         wait_for(made, run, "Reconciling", "GatewayUnreachable")
         proxy = ("", "services/proxy", "get")
         until(lambda: proxy in made.audit.used(), "the gateway is asked", 60)
-        api.merge(run, {"spec": {"gateway": {"personas": [{"name": "brief", "share": "0.1"}]}}})
+        api.merge(run, {"spec": {"collect": {"logged": {"personas": [{"name": "brief", "share": "0.1"}]}}}})
         until(lambda: "brief" in routes(api, place), "the gateway is told", 60)
         assert cluster.errors == []
 

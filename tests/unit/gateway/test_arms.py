@@ -5,8 +5,9 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ippo_trainer.contract.live import Persona
-from ippo_trainer.gateway.arms import Earlier, assign, persona_of
+from ippo_trainer.contract.personas import Persona
+from ippo_trainer.contract.personas import drawn as drawn_of
+from ippo_trainer.gateway.arms import Earlier, assign
 from ippo_trainer.gateway.memory import Recent
 from ippo_trainer.live.assignment import in_canary
 
@@ -51,7 +52,7 @@ def test_personas_are_drawn_by_conversation_whatever_the_policy(name, shares, sh
     drawn = assign(under(None, *shares), name, None).persona
     assert assign(under(share, *shares), name, None).persona == drawn
     # One more at the end takes no conversation from another.
-    more = persona_of(under(None, *shares, "0.1"), name)
+    more = drawn_of(personas(*shares, "0.1"), name)
     assert more == drawn or drawn is None
 
 

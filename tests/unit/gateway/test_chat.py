@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from ippo_trainer.contract.live import Persona
+from ippo_trainer.contract.personas import Persona
 from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.policies import Patience
 from ippo_trainer.live.journal import JournalLimits

@@ -122,6 +122,16 @@ def test_explored_share() -> None:
     assert explored_share([]) == 0.0
 
 
+@pytest.mark.parametrize(("own", "share"), [(["....", "..."], 0.0), ([".x..", "x..."], 0.25)])
+def test_whole_conversations_of_personas_are_no_coin_of_the_policys(own: list[str], share: float) -> None:
+    """Else the weights of its own long conversations would be too large."""
+    persona = conversation("xxxxx", True)
+    for turn in persona.turns:
+        turn.writer = "bold"
+    found = explored_share([persona, *(conversation(each, True) for each in own)])
+    assert found == pytest.approx(share)
+
+
 def test_an_unseen_suggestion_teaches_v_and_not_q() -> None:
     """It had no effect, so the return is one of the state; the turns before went through what really happened."""
     logged = conversation("...", True)

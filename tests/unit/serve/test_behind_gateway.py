@@ -3,7 +3,7 @@
 from contextlib import asynccontextmanager
 
 import pytest
-from ippo_trainer.contract.live import Persona
+from ippo_trainer.contract.personas import Persona
 
 from tests.kit.chat import ask, ask_streamed, assistant, run, user
 from tests.kit.gateways import gateway, routes

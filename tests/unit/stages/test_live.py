@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.layout import LIVE
+from ippo_trainer.contract.personas import Persona
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
+from ippo_trainer.data.own import persona_of
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import read_turns
 from ippo_trainer.live.erase import erase
@@ -157,8 +159,7 @@ def events_of(conversations: Sequence[Conversation], digest: str) -> list[Event]
         for turn in each.turns:
             time += 5
             drawn = {"token_ids": turn.token_ids, "logprobs": turn.sampler_logprobs}
-            persona = "bold" if turn.behaviour == "explore" else ""
-            suggestion = chat.ask(turn.customer_message, turn.suggestion, time, persona=persona, **drawn)
+            suggestion = chat.ask(turn.customer_message, turn.suggestion, time, persona=turn.writer, **drawn)
             sent = None if turn.reaction == "accepted" else turn.sent_message
             events += [suggestion, chat.react(suggestion, turn.reaction, time + 2, sent)]
         events.append(chat.close(time + 3, outcome=each.outcome))
@@ -166,10 +167,11 @@ def events_of(conversations: Sequence[Conversation], digest: str) -> list[Event]
 
 
 def test_the_stages_learn_from_it_as_from_simulated_conversations(small_world: Any) -> None:
-    """What a policy said to simulated customers, told by way of a gateway's log, are the same turns; Q, a candidate
-    and the estimate of its gain come of them."""
+    """What a policy and its persona said to simulated customers, told by way of a gateway's log, are the same turns; Q,
+    a candidate and the estimate of its gain come of them."""
     policy = small_world.put_policy(1)
-    simulated = params.Collect(conversations=64, parallelism=1, batch_size=32)
+    personas = (Persona(name="bold", share="0.25", temperature="1.5"),)
+    simulated = params.Collect(conversations=64, parallelism=1, batch_size=32, personas=personas)
     inputs = {"policy": policy, "explorer": policy}
     held = data_of(small_world, small_world.result(small_world.spec("collect", inputs, collect=simulated)), "held")
     won = sorted(held, key=lambda each: len(each.turns))[::2]
@@ -182,11 +184,19 @@ def test_the_stages_learn_from_it_as_from_simulated_conversations(small_world: A
     for each, original in zip(data, held, strict=True):
         assert (each.outcome, each.censored) == (original.outcome, False)
         for turn, before in zip(each.turns, original.turns, strict=True):
-            for name in ("customer_message", "suggestion", "reaction", "sent_message", "token_ids", "policy_digest"):
+            texts = ("customer_message", "suggestion", "reaction", "sent_message")
+            for name in (*texts, "token_ids", "policy_digest", "behaviour", "writer"):
                 assert getattr(turn, name) == getattr(before, name)
             assert turn.sampler_logprobs == pytest.approx(before.sampler_logprobs)
+    outcomes = [[each.outcome for each in held if bool(persona_of(each)) == explored] for explored in (True, False)]
+    shares = [len(outcomes[0]) / len(held), *(sum(each) / len(each) for each in outcomes)]
+    names = ("personaShare", "personaSuccess", "successWithoutPersonas")
+    assert [result.metrics[name] for name in names] == shares
     inputs = {"policy": policy, "data": result.artifacts["data"]}
     q = small_world.result(small_world.spec("fit-q", inputs, fit_q=params.FitQ(epochs=1), environment=None))
+    assert q.metrics["exploredShare"] == 0  # of the turns that the policy itself goes on to
+    assert q.metrics["successUnexplored"] == pytest.approx(shares[2])
+    assert "foreignShare" not in q.metrics
     inputs |= {"q": q.artifacts["q"], "explorer": policy}
     section = params.Improve(algorithm="MPO", updates=2, batch_size=4, samples_per_state=2)
     improved = small_world.result(small_world.spec("improve", inputs, improve=section, environment=None))

@@ -13,6 +13,8 @@ def matching(pattern: str, words: str, max_length: int) -> Any:
     return Field(pattern=pattern, max_length=max_length, json_schema_extra={WORDS: words})
 
 
+NAME = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+NAME_WORDS = "lower-case letters, digits and '-'"
 Decimal = Annotated[str, matching(r"^-?[0-9]{1,9}(\.[0-9]{1,12})?$", 'a decimal in quotes such as "0.05"', 24)]
 Share = Annotated[str, matching(r"^(0(\.[0-9]{1,12})?|1(\.0{1,12})?)$", 'a decimal in quotes from "0" to "1"', 16)]
 Positive = Annotated[

@@ -10,6 +10,14 @@ Votes = Annotated[int, Field(ge=0, le=1_000_000)]
 _QUANTILE = 1.959963984540054
 
 
+def wilson(part: int, whole: int) -> tuple[float, float]:
+    """The bounds of Wilson's 95 % interval of a share; `whole` is above 0."""
+    share, square = part / whole, _QUANTILE**2
+    centre = (share + square / (2 * whole)) / (1 + square / whole)
+    half = _QUANTILE / (1 + square / whole) * (share * (1 - share) / whole + square / (4 * whole * whole)) ** 0.5
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 class Judgement(Model):
     """Votes on a candidate, which `ippo judge` counts: evidence for who answers."""
 
@@ -33,12 +41,7 @@ class Judgement(Model):
         None without such votes. One state of each conversation is judged, so votes are independent.
         """
         count = self.decided
-        if not count:
-            return None
-        share, square = self.candidate / count, _QUANTILE**2
-        centre = (share + square / (2 * count)) / (1 + square / count)
-        half = _QUANTILE / (1 + square / count) * (share * (1 - share) / count + square / (4 * count * count)) ** 0.5
-        return share, max(0.0, centre - half), min(1.0, centre + half)
+        return (self.candidate / count, *wilson(self.candidate, count)) if count else None
 
     def in_words(self) -> str:
         """A clause."""

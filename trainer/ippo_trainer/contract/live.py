@@ -9,15 +9,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ippo_trainer.contract.fields import Positive, Share, Window, matching
+from ippo_trainer.contract.fields import Positive, Share, Window
 from ippo_trainer.contract.lines import Line
 from ippo_trainer.contract.model import Model
-from ippo_trainer.contract.spec import NAME, Digest, Outcome
+from ippo_trainer.contract.personas import MOST_PERSONAS, Persona
+from ippo_trainer.contract.spec import Digest, Outcome
 
 REPORT_PATH = "/v1/live"
-PERSONA_WORDS = "lower-case letters, digits and '-'"
-NO_PERSONA = ""
-"""In records: the policy as it is."""
 REPORT_MOST = 1 << 16
 """Bytes of a report, of which whoever asks reads no more."""
 _LAST_SECOND = 253_402_300_799
@@ -29,22 +27,6 @@ Moment = Annotated[float, Field(ge=0, le=_LAST_SECOND, allow_inf_nan=False)]
 """Seconds since 1970 UTC."""
 Difference = Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)]
 """Of two rates."""
-
-
-class Persona(Model):
-    """A variation by which a policy is explored in production. What it suggests is logged as explored, never as the
-    policy's own."""
-
-    name: Annotated[str, matching(NAME, PERSONA_WORDS, 63)]
-    """In logs and reports."""
-    share: Share
-    """Of conversations."""
-    instructions: Annotated[str, Field(max_length=4096)] = ""
-    """Put behind the system prompt, for bases that follow instructions."""
-    temperature: Positive | None = None
-    """Of sampling, at most 2; 1 if left out."""
-    min_p: Share | None = None
-    """Tokens less likely than this share of the likeliest one, before temperature, are never drawn; 0 if left out."""
 
 
 class GuardRails(Model):
@@ -102,7 +84,7 @@ class Routes(Model):
     run: Line
     active: Route
     canary: CanaryRoute | None = None
-    personas: Annotated[tuple[Persona, ...], Field(max_length=16)] = ()
+    personas: Annotated[tuple[Persona, ...], Field(max_length=MOST_PERSONAS)] = ()
     idle: Window
     outcome_window: Window
 
@@ -176,4 +158,4 @@ class LiveReport(Model):
     candidate: ArmReport | None = None
     """The candidate's."""
     verdict: CanaryVerdict | None = None
-    personas: Annotated[tuple[PersonaReport, ...], Field(max_length=16)] = ()
+    personas: Annotated[tuple[PersonaReport, ...], Field(max_length=MOST_PERSONAS)] = ()

@@ -22,6 +22,7 @@ from ippo_trainer.contract.fields import (
     Writers,
 )
 from ippo_trainer.contract.model import Model as Model
+from ippo_trainer.contract.personas import Personas
 from ippo_trainer.contract.stages import EARLIER_DATA
 
 BUILT_IN_ENVIRONMENTS = {
@@ -141,7 +142,7 @@ EXPLORATION_DECAY, EXPLORATION_TEMPERATURE, EXPLORATION_MIN_P = 1.0, 3.0, 0.02
 """Where the fields of that name are left out."""
 
 
-class Collect(Model):
+class Collect(Personas):
     """Deploy the current policy and log conversations."""
 
     conversations: Annotated[int, Field(ge=2, le=10_000_000)] = 5000

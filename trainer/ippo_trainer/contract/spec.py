@@ -12,8 +12,7 @@ from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, EVALUATE, IMPROVE, StageName
 
 Digest = Annotated[str, Field(pattern=DIGEST)]
-NAME = "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-Name = Annotated[str, Field(pattern=NAME)]
+Name = Annotated[str, Field(pattern=fields.NAME)]
 MAX_RESULT_BYTES = 3072
 MAX_WARNING = 300  # bytes
 MAX_WARNINGS = 6

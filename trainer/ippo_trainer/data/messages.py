@@ -266,7 +266,6 @@ def _turn(exchange: _Exchange, writer: str) -> Turn:
     reactions = {message["reaction"] for message in business}
     suggestion = "\n".join(suggestions) if suggestions else None
     reaction: Reaction = business[0]["reaction"] if len(reactions) == 1 else "edited"
-    writers = sorted({message["writer"] or writer for message in business})
     # Several messages are no suggestion of a policy's, whatever each of them was.
     sampled = business[0]["sampled"] if len(business) == 1 else {"behaviour": "log"}
     return Turn(
@@ -274,12 +273,19 @@ def _turn(exchange: _Exchange, writer: str) -> Turn:
         suggestion,
         reaction,
         _join(business),
-        writer="" if sampled.get("policy_digest") else "+".join(writers),
+        writer=_writer(business, sampled, writer),
         **sampled,
         started_at=next((m["time"] for m in reversed(customer) if m["time"] is not None), 0.0),
         ended_at=next((m["time"] for m in reversed(business) if m["time"] is not None), 0.0),
         tool_messages=exchange.tool_messages(),
     )
+
+
+def _writer(business: Sequence[dict[str, Any]], sampled: dict[str, Any], writer: str) -> str:
+    """Of a turn that no policy wrote, else the name of who explored."""
+    if not sampled.get("policy_digest"):
+        return "+".join(sorted({message["writer"] or writer for message in business}))
+    return business[0]["writer"] or "" if sampled["behaviour"] == "explore" else ""
 
 
 def _join(messages: Sequence[dict[str, Any]]) -> str:

@@ -32,10 +32,15 @@ def explored(turn: Turn) -> bool:
 
 
 def writer_of(turn: Turn) -> str:
-    """Who suggested: the explorer, a policy's digest, or a writer of a log."""
+    """Who suggested: a persona, the explorer, a policy's digest, or a writer of a log."""
     if explored(turn):
-        return EXPLORER
+        return turn.writer or EXPLORER
     return turn.policy_digest if turn.behaviour == "policy" else turn.writer or PEOPLE
+
+
+def persona_of(conversation: Conversation) -> str:
+    """Of what a run collected: the persona of the first turn that has one; empty where none has."""
+    return next((turn.writer for turn in conversation.turns if explored(turn) and turn.writer), "")
 
 
 def by_policy(digest: str) -> Callable[[Turn], bool]:

@@ -50,7 +50,8 @@ class Turn:
     ended_at: float = 0.0
     """Seconds since 1970 UTC when the business sent its message."""
     writer: str = ""
-    """Of a turn of somebody else's: who suggested; empty where nobody said."""
+    """Of a turn of somebody else's: who suggested; empty where nobody said. Of an exploring turn its persona, if it has
+    one."""
     tool_messages: Sequence[str] = ()
     """What tools had returned since the suggestion before, in order."""
 

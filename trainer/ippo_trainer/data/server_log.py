@@ -26,6 +26,8 @@ from ippo_trainer.data.schema import State, Turn
 SEGMENT_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]+-[0-9]+\.jsonl\.gz")
 """Of a segment, without its folder."""
 FORMAT = 1
+PERSONA = "persona"
+"""Of a suggestion that a gateway logged and that is not the policy's as it is: who explored."""
 _PART_BYTES = 64 << 20
 """Of JSON, about: what is grouped in memory at once."""
 _MOST_PARTS = 256
@@ -90,8 +92,7 @@ class Served:
         """Takes a suggestion.
 
         Args:
-            record: a line of the log; `explored` says of what a gateway logged that it is no suggestion of the policy
-                as it is.
+            record: a line of the log; of what a gateway logged it may have a `PERSONA`.
             row: what became of it, if somebody said so.
             left_out: counts suggestions that nothing became of, by kind.
         """
@@ -109,7 +110,7 @@ class Served:
                 record["choice"],
                 record["message"],
                 record["suggestion"],
-                sampled | ({EXPLORED: True} if record.get(EXPLORED) else {}),
+                sampled | ({EXPLORED: True, "writer": record[PERSONA]} if record.get(PERSONA) else {}),
                 record["started_at"],
                 record["time"],
                 row,

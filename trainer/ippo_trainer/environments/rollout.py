@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 from ippo_trainer.contract.digests import derive_seed
+from ippo_trainer.contract.personas import NO_PERSONA, Persona, context_with
 from ippo_trainer.data.context import tool_messages_of
 from ippo_trainer.data.schema import Behaviour, Conversation, State, Turn
 from ippo_trainer.engines.interface import PolicySampler
@@ -30,6 +31,9 @@ class OpenConversation:
     customer_message: str
     tool_messages: Sequence[str] = ()
     context: str = ""
+    """The conversation's, behind its persona's instructions."""
+    persona: str = NO_PERSONA
+    """Who suggests."""
 
     def state(self) -> State:
         """What the agent knows."""
@@ -43,6 +47,8 @@ class Suggestion:
     text: str | None
     policy_digest: str = ""
     behaviour: Behaviour = "policy"
+    writer: str = ""
+    """The persona."""
     token_ids: list[int] | None = None
     logprobs: list[float] | None = None
     dropped_turns: int = 0
@@ -70,7 +76,7 @@ class PolicyAgent:
         sampler, renderer: of the policy.
         digest: of the policy, for the log.
         max_new_tokens, temperature, batch_tokens, min_p: see `models.sampling.Sampling`.
-        behaviour: how its turns are tagged.
+        behaviour, persona: how its turns are tagged.
     """
 
     sampler: PolicySampler
@@ -81,6 +87,7 @@ class PolicyAgent:
     behaviour: Behaviour = "policy"
     batch_tokens: int | None = None
     min_p: float = 0.0
+    persona: str = NO_PERSONA
 
     def __post_init__(self) -> None:
         stops, pad_id = self.renderer.stop_ids, self.renderer.tokenizer.pad_token_id
@@ -107,6 +114,7 @@ class PolicyAgent:
                 self.renderer.decode(response.ids)[0],
                 self.digest,
                 self.behaviour,
+                self.persona,
                 response.ids,
                 response.logprobs,
                 prompt.dropped_turns,
@@ -140,6 +148,28 @@ class ExploringAgent:
 
     def _explores(self, state: OpenConversation) -> bool:
         return derive_seed(state.seed, "explore", len(state.history)) < self.probability * 2.0**63
+
+
+@dataclass
+class PersonasAgent:
+    """Conversations that have a persona are that persona's, in all turns; another agent has the others.
+
+    Args:
+        agent: the other one.
+        personas: by name.
+    """
+
+    agent: Agent
+    personas: dict[str, PolicyAgent]
+
+    def __call__(self, states: Sequence[OpenConversation]) -> list[Suggestion]:
+        """As `Agent`."""
+        suggestions: dict[int, Suggestion] = {}
+        for name, agent in {NO_PERSONA: self.agent, **self.personas}.items():
+            due = [state for state in states if state.persona == name]
+            if due:
+                suggestions |= {state.slot: suggestion for state, suggestion in zip(due, agent(due), strict=True)}
+        return [suggestions[state.slot] for state in states]
 
 
 @dataclass
@@ -211,12 +241,24 @@ class Batch:
             makes all its suggestions again, since a batch of other conversations would be rounded otherwise.
         read: what the agent can read of a customer's message beside what tools returned and the context, which is
             what is logged of it.
+        personas: by conversation, whose it is; without any, all are the policy's as it is. Their instructions are
+            no part of what is logged.
     """
 
     seeds: Sequence[int]
     ids: Sequence[str]
     resumed: OpenBatch | None = None
     read: Callable[[str, Sequence[str], str], str] = lambda message, tool_messages, context: message
+    personas: Sequence[Persona | None] = ()
+
+    def persona(self, slot: int) -> Persona | None:
+        """Of the conversation of a slot."""
+        return self.personas[slot] if self.personas else None
+
+    def known(self, slot: int, context: str) -> str:
+        """What the agent is given besides the dialogue, where the environment gives `context`."""
+        persona = self.persona(slot)
+        return context if persona is None else context_with(persona.instructions, context)
 
 
 def rollout(
@@ -241,7 +283,9 @@ def rollout(
     conversations, open_conversations = [], []
     for slot, (name, seed, (context, newest)) in enumerate(zip(batch.ids, batch.seeds, customers.start(), strict=True)):
         conversations.append(Conversation(name, context=context))
-        open_conversations.append(OpenConversation(slot, seed, conversations[slot].turns, *newest, context))
+        persona = batch.persona(slot)
+        whose = batch.known(slot, context), NO_PERSONA if persona is None else persona.name
+        open_conversations.append(OpenConversation(slot, seed, conversations[slot].turns, *newest, *whose))
     dropped = truncated = 0
     for turn in range(environment.max_turns):
         suggestions = agent(open_conversations)
@@ -282,7 +326,7 @@ class _Customers:
 
     def __init__(self, environment: Environment, batch: Batch) -> None:
         resumed = batch.resumed
-        self._environment, self._seeds, self._read = environment, batch.seeds, batch.read
+        self._environment, self._seeds, self._batch = environment, batch.seeds, batch
         self._waiting = resumed.waiting if resumed is not None else {}
         self._log = dict(enumerate(resumed.conversations)) if resumed is not None else {}
         if not isinstance(environment, Resumable):
@@ -297,7 +341,9 @@ class _Customers:
             first |= {
                 slot: (
                     opening.context,
-                    self._waiting_with(opening.customer_message, opening.tool_messages, opening.context),
+                    self._waiting_with(
+                        opening.customer_message, opening.tool_messages, self._batch.known(slot, opening.context)
+                    ),
                 )
                 for slot, opening in zip(fresh, openings, strict=True)
             }
@@ -345,7 +391,7 @@ class _Customers:
 
     def _waiting_with(self, message: str, tool_messages: Sequence[Any], context: str) -> Newest:
         tools = tool_messages_of("tool_messages", tool_messages)
-        return Newest(self._read(message, tools, context), tools)
+        return Newest(self._batch.read(message, tools, context), tools)
 
     def _logged(self, number: int, slot: int) -> _TurnResult:
         conversation = self._log[slot]
@@ -370,6 +416,7 @@ def _turn(number: int, state: OpenConversation, suggestion: Suggestion, step: St
         displayed=step.displayed,
         policy_digest=suggestion.policy_digest,
         behaviour=suggestion.behaviour,
+        writer=suggestion.writer,
         token_ids=suggestion.token_ids,
         sampler_logprobs=suggestion.logprobs,
         started_at=start,

@@ -1,9 +1,9 @@
 """Which policy and which persona a conversation gets. Pure: replicas share nothing and still agree."""
 
-import hashlib
 from dataclasses import dataclass
 
-from ippo_trainer.contract.live import NO_PERSONA, Persona, Route, Routes
+from ippo_trainer.contract.live import Route, Routes
+from ippo_trainer.contract.personas import NO_PERSONA, Persona, drawn
 from ippo_trainer.live.assignment import in_canary
 from ippo_trainer.live.events import ACTIVE, CANDIDATE, Arm
 
@@ -42,21 +42,10 @@ def assign(routes: Routes, conversation: str, earlier: Earlier | None) -> Assign
         tested = canary is not None and in_canary(canary.route.digest, conversation, float(canary.settings.share))
     else:
         tested = canary is not None and earlier.digest == canary.route.digest != routes.active.digest
-    persona = persona_of(routes, conversation) if earlier is None else _named(routes, earlier.persona)
+    persona = drawn(routes.personas, conversation) if earlier is None else _named(routes, earlier.persona)
     if tested and canary is not None:
         return Assignment(CANDIDATE, canary.route, persona)
     return Assignment(ACTIVE, routes.active, persona)
-
-
-def persona_of(routes: Routes, conversation: str) -> Persona | None:
-    """The persona that a conversation draws, whatever its policy; None for the policy as it is."""
-    digest = hashlib.sha256(f"persona\n{conversation}".encode()).digest()
-    level = int.from_bytes(digest[:6]) / (1 << 48)  # in [0, 1), uniform over conversations
-    for persona in routes.personas:
-        if level < float(persona.share):
-            return persona
-        level -= float(persona.share)
-    return None
 
 
 def _named(routes: Routes, name: str) -> Persona | None:

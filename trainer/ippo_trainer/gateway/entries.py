@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-from ippo_trainer.contract.live import NO_PERSONA
+from ippo_trainer.contract.personas import NO_PERSONA
 from ippo_trainer.gateway.arms import Assignment
 from ippo_trainer.live import events
 from ippo_trainer.live.events import Event

@@ -12,10 +12,9 @@ from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.logs import conversation_of
-from ippo_trainer.data.messages import EXPLORED
 from ippo_trainer.data.reaction_file import ReactionRow
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.data.server_log import Served, state_of
+from ippo_trainer.data.server_log import PERSONA, Served, state_of
 from ippo_trainer.live.events import CLOSE, COMPLAINT, ERASED, OUTCOME, REACTION, SUGGESTION, UNANSWERED, Event
 from ippo_trainer.live.standing import Course, Rules, Statement
 
@@ -161,7 +160,7 @@ def _record_of(event: Event) -> dict[str, Any]:
     """The record of a policy server, with the gateway's times."""
     record: dict[str, Any] = event["suggestion"]
     times = {"started_at": event["time"] - event["seconds"], "time": event["time"]}
-    return record | times | ({EXPLORED: True} if event["persona"] else {})
+    return record | times | ({PERSONA: event["persona"]} if event["persona"] else {})
 
 
 class _Noted:

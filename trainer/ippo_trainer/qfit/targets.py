@@ -39,8 +39,9 @@ class Target:
 def explored_share(conversations: Sequence[Conversation]) -> float:
     """Probability that the turn after one of the policy's own explores.
 
-    The explorer's coin ignores the conversation, so it is the share of exploring turns; 0 without turns. Other writers
-    of a log (they have names) may hold whole conversations, so of those it is counted on the turns after own ones.
+    The explorer's coin ignores the conversation, so it is the share of exploring turns; 0 without turns. Personas, and
+    other writers of a log (they have names), hold whole conversations or may, so of those it is counted on the turns
+    after own ones.
     """
     turns = [turn for conversation in conversations for turn in conversation.turns]
     if any(explored(turn) and turn.writer for turn in turns):

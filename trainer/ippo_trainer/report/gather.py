@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -18,8 +19,10 @@ from ippo_trainer.contract.layout import (
     TRANSCRIPTS,
     result_key,
 )
+from ippo_trainer.contract.personas import NO_PERSONA
 from ippo_trainer.contract.spec import ArtifactRef, Decision, StageResult
 from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_Q, IMPROVE, WARM_START, StageName
+from ippo_trainer.data.counts import Ended, personas, without_personas
 from ippo_trainer.evaluation.comparisons import Comparisons
 from ippo_trainer.evaluation.groups import GroupValues
 from ippo_trainer.report.model import (
@@ -41,6 +44,7 @@ JSON_LIMIT = 16 << 20
 TRANSCRIPT_CYCLES = 3
 """Transcripts are read of the first and of this many last evaluations."""
 _GROUPS = TypeAdapter(dict[str, tuple[int, int, int]])
+_COUNTS = TypeAdapter(dict[str, int])
 _T = TypeVar("_T", bound=BaseModel)
 
 
@@ -132,18 +136,34 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         comparisons=None if simulated else reader.read(evaluate, "evaluation", COMPARISONS, Comparisons),
         groups=_log_groups(reader, results.get(COLLECT)),
         group_values=None if simulated else reader.read(evaluate, "evaluation", GROUPS, GroupValues),
+        personas=_personas(reader, results.get(COLLECT)),
     )
     return cycle, problems
 
 
 def _log_groups(reader: "_Reader", collect: StageResult | None) -> dict[str, tuple[int, int, int]]:
     """By group: conversations, finished ones, outcomes; nothing where the log has no groups."""
-    ref = collect.artifacts.get(BY_NAME[COLLECT].artifact) if collect else None
-    manifest = reader.manifest(ref) if ref else None
     try:
-        return _GROUPS.validate_python((manifest.metadata.get("groups") or {}) if manifest else {})
+        return _GROUPS.validate_python(_collected(reader, collect).get("groups") or {})
     except ValidationError:
         return {}
+
+
+def _personas(reader: "_Reader", collect: StageResult | None) -> dict[str, Ended]:
+    """By persona, also the conversations of none; nothing where there are no personas."""
+    try:
+        counts = _COUNTS.validate_python(_collected(reader, collect).get("counts") or {})
+    except ValidationError:
+        return {}
+    held = personas(counts)
+    return {NO_PERSONA: without_personas(counts), **held} if held else {}
+
+
+def _collected(reader: "_Reader", collect: StageResult | None) -> Mapping[str, Any]:
+    """What the manifest of the data says beside them."""
+    ref = collect.artifacts.get(BY_NAME[COLLECT].artifact) if collect else None
+    manifest = reader.manifest(ref) if ref else None
+    return manifest.metadata if manifest else {}
 
 
 def _result(store: Store, iteration: int, stage: StageName, problems: list[str]) -> StageResult | None:

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, AliasGenerator, BaseModel, BeforeValidator, C
 from pydantic.alias_generators import to_camel
 
 from ippo_trainer.contract.spec import Decision
+from ippo_trainer.data.counts import Ended
 from ippo_trainer.evaluation.comparisons import Comparisons
 from ippo_trainer.evaluation.groups import GroupValues
 
@@ -307,6 +308,8 @@ class Cycle:
     """Of a log, by its column `group`: conversations, those that are finished, those with the outcome."""
     group_values: GroupValues | None = None
     """What the log tells of the candidate by group, where nobody could simulate a customer."""
+    personas: dict[str, Ended] = field(default_factory=dict)
+    """Of what was collected, by persona, "" for the policy as it is; nothing where it had no personas."""
 
 
 class Standing(Read):

@@ -11,6 +11,7 @@ from ippo_trainer.contract.judgement import Judgement
 from ippo_trainer.contract.stages import COLLECT, EVALUATE
 from ippo_trainer.evaluation.groups import LEAST_CONVERSATIONS, LEAST_OUTCOMES, GroupValue
 from ippo_trainer.report import words
+from ippo_trainer.report.exploring import of_personas
 from ippo_trainer.report.model import Cycle, Estimate, PolicyScore, RunReport
 from ippo_trainer.report.parts import FigureTable
 
@@ -55,6 +56,7 @@ class OwnerPage:
     pairs: Sequence[SideBySide] = ()
     groups: FigureTable | None = None
     groups_note: str = ""
+    personas: FigureTable | None = None
     glossary: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
 
@@ -62,14 +64,14 @@ def page(run: RunReport) -> OwnerPage | None:
     """The section; None of a run that has nothing to tell yet."""
     logged = words.judged_on_a_log(run)
     sentences = _logged(run, logged) if logged is not None else _measured(run)
-    groups, groups_note = _groups(run)
-    if not sentences and groups is None:
+    (groups, groups_note), personas = _groups(run), of_personas(run)
+    if not sentences and groups is None and personas is None:
         return None
     before, after, note = _texts(run, logged)
     kinds = changed(before, after)
     rows = [[kind.example, words.percent(kind.before, 0), words.percent(kind.after, 0)] for kind in kinds]
     table = FigureTable(["the agent says, for example", "before", "now"], rows) if rows else None
-    return OwnerPage(sentences, table, note, _pairs(logged), groups, groups_note, _glossary(run))
+    return OwnerPage(sentences, table, note, _pairs(logged), groups, groups_note, personas, _glossary(run))
 
 
 def _measured(run: RunReport) -> list[str]:

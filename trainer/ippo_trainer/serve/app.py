@@ -9,6 +9,7 @@ from contextlib import aclosing, suppress
 from aiohttp import web
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.personas import context_with
 from ippo_trainer.data.schema import State
 from ippo_trainer.http.cors import Cors
 from ippo_trainer.http.errors import RequestError
@@ -164,7 +165,7 @@ class ChatServer:
 def _prompt(renderer: Renderer, chat: ChatRequest) -> tuple[Prompt, State]:
     """The prompt, and the state that it renders."""
     state = state_of(chat.messages, renderer.system_prompt, chat.context, renderer.reads)
-    context = "\n\n".join(text for text in (chat.persona_instructions.strip(), state.context) if text)
+    context = context_with(chat.persona_instructions, state.context)
     try:
         return renderer.prompt(*state._replace(context=context)), state
     except ContextTooLongError as error:

@@ -21,9 +21,10 @@ from ippo_trainer.contract.digests import canonical_json, derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import stage_key
 from ippo_trainer.contract.params import Collect, EngineName, Model
+from ippo_trainer.contract.personas import Persona, drawn
 from ippo_trainer.contract.spec import ArtifactRef, Digest, Shard, StageResult
 from ippo_trainer.contract.stages import COLLECT
-from ippo_trainer.data.counts import count, shares
+from ippo_trainer.data.counts import count, count_personas, shares
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.engines.interface import PolicySampler
 from ippo_trainer.engines.transformers_sampler import TransformersSampler
@@ -34,6 +35,7 @@ from ippo_trainer.environments.rollout import (
     ExploringAgent,
     MessageReader,
     OpenBatch,
+    PersonasAgent,
     PolicyAgent,
     RolloutResult,
     rollout,
@@ -79,6 +81,8 @@ class _Players:
     renderer: Renderer
     agent: Agent
     sampler: EngineName
+    personas: tuple[Persona, ...]
+    """That a conversation may be of."""
 
 
 @dataclass
@@ -92,7 +96,7 @@ class _Progress:
     """The next batch, as far as an earlier attempt held it."""
 
     def add(self, counts: dict[str, int]) -> None:
-        self.counts = {name: self.counts.get(name, 0) + count for name, count in counts.items()}
+        self.counts = _sum([self.counts, counts])
         self.batches += 1
 
 
@@ -170,7 +174,8 @@ def _hold(
             batch = batches[state.batches]
             name = f"{prefix}-{state.batches:05d}.parquet"
             seeds, ids = _names(ctx, batch)
-            conversations = Batch(seeds, ids, state.unfinished, hearing)
+            personas = [drawn(players.personas, str(seed)) for seed in seeds]
+            conversations = Batch(seeds, ids, state.unfinished, hearing, personas)
             result = rollout(environment, players.agent, conversations, bar.update, keeper.note)
             with ctx.stop.deferred():
                 state.unfinished = keeper.unfinished = None
@@ -194,18 +199,39 @@ def _talking(ctx: StageContext, settings: Collect) -> Iterator[_Players]:
     sampler = samplers.sampler_of(ctx, directory, share > 0, count, count)
     with ExitStack() as engines:
         policy = _policy_agent(ctx, settings, sampler, "policy", engines, count)
-        if share == 0:
-            yield _Players(policy.renderer, policy, sampler)
-            return
-        warm = policy if alone else _policy_agent(ctx, settings, sampler, "explorer", engines, 2, policy)
-        explorer = replace(
-            warm,
-            sampler=warm.sampler.twin(),
-            behaviour="explore",
-            temperature=settings.explorer_temperature,
-            min_p=settings.explorer_min_p,
+        agent: Agent = policy
+        if share > 0:
+            warm = policy if alone else _policy_agent(ctx, settings, sampler, "explorer", engines, 2, policy)
+            explorer = replace(
+                warm,
+                sampler=warm.sampler.twin(),
+                behaviour="explore",
+                temperature=settings.explorer_temperature,
+                min_p=settings.explorer_min_p,
+            )
+            agent = ExploringAgent(policy, explorer, share)
+        if settings.on:
+            agent = PersonasAgent(agent, {each.name: _persona_agent(policy, each) for each in settings.on})
+        yield _Players(policy.renderer, agent, sampler, settings.on)
+
+
+def _persona_agent(policy: PolicyAgent, persona: Persona) -> PolicyAgent:
+    """The policy as a persona. Raises BadSpecError if its instructions leave no room for a message."""
+    least, limit = policy.renderer.least(persona.instructions.strip()), policy.renderer.max_prompt_tokens
+    if least > limit:
+        raise BadSpecError(
+            f"collect.simulate.personas: the instructions of {persona.name} make a prompt of at least {least} tokens "
+            f"by themselves, more than policy.maxPromptTokens = {limit}",
+            "Shorten the instructions, or raise policy.maxPromptTokens.",
         )
-        yield _Players(policy.renderer, ExploringAgent(policy, explorer, share), sampler)
+    return replace(
+        policy,
+        sampler=policy.sampler.twin(),
+        behaviour="explore",
+        persona=persona.name,
+        temperature=policy.temperature if persona.temperature is None else float(persona.temperature),
+        min_p=float(persona.min_p or 0),
+    )
 
 
 def _explorer_is_policy(ctx: StageContext) -> bool:
@@ -269,6 +295,7 @@ def _count(result: RolloutResult, environment: Environment, sampler: EngineName)
         "truncated": result.truncated,
         "droppedTurns": result.dropped_turns,
     }
+    counts |= count_personas(result.conversations)
     if sampler == samplers.VLLM:
         counts[_BY_VLLM] = len(turns)
     if isinstance(environment, ExactScorer):

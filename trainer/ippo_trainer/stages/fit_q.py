@@ -49,7 +49,7 @@ TRUNK_ERROR = 2.0
 in none of their differences. On SR-funnel the exact error was 1.3 to 2.0 times them; see docs/ppo.md."""
 _MORE_DATA = (
     "Collect more conversations (collect.conversations; of a live run collect.logged.minConversations), or let the "
-    "policy explore (collect.exploration; gateway.personas)."
+    "policy explore (collect.exploration; personas)."
 )
 
 
@@ -100,7 +100,11 @@ def run(ctx: StageContext) -> StageResult:
     calibration = assess(data.held, q, v, constant, procedure.settings.discount, share, data.censoring, confidence)
     comparison = _comparison(ctx, data, procedure, renderer)
     error = _standard_error(procedure, layer)
-    metrics = calibration.metrics() | _counts(data, procedure) | (comparison.metrics() if comparison else {})
+    metrics = (
+        calibration.metrics()
+        | _counts(data, procedure, ctx.spec.inputs["policy"].digest)
+        | (comparison.metrics() if comparison else {})
+    )
     metrics |= {} if error is None else {"qStandardError": error}
     account = calibration.to_json(procedure.curves) | {
         "exact": comparison.to_json() if comparison else None,
@@ -330,7 +334,7 @@ def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | No
     return TRUNK_ERROR * apart
 
 
-def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
+def _counts(data: _Data, procedure: Procedure, digest: str) -> dict[str, float]:
     conversations = data.train + data.held
     return (
         {
@@ -342,15 +346,16 @@ def _counts(data: _Data, procedure: Procedure) -> dict[str, float]:
         }
         | _success_bounds(data)
         | _success_unexplored(data, procedure.explore_share)
-        | _of_several_writers(data, procedure)
+        | _of_several_writers(data, procedure, digest)
     )
 
 
-def _of_several_writers(data: _Data, procedure: Procedure) -> dict[str, float]:
+def _of_several_writers(data: _Data, procedure: Procedure, digest: str) -> dict[str, float]:
     """How far the data are another's: share of others' turns, and how many equal turns the returns are worth that are
     the policy's own. Nothing where all turns are."""
     turns = [turn for each in data.everything for turn in each.turns]
-    foreign = sum(explored(turn) and turn.writer != "" for turn in turns)
+    # A persona has a name, too, but it is this policy.
+    foreign = sum(explored(turn) and turn.writer != "" and turn.policy_digest != digest for turn in turns)
     if not foreign:
         return {}
     settings, share = procedure.settings, procedure.explore_share
@@ -365,7 +370,8 @@ def _of_several_writers(data: _Data, procedure: Procedure) -> dict[str, float]:
 
 def _success_unexplored(data: _Data, share: float) -> dict[str, float]:
     """What exploring costs the business shows beside the success of collect; nothing where nothing explored."""
-    success = success_unexplored(data.everything, share, data.censoring) if share > 0 else None
+    exploring = any(explored(turn) for each in data.everything for turn in each.turns)
+    success = success_unexplored(data.everything, share, data.censoring) if exploring else None
     return {} if success is None else {"successUnexplored": success}
 
 

@@ -17,7 +17,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import LIVE
 from ippo_trainer.contract.params import Logged
 from ippo_trainer.contract.spec import StageResult
-from ippo_trainer.data.counts import shares
+from ippo_trainer.data.counts import count_personas, shares
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import write_turns
 from ippo_trainer.live.conversations import LATE, SILENT, SKEWED, UNNAMED
@@ -162,6 +162,7 @@ def _import(ctx: StageContext, state: _Progress, table: EventTable, first: tuple
                 write_turns(state.directory / f"turns-00000-{state.files:05d}.parquet", piece)
                 state.files += 1
                 state.tally.add(piece)
+                state.tally.counts.update(count_personas(piece))
                 state.conversations += len(piece)
                 state.report = Counter(report)
             shown.update(len(piece), outcomes=state.tally.counts["outcomes"])

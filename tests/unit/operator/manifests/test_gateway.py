@@ -30,7 +30,6 @@ EVERY_FIELD: dict[str, Any] = {
     "credentialsSecretName": "live-keys",
     "keysSecretName": "api-keys",
     "allowedOrigins": ["https://shop.example"],
-    "personas": [{"name": "brief", "share": "0.1"}],
     "redact": ["Email", "shop.redaction:names"],
     "maxWaiting": 64,
     "journalBytes": 1 << 20,
@@ -97,7 +96,7 @@ def test_the_routes_are_a_file_in_a_folder_of_which_no_pod_is_made_anew() -> Non
 
 
 def test_personas_change_the_routes_and_replace_no_pod() -> None:
-    plain, explored = live_run(), live_run(gateway={"personas": EVERY_FIELD["personas"]})
+    plain, explored = live_run(), live_run(collect={"logged": {"personas": [{"name": "brief", "share": "0.1"}]}})
     assert deployment(plain)["spec"] == deployment(explored)["spec"]
     routes = [gateway_config_map(GatewayContext(servers(run)), LiveIntent(POLICY)) for run in (plain, explored)]
     assert routes[0]["data"] != routes[1]["data"]

@@ -28,13 +28,18 @@ def test_without_a_canary_the_active_policy_answers_all() -> None:
 
 def test_a_canary_says_who_since_when_and_how() -> None:
     personas = [{"name": "brief", "share": "0.1", "instructions": "Be brief."}]
-    run = live_run(gateway={"personas": personas})
+    run = live_run(collect={"logged": {"personas": personas}})
     said = routes(run, CANARY, ADDRESSES)
     assert said.canary is not None
     assert (said.canary.route.digest, said.canary.route.url) == (CANDIDATE.artifact.digest, ADDRESSES.candidate)
     assert (said.canary.iteration, said.canary.since) == (4, SINCE.timestamp())
     assert said.canary.settings.share == "0.25"
     assert [persona.name for persona in said.personas] == ["brief"]
+
+
+def test_the_switch_takes_all_personas_out_of_the_routes() -> None:
+    section = {"personas": [{"name": "brief", "share": "0.1"}], "maxExploration": "0"}
+    assert routes(live_run(collect={"logged": section}), CANARY, ADDRESSES).personas == ()
 
 
 def test_the_file_is_read_again_as_it_was_written_and_equal_routes_are_equal_bytes() -> None:
