@@ -8,6 +8,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.live import Canary, CanaryRoute, Route, Routes
+from ippo_trainer.contract.personas import MOST_PERSONAS
 from ippo_trainer.live.index import LiveIndex
 from ippo_trainer.live.standing import Rules
 from ippo_trainer.live.table import EventTable
@@ -81,6 +82,16 @@ def test_a_customers_outcome_belongs_to_the_latest_conversation_in_whose_window_
     rows = index._table.query("SELECT name FROM conversations WHERE outcome")
     assert list(rows) == [("nearer",)]
     index.close()
+
+
+def test_of_many_personas_the_newest_are_named(tmp_path):
+    """A list that was changed often is no reason to have no report."""
+    names = [f"p{number:02d}" for number in range(MOST_PERSONAS + 4)]
+    events = [
+        Chat(f"c{name}", DIGESTS[0]).ask("tea?", "yes", BEGIN - 60 * at, persona=name) for at, name in enumerate(names)
+    ]
+    reported = counted(events, BEGIN + 30 * DAY, tmp_path / "index").personas
+    assert [each.name for each in reported] == names[:MOST_PERSONAS]
 
 
 def test_a_lost_or_damaged_file_is_made_anew(tmp_path, caplog):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.live import ArmReport, LiveReport, PersonaReport, Routes
+from ippo_trainer.contract.personas import MOST_PERSONAS
 from ippo_trainer.live.canary import verdict as canary_verdict
 from ippo_trainer.live.conversations import without_texts
 from ippo_trainer.live.reading import events, newest_days, segments
@@ -18,8 +19,6 @@ from ippo_trainer.store.base import ObjectNotFoundError, Store
 
 _EVERY = 3600.0
 """Seconds between two looks at all folders: one holds what a gateway could put only days later."""
-_MOST = 32
-"""Personas that a report names."""
 _ARM = "FROM conversations WHERE digest = :digest AND persona = '' AND NOT handed"
 _OWN = "FROM conversations WHERE digest = :digest AND NOT handed AND known_at <= :now"
 _log = logging.getLogger(__name__)
@@ -95,8 +94,13 @@ class LiveIndex:
 def _counted(table: EventTable, routes: Routes, now: float) -> LiveReport:
     digest, canary = routes.active.digest, routes.canary
     [(usable, outcomes)] = table.query(f"SELECT count(*), total(outcome) {_OWN}", digest=digest, now=now)
-    sums = f"SELECT persona, count(*), total(outcome) {_OWN} AND persona != ''"
-    personas = table.query(f"{sums} GROUP BY persona ORDER BY persona LIMIT :most", digest=digest, now=now, most=_MOST)
+    newest = "GROUP BY persona ORDER BY max(began) DESC, persona LIMIT :most"  # a run may have had any number
+    personas = table.query(
+        f"SELECT persona, count(*), total(outcome) {_OWN} AND persona != '' {newest}",
+        digest=digest,
+        now=now,
+        most=MOST_PERSONAS,
+    )
     report = LiveReport(
         time=now,
         active=_arm(table, digest, now),
@@ -104,7 +108,7 @@ def _counted(table: EventTable, routes: Routes, now: float) -> LiveReport:
         usable_outcomes=int(outcomes),
         personas=tuple(
             PersonaReport(name=name, conversations=conversations, outcomes=int(each))
-            for name, conversations, each in personas
+            for name, conversations, each in sorted(personas)
         ),
     )
     if canary is None:
