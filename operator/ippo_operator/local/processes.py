@@ -18,8 +18,8 @@ from ippo_trainer.contract.variables import THREADS
 from ippo_operator.local import child
 from ippo_operator.local.child import Program
 
-TARGET = "ippo_trainer.stages.runtime:run_stage"
-PRELOAD = (TARGET.partition(":")[0], *(f"ippo_trainer.stages.{stage.section}" for stage in STAGES))
+TARGET = "ippo_trainer.stages.ending:run_stage"
+PRELOAD = ("ippo_trainer.stages.runtime", *(f"ippo_trainer.stages.{stage.section}" for stage in STAGES))
 _BLOCKED = {signal.SIGINT, signal.SIGTERM}
 
 

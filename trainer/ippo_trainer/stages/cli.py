@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from ippo_trainer.contract.command_line import Parser
 from ippo_trainer.contract.stages import COLLECT, NAMES, STAGES
@@ -54,6 +55,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_stage(arguments.spec, shard, log, arguments.work_dir, stage=arguments.stage)
 
 
+def command() -> NoReturn:
+    """`main` as a process of its own, which ends in bounded time."""
+    code = main()
+    from ippo_trainer.stages.ending import bounded
+
+    sys.exit(bounded(code))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="ippo-stage",
@@ -92,4 +101,4 @@ def _termination_log(environ: Mapping[str, str]) -> Path | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

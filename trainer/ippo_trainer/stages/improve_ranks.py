@@ -17,6 +17,7 @@ from pathlib import Path
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import COMPLETION_INDEX, LOCAL_RANK
+from ippo_trainer.stages.ending import bounded
 from ippo_trainer.stages.output import error_message, write_termination_log
 
 PORT = 29500
@@ -146,4 +147,4 @@ def _silent(code: int, rank: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(bounded(main()))
