@@ -133,9 +133,9 @@ def fit(log: Sequence[Conversation], method: FitQ, seed: int) -> Fitted:
     procedure.run(lambda: None)
     if settings.last_layer != "Gradient":
         squares = LeastSquaresSettings(settings.ranks_of(model.config.hidden_size), LAST_LAYER_RIDGE, DISCOUNT)
-        logs = [Log(train, sides[0].examples, procedure.censoring)]
+        logs = [Log(train, sides[0].examples, procedure.weights.censoring)]
         refit(model, logs, squares, LAST_LAYER_FOLDS, MAX_TOKENS)
-    return Fitted(model.requires_grad_(False), renderer, train, held, procedure.censoring)
+    return Fitted(model.requires_grad_(False), renderer, train, held, procedure.weights.censoring)
 
 
 def _imitator(log: Sequence[Conversation], seed: int) -> tuple[Any, Renderer]:

@@ -12,7 +12,7 @@ from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.funnel.environment import Funnel
 from ippo_trainer.evaluation.measure import lift, measure
-from ippo_trainer.qfit.targets import lambda_targets, monte_carlo_targets
+from ippo_trainer.qfit.targets import ReturnWeights, lambda_targets, monte_carlo_targets
 
 DISCOUNT = 0.95
 SCRIPT = ("ASK", "FEAT", "CLOSE", "CLOSE", "CLOSE", "CLOSE")
@@ -88,13 +88,13 @@ def test_weighted_success_is_near_the_truth_where_dropping_is_not(
 def test_weighted_targets_have_the_exact_q_as_their_mean(funnel: Funnel, whole: list[Conversation]) -> None:
     """By turn: the mean of Monte Carlo targets, weighted, is the mean exact Q of the same turns."""
     logged = cut(whole, lambda t: 0.25)
-    censoring = Censoring.of(logged)
+    weights = ReturnWeights.of(logged, DISCOUNT)
     solution = solve(funnel, DISCOUNT)
     full = funnel.trace(whole)
     starts = np.searchsorted(full.conversation, np.arange(len(whole)))
     sums: dict[str, np.ndarray] = {name: np.zeros((6, 2)) for name in ("weighted", "dropped", "exact")}
     for number, found in enumerate(logged):
-        targets = [] if found.censored else monte_carlo_targets(found, DISCOUNT, 0.0, censoring)
+        targets = [] if found.censored else monte_carlo_targets(found, weights)
         for turn in range(len(found.turns)):
             at = starts[number] + turn
             sums["exact"][turn] += (solution.q[turn][full.state[at], full.action[at]], 1.0)
@@ -121,6 +121,42 @@ def test_weights_by_hand() -> None:
     assert censoring.weights(logged) == pytest.approx([5 / 4, 0.0, 15 / 8, 0.0, 15 / 8])
     assert censoring.unseen == 0.0
     assert UNCENSORED.weight(7, 2) == 1.0
+
+
+ENDS = (0.25, 0.25, 1.0)
+"""Share that ends with each turn, of those that have it."""
+
+
+@pytest.mark.parametrize("cut_off", [0.0, 0.25])
+@pytest.mark.parametrize("handed", [0.0, 0.25])
+def test_weights_are_exact_whether_logs_end_or_others_go_on(cut_off: float, handed: float) -> None:
+    """A log that has everything that can happen as often as it is likely. Who went on is at risk of either."""
+    log, left, whole = [], 4.0**7, dict[int, float]()
+    reached = 1.0
+    for turns, ends in enumerate(ENDS, 1):
+        whole[turns], reached = reached * ends, reached * (1 - ends)
+        seen, on = left * ends * (1 - cut_off), left * (1 - ends) * (1 - cut_off)
+        log += [talk(turns, turns > 1)] * int(seen) + [talk(turns, censored=True)] * int(left * cut_off)
+        log += [replace(talk(turns, censored=True), handed_over=True)] * int(on * handed)
+        left = on * (1 - handed)
+    censoring, count = Censoring.of(log), len(log)
+    weights = censoring.weights(log)
+    lengths = np.array([len(each.turns) for each in log])
+    assert {turns: weights[lengths == turns].sum() / count for turns in whole} == pytest.approx(whole)
+    assert censoring.unseen == 0.0
+    for first in range(len(ENDS)):  # and of what follows a turn
+        tails = sum(
+            censoring.weight(len(each.turns), first) for each in log if not each.censored and len(each.turns) > first
+        )
+        assert tails == pytest.approx((lengths > first).sum())
+
+
+def test_nobody_saw_the_ends_of_those_who_all_change_hands() -> None:
+    """All that go on after two turns are given to somebody else."""
+    given = replace(talk(2, censored=True), handed_over=True)
+    censoring = Censoring.of([talk(1)] * 30 + [talk(2, True)] * 18 + [given] * 52)
+    assert censoring.unseen == pytest.approx(0.52)
+    assert (censoring.weight(1), censoring.weight(2)) == (1.0, 1.0)
 
 
 @given(

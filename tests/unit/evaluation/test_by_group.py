@@ -25,7 +25,8 @@ def log(sizes: dict[str, tuple[int, float, float]]) -> tuple[list[Conversation],
     true = torch.ones(len(rows), dtype=torch.bool)
     won = torch.tensor([float(row[2]) for row in rows])
     logged = torch.stack([row[1] for row in rows]).double()
-    return conversations, EvaluatedTurns(logged, true, true, won, torch.ones(len(rows)), torch.arange(len(rows)))
+    ones = torch.ones(len(rows))
+    return conversations, EvaluatedTurns(logged, true, true, won, ones, ones, torch.arange(len(rows)))
 
 
 def test_each_group_has_the_values_of_its_own_conversations() -> None:

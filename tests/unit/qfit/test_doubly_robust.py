@@ -1,6 +1,7 @@
 """The doubly robust value: against slow loops, and against the exact value of small decision problems."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from ippo_trainer.qfit.doubly_robust import doubly_robust
 from ippo_trainer.qfit.off_policy import BLOCKS, EvaluatedTurns, policy_values
 
-from tests.unit.qfit.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem
+from tests.unit.qfit.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem, weighted
 
 RIDGE = 1e-6
 
@@ -39,7 +40,7 @@ def slow_value(turns: EvaluatedTurns, policy: torch.Tensor, ratios: torch.Tensor
             right += phi * float(turns.outcome[row])
         readings[block] = np.linalg.solve(left, right)
     longest = max(map(len, rows_of))
-    base = [float(turns.weight[rows[0]]) for rows in rows_of]
+    base = [float(turns.start[rows[0]]) for rows in rows_of]
     weights = []
     for step in range(longest):
         products = [
@@ -61,8 +62,7 @@ def slow_value(turns: EvaluatedTurns, policy: torch.Tensor, ratios: torch.Tensor
 def test_it_is_what_slow_loops_say(seed: int) -> None:
     problem = Problem(seed)
     turns, policies = problem.log(60, seed)
-    weight = torch.rand(len(turns.weight), dtype=torch.double, generator=torch.Generator().manual_seed(seed)) + 0.5
-    turns = EvaluatedTurns(turns.logged, turns.first, turns.last, turns.outcome, weight, turns.conversation)
+    turns = weighted(turns, seed)
     ratios = log_ratios(problem, turns)
     found = doubly_robust(turns, policies, ratios, DISCOUNT, RIDGE)
     for value, policy, ratio in zip(found.values, policies, ratios, strict=True):
@@ -91,8 +91,7 @@ def test_it_is_right_where_q_is_wrong() -> None:
         problem = Problem(100 + seed)
         problem.target = (problem.target + problem.behaviour) / 2
         turns, policies = problem.log(1000, seed)
-        logged = turns.logged[:, :1]
-        blind = EvaluatedTurns(logged, turns.first, turns.last, turns.outcome, turns.weight, turns.conversation)
+        blind = replace(turns, logged=turns.logged[:, :1])
         constant = [policy[:, :1] for policy in policies]
         exact = problem.exact(problem.target) - problem.exact(problem.behaviour)
         fitted = policy_values(blind, constant, DISCOUNT, RIDGE)[1][0]

@@ -1,5 +1,7 @@
 """The value of a policy that nobody deployed: against the exact one of small decision problems, and slow loops."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -47,6 +49,7 @@ class Problem:
             torch.tensor(last),
             torch.tensor(outcome),
             torch.ones(len(rows)),
+            torch.ones(len(rows)),
             torch.tensor(numbers),
         )
         return turns, [features(states, policy[states]) for policy in (self.target, self.behaviour)]
@@ -86,8 +89,10 @@ def test_the_behaviour_policys_value_is_its_mean_return() -> None:
 
 
 def test_the_jackknife_is_that_of_refits() -> None:
+    """With weights of turns and of conversations, as of logs that are cut off."""
     problem = Problem(5)
     turns, policies = problem.log(60, 5)
+    turns = weighted(turns, 5)
     values, _ = policy_values(turns, policies[:1], DISCOUNT, 0.5)
     estimates = []
     for block in range(50):
@@ -100,6 +105,14 @@ def test_the_jackknife_is_that_of_refits() -> None:
     assert (values[0].high - values[0].low) / 2 == pytest.approx(2.0096 * variance**0.5, rel=1e-3)
 
 
+def weighted(turns: EvaluatedTurns, seed: int) -> EvaluatedTurns:
+    """With any weights; a conversation whose first suggestion nobody saw began like any other."""
+    rng = torch.Generator().manual_seed(seed)
+    turn, start = (torch.rand(len(turns.weight), dtype=torch.double, generator=rng) + 0.5 for _ in range(2))
+    turn[turns.first & (turns.conversation % 5 == 0)] = 0.0
+    return replace(turns, weight=turn, start=start)
+
+
 def _solved(turns: EvaluatedTurns, policy: torch.Tensor) -> float:
     """Row by row."""
     width = turns.logged.shape[1]
@@ -108,11 +121,13 @@ def _solved(turns: EvaluatedTurns, policy: torch.Tensor) -> float:
     for row in range(len(turns.last)):
         phi = turns.logged[row].numpy()
         after = np.zeros(width) if turns.last[row] else policy[row + 1].numpy()
-        left += np.outer(phi, phi - DISCOUNT * after)
-        right += phi * float(turns.outcome[row])
+        left += float(turns.weight[row]) * np.outer(phi, phi - DISCOUNT * after)
+        right += float(turns.weight[row]) * phi * float(turns.outcome[row])
         if turns.first[row]:
-            starts.append(policy[row].numpy())
-    return float(np.mean(starts, 0) @ np.linalg.solve(left, right))
+            starts.append((policy[row].numpy(), float(turns.start[row])))
+    return float(
+        np.average([each for each, _ in starts], 0, [weight for _, weight in starts]) @ np.linalg.solve(left, right)
+    )
 
 
 def test_one_conversation_is_refused() -> None:

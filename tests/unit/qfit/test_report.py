@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.qfit.report import CONFIDENCE, assess, confidence_of, mean_return
+from ippo_trainer.qfit.targets import ReturnWeights
 from ippo_trainer.stats.scores import Predictions, log_losses, skill
 
+PLAIN = ReturnWeights.of([], 0.9)
 SELLS = {"good": 0.3, "bad": 0.02}
 
 
@@ -27,7 +29,7 @@ def truth(conversations: list[Conversation]) -> np.ndarray:
 
 def test_the_truth_is_informative_and_calibrated() -> None:
     held = one_turn(1500, 0)
-    got = assess(held, truth(held), np.full(1500, 0.16), mean_return(one_turn(3000, 1), 0.9, 0.0), 0.9, 0.0)
+    got = assess(held, truth(held), np.full(1500, 0.16), mean_return(one_turn(3000, 1), PLAIN), PLAIN)
     assert got.informative
     assert got.skill.low > 0.05
     assert got.action_skill.low > 0.05
@@ -41,7 +43,7 @@ def test_the_truth_is_informative_and_calibrated() -> None:
 def test_the_state_alone_has_no_action_skill() -> None:
     held = one_turn(1500, 0)
     flat = np.full(1500, 0.16)
-    got = assess(held, flat, flat, 0.16, 0.9, 0.0)
+    got = assess(held, flat, flat, 0.16, PLAIN)
     assert not got.informative
     assert got.action_skill.estimate == 0.0
 
@@ -52,7 +54,7 @@ def test_a_useless_q_is_rarely_called_informative() -> None:
     for seed in range(200):
         held = one_turn(200, seed)
         noise = np.clip(0.16 + 0.005 * rng.standard_normal(200), 0.01, 0.99)
-        called += assess(held, noise, noise, 0.16, 0.9, 0.0).informative
+        called += assess(held, noise, noise, 0.16, PLAIN).informative
     assert called <= 20
 
 
@@ -62,7 +64,7 @@ def test_conversations_that_all_end_alike_tell_nothing(outcome: bool, count: int
     """A constant a little nearer to the one value beats the other constant each time, and is as useless."""
     held = [Conversation(str(i), [Turn("hello", "x", "accepted", "x")], outcome) for i in range(count)]
     nearer = np.full(count, 0.95 if outcome else 0.05)
-    got = assess(held, nearer, nearer, 0.9 if outcome else 0.1, 0.9, 0.0)
+    got = assess(held, nearer, nearer, 0.9 if outcome else 0.1, PLAIN)
     assert got.skill.estimate > 0.4
     assert not got.informative
 
@@ -72,7 +74,7 @@ def test_a_rare_outcome_makes_no_useless_q_informative() -> None:
     for seed in range(300):
         rng = np.random.default_rng(seed)
         held = [Conversation(str(i), [Turn("a", "x", "accepted", "x")], bool(rng.random() < 0.02)) for i in range(60)]
-        called += assess(held, np.full(60, 0.01), np.full(60, 0.01), 0.02, 0.9, 0.0).informative
+        called += assess(held, np.full(60, 0.01), np.full(60, 0.01), 0.02, PLAIN).informative
     assert called <= 15
 
 
@@ -81,7 +83,7 @@ def test_conversations_without_weight_are_no_evidence() -> None:
     for found in held[3:]:
         found.turns[0].displayed = False
     q = truth(held)
-    assert assess(held, q, q, 0.16, 0.9, 0.0).skill == assess(held[:3], q[:3], q[:3], 0.16, 0.9, 0.0).skill
+    assert assess(held, q, q, 0.16, PLAIN).skill == assess(held[:3], q[:3], q[:3], 0.16, PLAIN).skill
 
 
 def test_all_looks_at_one_iterations_data_together_have_a_bounded_error() -> None:
@@ -90,8 +92,7 @@ def test_all_looks_at_one_iterations_data_together_have_a_bounded_error() -> Non
     assert sum(one_sided) <= 1.0 - CONFIDENCE + 1e-12
     held = one_turn(200, 0)
     intervals = [
-        assess(held, truth(held), truth(held), 0.16, 0.9, 0.0, confidence=confidence_of(look)).skill
-        for look in (1, 2, 3)
+        assess(held, truth(held), truth(held), 0.16, PLAIN, confidence=confidence_of(look)).skill for look in (1, 2, 3)
     ]
     assert intervals[0].low > intervals[1].low > intervals[2].low
 
@@ -100,7 +101,7 @@ def test_returns_through_exploring_turns_are_left_out_of_the_account() -> None:
     later = Turn("more", "good", "accepted", "x", behaviour="explore")
     held = [replace(found, turns=[*found.turns, later]) for found in one_turn(400, 4)]
     q = np.tile([0.9, 0.16], 400)  # first turns are hopelessly wrong, and nobody can know
-    got = assess(held, q, q, 0.16, 0.9, 0.5)
+    got = assess(held, q, q, 0.16, ReturnWeights.of(held, 0.9))
     assert list(got.by_turn) == [1]
     assert got.calibration_error < 0.06
 
@@ -108,7 +109,7 @@ def test_returns_through_exploring_turns_are_left_out_of_the_account() -> None:
 def test_mean_return_by_hand() -> None:
     turn = Turn("hello", "x", "accepted", "x")
     data = [Conversation("a", [turn, turn], True), Conversation("b", [turn], False)]
-    assert mean_return(data, 0.9, 0.0) == pytest.approx((0.9 + 1.0 + 0.0) / 3)
+    assert mean_return(data, PLAIN) == pytest.approx((0.9 + 1.0 + 0.0) / 3)
 
 
 def test_a_suggestion_that_was_never_displayed_counts_neither_for_nor_against() -> None:
@@ -117,9 +118,7 @@ def test_a_suggestion_that_was_never_displayed_counts_neither_for_nor_against() 
     for found in held[:200]:
         found.turns[0].displayed = False
     wild = np.where(np.arange(400) < 200, 0.99, q)
-    assert assess(held, wild, q, 0.16, 0.9, 0.0).metrics() == pytest.approx(
-        assess(held, q, q, 0.16, 0.9, 0.0).metrics()
-    )
+    assert assess(held, wild, q, 0.16, PLAIN).metrics() == pytest.approx(assess(held, q, q, 0.16, PLAIN).metrics())
 
 
 def test_early_stopping_on_the_held_out_conversations_does_not_make_a_useless_q_informative() -> None:

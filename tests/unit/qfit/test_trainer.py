@@ -50,13 +50,14 @@ def nothing() -> None:
 def test_open_conversations_count_for_weights_and_for_the_explored_share(make_toy: Any, make_policy: Any) -> None:
     """What is finished is a choice: neither the hazard of being cut off nor the explorer's coin is counted on it."""
     policy, train, held = make_policy(), make_toy(40, 1, [2]), make_toy(10, 2, [2])
-    turns = [replace(train.conversations[0].turns[0], behaviour="explore")]
-    split = split_of(train, held, open_conversations=[Conversation("open", turns, censored=True)] * 50)
+    own = train.conversations[0].turns[0]
+    some = [Conversation("open", turns, censored=True) for turns in ([own], [own, replace(own, behaviour="explore")])]
+    split = split_of(train, held, open_conversations=some * 50)
     fitting = Procedure(new_q(policy, 2), None, SETTINGS, split)
-    assert fitting.explore_share == pytest.approx(50 / 150)
-    assert fitting.censoring.uncensored_share == pytest.approx([0.5, 1.0])
-    weights = fitting.fit.train.targets.weight  # a first turn was seen to the end in half of the cases
-    assert weights[::2] / weights[1::2] == pytest.approx([2 / (1 - 50 / 150)] * 40)
+    assert fitting.weights.own_after == pytest.approx({None: 0.8, "": 0.8})
+    assert fitting.weights.censoring.uncensored_share == pytest.approx([2 / 3, 0.5])
+    weights = fitting.fit.train.targets.weight  # behind a first turn two of three were seen, four of five unexplored
+    assert weights[::2] / weights[1::2] == pytest.approx([3 / 2 / 0.8] * 40)
 
 
 @pytest.mark.parametrize("trace", [1.0, 0.3])

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from ippo_trainer.data.own import all_own, by_writers, foreign_as_explored, foreign_share, own_part
+from ippo_trainer.data.censoring import UNCENSORED
+from ippo_trainer.data.own import all_own, by_writers, foreign_as_explored, foreign_share
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
-from ippo_trainer.qfit.targets import explored_share, lambda_targets, monte_carlo_targets
+from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, turn_weights
 
 STATES, ACTIONS, DISCOUNT = 4, 3, 0.9
 OWN = by_writers(["ann"])
@@ -51,20 +52,19 @@ def solved(conversations: Sequence[Conversation]) -> np.ndarray:
     rows = []
     for conversation in conversations:
         turns = conversation.turns
-        targets = lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns))
-        for index, (turn, target) in enumerate(zip(turns, targets, strict=True)):
+        for index, (turn, weights) in enumerate(zip(turns, turn_weights(conversation, UNCENSORED), strict=True)):
             last = index + 1 == len(turns)
-            rows.append((int(turn.customer_message), int(turn.suggestion or 0), last, target))
+            rows.append((int(turn.customer_message), int(turn.suggestion or 0), last, *weights))
     one_hot = torch.nn.functional.one_hot
-    ending = torch.tensor([last for _, _, last, _ in rows])
+    ending = torch.tensor([row[2] for row in rows])
     layer = fit(
         LoggedTurns(
             one_hot(torch.tensor([row[0] for row in rows]), STATES).double(),
             one_hot(torch.tensor([row[1] for row in rows]), ACTIONS + 1).double(),
             ending,
             ending.double(),
-            torch.tensor([row[3].weight for row in rows]),
-            torch.tensor([row[3].value_weight for row in rows]),
+            torch.tensor([row[3] for row in rows]),
+            torch.tensor([row[4] for row in rows]),
             torch.zeros(len(rows), dtype=torch.long),
         ),
         LeastSquaresSettings((4,), 1e-6, DISCOUNT),
@@ -76,14 +76,14 @@ def solved(conversations: Sequence[Conversation]) -> np.ndarray:
 
 def monte_carlo(conversations: Sequence[Conversation]) -> np.ndarray:
     """Q (S, A) as weighted means of returns."""
-    total, weight = np.zeros((STATES, ACTIONS)), np.zeros((STATES, ACTIONS))
-    share = explored_share(conversations)
+    total, seen = np.zeros((STATES, ACTIONS)), np.zeros((STATES, ACTIONS))
+    weights = ReturnWeights.of(conversations, DISCOUNT)
     for conversation in conversations:
-        for turn, target in zip(conversation.turns, monte_carlo_targets(conversation, DISCOUNT, share), strict=True):
+        for turn, target in zip(conversation.turns, monte_carlo_targets(conversation, weights), strict=True):
             at = int(turn.customer_message), int(turn.suggestion or 0)
             total[at] += target.weight * target.value
-            weight[at] += target.weight
-    return total / np.maximum(weight, 1e-9)
+            seen[at] += target.weight
+    return total / np.maximum(seen, 1e-9)
 
 
 def error(q: np.ndarray, exact: np.ndarray) -> float:
@@ -119,13 +119,7 @@ def test_sarsa_is_the_q_of_all_writers_together() -> None:
 def test_monte_carlo_on_clean_tails_stays_the_policys_own(by_turn: bool) -> None:
     shop = Shop(1)
     log = foreign_as_explored(shop.log(40_000, 1, by_turn, ["ann", "bob"]), OWN)
-    assert explored_share(log) == pytest.approx(0.5 if by_turn else 0.0, abs=0.02)
-    exact = shop.exact(shop.policies["ann"])
-    if by_turn:
-        assert error(monte_carlo(log), exact) < 0.03
-    own = own_part(log, lambda turn: turn.behaviour != "explore").conversations
-    whole = [each for each in own if not each.censored]
-    assert by_turn or error(monte_carlo(whole), exact) < 0.03
+    assert error(monte_carlo(log), shop.exact(shop.policies["ann"])) < 0.03
 
 
 def test_shares_and_marks() -> None:

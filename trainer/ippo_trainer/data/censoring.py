@@ -1,8 +1,10 @@
-"""Conversations that were still open when they were logged: weights for the finished ones, and bounds.
+"""Conversations whose ends nobody saw: weights for the finished ones, and bounds.
 
-Without the open ones, short conversations would count too much, and their outcomes differ from those of long ones.
-The weights are right if censoring after a turn depends on nothing but the number of turns so far. The bounds assume
-nothing.
+Without the others, short conversations would count too much, and their outcomes differ from those of long ones. There
+are two kinds. One was still open when it was logged: whether its last turn ended it is not known, so a conversation is
+at risk of that after every turn, the last one too. Another changed hands: it went on, so one that ends with a turn was
+not at risk there. The weights are right if either risk depends on nothing but the number of turns so far. The bounds
+assume nothing.
 """
 
 from collections.abc import Sequence
@@ -19,7 +21,9 @@ class Censoring:
     """How likely conversations are cut off, by turn (discrete-time Kaplan-Meier estimate of the censoring)."""
 
     uncensored_share: Floats
-    """(turns,) share of the conversations with so many turns that were not cut off after that one."""
+    """(turns,) share of the conversations with so many turns of which is known whether they went on."""
+    kept_share: Floats
+    """(turns,) share of those that went on after so many turns that did not change hands there."""
     unseen: float
     """Estimated share of all conversations whose ends no log shows, since every conversation of that length is
     censored. Weights cannot make up for them."""
@@ -29,21 +33,27 @@ class Censoring:
         """Counted on conversations of one policy, the censored ones among them."""
         lengths = np.array([len(conversation.turns) for conversation in conversations], np.int64)
         censored = np.array([conversation.censored for conversation in conversations], bool)
+        handed = np.array([conversation.handed_over for conversation in conversations], bool)
         count = int(lengths.max(initial=0))
-        at_risk = np.bincount(lengths, minlength=count + 1)[::-1].cumsum()[::-1][1:].astype(np.float64)
-        cuts = np.bincount(lengths[censored], minlength=count + 1)[1:]
-        plain = Censoring(1.0 - cuts / np.maximum(at_risk, 1.0), 0.0)
+        at_risk, cuts, hands = (
+            np.bincount(lengths[some], minlength=count + 1)[1:].astype(np.float64)
+            for some in (slice(None), censored & ~handed, handed)
+        )
+        at_risk = at_risk[::-1].cumsum()[::-1]
+        went_on = np.append(at_risk[1:], 0.0) + hands
+        plain = Censoring(1.0 - cuts / np.maximum(at_risk, 1.0), 1.0 - hands / np.maximum(went_on, 1.0), 0.0)
         if not censored.any():
             return plain
         observed = sum(
             plain.weight(len(conversation.turns)) for conversation in conversations if not conversation.censored
         )
         unseen = 1.0 - observed / max(1, len(conversations))
-        return Censoring(plain.uncensored_share, unseen if unseen > 1e-9 else 0.0)
+        return Censoring(plain.uncensored_share, plain.kept_share, unseen if unseen > 1e-9 else 0.0)
 
     def weight(self, turns: int, first: int = 0) -> float:
         """Inverse probability that a conversation that ended after `turns` turns was not cut off since turn `first`."""
-        return float(1.0 / np.prod(self.uncensored_share[first:turns]))
+        seen = np.prod(self.uncensored_share[first:turns]) * np.prod(self.kept_share[first : max(first, turns - 1)])
+        return float(1.0 / seen)
 
     def weights(self, conversations: Sequence[Conversation]) -> Floats:
         """(n,) of whole conversations; 0 for those that are censored. Their mean is 1 less `unseen`."""
@@ -68,7 +78,7 @@ class OutcomeBounds:
         return OutcomeBounds(self.low - other.high, self.high - other.low)
 
 
-UNCENSORED = Censoring(np.ones(0), 0.0)
+UNCENSORED = Censoring(np.ones(0), np.ones(0), 0.0)
 """Nothing is cut off: every weight is 1."""
 
 

@@ -80,13 +80,16 @@ class Conversation:
     outcome: bool = False
     """Whether the outcome came, at the latest after the last turn."""
     censored: bool = False
-    """Still open when it was logged: its outcome is unknown, it is no failure."""
+    """Its end was not seen: its outcome is unknown, it is no failure."""
     customer_id: str = ""
     """Whose conversation it is; empty where unknown. Conversations of one customer stay on one side of a split."""
     context: str = ""
     """What the agent is given besides the dialogue, such as the customer's record or a catalogue, as text."""
     group: str = ""
     """Of a log: by what results are told apart in the report; empty where it says nothing."""
+    handed_over: bool = False
+    """Censored since somebody else made the next turn; of other censored ones nobody knows whether there is one. No
+    column: it depends on whose conversation one takes it for."""
 
     def state(self, index: int) -> State:
         """The state that turn `index` answers."""

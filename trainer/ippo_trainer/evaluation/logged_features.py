@@ -14,7 +14,7 @@ from ippo_trainer.models.packing import Group
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.off_policy import EvaluatedTurns, pair_features
 from ippo_trainer.qfit.refit import response_features, turn_features
-from ippo_trainer.qfit.targets import lambda_targets
+from ippo_trainer.qfit.targets import turn_weights
 
 RANK = 8
 """Leading components of state and suggestion."""
@@ -53,13 +53,13 @@ class LoggedFeatures:
         layer = LastLayer(states.shape[1], min(RANK, states.shape[1]), 1)
         layer.span(states, actions)
         rows = [
-            (index == 0, index + 1 == len(each.turns), target.weight, number)
+            (index == 0, index + 1 == len(each.turns), weight, censoring.weight(len(each.turns)), number)
             for number, each in enumerate(conversations)
-            for index, target in enumerate(lambda_targets(each, 1.0, 0.0, [0.0] * len(each.turns), censoring))
+            for index, (weight, _) in enumerate(turn_weights(each, censoring))
         ]
-        first, last, weight, number = (torch.tensor(column) for column in zip(*rows, strict=True))
+        first, last, weight, start, number = (torch.tensor(column) for column in zip(*rows, strict=True))
         won = torch.tensor([float(each.outcome) for each in conversations])[number] * last
-        turns = EvaluatedTurns(pair_features(layer, states, actions), first, last, won, weight, number)
+        turns = EvaluatedTurns(pair_features(layer, states, actions), first, last, won, weight, start, number)
         prompts = [group.prompt for example in examples for group in example.groups]
         return LoggedFeatures(turns, q, layer, states, prompts, max_tokens)
 

@@ -52,7 +52,7 @@ def doubly_robust(
     """Weighted doubly robust values of policies, with intervals by conversation.
 
     Args:
-        turns: of a log; the weight of a conversation's first turn is that of the conversation.
+        turns: of a log.
         policies: (n, P) each, mean features of the row's state and a policy's own suggestions there.
         log_ratios: (n,) each, log of the policy's probability of the logged suggestion less that of who drew it.
         discount: per turn.
@@ -96,7 +96,7 @@ def _trajectories(turns: EvaluatedTurns, q: Tensor, v: Tensor, log_ratio: Tensor
     turn = torch.arange(len(number)) - start[number]
     length, count = int(turn.max()) + 1, len(start)
     # After its end a conversation keeps its weight: all of them share in every turn's sum.
-    base = turns.weight[start].double().log()
+    base = turns.start[start].double().log()
     steps = torch.zeros(length, count, dtype=torch.double)
     steps[turn, number] = log_ratio
     log_weights = base + steps.cumsum(0)

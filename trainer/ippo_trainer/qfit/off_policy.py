@@ -3,8 +3,8 @@
 On frozen features phi(s, a) the fixed point of fitted Q evaluation is linear: w solves sum phi (phi - discount
 phi'_pi)' w = sum phi outcome, where phi'_pi is the mean of phi at the next state over the policy's own suggestions
 (LSTD-Q: Lagoudakis and Parr 2003; fitted Q evaluation: Le, Voloshin and Yue 2019). The value is the mean of phi_pi' w
-over first states. Sums over blocks of conversations are kept, so that the jackknife leaves one block out at a time
-without a second pass.
+over first states, weighted by the inverse probability that the log shows the conversation's end. Sums over blocks of
+conversations are kept, so that the jackknife leaves one block out at a time without a second pass.
 """
 
 from collections.abc import Sequence
@@ -36,6 +36,8 @@ class EvaluatedTurns:
     """(n,) reward of the turn; 0 before the last one."""
     weight: Tensor
     """(n,) of the turn; 0 leaves it out."""
+    start: Tensor
+    """(n,) of the turn's conversation, among all that began."""
     conversation: Tensor
     """(n,) int64 number of the conversation from 0 on."""
 
@@ -121,8 +123,9 @@ def block_sums(turns: EvaluatedTurns, policy: Tensor, discount: float, block: Te
         difference = turns.logged[rows] - discount * going_on[rows] * following[rows]
         left.append(weighted[rows].T @ difference)
         right.append(weighted[rows].T @ turns.outcome[rows].double())
-        starts.append(policy[rows & turns.first].sum(0))
-        count.append((rows & turns.first).sum().double())
+        begun = turns.start[rows & turns.first].double()
+        starts.append(begun @ policy[rows & turns.first])
+        count.append(begun.sum())
     return BlockSums(torch.stack(left), torch.stack(right), torch.stack(starts), torch.stack(count))
 
 

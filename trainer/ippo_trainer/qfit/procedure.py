@@ -9,13 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.adapters import is_adapted
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.targets import emphasised, explored_share, lambda_targets, monte_carlo_targets
+from ippo_trainer.qfit.targets import ReturnWeights, emphasised, lambda_targets, monte_carlo_targets
 from ippo_trainer.qfit.trainer import Fit, FitData, FitSettings
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.distributed import ALONE, Ranks
@@ -82,7 +81,7 @@ class Procedure:
     def __init__(self, model: Any, lm_head: Any, settings: FitSettings, split: Split, ranks: Ranks = ALONE) -> None:
         self.ranks = ranks
         self.model, self.settings, self.split = model, settings, split
-        self.explore_share, self.censoring = explored_share(split.log), Censoring.of(split.log)
+        self.weights = ReturnWeights.of(split.log, settings.discount)
         self.monte_carlo_epochs = settings.epochs
         if settings.trace_lambda < 1.0:
             self.monte_carlo_epochs = max(1, int(MONTE_CARLO_SHARE * settings.epochs))
@@ -137,15 +136,12 @@ class Procedure:
         settings, rows = self.settings, []
         for each, (begin, end) in zip(side.conversations, pairwise(turn_offsets(side.examples)), strict=True):
             values = self._values.of_turns[begin:end].tolist()
-            targets = lambda_targets(each, settings.discount, settings.trace_lambda, values, self.censoring)
+            targets = lambda_targets(each, settings.discount, settings.trace_lambda, values, self.weights.censoring)
             rows.append(emphasised(targets, each))
         return Targets.of(rows)
 
     def _monte_carlo(self, side: Side) -> Targets:
-        discount, share, censoring = self.settings.discount, self.explore_share, self.censoring
-        return Targets.of(
-            [emphasised(monte_carlo_targets(each, discount, share, censoring), each) for each in side.conversations]
-        )
+        return Targets.of([emphasised(monte_carlo_targets(each, self.weights), each) for each in side.conversations])
 
     def _read_values(self, side: Side) -> Tensor:
         """V of every turn; each process reads every n-th conversation."""

@@ -16,7 +16,7 @@ from ippo_trainer.models.packing import Group, hidden_states, pack_batches
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
-from ippo_trainer.qfit.targets import emphasised, lambda_targets
+from ippo_trainer.qfit.targets import emphasis, turn_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +89,9 @@ def response_features(model: Any, groups: Sequence[Group], max_tokens: int) -> T
 def _rows(log: Log, conversation: Conversation, fold: int) -> list[tuple[float, ...]]:
     """By turn: whether it is the last one, its reward, its weight for Q and for V, its fold."""
     turns, end = conversation.turns, len(conversation.turns) - 1
-    # Whose turn counts how much does not depend on the values.
-    targets = emphasised(lambda_targets(conversation, 1.0, 0.0, [0.0] * len(turns), log.censoring), conversation)
-    rows: list[tuple[float, ...]] = []
-    for index, (turn, target) in enumerate(zip(turns, targets, strict=True)):
+    factors, rows = emphasis(conversation), list[tuple[float, ...]]()
+    for index, (weight, value_weight) in enumerate(turn_weights(conversation, log.censoring)):
         reward = float(conversation.outcome) if index == end else 0.0
-        value_weight = target.value_weight if log.own(turn) else 0.0
-        rows.append((float(index == end), reward, target.weight, value_weight, float(fold)))
+        own = factors[index] * value_weight if log.own(turns[index]) else 0.0
+        rows.append((float(index == end), reward, factors[index] * weight, own, float(fold)))
     return rows

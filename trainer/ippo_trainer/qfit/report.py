@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ippo_trainer.data.censoring import UNCENSORED, Censoring
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.qfit.targets import monte_carlo_targets
+from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets
 from ippo_trainer.stats.intervals import Floats, Interval
 from ippo_trainer.stats.scores import (
     CalibrationRow,
@@ -94,12 +93,9 @@ class Calibration:
         }
 
 
-def mean_return(
-    conversations: Sequence[Conversation], discount: float, explore_share: float, censoring: Censoring = UNCENSORED
-) -> float:
+def mean_return(conversations: Sequence[Conversation], weights: ReturnWeights) -> float:
     """The constant predictor: mean Monte Carlo return per turn, by the weights of `monte_carlo_targets`."""
-    rows = [monte_carlo_targets(each, discount, explore_share, censoring) for each in conversations]
-    targets = [target for row in rows for target in row]
+    targets = [target for each in conversations for target in monte_carlo_targets(each, weights)]
     weight = sum(target.weight for target in targets)
     return sum(target.value * target.weight for target in targets) / weight if weight else 0.0
 
@@ -109,9 +105,7 @@ def assess(
     q: Floats,
     v: Floats,
     constant: float,
-    discount: float,
-    explore_share: float,
-    censoring: Censoring = UNCENSORED,
+    weights: ReturnWeights,
     confidence: float = CONFIDENCE,
 ) -> Calibration:
     """Compares predictions with the Monte Carlo returns of clean tails.
@@ -120,11 +114,10 @@ def assess(
         conversations: held out, at least two, uncensored.
         q, v: (n,) predictions for every turn, in order.
         constant: prediction of the constant predictor, from the training conversations.
-        discount: per turn.
-        explore_share, censoring: see `monte_carlo_targets`.
+        weights: of the log that they are from.
         confidence: of the skills' intervals.
     """
-    targets = [monte_carlo_targets(each, discount, explore_share, censoring) for each in conversations]
+    targets = [monte_carlo_targets(each, weights) for each in conversations]
     flat = [target for row in targets for target in row]
     data = Predictions(
         predicted=q,

@@ -14,7 +14,7 @@ from ippo_trainer.contract.layout import CALIBRATION
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.data.censoring import Censoring, outcome_bounds
-from ippo_trainer.data.own import explored
+from ippo_trainer.data.own import explored, foreign_share
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
 from ippo_trainer.environments import load as load_environment
@@ -32,7 +32,7 @@ from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.refit import Log, refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
-from ippo_trainer.qfit.targets import explored_share, monte_carlo_targets, success_unexplored
+from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import finished, read_earlier, read_logged, split_finished
@@ -60,7 +60,13 @@ class _Data:
     everything: list[Conversation]
     train: list[Conversation]
     held: list[Conversation]
-    censoring: Censoring
+    weights: ReturnWeights
+    """Of everything."""
+
+    @property
+    def explored_share(self) -> float:
+        """Of turns."""
+        return foreign_share(self.everything, lambda turn: not explored(turn))
 
     @property
     def censored(self) -> int:
@@ -85,7 +91,7 @@ def run(ctx: StageContext) -> StageResult:
     renderer = Renderer.load(policy.directory, policy.tokenizer)
     _ranks(fit_q, policy.model)  # before hours of training
     data = _read(ctx, fit_q)
-    _report_exploration(ctx, data, explored_share(data.everything))
+    _report_exploration(ctx, data)
     check_contexts(renderer, data.everything)
     split = Split(_render(ctx, data.train, renderer), _render(ctx, data.held, renderer), data.everything)
     model = _model(ctx, fit_q, policy)
@@ -94,10 +100,8 @@ def run(ctx: StageContext) -> StageResult:
         train(ctx, procedure, "fitting Q", ranks)
     layer = _refit(ctx, fit_q, procedure, renderer)
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
-    share = procedure.explore_share
-    constant = mean_return(data.train, procedure.settings.discount, share, data.censoring)
     confidence = confidence_of(ctx.spec.collection or 1)
-    calibration = assess(data.held, q, v, constant, procedure.settings.discount, share, data.censoring, confidence)
+    calibration = assess(data.held, q, v, mean_return(data.train, data.weights), data.weights, confidence)
     comparison = _comparison(ctx, data, procedure, renderer)
     error = _standard_error(procedure, layer)
     metrics = (
@@ -134,8 +138,8 @@ def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
     if count < MIN_CONVERSATIONS:
         raise BadDataError(f"{count} finished conversations are fewer than {MIN_CONVERSATIONS}", _more(everything))
     sides = split_finished(everything, float(fit_q.holdout), holdout_seed(ctx.spec.seed))
-    data = _Data(everything, *sides, Censoring.of(everything))
-    _check(data, float(ctx.spec.discount))
+    data = _Data(everything, *sides, ReturnWeights.of(everything, float(ctx.spec.discount)))
+    _check(data)
     _report_censoring(ctx, data)
     return data
 
@@ -156,10 +160,10 @@ def _report_censoring(ctx: StageContext, data: _Data) -> None:
         "weighted by turn as if being cut off had nothing to do with the end; "
         f"whatever became of them, success is between {bounds.low:.2%} and {bounds.high:.2%}"
     )
-    if data.censoring.unseen:
+    if data.weights.censoring.unseen:
         ctx.warn(
             "nobody saw the end of conversations that go on longer than the longest finished ones, an estimated "
-            f"{data.censoring.unseen:.1%} of all: no weight makes up for them, and Q is one of the others"
+            f"{data.weights.censoring.unseen:.1%} of all: no weight makes up for them, and Q is one of the others"
         )
 
 
@@ -168,7 +172,7 @@ def holdout_seed(seed: int) -> int:
     return derive_seed(seed, "holdout")
 
 
-def _check(data: _Data, discount: float) -> None:
+def _check(data: _Data) -> None:
     if len(data.train) < 2 or len(data.held) < 2:
         raise BadDataError(
             f"{len(data.train)} training and {len(data.held)} held-out conversations: at least 2 of each are needed",
@@ -178,7 +182,7 @@ def _check(data: _Data, discount: float) -> None:
     outcomes = sum(each.outcome for each in data.train)
     if not outcomes:
         raise BadDataError(f"none of the {len(data.train)} training conversations has the outcome", _more(data.train))
-    returns = {target.value for each in data.train for target in monte_carlo_targets(each, discount, 0.0)}
+    returns = {target.value for each in data.train for target in monte_carlo_targets(each, data.weights)}
     if len(returns) == 1:
         raise BadDataError(
             f"all {len(data.train)} training conversations have the outcome at every turn alike: there is one class",
@@ -187,13 +191,15 @@ def _check(data: _Data, discount: float) -> None:
 
 
 def _check_displayed(data: _Data) -> None:
-    """What the business never saw teaches nothing about suggestions. Raises BadDataError where little else is there."""
-    share = explored_share(data.everything)
-    if share == 1.0:
-        return  # `_report_exploration` says what that is
+    """What the business never saw teaches nothing about suggestions, and what explored nothing about the policy. Raises
+    BadDataError where little else is there."""
+    if data.explored_share == 1.0:
+        raise BadDataError(
+            "every turn explored: no return belongs to the current policy", "Set collect.exploration below 1."
+        )
     counts = []
     for side in (data.train, data.held):
-        targets = (monte_carlo_targets(each, 1.0, share, data.censoring) for each in side)
+        targets = (monte_carlo_targets(each, data.weights) for each in side)
         counts.append(sum(any(target.weight > 0 for target in row) for row in targets))
     if min(counts) < 2:
         raise BadDataError(
@@ -203,21 +209,16 @@ def _check_displayed(data: _Data) -> None:
         )
 
 
-def _report_exploration(ctx: StageContext, data: _Data, share: float) -> None:
-    """Says how much of the data Monte Carlo can use. Raises BadDataError where nothing is the policy's own."""
-    if share == 0.0:
+def _report_exploration(ctx: StageContext, data: _Data) -> None:
+    """Says how much of the data Monte Carlo can use."""
+    if data.explored_share == 0.0:
         return
-    if share == 1.0:
-        raise BadDataError(
-            "every turn explored: no return belongs to the current policy", "Set collect.exploration below 1."
-        )
-    discount = float(ctx.spec.discount)
-    weights = [t.weight for each in data.train for t in monte_carlo_targets(each, discount, share, data.censoring)]
+    weights = [target.weight for each in data.train for target in monte_carlo_targets(each, data.weights)]
     clean = sum(weight > 0 for weight in weights)
     ctx.log.info(
         "%.1f%% of the turns explored: Monte Carlo uses the %d of %d training turns that nothing explored after, "
         "worth %.0f equal ones; lambda-returns (fitQ.traceLambda below 1) use all",
-        100 * share,
+        100 * data.explored_share,
         clean,
         len(weights),
         sum(weights) ** 2 / sum(weight * weight for weight in weights),
@@ -299,7 +300,7 @@ def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, renderer
     folds = min(fit_q.folds or params.LAST_LAYER_FOLDS, len(side.conversations) // 2)
     settings = LeastSquaresSettings(ranks, ridge, procedure.settings.discount)
     began = time.monotonic()
-    logs = [Log(side.conversations, side.examples, procedure.censoring), *_earlier(ctx, procedure, renderer)]
+    logs = [Log(side.conversations, side.examples, procedure.weights.censoring), *_earlier(ctx, procedure, renderer)]
     layer = refit(procedure.model, logs, settings, folds, procedure.settings.max_tokens)
     count, seconds = sum(len(log.conversations) for log in logs), time.monotonic() - began
     ctx.log.info("last layer by %d least squares on %d conversations in %.1f s", len(layer.q), count, seconds)
@@ -341,16 +342,16 @@ def _counts(data: _Data, procedure: Procedure, digest: str) -> dict[str, float]:
             "conversations": float(len(conversations)),
             "censored": float(data.censored),
             "positives": float(sum(each.outcome for each in conversations)),
-            "exploredShare": procedure.explore_share,
+            "exploredShare": data.explored_share,
             "epochs": float(len(procedure.curves)),
         }
         | _success_bounds(data)
-        | _success_unexplored(data, procedure.explore_share)
-        | _of_several_writers(data, procedure, digest)
+        | _success_unexplored(data)
+        | _of_several_writers(data, digest)
     )
 
 
-def _of_several_writers(data: _Data, procedure: Procedure, digest: str) -> dict[str, float]:
+def _of_several_writers(data: _Data, digest: str) -> dict[str, float]:
     """How far the data are another's: share of others' turns, and how many equal turns the returns are worth that are
     the policy's own. Nothing where all turns are."""
     turns = [turn for each in data.everything for turn in each.turns]
@@ -358,9 +359,7 @@ def _of_several_writers(data: _Data, procedure: Procedure, digest: str) -> dict[
     foreign = sum(explored(turn) and turn.writer != "" and turn.policy_digest != digest for turn in turns)
     if not foreign:
         return {}
-    settings, share = procedure.settings, procedure.explore_share
-    rows = [monte_carlo_targets(each, settings.discount, share, data.censoring) for each in data.train]
-    weights = [target.value_weight for row in rows for target in row]
+    weights = [target.value_weight for each in data.train for target in monte_carlo_targets(each, data.weights)]
     squares = sum(weight * weight for weight in weights)
     return {
         "foreignShare": foreign / len(turns),
@@ -368,10 +367,9 @@ def _of_several_writers(data: _Data, procedure: Procedure, digest: str) -> dict[
     }
 
 
-def _success_unexplored(data: _Data, share: float) -> dict[str, float]:
+def _success_unexplored(data: _Data) -> dict[str, float]:
     """What exploring costs the business shows beside the success of collect; nothing where nothing explored."""
-    exploring = any(explored(turn) for each in data.everything for turn in each.turns)
-    success = success_unexplored(data.everything, share, data.censoring) if exploring else None
+    success = success_unexplored(data.everything, data.weights) if data.explored_share > 0 else None
     return {} if success is None else {"successUnexplored": success}
 
 
@@ -400,7 +398,7 @@ def _censoring_account(data: _Data) -> dict[str, Any] | None:
     return {
         "conversations": len(data.everything),
         "censored": data.censored,
-        "unseen": data.censoring.unseen,
+        "unseen": data.weights.censoring.unseen,
         "successBounds": outcome_bounds(data.everything).to_json(),
     }
 
