@@ -25,7 +25,7 @@ from tests.kit.toy_controllers import APPS, StandIn
 from tests.kit.toy_gateway import LIVE, Customers
 from tests.kit.waiting import until
 
-FLAGS = ("--serve-image", "servers:test", "--resync-seconds", "20")
+FLAGS = ("--serve-image", "servers:test", "--resync-seconds", "1")
 OBJECTS = {
     "gateway": ("/api/v1/namespaces/{}/configmaps/small-gateway", f"{APPS}/namespaces/{{}}/deployments/small-gateway"),
     "candidate": (
