@@ -12,8 +12,9 @@ BENCH := build/bench
 PLAIN := deploy/ippo-operator.yaml
 HELM ?= $(shell command -v helm)
 RENDER = { cat deploy/namespace.yaml; $(HELM) template ippo-operator $(CHART) --namespace ippo-system; }
-# File by file, in the order of the folders: the long ones, tests/integration, come first, so that none is left at the end.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Share by share (tests/kit/shares.py), in the order of the folders: the long ones, tests/integration, come first, so that
+# none is left at the end. One process more than the cores that are asked for: many of those tests wait for servers.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 # In one process: they share a cluster. It pulls its images, or the lab loads what is built here.
 E2E := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra --durations=10
 E2E_IMAGES = $(if $(or $(IPPO_E2E_KUBECONFIG),$(IPPO_E2E_ARCHIVES)),,build/images/.built)

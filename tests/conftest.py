@@ -1,9 +1,14 @@
 """What all tests share: no network, one thread each, nothing of the caller's environment."""
 
+import gc
 import os
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
+
+from tests.kit.shares import Shares
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -14,6 +19,18 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("tests")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
+    """Instead of `--dist loadfile`."""
+    return Shares(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: a million objects that the garbage collector need not look at."""
+    gc.collect()
+    gc.freeze()
+
 
 _FOREIGN = ("AWS_", "JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST", "IPPO_TERMINATION_LOG")
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import IO
 
 import aiohttp
 import pytest
@@ -20,23 +21,34 @@ from ippo_trainer.data.server_log import segments_in, write_served
 from ippo_trainer.serve.cli import main
 
 from tests.kit.chat import DIGEST, ask, ask_streamed, run, user
+from tests.kit.forks import Fork
 from tests.kit.waiting import until
 
 ARGUMENTS = ["--engine", "Transformers", "--name", "demo", "--port", "0"]
-COMMAND = [sys.executable, "-m", "ippo_trainer.serve.cli", *ARGUMENTS]
 SECONDS = 120
+
+
+def fork(arguments, output, environment):
+    return Fork(lambda: main(arguments), output, environment)
+
+
+def command(arguments, output, environment):
+    """As a pod starts it."""
+    program = [sys.executable, "-m", "ippo_trainer.serve.cli"]
+    return subprocess.Popen([*program, *arguments], stderr=output, env=os.environ | environment)
 
 
 @dataclass
 class Server:
     """A running `ippo-serve`."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes] | Fork
+    stderr: IO[str]
     lines: list[str] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def read(self) -> None:
-        for line in self.process.stderr or []:
+        for line in self.stderr:
             with self.changed:
                 self.lines.append(line)
                 self.changed.notify_all()
@@ -64,17 +76,19 @@ class Server:
 
 
 @contextmanager
-def server(directory, *arguments: str) -> Iterator[Server]:
-    environment = os.environ | {"IPPO_POLICY_DIGEST": DIGEST}
-    command = [*COMMAND, "--policy", str(directory), *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        made = Server(process)
+def server(directory, *arguments: str, start=fork) -> Iterator[Server]:
+    end, output = os.pipe()
+    process = start([*ARGUMENTS, "--policy", str(directory), *arguments], output, {"IPPO_POLICY_DIGEST": DIGEST})
+    os.close(output)
+    with os.fdopen(end) as stderr:
+        made = Server(process, stderr)
         reader = threading.Thread(target=made.read, daemon=True)
         reader.start()
         try:
             yield made
         finally:
             process.kill()
+            process.wait(SECONDS)
             reader.join(SECONDS)
 
 
@@ -100,7 +114,7 @@ def test_it_is_alive_while_it_loads_and_ready_when_it_can_answer(policy_director
             async with client.post("/v1/chat/completions", json={"messages": [user("hello")]}) as response:
                 assert response.status == 200
 
-    with server(policy_directory) as made:
+    with server(policy_directory, start=command) as made:
         run(check(made))
 
 

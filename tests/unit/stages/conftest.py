@@ -5,7 +5,7 @@ import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,7 @@ def small_world(tmp_path: Path) -> SmallWorld:
 
 
 @pytest.fixture
-def young() -> Iterator[None]:
-    """`live_tensors.alive` looks at what a test makes itself, not at the million objects of torch and transformers."""
+def young() -> None:
+    """`live_tensors.alive` looks at what a test makes itself, not at what tests before it left."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.improve.improvement import Improvement
 from ippo_trainer.models.files import ADAPTER_WEIGHTS
-from ippo_trainer.stages import improve_ranks
+from ippo_trainer.stages import cli, improve_ranks
 from ippo_trainer.stages.improve_ranks import first_failure
 from ippo_trainer.store.artifact import fetch
 from safetensors.torch import load_file
 
+from tests.kit.forks import Fork
 from tests.kit.ports import free_port
 
 SECTION = params.Improve(
@@ -78,14 +80,14 @@ def spec_of(
 
 
 class Ranks:
-    """Pods of one process or more each, on this machine."""
+    """Pods of one process or more each, on this machine; or the processes alone, as torchrun starts them."""
 
     def __init__(self, world: Any, spec: StageSpec) -> None:
         self.world = world
         self.path = world.folder / "ranks.json"
         self.path.write_text(spec.model_dump_json(by_alias=True))
         self.port = free_port()
-        self.started: list[subprocess.Popen[str]] = []
+        self.started: list[subprocess.Popen[str] | Fork] = []
 
     def start(self, nodes: int = 1, processes: int = 1, hook: str = "") -> None:
         """Starts all the pods; each process runs `hook` first."""
@@ -102,6 +104,19 @@ class Ranks:
             self.started.append(
                 subprocess.Popen(command, env=environ, stdout=output, stderr=subprocess.STDOUT, text=True)
             )
+
+    def fork(self, nodes: int, hook: str = "") -> None:
+        """Starts one process for each pod, without what waits for it there."""
+        for node in range(nodes):
+            environ = {"RANK": str(node), "LOCAL_RANK": "0", "WORLD_SIZE": str(nodes), "TORCHELASTIC_RUN_ID": "test"}
+            environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(self.port)}
+            with self.output(node).open("w") as output:
+                self.started.append(Fork(partial(self._stage, node, hook), output.fileno(), environ))
+
+    def _stage(self, node: int, hook: str) -> int:
+        exec(hook, {})
+        command = ["improve", "--spec", str(self.path), "--termination-log", str(self.log(node))]
+        return cli.main([*command, "--work-dir", str(self.world.folder / f"work-{node}")])
 
     def log(self, node: int) -> Path:
         folder: Path = self.world.folder
@@ -137,7 +152,7 @@ def launch(small_world: Any) -> Iterator[Callable[[StageSpec], Ranks]]:
     for pod in (pod for ranks in made for pod in ranks.started):
         if pod.poll() is None:
             pod.kill()
-            pod.wait()
+            pod.wait(PATIENCE)
 
 
 def outcome(world: Any, result: StageResult, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -166,8 +181,13 @@ ADAPTER = params.Adapter(rank=4)
 
 
 @pytest.mark.parametrize(
-    ("section", "adapter"),
-    [(SECTION, None), (MPO, None), (SECTION, ADAPTER), (MPO, ADAPTER)],
+    ("section", "adapter", "start"),
+    [
+        (SECTION, None, Ranks.fork),
+        (MPO, None, Ranks.fork),
+        (SECTION, ADAPTER, Ranks.fork),
+        (MPO, ADAPTER, Ranks.start),
+    ],
     ids=["PPO", "MPO", "PPO, adapter", "MPO, adapter"],
 )
 def test_two_pods_make_the_policy_of_one_process(
@@ -175,13 +195,14 @@ def test_two_pods_make_the_policy_of_one_process(
     launch: Callable[[StageSpec], Ranks],
     section: params.Improve,
     adapter: params.Adapter | None,
+    start: Callable[[Ranks, int], None],
 ) -> None:
     spec = spec_of(small_world, section, adapter=adapter)
     alone = small_world.result(spec)
     expected = outcome(small_world, alone, "alone")
     again(small_world)
     ranks = launch(spec)
-    ranks.start(nodes=2)
+    start(ranks, 2)
     assert ranks.wait() == [0, 0], ranks.told()
     first, second = (StageResult.model_validate_json(json.dumps(ranks.said(node))) for node in (0, 1))
     assert first == second
@@ -189,11 +210,10 @@ def test_two_pods_make_the_policy_of_one_process(
     assert_alike(outcome(small_world, first, "together"), expected)
 
 
-@pytest.mark.parametrize("adapter", [None, ADAPTER], ids=["full", "adapter"])
 def test_a_stop_or_a_loss_of_one_ends_all_and_any_number_goes_on(
-    small_world: Any, launch: Callable[[StageSpec], Ranks], adapter: params.Adapter | None
+    small_world: Any, launch: Callable[[StageSpec], Ranks]
 ) -> None:
-    spec = spec_of(small_world, adapter=adapter)
+    spec = spec_of(small_world)
     expected = outcome(small_world, small_world.result(spec), "alone")
     again(small_world)
 
@@ -208,9 +228,30 @@ def test_a_stop_or_a_loss_of_one_ends_all_and_any_number_goes_on(
     stopped = launch(spec)
     stopped.start(nodes=2, hook=HOOK.format(rank=1, step=2, what="stop_the_pod()"))
     assert stopped.wait() == [143, 143], stopped.told()
-    assert "resumed after" in stopped.told()
-    assert stopped.said(0)["error"]["message"].startswith("stopped by the stop of another process")
+    assert_stopped(stopped)
+    assert_alike(outcome(small_world, small_world.result(spec), "resumed"), expected)
 
+
+def assert_stopped(ranks: Ranks) -> None:
+    """They went on from a checkpoint, and the second one was told to stop."""
+    assert "resumed after" in ranks.told()
+    assert ranks.said(0)["error"]["message"].startswith("stopped by the stop of another process")
+
+
+def test_so_it_is_with_adapters(small_world: Any, launch: Callable[[StageSpec], Ranks]) -> None:
+    spec = spec_of(small_world, adapter=ADAPTER)
+    expected = outcome(small_world, small_world.result(spec), "alone")
+    again(small_world)
+
+    lost = launch(spec)
+    lost.fork(2, HOOK.format(rank=1, step=2, what="os.kill(os.getpid(), signal.SIGKILL)"))
+    assert lost.wait() == [75, -signal.SIGKILL], lost.told()
+    assert lost.checkpoint()
+
+    stopped = launch(spec)
+    stopped.fork(2, HOOK.format(rank=1, step=2, what="signal.raise_signal(signal.SIGTERM)"))
+    assert stopped.wait() == [143, 143], stopped.told()
+    assert_stopped(stopped)
     assert_alike(outcome(small_world, small_world.result(spec), "resumed"), expected)
 
 
