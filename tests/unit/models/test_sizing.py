@@ -10,9 +10,10 @@ from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
 from ippo_trainer.contract.stages import BY_NAME, NAMES
-from ippo_trainer.models import adapters, needs
+from ippo_trainer.models import adapters, budget, needs
 from ippo_trainer.models.load import new_q
 from ippo_trainer.models.sizing import BaseSize, size_of, stage_memory
+from ippo_trainer.sft.trainer import _rows_per_forward
 from transformers import AutoModelForCausalLM
 
 from tests.kit.architectures import tiny_config
@@ -124,6 +125,20 @@ def test_a_base_that_is_not_there_is_refused(tmp_path: Path) -> None:
     place = config_in(tmp_path / "qwen", QWEN_7B)
     with pytest.raises(BadSpecError, match=r"policy\.adapter\.rank 600 is larger than the layer k_proj"):
         size_of("s3://models/x", place, params.Adapter(rank=600))
+
+
+@pytest.mark.parametrize("batch", [1, 16, 64, 4096])
+@pytest.mark.parametrize("base", ["tiny:d32-l1", "tiny:d64-l2", "tiny:d512-l8"])
+def test_a_warm_start_takes_what_its_largest_forward_takes(base: str, batch: int) -> None:
+    """Of rows of any length. For a small base that is a whole batch, far below the budget of activations."""
+    size = size_of(base, None, None)
+    section = params.WarmStart(demonstrations=1, batch_size=batch)
+    planned = stage_memory(spec_of("warm-start", warm_start=section), size, None).activations
+    allowed, longest = budget.warm_start_tokens(size.config), 512 + 16
+    forwards = [_rows_per_forward(batch, length, allowed) * length for length in range(1, longest + 1)]
+    assert planned >= max(forwards) * 12 * size.config.vocab_size
+    if forwards[-1] == batch * longest:
+        assert planned == forwards[-1] * (budget.warm_start_token_bytes(size.config) + 12 * size.config.vocab_size)
 
 
 @pytest.mark.parametrize("gpu", [None, GPU])

@@ -66,9 +66,14 @@ def on_gpu(config: Any, dtype: torch.dtype, total: int, resident: int) -> Budget
 
 def warm_start_tokens(config: Any) -> int:
     """Tokens of one padded forward of the warm start, at most: their activations until the backward pass, in fp32."""
+    return WARM_START_BYTES // warm_start_token_bytes(config)
+
+
+def warm_start_token_bytes(config: Any) -> int:
+    """Bytes that a token of the warm start keeps for its backward pass."""
     width = int(config.hidden_size)
     inner = int(getattr(config, "intermediate_size", None) or 4 * width)
-    return WARM_START_BYTES // (int(config.num_hidden_layers) * (16 * width + 6 * inner) * 4)
+    return int(config.num_hidden_layers) * (16 * width + 6 * inner) * 4
 
 
 def kept_bytes(config: Any, dtype: torch.dtype, budget: Budget) -> int:

@@ -25,6 +25,7 @@ from ippo_trainer.models.budget import (
     kept_bytes,
     on_cpu,
     on_gpu,
+    warm_start_token_bytes,
     warm_start_tokens,
 )
 from ippo_trainer.models.engine_memory import MOST_ROWS, engine_memory
@@ -154,9 +155,13 @@ def _engine(spec: StageSpec, size: BaseSize, gpu: int | None, dtype: torch.dtype
 
 def _activations(spec: StageSpec, size: BaseSize, gpu: int | None, models: needs.Held, dtype: torch.dtype) -> int:
     if spec.stage == WARM_START:
-        longest = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
-        tokens = max(longest, warm_start_tokens(size.config))
-        return WARM_START_BYTES + logit_bytes(False, tokens * size.config.vocab_size)
+        longest, batch = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens, 1
+        if spec.warm_start is not None:
+            batch = spec.warm_start.value("batch_size")
+        # A forward has whole rows, of one batch at most; a row beyond the budget stands alone.
+        tokens = min(batch * longest, max(longest, warm_start_tokens(size.config)))
+        kept = min(WARM_START_BYTES, tokens * warm_start_token_bytes(size.config))
+        return kept + logit_bytes(False, tokens * size.config.vocab_size)
     if gpu is None:
         budget = on_cpu(size.config, FIT_TOKENS if spec.stage == FIT_Q else IMPROVE_TOKENS)
     else:
