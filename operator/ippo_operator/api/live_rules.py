@@ -8,7 +8,8 @@ from ippo_operator.api.rule import Rule
 
 OF_RUNS: tuple[Rule, ...] = (
     Rule(
-        "is missing; the gateway of collect.logged asks its servers. serve: {} is enough where vLLM is known",
+        "is missing; the gateway of collect.logged asks its servers: give serve: {}, or without vLLM "
+        "serve: {engine: Transformers}",
         "has(self.serve) || !has(self.collect.logged)",
         lambda spec: spec.serve is not None or spec.collect.logged is None,
         "serve",
@@ -21,11 +22,11 @@ OF_RUNS: tuple[Rule, ...] = (
         words=lambda spec: "strategy: Canary",
     ),
     Rule(
-        "is a gateway's; give collect.logged, too",
+        "allowed with collect.logged only: without it there is no gateway",
         "!has(self.gateway) || has(self.collect.logged)",
         lambda spec: spec.gateway is None or spec.collect.logged is not None,
         "gateway",
-        words=lambda spec: "gateway",
+        words=lambda spec: "a section of fields",
     ),
 )
 OF_COLLECT: tuple[Rule, ...] = (

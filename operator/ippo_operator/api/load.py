@@ -1,14 +1,16 @@
 """Reads manifests: YAML text in, checked IterativePPORuns out, exact errors otherwise."""
 
+import copy
 import json
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from ippo_operator.api import rules
-from ippo_operator.api.problems import ManifestError, Problem, from_validation, shown
+from ippo_operator.api.problems import Location, ManifestError, Problem, dotted, from_validation, shown
 from ippo_operator.api.resource import API_VERSION, KIND, IterativePPORun
 
 MAX_BYTES = 1 << 20
@@ -95,13 +97,31 @@ def parse_run(document: Any) -> IterativePPORun:
     if isinstance(document, dict):
         document = {key: value for key, value in document.items() if key != "status"}
     try:
-        run = IterativePPORun.model_validate_json(json.dumps(document), by_alias=True, by_name=False)
+        run = _validated(document)
     except ValidationError as error:
-        raise ManifestError(from_validation(error, IterativePPORun, document)) from None
+        raise ManifestError(from_validation(error, IterativePPORun, document, partial(_accepted, document))) from None
     problems = rules.problems(run.spec)
     if problems:
         raise ManifestError(problems)
     return run
+
+
+def _validated(document: Any) -> IterativePPORun:
+    return IterativePPORun.model_validate_json(json.dumps(document), by_alias=True, by_name=False)
+
+
+def _accepted(document: Any, location: Location, value: Any) -> bool:
+    """Whether no rule would refuse the value there. Where more is wrong nobody can tell, and it is."""
+    changed = copy.deepcopy(document)
+    place = changed
+    for part in location[:-1]:
+        place = place[part]
+    place[location[-1]] = value
+    try:
+        run = _validated(changed)
+    except ValidationError:
+        return True
+    return all(problem.path != dotted(location) for problem in rules.problems(run.spec))
 
 
 def _name(document: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ privilege, no host network and no service account token.
 
 from typing import Annotated, Any, Literal
 
-from ippo_trainer.contract.fields import NAME, matching
+from ippo_trainer.contract.fields import NAME, WHOLE, matching
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import AfterValidator, Field
@@ -21,7 +21,9 @@ QUANTITY = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 Size = Annotated[str, matching(QUANTITY, "a quantity such as 500m, 2, 8Gi", 32)]
 Quantity = Annotated[int, Field(ge=0, le=2**53 - 1)] | Size
-Quantities = Annotated[dict[str, Quantity], Field(max_length=16)]
+DEVICES = "/"
+"""In names of resources that Kubernetes takes whole numbers of only, with limits: nvidia.com/gpu."""
+Quantities = Annotated[dict[str, Quantity], Field(max_length=16, json_schema_extra={WHOLE: DEVICES})]
 ObjectName = Annotated[
     str,
     matching(

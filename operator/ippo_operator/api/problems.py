@@ -4,10 +4,9 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from ippo_trainer.contract import fields
@@ -15,13 +14,14 @@ from ippo_trainer.contract.lines import printable
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-Schema = dict[str, Any]
+from ippo_operator.api.repairs import Schema, remedy
+
 Location = tuple[str | int, ...]
 
 _TYPES = {"boolean": "true or false", "object": "a section of fields", "array": "a list", "null": "nothing"}
+_IN_FULL = {"extra_forbidden", "missing", "value_error"}
+"""Errors whose words say what to do."""
 _SHOWN = 80
-_DIGITS = 40
-"""A decimal of more digits before or after its point is no slip of the pen."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,30 @@ class ManifestError(Exception):
         super().__init__("\n".join(map(str, problems)))
 
 
-def from_validation(error: ValidationError, model: type[BaseModel], value: Any) -> list[Problem]:
-    """Pydantic's errors in the words of the manifest; `value` is what was validated."""
+def from_validation(
+    error: ValidationError, model: type[BaseModel], value: Any, accepted: Callable[[Location, Any], bool]
+) -> list[Problem]:
+    """Pydantic's errors in the words of the manifest.
+
+    Args:
+        error: what pydantic says.
+        model: that was asked.
+        value: what was validated.
+        accepted: whether a value at a location would be taken, as far as that is known.
+    """
     root = _schema_of(model)
     problems: dict[str, Problem] = {}
     for details in error.errors(include_url=False, include_context=True):
         location, schema = _resolve(root, details["loc"], details["type"])
-        path = _dotted(location)
-        problems.setdefault(path, Problem(path, _explain(details, root, schema, _value_at(value, location))))
+        path, given = dotted(location), _value_at(value, location)
+        # Pydantic counts the items that are right; those that are wrong are told of by themselves.
+        if details["type"] == "too_short" and len(given) >= schema.get("minItems", 0):
+            continue
+        text = _explain(details, root, schema, given)
+        if location and details["type"] not in _IN_FULL:
+            allowed = partial(accepted, location)
+            text += f"; {todo}" if (todo := remedy(str(location[-1]), given, schema, allowed)) else ""
+        problems.setdefault(path, Problem(path, text))
     return list(problems.values())
 
 
@@ -84,6 +100,8 @@ def _child(root: Schema, schema: Schema, part: str | int) -> Schema | None:
     if part in schema.get("properties", {}):
         return _dereference(root, schema["properties"][part])
     additional = schema.get("additionalProperties")
+    if isinstance(additional, dict) and re.search(schema.get(fields.WHOLE, r"(?!)"), part):
+        additional = {"anyOf": [option for option in additional["anyOf"] if option["type"] == "integer"]}
     # Once inside a free-form mapping, the next part is a key; what follows are names of union members.
     return _dereference(root, additional) if isinstance(additional, dict) else None
 
@@ -97,7 +115,8 @@ def _dereference(root: Schema, schema: Schema) -> Schema:
     return _dereference(root, options[0]) if len(options) == 1 else schema
 
 
-def _dotted(location: Location) -> str:
+def dotted(location: Location) -> str:
+    """A location as a path, e.g. spec.fitQ.ranks[0]."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in location).removeprefix(".")
 
 
@@ -123,11 +142,9 @@ def _explain(details: ErrorDetails, root: Schema, schema: Schema, value: Any) ->
         return f"is missing; {_teach(schema, root)}"
     if kind == "value_error":
         return str(details["msg"]).removeprefix("Value error, ")
-    allowed = allowed_words(schema, root)
-    repair = _repair(value, schema)
-    if repair is not None:
-        return f"given {shown(value)}, allowed is {allowed}; write {repair}"
-    return f"given {shown(value)}, allowed is {allowed}"
+    length, most = len(value) if isinstance(value, str) else 0, schema.get("maxLength", math.inf)
+    long = f" ({length} characters; at most {most})" if length > most else ""
+    return f"given {shown(value)}{long}, allowed is {allowed_words(schema, root)}"
 
 
 def _unknown(field: str, names: Sequence[str]) -> str:
@@ -193,33 +210,3 @@ def shown(value: Any) -> str:
         return str(value)
     text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
-
-
-def _repair(value: Any, schema: Schema) -> str | None:
-    """The same value as the field wants it, where only the notation is wrong."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if schema.get("type") == "integer":
-        return _repair_integer(value)
-    types = [schema.get("type"), *(option.get("type") for option in schema.get("anyOf", ()))]
-    plain = _plain(value)
-    fits = plain is not None and plain != value and re.fullmatch(schema.get("pattern", ".*"), plain)
-    return f'"{plain}"' if "string" in types and fits else None
-
-
-def _repair_integer(value: Any) -> str | None:
-    if isinstance(value, str) and value.strip().lstrip("-").isdigit():
-        return value.strip()
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return None
-
-
-def _plain(value: float | str) -> str | None:
-    """A number without exponent, or None if it is none."""
-    try:
-        number = Decimal(str(value).strip())
-    except InvalidOperation:
-        return None
-    # Without an exponent, 1e999999999 would be a gigabyte of zeros.
-    return format(number, "f") if number.is_finite() and abs(number.adjusted()) <= _DIGITS else None

@@ -18,7 +18,7 @@ GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "iterativepporuns"
 
 RUN_NAME = "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"
-RUN_NAME_WORDS = "a lower-case letter, then letters, digits and '-' up to 63, ending in a letter or digit"
+RUN_NAME_WORDS = "at most 63 characters: a lower-case letter, then letters, digits and '-', ending in a letter or digit"
 RunName = Annotated[str, fields.matching(RUN_NAME, RUN_NAME_WORDS, 63)]
 MAX_REQUESTED = 1000
 
@@ -27,7 +27,7 @@ class Metadata(Model):
     """Kubernetes' ObjectMeta. What the API server fills in is accepted, so that `kubectl get -o yaml` can be run."""
 
     name: RunName
-    """A letter, then letters, digits and '-', at most 63: child names and artifact paths are made of it."""
+    """Child names and artifact paths are made of it."""
     namespace: Annotated[str, Field(max_length=63)] | None = None
     """Namespace in a cluster."""
     labels: dict[str, str] | None = None

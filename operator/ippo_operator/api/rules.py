@@ -211,7 +211,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         _no_hub("conversations", "log"),
         _no_hub("outcomes", "file"),
         Rule(
-            "is of outcomes in a file of their own; give outcomes, too",
+            "allowed with outcomes only: it says how long those count",
             "!has(self.window) || has(self.outcomes)",
             lambda history: history.window is None or history.outcomes is not None,
             "window",
@@ -250,7 +250,7 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "holdout",
         ),
         Rule(
-            "regresses whole returns: leave traceLambda and lastLayer out, or give 1 and Gradient",
+            "it regresses whole returns: leave traceLambda and lastLayer out, or give 1 and Gradient",
             "!has(self.method) || self.method != 'MonteCarlo' || (!has(self.traceLambda) || "
             "double(self.traceLambda) == 1.0) && (!has(self.lastLayer) || self.lastLayer == 'Gradient')",
             lambda fit_q: (
@@ -333,10 +333,12 @@ def rules_of(model: type[Model]) -> tuple[Rule, ...]:
 
 
 def problems(spec: RunSpec) -> list[Problem]:
-    """Every rule that this spec breaks."""
+    """Every rule that this spec breaks; of a run that collects from nowhere, nothing that follows from that."""
+    unclear = any(not rule.holds(spec.collect) for rule in rules_of(CollectFrom))
     return [
         rule.problem(path, section)
         for path, section in _sections("spec", spec)
+        if not (unclear and section is spec)
         for rule in rules_of(type(section))
         if not rule.holds(section)
     ]

@@ -104,9 +104,12 @@ ONE_ITERATION = (
     "allowed is 1 without collect.simulate and collect.logged: after collect.history nobody talks to customers"
 )
 ONE_OF_BOTH = "allowed is one of simulate and logged: customers are simulated or real"
-NEEDS_SERVERS = "is missing; the gateway of collect.logged asks its servers. serve: {} is enough where vLLM is known"
+NEEDS_SERVERS = (
+    "is missing; the gateway of collect.logged asks its servers: give serve: {}, or without vLLM "
+    "serve: {engine: Transformers}"
+)
 NEEDS_GATEWAY = "strategy Canary needs collect.logged: an A/B test is decided by what a gateway logs"
-NO_GATEWAY = "is a gateway's; give collect.logged, too"
+NO_GATEWAY = "allowed with collect.logged only: without it there is no gateway"
 TWO_SIDES = 'allowed is above "0" and below "1": both policies need conversations'
 SOME_ERROR = 'allowed is above "0" and below "1": a probability of error'
 IN_ORDER = "allowed is at most maxConversations"
@@ -116,8 +119,8 @@ WARM = 'allowed is "0.01" to "2", as every sampler can'
 OWN_CONVERSATIONS = 'allowed is below "1": Q is the policy\'s, so some conversations must be its own'
 NO_CUSTOMERS = "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything"
 NO_DEMONSTRATIONS = "demonstrations are a simulator's; without collect.simulate give warmStart.conversations"
-WINDOW = "is of outcomes in a file of their own; give outcomes, too"
-WHOLE_RETURNS = "regresses whole returns: leave traceLambda and lastLayer out, or give 1 and Gradient"
+WINDOW = "allowed with outcomes only: it says how long those count"
+WHOLE_RETURNS = "it regresses whole returns: leave traceLambda and lastLayer out, or give 1 and Gradient"
 LOGGED: dict[str, Any] = GOOD["spec"] | {
     "iterations": {"max": 1},
     "warmStart": {"conversations": "s3://shop/log.jsonl"},

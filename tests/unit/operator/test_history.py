@@ -134,7 +134,10 @@ def test_a_log_has_no_more_conversations_to_collect() -> None:
         ({"iterations": {"max": 2}}, "spec.iterations: given max: 2, allowed is 1 without collect.simulate"),
         ({"warmStart": {"demonstrations": 10}}, "spec.warmStart: .*demonstrations are a simulator's"),
         ({"evaluate": {"gate": {"minAcceptance": "0.5"}}}, "spec.evaluate: .*minAcceptance needs collect.simulate"),
-        ({"collect": {"history": {**LOG, "window": "7d"}}}, "spec.collect.history.window: .*give outcomes, too"),
+        (
+            {"collect": {"history": {**LOG, "window": "7d"}}},
+            "spec.collect.history.window: .*allowed with outcomes only",
+        ),
         ({"collect": {"history": {**LOG, "window": "soon"}}}, 'spec.collect.history.window: .*such as "14d"'),
         ({"collect": {"history": {**LOG, "conversations": "hf://a/b"}}}, "history.conversations: .*no stage can read"),
         ({"collect": {"history": {"outcomes": "file:///o"}}}, "spec.collect.history.conversations: .*required|missing"),

@@ -81,7 +81,11 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
             '"0.001"; write "0.001"',
         ),
         ("spec.discount", "1.5", 'spec.discount: given "1.5", allowed is a decimal in quotes from "0" to "1"'),
-        ("spec.discount", 2, 'spec.discount: given 2, allowed is a decimal in quotes from "0" to "1"'),
+        (
+            "spec.discount",
+            2,
+            'spec.discount: given 2, allowed is a decimal in quotes from "0" to "1"; for 2 percent write "0.02"',
+        ),
         ("spec.seed", "7", 'spec.seed: given "7", allowed is a whole number from 0 to 9007199254740991; write 7'),
         ("spec.seed", -1, "spec.seed: given -1, allowed is a whole number from 0 to 9007199254740991"),
         (
@@ -110,7 +114,7 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         (
             "spec.evaluate.gate.metric",
             "value",
-            'spec.evaluate.gate.metric: given "value", allowed is one of Value, Success',
+            'spec.evaluate.gate.metric: given "value", allowed is one of Value, Success; write Value',
         ),
         (
             "spec.collect.simulate.environment.options.horizon",
@@ -127,8 +131,8 @@ def test_what_a_server_added_is_accepted_and_a_status_is_left_out() -> None:
         (
             "metadata.name",
             "../etc",
-            "metadata.name: given \"../etc\", allowed is a lower-case letter, then letters, digits and '-' up to 63, "
-            "ending in a letter or digit",
+            'metadata.name: given "../etc", allowed is at most 63 characters: a lower-case letter, then letters, '
+            "digits and '-', ending in a letter or digit",
         ),
     ],
 )

@@ -6,6 +6,8 @@ from pydantic import Field
 
 WORDS = "x-ippo-words"
 """Where a field's schema says in words what its pattern allows."""
+WHOLE = "x-ippo-whole"
+"""Where the schema of a map says by a pattern of which keys whole numbers are wanted, though others may be written."""
 
 
 def matching(pattern: str, words: str, max_length: int) -> Any:
@@ -36,7 +38,8 @@ Confidence = Annotated[
 ]
 
 Writers = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(min_length=1, max_length=16)]
-WINDOW, WINDOW_WORDS = r"^[1-9][0-9]{0,5}[mhd]$", 'minutes, hours or days such as "14d"'
+WINDOW = r"^[1-9][0-9]{0,5}[mhd]$"
+WINDOW_WORDS = 'one whole number from 1 to 999999, then m, h or d for minutes, hours or days, such as "14d"'
 Window = Annotated[str, matching(WINDOW, WINDOW_WORDS, 8)]
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
