@@ -23,7 +23,7 @@ from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.refit import Log, refit
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
-from ippo_trainer.stages.logged import split_finished
+from ippo_trainer.stages.logged import Separation, finished
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -114,7 +114,7 @@ def fit(log: Sequence[Conversation], method: FitQ, seed: int) -> Fitted:
         seed: of everything.
     """
     settings = method.resolved()
-    train, held = split_finished(log, HOLDOUT, derive_seed(seed, "holdout"))
+    train, held = map(finished, Separation(HOLDOUT, derive_seed(seed, "holdout")).sides(log))
     policy, renderer = _imitator(train, seed)
     sides = [Side(side, make_examples(side, renderer)[0]) for side in (train, held)]
     model = new_q(policy, derive_seed(seed, "head"))

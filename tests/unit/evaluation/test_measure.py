@@ -50,6 +50,14 @@ def test_lift_is_paired_and_weights_for_censored_conversations() -> None:
     assert lift_bounds(first, second, "Value").high == pytest.approx((1.0 + 0.9 + 1.0 - 2.0) / 4)
 
 
+def test_turns_after_the_outcome_discount_nothing() -> None:
+    late = talk("aaaa", True)
+    late.turns[2].outcome = late.turns[3].outcome = True
+    assert values([late, talk("aaaa", True), talk("aaaa"), talk(""), talk("aa", censored=True)], 0.9) == pytest.approx(
+        [0.9, 0.9**3, 0.0, 0.0, 0.0]
+    )
+
+
 def test_what_was_never_displayed_was_neither_accepted_nor_rejected() -> None:
     both = [talk("aar"), talk("rr")]
     both[0].turns[0].displayed = False

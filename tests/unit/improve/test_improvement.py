@@ -4,14 +4,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.improve.algorithm import BEST, PROBES, Guard, Task
-from ippo_trainer.improve.heldout import HeldOut
-from ippo_trainer.improve.improvement import Improvement, frozen_copy
+from ippo_trainer.improve.algorithm import BEST, PROBES, Guard, Task, collapsed
+from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
+from ippo_trainer.improve.improvement import BestOnProbe, Improvement, frozen_copy
 from ippo_trainer.improve.sampler import ResponseBatch
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.scoring import token_logprobs
@@ -230,6 +231,34 @@ def test_saved_and_loaded_anywhere_it_ends_bit_equal(make_toy: Any, tmp_path: Pa
     assert torch.equal(ends[0][0], ends[1][0])
     assert torch.equal(ends[0][1], ends[1][1])
     assert ends[0][2] == ends[1][2]
+
+
+@pytest.mark.parametrize("fall", [0.02, -0.02])
+def test_states_that_fall_alike_are_a_collapse_however_long_their_conversations(toy: Any, fall: float) -> None:
+    """E[Q] per state fell by the same in each conversation, so chance has no part in it."""
+    run, states = toy.improvement(range(6)), np.array([1.0, 2, 3, 1, 9, 2])
+    q = 0.5 * states
+    parts = (states, np.zeros(6), states, states, np.zeros(6))
+    run._probe_base = HeldOutSums(q, *parts)
+    run.position.best = BestOnProbe(1, 0.01, list(q + 0.01 * states))
+    assert run._worse_than_best(HeldOutSums(q + (0.01 - fall) * states, *parts)) == (fall > 0)
+
+
+def test_a_fall_that_a_few_conversations_make_is_none(toy: Any) -> None:
+    run, states = toy.improvement(range(6)), np.ones(6)
+    parts = (states, np.zeros(6), states, states, np.zeros(6))
+    run._probe_base = HeldOutSums(0.5 * states, *parts)
+    run.position.best = BestOnProbe(1, 0.01, [0.51] * 6)
+    fallen = np.array([0.51, 0.52, 0.5, 0.3, 0.54, 0.5])
+    assert not run._worse_than_best(HeldOutSums(fallen, *parts))
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 11, 16, 40])
+def test_there_are_at_most_four_looks(most: int) -> None:
+    guard = Mock(look=Mock(return_value=None))
+    for updates in range(most + 1):
+        collapsed(guard, updates, most)
+    assert 1 <= guard.look.call_count <= PROBES
 
 
 def test_probes_are_spread_over_the_updates(make_toy: Any) -> None:

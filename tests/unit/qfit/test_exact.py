@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract import params
-from ippo_trainer.data.returns import monte_carlo_returns
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import load
 from ippo_trainer.environments.demonstrations import demonstrate
@@ -16,6 +15,7 @@ from ippo_trainer.models.load import build_tiny, new_q
 from ippo_trainer.qfit.exact import States, compare, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.readings import read_all
+from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets
 from ippo_trainer.stats.scores import Predictions, miscalibration
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -84,11 +84,12 @@ def test_miscalibration_of_the_exact_q_is_no_error_and_of_another_at_most_its_er
     """The lower end is above the true error in one of forty fits, or fewer."""
     funnel, above = Funnel(4), {"exact": 0, "shrunk": 0}
     solution = evaluate(funnel.problem, funnel.problem.by_stage(funnel.problem.base), 0.95)
+    plain = ReturnWeights.of([], 0.95)
     for start in range(40):
         held = demonstrate(funnel, range(10_000 + 300 * start, 10_300 + 300 * start), "sr-funnel")
         trace = funnel.trace(held)
         q = np.array([solution.q[t][s, a] for t, s, a in zip(trace.turn, trace.state, trace.action, strict=True)])
-        returns = np.array([value for found in held for value in monte_carlo_returns(found, 0.95)])
+        returns = np.array([target.value for found in held for target in monte_carlo_targets(found, plain)])
         for name, guess in (("exact", q), ("shrunk", 0.3 * q + 0.7 * q.mean())):
             got = miscalibration(Predictions(guess, returns, trace.turn, trace.conversation, np.ones(len(q))))
             above[name] += got.low > np.sqrt(np.mean(np.square(guess - q))) + 1e-12

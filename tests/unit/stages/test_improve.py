@@ -5,7 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ippo_trainer.contract import params
@@ -188,6 +188,22 @@ def test_held_out_conversations_are_those_of_fit_q_and_never_train(
     assert drawn[True] == set(held)
     assert drawn[False] <= set(train)
     assert len(drawn[False]) > 10
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_guards_have_what_bounds_the_kl(batch: int) -> None:
+    task = SimpleNamespace(settings=SimpleNamespace(batch_size=batch), sampler=None)
+    guards, report = improve._held_out(cast(Any, task), cast(Any, range(improve.LEAST_HELD_OUT)))
+    assert min(len(guards), len(report)) >= 2
+    assert not set(guards.numbers) & set(report.numbers)
+
+
+def test_too_few_held_out_conversations_are_refused(small_world: Any) -> None:
+    data = small_world.demonstrations(8)  # of which the seed holds out half
+    policy = small_world.put_policy()
+    inputs = {"policy": policy, "q": small_world.put_q(policy), "data": small_world.put_data(data)}
+    code, message = small_world.run(small_world.spec("improve", inputs, improve=QUICK))
+    assert (code, "held-out conversations: at least 1 and 8" in message["error"]["message"]) == (65, True)
 
 
 def test_censored_conversations_have_states_too(small_world: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ippo_trainer.data.censoring import Censoring, OutcomeBounds, outcome_bounds
-from ippo_trainer.data.returns import monte_carlo_returns
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.stats.intervals import Floats, Interval, ratio_interval, share_interval, weighted_difference
 
@@ -66,10 +65,15 @@ def outcomes(conversations: Sequence[Conversation]) -> Floats:
 
 
 def values(conversations: Sequence[Conversation], discount: float) -> Floats:
-    """(n,) discounted outcome from the start of each conversation; 0 for one without a turn, or without a known end."""
-    return np.array(
-        [0.0 if each.censored else (monte_carlo_returns(each, discount) or [0.0])[0] for each in conversations]
-    )
+    """(n,) discounted outcome from the start of each conversation: discount^(turns before it, less the last of them);
+    0 for one without a turn, or without a known end."""
+    return np.array([_discounted_outcome(each, discount) for each in conversations])
+
+
+def _discounted_outcome(conversation: Conversation, discount: float) -> float:
+    turns = conversation.turns
+    before = next((index for index, turn in enumerate(turns) if turn.outcome), len(turns))
+    return discount ** (before - 1) if conversation.outcome and before and not conversation.censored else 0.0
 
 
 def measure(conversations: Sequence[Conversation], discount: float, confidence: float) -> Measurement:

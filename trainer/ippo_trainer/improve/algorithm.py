@@ -58,7 +58,7 @@ class Task:
 LAST, SAFE, BEST, START = "last", "safe", "best", "start"
 """Which policy is kept: the last one, the last one within the budget, the best one on held-out states, or pi_i."""
 PROBES = 4
-"""Looks at held-out states during the updates, where an algorithm leaves them to `collapsed`."""
+"""The most looks at held-out states during the updates, where an algorithm leaves them to `collapsed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ def collapsed(guard: Guard, updates: int, most: int) -> bool:
         updates: that were made.
         most: that there can be.
     """
-    look = guard.look() if updates and updates % max(1, most // PROBES) == 0 else None
+    look = guard.look() if updates and updates % -(-most // PROBES) == 0 else None
     if look is None:
         return False
     guard.amend({"probe_q_lift": look.lift, "probe_kl": look.kl})

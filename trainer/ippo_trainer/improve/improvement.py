@@ -10,10 +10,11 @@ import numpy as np
 from ippo_trainer.improve.algorithm import BEST, LAST, SAFE, START, Algorithm, Look, Task
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.models.adapters import copied
+from ippo_trainer.stats.intervals import ratio_interval
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 
-COLLAPSE_ERRORS = 3.0
-"""Standard errors by which E[Q] must have fallen below its best to count as a collapse."""
+COLLAPSE_CONFIDENCE = 0.9973
+"""Two-sided, with which E[Q] must have fallen below its best to count as a collapse: three standard errors."""
 
 
 @dataclass
@@ -155,10 +156,7 @@ class Improvement:
         best = self.position.best
         if best is None or sums.lift_over(self._base()).estimate > 0.5 * best.lift:
             return False
-        gap = (np.asarray(best.q) - sums.q) / sums.states.sum()
-        mean = gap.mean()
-        error = math.sqrt(float(np.square(gap - mean).sum()) * len(gap) / (len(gap) - 1))
-        return float(gap.sum()) > max(COLLAPSE_ERRORS * error, 1e-6)
+        return ratio_interval(np.asarray(best.q) - sums.q, sums.states, COLLAPSE_CONFIDENCE).low > 1e-6
 
     def _measure_probe(self) -> HeldOutSums:
         return self.probe.measure(self.task.policy, self.task.reference)
@@ -180,8 +178,6 @@ class Improvement:
                 position.result = BEST
         if position.result == SAFE and not self._snapshots[SAFE]:  # the algorithm keeps to the budget by looks
             position.result = BEST
-        if position.result == BEST and len(self.probe) < 2:
-            position.result = LAST
         position.result_update = position.updates
         if position.result == SAFE:
             position.result_update = position.safe_update

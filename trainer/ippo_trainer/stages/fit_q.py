@@ -35,7 +35,7 @@ from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_re
 from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of, precision_for
-from ippo_trainer.stages.logged import finished, read_earlier, read_logged, split_finished
+from ippo_trainer.stages.logged import Separation, finished, read_earlier, read_logged
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
@@ -115,7 +115,7 @@ def run(ctx: StageContext) -> StageResult:
         "standard_error": error,
         "censoring": _censoring_account(data),
         # Whoever uses this Q must keep its hands off the same conversations.
-        "split": {"holdout": fit_q.holdout, "seed": holdout_seed(ctx.spec.seed)},
+        "split": {"holdout": fit_q.holdout, "seed": _separation(ctx, fit_q).seed},
     }
     ref = ctx.publish(ctx.folder, _write(ctx, (procedure.model, layer), account, policy, renderer), "q")
     return ctx.result(
@@ -137,8 +137,8 @@ def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
     count = len(finished(everything))
     if count < MIN_CONVERSATIONS:
         raise BadDataError(f"{count} finished conversations are fewer than {MIN_CONVERSATIONS}", _more(everything))
-    sides = split_finished(everything, float(fit_q.holdout), holdout_seed(ctx.spec.seed))
-    data = _Data(everything, *sides, ReturnWeights.of(everything, float(ctx.spec.discount)))
+    train, held = map(finished, _separation(ctx, fit_q).sides(everything))
+    data = _Data(everything, train, held, ReturnWeights.of(everything, float(ctx.spec.discount)))
     _check(data)
     _report_censoring(ctx, data)
     return data
@@ -167,9 +167,9 @@ def _report_censoring(ctx: StageContext, data: _Data) -> None:
         )
 
 
-def holdout_seed(seed: int) -> int:
-    """The seed of the split into training and held-out conversations, the same in every iteration and stage."""
-    return derive_seed(seed, "holdout")
+def _separation(ctx: StageContext, fit_q: params.FitQ) -> Separation:
+    """Into training and held-out conversations, the same in every iteration."""
+    return Separation(float(fit_q.holdout), derive_seed(ctx.spec.seed, "holdout"))
 
 
 def _check(data: _Data) -> None:

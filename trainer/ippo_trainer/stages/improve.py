@@ -18,13 +18,12 @@ import torch
 from ippo_trainer.contract.algorithms import ALGORITHMS, Holdings
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.layout import CALIBRATION, TRAINING
+from ippo_trainer.contract.layout import TRAINING
 from ippo_trainer.contract.params import Collect, Improve
 from ippo_trainer.contract.spec import ArtifactRef, StageResult
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import LOCAL_RANK
 from ippo_trainer.data.context import kinds_in
-from ippo_trainer.data.schema import Conversation
 from ippo_trainer.engines.interface import PolicySampler
 from ippo_trainer.engines.vllm_sampler import check_temperature
 from ippo_trainer.improve.algorithm import Algorithm, Task, find
@@ -47,7 +46,7 @@ from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.stages import samplers
 from ippo_trainer.stages.device import device_of, precision_for
-from ippo_trainer.stages.logged import read_logged, split_finished
+from ippo_trainer.stages.logged import Separation, read_calibration, read_logged
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
@@ -56,6 +55,10 @@ from ippo_trainer.training.distributed import Ranks, joined
 
 REPORT_BATCHES = 4
 """Held-out conversations that the reported lift and KL are measured on, at most, in batches of `improve.batchSize`."""
+
+
+LEAST_HELD_OUT = 8
+"""Conversations. A quarter is for the guards, and figures need two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,34 +209,16 @@ def ready(holdings: Holdings, policy: Any, q: Any, precision: Precision, foreign
 
 def _read(ctx: StageContext, renderer: Renderer) -> _States:
     """The logged states, split as fit-q split them. Censored conversations have states like any other."""
-    conversations = read_logged(ctx)
-    calibration = _calibration(ctx.input("q", "q"))
-    separation = calibration["split"]
-    held = {each.id for each in split_finished(conversations, float(separation["holdout"]), separation["seed"])[1]}
-    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
-    for conversation in conversations:
-        sides[conversation.id in held].append(conversation)
+    conversations, calibration = read_logged(ctx), read_calibration(ctx.input("q", "q"))
     renderer.reads |= kinds_in(conversations, renderer.system_prompt)
-    train, held_out = (LoggedStates(side, renderer) for side in sides)
-    if not len(train) or len(held_out) < 2:
+    train, held_out = (LoggedStates(side, renderer) for side in Separation.of(calibration).sides(conversations))
+    if not len(train) or len(held_out) < LEAST_HELD_OUT:
         raise BadDataError(
-            f"{len(train)} training and {len(held_out)} held-out conversations: at least 1 and 2 are needed",
+            f"{len(train)} training and {len(held_out)} held-out conversations: at least 1 and {LEAST_HELD_OUT} are "
+            "needed, since the KL budget is kept by the held-out ones",
             "Collect more conversations, or set fitQ.holdout between 0.05 and 0.5.",
         )
     return _States(train, held_out, calibration.get("standard_error"))
-
-
-def _calibration(q: Path) -> dict[str, Any]:
-    path = q / CALIBRATION
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        float(content["split"]["holdout"]), int(content["split"]["seed"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadDataError(
-            f"{CALIBRATION} of Q does not say how its data were split ({type(error).__name__}: {error})",
-            "Pass the artifact of a fit-q stage.",
-        ) from error
-    return content
 
 
 def _report_shortened(ctx: StageContext, states: _States) -> None:
@@ -314,7 +299,7 @@ def _algorithm(task: Task) -> Algorithm:
 def _held_out(task: Task, states: LoggedStates) -> tuple[HeldOut, HeldOut]:
     """At most a batch for the guards, and others for the report: the guards choose a policy, which flatters theirs."""
     size = task.settings.batch_size
-    guards = min(size, len(states) // 4)
+    guards = min(max(size, LEAST_HELD_OUT // 4), len(states) // 4)
     report = range(guards, min(len(states), guards + REPORT_BATCHES * size))
     return (
         HeldOut(task.sampler, states, range(guards), size, "probe"),

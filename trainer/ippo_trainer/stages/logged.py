@@ -1,9 +1,14 @@
 """The logged conversations of the current policy, as fit-q, improve and evaluate read them: the same, split alike."""
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.layout import CALIBRATION
 from ippo_trainer.contract.params import FitQ
 from ippo_trainer.contract.stages import EARLIER_DATA
 from ippo_trainer.data.own import (
@@ -16,7 +21,6 @@ from ippo_trainer.data.own import (
     own_part,
     writer_of,
 )
-from ippo_trainer.data.returns import uncensored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.splits import split
 from ippo_trainer.data.turns import read_turns
@@ -85,22 +89,42 @@ def read_earlier(ctx: StageContext, current: Sequence[Conversation]) -> list[lis
 
 def finished(conversations: Sequence[Conversation]) -> list[Conversation]:
     """Those with a known end and a turn before it: what Q is fitted to and held out of."""
-    return [each for each in uncensored(conversations) if each.turns]
+    return [each for each in conversations if each.turns and not each.censored]
 
 
-def split_finished(
-    conversations: Sequence[Conversation], holdout: float, seed: int
-) -> tuple[list[Conversation], list[Conversation]]:
-    """(training, held out), each in the order given; a customer is on one side.
+@dataclass(frozen=True, slots=True)
+class Separation:
+    """What tells training from held-out conversations; every stage that is told the same splits alike."""
 
-    Every stage that is told fit-q's share and seed splits alike.
-    """
-    everything = finished(conversations)
-    held = set(split([_unit(each) for each in everything], holdout, seed)[1])
-    sides: tuple[list[Conversation], list[Conversation]] = ([], [])
-    for each in everything:
-        sides[_unit(each) in held].append(each)
-    return sides
+    holdout: float
+    """Share of customers."""
+    seed: int
+
+    @staticmethod
+    def of(calibration: Mapping[str, Any]) -> "Separation":
+        """How the data of a Q were split."""
+        return Separation(float(calibration["split"]["holdout"]), int(calibration["split"]["seed"]))
+
+    def sides(self, conversations: Sequence[Conversation]) -> tuple[list[Conversation], list[Conversation]]:
+        """(training, held out), each in the order given; a customer is on one side, censored conversations too."""
+        held = set(split([_unit(each) for each in finished(conversations)], self.holdout, self.seed)[1])
+        sides: tuple[list[Conversation], list[Conversation]] = ([], [])
+        for each in conversations:
+            sides[_unit(each) in held].append(each)
+        return sides
+
+
+def read_calibration(q: Path) -> dict[str, Any]:
+    """What fit-q wrote of a Q. Raises BadDataError where it does not say how the data were split."""
+    try:
+        content: dict[str, Any] = json.loads((q / CALIBRATION).read_text("utf-8"))
+        Separation.of(content)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadDataError(
+            f"{CALIBRATION} of Q does not say how its data were split ({type(error).__name__}: {error})",
+            "Pass the artifact of a fit-q stage.",
+        ) from error
+    return content
 
 
 def _unit(conversation: Conversation) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.layout import CALIBRATION, COMPARISONS, GROUPS, UNSIMULATED
+from ippo_trainer.contract.layout import COMPARISONS, GROUPS, UNSIMULATED
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.censoring import Censoring
@@ -41,7 +41,7 @@ from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.doubly_robust import DoublyRobust, doubly_robust
 from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
 from ippo_trainer.stages.device import device_of, precision_for
-from ippo_trainer.stages.logged import read_logged, split_finished
+from ippo_trainer.stages.logged import Separation, finished, read_calibration, read_logged
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval, ratio_interval
 from ippo_trainer.text.render import Renderer
@@ -277,9 +277,8 @@ def _evidence(
 
 def _held_out(ctx: StageContext) -> tuple[list[Conversation], Censoring]:
     """Conversations that neither Q nor the policy were trained on, and how the log that they are from is cut off."""
-    split = json.loads((ctx.input("q", "q") / CALIBRATION).read_text("utf-8"))["split"]
-    everything = read_logged(ctx)
-    held = split_finished(everything, float(split["holdout"]), int(split["seed"]))[1]
+    separation, everything = Separation.of(read_calibration(ctx.input("q", "q"))), read_logged(ctx)
+    held = finished(separation.sides(everything)[1])
     if len(held) < 2:
         raise BadDataError(f"{len(held)} held-out conversations: at least 2 are needed", "Raise fitQ.holdout.")
     return held[:MOST_EVALUATED], Censoring.of(everything)

@@ -15,7 +15,7 @@ import torch
 
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.improve.algorithm import BEST, Guard, Look, Task
+from ippo_trainer.improve.algorithm import BEST, Guard, Task
 from ippo_trainer.improve.algorithms.mpo.candidates import Pool, Source, TargetDistribution, draw, worth_training
 from ippo_trainer.improve.algorithms.mpo.settings import MPOSettings
 from ippo_trainer.improve.algorithms.mpo.tilt import Tilt, tilt
@@ -174,7 +174,8 @@ class MPO:
     def _end_pass(self, guard: Guard) -> None:
         """Looks at held-out states, and lowers a tilt that went too far."""
         position, settings, target = self.position, self.settings, self.task.settings.kl_target
-        look = guard.look() or Look(kl=0.0, lift=0.0, collapsed=False)
+        look = guard.look()
+        assert look is not None, "without held-out states nothing bounds the KL"
         spent = self._tilt or self._spend(position.budget)  # None: resumed at the end of a pass
         guard.add_row(
             {

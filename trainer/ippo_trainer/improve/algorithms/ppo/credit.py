@@ -1,7 +1,7 @@
 """From one score per response to advantages per token: reward scale, token rewards and GAE.
 
 Shapes and masks as in `ippo_trainer.improve.maths`. The discount between *turns* lives in Q's targets only
-(`data/returns.py`, `qfit/targets.py`); the discount between tokens is 1, or long suggestions would be punished twice.
+(`qfit/targets.py`, `qfit/least_squares.py`); that between tokens is 1, or long suggestions would be punished twice.
 """
 
 from typing import NamedTuple
