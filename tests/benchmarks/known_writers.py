@@ -28,7 +28,7 @@ from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
 
-DISCOUNT, MAX_TOKENS, HOLDOUT = 0.95, 4096, 0.15
+DISCOUNT, MAX_TOKENS = 0.95, 4096
 _BASE, _PROMPT_TOKENS = "tiny:d32-l1", 256
 _LEAST = 0.05
 """Of a writer's probabilities: every intent is seen."""
@@ -114,7 +114,7 @@ def fit(log: Sequence[Conversation], method: FitQ, seed: int) -> Fitted:
         seed: of everything.
     """
     settings = method.resolved()
-    train, held = map(finished, Separation(HOLDOUT, derive_seed(seed, "holdout")).sides(log))
+    train, held = map(finished, Separation(float(settings.holdout), derive_seed(seed, "holdout")).sides(log))
     policy, renderer = _imitator(train, seed)
     sides = [Side(side, make_examples(side, renderer)[0]) for side in (train, held)]
     model = new_q(policy, derive_seed(seed, "head"))

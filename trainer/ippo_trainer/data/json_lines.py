@@ -40,11 +40,27 @@ def parse(data: bytes, fail: Fail, form: str) -> Any:
         return fields
 
     try:
-        return json.loads(data.decode("utf-8-sig"), parse_constant=refuse, object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8-sig").strip(), parse_constant=refuse, object_pairs_hook=unique)
     except UnicodeDecodeError:
         fail(" is not UTF-8", "Save the file as UTF-8.")
+    except json.JSONDecodeError as error:
+        fail(*_no_json(error, form))
     except (ValueError, RecursionError) as error:
         fail(f" is not JSON: {error}", form)
+
+
+def _no_json(error: json.JSONDecodeError, form: str) -> tuple[str, str]:
+    """What is wrong with a line, and the remedy: of what exporters often do, else in the words of the parser."""
+    rest = error.doc[error.pos :].strip()
+    if error.msg == "Extra data" and rest == ",":
+        return " is not JSON: it ends with a comma", "Write nothing behind the object."
+    if error.msg == "Extra data" and rest.lstrip(", ").startswith(("{", "[")):
+        return " is not JSON: it holds several objects", "Begin a line with each of them."
+    if error.msg.startswith("Expecting property name") and rest.startswith("'"):
+        return " is not JSON: it has single quotes", "Write it as JSON: with json.dumps in Python."
+    if not rest or error.msg.startswith("Unterminated string"):
+        return " is not JSON: it ends in the midst of an object", "Write each object on one line, to its end."
+    return f" is not JSON at character {error.pos + 1}: {error.msg}", form
 
 
 @contextmanager

@@ -27,13 +27,17 @@ import pyarrow.parquet as pq
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.arrays import array_items
+from ippo_trainer.data.beginnings import check_beginning
 from ippo_trainer.data.columns import check_unique, plain_rows
 from ippo_trainer.data.context import CONTEXT, context_of
 from ippo_trainer.data.json_lines import ENDINGS, LONGEST_LINE, parse
+from ippo_trainer.data.message_rows import LISTS, holds_messages, present
 from ippo_trainer.data.messages import (
     EXPLORED,
     check,
     context_in,
+    fields_of,
+    is_message,
     is_text,
     plain_name,
     show,
@@ -52,8 +56,6 @@ _MESSAGE_FIELDS = (
     *("role", "content", "suggestion", "reaction"),
     *("policy_digest", "displayed", "token_ids", "sampler_logprobs", EXPLORED),
 )
-_LISTS = ("messages", "conversations")
-"""Fields that hold the messages; the second is ShareGPT's."""
 _ARRAYS = (".json", ".json.gz")
 """One JSON array of conversations, as ShareGPT's data sets are."""
 _ARRAY_FORMAT = "Write one JSON array of conversations in UTF-8, or one line each in a file named .jsonl."
@@ -164,7 +166,7 @@ class LogReader:
             raise BadDataError(
                 f"{self.path.name} is no log that can be read", "Give .jsonl, .jsonl.gz, .json or .parquet."
             )
-        if self._names.endswith(".parquet") and not _holds_messages(self.path):
+        if self._names.endswith(".parquet") and not holds_messages(self.path):
             yield from self._turn_parquet()
             return
         arrays = self._names.endswith(_ARRAYS)
@@ -207,7 +209,7 @@ class LogReader:
                                 if isinstance(row, str):
                                     self.problems.add(ProblemError(self.path.name, place, row, _FORMAT))
                                 else:
-                                    yield _Record(self.path.name, place, self.problems, _present(row))
+                                    yield _Record(self.path.name, place, self.problems, present(row))
                             skipped -= batch.num_rows
                     first += rows
                     self.bytes = self.size * (group + 1) // groups
@@ -227,8 +229,8 @@ class LogReader:
                     self._offset += len(data)
                     place = f"line {self._number}"
                     if self._number == 1:
-                        _check_encoding(name, data)
                         data = data.removeprefix(codecs.BOM_UTF8)
+                        check_beginning(name, data)
                     if len(data) > LONGEST_LINE:
                         self.problems.add(ProblemError(name, place, " is longer than 16 MiB", _FORMAT))
                         while data and not data.endswith(b"\n"):
@@ -240,8 +242,7 @@ class LogReader:
                             record.parse(data)
                             yield record
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            what = f" is the last before the file is damaged: {error}"
-            self.problems.add(ProblemError(name, f"line {self._number}", what, "Compress the log with gzip again."))
+            self.problems.add(_damaged(name, f"line {self._number}", error))
 
     def _items(self) -> Iterator["_Record"]:
         """Of a JSON array, one after another; each is in memory for itself."""
@@ -262,8 +263,7 @@ class LogReader:
             what = f": {error}" if self._number else f" cannot be read: {error}"
             self.problems.add(ProblemError(name, f"item {self._number + 1}", what, _ARRAY_FORMAT))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            what = f" is the last before the file is damaged: {error}"
-            self.problems.add(ProblemError(name, f"item {self._number}", what, "Compress the log with gzip again."))
+            self.problems.add(_damaged(name, f"item {self._number}", error))
 
     def _conversation(self, record: "_Record") -> Conversation | None:
         """None where there is nothing to learn, or where something is wrong with it; all of that is collected."""
@@ -296,35 +296,13 @@ class LogReader:
         return sum(count - 1 for count in self._repeated.values())
 
 
-def _holds_messages(path: Path) -> bool:
-    try:
-        names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException):
-        return False  # `iter_turns` says what is wrong
-    return any(name in names for name in _LISTS)
-
-
-def _present(row: dict[str, Any]) -> dict[str, Any]:
-    """A row without the nulls that parquet has where a field is missing. An abstention is a rejected suggestion."""
-    for name in _LISTS:
-        if isinstance(row.get(name), list):
-            row[name] = [_present_message(message) for message in row[name]]
-    row[CONTEXT] = _without_nulls(row.get(CONTEXT))
-    return {name: value for name, value in row.items() if value is not None}
-
-
-def _present_message(message: Any) -> Any:
-    if not isinstance(message, dict):
-        return message
-    abstained = message.get("suggestion") is None and message.get("reaction") == "rejected"
-    present = {name: value for name, value in message.items() if value is not None}
-    return present | ({"suggestion": None} if abstained else {})
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
+def _damaged(name: str, place: str, error: Exception) -> BadDataError:
+    """Of an archive: `place` is the last that could be read."""
+    if place.endswith(" 0"):
+        return BadDataError(f"{name} is no gzip archive: {error}", "Give it a name without .gz, or compress it again.")
+    return ProblemError(
+        name, place, f" is the last before the file is damaged: {error}", "Compress the log with gzip again."
+    )
 
 
 def group_of(value: Any) -> str:
@@ -335,12 +313,6 @@ def group_of(value: Any) -> str:
 
 def _joined(*contexts: str) -> str:
     return context_of(CONTEXT, "\n\n".join(text for text in contexts if text))
-
-
-def _check_encoding(name: str, data: bytes) -> None:
-    """UTF-16 and UTF-32 would be a problem on every line."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:4]:
-        raise BadDataError(f"{name}, line 1 is not UTF-8 but looks like UTF-16 or UTF-32", "Save the log as UTF-8.")
 
 
 class _Record:
@@ -364,7 +336,7 @@ class _Record:
     def conversation(self, omissions: Counter[str]) -> Conversation | None:
         """The conversation, its id empty where it has none; None where something is wrong, which is collected."""
         value, before = self._value, self._problems.total
-        list_name = next((name for name in _LISTS if isinstance(value.get(name), list)), _LISTS[0])
+        list_name = next((name for name in LISTS if isinstance(value.get(name), list)), LISTS[0])
         writer: str | None = None
         context = ""
         with self._problems.collecting():
@@ -377,11 +349,14 @@ class _Record:
         outcome = value.get("outcome")
         if outcome is not None and not isinstance(outcome, bool):
             self._note(f": outcome is {show(outcome)}", "Use true, false, or null while it is open.")
+        messages = value.get(list_name)
+        if messages is None and is_message(value):
+            self._note(" is a message by itself", "Write each conversation on one line, its messages in a list.")
+            return None
         synonyms = {"conversation_id"} if "id" in value else set()
         self._check_names({**dict.fromkeys(synonyms), **value}, "", _CONVERSATION_FIELDS)
-        messages = value.get(list_name)
         if not isinstance(messages, list):
-            self._note(f": messages is {show(messages)}", _FORMAT)
+            self._note(f": messages is {show(messages)}{fields_of(value) if messages is None else ''}", _FORMAT)
             return None
         checked = []
         for index, message in enumerate(messages):

@@ -31,6 +31,7 @@ TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
 _UNLIKELY, _ROUNDING = -1e30, 1e-3
 """The least log-probability, since files have 32 bits of it, and how far above 0 one may be rounded."""
+_FIELDS_SHOWN = 6
 LOGPROBS = "natural logarithms of probabilities, numbers of at most 0"
 
 
@@ -67,12 +68,14 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
     """
     omissions = Counter() if omissions is None else omissions
     if not isinstance(value, dict):
-        raise BadDataError(f"{where} is {show(value)}", 'Write {"role", "content"}.')
+        is_text_alone = "a text and no message" if isinstance(value, str) else show(value)
+        raise BadDataError(f"{where} is {is_text_alone}", 'Write {"role", "content"}.')
     names = ("from", "value") if "from" in value and "role" not in value else ("role", "content")
     role, content = (value.get(name) for name in names)
     role = _OTHER_NAMES.get(role, role) if isinstance(role, str) else role
     if not isinstance(role, str) or role not in _ALLOWED:
-        raise BadDataError(f"{where}.{names[0]} is {show(role)}", f"Use one of {', '.join(_ALLOWED)}.")
+        others = fields_of(value) if role is None else ""
+        raise BadDataError(f"{where}.{names[0]} is {show(role)}{others}", f"Use one of {', '.join(_ALLOWED)}.")
     where_content = f"{where}.{names[1]}"
     if isinstance(content, list):
         content = _text_of(where_content, content, omissions)
@@ -83,7 +86,8 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
         if not content:
             return {"side": "tool", "content": ""}
     if not isinstance(content, str):
-        raise BadDataError(f"{where_content} is {show(content)}", "It must be a text.")
+        others = fields_of(value) if names[1] not in value else ""
+        raise BadDataError(f"{where_content} is {show(content)}{others}", "It must be a text.")
     if not content.strip() and not (role in BUSINESS_ROLES and _sends_nothing(value)):
         raise BadDataError(f"{where_content} is empty", "Leave the message out of the log.")
     if not is_text(content):
@@ -306,6 +310,17 @@ def show(value: Any) -> str:
     except RecursionError:
         return "nested too deeply"
     return (text if is_text(text) else json.dumps(value, default=str))[:80]
+
+
+def is_message(value: Mapping[str, Any]) -> bool:
+    """Whether it has a message's two fields, under one of their pairs of names."""
+    return any(names <= value.keys() for names in ({"role", "content"}, {"from", "value"}))
+
+
+def fields_of(value: Mapping[str, Any]) -> str:
+    """What an object has where a field is missing, for errors; empty of one that has nothing."""
+    names = ", ".join(plain_name(name) for name in list(value)[:_FIELDS_SHOWN])
+    return f" (it has {names}{', …' if len(value) > _FIELDS_SHOWN else ''})" if names else ""
 
 
 def plain_name(name: str) -> str:
