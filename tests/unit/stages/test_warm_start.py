@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import tempfile
 from pathlib import Path
@@ -65,6 +66,20 @@ def context(folder: Path, log: Path | None, name: str = "run", **changes: Any) -
 def published(ctx: StageContext, result: StageResult, folder: Path) -> Path:
     artifact.fetch(ctx.store, result.artifacts["policy"], folder, "policy")
     return folder
+
+
+def test_new_suggestions_are_measured_before_they_are_learnt(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In one pass every row is new; a policy that learnt hardly anything does not imitate, and is told so."""
+    log = write_log(tmp_path / "log.jsonl", 400)
+    start = {"epochs": 1, "batch_size": 4, "learning_rate": "0.01"}
+    good = warm_start.run(context(tmp_path, log, start=start, policy={"base": "tiny:d32-l1"}))
+    assert good.metrics["heldOutPerplexity"] == pytest.approx(math.exp(1.0986 / 5.33), rel=0.15)
+    assert "does not imitate" not in caplog.text
+    bad = warm_start.run(
+        context(tmp_path, log, start=start | {"learning_rate": "0.0000001"}, policy={"base": "tiny:d32-l1"})
+    )
+    assert bad.metrics["heldOutPerplexity"] > 2 * good.metrics["heldOutPerplexity"]
+    assert "does not imitate these writers" in caplog.text
 
 
 def test_it_learns_what_the_business_writes(tmp_path: Path) -> None:

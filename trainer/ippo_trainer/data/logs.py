@@ -17,49 +17,28 @@ import json
 import logging
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.arrays import array_items
 from ippo_trainer.data.beginnings import check_beginning
 from ippo_trainer.data.columns import check_unique, plain_rows
-from ippo_trainer.data.context import CONTEXT, context_of
-from ippo_trainer.data.json_lines import ENDINGS, LONGEST_LINE, parse
-from ippo_trainer.data.message_rows import LISTS, holds_messages, present
-from ippo_trainer.data.messages import (
-    EXPLORED,
-    check,
-    context_in,
-    fields_of,
-    is_message,
-    is_text,
-    plain_name,
-    show,
-    time_of,
-    turns_of,
-    writer_of,
-)
+from ippo_trainer.data.json_lines import ENDINGS, LONGEST_LINE
+from ippo_trainer.data.log_record import FORMAT, Record, group_of
+from ippo_trainer.data.message_rows import holds_messages, present
 from ippo_trainer.data.problems import ProblemError, Problems
-from ippo_trainer.data.schema import PEOPLE, Conversation
-from ippo_trainer.data.spelling import misspelt
+from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import iter_turns
 
-_FORMAT = 'One JSON object per line: {"conversation_id", "messages": [{"role", "content"}], "outcome"}.'
-_CONVERSATION_FIELDS = ("conversation_id", "messages", "outcome", "customer_id", CONTEXT)
-_MESSAGE_FIELDS = (
-    *("role", "content", "suggestion", "reaction"),
-    *("policy_digest", "displayed", "token_ids", "sampler_logprobs", EXPLORED),
-)
 _ARRAYS = (".json", ".json.gz")
 """One JSON array of conversations, as ShareGPT's data sets are."""
 _ARRAY_FORMAT = "Write one JSON array of conversations in UTF-8, or one line each in a file named .jsonl."
-_LONGEST_GROUP = 64
+_MOST_FIELDS = 64
 _ROWS = 64
 WITHOUT_REPLY = "conversations without a reply"
 
@@ -96,7 +75,7 @@ def conversation_of(value: dict[str, Any], omissions: Counter[str]) -> Conversat
     problems = Problems("a conversation")
     conversation = None
     with problems.collecting():
-        conversation = _Record("a conversation", "", problems, value).conversation(omissions)
+        conversation = Record("a conversation", "", problems, value).conversation(omissions)
     problems.check()
     assert conversation is not None  # else there were problems
     return conversation
@@ -137,6 +116,10 @@ class LogReader:
         self._number: int = start.get("number", 0)
         self._offset: int = start.get("offset", 0)
         self._names = path.name.lower()
+        self.first: dict[str, str] = dict(start.get("first", {}))
+        """By what was left out, the place where that was first."""
+        self.unread: Counter[str] = Counter()
+        """By field that nobody reads, the conversations that have it; of at most `_MOST_FIELDS` fields."""
 
     def position(self) -> dict[str, Any]:
         """Where the next conversation begins, for another reader of the same file; JSON."""
@@ -148,6 +131,7 @@ class LogReader:
             "number": self._number,
             "offset": self._offset,
             "bytes": self.bytes,
+            "first": dict(self.first),
         }
 
     def __iter__(self) -> Iterator[Conversation]:
@@ -158,7 +142,7 @@ class LogReader:
 
     def nothing(self) -> BadDataError:
         """What is wrong with a log without a conversation to learn from."""
-        return BadDataError(f"no conversations with a customer message and a reply in {self.path.name}", _FORMAT)
+        return BadDataError(f"no conversations with a customer message and a reply in {self.path.name}", FORMAT)
 
     def conversations(self) -> Iterator[Conversation]:
         """The good ones; what is wrong with the others is in `problems`, and not raised."""
@@ -192,7 +176,7 @@ class LogReader:
                     yield conversation
         self.bytes = self.size
 
-    def _rows(self) -> Iterator["_Record"]:
+    def _rows(self) -> Iterator[Record]:
         """Of parquet that has a column of messages, one conversation each."""
         try:
             with pq.ParquetFile(self.path) as file:
@@ -207,9 +191,9 @@ class LogReader:
                                 place = f"row {self._number}"
                                 self._number += 1
                                 if isinstance(row, str):
-                                    self.problems.add(ProblemError(self.path.name, place, row, _FORMAT))
+                                    self.problems.add(ProblemError(self.path.name, place, row, FORMAT))
                                 else:
-                                    yield _Record(self.path.name, place, self.problems, present(row))
+                                    yield Record(self.path.name, place, self.problems, present(row))
                             skipped -= batch.num_rows
                     first += rows
                     self.bytes = self.size * (group + 1) // groups
@@ -217,7 +201,7 @@ class LogReader:
             text = " ".join(str(error).split())[:300]
             raise BadDataError(f"{self.path.name} is damaged: {text}", "Fetch or make the file again.") from error
 
-    def _lines(self) -> Iterator["_Record"]:
+    def _lines(self) -> Iterator[Record]:
         """Lines that are not blank, in constant memory."""
         name = self.path.name
         try:
@@ -232,19 +216,19 @@ class LogReader:
                         data = data.removeprefix(codecs.BOM_UTF8)
                         check_beginning(name, data)
                     if len(data) > LONGEST_LINE:
-                        self.problems.add(ProblemError(name, place, " is longer than 16 MiB", _FORMAT))
+                        self.problems.add(ProblemError(name, place, " is longer than 16 MiB", FORMAT))
                         while data and not data.endswith(b"\n"):
                             data = file.readline(LONGEST_LINE)
                             self._offset += len(data)
                     elif data.strip():
-                        record = _Record(name, place, self.problems)
+                        record = Record(name, place, self.problems)
                         with self.problems.collecting():
                             record.parse(data)
                             yield record
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.problems.add(_damaged(name, f"line {self._number}", error))
 
-    def _items(self) -> Iterator["_Record"]:
+    def _items(self) -> Iterator[Record]:
         """Of a JSON array, one after another; each is in memory for itself."""
         name = self.path.name
         try:
@@ -255,7 +239,7 @@ class LogReader:
                     if number <= self._number:
                         continue
                     self._number = number
-                    record = _Record(name, f"item {number}", self.problems)
+                    record = Record(name, f"item {number}", self.problems)
                     with self.problems.collecting():
                         record.parse(data)
                         yield record
@@ -265,11 +249,17 @@ class LogReader:
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             self.problems.add(_damaged(name, f"item {self._number}", error))
 
-    def _conversation(self, record: "_Record") -> Conversation | None:
+    def _conversation(self, record: Record) -> Conversation | None:
         """None where there is nothing to learn, or where something is wrong with it; all of that is collected."""
+        before = len(self.omissions)
         conversation = record.conversation(self.omissions)
+        if len(self.omissions) > before:
+            self.first |= dict.fromkeys(self.omissions.keys() - self.first.keys(), record.place)
         if conversation is None:
             return None
+        for name in sorted(record.unread()):
+            if name in self.unread or len(self.unread) < _MOST_FIELDS:
+                self.unread[name] += 1
         if conversation.id:
             first = self._places.setdefault(conversation.id, self._number)
             if first != self._number:
@@ -303,96 +293,3 @@ def _damaged(name: str, place: str, error: Exception) -> BadDataError:
     return ProblemError(
         name, place, f" is the last before the file is damaged: {error}", "Compress the log with gzip again."
     )
-
-
-def group_of(value: Any) -> str:
-    """A group as the report names it; empty for what is neither a text nor a whole number: others have such fields."""
-    is_name = isinstance(value, str | int) and not isinstance(value, bool)
-    return one_line(str(value), _LONGEST_GROUP) if is_name else ""
-
-
-def _joined(*contexts: str) -> str:
-    return context_of(CONTEXT, "\n\n".join(text for text in contexts if text))
-
-
-class _Record:
-    """One line or row of a log, which is one conversation."""
-
-    def __init__(self, file: str, place: str, problems: Problems, value: dict[str, Any] | None = None) -> None:
-        self._file, self.place, self._problems = file, place, problems
-        self._value: dict[str, Any] = value or {}
-
-    def fail(self, what: str, remedy: str) -> NoReturn:
-        """Raises a ProblemError of this record."""
-        raise ProblemError(self._file, self.place, what, remedy)
-
-    def parse(self, data: bytes) -> None:
-        """Takes the line's JSON object."""
-        value = parse(data, self.fail, _FORMAT)
-        if not isinstance(value, dict):
-            self.fail(" is no JSON object", _FORMAT)
-        self._value = value
-
-    def conversation(self, omissions: Counter[str]) -> Conversation | None:
-        """The conversation, its id empty where it has none; None where something is wrong, which is collected."""
-        value, before = self._value, self._problems.total
-        list_name = next((name for name in LISTS if isinstance(value.get(name), list)), LISTS[0])
-        writer: str | None = None
-        context = ""
-        with self._problems.collecting():
-            writer = self._with_place(writer_of, "", value)
-        with self._problems.collecting():
-            context = self._with_place(context_of, CONTEXT, value.get(CONTEXT))
-        names = (value[name] for name in ("conversation_id", "id") if value.get(name) is not None)
-        identifier = self._name("conversation_id", next(names, None))
-        customer = self._name("customer_id", value.get("customer_id"))
-        outcome = value.get("outcome")
-        if outcome is not None and not isinstance(outcome, bool):
-            self._note(f": outcome is {show(outcome)}", "Use true, false, or null while it is open.")
-        messages = value.get(list_name)
-        if messages is None and is_message(value):
-            self._note(" is a message by itself", "Write each conversation on one line, its messages in a list.")
-            return None
-        synonyms = {"conversation_id"} if "id" in value else set()
-        self._check_names({**dict.fromkeys(synonyms), **value}, "", _CONVERSATION_FIELDS)
-        if not isinstance(messages, list):
-            self._note(f": messages is {show(messages)}{fields_of(value) if messages is None else ''}", _FORMAT)
-            return None
-        checked = []
-        for index, message in enumerate(messages):
-            with self._problems.collecting():
-                checked.append(self._with_place(check, f"{list_name}[{index}]", message, omissions))
-            if isinstance(message, dict):
-                self._check_names(message, f"{list_name}[{index}].", _MESSAGE_FIELDS)
-        if self._problems.total > before:
-            return None
-        turns = self._with_place(turns_of, checked, omissions, writer or PEOPLE)
-        context = self._with_place(_joined, context_in(checked, omissions), context)
-        if turns and not turns[-1].ended_at:
-            turns[-1].ended_at = time_of(value) or 0.0
-        group = group_of(value.get("group"))
-        return Conversation(identifier, turns, bool(outcome), outcome is None, customer, context, group)
-
-    def _with_place(self, read: Callable[..., Any], *arguments: Any) -> Any:
-        """What `read` makes; its errors get this record's place."""
-        try:
-            return read(*arguments)
-        except BadDataError as error:
-            raise ProblemError(self._file, self.place, f": {error.message}", error.remedy) from None
-
-    def _name(self, field: str, value: Any) -> str:
-        """An id as a text; empty where there is none, or where it is none, which is noted."""
-        if value is None:
-            return ""
-        is_name = isinstance(value, str | int) and not isinstance(value, bool)
-        if not is_name or value == "" or not is_text(str(value)):
-            self._note(f": {field} is {show(value)}", "Give each a unique text, or leave the field out.")
-            return ""
-        return str(value)
-
-    def _check_names(self, value: dict[str, Any], prefix: str, fields: Collection[str]) -> None:
-        for name, field in misspelt(value, fields).items():
-            self._note(f": unknown field {prefix}{plain_name(name)}", f"Rename it to {field}, or leave it out.")
-
-    def _note(self, what: str, remedy: str) -> None:
-        self._problems.add(ProblemError(self._file, self.place, what, remedy))

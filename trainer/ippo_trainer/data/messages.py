@@ -31,6 +31,9 @@ TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
 _UNLIKELY, _ROUNDING = -1e30, 1e-3
 """The least log-probability, since files have 32 bits of it, and how far above 0 one may be rounded."""
+GREETINGS = "greetings before the first customer message"
+UNANSWERED = "customer messages that nobody answered"
+UNREAD_TIMES = "times that are neither ISO 8601 nor seconds since 1970"
 _FIELDS_SHOWN = 6
 LOGPROBS = "natural logarithms of probabilities, numbers of at most 0"
 
@@ -93,6 +96,8 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
     if not is_text(content):
         raise BadDataError(f"{where_content} holds half a surrogate pair", "Write valid Unicode.")
     message = {"content": content, "time": time_of(value)}
+    if message["time"] is None and any(value.get(name) is not None for name in TIMES):
+        omissions[UNREAD_TIMES] += 1
     if role in CUSTOMER_ROLES:
         return message | {"side": "customer"}
     suggestion, reaction = _action(where, value, content)
@@ -230,7 +235,7 @@ def turns_of(messages: Sequence[dict[str, Any]], omissions: Counter[str], writer
     """
     exchanges = _exchanges(messages, omissions)
     if exchanges and not exchanges[-1].business:
-        omissions["customer messages that nobody answered"] += 1
+        omissions[UNANSWERED] += 1
         exchanges.pop()
     return [_turn(exchange, writer) for exchange in exchanges]
 
@@ -252,7 +257,7 @@ def _exchanges(messages: Sequence[dict[str, Any]], omissions: Counter[str]) -> l
             exchanges[-1].business.append(message)
         elif side == "business":
             if not greeted:
-                omissions["greetings before the first customer message"] += 1
+                omissions[GREETINGS] += 1
             greeted = True
         if exchanges and side in ("customer", "business"):
             exchanges[-1].tools += waiting

@@ -1,6 +1,5 @@
 """What a log holds and what is wrong with it, before a run is started from it."""
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -12,9 +11,12 @@ import numpy as np
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.contract.params import FitQ
 from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.notices import of_log, of_times
 from ippo_trainer.data.outcomes import Outcomes, joined
 from ippo_trainer.data.own import writer_of
+from ippo_trainer.data.problems import Problems
 from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.data.situations import Situations, digest
 
 EXPLAINED = (0.05, 0.02, 0.01)
 """Shares of the variance of returns that suggestions may explain."""
@@ -63,6 +65,7 @@ class Survey:
     prompts: list[int] = field(default_factory=list)
     suggestions: list[list[int]] = field(default_factory=list)
     """Of the same conversations as `prompts`."""
+    situations: Situations = field(default_factory=Situations)
     _texts: set[int] = field(default_factory=set)
     _contexts: set[int] = field(default_factory=set)
     _suggestions: Counter[int] = field(default_factory=Counter)
@@ -80,20 +83,21 @@ class Survey:
             self.customers[conversation.customer_id] += 1
         if conversation.context:
             self.counts["withContext"] += 1
-            self._contexts.add(_digest(conversation.context))
+            self._contexts.add(digest(conversation.context))
         self.counts["withTools"] += any(turn.tool_messages for turn in turns)
-        text = _digest("\0".join(f"{turn.customer_message}\0{turn.sent_message}" for turn in turns))
+        text = digest("\0".join(f"{turn.customer_message}\0{turn.sent_message}" for turn in turns))
         self.counts["alike"] += text in self._texts
         self._texts.add(text)
         for turn in turns:
             self._add_turn(turn)
-        opening = self._openings.setdefault(_digest(turns[0].customer_message), set())
-        opening.add(_digest(turns[0].suggestion or ""))
+        self.situations.add(turns)
+        opening = self._openings.setdefault(digest(turns[0].customer_message), set())
+        opening.add(digest(turns[0].suggestion or ""))
 
     def _add_turn(self, turn: Turn) -> None:
         self.writers[writer_of(turn)] += 1
         self.turns.update(["turns", turn.reaction if turn.suggestion is not None else "abstained"])
-        self._suggestions[_digest(turn.suggestion or "")] += 1
+        self._suggestions[digest(turn.suggestion or "")] += 1
         times = [time for time in (turn.started_at, turn.ended_at) if time > 0]
         self.without_time += not times
         for time in times:
@@ -121,6 +125,7 @@ class Survey:
                 "different": len(self._openings),
                 "oneSuggestion": sum(len(suggestions) == 1 for suggestions in self._openings.values()),
             },
+            "situations": self.situations.to_json(),
             "funnel": [
                 {"turn": turn, "reached": self.reached[turn]} | {name: self.ended[name][turn] for name in _ENDS}
                 for turn in sorted(self.reached)
@@ -144,15 +149,12 @@ class Survey:
         return {name: {str(p): int(np.percentile(row, p)) for p in PERCENTILES} for name, row in rows.items()}
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
 def survey(
     reader: LogReader,
     outcomes: Outcomes | None = None,
     measure: Measure | None = None,
     done: Callable[[LogReader], object] = lambda reader: None,
+    now: float | None = None,
 ) -> dict[str, Any]:
     """Reads a log to its end; what is wrong is part of the answer and not raised.
 
@@ -161,10 +163,12 @@ def survey(
         outcomes: joined to it.
         measure: of lengths in tokens.
         done: is told how far the reader is.
+        now: seconds since 1970 UTC, to tell times in the future.
     """
-    result, every = Survey(), 1
+    result, every, notices = Survey(), 1, Problems(reader.path.name)
     for number, conversation in enumerate(joined(reader, outcomes)):
         result.add(conversation)
+        of_times(notices, reader, conversation, now)
         if measure is not None and number % every == 0:
             with reader.problems.collecting():
                 prompt, suggestions = measure(conversation)
@@ -180,16 +184,24 @@ def survey(
         with reader.problems.collecting():
             for text in outcomes.check():
                 reader.omissions[text.partition(": ")[2]] += 1
-    kinds = [{"count": each.count, "places": each.places, "problem": each.text} for each in reader.problems.kinds()]
     figures = result.to_json()
+    if result.counts["conversations"]:
+        of_log(notices, reader, figures)
     return {
         "file": reader.path.name,
         "bytes": reader.size,
-        "problems": {"count": reader.problems.total, "kinds": kinds},
+        "problems": {"count": reader.problems.total, "kinds": _kinds(reader.problems, "problem")},
+        "notices": _kinds(notices, "notice"),
         "leftOut": dict(sorted(reader.omissions.items())),
+        "leftOutFirst": dict(sorted(reader.first.items())),
+        "unread": dict(reader.unread.most_common(_NAMED)),
         **figures,
         "limits": suggested_limits(figures["lengths"]),
     }
+
+
+def _kinds(problems: Problems, name: str) -> list[dict[str, Any]]:
+    return [{"count": each.count, "places": each.places, name: each.text} for each in problems.kinds()]
 
 
 def suggested_limits(lengths: dict[str, Any] | None) -> dict[str, int] | None:

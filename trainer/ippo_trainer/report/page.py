@@ -44,7 +44,7 @@ def write_report(
 
 def render(run: RunReport) -> str:
     """The page. The same run gives the same bytes."""
-    style = _text("style.css")
+    style = own_text("style.css")
     ppo, more_ppo = training_views.ppo_figures(run)
     return _template().render(
         run=run,
@@ -89,7 +89,8 @@ def _q_words(run: RunReport) -> str:
     return f"Cycle {newest.iteration}: {text}"
 
 
-def _text(name: str) -> str:
+def own_text(name: str) -> str:
+    """A file of this package."""
     return files("ippo_trainer.report").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -98,4 +99,4 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_text("template.html"))
+    return environment.from_string(own_text("template.html"))

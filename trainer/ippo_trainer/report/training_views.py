@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from ippo_trainer.contract.stages import FIT_Q
+from ippo_trainer.contract.stages import FIT_Q, WARM_START
 from ippo_trainer.report import words
 from ippo_trainer.report.charts import Axes, Plot, Point, ReferenceLine, Series, line_chart, number_tick, reliability
 from ippo_trainer.report.model import Bin, CalibrationFigures, Cycle, LikenessFigures, RunReport
@@ -217,7 +217,13 @@ def warm_start_figure(run: RunReport) -> Figure | None:
     rows = start.training.curves if start and start.training else []
     keys = {key: key.replace("_", " ") for key in ("loss", "train_loss", "held_out_loss", "eval_loss")}
     drawing = _concatenated("Loss of the warm start", [(0, rows)], keys, [], "update")
-    return small_figure("Warm start", "Cross-entropy of the logged suggestions.", drawing) if drawing else None
+    if not drawing:
+        return None
+    text = "Cross-entropy of the logged suggestions."
+    perplexity = start.metrics.get(WARM_START, {}).get("heldOutPerplexity") if start else None
+    if perplexity is not None:
+        text += f" It found those that it had not learnt yet at a perplexity of {perplexity:.2f} per token."
+    return small_figure("Warm start", text, drawing)
 
 
 def ppo_figures(run: RunReport) -> tuple[list[Figure], list[Figure]]:

@@ -26,3 +26,9 @@ def training_order(lengths: Sequence[int], epochs: int, batch_size: int, seed: i
         batches = head[np.argsort(sizes[head], kind="stable")].reshape(-1, batch_size)
         order += batches[rng.permutation(len(batches))].ravel().tolist() + rest.tolist()
     return order
+
+
+def updates_of_new_rows(rows: int, epochs: int, batch_size: int) -> int:
+    """So many updates of a `training_order` come before any row's second time."""
+    first = rows // batch_size
+    return first if epochs == 1 else first // _BATCHES_PER_SORT * _BATCHES_PER_SORT

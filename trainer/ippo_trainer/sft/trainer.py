@@ -15,7 +15,7 @@ from torch import Tensor
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.budget import warm_start_tokens
 from ippo_trainer.models.parts import decoder, head
-from ippo_trainer.sft.order import training_order
+from ippo_trainer.sft.order import training_order, updates_of_new_rows
 from ippo_trainer.text.rows import Row
 from ippo_trainer.training.checkpoint import StatePart, Weights
 from ippo_trainer.training.distributed import ALONE, Ranks
@@ -23,6 +23,7 @@ from ippo_trainer.training.optimiser import Optimiser
 from ippo_trainer.training.schedule import Schedule
 
 _BETAS = (0.9, 0.98)
+_NEW_PART = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,13 @@ class SupervisedFit:
 
     def figures(self) -> dict[str, float]:
         return {"loss": self.losses[-1]} if self.losses else {}
+
+    def new_loss(self) -> float | None:
+        """Mean loss of the last tenth of the updates whose rows came for the first time, each as it was before that
+        update: a held-out loss for which nothing is held out (prequential: Dawid 1984). None where there are none."""
+        count = updates_of_new_rows(len(self.rows), self.settings.epochs, self.settings.batch_size)
+        new = self.losses[count - max(1, count // _NEW_PART) : count] if count else []
+        return sum(new) / len(new) if new else None
 
     def run(self, after_step: Callable[[], None]) -> None:
         tokens = warm_start_tokens(self.model.config)

@@ -14,6 +14,7 @@ from ippo_trainer.contract.layout import CALIBRATION
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import FIT_Q
 from ippo_trainer.data.censoring import Censoring, outcome_bounds
+from ippo_trainer.data.notices import LEAST_FINISHED
 from ippo_trainer.data.own import explored, foreign_share
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import ExactScorer
@@ -42,7 +43,6 @@ from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import check_contexts
 from ippo_trainer.training.distributed import Ranks
 
-MIN_CONVERSATIONS = 10
 _MORE_LOGGED = "Log more conversations; `ippo check-log` says about how many Q needs."
 TRUNK_ERROR = 2.0
 """The error of Q by how the fits of the last layer differ: all of them read one trunk, and what it cannot tell apart is
@@ -135,8 +135,8 @@ def _read(ctx: StageContext, fit_q: params.FitQ) -> _Data:
             "Wait until conversations end.",
         )
     count = len(finished(everything))
-    if count < MIN_CONVERSATIONS:
-        raise BadDataError(f"{count} finished conversations are fewer than {MIN_CONVERSATIONS}", _more(everything))
+    if count < LEAST_FINISHED:
+        raise BadDataError(f"{count} finished conversations are fewer than {LEAST_FINISHED}", _more(everything))
     train, held = map(finished, _separation(ctx, fit_q).sides(everything))
     data = _Data(everything, train, held, ReturnWeights.of(everything, float(ctx.spec.discount)))
     _check(data)

@@ -5,8 +5,10 @@ with `prompt.json` (how states are rendered) and `training.json` (the loss curve
 """
 
 import json
+import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -78,14 +80,17 @@ def run(ctx: StageContext) -> StageResult:
     metrics: dict[str, float] = {}
     if settings:
         rows = _rows(ctx, settings, base, conversations)
-        losses = _train(ctx, settings, base, rows)
+        fit = _train(ctx, settings, base, rows)
+        losses, new = fit.losses, fit.new_loss()
         metrics = {
             "conversations": float(len(conversations)),
             "tokens": float(sum(sum(row.response_mask) for row in rows)),
             "updates": float(len(losses)),
             "loss": _mean(losses[-max(1, len(losses) // 20) :]),
             "unended": _unended(ctx, base, conversations),
-        }
+        } | ({} if new is None else {"heldOutPerplexity": math.exp(new)})
+        if new is not None:
+            _check_imitation(ctx, rows, new)
     elif base.renderer.history_format == MARKED and not base.is_policy:
         ctx.warn(
             "there is no warmStart, so the base has never met the notes in its prompts ([accepted], [edited], "
@@ -296,7 +301,21 @@ def _tell_unfit(ctx: StageContext, unfit: list[tuple[str, str]], turns: int, row
     )
 
 
-def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> list[float]:
+def _check_imitation(ctx: StageContext, rows: list[Row], loss: float) -> None:
+    """Says where the policy finds new suggestions no likelier than one does who knows how frequent each token is."""
+    tokens = Counter(token for row in rows for token, own in zip(row.ids, row.response_mask, strict=True) if own)
+    total = tokens.total()
+    entropy = -sum(count / total * math.log(count / total) for count in tokens.values())
+    if loss >= entropy:
+        ctx.warn(
+            f"the policy finds suggestions that it has not learnt yet at a perplexity of {math.exp(loss):.1f} per "
+            f"token, and one who knows the frequencies of tokens alone at {math.exp(entropy):.1f}: it does not imitate "
+            "these writers, whose outcomes say little of it then. Train longer (warmStart.epochs, learningRate), take "
+            "another policy.base, or name fewer writers (warmStart.writers)"
+        )
+
+
+def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row]) -> SupervisedFit:
     training = SupervisedSettings(
         epochs=settings.value("epochs"),
         learning_rate=float(settings.value("learning_rate")),
@@ -308,7 +327,7 @@ def _train(ctx: StageContext, settings: WarmStart, base: _Base, rows: list[Row])
     with several(ctx, model) as ranks:
         fit = SupervisedFit(model, rows, training, ranks)
         train(ctx, fit, "warm start", ranks)
-    return fit.losses
+    return fit
 
 
 def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Iterator[list[int]]:

@@ -73,6 +73,32 @@ def test_lengths_by_the_tokenizer_of_a_base(ippo: Ippo, log: Path, tmp_path: Pat
     assert "policy.maxNewTokens           16 would do" in ippo("check-log", str(log), "--base", str(base)).out
 
 
+def test_a_policy_beside_the_writers_and_a_page_of_it_all(ippo: Ippo, log: Path, tmp_path: Path) -> None:
+    with log.open("a") as file:
+        file.write(json.dumps(line(50) | {"writer": "<b>night</b>", "shop": 3}) + "\n")
+    tokenizer = build_tokenizer(["do you have tea", "yes we have tea"] * 3)
+    policy, page = tmp_path / "policy", tmp_path / "log.html"
+    save_policy(policy, build_tiny("tiny:d16-l1-h2", tokenizer, 1), tokenizer, Renderer(tokenizer, "", 64))
+    answer = ippo("check-log", str(log), "--policy", str(policy), "--html", str(page))
+    assert answer.code == 0
+    for words in (
+        "what is worth a look:\n          1  all 102 suggestions are the same. Q compares",
+        "perplexity of the writers     ",
+        "different suggestions of 8 on average; in 0 of",
+        "fields that nobody reads      shop (1)",
+        "policy.maxNewTokens           16 would do",
+    ):
+        assert words in answer.out
+    html = page.read_text()
+    for section in ("What is wrong", "What is worth a look", "How far the policy is from the writers"):
+        assert f"<h2>{section}</h2>" in html
+    assert "&lt;b&gt;night&lt;/b&gt; (3 turns)" in html
+    assert "<script" not in html
+    figures = json.loads(ippo("check-log", str(log), "--policy", str(policy), "--json").out)
+    assert figures["policy"]["perplexity"] > 1
+    assert page.read_text() == html
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -80,6 +106,9 @@ def test_lengths_by_the_tokenizer_of_a_base(ippo: Ippo, log: Path, tmp_path: Pat
         (["{log}", "--window", "7d"], 64, "give --outcomes, too"),
         (["{log}", "--outcomes", "{log}", "--window", "soon"], 64, 'such as "14d"'),
         (["{log}", "--base", "nowhere"], 64, "--base: there is no folder nowhere"),
+        (["{log}", "--policy", "nowhere"], 64, "--policy: nowhere is no folder of a policy"),
+        (["{log}", "--policy", "p", "--base", "b"], 64, "leave --base and those out"),
+        (["{log}", "--html", "nowhere/a.html"], 64, "--html: there is no folder nowhere"),
         (["hf://a/b"], 64, "LOG 'hf://a/b' is no place"),
     ],
 )
