@@ -193,3 +193,28 @@ def test_an_erasure_is_an_event_without_the_id_in_its_own(tmp_path):
             assert "c 1" not in first["event_id"]
 
     run(check())
+
+
+@pytest.mark.parametrize(
+    ("path", "said", "known"),
+    [
+        ("c1/turns/0", {}, True),
+        ("c1/turns/0", {"suggestion_id": "OWN"}, True),
+        ("c1/turns/1", {}, False),  # an application that counts from 1
+        ("c2/turns/0", {}, False),
+        ("c1/turns/0", {"suggestion_id": "nope"}, False),
+    ],
+)
+def test_a_reaction_to_what_nobody_suggested_is_told_and_counted(tmp_path, path, said, known):
+    """It is taken: another replica may have made the suggestion."""
+
+    async def check():
+        async with gateway(tmp_path) as bench:
+            answer = await ask(bench.client, [user("tea?")], metadata={"conversation_id": "c1"})
+            body = {"reaction": "rejected"} | ({"suggestion_id": answer["id"]} if "OWN" in said.values() else said)
+            told = await tell(bench, f"/v1/conversations/{path}/reaction", body)
+            assert told.get("suggestion_known", True) == known
+            assert ("suggestion_known" in told) != known
+            assert f"ippo_gateway_unknown_reactions_total {float(not known)}" in bench.metrics.render().decode()
+
+    run(check())

@@ -84,11 +84,22 @@ def test_the_report_of_the_data_and_where_it_came_from(small_world: Any) -> None
     three.digest = "sha256:" + "2" * 64
     other = three.ask("how much?", "ten", BEGIN + 3)
     ends = [one.outcome(BEGIN + 60), two.close(BEGIN + 9, at=BEGIN + 9000, outcome=False)]
-    put(small_world, [first, late, first, *asks, other, *ends], 4)
+    nowhere = Chat("c9", policy.digest).outcome(BEGIN + 70)
+    stray = one.react(first | {"suggestion": first["suggestion"] | {"id": "nope", "turn": 7}}, "rejected", BEGIN + 71)
+    put(small_world, [first, late, first, *asks, other, *ends, nowhere, stray], 4)
     result = small_world.result(spec_of(small_world, policy))
-    names = ("duplicates", "lateReactions", "changedHands", "withoutReaction", "clockSkew", "unnamed")
-    assert [result.metrics[name] for name in names] == [1, 1, 1, 2, 1, 0]
-    assert result.message == "3 conversations of 2 segments, 1 of 3 with the outcome."
+    names = (
+        "duplicates",
+        "lateReactions",
+        "changedHands",
+        "withoutReaction",
+        "clockSkew",
+        "unnamed",
+        "strayReactions",
+        "unasked",
+    )
+    assert [result.metrics[name] for name in names] == [1, 1, 1, 2, 1, 0, 1, 1]
+    assert result.message == "3 conversations of 3 segments, 1 of 3 with the outcome."
     [warning] = result.warnings or ()
     assert "1 conversations that changed hands" in warning
     manifest = read_manifest(small_world.store, result.artifacts["data"])

@@ -60,7 +60,7 @@ class GatewayServer:
             parts.routes, parts.policies, parts.log, parts.metrics, memory, parts.limits.choices, parts.logged_id
         )
         self._chat = ChatRelay(tools)
-        self._reports = Reports(parts.log, memory)
+        self._reports = Reports(parts.log, memory, parts.metrics)
         self._created = int(time.time())
         self._document = document(version(_PACKAGE))
         self.draining = False

@@ -165,7 +165,7 @@ class ChatRelay:
             events.append(entries.suggestion(stamp, assignment, record, seconds, fallback))
         tools.metrics.suggestions.labels(assignment.arm).inc(len(events))
         tools.metrics.fallbacks.inc(fallback)
-        tools.memory.suggestions.put(records[0]["id"], hash(question.names.conversation))
+        tools.memory.suggested(records[0]["id"], question.names.conversation, records[0]["turn"])
         try:
             await tools.log.add(events)
         except RequestError:

@@ -52,3 +52,15 @@ class Memory:
         """By id: who answered."""
         self.suggestions: Recent[int] = Recent(most)
         """By the answer's id: the hash of its conversation's."""
+        self._turns: Recent[bool] = Recent(most)
+
+    def suggested(self, suggestion: str, conversation: str, turn: int) -> None:
+        """Notes an answer: its id, and where it belongs."""
+        self.suggestions.put(suggestion, hash(conversation))
+        self._turns.put(f"{turn} {conversation}", True)
+
+    def knows(self, suggestion: str, conversation: str, turn: int) -> bool:
+        """Whether there was an answer of this id or, where none is given, in this turn."""
+        if suggestion:
+            return self.suggestions.get(suggestion) is not None
+        return self._turns.get(f"{turn} {conversation}") is not None

@@ -30,6 +30,11 @@ class GatewayMetrics:
         )
         self.unanswered = Counter("ippo_gateway_unanswered", "Chat requests that no policy answered", registry=registry)
         self.unlogged = Counter("ippo_gateway_unlogged", "Answers that could not be logged", registry=registry)
+        self.unknown = Counter(
+            "ippo_gateway_unknown_reactions",
+            "Reactions to suggestions that this gateway did not make",
+            registry=registry,
+        )
         self.in_flight = Gauge("ippo_gateway_requests_in_flight", "Requests under way", registry=registry)
         self.ready = Gauge("ippo_gateway_ready", "1 while requests are taken", registry=registry)
         self.stale = Gauge(

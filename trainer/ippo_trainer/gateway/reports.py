@@ -15,6 +15,7 @@ from ippo_trainer.gateway.entries import Stamp, keyed_id
 from ippo_trainer.gateway.event_log import EventLog
 from ippo_trainer.gateway.keys import Caller
 from ippo_trainer.gateway.memory import Memory
+from ippo_trainer.gateway.metrics import GatewayMetrics
 from ippo_trainer.gateway.operations import Operation
 from ippo_trainer.http.errors import RequestError
 from ippo_trainer.live import events
@@ -31,10 +32,11 @@ class Reports:
     Args:
         log: durable.
         memory: of this replica, which knows whose a suggestion was.
+        metrics: of the gateway.
     """
 
-    def __init__(self, log: EventLog, memory: Memory) -> None:
-        self._log, self._memory = log, memory
+    def __init__(self, log: EventLog, memory: Memory, metrics: GatewayMetrics) -> None:
+        self._log, self._memory, self._metrics = log, memory, metrics
 
     async def take(
         self,
@@ -73,7 +75,17 @@ class Reports:
         at = _moment(said.pop("time", now), now)
         fields = self._fields(operation.kind, conversation, customer, said | {"at": at})
         await self._log.add([Stamp(event_id, now, conversation).event(operation.kind, **fields)], fingerprint)
-        return schemas.EventAnswer(event_id=event_id, conversation_id=conversation, customer_id=customer)
+        known = operation.kind != events.REACTION or self._knows(conversation, fields)
+        return schemas.EventAnswer(
+            event_id=event_id, conversation_id=conversation, customer_id=customer, suggestion_known=known
+        )
+
+    def _knows(self, conversation: str, reaction: dict[str, Any]) -> bool:
+        """Whether this replica made the suggestion that a reaction is to. It may have forgotten it, or another one
+        made it: only whoever reads the log can tell for sure, so the reaction is taken in any case."""
+        known = self._memory.knows(reaction["suggestion_id"], conversation, reaction["turn"])
+        self._metrics.unknown.inc(not known)
+        return known
 
     def _fields(self, kind: events.Kind, conversation: str, customer: str, said: dict[str, Any]) -> dict[str, Any]:
         """Of an event, of what a report says."""
@@ -135,5 +147,5 @@ def _fingerprint(operation: str, conversation: str, customer: str, said: Mapping
 
 
 def answer_of(answer: BaseModel) -> dict[str, Any]:
-    """What a client gets: nothing that is empty."""
-    return {name: value for name, value in answer.model_dump().items() if value != ""}
+    """What a client gets: nothing that is empty, or as ever."""
+    return answer.model_dump(exclude_defaults=True)

@@ -141,6 +141,9 @@ class EventAnswer(BaseModel):
     """Empty in a report about a customer."""
     customer_id: str = ""
     """Empty in a report about a conversation."""
+    suggestion_known: bool = True
+    """False for a reaction to a suggestion that this gateway does not know of. It counts only if the log has one: of
+    another gateway, or from before a restart. Missing where the suggestion is known."""
 
 
 class ChoiceAnswer(BaseModel):

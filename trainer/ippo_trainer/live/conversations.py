@@ -20,6 +20,7 @@ from ippo_trainer.live.standing import Course, Rules, Statement
 
 LATE = "reactions that came after their conversation was over"
 ASTRAY = "reactions to suggestions that nobody logged"
+UNASKED = "conversations that were reported on, but for which nobody logged a suggestion"
 CORRECTED = "reactions that were corrected"
 SILENT = "conversations whose last suggestion nobody reacted to"
 SKEWED = "events with a wrong time"
@@ -94,6 +95,7 @@ def fold(
         noted.take(event, record)
         served.take(record, reactions.of(record), counts)
     if not noted.seconds:
+        counts[UNASKED] += any(event["kind"] != UNANSWERED for event in others)
         return None
     content = conversation_of(served.line(name, counts), counts)
     course = _course(noted, reactions, others, rules)

@@ -20,7 +20,7 @@ from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.data.counts import count_personas, shares
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import write_turns
-from ippo_trainer.live.conversations import LATE, SILENT, SKEWED, UNNAMED
+from ippo_trainer.live.conversations import ASTRAY, LATE, SILENT, SKEWED, UNASKED, UNNAMED
 from ippo_trainer.live.events import Event
 from ippo_trainer.live.reading import began_at, events, segments
 from ippo_trainer.live.standing import Rules
@@ -42,9 +42,11 @@ _HANDED = "conversations that changed hands: they are censored there"
 _FIGURES = {
     TWICE: "duplicates",
     LATE: "lateReactions",
+    ASTRAY: "strayReactions",
     _HANDED: "changedHands",
     SILENT: "withoutReaction",
     SKEWED: "clockSkew",
+    UNASKED: "unasked",
     UNNAMED: "unnamed",
 }
 """What a report of the data counts, and how the stage's figures call it."""
@@ -104,7 +106,7 @@ def _read(ctx: StageContext, store: Store, state: _Progress, table: EventTable) 
                 state.segments.append(key)
     settled: Counter[str] = Counter()
     table.settle(settled)
-    return Counter({TWICE: noted[TWICE], UNREADABLE: settled[UNREADABLE]})
+    return Counter({TWICE: noted[TWICE], UNREADABLE: settled[UNREADABLE], UNASKED: settled[UNASKED]})
 
 
 def _add(ctx: StageContext, store: Store, table: EventTable, key: str, noted: Counter[str]) -> bool:
