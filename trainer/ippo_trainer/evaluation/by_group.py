@@ -6,7 +6,6 @@ it. A group with few of them is named, and no figure is given.
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
@@ -45,19 +44,9 @@ def values_by_group(
             conversations=len(numbers), outcomes=sum(conversations[number].outcome for number in numbers)
         )
         if value.conversations >= LEAST_CONVERSATIONS and value.outcomes >= LEAST_OUTCOMES:
-            value = _estimated(value, _part(turns, policies, numbers), discount, penalty, confidence)
+            value = _estimated(value, turns.part(policies, numbers), discount, penalty, confidence)
         groups[name] = value
     return GroupValues(groups=groups)
-
-
-def _part(
-    turns: EvaluatedTurns, policies: Sequence[Tensor], numbers: Sequence[int]
-) -> tuple[EvaluatedTurns, list[Tensor]]:
-    """The turns of some conversations, numbered anew."""
-    kept = torch.isin(turns.conversation, torch.tensor(numbers))
-    columns = {name: getattr(turns, name)[kept] for name in EvaluatedTurns.__slots__}
-    columns["conversation"] = torch.unique(columns["conversation"], return_inverse=True)[1]
-    return EvaluatedTurns(**columns), [policy[kept] for policy in policies]
 
 
 def _estimated(

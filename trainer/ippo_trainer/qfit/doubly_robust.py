@@ -2,7 +2,8 @@
 
 The estimate of fitted Q evaluation is corrected by what the log shows of it, weighted by how much likelier the policy
 would have said what was said (weighted doubly robust: Thomas and Brunskill 2016, equation 10; doubly robust: Jiang and
-Li 2016). It is consistent if the probabilities are right, however wrong Q is, and has little noise where Q is good.
+Li 2016). It is consistent if the probabilities are right and whoever drew could have said all that the policy may say,
+however wrong Q is, and has little noise where Q is good.
 Q is read of conversations that it was not fitted to.
 """
 

@@ -8,7 +8,7 @@ conversations are kept, so that the jackknife leaves one block out at a time wit
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -40,6 +40,13 @@ class EvaluatedTurns:
     """(n,) of the turn's conversation, among all that began."""
     conversation: Tensor
     """(n,) int64 number of the conversation from 0 on."""
+
+    def part(self, policies: Sequence[Tensor], numbers: Sequence[int]) -> tuple["EvaluatedTurns", list[Tensor]]:
+        """Turns of some conversations, numbered anew, and their rows of (n, P) features of policies."""
+        kept = torch.isin(self.conversation, torch.tensor(numbers, dtype=self.conversation.dtype))
+        columns = {field.name: getattr(self, field.name)[kept] for field in fields(self)}
+        columns["conversation"] = torch.unique(columns["conversation"], return_inverse=True)[1]
+        return EvaluatedTurns(**columns), [policy[kept] for policy in policies]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from ippo_trainer.contract.layout import COMPARISONS, GROUPS, UNSIMULATED
 from ippo_trainer.contract.spec import Decision, StageResult
 from ippo_trainer.contract.stages import EVALUATE
 from ippo_trainer.data.censoring import Censoring
+from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.by_group import values_by_group
 from ippo_trainer.evaluation.comparisons import Comparisons, compare
@@ -192,11 +193,19 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     values, lifts = policy_values(turns, features, *settings)
     groups = values_by_group(conversations, turns, features, *settings)
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
-    temperature = sampling.temperature
-    ratios = _log_ratios(conversations, renderer, [models[role] for role in _ROLES], temperature)
-    robust = ratios and doubly_robust(turns, features, ratios, *settings)
+    whole = _drawn_in_full(conversations)
+    kept = [conversations[number] for number in whole]
+    ratios = _log_ratios(kept, renderer, [models[role] for role in _ROLES], sampling.temperature)
+    robust = doubly_robust(*turns.part(features, whole), ratios, *settings) if ratios else None
     named = dict(zip(_ROLES, values, strict=True))
-    return _evidence(sums, confidence, named, lifts[0], comparisons, robust or None, groups)
+    return _evidence(sums, confidence, named, lifts[0], comparisons, robust, groups)
+
+
+def _drawn_in_full(conversations: list[Conversation]) -> list[int]:
+    """Numbers of those in which nobody explored. A persona may leave out unlikely tokens: then it cannot say all that a
+    policy may, which no weight of what it does say makes up for. It holds whole conversations, so the rest is a sample.
+    """
+    return [number for number, each in enumerate(conversations) if not any(map(explored, each.turns))]
 
 
 def _log_ratios(
@@ -204,13 +213,14 @@ def _log_ratios(
 ) -> list[Tensor]:
     """How much likelier each policy is than who drew it to suggest what was suggested, in nats, (turns,) each.
 
-    Empty unless the log says of every suggestion how likely it was: conversations of whom it does not are others.
+    Empty unless the log says of every suggestion how likely it was, in two conversations at least: conversations of
+    whom it does not are others.
     """
     turns = [turn for each in conversations for turn in each.turns]
-    if not all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns):
+    if len(conversations) < 2 or not all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns):
         return []
     groups = [
-        Group(renderer.prompt(each.turns[:index], turn.customer_message).ids, [list(turn.token_ids or [])])
+        Group(renderer.prompt(*each.state(index)).ids, [list(turn.token_ids or [])])
         for each in conversations
         for index, turn in enumerate(each.turns)
     ]
