@@ -4,9 +4,15 @@ import asyncio
 import json
 
 import pytest
+from ippo_trainer.contract.live import Route
 from ippo_trainer.contract.personas import Persona
 from ippo_trainer.gateway.admission import GatewayLimits
+from ippo_trainer.gateway.arms import Assignment
+from ippo_trainer.gateway.bodies import encoded
+from ippo_trainer.gateway.chat import _private
 from ippo_trainer.gateway.policies import Patience
+from ippo_trainer.http.limits import LOGGED_BYTES, SERVED_BYTES
+from ippo_trainer.http.names import ConversationNames
 from ippo_trainer.live.journal import JournalLimits
 
 from tests.kit.chat import ask, ask_streamed, assistant, run, user
@@ -318,6 +324,15 @@ def test_a_persona_is_sent_to_the_server_and_named_in_the_log(tmp_path):
             assert "persona_instructions" not in bench.active.asked[-1]
 
     run(check())
+
+
+def test_the_largest_body_fits_into_what_a_server_takes_with_all_that_is_added():
+    wide = "\N{POUTING FACE}"
+    persona = Persona(name="bold", share="1", instructions=wide * 4096, temperature="1.5", min_p="0.1")
+    assignment = Assignment("active", Route(digest=ACTIVE, url="http://a"), persona)
+    names = ConversationNames(wide * 256, True, wide * 256, wide * 256)
+    body = {"messages": [{"role": "user", "content": "x" * LOGGED_BYTES}]}
+    assert len(encoded(_private(body, names, assignment))) < SERVED_BYTES
 
 
 @pytest.mark.parametrize(

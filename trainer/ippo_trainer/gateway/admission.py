@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.http.limits import LOGGED_BYTES
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class GatewayLimits:
 
     requests: int = 512
     """Under way at once."""
-    body_bytes: int = 1 << 20
+    body_bytes: int = LOGGED_BYTES
     """Of a chat request."""
     report_bytes: int = 64 << 10
     """Of any other."""

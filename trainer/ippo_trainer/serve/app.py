@@ -13,6 +13,7 @@ from ippo_trainer.contract.personas import context_with
 from ippo_trainer.data.schema import State
 from ippo_trainer.http.cors import Cors
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.http.limits import SERVED_BYTES
 from ippo_trainer.http.middleware import close_after, failures, noting
 from ippo_trainer.http.names import HEADER, ConversationNames, Said
 from ippo_trainer.serve import answers
@@ -23,8 +24,6 @@ from ippo_trainer.serve.requests import ChatRequest, parse, state_of
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.text.render import ContextTooLongError, Prompt, Renderer
-
-MAX_BODY = 4 << 20
 
 
 class ChatServer:
@@ -57,7 +56,7 @@ class ChatServer:
 
     def application(self) -> web.Application:
         """The routes."""
-        app = web.Application(client_max_size=MAX_BODY, middlewares=[failures(MAX_BODY)])
+        app = web.Application(client_max_size=SERVED_BYTES, middlewares=[failures(SERVED_BYTES)])
         self._cors.install(app)
         app.on_response_prepare.append(self._close_when_draining)
         app.on_cleanup.append(self._end_prompts)
