@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.contract.stages import COLLECT, WARM_START
 
+from ippo_operator.api import idle
 from ippo_operator.api.reasons import ConditionType, Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, IterationStatus, RunStatus, short
@@ -240,6 +241,8 @@ class _Pass:
 
     def _begin(self) -> None:
         """Names the next attempt. Its job is created only once the status that names it is written."""
+        if self.status.stage is None and self.status.start_policy is None and idle.in_words(self.run.spec):
+            self._tell(Event("Warning", "FieldsWithoutEffect", idle.in_words(self.run.spec)))
         if self.status.start_policy is None:
             self._update(stage=WARM_START)
         elif self.status.stage is None:

@@ -154,6 +154,7 @@ class Event(_Told):
             "StatusNotWritten",
             "TooLarge",
             "StageWarning",
+            "FieldsWithoutEffect",
             "IterationStarted",
             "Resumed",
             "Restored",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ippo_operator.api import idle
 from ippo_operator.api.load import load_run
 from ippo_operator.cli.command_line import make_parser
 
@@ -113,7 +114,7 @@ def test_ippo_in_the_running_text_is_a_command(line: str) -> None:
 def test_yaml_is_what_it_says(block: Block, tmp_path: Path) -> None:
     for document in yaml.safe_load_all(block.code):
         if document.get("kind") == "IterativePPORun":
-            load_run(yaml.safe_dump(document))
+            assert idle.problems(load_run(yaml.safe_dump(document)).spec) == []
         elif "apiVersion" not in document:
             assert part_of_a_run(document) or part_of_a_chart(document), block
 

@@ -68,9 +68,10 @@ def finished(path: Path, outcome: Any = None, **spec: Any) -> RunFolder:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(capsys, "validate", "-f", str(path))
+    code, out, err = call(capsys, "validate", "-f", str(path))
     assert code == 0
     assert "is valid" in out
+    assert "no effect" not in err
 
 
 def test_validate_prints_one_line_per_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

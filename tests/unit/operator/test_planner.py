@@ -506,6 +506,16 @@ def test_a_spec_that_breaks_a_rule_is_not_accepted_and_heals() -> None:
     assert world.reason("Ready") == "Completed"
 
 
+def test_fields_without_effect_are_told_once_and_hold_up_nothing() -> None:
+    world = Cluster(make_run(iterations={"max": 2}, improve={"algorithm": "MPO", "clipRange": "0.1"}))
+    world.drive()
+    assert world.events.count("FieldsWithoutEffect") == 1
+    assert world.reason("Ready") == "Completed"
+    world = Cluster(make_run(iterations={"max": 1}))
+    world.drive()
+    assert "FieldsWithoutEffect" not in world.events
+
+
 def warned(intent: JobIntent) -> Outcome:
     """Every stage warns of more than an iteration has room for."""
     return good_result(intent.spec, warnings=tuple(f"{intent.spec.stage} warns {n}" for n in range(6)))

@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 
+from ippo_operator.api import idle
 from ippo_operator.api.fitting import in_words
 from ippo_operator.api.resource import IterativePPORun, LiveCollect, RunSpec
 from ippo_operator.cli.errors import CommandError
@@ -18,8 +19,8 @@ def command(arguments: Namespace) -> int:
     wrong = [f"{arguments.file}: {finding.text}" for finding in everything if finding.wrong]
     if wrong:
         raise CommandError("\n".join(wrong))
-    for finding in everything:
-        print(f"note: {finding.text}", file=sys.stderr)
+    for note in (*(finding.text for finding in everything), *idle.problems(run.spec)):
+        print(f"note: {note}", file=sys.stderr)
     print(f"{arguments.file}: {run.metadata.name} is valid: {_summary(run)}")
     if in_words(run.spec):
         print(f"{arguments.file}: {in_words(run.spec)}")
