@@ -36,7 +36,8 @@ ippo validate -f examples/sr-funnel.yaml     # all problems of a manifest, a lin
 - Field names are in camelCase. An unknown field is an error.
 - Decimals are strings, `"0.95"`, so that every tool keeps them exactly. Whole numbers are numbers.
 - "In a cluster only" means that `ippo run` checks the field and ignores it.
-- A field that has no effect beside the others, such as `improve.clipRange` with `algorithm: MPO`, is no error: `ippo validate` notes it.
+- A field that has no effect beside the others, such as `improve.clipRange` with `algorithm: MPO`, is no error:
+  `ippo validate` notes it.
 
 """
 _BY_BASE = """\
