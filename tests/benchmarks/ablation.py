@@ -32,10 +32,10 @@ CHANGES: dict[str, str] = {
     "half of the mixture explored": 'improve.mpo.explorerShare="0.5"',
     "3 passes": "improve.mpo.epochs=3",
     "eta from .02": 'improve.mpo.leastTemperature="0.02"',
-    "exploration .1": 'collect.exploration="0.1"',
-    "explorer at temperature 1": 'collect.explorationTemperature="1"',
-    "no min-p": 'collect.explorationMinP="0"',
-    "exploration halves": 'collect.explorationDecay="0.5"',
+    "exploration .1": 'collect.simulate.exploration="0.1"',
+    "explorer at temperature 1": 'collect.simulate.explorationTemperature="1"',
+    "no min-p": 'collect.simulate.explorationMinP="0"',
+    "exploration halves": 'collect.simulate.explorationDecay="0.5"',
 }
 """By name the field and the value that stands for its default."""
 

@@ -1,10 +1,13 @@
 """The documentation is true where a program can tell: links, generated text, defaults, examples."""
 
+import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ippo_operator.api.crd import custom_resource_definition
 from ippo_operator.api.load import load_run
 from ippo_operator.api.reference import to_markdown
 from ippo_trainer.contract import params
@@ -56,11 +59,40 @@ def test_the_index_names_every_page() -> None:
 
 
 def test_ppo_md_has_the_defaults_of_the_models() -> None:
-    rows = re.findall(r"^\| `(\w+)\.(\w+)` \| `([^`]+)` \|", (ROOT / "docs" / "ppo.md").read_text(), re.MULTILINE)
+    text = (ROOT / "docs" / "ppo.md").read_text()
+    rows = re.findall(r"^\| `(\w+)(?:\.simulate)?\.(\w+)` \| `([^`]+)` \|", text, re.MULTILINE)
     assert len(rows) > 15
     for section, name, default in rows:
         [field] = [field for field in SECTIONS[section].model_fields.values() if field.alias == name]
         assert (section, name, default) == (section, name, str(field.default))
+
+
+def texts_of(path: Path) -> list[str]:
+    """Texts of a program; of a page, what it has as code."""
+    if path.suffix == ".md":
+        return re.findall(r"`([^`\n]+)`", path.read_text())
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def in_the_spec(field: str) -> bool:
+    schema: Any = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    for name in field.split("."):
+        schema = schema.get("items", schema)
+        schema = schema.get("properties", {}).get(name)
+        if schema is None:
+            return False
+    return True
+
+
+def test_fields_that_errors_and_pages_name_are_fields_of_the_manifest() -> None:
+    """What to change must be something that one can change."""
+    sections = "collect|fitQ|improve|evaluate|warmStart|policy"
+    pattern = re.compile(rf"(?<![\w./])(?:spec\.)?((?:{sections})(?:\.[a-z][A-Za-z0-9]*)+)(?![\w(/])")
+    paths = [*PAGES, *(path for half in HALVES for path in half.rglob("*.py"))]
+    named = {field: path for path in paths for text in texts_of(path) for field in pattern.findall(text)}
+    assert len(named) > 60
+    assert {field: path for field, path in named.items() if not in_the_spec(field)} == {}
 
 
 def code_named(page: Path) -> list[str]:

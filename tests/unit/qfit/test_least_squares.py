@@ -7,6 +7,7 @@ import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import EDGE, LastLayer
+from ippo_trainer.qfit import least_squares
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
 
 DISCOUNT = 0.9
@@ -223,6 +224,17 @@ def test_ranks_that_disagree_are_part_of_the_error() -> None:
     turns = random_turns(12, folds=1)
     assert float(fit(turns, settings((3,), 4.0)).standard_error(turns.states, turns.actions).max()) == 0.0
     assert float(fit(turns, settings((1, 5), 4.0)).standard_error(turns.states, turns.actions).min()) > 0.0
+
+
+def test_a_fixed_point_that_does_not_settle_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    turns = Chain(1).turns(50, 0.2, 1)
+    fit(turns, LeastSquaresSettings((4,), 1e-6, DISCOUNT))
+    assert caplog.messages == []
+    monkeypatch.setattr(least_squares, "_SWEEPS", 2)
+    fit(turns, LeastSquaresSettings((4,), 1e-6, DISCOUNT))
+    assert "still moved after 2 sweeps" in caplog.text
 
 
 @pytest.mark.parametrize("discount", [0.0, 0.5, 1.0])

@@ -80,7 +80,7 @@ def test_a_q_of_noise_is_published_as_not_informative(small_world: Any) -> None:
     result = small_world.result(spec_of(small_world, data, QUICK.model_copy(update={"epochs": 1})))
     assert result.informative is False
     assert "must not be optimised" in result.message
-    assert "collect.conversations" in result.message
+    assert "collect.simulate.conversations" in result.message
 
 
 @pytest.mark.parametrize(

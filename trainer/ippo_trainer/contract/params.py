@@ -224,7 +224,7 @@ EARLIER_ITERATIONS = len(EARLIER_DATA)
 
 
 class FitQ(ByBase):
-    """How Q is fitted to returns."""
+    """How Q is fitted: its trunk to returns, its last layer by least squares."""
 
     PATH = defaults.FIT_Q_PATH
 

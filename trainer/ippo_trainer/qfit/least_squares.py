@@ -2,12 +2,14 @@
 
 Gradient steps move a head slowly: V of a state that few conversations visit stays near the mean for many epochs, and
 one-step targets carry that error to every action that leads there. On frozen features the same fixed point is a ridge
-regression that costs seconds (LSTD: Bradtke and Barto 1996; least-squares last layers: Levine et al. 2017).
+regression that costs seconds (where no value has to be kept within [0, 1] it is LSTD: Bradtke and Barto 1996;
+least-squares last layers: Levine et al. 2017).
 
 No single rank is right on every data set, and held-out errors do not tell which. So there are several fits: of each
 rank, one without each fold of the conversations. Their mean is the head, and how they differ is the error estimate.
 """
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +19,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import LastLayer
 from ippo_trainer.qfit.ridge import Member, Regressions
 
+_log = logging.getLogger(__name__)
 _SWEEPS = 200
 _SETTLED = 1e-6
 
@@ -98,10 +101,13 @@ def _check(turns: LoggedTurns, settings: LeastSquaresSettings) -> None:
     if not bool((turns.outcome * turns.last > 0).any()):
         raise BadDataError(
             "none of the conversations that Q's last layer is fitted to has the outcome",
-            "Collect more conversations (collect.conversations), or explore more (collect.exploration).",
+            "Collect more conversations (collect.simulate.conversations), or explore more "
+            "(collect.simulate.exploration).",
         )
     if not bool((turns.value_weight > 0).any()) or not bool((turns.weight > 0).any()):
-        raise BadDataError("no turn that Q's last layer is fitted to is the policy's own", "Lower collect.exploration.")
+        raise BadDataError(
+            "no turn that Q's last layer is fitted to is the policy's own", "Lower collect.simulate.exploration."
+        )
 
 
 def _fixed_point(regressions: Regressions, turns: LoggedTurns, discount: float) -> tuple[Tensor, Tensor]:
@@ -112,7 +118,8 @@ def _fixed_point(regressions: Regressions, turns: LoggedTurns, discount: float) 
         coefficients = regressions.solve(_targets(turns, values, discount))
         before, values = values, regressions.predict(coefficients).clamp(0.0, 1.0)
         if float((values - before).abs().max()) < _SETTLED:
-            break
+            return coefficients, values
+    _log.warning("V of Q's last layer still moved after %d sweeps: raise fitQ.ridge, or lower fitQ.ranks", _SWEEPS)
     return coefficients, values
 
 

@@ -152,7 +152,7 @@ def coefficients_of(sums: BlockSums, block: int | None, penalty: float) -> Tenso
     if int(failed) or not bool(torch.isfinite(coefficients).all()):
         raise BadDataError(
             "the equations of the policy's value have no single solution",
-            "Log more conversations, or raise fitQ.ridge.",
+            "Log more conversations.",
         )
     return torch.as_tensor(coefficients)
 

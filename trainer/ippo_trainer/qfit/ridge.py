@@ -113,6 +113,6 @@ def _factor(gram: Tensor, ridge: float) -> Tensor:
     if int(failed) or not bool(torch.isfinite(factor).all()):
         raise BadDataError(
             "the last layer's least squares have no single solution: its Gram matrix is singular",
-            "Raise fitQ.ridge, lower fitQ.ranks, or collect more conversations (collect.conversations).",
+            "Raise fitQ.ridge, lower fitQ.ranks, or collect more conversations (collect.simulate.conversations).",
         )
     return factor

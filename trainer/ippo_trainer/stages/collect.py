@@ -118,7 +118,8 @@ def run(ctx: StageContext) -> StageResult:
         raise BadSpecError(f"stage spec: {missing} is missing, collect needs it", "Add the section.")
     if settings.conversations < settings.parallelism:
         raise BadSpecError(
-            f"collect.parallelism {settings.parallelism} exceeds collect.conversations {settings.conversations}",
+            f"collect.simulate.parallelism {settings.parallelism} exceeds collect.simulate.conversations "
+            f"{settings.conversations}",
             "Lower parallelism: every shard needs a conversation.",
         )
     environment = ctx.environment()

@@ -48,8 +48,8 @@ TRUNK_ERROR = 2.0
 """The error of Q by how the fits of the last layer differ: all of them read one trunk, and what it cannot tell apart is
 in none of their differences. On SR-funnel the exact error was 1.3 to 2.0 times them; see docs/ppo.md."""
 _MORE_DATA = (
-    "Collect more conversations (collect.conversations; of a live run collect.logged.minConversations), or let the "
-    "policy explore (collect.exploration; personas)."
+    "Collect more conversations (collect.simulate.conversations; of a live run collect.logged.minConversations), or "
+    "let the policy explore (collect.simulate.exploration; personas)."
 )
 
 
@@ -195,7 +195,7 @@ def _check_displayed(data: _Data) -> None:
     BadDataError where little else is there."""
     if data.explored_share == 1.0:
         raise BadDataError(
-            "every turn explored: no return belongs to the current policy", "Set collect.exploration below 1."
+            "every turn explored: no return belongs to the current policy", "Set collect.simulate.exploration below 1."
         )
     counts = []
     for side in (data.train, data.held):

@@ -12,7 +12,8 @@ of 1 + lambda (X - m), does not gain on average, as long as no factor is negativ
 supermartingale that begins at 1, an "e-process", and by Ville's inequality it ever reaches 1 / level with a probability
 of at most `level`: at whichever conversations, and however often, one looks. A mean of such capitals over a fixed list
 of bets (lambda, c) is another one, and it is a function of four counts. Rates may differ between conversations and
-drift with the time of day or the season; only the assignment has to be as random as it is said to be.
+drift with the time of day or the season, as long as the lift itself never exceeds m: of a lift that is above m at first
+and below it later, its mean is not what is tested. Only the assignment has to be as random as it is said to be.
 
 The bets are those of the alternatives that look likely. To bet lambda = x + y with c = y / (x + y) is to multiply by
 the ratio of the likelihoods of "candidate" given Y, under the rates (p, q) of control and candidate and under equal
@@ -98,7 +99,8 @@ def log_evidence(experiment: Experiment, lift: ArrayLike = 0.0) -> Floats:
 
 
 def lift_bounds(experiment: Experiment, level: float) -> tuple[float, float]:
-    """A lower and an upper bound of the lift; each of the two fails ever to hold with probability `level` at most.
+    """A lower and an upper bound of the lift; each of the two fails ever to hold with probability `level` at most, of
+    a lift that does not change in time.
 
     The lower one is above 0 just where `log_evidence` refutes "the lift is at most 0".
     """

@@ -22,7 +22,7 @@ class MPOSettings:
     proposal_batch: int = 64
     """Conversations whose candidates are drawn and scored in one step."""
     state_factor: float = 2.0
-    """No state's tilt spends more than the budget times this."""
+    """No state's tilt spends more than klTarget times this, also where the mean has less to spend."""
     least_weight: float = 0.005
     """Candidates below are not trained on: their gradients cost as much as the others' and move nothing."""
     final_rate: float = 0.1

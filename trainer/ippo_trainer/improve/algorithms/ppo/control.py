@@ -34,7 +34,7 @@ def kl_pressure(kl: float, target: float, strength: float) -> float:
     The controller above integrates: alone it answers to an overshoot many updates late, and overshoots back. This is
     its proportional part.
     """
-    return math.exp(strength * min(max(kl / target - 1.0, 0.0), 1.0))
+    return math.exp(strength * max(kl / target - 1.0, 0.0))
 
 
 def has_plateaued(history: Sequence[float], window: int, tolerance: float) -> bool:
