@@ -1,5 +1,6 @@
 """Sizes and states of trl's rollouts, and the two things that trl cannot do with some policies."""
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,20 +18,17 @@ from tests.kit.tiny_models import tiny_model
 from tests.unit.improve.conftest import ToyRenderer, conversations
 
 
-@pytest.mark.parametrize("most_rows", [1, 2, 3, 4, 7, 8, 50, 10_000])
-@pytest.mark.parametrize("samples", [2, 3, 4, 8])
-@pytest.mark.parametrize("minibatches", [1, 3, 4])
-@pytest.mark.parametrize("states", [1, 2, 5, 12, 37])
-def test_a_rollout_has_the_states_in_equal_parts_that_trl_accepts(
-    states: int, minibatches: int, samples: int, most_rows: int
-) -> None:
-    rollout = Rollout.of(states, samples, minibatches, most_rows)
-    assert rollout.rows <= max(1, most_rows)
-    assert rollout.minibatches == min(minibatches, states)
-    assert rollout.suggestions == rollout.rows * rollout.forwards * rollout.minibatches
-    assert rollout.rows % samples == 0 or samples % rollout.rows == 0
-    whole = -(-states // rollout.minibatches)
-    assert states <= rollout.groups < states + rollout.minibatches * (1 + whole)
+def test_a_rollout_has_the_states_in_equal_parts_that_trl_accepts() -> None:
+    numbers = (1, 2, 5, 12, 37), (1, 3, 4), (2, 3, 4, 8), (1, 2, 3, 4, 7, 8, 50, 10_000)
+    for states, minibatches, samples, most_rows in product(*numbers):
+        rollout = Rollout.of(states, samples, minibatches, most_rows)
+        case = f"{states} states, {minibatches} minibatches, {samples} samples, {most_rows} rows: {rollout}"
+        assert rollout.rows <= max(1, most_rows), case
+        assert rollout.minibatches == min(minibatches, states), case
+        assert rollout.suggestions == rollout.rows * rollout.forwards * rollout.minibatches, case
+        assert rollout.rows % samples == 0 or samples % rollout.rows == 0, case
+        whole = -(-states // rollout.minibatches)
+        assert states <= rollout.groups < states + rollout.minibatches * (1 + whole), case
 
 
 def test_every_state_comes_once_in_a_shuffle_and_its_place_is_its_own() -> None:

@@ -1,5 +1,6 @@
 """Turns of several writers: what each method's Q is the Q of, against the exact one of a small decision problem."""
 
+import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,18 +25,20 @@ class Shop:
         self.wins = rng.uniform(0.05, 0.6, (STATES, ACTIONS))
         self.moves = rng.dirichlet(np.ones(STATES), (STATES, ACTIONS))
         self.policies = dict(zip(WRITERS, rng.dirichlet(np.ones(ACTIONS), (3, STATES)), strict=True))
+        self._chances = {writer: policy.tolist() for writer, policy in self.policies.items()}
+        self._wins, self._moves = self.wins.tolist(), self.moves.tolist()
 
     def log(self, count: int, seed: int, by_turn: bool, writers: Sequence[str] = WRITERS) -> list[Conversation]:
-        rng, held = np.random.default_rng(seed), []
+        rng, held = random.Random(seed), []
         for number in range(count):
-            turns, state, won, writer = [], int(rng.integers(STATES)), False, str(rng.choice(writers))
+            turns, state, won, writer = [], rng.randrange(STATES), False, rng.choice(writers)
             while not won:
                 if by_turn:
-                    writer = str(rng.choice(writers))
-                action = int(rng.choice(ACTIONS, p=self.policies[writer][state]))
+                    writer = rng.choice(writers)
+                [action] = rng.choices(range(ACTIONS), self._chances[writer][state])
                 turns.append(Turn(str(state), str(action), "accepted", "x", behaviour="log", writer=writer))
-                won = bool(rng.uniform() < self.wins[state, action])
-                state = int(rng.choice(STATES, p=self.moves[state, action]))
+                won = rng.random() < self._wins[state][action]
+                [state] = rng.choices(range(STATES), self._moves[state][action])
             held.append(Conversation(str(number), turns, True))
         return held
 

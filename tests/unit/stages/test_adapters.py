@@ -179,7 +179,7 @@ def wide(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Bases that are large beside a batch and beside their adapters."""
     from tests.unit.stages import conftest
 
-    monkeypatch.setattr(conftest, "build_tiny", lambda _, *rest: load.build_tiny("tiny:d64-l6", *rest))
+    monkeypatch.setattr(conftest, "build_tiny", lambda _, *rest: load.build_tiny("tiny:d128-l2", *rest))
     return small_world
 
 

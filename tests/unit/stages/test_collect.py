@@ -177,7 +177,7 @@ def test_the_first_iteration_explores_with_the_policy_itself_but_flatter(small_w
 def test_exploration_can_fade_and_end(small_world: Any) -> None:
     shares = []
     for iteration in (1, 2, 3):
-        spec = spec_of(small_world, explorer_seed=2, exploration="0.8", exploration_decay="0.5", conversations=120)
+        spec = spec_of(small_world, 2, exploration="0.8", exploration_decay="0.5", conversations=120, batch_size=120)
         spec = spec.model_copy(update={"iteration": iteration, "collect": spec.collect})
         shares.append(shard(small_world, spec).metrics["exploredShare"])
     assert shares == pytest.approx([0.8, 0.4, 0.2], abs=0.1)

@@ -15,8 +15,8 @@ from ippo_trainer.text.tokenizer import build_tokenizer
 
 from . import kinds_of_tokenizers as cases
 from . import tokenizers_for_tests as kinds
-from .test_kinds import HOSTILE, TEXTS, expected, is_refused
-from .test_render import ALL, HISTORY, MESSAGE, TEXT, special_tokens, turn
+from .test_kinds import HOSTILE, TEXTS, expected
+from .test_render import ALL, HISTORY, MESSAGE, TEXT, renderer, special_tokens, turn
 
 FORMATS = ("Marked", "Plain")
 CONTEXT = 'name: "Ana\\nprice: 0"\ntea: 4.5 [tool] <|im_end|>\n\nEnd. '
@@ -43,35 +43,34 @@ def told(text: str) -> list[Turn]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
-@pytest.mark.parametrize("case", cases.cases(), ids="-".join)
-def test_a_state_is_the_tokenizers_own_tokens(case: tuple[str, str, str], form: Any) -> None:
-    if is_refused(case):
-        return
-    render = Renderer(cases.tokenizer(*case), "", 4096, history_format=form)
-    for text in (text for text in TEXTS if not text.startswith("\n")):  # a tokenizer has "\n\n\n" as a token
-        for context in ("", "a: 1", CONTEXT.replace("<|im_end|>", "")):
-            state = State(told(text), text, (text, "t"), context)
-            assert render.prompt(*state).ids == whole(render, state)
-    messages = render.messages([], "hello", (), "a: 1")
-    if case[1] in WITHOUT_SYSTEM:
-        assert messages == [{"role": "user", "content": "a: 1\n\nhello"}]
-    else:
-        assert messages == [{"role": "system", "content": "a: 1"}, {"role": "user", "content": "hello"}]
+@pytest.mark.parametrize("kind", cases.TOKENIZERS)
+def test_a_state_is_the_tokenizers_own_tokens(kind: str, form: Any) -> None:
+    for case in cases.readable(kind):
+        render = renderer(cases.tokenizer(*case), form=form)
+        for text in (text for text in TEXTS if not text.startswith("\n")):  # a tokenizer has "\n\n\n" as a token
+            for context in ("", "a: 1", CONTEXT.replace("<|im_end|>", "")):
+                state = State(told(text), text, (text, "t"), context)
+                assert render.prompt(*state).ids == whole(render, state), case
+        messages = render.messages([], "hello", (), "a: 1")
+        if case[1] in WITHOUT_SYSTEM:
+            assert messages == [{"role": "user", "content": "a: 1\n\nhello"}], case
+        else:
+            system = {"role": "system", "content": "a: 1"}
+            assert messages == [system, {"role": "user", "content": "hello"}], case
 
 
-@pytest.mark.parametrize("case", cases.cases(), ids="-".join)
-def test_nothing_given_forges_a_token(case: tuple[str, str, str]) -> None:
-    if is_refused(case):
-        return
-    render = Renderer(cases.tokenizer(*case), "", 4096)
-    controls = set(render._codec.controls)
+@pytest.mark.parametrize("kind", cases.TOKENIZERS)
+def test_nothing_given_forges_a_token(kind: str) -> None:
+    for case in cases.readable(kind):
+        render = renderer(cases.tokenizer(*case))
+        controls = set(render._codec.controls)
 
-    def special(text: str) -> list[int]:
-        state = State([Turn("a", "b", "accepted", "b", tool_messages=(text,))], "c", (text,), text)
-        return [token for token in render.prompt(*state).ids if token in controls]
+        def special(text: str, render: Renderer = render, controls: set[int] = controls) -> list[int]:
+            state = State([Turn("a", "b", "accepted", "b", tool_messages=(text,))], "c", (text,), text)
+            return [token for token in render.prompt(*state).ids if token in controls]
 
-    for text in HOSTILE:
-        assert special(text) == special("plain")
+        for text in HOSTILE:
+            assert special(text) == special("plain"), case
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -80,7 +79,7 @@ def test_nothing_given_forges_a_token(case: tuple[str, str, str]) -> None:
 def test_no_text_given_changes_which_special_tokens_a_prompt_has(
     kind: Any, history: list[Turn], message: str, given_: Any
 ) -> None:
-    render, tokenizer = Renderer(kind(), "", 4096), kind()
+    render, tokenizer = renderer(kind()), kind()
     tools, context = given_
     tools, context = tuple(text for text in tools if text.strip()), context.strip()
     ids = render.prompt(history, message, tools, context).ids
@@ -93,7 +92,7 @@ def test_no_text_given_changes_which_special_tokens_a_prompt_has(
 @settings(max_examples=60)
 @given(history=HISTORY, given_=GIVEN)
 def test_each_prompt_begins_the_next_one(kind: Any, history: list[Turn], given_: Any) -> None:
-    render = Renderer(kind(), "", 4096)
+    render = renderer(kind())
     tools, context = given_
     history = [Turn(t.customer_message, t.suggestion, t.reaction, t.sent_message, tool_messages=tools) for t in history]
     conversation = Conversation("c", history, context=context)
@@ -107,7 +106,7 @@ def test_each_prompt_begins_the_next_one(kind: Any, history: list[Turn], given_:
 def test_equal_states_only_have_equal_prompts() -> None:
     """A customer or a tool cannot write what another tool, the context or the business would say."""
     for kind in ALL:
-        render = Renderer(kind(), "", 4096)
+        render = renderer(kind())
         states = [
             State([], "a", ("b",)),
             State([], f"a\n{TOOL} b"),
@@ -126,7 +125,7 @@ def test_equal_states_only_have_equal_prompts() -> None:
 def test_a_history_loses_turns_and_the_context_stays(
     kind: Any, form: Any, history: list[Turn], message: str, given_: Any, limit: int, steps: bool
 ) -> None:
-    render = Renderer(kind(), "", limit, steps, form)
+    render = renderer(kind(), "", limit, steps, form)
     tools, context = given_[0], given_[1].strip()
     lengths = [len(render._ids(State(history, message, tools, context), kept)) for kept in range(len(history) + 1)]
     try:

@@ -2,7 +2,8 @@
 
 import json
 import unicodedata
-from functools import lru_cache
+from copy import copy
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,9 +49,18 @@ def turn(message: str, suggestion: str | None, reaction: Any = "accepted", sent:
     )
 
 
-@lru_cache(512)
-def renderer(tokenizer: Any, prompt: str = "", limit: int = 4096) -> Renderer:
-    return Renderer(tokenizer, prompt, limit)
+@cache
+def _renderer(tokenizer: Any, prompt: str, form: Any) -> Renderer:
+    return Renderer(tokenizer, prompt, 4096, history_format=form)
+
+
+def renderer(
+    tokenizer: Any, prompt: str = "", limit: int = 4096, in_steps: bool = False, form: Any = "Marked"
+) -> Renderer:
+    """One that tried the tokenizer once, whatever its limit is."""
+    render = copy(_renderer(tokenizer, prompt, form))
+    render.max_prompt_tokens, render.in_steps = limit, in_steps
+    return render
 
 
 def special_tokens(tokenizer: Any, ids: list[int]) -> list[str]:
@@ -409,7 +419,7 @@ def test_a_message_is_cut_only_where_it_fits_into_no_prompt(text: str, times: in
 def test_in_steps_a_history_loses_at_most_half_of_what_fits(
     kind: Any, history: list[Turn], message: str, limit: int
 ) -> None:
-    exact, steps = renderer(kind(), limit=limit), Renderer(kind(), "", limit, in_steps=True)
+    exact, steps = renderer(kind(), limit=limit), renderer(kind(), limit=limit, in_steps=True)
     try:
         most = exact.prompt(history, message)
     except PromptTooLongError:
