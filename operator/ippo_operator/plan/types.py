@@ -155,7 +155,6 @@ class Event(_Told):
             "TooLarge",
             "StageWarning",
             "FieldsWithoutEffect",
-            "IterationStarted",
             "Resumed",
             "Restored",
             "RolledOut",

@@ -174,8 +174,6 @@ def test_exact_q_of_a_given_and_of_a_shown_policy(env: Funnel, play: Play) -> No
     assert first.state == pytest.approx((0, 0, 1 / 3, 1 / 3, 1 / 3))
     assert first.intent == env.intent_of(conversations[0].turns[0].suggestion)
     assert list(first.q_policy.values()) == pytest.approx(truth.q[0][0].tolist())
-    assert first.v_star == pytest.approx(env.optimum(DISCOUNT).value)
-    assert max(first.q_star.values()) == pytest.approx(first.v_star)
     pairs = [(a, b) for x, y in zip(given, shown, strict=True) for a, b in zip(x, y, strict=True)]
     gap = max(abs(a.q_policy[intent] - b.q_policy[intent]) for a, b in pairs for intent in INTENTS)
     assert gap < 0.08

@@ -27,7 +27,6 @@ Positive = Annotated[
         24,
     ),
 ]
-Text = Annotated[str, Field(max_length=4096)]
 # hf:// is refused by rules, with a sentence: no stage can reach the hub. The patterns are those of the first release.
 Uri = Annotated[str, matching(r"^(file|s3|hf)://\S+$", "a file:// or s3:// address", 1024)]
 Base = Annotated[

@@ -178,14 +178,11 @@ class ExactTurn:
     Args:
         state: the information state, `(turn, stage, belief or position...)`; equal states have equal values.
         intent: of the suggestion that was made; UNPARSED, which has ABSTAIN's effect, is not among the keys of q.
-        q_star, v_star: of the optimal policy: by intent, and of the state.
-        q_policy, v_policy: of the intent policy asked about.
+        q_policy, v_policy: of the intent policy asked about: by intent, and of the state.
     """
 
     state: tuple[float, ...]
     intent: str
-    q_star: dict[str, float]
-    v_star: float
     q_policy: dict[str, float]
     v_policy: float
 

@@ -147,10 +147,10 @@ class ExactlySolved(ABC):
     def exact_q(
         self, conversations: Sequence[Conversation], discount: float, policy: IntentPolicy | None = None
     ) -> list[list[ExactTurn]]:
-        """Exact values at every turn: of the optimum, and of `policy` or else of the intents the conversations show."""
+        """Exact values at every turn, of `policy` or else of the intents the conversations show."""
         trace = self.trace(conversations)
         tables = exact.tabulate(self.problem, policy) if policy else self.shown_intents(trace)
-        best, solution = self.optimum(discount), exact.evaluate(self.problem, tables, discount)
+        solution = exact.evaluate(self.problem, tables, discount)
         turns: list[list[ExactTurn]] = [[] for _ in conversations]
         names = (*self.problem.actions, UNPARSED)
         for i, turn, state, label in zip(trace.conversation, trace.turn, trace.state, trace.label, strict=True):
@@ -159,8 +159,6 @@ class ExactlySolved(ABC):
                 ExactTurn(
                     state=(float(turn), float(level.stage[state]), *map(float, level.features[state])),
                     intent=names[label],
-                    q_star=dict(zip(self.problem.actions, best.q[turn][state].tolist(), strict=True)),
-                    v_star=float(best.v[turn][state]),
                     q_policy=dict(zip(self.problem.actions, solution.q[turn][state].tolist(), strict=True)),
                     v_policy=float(solution.v[turn][state]),
                 )

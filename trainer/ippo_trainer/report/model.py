@@ -107,13 +107,12 @@ class PolicyScore(Read):
     value_bounds: Bounds | None = None
     acceptance: Estimate | None = None
     edited: Estimate | None = None
-    rejected: Estimate | None = None
     abstention: Estimate | None = None
     length: Estimate | None = None
     kl: Estimate | None = None
     exact: Exact | None = None
 
-    @field_validator("acceptance", "edited", "rejected", "abstention", "length", "kl", mode="before")
+    @field_validator("acceptance", "edited", "abstention", "length", "kl", mode="before")
     @classmethod
     def _plain_number(cls, value: object) -> object:
         return {"estimate": value} if isinstance(value, int | float) else value
