@@ -19,6 +19,11 @@ def test_all_rooms_are_in_the_table(half: str) -> None:
     assert sorted(rooms) == sorted(path.parent.name for path in (ROOT / half).glob("*/__init__.py"))
 
 
+def test_all_modules_of_the_kit_are_in_the_table() -> None:
+    named = set(re.findall(r"`(\w+\.py)`", ROOMS.split("is in `tests/kit/`:")[1].split("\n\n")[1]))
+    assert named == {path.name for path in (ROOT / "tests/kit").glob("*.py")} - {"__init__.py"}
+
+
 def rows() -> list[tuple[str, str]]:
     return re.findall(r"\| `([^`]+)` \| `([^`]+)` \|$", DECISIONS, re.MULTILINE)
 
