@@ -122,6 +122,24 @@ def test_environment_variables_stand_once() -> None:
     assert {text: names for text, names in shared.items() if len(names) > 1} == {}
 
 
+def test_places_in_a_pod_and_types_of_patches_stand_once() -> None:
+    """Paths of files that an image or Kubernetes knows, and content types that no browser sends."""
+    known = re.compile(r"/(dev|ippo|var|etc)(/[\w.-]+)+|application/[a-z]+[-.][a-z.+-]+")
+    assert {text: names for text, names in texts().items() if known.fullmatch(text) and len(names) > 1} == {}
+
+
+def test_numbers_that_nobody_hits_on_by_chance_stand_once() -> None:
+    """Ports, bounds, limits: whole numbers above 1000 that are neither round nor a power of two."""
+    places = defaultdict(set)
+    for name, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and type(node.value) is int and len(f"{node.value}".rstrip("0")) > 2:
+                places[node.value].add(name)
+    of_a_day, of_splitmix = {86_400}, {0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB}
+    common = {number for number in places if number < 1000 or number & (number - 1) == 0} | of_a_day | of_splitmix
+    assert {number: names for number, names in places.items() if len(names) > 1 and number not in common} == {}
+
+
 @pytest.mark.parametrize("model", [IterativePPORun, StageSpec, StageResult])
 def test_patterns_of_the_models_stand_once(model: Any) -> None:
     patterns = {schema["pattern"] for schema in _schemas(model.model_json_schema()) if "pattern" in schema}

@@ -13,7 +13,9 @@ from ippo_operator.api.rules import rules_of
 
 Entry = dict[str, Any]
 
-STARTED = "has(oldSelf.status) && (has(oldSelf.status.stage) || has(oldSelf.status.startPolicy))"
+STARTED_BY = ("stage", "startPolicy")
+"""Fields of the status that say that the run has started."""
+STARTED = f"has(oldSelf.status) && ({' || '.join(f'has(oldSelf.status.{field})' for field in STARTED_BY)})"
 """The first attempt was named: from here on, the spec is what results are made from."""
 _NAME: Entry = {
     "rule": f"self.metadata.name.matches('{RUN_NAME}')",

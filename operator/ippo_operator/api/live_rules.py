@@ -1,7 +1,7 @@
 """Rules between the fields of live runs, and of personas."""
 
 from ippo_trainer.contract.live import Canary
-from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.params import COLDEST, HOTTEST, Model
 from ippo_trainer.contract.personas import MAX_EXPLORATION, Persona, Personas
 
 from ippo_operator.api.rule import Rule
@@ -87,9 +87,9 @@ LIVE_RULES: dict[type[Model], tuple[Rule, ...]] = {
     ),
     Persona: (
         Rule(
-            'allowed is "0.01" to "2", as every sampler can',
-            "!has(self.temperature) || double(self.temperature) >= 0.01 && double(self.temperature) <= 2.0",
-            lambda persona: persona.temperature is None or 0.01 <= float(persona.temperature) <= 2,
+            f'allowed is "{COLDEST:g}" to "{HOTTEST:g}", as every sampler can',
+            f"!has(self.temperature) || double(self.temperature) >= {COLDEST} && double(self.temperature) <= {HOTTEST}",
+            lambda persona: persona.temperature is None or COLDEST <= float(persona.temperature) <= HOTTEST,
             "temperature",
         ),
     ),

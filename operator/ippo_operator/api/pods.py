@@ -11,7 +11,7 @@ from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import AfterValidator, Field
 
-from ippo_operator.api.scheduling import Affinity, Spread, StringMap, Toleration
+from ippo_operator.api.scheduling import YEAR, Affinity, Spread, StringMap, Toleration
 
 LIST_MAP = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
@@ -35,7 +35,7 @@ ObjectName = Annotated[
 _LABEL_WORDS = "lower-case letters, digits and '-', at most 63"
 LabelName = Annotated[str, matching(NAME, _LABEL_WORDS, 63)]
 DataKey = Annotated[str, matching(r"^[-._a-zA-Z0-9]+$", "a key: letters, digits, '-', '_' and dots", 253)]
-Seconds = Annotated[int, Field(ge=1, le=31_536_000)]
+Seconds = Annotated[int, Field(ge=1, le=YEAR)]
 
 
 class Resources(Model):

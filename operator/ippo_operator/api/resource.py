@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ippo_operator.api.pods import ObjectName, Pods
 from ippo_operator.api.run_sections import S3, Artifacts, Cleanup, Gateway, Promotion, Queue, Report, Serve
-from ippo_operator.api.status import RunStatus
+from ippo_operator.api.status import MAX_HISTORY, RunStatus
 
 ApiVersion = Literal["ippo.dev/v1alpha1"]
 Kind = Literal["IterativePPORun"]
@@ -203,7 +203,7 @@ class RunSpec(Model):
     """What the report tells the owner of the business. If left out, no money is named."""
     cleanup: Cleanup = Cleanup()
     """When Jobs of ended stages are deleted. In a cluster only."""
-    history_limit: Annotated[int, Field(ge=1, le=20)] = 20
+    history_limit: Annotated[int, Field(ge=1, le=MAX_HISTORY)] = MAX_HISTORY
     """Iterations kept in the status. The ledger among the artifacts keeps all."""
 
     def store_address(self) -> dict[str, str]:

@@ -52,8 +52,6 @@ NOT_YOURS = (
     "profiles are not yours to set"
 )
 _LONGEST_KEY = 317
-_HOTTEST = 2.0
-"""Temperature that vLLM samples with, at most."""
 
 
 def is_own_key(key: str) -> bool:
@@ -105,7 +103,7 @@ def _vllm_samples(simulate: Simulate) -> bool:
     """Whether vLLM can sample at the temperatures of a section, if it is to."""
     explores = float(simulate.exploration) > 0
     hottest = max(float(simulate.temperature), simulate.explorer_temperature if explores else 0.0)
-    return simulate.sampler != "VLLM" or hottest <= _HOTTEST
+    return simulate.sampler != "VLLM" or hottest <= params.HOTTEST
 
 
 def _text(pattern: str) -> str:
@@ -236,8 +234,8 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         Rule(
             "vLLM samples at temperatures of 2 at most: lower temperature and, if it explores, explorationTemperature",
             f"!has(self.sampler) || self.sampler != 'VLLM' || (!has(self.temperature) || double(self.temperature) <= "
-            f"{_HOTTEST}) && (!has(self.exploration) || double(self.exploration) == 0.0 || "
-            f"has(self.explorationTemperature) && double(self.explorationTemperature) <= {_HOTTEST})",
+            f"{params.HOTTEST}) && (!has(self.exploration) || double(self.exploration) == 0.0 || "
+            f"has(self.explorationTemperature) && double(self.explorationTemperature) <= {params.HOTTEST})",
             _vllm_samples,
             "sampler",
         ),

@@ -8,6 +8,7 @@ from pydantic import Field
 Key = Annotated[str, Field(min_length=1, max_length=317)]
 """A label's or a taint's key: an optional DNS prefix of up to 253 characters, '/', and up to 63 more."""
 Value = Annotated[str, Field(max_length=63)]
+YEAR = 31_536_000  # seconds
 StringMap = Annotated[dict[str, Value], Field(max_length=32)]
 
 
@@ -22,7 +23,7 @@ class Toleration(Model):
     """The taint's value, for Equal."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     """Without it, all effects."""
-    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=YEAR)] | None = None
     """How long a pod stays once its node has a NoExecute taint."""
 
 

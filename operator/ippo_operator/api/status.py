@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from ippo_trainer.contract.fields import Share
 from ippo_trainer.contract.lines import Line, one_line
 from ippo_trainer.contract.params import GateMetric, Model
-from ippo_trainer.contract.spec import ArtifactRef, Decision, Digest, Outcome
+from ippo_trainer.contract.spec import MAX_METRICS, ArtifactRef, Decision, Digest, Outcome
 from ippo_trainer.contract.stages import CYCLE, StageName
 from pydantic import AliasChoices, BeforeValidator, Field, PlainSerializer
 
@@ -15,7 +15,6 @@ from ippo_operator.api.reasons import ConditionType, Reason
 MAX_MESSAGE = 1024
 """Bytes of UTF-8, as events count them."""
 MAX_HISTORY = 20
-MAX_METRICS = 32  # as many as a StageResult has
 MAX_ITERATION_WARNINGS = 8
 
 Truth = Literal["True", "False", "Unknown"]

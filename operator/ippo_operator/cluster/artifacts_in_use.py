@@ -52,7 +52,7 @@ def _own_place(run: IterativePPORun) -> tuple[str, ...]:
 
 def _place(raw: Manifest) -> tuple[str, ...]:
     s3 = _section(raw, "spec", "artifacts", "s3")
-    own = f"{raw['metadata']['name']}/{raw['metadata']['uid']}"
+    own = folders.own_folder(raw["metadata"]["name"], raw["metadata"]["uid"])
     folder = _section(raw, "status", "artifacts").get("folder") or own
     return str(s3.get("bucket")), str(s3.get("prefix") or "").strip("/"), str(folder)
 

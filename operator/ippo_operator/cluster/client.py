@@ -12,7 +12,7 @@ from ippo_trainer.contract.lines import one_line
 from ippo_operator.cluster.clock import ServerClock
 from ippo_operator.cluster.errors import ApiError, NotFoundError, UnavailableError, from_response
 from ippo_operator.cluster.resources import SERVICES, Resource
-from ippo_operator.cluster.transport import LIST_MOST, OBJECT_MOST, Keep, Request, Response, Transport
+from ippo_operator.cluster.transport import LIST_MOST, MERGE_PATCH, OBJECT_MOST, Keep, Request, Response, Transport
 
 Manifest: TypeAlias = dict[str, Any]
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
@@ -157,8 +157,7 @@ class Client:
 
     async def merge(self, resource: Resource, namespace: str, name: str, changes: Manifest) -> Manifest:
         """A JSON Merge Patch (RFC 7386); returns the metadata."""
-        content = "application/merge-patch+json"
-        return await self._object(Request("PATCH", resource.path(namespace, name), {}, changes, content, METADATA))
+        return await self._object(Request("PATCH", resource.path(namespace, name), {}, changes, MERGE_PATCH, METADATA))
 
     async def delete(self, resource: Resource, namespace: str, name: str, uid: str, foreground: bool = False) -> None:
         """Deletes the object with that UID; one that is gone is fine.

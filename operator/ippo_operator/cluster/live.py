@@ -19,8 +19,8 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.live_report import NoReportError, Silences, read_report
 from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
 from ippo_operator.cluster.observe import server_state
-from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Resource
-from ippo_operator.cluster.servers import Key, Serving, leave_replicas, own, remove
+from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, Resource
+from ippo_operator.cluster.servers import Serving, leave_replicas, own, remove
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.gateway import (
     GatewayContext,

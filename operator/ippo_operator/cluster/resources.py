@@ -1,9 +1,13 @@
 """The kinds of objects that the operator touches, and their paths."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 from urllib.parse import quote
 
 from ippo_operator.api.resource import GROUP, KIND, PLURAL, VERSION
+
+Key: TypeAlias = tuple[str, str]
+"""Namespace and name of a run."""
 
 
 @dataclass(frozen=True)

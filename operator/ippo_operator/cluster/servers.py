@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
@@ -15,8 +14,8 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ConflictError
 from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
-from ippo_operator.cluster.observe import pod_state, server_state
-from ippo_operator.cluster.resources import DEPLOYMENTS, SERVICES, resource_of
+from ippo_operator.cluster.observe import job_state, server_state
+from ippo_operator.cluster.resources import DEPLOYMENTS, SERVICES, Key, resource_of
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import (
@@ -30,8 +29,6 @@ from ippo_operator.manifests.serving import (
 from ippo_operator.manifests.types import PodTemplate
 from ippo_operator.plan.types import ObservedServing
 
-Key: TypeAlias = tuple[str, str]
-"""Namespace and name of a run."""
 LOOK_AGAIN = 60.0
 """Seconds: no event tells that a name is free again, nor that a Service reaches its servers."""
 _SOON = 2.0
@@ -163,7 +160,7 @@ async def remove(client: Client, own_objects: Iterable[Manifest | None]) -> None
 
 def own(run: IterativePPORun, child: Manifest | None) -> tuple[Manifest | None, Waiting | None]:
     """The object if it is the run's; what to say where it has a name of the run's and another owner."""
-    if child is None or pod_state.controller_uid(child) == run.metadata.uid:
+    if child is None or job_state.is_ours(child, run.metadata.uid):
         return child, None
     what = f"{child['kind']} {run.metadata.namespace}/{child['metadata']['name']}"
     text = f"{what} exists and is not this run's; delete it, or give the run another name"

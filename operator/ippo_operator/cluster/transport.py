@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 Keep = Callable[[dict[str, Any]], Any]
 """What is kept of an object; None: nothing."""
+MERGE_PATCH = "application/merge-patch+json"
 OBJECT_MOST = 12 << 20
 """Bytes of one object. etcd takes 1.5 MiB of it; as JSON that can be some times as much."""
 LIST_MOST = 64 << 20

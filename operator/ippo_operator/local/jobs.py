@@ -17,12 +17,10 @@ from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
 
 from ippo_operator.api.status import to_rfc3339
-from ippo_operator.local.files import read_bytes, write_atomically, write_json
+from ippo_operator.local.files import last_line, read_bytes, write_atomically, write_json
 from ippo_operator.local.job_files import JobFiles
 from ippo_operator.local.processes import Launcher, exit_code, wait_for_any
 from ippo_operator.plan.types import JobFailure, JobIntent, ObservedJob
-
-_SHOWN_LOG = 400
 
 
 @dataclass
@@ -189,5 +187,5 @@ def _without_message(log: Path, code: int) -> str:
             name = f"signal {code - 128}"
         cause = "; the machine may be out of memory" if name == "SIGKILL" else ""
         return f"ended by {name}{cause}, see {log}"
-    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    return f"exit code {code}: {lines[-1][:_SHOWN_LOG]}" if lines else f"exit code {code}, see {log}"
+    said = last_line(log)
+    return f"exit code {code}: {said}" if said else f"exit code {code}, see {log}"

@@ -29,6 +29,8 @@ REPLICAS = f"{OURS}replicas"
 MANAGER = "ippo-operator"
 """How the operator is called in the books of the API server."""
 COMPONENT = "app.kubernetes.io/component"
+STAGE_COMPONENT = "stage"
+"""Of what belongs to an attempt."""
 JOB_INDEX = f"{BATCH}job-completion-index"
 """Label of an Indexed Job's pods, by Kubernetes."""
 JOB_UID = f"{BATCH}controller-uid"
@@ -58,12 +60,17 @@ def selector(run: IterativePPORun, component: str) -> dict[str, str]:
 
 def stage_labels(run: IterativePPORun, spec: StageSpec) -> dict[str, str]:
     """Of what belongs to one attempt of a stage."""
-    return run_labels(run, "stage") | {
+    return run_labels(run, STAGE_COMPONENT) | {
         ITERATION: str(spec.iteration),
         STAGE: spec.stage,
         ATTEMPT: str(spec.attempt),
         SPEC_DIGEST: short_digest(spec.input_digest()),
     }
+
+
+def attempt_selector(labels: dict[str, str]) -> dict[str, str]:
+    """Labels of the pods of one attempt, of its `stage_labels`."""
+    return {name: labels[name] for name in (RUN_UID, ITERATION, STAGE, ATTEMPT)}
 
 
 def short_digest(digest: str) -> str:

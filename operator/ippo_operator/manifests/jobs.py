@@ -13,6 +13,7 @@ any other      the Job ends  another pod; the Job ends where pods train together
 
 from typing import Any
 
+from ippo_trainer.contract.command_line import POD_LOG
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 
@@ -21,12 +22,12 @@ from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.manifests import identity, rendezvous
 from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.manifests.pods import TERMINATION_LOG, WORK, PodContext, container, pod_template
+from ippo_operator.manifests.pods import WORK, PodContext, container, pod_template
 from ippo_operator.manifests.settings import settings_annotations
 from ippo_operator.manifests.types import Object, PodSpec, PodTemplate, VolumeMount
 from ippo_operator.plan.types import JobIntent
 
-CONTAINER = "stage"
+CONTAINER = identity.STAGE_COMPONENT
 SPEC = "/ippo/spec"
 SPEC_FILE = "spec.json"
 GRACE_SECONDS = 60
@@ -91,11 +92,11 @@ def _template(run: IterativePPORun, intent: JobIntent, platform: Platform) -> Po
     settings = rendezvous.with_shared_memory(intent, for_stage(run.spec.pods, intent.spec.stage), vllm)
     mount: VolumeMount = {"name": "ippo-spec", "mountPath": SPEC, "readOnly": True}
     command = rendezvous.program(run, intent, settings)
-    command += ["--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK, "--termination-log", TERMINATION_LOG]
+    command += ["--spec", f"{SPEC}/{SPEC_FILE}", "--work-dir", WORK, "--termination-log", POD_LOG]
     image = settings.image or (platform.serve_image if vllm else "") or platform.image
     context = PodContext(run, platform, settings)
     labels = identity.stage_labels(run, intent.spec)
-    selector = {name: labels[name] for name in (identity.RUN_UID, identity.ITERATION, identity.STAGE, identity.ATTEMPT)}
+    selector = identity.attempt_selector(labels)
     containers: PodSpec = {
         "restartPolicy": "Never",
         "containers": [container(context, CONTAINER, image, command, [mount])],

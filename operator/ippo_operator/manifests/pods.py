@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ippo_trainer.contract.command_line import POD_LOG
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, TEMPORARY, THREADS
 from pydantic.alias_generators import to_camel
@@ -16,7 +17,6 @@ from ippo_operator.manifests.types import Container, ObjectMeta, PodSpec, PodTem
 WORK = "/ippo/work"
 CREDENTIALS = "/ippo/s3"
 CREDENTIALS_KEY = "credentials"
-TERMINATION_LOG = "/dev/termination-log"
 GROUP_READABLE = 0o440
 _OWN = "ippo-"  # volumes of the operator; users' have another prefix
 _NOTHING = (None, (), "")
@@ -85,7 +85,7 @@ def container(
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "terminationMessagePath": TERMINATION_LOG,
+        "terminationMessagePath": POD_LOG,
         # A process that is killed writes no message; the end of its log then says what it was about.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }

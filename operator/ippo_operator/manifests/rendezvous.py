@@ -3,6 +3,7 @@
 Pod 0 of an Indexed Job has the host name <job>-0, and below a headless Service of the Job's name an address.
 """
 
+from ippo_trainer.contract.command_line import RENDEZVOUS_PORT
 from ippo_trainer.contract.stages import IMPROVE
 
 from ippo_operator.api.pods import StagePods
@@ -11,7 +12,6 @@ from ippo_operator.manifests import identity
 from ippo_operator.manifests.types import Object, ObjectMeta
 from ippo_operator.plan.types import JobIntent
 
-PORT = 29500
 GPU = "nvidia.com/gpu"
 SHARED_MEMORY = "1Gi"
 """Of pods with several GPUs, whose processes exchange tensors there: the runtime's 64 MiB are too little."""
@@ -35,7 +35,14 @@ def program(run: IterativePPORun, intent: JobIntent, settings: StagePods) -> lis
         return ["ippo-stage", intent.spec.stage]
     command = ["python", "-m", "ippo_trainer.stages.improve_ranks", "--processes", str(local)]
     if together > 1:
-        command += ["--nodes", str(together), "--master", f"{intent.name}-0.{intent.name}", "--port", str(PORT)]
+        command += [
+            "--nodes",
+            str(together),
+            "--master",
+            f"{intent.name}-0.{intent.name}",
+            "--port",
+            str(RENDEZVOUS_PORT),
+        ]
     return command
 
 
@@ -48,8 +55,6 @@ def with_shared_memory(intent: JobIntent, settings: StagePods, vllm: bool = Fals
 
 def service(metadata: ObjectMeta) -> Object:
     """The headless Service that gives each pod of the Job of that name its own address, before it is ready."""
-    labels = metadata["labels"]
-    keys = (identity.RUN_UID, identity.ITERATION, identity.STAGE, identity.ATTEMPT)
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -57,7 +62,7 @@ def service(metadata: ObjectMeta) -> Object:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {key: labels[key] for key in keys},
-            "ports": [{"name": "torchrun", "port": PORT}],
+            "selector": identity.attempt_selector(metadata["labels"]),
+            "ports": [{"name": "rendezvous", "port": RENDEZVOUS_PORT}],
         },
     }

@@ -59,9 +59,8 @@ def _rows(spec: RunSpec, status: RunStatus, phase: Phase) -> Iterator[ConditionR
     def cause(holds: bool) -> tuple[Reason, str]:
         return (phase.reason, phase.message) if holds else (Reason.AS_EXPECTED, "")
 
-    invalid, stalled = phase.name == "Invalid", phase.name in {"Invalid", "Failed", "NotServed"}
-    working = phase.name in {"Running", "Waiting", "Suspending", "RollingOut"}
-    suspended = phase.name == "Suspended"
+    invalid, stalled, suspended = phase.name == "Invalid", phase.stalled, phase.name == "Suspended"
+    working = not phase.ended and not suspended
     yield ConditionRow("Accepted", truth(not invalid), *cause(invalid))
     yield ConditionRow("Reconciling", truth(working), phase.reason, phase.message)
     yield ConditionRow("Stalled", truth(stalled), *cause(stalled))

@@ -5,14 +5,13 @@ from datetime import datetime, timedelta
 from ippo_trainer.contract.digests import digest_of
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.lines import cut
-from ippo_trainer.contract.spec import Digest
+from ippo_trainer.contract.spec import MAX_ATTEMPT, Digest
 from ippo_trainer.contract.stages import StageName
 
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import MAX_BACKOFF, Retries, RunSpec
 from ippo_operator.api.status import MAX_MESSAGE, Budgets, FailureKind, LastFailure, RunStatus
 from ippo_operator.plan import results
-from ippo_operator.plan.names import MAX_ATTEMPT
 from ippo_operator.plan.types import JobFailure
 
 _KINDS: dict[type[StageError], FailureKind] = {

@@ -6,21 +6,21 @@ still names the folder, and whose it was.
 
 import re
 
-from ippo_operator.api.resource import IterativePPORun, Metadata
+from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import ArtifactsStatus, RunStatus
 
 _UID = "[A-Za-z0-9][A-Za-z0-9-]{0,63}"
 
 
-def own_folder(metadata: Metadata) -> str:
+def own_folder(name: str, uid: str) -> str:
     """Of a run that was not restored."""
-    return f"{metadata.name}/{metadata.uid}"
+    return f"{name}/{uid}"
 
 
 def folder(run: IterativePPORun) -> str:
     """Below spec.artifacts.s3.prefix. Operators up to 0.2 did not write it down; theirs was the run's own."""
     recorded = run.status.artifacts if run.status is not None else None
-    return recorded.folder if recorded is not None else own_folder(run.metadata)
+    return recorded.folder if recorded is not None else own_folder(run.metadata.name, run.metadata.uid)
 
 
 def restored(run: IterativePPORun) -> bool:

@@ -3,7 +3,6 @@
 import hashlib
 
 MAX_RUN_PART = 29  # a pod of an Indexed Job is called <job>-<index>, and that must be a host name too
-MAX_ATTEMPT = 9999
 _MAX_NAME = 63
 GATEWAY = "gateway"
 CANDIDATE = "candidate"

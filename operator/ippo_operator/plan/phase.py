@@ -27,9 +27,14 @@ class Phase:
     """Why there is no other iteration, where the run got that far."""
 
     @property
+    def stalled(self) -> bool:
+        """It did not come to its goal, and nothing will be done about that until somebody mends something."""
+        return self.name in {"Invalid", "Failed", "NotServed"}
+
+    @property
     def ended(self) -> bool:
         """Nothing will be done until the spec changes, or a cluster's trouble with serving ends."""
-        return self.name in {"Invalid", "Failed", "Succeeded", "NotServed"}
+        return self.stalled or self.name == "Succeeded"
 
     @property
     def at_rest(self) -> bool:

@@ -10,24 +10,17 @@ from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.contract.stages import COLLECT, WARM_START
 
 from ippo_operator.api import idle
-from ippo_operator.api.reasons import ConditionType, Reason
+from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import ActiveAttempt, Budgets, FailureKind, IterationStatus, RunStatus, short
 from ippo_operator.plan import approval, canary, failures, folders, live, results
 from ippo_operator.plan.conditions import conditions, promoted_row
 from ippo_operator.plan.figures import figures_in_words, span_in_words
 from ippo_operator.plan.names import job_name
-from ippo_operator.plan.phase import Phase, PhaseName, phase
+from ippo_operator.plan.phase import Phase, phase
 from ippo_operator.plan.serving import ServingPlan, plan_serving
 from ippo_operator.plan.stage_specs import job_intent
 from ippo_operator.plan.types import Event, JobIntent, ObservedJob, ObservedLive, ObservedServing, Plan, World
-
-_ENDS_AS: dict[PhaseName, ConditionType] = {
-    "Failed": "Stalled",
-    "Invalid": "Stalled",
-    "NotServed": "Stalled",
-    "Suspended": "Suspended",
-}
 
 
 def plan(
@@ -305,10 +298,11 @@ class _Pass:
         was = before or RunStatus()
         if stands.done is not None and self.status.is_true("Succeeded") and not was.is_true("Succeeded"):
             self._tell(Event("Normal", *stands.done))
-        kind = _ENDS_AS.get(stands.name)
         event: Event | None = None
-        if kind is not None and not was.is_true(kind):
-            event = Event("Warning" if kind == "Stalled" else "Normal", stands.reason, stands.message)
+        if stands.stalled and not was.is_true("Stalled"):
+            event = Event("Warning", stands.reason, stands.message)
+        elif stands.name == "Suspended" and not was.is_true("Suspended"):
+            event = Event("Normal", stands.reason, stands.message)
         elif stands.name == "Running" and was.is_true("Suspended"):
             event = Event("Normal", "Resumed", f"goes on with {stands.message}")
         if event is not None and all(event.reason != earlier.reason for earlier in self.events):

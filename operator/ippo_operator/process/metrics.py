@@ -22,6 +22,7 @@ from ippo_operator.api.status import RunStatus, ServingStatus
 from ippo_operator.cluster import clock
 from ippo_operator.cluster.errors import ApiError
 from ippo_operator.cluster.observe.snapshot import UnreadableStatusError
+from ippo_operator.cluster.resources import Key
 from ippo_operator.cluster.transport import Request, Response, Transport
 from ippo_operator.plan import approval
 from ippo_operator.plan.phase import Phase, PhaseName, phase
@@ -49,7 +50,6 @@ REPLACED = "Replaced"
 ROLLOUTS = ("RolledOut", str(Reason.ROLLED_BACK), str(Reason.ROLLOUT_TIMED_OUT))
 _MINUTES = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 14_400.0, 43_200.0, 86_400.0)
 _PASSES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-Key = tuple[str, str]
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 
 from ippo_operator.cluster import clock
-
-Key = tuple[str, str]
+from ippo_operator.cluster.resources import Key
 
 
 class RunIndex:

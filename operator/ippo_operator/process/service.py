@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from ippo_operator.cluster import clock, log_context
 from ippo_operator.cluster.client import Client, Manifest
@@ -13,14 +13,12 @@ from ippo_operator.cluster.errors import ApiError, FencedError, NotFoundError, T
 from ippo_operator.cluster.lease import Lease
 from ippo_operator.cluster.observe.snapshot import UnreadableStatusError
 from ippo_operator.cluster.reconcile import PassOutcome, Reconciler
-from ippo_operator.cluster.resources import RUNS
+from ippo_operator.cluster.resources import RUNS, Key
 from ippo_operator.cluster.transport import EVERYTHING
 from ippo_operator.process.metrics import Metrics
 from ippo_operator.process.queue import KeyedQueue
 from ippo_operator.process.run_index import RunIndex
 
-Key: TypeAlias = tuple[str, str]
-"""Namespace and name of a run."""
 _AHEAD = 30.0
 """Seconds. What a run goes on because of comes before all that became due so long ago, but starves nothing."""
 _LONGEST_REST = 120.0

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain, repeat
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import aiohttp
 import kopf
@@ -24,10 +24,10 @@ from ippo_operator.cluster.access.kubeconfig import Login
 from ippo_operator.cluster.access.plugins import Credentials
 from ippo_operator.cluster.client import METADATA, METADATA_LIST
 from ippo_operator.cluster.connection import connect
-from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Resource
+from ippo_operator.cluster.observe import job_state
+from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Key, Resource
 from ippo_operator.manifests.identity import RUN, RUN_UID
 
-Key: TypeAlias = tuple[str, str]
 CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
 _PLURALS = {resource.plural for resource in (RUNS, *CHILDREN)}
 _SETTLING = 0.5
@@ -172,9 +172,7 @@ def decisive(plural: str, event: str | None, status: Any) -> bool:
     """Whether the run goes on because of this: a Job that is over or gone, any change of a Deployment or a Service."""
     if plural != JOBS.plural:
         return plural != PODS.plural
-    conditions = status.get("conditions") or ()
-    over = any(one.get("type") in {"Complete", "Failed"} and one.get("status") == "True" for one in conditions)
-    return over or event == "DELETED"
+    return job_state.over({"status": status}) or event == "DELETED"
 
 
 class LogIn:

@@ -84,7 +84,7 @@ def test_the_termination_log_comes_from_the_environment(tmp_path: Path, monkeypa
 
 def test_outside_a_pod_there_is_no_termination_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "log").touch()
-    monkeypatch.setattr(cli, "_POD_LOG", tmp_path / "log")
+    monkeypatch.setattr(cli, "POD_LOG", tmp_path / "log")
     assert cli._termination_log({}) is None
     assert cli._termination_log({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) == tmp_path / "log"
     assert cli._termination_log({"IPPO_TERMINATION_LOG": "/x"}) == Path("/x")

@@ -6,6 +6,11 @@ from typing import NoReturn
 
 from ippo_trainer.contract.errors import BAD_SPEC
 
+RENDEZVOUS_PORT = 29500
+"""Where the first of several pods that train together listens."""
+POD_LOG = "/dev/termination-log"
+"""In a pod: where a stage writes its result or its error, for the kubelet to read."""
+
 
 class Parser(argparse.ArgumentParser):
     """Wrong usage is a wrong spec: exit code 64, not argparse's 2."""

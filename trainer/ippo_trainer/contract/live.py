@@ -13,7 +13,7 @@ from ippo_trainer.contract.fields import Positive, Share, Window
 from ippo_trainer.contract.lines import Line
 from ippo_trainer.contract.model import Model
 from ippo_trainer.contract.personas import MOST_PERSONAS, Persona
-from ippo_trainer.contract.spec import Digest, Outcome
+from ippo_trainer.contract.spec import MAX_ITERATION, Digest, Outcome
 
 REPORT_PATH = "/v1/live"
 REPORT_MOST = 1 << 16
@@ -71,7 +71,7 @@ class CanaryRoute(Model):
     """A candidate under test."""
 
     route: Route
-    iteration: Annotated[int, Field(ge=1, le=9999)]
+    iteration: Annotated[int, Field(ge=1, le=MAX_ITERATION)]
     since: Moment
     """Conversations that began before do not count."""
     settings: Canary

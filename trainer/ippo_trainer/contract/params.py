@@ -36,6 +36,8 @@ BUILT_IN_ENVIRONMENTS = {
 
 Device = Literal["auto", "cpu", "cuda"]
 EngineName = Literal["VLLM", "Transformers"]
+COLDEST, HOTTEST = 0.01, 2.0
+"""Temperatures that vLLM samples with."""
 SamplerName = Literal["Auto", "Transformers", "VLLM"]
 GateMetric = Literal["Value", "Success"]
 OnTooLong = Literal["Skip", "Truncate"]

@@ -14,6 +14,8 @@ from ippo_trainer.contract.stages import BY_NAME, COLLECT, EVALUATE, IMPROVE, St
 Digest = Annotated[str, Field(pattern=DIGEST)]
 Name = Annotated[str, Field(pattern=fields.NAME)]
 MAX_RESULT_BYTES = 3072
+MAX_ITERATION = MAX_ATTEMPT = 9999  # four digits in names and keys
+MAX_METRICS = 32
 MAX_WARNING = 300  # bytes
 MAX_WARNINGS = 6
 Warnings = Annotated[tuple[Annotated[Line, Field(max_length=MAX_WARNING)], ...], Field(max_length=MAX_WARNINGS)]
@@ -72,8 +74,8 @@ class StageSpec(Model):
     schema_version: Literal[1] = 1
     stage: StageName
     run: Name
-    iteration: Annotated[int, Field(ge=0, le=9999)]
-    attempt: Annotated[int, Field(ge=1, le=9999)] = 1
+    iteration: Annotated[int, Field(ge=0, le=MAX_ITERATION)]
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPT)] = 1
     collection: Annotated[int, Field(ge=2, le=99)] | None = None
     """Of collect and fit-q, from the second time on that an iteration collects into the same data."""
     seed: Annotated[int, Field(ge=0, lt=2**63)]
@@ -157,7 +159,7 @@ class StageResult(Model):
     iteration: int
     input_digest: Digest
     artifacts: dict[str, ArtifactRef] = {}
-    metrics: Annotated[dict[Annotated[Line, Field(max_length=63)], float], Field(max_length=32)] = {}
+    metrics: Annotated[dict[Annotated[Line, Field(max_length=63)], float], Field(max_length=MAX_METRICS)] = {}
     shard: Shard | None = None
     decision: Decision | None = None
     informative: bool | None = None

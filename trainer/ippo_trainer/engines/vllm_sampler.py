@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.errors import BadSpecError, TryAgainError
+from ippo_trainer.contract.params import COLDEST, HOTTEST
 from ippo_trainer.contract.variables import BLAS_THREADS
 from ippo_trainer.engines import vllm_start, vllm_worker
 from ippo_trainer.models import adapters
 from ippo_trainer.models.merging import whole
 from ippo_trainer.models.sampling import Sampled, Sampling
 
-COLDEST, HOTTEST = 0.01, 2.0
-"""Temperatures that vLLM samples with."""
 PART_BYTES = 1 << 30
 """Of weights that are handed over in one file."""
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import PydanticCustomError
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.params import HOTTEST
 from ippo_trainer.data.context import CONTEXT, KINDS, TOOLS, beside, context_of
 from ippo_trainer.data.messages import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import State
@@ -62,7 +63,7 @@ class ChatRequest(BaseModel):
     model: str | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=HOTTEST)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """As in `models.decoding.Sampling`: before temperature."""

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from ippo_trainer.contract.command_line import Parser
+from ippo_trainer.contract.command_line import POD_LOG, Parser
 from ippo_trainer.contract.stages import COLLECT, NAMES, STAGES
 from ippo_trainer.contract.variables import COMPLETION_INDEX, SERVICE_HOST, TERMINATION_LOG
 
-_POD_LOG = Path("/dev/termination-log")
 _HELP = """\
 Runs one stage of one iteration of Iterative PPO, as its spec says, and publishes its result.
 
@@ -79,8 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "--termination-log",
         type=Path,
         metavar="FILE",
-        help="where the result or the error goes, at most 3 KiB "
-        "(default: $IPPO_TERMINATION_LOG, in a pod /dev/termination-log)",
+        help=f"where the result or the error goes, at most 3 KiB (default: $IPPO_TERMINATION_LOG, in a pod {POD_LOG})",
     )
     parser.add_argument(
         "--work-dir", type=Path, metavar="DIR", help="where temporary files go (default: the system's folder for them)"
@@ -97,7 +95,7 @@ def _termination_log(environ: Mapping[str, str]) -> Path | None:
     if environ.get(TERMINATION_LOG):
         return Path(environ[TERMINATION_LOG])
     in_pod = SERVICE_HOST in environ
-    return _POD_LOG if in_pod and os.access(_POD_LOG, os.W_OK) else None
+    return Path(POD_LOG) if in_pod and os.access(POD_LOG, os.W_OK) else None
 
 
 if __name__ == "__main__":

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from ippo_trainer.contract.command_line import RENDEZVOUS_PORT
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import COMPLETION_INDEX, LOCAL_RANK
 from ippo_trainer.stages.ending import bounded
 from ippo_trainer.stages.output import error_message, write_termination_log
 
-PORT = 29500
 MEETING_SECONDS = 900
 """How long a pod waits for the others to start, and for their host names."""
 GRACE_SECONDS = 3600
@@ -84,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "--node", type=int, metavar="N", help="which of them this is, from 0 (default: $JOB_COMPLETION_INDEX, or 0)"
     )
     parser.add_argument("--master", default="127.0.0.1", metavar="HOST", help="host name of pod 0")
-    parser.add_argument("--port", type=int, default=PORT, metavar="PORT", help="where pod 0 listens (default: 29500)")
+    parser.add_argument(
+        "--port", type=int, default=RENDEZVOUS_PORT, metavar="PORT", help="where pod 0 listens (default: %(default)s)"
+    )
     parser.add_argument(
         "--processes", type=int, default=1, metavar="N", help="processes in this pod, one for each GPU (default: 1)"
     )

@@ -6,6 +6,7 @@ from argparse import Namespace
 from typing import Any
 
 from ippo_operator.api import changes
+from ippo_operator.api.cel import STARTED_BY
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError, shown
 from ippo_operator.api.resource import IterativePPORun, RunSpec
@@ -16,8 +17,6 @@ from ippo_operator.cluster.errors import InvalidError, NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-_STARTED = ("stage", "startPolicy")
-"""Fields of the status that say that the run has started, as in the rules of the API server."""
 
 
 def command(arguments: Namespace) -> int:
@@ -57,7 +56,7 @@ def _compare(runs: Runs, live: Object, manifest: IterativePPORun, place: str) ->
         old, new = _spec(live, live["spec"]), _spec(live, merged(live["spec"], patch))
     except ManifestError as error:
         raise CommandError(explain(place, error)) from None
-    started = any(field in (live.get("status") or {}) for field in _STARTED)
+    started = any(field in (live.get("status") or {}) for field in STARTED_BY)
     refused = {problem.path: problem.text for problem in changes.problems(old, new)} if started else {}
     differences = changes.between(old, new)
     for path, was, now in differences:

@@ -25,6 +25,7 @@ from ippo_operator.cli.run_view import RunView
 from ippo_operator.cli.status.iterations import plain
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.runs import Object, Runs
+from ippo_operator.manifests.pods import CREDENTIALS_KEY
 from ippo_operator.plan import folders
 from ippo_operator.plan.stage_specs import s3_location
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from ippo_trainer.store.base import Store
     from ippo_trainer.training.progress import ProgressBar
 
-SECRET_KEY = "credentials"  # noqa: S105 the name of a key
 _ELSEWHERE = "if it has another address from here, give that with --endpoint-url (kubectl port-forward makes one)."
 _OTHER_CREDENTIALS = (
     "AWS_ACCESS_KEY_ID",
@@ -144,9 +144,9 @@ def _secret(runs: Runs, raw: Object) -> bytes:
     except NotFoundError:
         raise CommandError(f"there is no Secret {name} in namespace {namespace}") from None
     try:
-        return base64.b64decode(data[SECRET_KEY], validate=True)
+        return base64.b64decode(data[CREDENTIALS_KEY], validate=True)
     except (KeyError, binascii.Error):
-        raise CommandError(f"the Secret {name} has no key {SECRET_KEY} with an AWS credentials file") from None
+        raise CommandError(f"the Secret {name} has no key {CREDENTIALS_KEY} with an AWS credentials file") from None
 
 
 def secret_credentials(runs: Runs, run: RunView) -> AbstractContextManager[None]:
@@ -159,7 +159,7 @@ def _credentials(content: bytes) -> Iterator[None]:
     """boto3 uses these and no others meanwhile. The file is the user's alone, and gone afterwards."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "credentials"
+        path = Path(folder) / CREDENTIALS_KEY
         path.touch(mode=0o600)
         path.write_bytes(content)
         for name in _OTHER_CREDENTIALS:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.observe import job_state
-from ippo_operator.cluster.resources import JOBS
+from ippo_operator.cluster.resources import JOBS, Key
 from ippo_operator.manifests.identity import RUN_UID
 from ippo_operator.plan.cleanup import EndedJob
 
@@ -60,7 +60,7 @@ class OwnedJobs:
     """Remembers how each Job of each run stood, in a few hundred bytes, until it changes."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], dict[str, OwnedJob]] = {}
+        self._known: dict[Key, dict[str, OwnedJob]] = {}
 
     def forget(self, namespace: str, run: str) -> None:
         """The run is gone."""

@@ -84,7 +84,7 @@ def passed_over(pod: Object) -> bool:
     """Whether a Job's policy passes over the pod: disrupted, and no exit code says that it would fail again."""
     terminated = stage_end(pod)
     final = terminated is not None and terminated["exitCode"] in NEVER_AGAIN
-    return _condition(pod.get("status", {}), "DisruptionTarget") is not None and not final
+    return _is_disrupted(pod.get("status", {})) and not final
 
 
 def ended_at(pod: Object) -> tuple[bool, str]:
@@ -97,18 +97,22 @@ def ended_at(pod: Object) -> tuple[bool, str]:
 def failure_of(pod: Object) -> JobFailure:
     """How the pod failed, or the stage in one that goes on."""
     status, terminated = pod.get("status", {}), stage_end(pod)
-    target = _condition(status, "DisruptionTarget")
-    if target is None and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
+    targeted = _is_disrupted(status)
+    if not targeted and status.get("reason") == "Evicted":  # the kubelet marks those that the node has no room for
         message = str(status.get("message") or "it wrote more to its disk than it may").strip().rstrip(".")
         return JobFailure(None, f"{name_of(pod)}: {message}. Raise workSize or ephemeral-storage of spec.pods.")
     if status.get("reason") == "DeadlineExceeded" and (terminated is None or terminated["exitCode"] != 0):
         return JobFailure(None, f"{name_of(pod)}: ran longer than activeDeadlineSeconds of spec.pods allows")
-    disrupted = target is not None or status.get("reason") in _DISRUPTED
+    disrupted = targeted or status.get("reason") in _DISRUPTED
     other = None if disrupted else _other_failure(pod)
     if other is not None and (terminated is None or terminated["exitCode"] == 0):
         return other
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
-        message = status.get("message") or (target or {}).get("message") or "the pod ended without a word"
+        message = (
+            status.get("message")
+            or condition_of(status, "DisruptionTarget").get("message")
+            or "the pod ended without a word"
+        )
         return JobFailure(None, f"{name_of(pod)}: {message}", disrupted=True)
     code = int(terminated["exitCode"])
     message = said(terminated.get("message"))
@@ -155,8 +159,8 @@ def _waiting(pod: Object) -> Waiting | None:
     status = pod.get("status", {})
     if status.get("phase") != "Pending":
         return None
-    scheduled = _condition(status, "PodScheduled")
-    if scheduled is not None and scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
+    scheduled = condition_of(status, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") in _ADMISSION_FIRST:
         message = cut(str(scheduled.get("message") or scheduled["reason"]), _ROOM)
         return Waiting(
             reason=Reason.UNSCHEDULABLE,
@@ -198,12 +202,14 @@ def stage_end(pod: Object) -> Object | None:
     return ended if ended is not None and isinstance(ended.get("exitCode"), int) else None
 
 
-def _condition(status: Object, kind: str) -> Object | None:
-    for condition in status.get("conditions") or ():
-        if condition.get("type") == kind and (kind != "DisruptionTarget" or condition.get("status") == "True"):
-            match: Object = condition
-            return match
-    return None
+def condition_of(status: Object, kind: str) -> Object:
+    """The condition of that type, or nothing of it."""
+    match: Object = next((one for one in status.get("conditions") or () if one.get("type") == kind), {})
+    return match
+
+
+def _is_disrupted(status: Object) -> bool:
+    return condition_of(status, "DisruptionTarget").get("status") == "True"
 
 
 def name_of(pod: Object) -> str:

@@ -13,7 +13,7 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ForbiddenError
 from ippo_operator.cluster.observe import pod_state, trim
-from ippo_operator.cluster.observe.pod_state import Object
+from ippo_operator.cluster.observe.pod_state import Object, condition_of
 from ippo_operator.cluster.resources import ENDPOINT_SLICES, PODS, REPLICA_SETS
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.identity import MANAGER, SERVICE_NAME
@@ -32,7 +32,7 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
     """
     spec, status = deployment["spec"], deployment.get("status") or {}
     policy, settings = _identity(spec["template"]) or (None, None)
-    progressing = _condition(status, "Progressing")
+    progressing = condition_of(status, "Progressing")
     progressed_at = _time(progressing.get("lastUpdateTime"))
     gave_up = progressing.get("status") == "False" and progressing.get("reason") == "ProgressDeadlineExceeded"
     applied = applied_at(deployment["metadata"])
@@ -53,7 +53,7 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
 
 def availability_changed_at(deployment: Object) -> datetime | None:
     """Since when enough of its pods take requests, or too few; None where nobody knows."""
-    return _time(_condition(deployment.get("status") or {}, "Available").get("lastTransitionTime"))
+    return _time(condition_of(deployment.get("status") or {}, "Available").get("lastTransitionTime"))
 
 
 def applied_at(metadata: Object) -> datetime | None:
@@ -108,7 +108,7 @@ def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:
     waiting = pod_state.waiting(newest) or _failing(newest)
     if waiting is not None:
         return waiting
-    refused = _condition(deployment.get("status") or {}, "ReplicaFailure")
+    refused = condition_of(deployment.get("status") or {}, "ReplicaFailure")
     if refused.get("status") == "True":
         message = " ".join(str(refused.get("message") or refused.get("reason")).split())
         return Waiting(reason=Reason.POD_REFUSED, message=f"no pod of a server can be created: {message}")
@@ -143,12 +143,6 @@ def _ended(container: Object) -> Object | None:
         if ended is not None and ended.get("exitCode") != 0:
             return ended
     return None
-
-
-def _condition(status: Object, kind: str) -> Object:
-    """The condition of that type, or nothing of it."""
-    match: Object = next((c for c in status.get("conditions") or () if c.get("type") == kind), {})
-    return match
 
 
 Identity = tuple[Digest, Digest]

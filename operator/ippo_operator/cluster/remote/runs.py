@@ -6,15 +6,14 @@ from typing import Any, TypeAlias
 from ippo_operator.cluster.errors import NotFoundError
 from ippo_operator.cluster.remote.calls import Calls
 from ippo_operator.cluster.resources import PODS, RUNS, Resource
-from ippo_operator.cluster.transport import Request
-from ippo_operator.manifests.identity import COMPONENT, RUN_UID
+from ippo_operator.cluster.transport import MERGE_PATCH, Request
+from ippo_operator.manifests.identity import COMPONENT, RUN_UID, STAGE_COMPONENT
 from ippo_operator.manifests.jobs import CONTAINER
 
 Object: TypeAlias = dict[str, Any]
 MANAGER = "ippo"
 PAGE = 200
 _TEXT = "application/json, */*"
-_MERGE = "application/merge-patch+json"
 _NAMESPACES = "/api/v1/namespaces"
 _SECRETS = Resource("", "v1", "secrets", "Secret")
 _ANY = f"/apis/{RUNS.group}/{RUNS.version}"
@@ -62,7 +61,7 @@ class Runs:
         """
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
         path = RUNS.path(self.namespace, name)
-        answer: Object = self.calls.request(Request("PATCH", path, query, patch, content_type=_MERGE))
+        answer: Object = self.calls.request(Request("PATCH", path, query, patch, content_type=MERGE_PATCH))
         return answer
 
     def create(self, manifest: Object, dry: bool) -> Object:
@@ -73,7 +72,7 @@ class Runs:
 
     def pods(self, run: Object, labels: dict[str, str]) -> list[Object]:
         """The run's stage pods with these labels."""
-        selected = {RUN_UID: str(run["metadata"]["uid"]), COMPONENT: "stage", **labels}
+        selected = {RUN_UID: str(run["metadata"]["uid"]), COMPONENT: STAGE_COMPONENT, **labels}
         selector = ",".join(f"{key}={value}" for key, value in selected.items())
         return list(self._items(PODS.path(str(run["metadata"]["namespace"])), {"labelSelector": selector}))
 

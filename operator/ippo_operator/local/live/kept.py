@@ -9,13 +9,12 @@ from pathlib import Path
 
 from ippo_trainer.contract.errors import BAD_DATA, BAD_SPEC
 
+from ippo_operator.local.files import last_line
 from ippo_operator.local.processes import exit_code, wait_for_any
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _WELL_SECONDS = 60.0
 """A process that ran for so long had started well, however it ended."""
-_SHOWN = 400
-_TAIL_BYTES = 8192
 _FINAL = {BAD_SPEC, BAD_DATA}
 """Exit codes that say that another try ends the same way."""
 
@@ -74,14 +73,8 @@ class KeptProcess:
 
     def last_words(self) -> str:
         """How it ended, and the last line that it printed."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                lines = file.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            lines = []
-        said = f": {lines[-1][:_SHOWN]}" if lines else ""
-        return f"it ended with {self.code}{said}, see {self._log}"
+        said = last_line(self._log)
+        return f"it ended with {self.code}{f': {said}' if said else ''}, see {self._log}"
 
     def tell_to_end(self) -> None:
         """SIGTERM, if it runs."""
