@@ -135,8 +135,8 @@ def test_numbers_that_nobody_hits_on_by_chance_stand_once() -> None:
         for node in ast.walk(tree):
             if isinstance(node, ast.Constant) and type(node.value) is int and len(f"{node.value}".rstrip("0")) > 2:
                 places[node.value].add(name)
-    of_a_day, of_splitmix = {86_400}, {0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB}
-    common = {number for number in places if number < 1000 or number & (number - 1) == 0} | of_a_day | of_splitmix
+    of_time, of_splitmix = {86_400, 604_800}, {0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB}
+    common = {number for number in places if number < 1000 or number & (number - 1) == 0} | of_time | of_splitmix
     assert {number: names for number, names in places.items() if len(names) > 1 and number not in common} == {}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from ippo_trainer.contract.algorithms import ALGORITHMS, Holdings
 from ippo_trainer.contract.params import Model
+from ippo_trainer.contract.stages import EVALUATE, IMPROVE
 from pydantic.alias_generators import to_camel
 
 from ippo_operator.api.problems import Problem, shown
@@ -60,7 +61,7 @@ def _always(words: str) -> Callable[[RunSpec], str]:
 def _by_algorithm(fields: tuple[str, ...], reads: Callable[[Holdings], bool]) -> Idle:
     names = [name for name, holdings in ALGORITHMS.items() if reads(holdings)]
     return Idle(
-        "improve",
+        IMPROVE,
         fields,
         lambda spec: _algorithm(spec) not in names,
         lambda spec: f"with algorithm {_algorithm(spec)}",
@@ -132,7 +133,7 @@ TABLE = (
         "leave it out, or give warmStart.conversations",
     ),
     Idle(
-        "evaluate",
+        EVALUATE,
         ("conversations",),
         lambda spec: spec.collect.simulate is None,
         _always("without collect.simulate: nobody talks to customers for it"),

@@ -33,8 +33,8 @@ def test_what_decides_is_in_the_file(file: str, name: str) -> None:
     assert re.search(rf"^(def|class) {name}\b|^{name}\b.* = ", (ROOT / file).read_text(), re.MULTILINE)
 
 
-def test_there_are_ten_to_forty_questions() -> None:
-    assert 10 <= len(rows()) == DECISIONS.count("\n| ") - 1 <= 40
+def test_there_are_ten_to_fifty_questions() -> None:
+    assert 10 <= len(rows()) == DECISIONS.count("\n| ") - 1 <= 50
 
 
 def test_files_and_folders_that_the_page_names_are_there() -> None:
