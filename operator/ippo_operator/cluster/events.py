@@ -12,7 +12,7 @@ from ippo_operator.cluster import clock
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import AlreadyExistsError, ApiError, NotFoundError
 from ippo_operator.cluster.resources import EVENTS
-from ippo_operator.cluster.waiting_messages import essence
+from ippo_operator.plan.essence import essence
 from ippo_operator.plan.types import Event
 
 CONTROLLER = f"{GROUP}/operator"

@@ -270,7 +270,8 @@ class Reconciler:
         key = (run.metadata.namespace, run.metadata.name)
         jobs = tuple(self._messages.job(key, job, run.status) for job in world.jobs)
         servers = self._messages.serving(key, world.serving, run.status) if world.serving is not None else None
-        return planner.plan(run, jobs, world.now.astimezone(UTC), _store(run), servers, world.live)
+        live = self._messages.live(key, world.live, run.status) if world.live is not None else None
+        return planner.plan(run, jobs, world.now.astimezone(UTC), _store(run), servers, live)
 
     async def _record(self, raw: Manifest, run: IterativePPORun, plan: Plan) -> tuple[Manifest, IterativePPORun]:
         """Writes the status if it changed; returns the run as it is on the server now.

@@ -4,26 +4,16 @@ The Job controller names another pod in each refusal, the scheduler counts nodes
 are, such texts are a status write and an event each time somebody looks, of every run that waits.
 """
 
-import re
 from collections.abc import Hashable
 from dataclasses import replace
 
 from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster import clock
-from ippo_operator.plan.types import ObservedJob, ObservedServing
+from ippo_operator.plan.essence import essence
+from ippo_operator.plan.types import ObservedJob, ObservedLive, ObservedServing
 
 NEWS_EVERY = 300.0
 """Seconds. Another text for the same reason is told so often at most."""
-_NAMES = re.compile(r"(?<=-)(?=[a-z0-9]*[0-9bcdf-hj-np-tv-z])[a-z0-9]{5,10}\b")
-"""What Kubernetes ends the names of pods and ReplicaSets with."""
-_NUMBERS = re.compile(r"\d[\w.]*")
-_PARTS = re.compile(r"[,;:]\s|\.(?:\s|$)")
-
-
-def essence(text: str) -> frozenset[str]:
-    """What a text says, whatever its numbers, generated names and the order of its parts."""
-    plain = _NUMBERS.sub("#", _NAMES.sub("*", text))
-    return frozenset(part.strip() for part in _PARTS.split(plain) if part.strip())
 
 
 class WaitingMessages:
@@ -52,9 +42,14 @@ class WaitingMessages:
             observed, trouble=trouble, blocked=self._steady_message((run, "blocked"), observed.blocked, blocked)
         )
 
+    def live(self, run: Hashable, observed: ObservedLive, status: RunStatus | None) -> ObservedLive:
+        """The gateway and a candidate's servers, with the text that the status has."""
+        before = status.live.trouble if status is not None and status.live is not None else None
+        return replace(observed, trouble=self._steady_message((run, "live"), observed.trouble, before))
+
     def forget(self, run: Hashable) -> None:
         """The run is gone."""
-        for what in ("job", "servers", "blocked"):
+        for what in ("job", "servers", "blocked", "live"):
             self._told.pop((run, what), None)
 
     def _steady_message(self, key: Hashable, now: Waiting | None, before: Waiting | None) -> Waiting | None:

@@ -9,6 +9,7 @@ from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import LiveCollect, RunSpec
 from ippo_operator.api.status import LiveStatus, RunStatus, Waiting
 from ippo_operator.plan import canary
+from ippo_operator.plan.essence import essence
 from ippo_operator.plan.types import Event, LiveIntent, ObservedLive
 
 POLL = 20.0
@@ -74,8 +75,10 @@ def _section(spec: RunSpec, status: RunStatus) -> LiveCollect | None:
 
 
 def _trouble(before: Waiting | None, now: Waiting | None) -> Waiting | None:
-    """A cause keeps its first words: each attempt to connect finds new ones for the same trouble."""
-    return before if before is not None and now is not None and before.reason == now.reason else now
+    """A cause keeps its first words, for each attempt to connect finds new ones; another cause is told."""
+    if before is None or now is None or before.reason != now.reason:
+        return now
+    return before if essence(before.message) == essence(now.message) else now
 
 
 def _wanting(record: LiveStatus, section: LiveCollect) -> LiveStatus:

@@ -119,11 +119,18 @@ def test_a_gateway_that_does_not_answer_is_told_once_and_heals() -> None:
     world = waiting()
     world.answers, world.trouble = False, DOWN
     world.later()
-    world.trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message="the gateway does not answer: timed out")
-    world.later()
+    for number in (7, 12):
+        text = f"{DOWN.message} after {number} s"
+        world.trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message=text)
+        world.later()
     assert world.says("Ready") == ("False", "GatewayUnreachable")
-    assert world.message("Ready").endswith(DOWN.message), "it keeps its first words"
-    assert world.events.count("GatewayUnreachable") == 1
+    assert world.message("Ready").endswith(f"{DOWN.message} after 7 s"), "a cause keeps its first words"
+    assert world.events.count("GatewayUnreachable") == 2
+    text = "the gateway does not answer: its certificate has expired"
+    world.trouble = Waiting(reason=Reason.GATEWAY_UNREACHABLE, message=text)
+    world.later()
+    assert world.message("Ready").endswith(text), "another cause is told"
+    assert world.events.count("GatewayUnreachable") == 3
     assert world.plan().requeue_after == POLL
     world.answers, world.trouble = True, None
     world.later()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
-from ippo_operator.cluster.waiting_messages import essence
+from ippo_operator.plan.essence import essence
 
 from tests.kit.fake_api import FakeApi, Object, answer
 from tests.kit.toy_cluster import ToyOperator, begin, complain, condition, pod_of, run_manifest, the_run

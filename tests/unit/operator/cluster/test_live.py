@@ -349,6 +349,26 @@ def test_an_answer_that_is_no_report_is_told_in_one_line_and_moves_nothing(body:
     assert attempts(api) == jobs
 
 
+def test_another_cause_of_the_same_trouble_is_told_now_and_then() -> None:
+    api, operator, _, _ = waiting()
+    bodies = [json.dumps(WELL | {"active": None}).encode(), b"{"]
+    api.behind = lambda _service, _path: bodies[0]
+    operator.settle()
+    operator.now += timedelta(seconds=40)
+    operator.settle()
+    assert "(active)" in status_of(api)["live"]["trouble"]["message"]
+    api.behind = lambda _service, _path: bodies[1]
+    operator.now += timedelta(seconds=20)
+    operator.settle()
+    assert "(JSON)" in status_of(api)["live"]["trouble"]["message"]
+    done = len(api.calls)
+    for number in range(12):  # four minutes of now this, now that
+        api.behind = lambda _service, _path, body=bodies[number % 2]: body
+        operator.now += timedelta(seconds=20)
+        operator.reconcile()
+    assert writes(api, done) == []
+
+
 def test_a_report_of_another_policy_moves_nothing() -> None:
     api, operator, _, _ = waiting()
     jobs = attempts(api)
