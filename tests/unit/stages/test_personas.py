@@ -10,6 +10,7 @@ from ippo_trainer.contract.personas import Persona, context_with, drawn
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.data.own import persona_of
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.models.cache import MEMORY_BYTES, PrefixMemory
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.report import owner
@@ -170,3 +171,16 @@ def test_the_report_says_what_exploring_cost(small_world: Any) -> None:
 def test_instructions_stand_before_the_context(text: str) -> None:
     assert context_with("", text) == text
     assert context_with(" Be bold.\n", text) == ("Be bold." + ("\n\n" + text if text else ""))
+
+
+def test_personas_remember_no_more_together_than_a_policy_alone(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+    monkeypatch.setattr(PrefixMemory, "replace", lambda memory, rows: limits.append(memory.limit))
+    shard(small_world, spec_of(small_world, **PERSONAS))
+    assert set(limits[-6:]) == {MEMORY_BYTES // 3}  # before, what was loaded was checked
+    limits.clear()
+    delete_results(small_world)
+    shard(small_world, spec_of(small_world))
+    assert set(limits) == {MEMORY_BYTES}

@@ -3,16 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ippo_trainer.models.cache import PrefixMemory
+from ippo_trainer.models.cache import MEMORY_BYTES, PrefixMemory
 from ippo_trainer.models.sampling import Sampled, Sampling, sample
 
 
 class TransformersSampler:
-    """A `PolicySampler` of a causal LM that `load.load_policy` accepts."""
+    """A `PolicySampler` of a causal LM that `load.load_policy` accepts.
 
-    def __init__(self, policy: Any) -> None:
-        self.policy = policy
-        self.memory = PrefixMemory()
+    Args:
+        policy: the causal LM.
+        limit: bytes of what it remembers of prompts; a twin has as many.
+    """
+
+    def __init__(self, policy: Any, limit: int = MEMORY_BYTES) -> None:
+        self.policy, self._limit = policy, limit
+        self.memory = PrefixMemory(limit)
 
     def take(self, policy: Any) -> None:
         """As `PolicySampler`."""
@@ -21,11 +26,11 @@ class TransformersSampler:
 
     def begin(self) -> None:
         """As `PolicySampler`."""
-        self.memory = PrefixMemory()
+        self.memory = PrefixMemory(self._limit)
 
     def twin(self) -> "TransformersSampler":
         """As `PolicySampler`."""
-        return TransformersSampler(self.policy)
+        return TransformersSampler(self.policy, self._limit)
 
     def sample(
         self,
