@@ -11,15 +11,14 @@ from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import BY_NAME, StageName
 from pydantic import AfterValidator, Field
 
+from ippo_operator.api import quantities
 from ippo_operator.api.scheduling import YEAR, Affinity, Spread, StringMap, Toleration
 
 LIST_MAP = "x-kubernetes-list-type"
 LIST_KEYS = "x-kubernetes-list-map-keys"
 LIST_BY_NAME = {LIST_MAP: "map", LIST_KEYS: ["name"]}
 
-QUANTITY = r"^[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
-
-Size = Annotated[str, matching(QUANTITY, "a quantity such as 500m, 2, 8Gi", 32)]
+Size = Annotated[str, matching(quantities.PATTERN, "a quantity such as 500m, 2, 8Gi", 32)]
 Quantity = Annotated[int, Field(ge=0, le=2**53 - 1)] | Size
 DEVICES = "/"
 """In names of resources that Kubernetes takes whole numbers of only, with limits: nvidia.com/gpu."""

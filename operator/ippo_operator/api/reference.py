@@ -35,6 +35,8 @@ ippo validate -f examples/sr-funnel.yaml     # all problems of a manifest, a lin
 
 - Field names are in camelCase. An unknown field is an error.
 - Decimals are strings, `"0.95"`, so that every tool keeps them exactly. Whole numbers are numbers.
+- What is refused only later (by Kubernetes, say: requests above limits), and what hardly anybody means, `ippo validate`
+  tells in notes, and calls the manifest valid.
 - "In a cluster only" means that `ippo run` checks the field and ignores it.
 - A field that has no effect beside the others, such as `improve.clipRange` with `algorithm: MPO`, is no error:
   `ippo validate` notes it.

@@ -3,13 +3,10 @@
 The server adds defaults, others add fields, and amounts are rewritten: `0.5` comes back as `500m`.
 """
 
-import re
-from decimal import Decimal
 from typing import Any
 
-_AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
-_DECIMAL = {"m": -1, "": 0, "k": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
-_BINARY = {"Ki": 1, "Mi": 2, "Gi": 3, "Ti": 4, "Pi": 5, "Ei": 6}
+from ippo_operator.api.quantities import amount
+
 _FALSE_WITHOUT = {"readOnly"}
 _KEY = "name"
 """What entries of a list are told apart by; other lists are compared entry by entry."""
@@ -39,14 +36,5 @@ def _entries(desired: list[Any], live: list[Any]) -> bool:
 
 
 def _same_amount(one: Any, other: Any) -> bool:
-    amounts = [_amount(value) for value in (one, other)]
+    amounts = [amount(value) if isinstance(value, str) else None for value in (one, other)]
     return None not in amounts and amounts[0] == amounts[1]
-
-
-def _amount(value: Any) -> Decimal | None:
-    match = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        return None
-    unit = match[2] or ""
-    scale = Decimal(1024) ** _BINARY[unit] if unit in _BINARY else Decimal(1000) ** _DECIMAL[unit]
-    return Decimal(match[1]) * scale

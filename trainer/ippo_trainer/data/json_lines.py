@@ -14,8 +14,6 @@ from ippo_trainer.data.problems import ProblemError, Problems
 
 LONGEST_LINE = 16 << 20
 """Bytes."""
-ENDINGS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
-
 Fail = Callable[[str, str], NoReturn]
 """Raises the problem of a line: what is wrong with it, and the remedy."""
 

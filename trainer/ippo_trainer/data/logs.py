@@ -24,18 +24,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ippo_trainer.contract import log_names
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.arrays import array_items
 from ippo_trainer.data.beginnings import check_beginning
 from ippo_trainer.data.columns import check_unique, plain_rows
-from ippo_trainer.data.json_lines import ENDINGS, LONGEST_LINE
+from ippo_trainer.data.json_lines import LONGEST_LINE
 from ippo_trainer.data.log_record import FORMAT, Record, group_of
 from ippo_trainer.data.message_rows import holds_messages, present
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.turns import iter_turns
 
-_ARRAYS = (".json", ".json.gz")
 """One JSON array of conversations, as ShareGPT's data sets are."""
 _ARRAY_FORMAT = "Write one JSON array of conversations in UTF-8, or one line each in a file named .jsonl."
 _MOST_FIELDS = 64
@@ -146,15 +146,17 @@ class LogReader:
 
     def conversations(self) -> Iterator[Conversation]:
         """The good ones; what is wrong with the others is in `problems`, and not raised."""
-        if not self._names.endswith((*ENDINGS, *_ARRAYS, ".parquet")):
+        if not self._names.endswith(log_names.LOGS):
             raise BadDataError(
                 f"{self.path.name} is no log that can be read", "Give .jsonl, .jsonl.gz, .json or .parquet."
             )
-        if self._names.endswith(".parquet") and not holds_messages(self.path):
+        if self._names.endswith(log_names.PARQUET) and not holds_messages(self.path):
             yield from self._turn_parquet()
             return
-        arrays = self._names.endswith(_ARRAYS)
-        for record in self._rows() if self._names.endswith(".parquet") else self._items() if arrays else self._lines():
+        arrays = self._names.endswith(log_names.ARRAYS)
+        for record in (
+            self._rows() if self._names.endswith(log_names.PARQUET) else self._items() if arrays else self._lines()
+        ):
             self.place = record.place
             with self.problems.collecting():
                 conversation = self._conversation(record)

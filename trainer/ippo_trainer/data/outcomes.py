@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ippo_trainer.contract import log_names
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.columns import check_unique, plain_rows
-from ippo_trainer.data.json_lines import ENDINGS, UNREADABLE, lines, opened, values
+from ippo_trainer.data.json_lines import UNREADABLE, lines, opened, values
 from ippo_trainer.data.logs import LogReader
 from ippo_trainer.data.messages import show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
@@ -182,11 +183,11 @@ class Outcomes:
         """Numbered rows; the heading of a CSV is row 1."""
         name = self.path.name.lower()
         try:
-            if name.endswith(".parquet"):
+            if name.endswith(log_names.PARQUET):
                 yield from self._of_parquet(problems)
-            elif name.endswith((".csv", ".csv.gz")):
+            elif name.endswith(log_names.CSV):
                 yield from self._of_csv()
-            elif name.endswith(ENDINGS):
+            elif name.endswith(log_names.LINES):
                 rows = values(self.path, problems, _FORMAT, "row")
                 yield from ((number, value) for number, value in rows if not _is_reaction(value))
             else:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ippo_trainer.contract import log_names
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.data.json_lines import ENDINGS, values
+from ippo_trainer.data.json_lines import values
 from ippo_trainer.data.messages import is_text, show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS, Reaction
@@ -52,7 +53,7 @@ class Reactions:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise BadDataError(f"there is no file of reactions {path}", "Check collect.history.reactions.")
-        if not path.name.lower().endswith(ENDINGS):
+        if not path.name.lower().endswith(log_names.REACTIONS):
             raise BadDataError(f"{path.name} is no file of reactions that can be read", _FORMAT)
         self.path = path
         self._met: set[int] = set()

@@ -11,7 +11,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from urllib.parse import unquote
 
-from ippo_trainer.contract import defaults
+from ippo_trainer.contract import defaults, log_names
 from ippo_trainer.contract.errors import StageError
 from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
 from ippo_trainer.models.files import base_directory, base_of, check_files, read_config
@@ -20,6 +20,7 @@ from ippo_operator.api.fitting import rates
 from ippo_operator.api.resource import IterativePPORun
 
 _FILE = "file://"
+_HISTORY = "spec.collect.history.conversations"
 _MAX_SOURCE = 1 << 22
 _SURVIVABLE = {
     (defaults.WARM_START_PATH, "learning_rate"): 2e-4,
@@ -32,6 +33,14 @@ _SURVIVABLE = {
 _ADAPTER_RATES = 10
 """How much larger the best learning rate of adapters is than that of all weights (Schulman et al., LoRA Without Regret,
 2025)."""
+
+_TINY_RATE = 0.1
+"""Of Adam, on a model of random weights: each step changes them by as much as they are."""
+_SURVIVORS = {
+    "tiny": "a tiny base",
+    "pretrained": "a pretrained base",
+    "adapters": "adapters on a pretrained base",
+}
 
 
 @dataclass(frozen=True)
@@ -50,8 +59,8 @@ def findings(run: IterativePPORun) -> list[Finding]:
     elsewhere = run.spec.artifacts is not None
     suffix = " on this machine; in a cluster it has to be in the stages' image or volume" if elsewhere else ""
     missing = [Finding(f"{text}{suffix}", not elsewhere) for text in (*_files(run), *_environment(run))]
-    wrong = [Finding(text, True) for text in (*_tiny(run), *_ranks(run))]
-    return [*missing, *wrong, *(Finding(text, False) for text in _rates(run))]
+    wrong = [Finding(text, True) for text in (*_tiny(run), *_ranks(run), *_names(run))]
+    return [*missing, *wrong, *(Finding(text, False) for text in (*_relative(run), *_rates(run)))]
 
 
 def _tiny(run: IterativePPORun) -> Iterator[str]:
@@ -60,26 +69,57 @@ def _tiny(run: IterativePPORun) -> Iterator[str]:
         yield f"spec.policy.base: given {base}, allowed is {defaults.TINY_NAMES}"
 
 
+def _logs(run: IterativePPORun) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """The files of conversations and of what became of them: field, address, and the endings that are read."""
+    warm_start, history = run.spec.warm_start, run.spec.collect.history
+    if warm_start is not None and warm_start.conversations is not None:
+        yield "spec.warmStart.conversations", warm_start.conversations, log_names.LOGS
+    if history is not None:
+        yield _HISTORY, history.conversations, log_names.LOGS
+        if history.outcomes is not None:
+            yield "spec.collect.history.outcomes", history.outcomes, log_names.OUTCOMES
+        if history.reactions is not None:
+            yield "spec.collect.history.reactions", history.reactions, log_names.REACTIONS
+
+
 def _files(run: IterativePPORun) -> Iterator[str]:
-    base, history = run.spec.policy.base, run.spec.collect.history
-    logs = {
-        "warmStart.conversations": run.spec.warm_start and run.spec.warm_start.conversations,
-        "collect.history.conversations": history and history.conversations,
-        "collect.history.outcomes": history and history.outcomes,
-        "collect.history.reactions": history and history.reactions,
-    }
-    if base.startswith(_FILE):
-        yield from _model(_path(base))
-    for field, uri in logs.items():
-        folders = field == "collect.history.conversations"  # what servers logged
-        if uri and uri.startswith(_FILE) and not (_path(uri).is_file() or (folders and _path(uri).is_dir())):
-            yield f"spec.{field}: there is no file {_path(uri)}"
+    if run.spec.policy.base.startswith(_FILE):
+        yield from _model(run.spec.policy.base)
+    for field, uri, _ in _logs(run):
+        folders = field == _HISTORY  # what servers logged
+        if uri.startswith(_FILE) and not (_path(uri).is_file() or (folders and _path(uri).is_dir())):
+            yield f"{field}: there is no file {_path(uri)}{_slashes(uri)}"
 
 
-def _model(directory: Path) -> Iterator[str]:
-    where = "spec.policy.base"
+def _names(run: IterativePPORun) -> Iterator[str]:
+    """Of files whose names do not say what is in them: no stage would read them."""
+    for field, uri, endings in _logs(run):
+        folder = uri.endswith("/") or (uri.startswith(_FILE) and _path(uri).is_dir())
+        if not (folder or uri.lower().endswith(endings)):
+            yield f"{field}: given {uri}, allowed is a name that ends in {', '.join(endings[:-1])} or {endings[-1]}"
+
+
+def _relative(run: IterativePPORun) -> Iterator[str]:
+    """Addresses of files that are there, seen from here."""
+    for field, uri in [("spec.policy.base", run.spec.policy.base), *((field, uri) for field, uri, _ in _logs(run))]:
+        if uri.startswith(_FILE) and _path(uri).exists() and (slashes := _slashes(uri)):
+            yield f"{field}: given {uri}, which is looked for from where each command is started{slashes}"
+
+
+def _slashes(uri: str) -> str:
+    """What to write where two slashes name a place relative to a folder that nobody knows later."""
+    place = uri.removeprefix(_FILE)
+    if place.startswith("/"):
+        return ""
+    host = place.startswith("localhost/")
+    here = place.removeprefix("localhost") if host else f"{Path.cwd()}/{place}"
+    return f"; file:// is followed by a whole path, with three slashes: write {_FILE}{here}"
+
+
+def _model(base: str) -> Iterator[str]:
+    where, directory = "spec.policy.base", _path(base)
     if not directory.is_dir():
-        yield f"{where}: there is no folder {directory}"
+        yield f"{where}: there is no folder {directory}{_slashes(base)}"
         return
     try:
         read_config(directory)
@@ -183,14 +223,12 @@ def _width(base: str) -> int | None:
 
 
 def _rates(run: IterativePPORun) -> Iterator[str]:
-    """Of the stages that the run has, on a pretrained base."""
+    """Of the stages that the run has."""
     spec, kind = run.spec, run.spec.policy.kind
-    if kind == "tiny":
-        return
     for section, name in rates(spec):
-        rate, survivable = getattr(section, name), _SURVIVABLE[section.PATH, name]
-        if float(rate) > survivable * (_ADAPTER_RATES if kind == "adapters" else 1):
+        rate, survivable = section.value(name), _SURVIVABLE[section.PATH, name]
+        if float(rate) > (_TINY_RATE if kind == "tiny" else survivable * (_ADAPTER_RATES if kind == "adapters" else 1)):
             field = type(section).model_fields[name].alias
-            survivor = "adapters on a pretrained base survive" if kind == "adapters" else "a pretrained base survives"
+            survivor = f"{_SURVIVORS[kind]} survive{'' if kind == 'adapters' else 's'}"
             suits = getattr(defaults.BY_BASE[section.PATH][name], kind)
             yield f"spec.{section.PATH}.{field}: {rate} is more than {survivor}; left out, it is {suits}"
