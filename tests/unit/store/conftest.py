@@ -1,7 +1,6 @@
 """Stores to test against, and a proxy that breaks what goes through it."""
 
 import contextlib
-import functools
 import http.client
 import os
 import socket
@@ -19,7 +18,6 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import boto3
-import botocore.loaders
 import pytest
 from botocore.config import Config
 from ippo_trainer.contract.spec import S3Location
@@ -36,14 +34,6 @@ ACCESS, SECRET = "AKIATESTTESTTESTTEST", "the-secret-access-key-of-the-tests"
 BUCKET = "ippo-tests"
 PATIENT = RequestLimits()
 QUICK = RequestLimits(connect=2, read=0.3, total=20, attempts=3)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_loader() -> Iterator[None]:
-    """All clients share botocore's parsed service descriptions: half a second each otherwise."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("botocore.loaders.create_loader", functools.cache(botocore.loaders.create_loader))
-        yield
 
 
 @contextlib.contextmanager
