@@ -121,6 +121,14 @@ class StageSpec(Model):
         value["inputs"] = {name: ref.digest for name, ref in self.inputs.items()}
         return digest_of(value)
 
+    def temperature(self) -> float:
+        """Of a policy's suggestions: it is evaluated and improved as it is deployed."""
+        return float((self.collect or params.Collect()).temperature)
+
+    def explorer_is_policy(self) -> bool:
+        """Whether the explorer, if there is one, is the policy itself."""
+        return "explorer" in self.inputs and self.inputs["explorer"].digest == self.inputs["policy"].digest
+
     def samples_with_vllm(self) -> bool:
         """Whether the stage is told to sample with vLLM. What `Auto` takes, only the stage knows."""
         if self.stage == IMPROVE:

@@ -6,6 +6,7 @@ from typing import Any
 from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.layout import LEDGER
+from ippo_trainer.contract.spec import Decision, StageSpec
 from ippo_trainer.store.base import ObjectNotFoundError, Store
 
 
@@ -24,6 +25,13 @@ def read_ledger(store: Store) -> list[dict[str, Any]]:
             raise BadDataError(f"{store.describe(LEDGER)}, line {number} is damaged", "Delete the line.") from error
         lines.append(value)
     return sorted(lines, key=lambda value: int(value["iteration"]))
+
+
+def record(store: Store, spec: StageSpec, metrics: dict[str, float], decision: Decision) -> None:
+    """Writes the line of an evaluation."""
+    inputs = {name: ref.digest for name, ref in spec.inputs.items()}
+    line = {"iteration": spec.iteration, "inputs": inputs, "metrics": metrics, "decision": decision.model_dump()}
+    write_line(store, line)
 
 
 def write_line(store: Store, line: dict[str, Any]) -> None:

@@ -1,18 +1,15 @@
-"""Masked statistics, KL estimators and importance weights as pure tensor functions.
+"""Masked statistics, a KL estimator and importance weights as pure tensor functions.
 
 Shapes are (B, T): B responses of at most T tokens. `mask` is a bool tensor, true on the tokens of a response, its end
 token included. It is made once, from lengths, where responses become tensors; nothing here looks at token ids.
 Everything is fp32. What masked positions hold has no influence on any result; results there are zero.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to it before exp, which keeps fp32 finite (verl, OpenRLHF)."""
-KLKind = Literal["k1", "k2", "k3", "k3-with-k2-gradient"]
 
 
 def only(values: Tensor, mask: Tensor) -> Tensor:
@@ -35,7 +32,7 @@ def response_sums(values: Tensor, mask: Tensor) -> Tensor:
     return only(values, mask).sum(-1)
 
 
-def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
     """Values (B, T) less their mean over their standard deviation, both over all the tokens of the *whole* batch.
 
     Mean-centred, as in openai/lm-human-preferences (torchtune's variant of the same name adds the mean back). Call it
@@ -43,7 +40,7 @@ def whiten(values: Tensor, mask: Tensor, epsilon: float = 1e-8) -> Tensor:
     """
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean).square(), mask)
-    return only((values - mean) * (variance + epsilon).rsqrt(), mask)
+    return only((values - mean) * (variance + 1e-8).rsqrt(), mask)
 
 
 def log_ratio(logprobs: Tensor, other: Tensor) -> Tensor:
@@ -51,21 +48,15 @@ def log_ratio(logprobs: Tensor, other: Tensor) -> Tensor:
     return (logprobs - other).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
-def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: KLKind) -> Tensor:
-    """Per-sample estimates of KL(policy || reference) from samples of the policy; any shape.
+def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """Per-sample estimates of KL(policy || reference) from samples of the policy, unbiased, at least 0; any shape.
 
-    k1 = d, k2 = d^2 / 2, k3 = e^-d - 1 + d with d = logprobs - ref_logprobs (Schulman 2020, Approximating KL
-    divergence). k1 and k3 are unbiased as *values*. As *losses* only k2 has the gradient of the KL; k1's is zero in
-    expectation and k3's is that of KL(reference || policy) (arXiv 2506.09477). `k3-with-k2-gradient` combines the two.
+    k3 = e^-d - 1 + d with d = logprobs - ref_logprobs; d itself is k1, unbiased too (Schulman 2020, Approximating KL
+    divergence). Neither is a loss: k1's gradient is zero in expectation, k3's that of KL(reference || policy) (arXiv
+    2506.09477).
     """
     difference = log_ratio(logprobs, ref_logprobs)
-    if kind == "k1":
-        return difference
-    k2 = 0.5 * difference.square()
-    if kind == "k2":
-        return k2
-    k3 = torch.expm1(-difference) + difference
-    return k3 if kind == "k3" else k2 + (k3 - k2).detach()
+    return torch.expm1(-difference) + difference
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from ippo_trainer.contract.algorithms import AlgorithmName
 from ippo_trainer.models.precision import FLOAT32, Precision
 
+RISE_UPDATES = 3
+"""Over which a policy's learning rate rises."""
+ADAM_EPSILON = 1e-5
+"""TensorFlow's placement of epsilon in lm-human-preferences (N implementation details)."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImproveSettings:

@@ -17,9 +17,8 @@ from ippo_trainer.qfit.losses import VALUE_WEIGHT, loss_sums
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 from ippo_trainer.training.distributed import ALONE, Ranks
 from ippo_trainer.training.optimiser import Optimiser
-from ippo_trainer.training.schedule import Schedule
+from ippo_trainer.training.schedule import FINAL_RATE, Schedule
 
-FINAL_RATE = 0.1
 WEIGHT_DECAY = 0.01
 
 

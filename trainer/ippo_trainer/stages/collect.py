@@ -196,7 +196,7 @@ def _talking(ctx: StageContext, settings: Collect) -> Iterator[_Players]:
     """The policy, exploring if the spec says so: the explorer is the warm-start policy, flattened."""
     device_of(ctx.spec)  # one that is not there is named before any download
     share, directory = settings.explored(ctx.spec.iteration), ctx.input("policy", "policy")
-    alone = share == 0 or _explorer_is_policy(ctx)
+    alone = share == 0 or ctx.spec.explorer_is_policy()
     count = 1 if alone else 2
     sampler = samplers.sampler_of(ctx, directory, share > 0, count, count)
     with ExitStack() as engines:
@@ -234,11 +234,6 @@ def _persona_agent(policy: PolicyAgent, persona: Persona) -> PolicyAgent:
         temperature=policy.temperature if persona.temperature is None else float(persona.temperature),
         min_p=float(persona.min_p or 0),
     )
-
-
-def _explorer_is_policy(ctx: StageContext) -> bool:
-    explorer = ctx.spec.inputs.get("explorer")
-    return explorer is not None and explorer.digest == ctx.spec.inputs["policy"].digest
 
 
 def _policy_agent(

@@ -26,7 +26,7 @@ from ippo_trainer.environments import Environment, ExactScore, ExactScorer
 from ippo_trainer.environments.rollout import Batch, MessageReader, OpenBatch, PolicyAgent, rollout
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
-from ippo_trainer.evaluation.ledger import write_line
+from ippo_trainer.evaluation.ledger import record
 from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, measure
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.halves import cast
@@ -39,7 +39,6 @@ from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
 
-_ROLES = {"candidate": "candidate", "current": "policy"}
 _PARTS = 2
 """Of a GPU's memory: one is for vLLM, one for the policies whose divergence is measured."""
 READINGS = 4
@@ -98,7 +97,7 @@ def run(ctx: StageContext) -> StageResult:
     _write_json(directory / TRANSCRIPTS, spoken)
     ref = ctx.publish(ctx.folder, directory, "evaluation")
     metrics = _metrics(findings) | ({"vllmShare": 1.0} if sampler == samplers.VLLM else {})
-    _record(ctx, metrics, findings.decision)
+    record(ctx.store, ctx.spec, metrics, findings.decision)
     return ctx.result(
         artifacts={"evaluation": ref},
         metrics=metrics,
@@ -107,19 +106,10 @@ def run(ctx: StageContext) -> StageResult:
     )
 
 
-def _collect(ctx: StageContext) -> params.Collect:
-    """Policies are evaluated as they are deployed: at collect's temperature, but without exploring."""
-    return ctx.spec.collect or params.Collect()
-
-
-def _temperature(ctx: StageContext) -> float:
-    return float(_collect(ctx).temperature)
-
-
 def _players(ctx: StageContext) -> dict[str, _Player]:
     device = device_of(ctx.spec)
     players: dict[str, _Player] = {}
-    for role, name in _ROLES.items():
+    for role, name in unsimulated.ROLES.items():
         beside = next((player.policy.model for player in players.values()), None)
         policy = load_policy(ctx.input(name, "policy"), device, SHORT, beside)
         renderer = Renderer.load(policy.directory, policy.tokenizer)
@@ -151,7 +141,7 @@ def _hold(
     """The conversations of both policies, one per customer; resumes from the checkpoint."""
     held, unfinished = _resume(ctx, players, customers)
     keeper = Keeper(ctx, lambda under_way: _save(ctx, held, under_way))
-    count, batch_size = sum(map(len, held.values())), _collect(ctx).batch_size
+    count, batch_size = sum(map(len, held.values())), (ctx.spec.collect or params.Collect()).batch_size
     with ctx.progress(2 * len(customers), "evaluating", "conversations", initial=count) as bar, keeper.holding():
         for role, player in players.items():
             if len(held[role]) == len(customers):
@@ -178,7 +168,9 @@ def _agent(ctx: StageContext, player: _Player, sampler: params.EngineName, rows:
         source: PolicySampler = TransformersSampler(player.policy.model)
         if sampler == samplers.VLLM:
             source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows, _PARTS))
-        yield PolicyAgent(source, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, _temperature(ctx))
+        yield PolicyAgent(
+            source, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, ctx.spec.temperature()
+        )
 
 
 def _save(ctx: StageContext, held: dict[str, list[Conversation]], unfinished: OpenBatch | None) -> None:
@@ -195,11 +187,11 @@ def _resume(
     ctx: StageContext, players: dict[str, _Player], customers: Sequence[tuple[str, int]]
 ) -> tuple[dict[str, list[Conversation]], OpenBatch | None]:
     """The checkpoint's conversations, if they are these policies' with these customers: release 0.2 chose others."""
-    nothing: dict[str, list[Conversation]] = {role: [] for role in _ROLES}
+    nothing: dict[str, list[Conversation]] = {role: [] for role in unsimulated.ROLES}
     directory = ctx.work / "resume"
     if ctx.load_checkpoint(directory) is None:
         return nothing, None
-    files = {role: directory / f"{role}.parquet" for role in _ROLES}
+    files = {role: directory / f"{role}.parquet" for role in unsimulated.ROLES}
     held = {role: read_turns([path]) if path.exists() else [] for role, path in files.items()}
     for role, conversations in held.items():
         names = [name for name, _ in customers[: len(conversations)]]
@@ -234,7 +226,7 @@ def _find(
         current.policy.model,
         held["candidate"],
         candidate.renderer,
-        _temperature(ctx),
+        ctx.spec.temperature(),
         confidence,
     )
     acceptance = measured["candidate"].acceptance
@@ -307,7 +299,7 @@ def _write(
     directory = ctx.work / "evaluation"
     directory.mkdir()
     content: dict[str, Any] = {}
-    for role, name in _ROLES.items():
+    for role, name in unsimulated.ROLES.items():
         exact = findings.exact[role]
         content[role] = {
             "digest": ctx.spec.inputs[name].digest,
@@ -316,7 +308,7 @@ def _write(
             "kl": findings.kl.to_json() if findings.kl and role == "candidate" else None,
             "exact": exact.to_json() if exact else None,
         }
-    candidate, current = (findings.measured[role] for role in _ROLES)
+    candidate, current = (findings.measured[role] for role in unsimulated.ROLES)
     ladder = environment.ladder(float(ctx.spec.discount)) if isinstance(environment, ExactScorer) else []
     content |= {
         "metric": section.gate.metric,
@@ -367,16 +359,3 @@ def _metrics(findings: _Findings) -> dict[str, float]:
             figures[f"successAtLeast{name}"] = figure.success_bounds.low
             figures[f"successAtMost{name}"] = figure.success_bounds.high
     return {name: value for name, value in figures.items() if value is not None}
-
-
-def _record(ctx: StageContext, metrics: dict[str, float], decision: Decision) -> None:
-    """Writes this iteration's line of the ledger."""
-    write_line(
-        ctx.store,
-        {
-            "iteration": ctx.spec.iteration,
-            "inputs": {name: ref.digest for name, ref in ctx.spec.inputs.items()},
-            "metrics": metrics,
-            "decision": decision.model_dump(),
-        },
-    )

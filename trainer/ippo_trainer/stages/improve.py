@@ -108,7 +108,7 @@ def _improve(ctx: StageContext, section: Improve, device: torch.device, ranks: R
             _report_shortened(ctx, states)
         if ranks.size > 1 or engine is not None or not holdings.own_loop:
             return _train(ctx, section, models, states, ranks, engine)
-        if _explorer_differs(ctx):
+        if "explorer" in ctx.spec.inputs and not ctx.spec.explorer_is_policy():
             ctx.input("explorer", "policy")
         with several(ctx, models.policy.model) as replicas:
             return _train(ctx, section, models, states, replicas)
@@ -142,7 +142,7 @@ def _engine(ctx: StageContext, section: Improve, ranks: Ranks) -> Iterator[Polic
             "Leave improve.sampler out, or give improve one process.",
         )
     samplers.check_installed(ctx, "improve.sampler")
-    check_temperature("collect.simulate.temperature", _temperature(ctx))
+    check_temperature("collect.simulate.temperature", ctx.spec.temperature())
     directory = ctx.input("policy", "policy")
     renderer = Renderer.load(directory, load_tokenizer(directory))
     with samplers.vllm(ctx, directory, renderer, MOST_ROWS, parts=2) as engine:
@@ -231,10 +231,6 @@ def _report_shortened(ctx: StageContext, states: _States) -> None:
         )
 
 
-def _temperature(ctx: StageContext) -> float:
-    return float((ctx.spec.collect or Collect()).temperature)
-
-
 def _task(
     ctx: StageContext,
     section: Improve,
@@ -249,7 +245,7 @@ def _task(
     sampling = Sampling(
         samples=section.samples_per_state,
         max_new_tokens=ctx.spec.policy.max_new_tokens,
-        temperature=_temperature(ctx),
+        temperature=ctx.spec.temperature(),
         stop_ids=models.renderer.stop_ids,
         pad_id=models.policy.tokenizer.pad_token_id,
     )
@@ -270,7 +266,7 @@ def _task(
 
 def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
     """The warm-start policy, frozen; `reference` where pi_i still is that one."""
-    if "explorer" in ctx.spec.inputs and not _explorer_differs(ctx):
+    if ctx.spec.explorer_is_policy():
         return reference
     device = next(models.policy.model.parameters()).device
     explorer = load_policy(ctx.input("explorer", "policy"), device, SHORT, models.policy.model)
@@ -278,12 +274,6 @@ def _explorer(ctx: StageContext, models: _Models, reference: Any) -> Any:
         raise BadDataError("the explorer and the policy have different tokenizers", "Start a new run.")
     cast(explorer.model, models.precision.dtype)
     return explorer.model.requires_grad_(False)
-
-
-def _explorer_differs(ctx: StageContext) -> bool:
-    """Whether there is an explorer that is not pi_i itself."""
-    inputs = ctx.spec.inputs
-    return "explorer" in inputs and inputs["explorer"].digest != inputs["policy"].digest
 
 
 def _algorithm(task: Task) -> Algorithm:

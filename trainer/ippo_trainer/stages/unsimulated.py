@@ -28,7 +28,7 @@ from ippo_trainer.evaluation.comparisons import Comparisons, compare
 from ippo_trainer.evaluation.divergence import suggestion_logprobs
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.groups import GroupValues
-from ippo_trainer.evaluation.ledger import write_line
+from ippo_trainer.evaluation.ledger import record
 from ippo_trainer.evaluation.logged_features import LoggedFeatures
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.improve.sampler import Sampler
@@ -47,6 +47,8 @@ from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval, ratio_interval
 from ippo_trainer.text.render import Renderer
 
+ROLES = {"candidate": "candidate", "current": "policy"}
+"""Of the policies that are compared, with the inputs that they are."""
 MOST_CONVERSATIONS, MOST_EVALUATED = 512, 4096
 """Held-out ones, at most, of which Q's word is asked, and from which values are estimated."""
 VALUE_PENALTY = 10.0
@@ -104,9 +106,7 @@ def run(ctx: StageContext, section: params.Evaluate) -> StageResult:
     if evidence.groups.groups:
         (directory / GROUPS).write_text(evidence.groups.model_dump_json(indent=1) + "\n", "utf-8")
     ref = ctx.publish(ctx.folder, directory, "evaluation")
-    inputs = {name: ref.digest for name, ref in ctx.spec.inputs.items()}
-    line = {"iteration": ctx.spec.iteration, "inputs": inputs, "metrics": metrics, "decision": decision.model_dump()}
-    write_line(ctx.store, line)
+    record(ctx.store, ctx.spec, metrics, decision)
     return ctx.result(artifacts={"evaluation": ref}, metrics=metrics, decision=decision, message=decision.reason)
 
 
@@ -153,7 +153,7 @@ def _value_in_words(evidence: _Evidence) -> str:
 def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     device = device_of(ctx.spec)
     policies: dict[str, LoadedPolicy] = {}
-    for role, name in _ROLES.items():
+    for role, name in ROLES.items():
         beside = next((policy.model for policy in policies.values()), None)
         policies[role] = load_policy(ctx.input(name, "policy"), device, SHORT, beside)
     current = policies["current"]
@@ -170,13 +170,13 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     sampling = Sampling(
         samples=SAMPLES,
         max_new_tokens=ctx.spec.policy.max_new_tokens,
-        temperature=float((ctx.spec.collect or params.Collect()).temperature),
+        temperature=ctx.spec.temperature(),
         stop_ids=renderer.stop_ids,
         pad_id=current.tokenizer.pad_token_id,
     )
     seed = derive_seed(ctx.spec.seed, EVALUATE, ctx.spec.iteration)
     sampler = Sampler(q, sampling, seed, budget_of(q, _TOKENS, trained=0).tokens)
-    both: dict[str, list[HeldOutSums]] = {role: [] for role in _ROLES}
+    both: dict[str, list[HeldOutSums]] = {role: [] for role in ROLES}
     with ctx.progress(2 * len(held), "evaluating on logged states", "conversations") as shown:
         for start in range(0, len(held), _BATCH):
             numbers = range(start, min(len(held), start + _BATCH))
@@ -195,9 +195,9 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
     whole = _drawn_in_full(conversations)
     kept = [conversations[number] for number in whole]
-    ratios = _log_ratios(kept, renderer, [models[role] for role in _ROLES], sampling.temperature)
+    ratios = _log_ratios(kept, renderer, [models[role] for role in ROLES], sampling.temperature)
     robust = doubly_robust(*turns.part(features, whole), ratios, *settings) if ratios else None
-    named = dict(zip(_ROLES, values, strict=True))
+    named = dict(zip(ROLES, values, strict=True))
     return _evidence(sums, confidence, named, lifts[0], comparisons, robust, groups)
 
 
@@ -254,9 +254,6 @@ def _evaluated(
     names = [(state.conversation, state.turn) for number in range(len(logged)) for state in logged.of(number)]
     compared = compare(conversations, names, texts["candidate"], texts["current"], sampler.seed)
     return features.turns, means, compared
-
-
-_ROLES = {"candidate": "candidate", "current": "policy"}
 
 
 def _evidence(

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from ippo_trainer.stats.student import two_sided_quantile
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ippo_trainer.stats.intervals import Floats, Interval, cluster_sums, ratio_interval, share_interval
+from ippo_trainer.stats.intervals import Floats, Interval, Ints, cluster_sums, ratio_interval, share_interval
 
-Ints = NDArray[np.int64]
 CLIP = 1e-7
-_CELL = 50
+_CELL, _BINS = 50, 5
+"""Conversations of a cell or so, and its most cells by turn, for `miscalibration`."""
+_CONFIDENCE = 0.95
 _DRAWS = 4096
 _BISECTIONS = 25
 
@@ -130,12 +131,12 @@ def calibration_error(data: Predictions, bins: int = 10) -> float:
     return error / total
 
 
-def miscalibration(data: Predictions, confidence: float = 0.95, bins_per_turn: int = 5) -> Interval:
+def miscalibration(data: Predictions) -> Interval:
     """Root mean square, over cells of turn and prediction, of the gap between mean prediction and mean outcome.
 
     It is of the expected gaps, and so at most the root mean square error of Q over these turns (Jensen): errors that
     cancel within a cell do not show, and no data show Theorem 2's eps_Q, the largest error of all. So the *lower* end
-    bounds an error of Q from below, at `confidence` or more; neither the estimate nor the upper end bounds anything.
+    bounds an error of Q from below, at 95 % or more; neither the estimate nor the upper end bounds anything.
 
     The estimate is freed of its sampling noise (Kumar, Liang and Ma, Verified Uncertainty Calibration, 2019). The
     interval inverts the law of the observed gaps, Gaussian with the clustered covariance, at the worst direction of the
@@ -144,18 +145,18 @@ def miscalibration(data: Predictions, confidence: float = 0.95, bins_per_turn: i
     Returns:
         0, from 0 to 1, where fewer than two conversations have weight: nothing can be said.
     """
-    cells = _cells(data, bins_per_turn)
+    cells = _cells(data)
     gaps, covariance = _gaps(data, cells)
     if not len(gaps):
         return Interval(0.0, 0.0, 1.0)
     observed = float(np.square(gaps).sum())
     spectrum = np.linalg.eigvalsh(covariance)[::-1].clip(0.0)
     estimate = math.sqrt(max(0.0, observed - float(spectrum.sum())))
-    low, high = _norm_interval(observed, spectrum, confidence)
+    low, high = _norm_interval(observed, spectrum, _CONFIDENCE)
     return Interval(estimate, min(low, estimate), max(high, estimate))
 
 
-def _cells(data: Predictions, bins_per_turn: int) -> Ints:
+def _cells(data: Predictions) -> Ints:
     """(n,) number of each turn's cell, -1 for turns without weight.
 
     A cell has _CELL conversations or so, or the Gaussian law would not hold: early turns are cut by prediction, late
@@ -171,9 +172,9 @@ def _cells(data: Predictions, bins_per_turn: int) -> Ints:
         size = int(pending.sum())
         if deeper[int(depth)] and (size < _CELL or deeper[int(depth)] < _CELL):
             continue
-        groups = quantile_bins(data.predicted[pending], max(1, min(bins_per_turn, size // _CELL)))
+        groups = quantile_bins(data.predicted[pending], max(1, min(_BINS, size // _CELL)))
         cells[pending] = count + groups
-        count += bins_per_turn
+        count += _BINS
         pending[:] = False
     numbered = np.unique(cells[weighted], return_inverse=True)[1] if weighted.any() else cells[weighted]
     cells[weighted] = numbered

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+FINAL_RATE = 0.1
+"""Share of a rate that is left at the end where what is trained must settle, such as the KL at its target."""
 WARM_UP = 0.05
 """Share of a fit's steps over which its rate rises."""
 

@@ -21,6 +21,7 @@ from ippo_trainer.improve.algorithm import Guard, Task, collapsed
 from ippo_trainer.improve.algorithms.ppo.control import first_kl_coefficient
 from ippo_trainer.improve.maths import log_ratio, response_sums
 from ippo_trainer.improve.sampler import ResponseBatch
+from ippo_trainer.improve.settings import RISE_UPDATES
 from ippo_trainer.improve.states import LoggedState
 from ippo_trainer.improve.trl.checks import check_compiler, check_forward, check_room
 from ippo_trainer.improve.trl.rollouts import Rollout, StateStream
@@ -28,12 +29,8 @@ from ippo_trainer.models.parking import device_of
 from ippo_trainer.models.sampling import Sampled
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.optimiser import Optimiser
-from ippo_trainer.training.schedule import Schedule
+from ippo_trainer.training.schedule import FINAL_RATE, Schedule
 
-RISE_UPDATES = 3
-"""Over which the learning rate rises, as in PPO."""
-FINAL_RATE = 0.1
-"""Share of the learning rate that is left at the end, as in PPO."""
 ADAM_EPSILON = 1e-8
 """trl's: rewards are Q itself, so gradients are small."""
 _CURVES = {

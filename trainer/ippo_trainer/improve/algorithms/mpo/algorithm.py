@@ -21,11 +21,12 @@ from ippo_trainer.improve.algorithms.mpo.settings import MPOSettings
 from ippo_trainer.improve.algorithms.mpo.tilt import Tilt, tilt
 from ippo_trainer.improve.pieces import deal
 from ippo_trainer.improve.sampler import Sampler
+from ippo_trainer.improve.settings import ADAM_EPSILON
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.training.checkpoint import StatePart
 from ippo_trainer.training.optimiser import Optimiser
-from ippo_trainer.training.schedule import Schedule
+from ippo_trainer.training.schedule import FINAL_RATE, Schedule
 
 
 @dataclass
@@ -60,10 +61,10 @@ class MPO:
         self._optimiser = Optimiser(
             task.policy.parameters(),
             self.settings.learning_rate,
-            epsilon=self.settings.adam_epsilon,
+            epsilon=ADAM_EPSILON,
             ranks=task.ranks,
         )
-        self._schedule = Schedule.of_fit(self.updates, self.settings.final_rate)
+        self._schedule = Schedule.of_fit(self.updates, FINAL_RATE)
         self._tilt: Tilt | None = None
         self._targets: list[TargetDistribution] = []
 

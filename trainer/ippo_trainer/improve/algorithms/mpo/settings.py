@@ -25,9 +25,6 @@ class MPOSettings:
     """No state's tilt spends more than klTarget times this, also where the mean has less to spend."""
     least_weight: float = 0.005
     """Candidates below are not trained on: their gradients cost as much as the others' and move nothing."""
-    final_rate: float = 0.1
-    """Share of the learning rate that is left at the end."""
-    adam_epsilon: float = 1e-5
 
     @classmethod
     def of(cls, improve: params.Improve) -> Self:

@@ -9,11 +9,8 @@ its errors, and no state spends more than so many nats.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ippo_trainer.stats.intervals import Floats
-
-Ints = NDArray[np.int64]
+from ippo_trainer.stats.intervals import Floats, Ints
 
 _HIGHEST = 1e6
 _HALVINGS = 100

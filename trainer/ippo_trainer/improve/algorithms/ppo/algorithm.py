@@ -17,12 +17,13 @@ from ippo_trainer.improve.algorithms.ppo.control import (
 from ippo_trainer.improve.algorithms.ppo.credit import RewardNormaliser, penalise_truncated
 from ippo_trainer.improve.algorithms.ppo.learner import Experience, Learner
 from ippo_trainer.improve.algorithms.ppo.settings import PPOSettings
-from ippo_trainer.improve.maths import kl_estimate, masked_mean, response_sums
+from ippo_trainer.improve.maths import kl_k3, log_ratio, masked_mean, response_sums
 from ippo_trainer.improve.sampler import ResponseBatch
+from ippo_trainer.improve.settings import RISE_UPDATES
 from ippo_trainer.improve.states import BatchStream
 from ippo_trainer.models.scoring import TokenScores
 from ippo_trainer.training.checkpoint import StatePart
-from ippo_trainer.training.schedule import Schedule
+from ippo_trainer.training.schedule import FINAL_RATE, Schedule
 
 PLATEAU_WINDOW = 3
 PLATEAU_TOLERANCE = 0.02
@@ -60,9 +61,7 @@ class PPO:
         self._from_start = from_start
         self.learner = Learner(task, self.settings)
         self.position = PPOPosition()
-        self._schedule = Schedule(
-            self.settings.updates, max(1, self.settings.rate_warmup_updates), self.settings.final_rate
-        )
+        self._schedule = Schedule(self.settings.updates, RISE_UPDATES, FINAL_RATE)
         self._stream = BatchStream(len(task.states), task.settings.batch_size, task.settings.seed)
 
     @property
@@ -80,7 +79,7 @@ class PPO:
             batch = self._draw()
             own = self.task.sampler.logprobs(self.task.policy, batch)
             ref = self._reference_logprobs(batch, own)
-            kl = self.task.ranks.agreed(float(response_sums(kl_estimate(own.logprobs, ref, "k1"), batch.mask).mean()))
+            kl = self.task.ranks.agreed(float(response_sums(log_ratio(own.logprobs, ref), batch.mask).mean()))
             if not guard.within_budget(kl):
                 return
             figures = self._update(batch, own, ref, kl)
@@ -196,7 +195,7 @@ class PPO:
 def _describe(experience: Experience, entropy: Tensor) -> dict[str, float]:
     """What the responses of one batch were like."""
     batch = experience.batch
-    mismatch = kl_estimate(batch.sampler_logprobs, experience.old_logprobs, "k3")
+    mismatch = kl_k3(batch.sampler_logprobs, experience.old_logprobs)
     return {
         "reward_mean": float(experience.rewards.mean()),
         "reward_std": float(experience.rewards.std(unbiased=False)),

@@ -43,17 +43,17 @@ class RewardNormaliser(Model):
         return ((scores.double() - self.mean) / self.scale).clamp(-self.limit, self.limit).float()
 
 
-def penalise_truncated(rewards: Tensor, ended: Tensor, penalty: float = 1.0) -> Tensor:
-    """Rewards (B,) with those of responses that did not end lowered to min(reward, 0) - penalty.
+def penalise_truncated(rewards: Tensor, ended: Tensor) -> Tensor:
+    """Rewards (B,) with those of responses that did not end lowered to min(reward, 0) - 1.
 
     Q never saw a response without an end, so a good score of one means nothing: it counts as average at best, and one
-    standard deviation (`penalty`) less. Its end is terminal all the same, nothing is bootstrapped (TRL's
+    standard deviation less. Its end is terminal all the same, nothing is bootstrapped (TRL's
     missing-EOS penalty, N+ details' EOS trick).
 
     Args:
         ended: (B,) bool, whether the sampler drew a stop token.
     """
-    return torch.where(ended, rewards, rewards.clamp_max(0.0) - penalty)
+    return torch.where(ended, rewards, rewards.clamp_max(0.0) - 1.0)
 
 
 def token_rewards(
@@ -88,7 +88,7 @@ class Credit(NamedTuple):
 
 
 def generalised_advantages(
-    rewards: Tensor, values: Tensor, mask: Tensor, lambda_policy: float, lambda_value: float, discount: float = 1.0
+    rewards: Tensor, values: Tensor, mask: Tensor, lambda_policy: float, lambda_value: float
 ) -> Credit:
     """GAE (arXiv 1506.02438) with separate lambdas for policy and critic (decoupled GAE, VC-PPO, arXiv 2503.01491).
 
@@ -105,9 +105,9 @@ def generalised_advantages(
     advantages, returns = torch.zeros_like(rewards), torch.zeros_like(rewards)
     for t in reversed(range(length)):
         here = mask[:, t]
-        delta = rewards[:, t] + discount * following - values[:, t]
-        for_policy = torch.where(here, delta + discount * lambda_policy * for_policy, for_policy)
-        for_value = torch.where(here, delta + discount * lambda_value * for_value, for_value)
+        delta = rewards[:, t] + following - values[:, t]
+        for_policy = torch.where(here, delta + lambda_policy * for_policy, for_policy)
+        for_value = torch.where(here, delta + lambda_value * for_value, for_value)
         following = torch.where(here, values[:, t], following)
         advantages[:, t] = for_policy
         returns[:, t] = for_value + following

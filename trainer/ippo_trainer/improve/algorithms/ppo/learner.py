@@ -15,7 +15,7 @@ from ippo_trainer.improve.algorithms.ppo.losses import aggregate, clipped_policy
 from ippo_trainer.improve.algorithms.ppo.settings import PPOSettings
 from ippo_trainer.improve.maths import (
     explained_variance,
-    kl_estimate,
+    kl_k3,
     log_ratio,
     masked_mean,
     masked_sum,
@@ -26,6 +26,7 @@ from ippo_trainer.improve.maths import (
 )
 from ippo_trainer.improve.pieces import PackedResponses
 from ippo_trainer.improve.sampler import ResponseBatch
+from ippo_trainer.improve.settings import ADAM_EPSILON
 from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.training.checkpoint import StatePart, Weights
 from ippo_trainer.training.optimiser import Optimiser
@@ -79,7 +80,7 @@ class Learner:
             self.ranks.shard(module)
         # No weight decay: the KL to pi_i is the anchor, not the origin.
         self._policy_optimiser, self._critic_optimiser = (
-            Optimiser(module.parameters(), rate, epsilon=settings.adam_epsilon, ranks=self.ranks)
+            Optimiser(module.parameters(), rate, epsilon=ADAM_EPSILON, ranks=self.ranks)
             for module, rate in ((self.policy, settings.learning_rate), (self.critic, settings.critic_learning_rate))
         )
 
@@ -201,7 +202,7 @@ class Learner:
             ratio = only(log_ratio(logprobs, old), mask).exp()
             sums = {
                 "policy_loss": loss.detach().double() * tokens,
-                "approx_kl": masked_sum(kl_estimate(old, logprobs, "k3"), mask),
+                "approx_kl": masked_sum(kl_k3(old, logprobs), mask),
                 "entropy": masked_sum(entropy, mask),
                 "clip_fraction_low": clipped.clipped_low.sum(),
                 "clip_fraction_high": clipped.clipped_high.sum(),

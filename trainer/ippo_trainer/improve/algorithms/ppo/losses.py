@@ -46,21 +46,9 @@ def clipped_policy_loss(
     return PolicyLoss(only(loss, mask), low, high, dual)
 
 
-def value_loss(
-    values: Tensor, returns: Tensor, mask: Tensor, old_values: Tensor | None = None, clip: float | None = None
-) -> Tensor:
-    """Half the squared error (B, T); with `clip`, the larger of it and that of values kept within +-clip of the old.
-
-    Args:
-        old_values: (B, T) values before the update; needed with `clip`, which is in units of the returns.
-    """
-    error = (values - returns).square()
-    if clip is not None:
-        if old_values is None:
-            raise ValueError("clipping the value loss needs old_values")
-        near = old_values + (values - old_values).clamp(-clip, clip)
-        error = torch.maximum(error, (near - returns).square())
-    return only(0.5 * error, mask)
+def value_loss(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Half the squared error (B, T), unclipped."""
+    return only(0.5 * (values - returns).square(), mask)
 
 
 def aggregate(token_losses: Tensor, token_count: int | float) -> Tensor:

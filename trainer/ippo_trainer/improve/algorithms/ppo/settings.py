@@ -36,12 +36,6 @@ class PPOSettings:
     """Geometric mean of trainer / sampler outside of which a response does not train."""
     ratio_tolerance: float = FLOAT32.ratio_tolerance
     """How far the first minibatch's ratio may be from 1."""
-    adam_epsilon: float = 1e-5
-    """TensorFlow's placement of epsilon in lm-human-preferences (N implementation details)."""
-    rate_warmup_updates: int = 3
-    """Updates over which the policy's learning rate rises."""
-    final_rate: float = 0.1
-    """Share of it that is left at the end of the cosine, so that the KL settles at its target."""
     update_kl_share: float = 0.05
     """An update ends early when the policy moved by more than this share of the KL target within it."""
     kl_gain: float = 0.5
