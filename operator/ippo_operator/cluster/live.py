@@ -35,7 +35,7 @@ from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
 from ippo_operator.plan.serving import one_is_up
 from ippo_operator.plan.types import LiveIntent, ObservedLive, ObservedServing
 
-DRAIN = 120.0
+ROUTES_LAG = 120.0
 """Seconds until every gateway has read that it asks a candidate no more: kubelets renew files about once a minute."""
 LOOK_AGAIN = 300.0
 """Seconds: no event tells that a ConfigMap was changed or that a name is free again."""
@@ -261,7 +261,7 @@ class Live:
         """
         routes = objects.own.get((CONFIG_MAPS.kind, self._gateway))
         written = server_state.applied_at(routes["metadata"]) if routes is not None and not news else None
-        return DRAIN if written is None else DRAIN - (self.client.clock() - written).total_seconds()
+        return ROUTES_LAG if written is None else ROUTES_LAG - (self.client.clock() - written).total_seconds()
 
 
 def _desired(servers: ServingContext, intent: LiveIntent) -> Iterator[Manifest]:

@@ -161,7 +161,7 @@ class Runner:
         if self._live is not None and live is not None and live.report is not None and not self._listens:
             self._listens = True
             self._observer.listening(self._live.url)
-        new_plan = plan(run, self._observe(run), self._clock(), self._folder.store(run), live=live)
+        new_plan = plan(run, self._observe(run), self._clock(), self._folder.store(run), live_world=live)
         if new_plan.status != run.status:
             self._folder.write_status(new_plan.status)
         for intent in new_plan.creates:

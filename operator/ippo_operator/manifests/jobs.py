@@ -15,7 +15,7 @@ from typing import Any
 
 from ippo_trainer.contract.command_line import POD_LOG
 from ippo_trainer.contract.digests import canonical_json
-from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.errors import FINAL
 
 from ippo_operator.api.pods import StagePods
 from ippo_operator.api.resource import IterativePPORun
@@ -31,8 +31,6 @@ CONTAINER = identity.STAGE_COMPONENT
 SPEC = "/ippo/spec"
 SPEC_FILE = "spec.json"
 GRACE_SECONDS = 60
-NEVER_AGAIN = [BadSpecError.exit_code, BadDataError.exit_code]
-"""Exit codes that end the Job even if the pod was disrupted."""
 
 
 def stage_config_map(run: IterativePPORun, intent: JobIntent) -> Object:
@@ -81,7 +79,7 @@ def _metadata(run: IterativePPORun, intent: JobIntent) -> Any:
 
 
 def _rules(replaceable: bool) -> list[dict[str, Any]]:
-    never_again = {"containerName": CONTAINER, "operator": "In", "values": NEVER_AGAIN}
+    never_again = {"containerName": CONTAINER, "operator": "In", "values": [*FINAL]}
     disrupted = [{"type": "DisruptionTarget", "status": "True"}]
     rules: list[dict[str, Any]] = [{"action": "FailJob", "onExitCodes": never_again}]
     return [*rules, {"action": "Ignore", "onPodConditions": disrupted}] if replaceable else rules

@@ -21,7 +21,7 @@ _KINDS: dict[type[StageError], FailureKind] = {
     StoppedError: "Disruption",
 }
 _BY_EXIT_CODE = {error.exit_code: (kind, Reason(error.reason)) for error, kind in _KINDS.items()}
-_NEVER_AGAIN: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
+_FINAL_KINDS: set[FailureKind] = {"Spec", "Data", "Uninformative", "Conflict"}
 _AT_ONCE = 3
 """So many disruptions of a stage bring no wait; more of them hardly end by themselves."""
 _MORE = "It collects more once spec.fitQ.onUninformative is CollectMore and maxCollections (3 if left out) allows it."
@@ -31,7 +31,7 @@ _UNLESS = "Tried again once spec.retries.requested, spec.pods or the address in 
 def classify(failure: JobFailure) -> tuple[FailureKind, Reason]:
     """The budget and the reason of a failed job. A wrong spec stays wrong even if the job was disrupted too."""
     by_code = _BY_EXIT_CODE.get(failure.exit_code) if failure.exit_code is not None else None
-    if by_code is not None and by_code[0] in _NEVER_AGAIN:
+    if by_code is not None and by_code[0] in _FINAL_KINDS:
         return by_code
     if failure.disrupted:
         return "Disruption", Reason.DISRUPTED
@@ -100,7 +100,7 @@ def final(status: RunStatus, spec: RunSpec) -> tuple[Reason, str] | None:
         return Reason.BUDGET_EXHAUSTED, text
     if _mended(failure, spec):
         return None
-    if failure.kind in _NEVER_AGAIN:
+    if failure.kind in _FINAL_KINDS:
         message = cut(failure.message, MAX_MESSAGE - len(_UNLESS) - 2)
         return failure.reason, f"{message.rstrip('.')}. {_UNLESS}"
     field, spent, limit = _account(status.budgets, spec.retries, failure.kind)

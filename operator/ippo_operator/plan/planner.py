@@ -29,7 +29,7 @@ def plan(
     now: datetime,
     store: StoreLocation,
     serving: ObservedServing | None = None,
-    live: ObservedLive | None = None,
+    live_world: ObservedLive | None = None,
 ) -> Plan:
     """What to do next.
 
@@ -39,13 +39,13 @@ def plan(
         now: the time, with a zone; fractions of a second are dropped, as in Kubernetes.
         store: where this run's artifacts are.
         serving: the run's Deployment, read after the run was; None where nothing is ever served.
-        live: the run's gateway and a candidate's servers; None for a run without collect.logged.
+        live_world: the run's gateway and a candidate's servers; None for a run without collect.logged.
 
     Returns:
         The new status and the actions, to be carried out in the order that `Plan` states. Planning again in an
         unchanged world gives the same status and no new action.
     """
-    return _Pass(run, World(jobs, now.replace(microsecond=0), serving, live), store).plan()
+    return _Pass(run, World(jobs, now.replace(microsecond=0), serving, live_world), store).plan()
 
 
 class _Pass:
@@ -284,13 +284,13 @@ class _Pass:
         waits = [seconds for seconds in (wait, look, served.requeue_after) if seconds is not None]
         return Plan(
             self.status,
-            tuple(self.creates),
-            tuple(self.deletes),
-            tuple(self.events),
-            min(waits, default=None),
-            served.serve,
-            served.unserve,
-            live.intent(self.run.spec, self.status),
+            creates=tuple(self.creates),
+            deletes=tuple(self.deletes),
+            events=tuple(self.events),
+            requeue_after=min(waits, default=None),
+            serve=served.serve,
+            unserve=served.unserve,
+            live=live.intent(self.run.spec, self.status),
         )
 
     def _tell_transition(self, before: RunStatus | None, stands: Phase) -> None:

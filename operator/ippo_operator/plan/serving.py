@@ -52,7 +52,8 @@ def plan_serving(spec: RunSpec, status: RunStatus, observed: ObservedServing, no
     latest = ServedPolicy(
         iteration=status.policy.iteration, digest=artifact.digest, key=artifact.key, settings=observed.settings
     )
-    return _Rollout(spec.serve, _retry_digest(spec), status.serving or ServingStatus(), latest, observed, now).plan()
+    before = status.serving or ServingStatus()
+    return _Rollout(spec.serve, _retry_digest(spec), before=before, latest=latest, observed=observed, now=now).plan()
 
 
 def _retry_digest(spec: RunSpec) -> Digest:

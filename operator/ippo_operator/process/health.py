@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from ippo_operator.process.metrics import CONTENT_TYPE, Metrics
-from ippo_operator.process.service import Service
+from ippo_operator.process.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -27,53 +27,53 @@ class Limits:
 
 
 class Health:
-    """Judges the service.
+    """Judges the workers.
 
     Args:
-        service: to be judged.
+        workers: to be judged.
         failure: why watches do not run; None where they do.
         limits: of what is tolerable.
     """
 
-    def __init__(self, service: Service, failure: Callable[[], str | None], limits: Limits | None = None) -> None:
-        self._service = service
+    def __init__(self, workers: Workers, failure: Callable[[], str | None], limits: Limits | None = None) -> None:
+        self._workers = workers
         self._failure = failure
         self._limits = limits or Limits()
 
     @property
     def unwatched(self) -> str | None:
         """Why not all is watched; None where it is."""
-        return self._failure() or self._service.unlisted
+        return self._failure() or self._workers.unlisted
 
     def report(self) -> dict[str, object]:
         """What the verdicts are made of, for people."""
-        service = self._service
+        workers = self._workers
         return {
-            "leader": service.lease.held,
-            "identity": service.lease.identity,
-            "knownRuns": len(service.index.versions()),
-            "queueDepth": service.queue.depth,
-            "lastWatchEventAgeSeconds": round(service.index.event_age, 1),
+            "leader": workers.lease.held,
+            "identity": workers.lease.identity,
+            "knownRuns": len(workers.index.versions()),
+            "queueDepth": workers.queue.depth,
+            "lastWatchEventAgeSeconds": round(workers.index.event_age, 1),
             "unwatched": self.unwatched,
-            "watchStaleSeconds": round(service.index.stale_for, 1),
-            "longestPassSeconds": round(service.queue.oldest_work, 1),
-            "lastAnswerAgeSeconds": _rounded(service.answer_age),
+            "watchStaleSeconds": round(workers.index.stale_for, 1),
+            "longestPassSeconds": round(workers.queue.oldest_work, 1),
+            "lastAnswerAgeSeconds": _rounded(workers.answer_age),
         }
 
     def unhealthy(self) -> str | None:
         """Why a restart would help; None if it would not."""
-        service = self._service
-        if service.failed.done():
+        workers = self._workers
+        if workers.failed.done():
             return "a loop of the operator ended"
-        if service.index.stale_for > self._limits.stale:
-            return f"the watches have been missing changes for {service.index.stale_for:.0f} s"
-        if service.queue.oldest_work > self._limits.hanging:
-            return f"a pass has been going on for {service.queue.oldest_work:.0f} s"
+        if workers.index.stale_for > self._limits.stale:
+            return f"the watches have been missing changes for {workers.index.stale_for:.0f} s"
+        if workers.queue.oldest_work > self._limits.hanging:
+            return f"a pass has been going on for {workers.queue.oldest_work:.0f} s"
         return None
 
     def unready(self) -> str | None:
         """Why this process does not do its part; None if it does, also where it stands by."""
-        age = self._service.answer_age
+        age = self._workers.answer_age
         if age is None:
             return "the API server has not answered yet"
         if age > self._limits.unanswered:

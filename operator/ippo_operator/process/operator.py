@@ -23,8 +23,8 @@ from ippo_operator.process import logs
 from ippo_operator.process.health import Health, application
 from ippo_operator.process.metrics import CountingTransport, Metrics
 from ippo_operator.process.options import Options
-from ippo_operator.process.service import Service, WorkPace
 from ippo_operator.process.watches import Watches
+from ippo_operator.process.workers import Workers, WorkPace
 
 _log = logging.getLogger("ippo.operator")
 
@@ -50,46 +50,46 @@ async def _run(options: Options) -> int:
     metrics = Metrics(clock)
     async with KubernetesTransport(login, lambda: kubeconfig.load(flags)) as transport:
         await transport.connection()
-        service = _service(options, CountingTransport(transport, metrics), metrics, clock, lambda: watches.restart())
-        watches = Watches(service, lambda: kubeconfig.load(flags), options.namespaces)
-        health = Health(service, lambda: watches.problem)
-        ask(metrics, service, health)
+        workers = _workers(options, CountingTransport(transport, metrics), metrics, clock, lambda: watches.restart())
+        watches = Watches(workers, lambda: kubeconfig.load(flags), options.namespaces)
+        health = Health(workers, lambda: watches.problem)
+        ask(metrics, workers, health)
         probes = await _serve(options.port, health, metrics)
-        service.start()
+        workers.start()
         watches.start()
         _log.info("watching %s as %s", ", ".join(options.namespaces) or "all namespaces", options.identity)
         try:
-            return await _until_stopped(service)
+            return await _until_stopped(workers)
         finally:
             await watches.stop()
-            await service.stop()
+            await workers.stop()
             await probes.cleanup()
 
 
-async def _until_stopped(service: Service) -> int:
+async def _until_stopped(workers: Workers) -> int:
     """Until SIGTERM or Ctrl-C, or until a loop failed that nothing goes on without."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     waiting: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
-    ends: list[asyncio.Future[Any]] = [waiting, service.failed]
+    ends: list[asyncio.Future[Any]] = [waiting, workers.failed]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    if not service.failed.done():
+    if not workers.failed.done():
         _log.info("told to stop")
         return 0
-    error = service.failed.exception()
+    error = workers.failed.exception()
     _log.error("the operator ends: %s", error, exc_info=error)
     return FAILED
 
 
-def _service(
+def _workers(
     options: Options,
     transport: CountingTransport,
     metrics: Metrics,
     clock: ServerClock,
     renew_watches: Callable[[], None],
-) -> Service:
+) -> Workers:
     times = LeaseTimes()
     # A renewal that takes longer than its turn is a renewal that failed.
     impatient = RetryPolicy(attempts=1, timeout=times.renew_every)
@@ -102,17 +102,26 @@ def _service(
     )
     pace = WorkPace(workers=options.workers, resync=options.resync)
     large = reconciler.reading_more(client)
-    return Service(client, reconciler, lease, metrics, options.namespaces, pace, large, renew_watches)
+    return Workers(
+        client,
+        reconciler,
+        lease,
+        metrics,
+        namespaces=options.namespaces,
+        pace=pace,
+        large=large,
+        renew_watches=renew_watches,
+    )
 
 
-def ask(metrics: Metrics, service: Service, health: Health) -> None:
+def ask(metrics: Metrics, workers: Workers, health: Health) -> None:
     """Adds what is known only when somebody asks."""
-    metrics.ask("ippo_queue_depth", "Runs that are due and wait", lambda: service.queue.depth)
-    metrics.ask("ippo_last_watch_event_age_seconds", "Since the last watch event", lambda: service.index.event_age)
-    metrics.ask("ippo_watch_stale_seconds", "For how long the watches miss changes", lambda: service.index.stale_for)
+    metrics.ask("ippo_queue_depth", "Runs that are due and wait", lambda: workers.queue.depth)
+    metrics.ask("ippo_last_watch_event_age_seconds", "Since the last watch event", lambda: workers.index.event_age)
+    metrics.ask("ippo_watch_stale_seconds", "For how long the watches miss changes", lambda: workers.index.stale_for)
     metrics.ask("ippo_watches_missing", "1 if not all is watched", lambda: float(health.unwatched is not None))
-    metrics.ask("ippo_lease_held", "1 if this process acts", lambda: float(service.lease.held))
-    metrics.ask("ippo_longest_pass_seconds", "Of the passes that go on now", lambda: service.queue.oldest_work)
+    metrics.ask("ippo_lease_held", "1 if this process acts", lambda: float(workers.lease.held))
+    metrics.ask("ippo_longest_pass_seconds", "Of the passes that go on now", lambda: workers.queue.oldest_work)
 
 
 async def _serve(port: int, health: Health, metrics: Metrics) -> aiohttp.web.AppRunner:

@@ -13,6 +13,8 @@ BAD_DATA: Final = 65
 TRY_AGAIN: Final = 75
 INTERRUPTED: Final = 130
 STOPPED: Final = 143
+FINAL: Final = (BAD_SPEC, BAD_DATA)
+"""Another try ends the same way."""
 
 
 class StageError(Exception):

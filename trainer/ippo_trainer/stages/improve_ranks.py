@@ -15,7 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from ippo_trainer.contract.command_line import RENDEZVOUS_PORT
-from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, StoppedError, TryAgainError
+from ippo_trainer.contract.errors import FINAL, StageError, StoppedError, TryAgainError
 from ippo_trainer.contract.stages import IMPROVE
 from ippo_trainer.contract.variables import COMPLETION_INDEX, LOCAL_RANK
 from ippo_trainer.stages.ending import bounded
@@ -26,7 +26,6 @@ MEETING_SECONDS = 900
 GRACE_SECONDS = 3600
 """Of processes that are told to stop; the pod's own grace period is what ends them."""
 _WORKER = "IPPO_RANK_LOG_FOLDER"
-_TELLING = (BadSpecError.exit_code, BadDataError.exit_code)
 _FOLLOWING = (TryAgainError.exit_code, StoppedError.exit_code, -signal.SIGTERM)
 
 
@@ -65,7 +64,7 @@ def first_failure(exit_codes: Mapping[int, int]) -> tuple[int, int]:
 
     def order(rank: int) -> tuple[bool, bool, int]:
         code = exit_codes[rank]
-        return code in _FOLLOWING, code not in _TELLING, rank
+        return code in _FOLLOWING, code not in FINAL, rank
 
     rank = min(exit_codes, key=order)
     code = exit_codes[rank]

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
+from ippo_trainer.contract.errors import FINAL
 from ippo_trainer.contract.lines import cut
 from ippo_trainer.contract.spec import MAX_RESULT_BYTES, StageResult
 from pydantic import ValidationError
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from ippo_operator.api.reasons import Reason
 from ippo_operator.api.status import Waiting
 from ippo_operator.cluster.remedies import with_remedy
-from ippo_operator.manifests.jobs import CONTAINER, NEVER_AGAIN
+from ippo_operator.manifests.jobs import CONTAINER
 from ippo_operator.plan.types import JobFailure
 
 Object: TypeAlias = Mapping[str, Any]
@@ -83,7 +84,7 @@ def first_failure(pods: Iterable[Object], replaced: bool = False) -> JobFailure 
 def passed_over(pod: Object) -> bool:
     """Whether a Job's policy passes over the pod: disrupted, and no exit code says that it would fail again."""
     terminated = stage_end(pod)
-    final = terminated is not None and terminated["exitCode"] in NEVER_AGAIN
+    final = terminated is not None and terminated["exitCode"] in FINAL
     return _is_disrupted(pod.get("status", {})) and not final
 
 

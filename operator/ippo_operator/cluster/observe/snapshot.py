@@ -84,9 +84,9 @@ async def read_snapshot(client: Client, owned: OwnedJobs, namespace: str, name: 
     uid = str(raw["metadata"]["uid"])
     if "deletionTimestamp" in raw["metadata"]:
         own, more = await owned.read(client, namespace, name, uid, None)
-        return Snapshot(raw, run, problem, own, (), _SOON if more else None)
+        return Snapshot(raw, run, problem, jobs=own, observed=(), look_again=_SOON if more else None)
     if run is None:
-        return Snapshot(raw, run, problem, {}, ())
+        return Snapshot(raw, run, problem, jobs={}, observed=())
     active = run.status.active.job_name if run.status is not None and run.status.active is not None else None
     job = await client.get(JOBS, namespace, active) if active is not None else None
     ours = job if job is not None and job_state.is_ours(job, uid) else None
@@ -94,12 +94,12 @@ async def read_snapshot(client: Client, owned: OwnedJobs, namespace: str, name: 
     soon = _SOON if more else None
     if ours is None or run.status is None:
         foreign = () if job is None else (job_state.foreign(str(active)),)
-        return Snapshot(raw, run, "", own, foreign, soon)
+        return Snapshot(raw, run, problem, jobs=own, observed=foreign, look_again=soon)
     observed, look_again = await _observe(client, namespace, ours, now)
     if run.status.stage is not None:
         stale = job_state.outdated(ours, settings_annotations(run, run.status.stage))
         observed = dataclasses.replace(observed, outdated=stale)
-    return Snapshot(raw, run, "", own, (observed,), soon if more else look_again)
+    return Snapshot(raw, run, problem, jobs=own, observed=(observed,), look_again=soon or look_again)
 
 
 def _without_spec(raw: Manifest) -> Manifest:

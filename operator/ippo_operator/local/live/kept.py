@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ippo_trainer.contract.errors import BAD_DATA, BAD_SPEC
+from ippo_trainer.contract.errors import FINAL
 
 from ippo_operator.local.files import last_line
 from ippo_operator.local.processes import exit_code, wait_for_any
@@ -15,8 +15,6 @@ from ippo_operator.local.processes import exit_code, wait_for_any
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _WELL_SECONDS = 60.0
 """A process that ran for so long had started well, however it ended."""
-_FINAL = {BAD_SPEC, BAD_DATA}
-"""Exit codes that say that another try ends the same way."""
 
 
 class KeptProcess:
@@ -69,7 +67,7 @@ class KeptProcess:
     @property
     def hopeless(self) -> bool:
         """It ended and said that it would do so again."""
-        return self._process is None and self.failures > 0 and self.code in _FINAL
+        return self._process is None and self.failures > 0 and self.code in FINAL
 
     def last_words(self) -> str:
         """How it ended, and the last line that it printed."""

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from ippo_operator.cluster.live import DRAIN, LOOK_AGAIN
+from ippo_operator.cluster.live import LOOK_AGAIN, ROUTES_LAG
 from ippo_operator.manifests import identity
 from ippo_trainer.contract.live import REPORT_MOST
 
@@ -107,11 +107,11 @@ def test_a_candidate_is_tested_promoted_and_its_servers_go_once_nobody_asks_them
     assert gateway.routes().canary is None
     ended = operator.now
     while any(there(api, CANDIDATE)):
-        assert operator.now - ended < timedelta(seconds=2 * DRAIN)
+        assert operator.now - ended < timedelta(seconds=2 * ROUTES_LAG)
         wait = operator.settle().requeue_after
         assert wait is not None
         operator.now += timedelta(seconds=wait)
-    assert operator.now - ended >= timedelta(seconds=DRAIN)
+    assert operator.now - ended >= timedelta(seconds=ROUTES_LAG)
     operator.finish(controller)
     assert stands(api, "Ready") == ("True", "Completed")
     assert all(there(api, GATEWAY))

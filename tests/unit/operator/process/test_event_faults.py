@@ -4,12 +4,12 @@ import asyncio
 import random
 
 import pytest
-from ippo_operator.process.service import WorkPace
+from ippo_operator.process.workers import WorkPace
 
 from tests.kit.fake_api import FakeApi, Object
 from tests.kit.toy_cluster import ToyController, attempts, run_manifest
 
-from .test_service import Process, drive, run, succeeded
+from .test_workers import Process, drive, run, succeeded
 
 PACE = WorkPace(workers=3, resync=0.3, check=0.2, drain=5)
 NAMES = [f"run-{number}" for number in range(4)]
@@ -83,10 +83,10 @@ def test_an_event_of_a_run_that_is_gone_brings_nothing_back() -> None:
             for kind, item in [*old]:
                 if kind != "DELETED":
                     process.hear(kind, item)
-            await drive(controller, lambda: not process.service.queue.depth and not process.service.queue.working)
+            await drive(controller, lambda: not process.workers.queue.depth and not process.workers.queue.working)
             await asyncio.sleep(0)
             assert attempts(api) == jobs
-            assert process.service.index.versions() == {}
+            assert process.workers.index.versions() == {}
             assert api.all("jobs") == api.all("configmaps") == api.all("iterativepporuns") == []
 
     run(scene())

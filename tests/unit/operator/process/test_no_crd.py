@@ -2,12 +2,12 @@
 
 import asyncio
 
-from ippo_operator.process.service import WorkPace
+from ippo_operator.process.workers import WorkPace
 
 from tests.kit.fake_api import FakeApi, answer
 from tests.kit.toy_cluster import attempts, run_manifest
 
-from .test_service import Process, run, until
+from .test_workers import Process, run, until
 
 
 def test_without_the_crd_it_is_not_ready_and_a_restart_would_not_help() -> None:

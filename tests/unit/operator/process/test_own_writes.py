@@ -8,7 +8,7 @@ from ippo_operator.cluster.transport import Request, Response
 from tests.kit.fake_api import FakeApi
 from tests.kit.toy_cluster import ToyController, attempts, run_manifest, the_run
 
-from .test_service import Process, drive, run, succeeded, until
+from .test_workers import Process, drive, run, succeeded, until
 
 
 def passes(api: FakeApi) -> int:
@@ -21,7 +21,7 @@ async def at_rest(process: Process) -> None:
     calm = 0
     while calm < 20:
         await asyncio.sleep(0)
-        calm = 0 if process.service.queue.depth or process.service.queue.working else calm + 1
+        calm = 0 if process.workers.queue.depth or process.workers.queue.working else calm + 1
 
 
 def test_a_status_that_a_pass_wrote_makes_no_other_pass() -> None:
@@ -77,7 +77,7 @@ def test_an_own_write_that_a_watch_tells_of_late_makes_no_other_pass() -> None:
             assert passes(api) == 1
             # The watches have told of it all the same: nothing is missed.
             listed = {("team", "small"): the_run(api)["metadata"]["resourceVersion"]}
-            assert process.service.index.missed(listed, listed) == []
+            assert process.workers.index.missed(listed, listed) == []
 
     run(scene())
 
@@ -91,7 +91,7 @@ def test_the_time_from_an_event_to_the_next_job_is_measured_once_per_job() -> No
             await drive(controller, lambda: succeeded(api))
             text = process.metrics.text().decode()
         assert f"ippo_next_job_seconds_count {float(len(attempts(api)))}" in text
-        assert process.service._heard == {}
+        assert process.workers._heard == {}
 
     run(scene())
 
@@ -100,7 +100,7 @@ def test_a_pass_that_fails_leaves_its_event_unanswered() -> None:
     async def scene() -> None:
         api = FakeApi()
         process = Process(api)
-        real, failed = process.service._reconciler.reconcile, False
+        real, failed = process.workers._reconciler.reconcile, False
 
         async def once(namespace: str, name: str) -> Any:
             nonlocal failed
@@ -109,7 +109,7 @@ def test_a_pass_that_fails_leaves_its_event_unanswered() -> None:
                 raise RuntimeError("bug")
             return await real(namespace, name)
 
-        process.service._reconciler.reconcile = once  # type: ignore[method-assign]
+        process.workers._reconciler.reconcile = once  # type: ignore[method-assign]
         async with process:
             api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
@@ -129,8 +129,8 @@ def test_what_is_known_of_a_deleted_run_is_forgotten() -> None:
             await until(lambda: bool(attempts(api)))
             api.remove("iterativepporuns", "team", "small")
             await at_rest(process)
-            service = process.service
-            assert (service._own, service._heard, service._meanwhile) == ({}, {}, {})
+            workers = process.workers
+            assert (workers._own, workers._heard, workers._meanwhile) == ({}, {}, {})
             assert 'ippo_runs{phase="Running"} 0.0' in process.metrics.text().decode()
 
     run(scene())

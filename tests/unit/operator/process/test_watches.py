@@ -12,7 +12,7 @@ from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVI
 from ippo_operator.process import watches
 from ippo_operator.process.watches import CHILDREN, Watches, decisive, settings
 
-from .test_service import until
+from .test_workers import until
 
 
 class Listener:

@@ -12,7 +12,7 @@ from ippo_operator.cluster.lease import Lease, LeaseTimes
 from ippo_operator.cluster.reconcile import Reconciler
 from ippo_operator.process.health import Health, Limits, application
 from ippo_operator.process.metrics import CountingTransport, Metrics
-from ippo_operator.process.service import Service, WorkPace
+from ippo_operator.process.workers import Workers, WorkPace
 
 from tests.kit.fake_api import FakeApi, Object, answer
 from tests.kit.toy_cluster import PLATFORM, ToyController, attempts, condition, run_manifest, the_run
@@ -32,10 +32,10 @@ class Process:
         client = Client(transport, self.lease.check, RetryPolicy(attempts=1))
         reconciler = Reconciler(client, PLATFORM, name, watcher=self.metrics.status_written)
         self.renewals = 0
-        self.service = Service(client, reconciler, self.lease, self.metrics, pace=pace, renew_watches=self._renew)
+        self.workers = Workers(client, reconciler, self.lease, self.metrics, pace=pace, renew_watches=self._renew)
         self.watch_problem: str | None = None
         limits = Limits(stale=0.2, hanging=0.5, unanswered=0.5)
-        self.health = Health(self.service, lambda: self.watch_problem, limits)
+        self.health = Health(self.workers, lambda: self.watch_problem, limits)
         if watched:
             before = api.on_change
 
@@ -53,18 +53,18 @@ class Process:
         metadata = item["metadata"]
         name, run = metadata["name"], (metadata.get("labels") or {}).get("ippo.dev/run")
         if run is not None:
-            self.service.child_changed((metadata["namespace"], run), 0.0)
+            self.workers.child_changed((metadata["namespace"], run), 0.0)
         elif item.get("kind") == "IterativePPORun" and kind == "DELETED":
-            self.service.run_deleted((metadata["namespace"], name))
+            self.workers.run_deleted((metadata["namespace"], name))
         elif item.get("kind") == "IterativePPORun":
-            self.service.run_changed((metadata["namespace"], name), metadata["resourceVersion"])
+            self.workers.run_changed((metadata["namespace"], name), metadata["resourceVersion"])
 
     async def __aenter__(self) -> "Process":
-        self.service.start()
+        self.workers.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.service.stop()
+        await self.workers.stop()
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
@@ -123,7 +123,7 @@ def test_one_of_two_processes_acts_and_the_other_takes_over() -> None:
             await drive(controller, lambda: len(attempts(api)) == 2)
             assert first.lease.held != second.lease.held
             holder, other = (first, second) if first.lease.held else (second, first)
-            for task in holder.service._tasks:  # as if it were killed: the lease is not released
+            for task in holder.workers._tasks:  # as if it were killed: the lease is not released
                 task.cancel()
             await until(lambda: other.lease.held)
             await drive(controller, lambda: succeeded(api))
@@ -139,7 +139,7 @@ def test_what_no_watch_told_is_found_and_told_of() -> None:
         async with Process(api, pace=pace, watched=False) as process:
             api.put("iterativepporuns", run_manifest())
             await until(lambda: bool(attempts(api)))
-            await until(lambda: process.service.index.stale_for > 0)
+            await until(lambda: process.workers.index.stale_for > 0)
             await until(lambda: process.health.unhealthy() is not None)
             assert "missing changes" in str(process.health.unhealthy())
             assert process.renewals > 0
@@ -178,9 +178,9 @@ def test_a_server_that_asks_for_a_rest_is_not_asked_about_the_run_before() -> No
         api.before = lambda _n, request: busy if "leases" not in request.path else None
         async with Process(api) as process:
             api.put("iterativepporuns", run_manifest())
-            await until(lambda: bool(process.service.queue._failures))
-            [due] = process.service.queue._due.values()
-            assert 25 < due - process.service.queue.clock() <= 30
+            await until(lambda: bool(process.workers.queue._failures))
+            [due] = process.workers.queue._due.values()
+            assert 25 < due - process.workers.queue.clock() <= 30
 
     run(scene())
 
@@ -193,7 +193,7 @@ def test_a_run_whose_end_no_watch_told_of_is_forgotten_at_the_resync() -> None:
             await until(lambda: 'ippo_runs{phase="Running"} 1.0' in process.metrics.text().decode())
             api.remove("iterativepporuns", "team", "small")
             await until(lambda: 'ippo_runs{phase="Running"} 0.0' in process.metrics.text().decode())
-            assert process.service.index.versions() == {}
+            assert process.workers.index.versions() == {}
 
     run(scene())
 
@@ -236,7 +236,7 @@ def test_a_pass_that_hangs_fails_the_liveness_probe() -> None:
         async def hang(*_: object) -> Any:
             await stuck.wait()
 
-        process.service._reconciler.reconcile = hang  # type: ignore[method-assign]
+        process.workers._reconciler.reconcile = hang  # type: ignore[method-assign]
         async with process:
             api.put("iterativepporuns", run_manifest())
             await until(lambda: process.health.unhealthy() is not None)
@@ -257,7 +257,7 @@ def test_a_loop_that_ends_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(process.lease, "tick", broken)
         async with process:
             with pytest.raises(RuntimeError, match="bug"):
-                await process.service.failed
+                await process.workers.failed
             assert process.health.unhealthy() == "a loop of the operator ended"
 
     run(scene())
@@ -268,18 +268,18 @@ def test_stopping_lets_a_pass_end_and_releases_the_lease() -> None:
         api = FakeApi()
         process = Process(api)
         entered, leave = asyncio.Event(), asyncio.Event()
-        real = process.service._reconciler.reconcile
+        real = process.workers._reconciler.reconcile
 
         async def slow(namespace: str, name: str) -> Any:
             entered.set()
             await leave.wait()
             return await real(namespace, name)
 
-        process.service._reconciler.reconcile = slow  # type: ignore[method-assign]
-        process.service.start()
+        process.workers._reconciler.reconcile = slow  # type: ignore[method-assign]
+        process.workers.start()
         api.put("iterativepporuns", run_manifest())
         await entered.wait()
-        stopping = asyncio.create_task(process.service.stop())
+        stopping = asyncio.create_task(process.workers.stop())
         await asyncio.sleep(0)
         leave.set()
         await stopping

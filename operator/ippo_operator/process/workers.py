@@ -40,7 +40,7 @@ class WorkPace:
     """Seconds that passes have to end when the process is told to stop."""
 
 
-class Service:
+class Workers:
     """Works on runs while this process holds the lease.
 
     Args:
