@@ -1,5 +1,5 @@
 """Gateways' logs under real faults: processes killed at random, a store that is down, a disk that is full, replicas
-that are deleted. What was answered for is in the compacted data, once."""
+that are deleted, or gone while their disk stays. What was answered for is in the compacted data, once."""
 
 import random
 import shutil
@@ -71,6 +71,17 @@ class Gateways:
     def delete(self, replica: int) -> None:
         """Ends a replica, with its disk."""
         assert self.end(replica) == 0
+        self._forget(replica)
+
+    def empty(self, replica: int) -> None:
+        """Kills a replica for good; another process brings what is on its disk into the store, then the disk goes."""
+        self.kill(replica)
+        command = [sys.executable, "-m", "ippo_trainer.gateway.put", "--journal", str(self.directory(replica))]
+        command += ["--log", self.location.model_dump_json(exclude_none=True)]
+        assert subprocess.run(command, timeout=120).returncode == 0
+        self._forget(replica)
+
+    def _forget(self, replica: int) -> None:
         self._answered |= self.answered(replica)
         shutil.rmtree(self.directory(replica))
 
@@ -137,12 +148,12 @@ def chaos(gateways: Gateways, rounds: int, lines: int, down: Callable[[bool], No
     for number in range(rounds):
         replica = generator.randrange(REPLICAS)
         gateways.more(replica, generator.randint(1, lines))
-        kind = ("kill", "down", "full", "kill", "delete")[number % 5]
+        kind = ("kill", "down", "full", "empty", "delete")[number % 5]
         if kind == "kill":
             gateways.kill(replica)
             gateways.start(replica)
-        elif kind == "delete":
-            gateways.delete(replica)
+        elif kind in {"delete", "empty"}:
+            (gateways.delete if kind == "delete" else gateways.empty)(replica)
             gateways.start(replica)
         elif kind == "down":
             down(True)

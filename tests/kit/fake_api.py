@@ -1,8 +1,8 @@
 """An API server in memory, behind the client's Transport: what the operator relies on, and faults on demand.
 
 It has uids, generations, one resourceVersion sequence, optimistic conflicts, isolation of the status subresource,
-create-only names, UID preconditions, garbage collection by ownerReferences, foreground deletion of Jobs, label
-selectors, pages, field merge for server-side apply, JSON patches that remove, and metav1.Status errors.
+create-only names, UID preconditions, garbage collection by ownerReferences, foreground deletion of Jobs, finalizers,
+label selectors, pages, field merge for server-side apply, JSON patches that remove, and metav1.Status errors.
 """
 
 import itertools
@@ -31,7 +31,7 @@ _PATH = re.compile(
     r"/(?P<plural>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<sub>[^/]+))?"
 )
 _PROXY = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/services/(?P<service>[^/]+)/proxy(?P<path>/.*)")
-WITH_STATUS = {"iterativepporuns", "jobs", "pods", "deployments"}
+WITH_STATUS = {"iterativepporuns", "jobs", "pods", "deployments", "statefulsets"}
 
 
 def copied(value: Any) -> Any:
@@ -204,7 +204,7 @@ class FakeApi:
         uid = options.get("preconditions", {}).get("uid")
         if uid is not None and uid != item["metadata"]["uid"]:
             raise refusal(409, "Conflict", f'{plural} "{name}": the UID in the precondition does not match')
-        if options.get("propagationPolicy") == "Foreground":
+        if options.get("propagationPolicy") == "Foreground" or item["metadata"].get("finalizers"):
             if "deletionTimestamp" not in item["metadata"]:
                 item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
                 self._store((plural, namespace, name), item, "MODIFIED")

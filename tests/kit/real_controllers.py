@@ -23,6 +23,10 @@ _CONTROLLERS = (
     "deployment-controller",
     "endpointslice-controller",
     "replicaset-controller",
+    "statefulset-controller",
+    "ttl-after-finished-controller",
+    "persistentvolume-binder-controller",
+    "persistentvolumeclaim-protection-controller",
     "resourcequota-controller",
     "serviceaccount-controller",
 )
@@ -30,7 +34,7 @@ _ROOM = {"cpu": "64", "memory": "256Gi", "pods": "500", "ephemeral-storage": "1T
 
 
 class Cluster(ControlPlane):
-    """As ControlPlane, with the scheduler and controllers of namespaces, garbage, Jobs, Deployments, quotas, accounts.
+    """As ControlPlane, with the scheduler and controllers of namespaces, garbage, workloads, volumes, quotas, accounts.
 
     Service account admission is on. Pods that the scheduler binds do not run: see Kubelet.
     """

@@ -17,6 +17,7 @@ from ippo_trainer.contract.spec import StageResult, StageSpec
 
 from tests.kit.fake_api import FakeApi, Object
 from tests.kit.planner_world import START, good_result
+from tests.kit.toy_volumes import ToyVolumes, is_put
 
 PLATFORM = Platform(image="stages:test", serve_image="servers:test")
 RUN: Object = {
@@ -53,9 +54,13 @@ class ToyController:
     connects: bool = True
     """Whether Services get endpoints."""
 
+    def __post_init__(self) -> None:
+        self.volumes = ToyVolumes(self.api, self.ran)
+
     def step(self) -> bool:
         """Whether anything changed."""
-        changed = [self._look_at(job) for job in self.api.all("jobs")]
+        changed = [self._look_at(job) for job in self.api.all("jobs") if not is_put(job)]
+        changed += [self.volumes.step()]
         rolled = [item for item in self.api.all("deployments") if "template" in item["spec"]]
         changed += [roll_out(self.api, deployment, self.serves) for deployment in rolled]
         changed += [connect(self.api, service) for service in self.api.all("services") if self.connects]

@@ -72,7 +72,7 @@ class StandIn(Background):
         for index in range(job["spec"]["completions"]):
             self._pod(job, index, code, message)
         path = f"{JOBS}/namespaces/{place}/jobs/{name}/status"
-        answer = self._api.merge(path, {"status": _job_status(job, code)})
+        answer = self._api.merge(path, {"status": job_status(job, code)})
         if answer.code != 200 and answer.code != 404:
             raise AssertionError(answer.message)
 
@@ -163,7 +163,7 @@ def _reasons(status: dict[str, Any]) -> list[str]:
     return [condition["reason"] for condition in status.get("conditions") or ()]
 
 
-def _job_status(job: dict[str, Any], code: int) -> dict[str, Any]:
+def job_status(job: dict[str, Any], code: int) -> dict[str, Any]:
     """As the API server's validation wants a Job that is over."""
     count, moment = job["spec"]["completions"], now()
     kinds = ("FailureTarget", "Failed") if code else ("SuccessCriteriaMet", "Complete")

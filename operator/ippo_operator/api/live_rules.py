@@ -1,10 +1,19 @@
-"""Rules between the fields of live runs, and of personas."""
+"""Rules between the fields of live runs, of gateways and of personas."""
 
-from ippo_trainer.contract.live import Canary
+from ippo_trainer.contract.live import JOURNAL_BYTES, Canary
 from ippo_trainer.contract.params import COLDEST, HOTTEST, Model
 from ippo_trainer.contract.personas import MAX_EXPLORATION, Persona, Personas
 
+from ippo_operator.api.quantities import amount
 from ippo_operator.api.rule import Rule
+from ippo_operator.api.run_sections import Gateway
+
+
+def _has_room(gateway: Gateway) -> bool:
+    """Whether a journal may grow as large as it may before its volume is full."""
+    volume = gateway.journal_volume
+    return volume is None or (amount(volume.storage) or 0) >= gateway.most_waiting
+
 
 OF_RUNS: tuple[Rule, ...] = (
     Rule(
@@ -83,6 +92,16 @@ LIVE_RULES: dict[type[Model], tuple[Rule, ...]] = {
             "!has(self.maxExploration) || double(self.maxExploration) < 1.0",
             lambda section: section.most_explored < 1,
             "max_exploration",
+        ),
+    ),
+    Gateway: (
+        Rule(
+            f"allowed is a volume with storage for journalBytes or more, {JOURNAL_BYTES >> 30}Gi if left out",
+            "!has(self.journalVolume) || quantity(self.journalVolume.storage).asApproximateFloat() >= "
+            f"(has(self.journalBytes) ? double(self.journalBytes) : {JOURNAL_BYTES}.0)",
+            _has_room,
+            "journal_volume",
+            words=lambda gateway: f"storage of {gateway.journal_volume.storage}",
         ),
     ),
     Persona: (

@@ -131,8 +131,8 @@ class Reason(StrEnum):
     GATEWAY_UNREACHABLE = (
         "GatewayUnreachable",
         "The run waits for what its gateway counts, and the gateway does not answer, or not as it should.",
-        "Look at it: `kubectl describe deployment NAME-gateway`, `kubectl logs deployment/NAME-gateway`; on one "
-        "machine `ippo run` says where its log is.",
+        "Look at it: `kubectl describe deployment NAME-gateway`, `kubectl logs deployment/NAME-gateway`, with "
+        "journalVolume `statefulset` in their place; on one machine `ippo run` says where its log is.",
         ("live", *_WORK),
         "OnceMended",
     )

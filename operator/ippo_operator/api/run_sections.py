@@ -4,13 +4,13 @@ from typing import Annotated, ClassVar, Literal
 
 from ippo_trainer.contract.fields import Positive, matching
 from ippo_trainer.contract.judgement import Judgement
-from ippo_trainer.contract.live import Canary
+from ippo_trainer.contract.live import JOURNAL_BYTES, Canary
 from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.params import EngineName, Model
 from ippo_trainer.contract.spec import Encryption, S3Location
 from pydantic import Field
 
-from ippo_operator.api.pods import LabelName, ObjectName, Resources
+from ippo_operator.api.pods import LabelName, ObjectName, Resources, Size
 
 
 class S3(S3Location):
@@ -122,6 +122,15 @@ class Serve(Model):
     """After a failed roll-out: serve the policy before it again, or leave things as they are for a look."""
 
 
+class JournalVolume(Model):
+    """A PersistentVolumeClaim for each gateway, of access mode ReadWriteOnce."""
+
+    storage: Size
+    """What each claim asks for, e.g. 2Gi: at least journalBytes."""
+    storage_class_name: ObjectName | None = None
+    """The StorageClass. If left out, the cluster's default."""
+
+
 class Gateway(Model):
     """The gateway of a run that collects what it logged: a Deployment and a Service, both named after the run with
     `-gateway`, in front of its policy servers. `ippo run` starts it as a process.
@@ -150,6 +159,15 @@ class Gateway(Model):
     journal_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] | None = None
     """Of events on a gateway's disk that are not in the bucket yet; beyond it, events are refused with 503. 1 GiB if
     left out."""
+    journal_volume: JournalVolume | None = None
+    """Keeps each gateway's journal on a volume that outlives its pod: events that a lost pod had not yet brought into
+    the bucket are brought there by the next. Without it, the journal is on the pod's own disk. May come, change and go
+    at any time. In a cluster only; local runs ignore it."""
+
+    @property
+    def most_waiting(self) -> int:
+        """Bytes of events that may be on a gateway's disk."""
+        return self.journal_bytes or JOURNAL_BYTES
 
 
 class Promotion(Model):

@@ -10,10 +10,18 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import AlreadyExistsError, ConflictError
 from ippo_operator.cluster.observe import job_state
 from ippo_operator.cluster.observe.owned_jobs import OwnedJob
-from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, JOBS, SERVICES, Resource, resource_of
+from ippo_operator.cluster.resources import (
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    JOBS,
+    SERVICES,
+    STATEFUL_SETS,
+    Resource,
+    resource_of,
+)
 from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
-from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
+from ippo_operator.plan.names import CANDIDATE, GATEWAY, MAX_SET_NAME, companion_name
 from ippo_operator.plan.types import JobIntent
 
 Builder: TypeAlias = Callable[[IterativePPORun, JobIntent], Sequence[Manifest]]
@@ -110,7 +118,8 @@ async def wind_down(client: Client, run_uid: str, namespace: str, name: str, job
         if not job.over:
             await stop(client, namespace, job)
     names = (name, *(companion_name(name, kind) for kind in (GATEWAY, CANDIDATE)))
-    for resource, one in product((DEPLOYMENTS, SERVICES), names):
+    gateways = (STATEFUL_SETS, companion_name(name, GATEWAY, MAX_SET_NAME))
+    for resource, one in (*product((DEPLOYMENTS, SERVICES), names), gateways):
         child = await client.get(resource, namespace, one)
         if child is not None and "deletionTimestamp" not in child["metadata"] and job_state.is_ours(child, run_uid):
             await _delete_if_same(client, resource, namespace, child)

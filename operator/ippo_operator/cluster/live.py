@@ -16,22 +16,17 @@ from ippo_operator.api.reasons import Reason
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.status import RunStatus, Waiting
 from ippo_operator.cluster.client import Client, Manifest
+from ippo_operator.cluster.gateways import Gateways
 from ippo_operator.cluster.live_report import NoReportError, Silences, read_report
 from ippo_operator.cluster.mending import Repair, RepairBackoff, Repairs, put_right, repair
 from ippo_operator.cluster.observe import server_state
-from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, Key, Resource
+from ippo_operator.cluster.resources import CONFIG_MAPS, DEPLOYMENTS, SERVICES, STATEFUL_SETS, Key, Resource
 from ippo_operator.cluster.servers import Serving, leave_replicas, own, remove
 from ippo_operator.manifests import identity
-from ippo_operator.manifests.gateway import (
-    GatewayContext,
-    candidate_of,
-    gateway_config_map,
-    gateway_deployment,
-    gateway_service,
-)
+from ippo_operator.manifests.gateway import GatewayContext, candidate_of, gateway_config_map, gateway_service
 from ippo_operator.manifests.serving import NoServerImageError, ServingContext, serving_deployment, serving_service
 from ippo_operator.plan import canary, live
-from ippo_operator.plan.names import CANDIDATE, GATEWAY, companion_name
+from ippo_operator.plan.names import CANDIDATE, GATEWAY, MAX_SET_NAME, companion_name
 from ippo_operator.plan.serving import one_is_up
 from ippo_operator.plan.types import LiveIntent, ObservedLive, ObservedServing
 
@@ -123,7 +118,7 @@ class Live:
         objects = LiveObjects(nothing, nothing, mine, frozenset(conflicts), self.servers)
         if self.servers is None:
             return objects
-        observed = await self._observed(status, objects)
+        observed = await self._observed(status, self.servers, objects)
         observed = replace(observed, trouble=next(iter(conflicts.values()), observed.trouble))
         before = status.live.trouble if status.live is not None else None
         refused = before if before is not None and before.reason == Reason.CHILD_REFUSED else None
@@ -134,10 +129,11 @@ class Live:
         for name in (self._gateway, self._candidate):
             yield DEPLOYMENTS, name
             yield SERVICES, name
+        yield STATEFUL_SETS, companion_name(self.run.metadata.name, GATEWAY, MAX_SET_NAME)
 
     # How they are doing
 
-    async def _observed(self, status: RunStatus, objects: LiveObjects) -> ObservedLive:
+    async def _observed(self, status: RunStatus, servers: ServingContext, objects: LiveObjects) -> ObservedLive:
         observed, tested = ObservedLive(), canary.under_test(self.run.spec, status)
         candidate = tested.artifact(IMPROVE) if tested is not None else None
         if candidate is not None:
@@ -145,7 +141,7 @@ class Live:
         if candidate is None and not live.waits(self.run.spec, status):
             self.silences.forget(self._key)
             return observed
-        report, trouble = await self._report(objects)
+        report, trouble = await self._report(servers, objects)
         return replace(observed, report=report, trouble=trouble or observed.trouble)
 
     async def _observed_candidate(self, digest: Digest, objects: LiveObjects) -> ObservedLive:
@@ -169,42 +165,48 @@ class Live:
         text = f"its servers were not ready within spec.serve.progressDeadlineSeconds, {limit} s{cause}"
         return ObservedLive(candidate_failed=text)
 
-    async def _report(self, objects: LiveObjects) -> tuple[LiveReport | None, Waiting | None]:
+    async def _report(self, servers: ServingContext, objects: LiveObjects) -> tuple[LiveReport | None, Waiting | None]:
         """What the gateway says, or why it says nothing, once that is worth a word."""
-        deployment = objects.own.get((DEPLOYMENTS.kind, self._gateway))
-        if deployment is None:
-            return None, None  # it is about to be made
-        if not server_state.observe(deployment, ObservedServing(NO_DIGEST)).available:
-            return None, await self._not_ready(deployment)
+        gateways = Gateways(GatewayContext(servers), objects.own).there
+        if not gateways:
+            return None, None  # they are about to be made
+        wanted, available = gateways[0], [server_state.available(gateway) for gateway in gateways]
+        if not any(available):
+            return None, await self._not_ready(wanted)
         try:
             report = await read_report(self.client, str(self.run.metadata.namespace), self._gateway)
         except NoReportError as error:
-            quiet = self._starts(deployment) or not self._silent()
+            quiet = self._starts(wanted) or not self._silent(_PATIENCE)
             return None, None if quiet else _unreachable(str(error))
         self.silences.forget(self._key)
-        return report, None
+        return report, None if available[0] else await self._held_up(wanted)
 
-    async def _not_ready(self, deployment: Manifest) -> Waiting | None:
-        trouble = await self._trouble(deployment, GATEWAY)
-        if trouble is not None:
-            return _unreachable(f"gateway {self._gateway} is not ready: {trouble.message}")
-        if self._starts(deployment):
-            return None
+    async def _held_up(self, wanted: Manifest) -> Waiting | None:
+        """What keeps gateways from getting ready, be it that others answer in their place."""
+        trouble = await self._trouble(wanted, GATEWAY)
+        return _unreachable(f"gateway {self._gateway} is not ready: {trouble.message}") if trouble is not None else None
+
+    async def _not_ready(self, wanted: Manifest) -> Waiting | None:
+        trouble = await self._held_up(wanted)
+        if trouble is not None or self._starts(wanted):
+            return trouble
         return _unreachable(f"gateway {self._gateway} is not ready; what it waits for is in the log of its pods")
 
-    def _silent(self) -> bool:
-        """Whether the gateway has not answered for longer than a busy one may take, or that was told before."""
+    def _silent(self, patience: float) -> bool:
+        """Whether the gateway has not answered for so many seconds, or that was told before."""
         seconds = self.silences.seconds(self._key)
         before = self.run.status.live if self.run.status is not None else None
-        return seconds >= _PATIENCE or (before is not None and before.trouble is not None)
+        return seconds >= patience or (before is not None and before.trouble is not None)
 
-    def _starts(self, deployment: Manifest) -> bool:
-        """Whether its pods have just started or ended, which is no news."""
-        changed = server_state.availability_changed_at(deployment)
-        return changed is None or self.client.clock() - changed < _STARTING
+    def _starts(self, gateways: Manifest) -> bool:
+        """Whether their pods have just started or ended, which is no news."""
+        changed = server_state.availability_changed_at(gateways)
+        if changed is None:
+            return not self._silent(_STARTING.total_seconds())
+        return self.client.clock() - changed < _STARTING
 
     async def _trouble(self, deployment: Manifest, component: str) -> Waiting | None:
-        """What keeps pods of a Deployment from getting ready."""
+        """What keeps pods of a Deployment or StatefulSet from getting ready."""
         labels = f"{identity.RUN_UID}={self.run.metadata.uid},{identity.COMPONENT}={component}"
         history = await server_state.read_history(self.client, deployment, labels, ())
         return server_state.trouble(deployment, history.pods)
@@ -226,12 +228,14 @@ class Live:
         if intent is None or objects.servers is None:
             await remove(self.client, objects.own.values())
             return Repairs()
+        gateways = Gateways(GatewayContext(objects.servers), objects.own)
         due = [
             wrong
-            for desired in _desired(objects.servers, intent)
+            for desired in (*_desired(objects.servers, intent, objects), gateways.desired)
             if (wrong := self._repair(desired, objects)) is not None
         ]
         repairs = await put_right(self.client, due, backoff)
+        repairs = _no_later(repairs, await gateways.end_others(self.client))
         if intent.canary is not None:
             return repairs
         left = [objects.own.get((kind, self._candidate)) for kind in (DEPLOYMENTS.kind, SERVICES.kind)]
@@ -240,17 +244,14 @@ class Live:
         wait = self._still_asked(objects, any(repair.desired["kind"] == CONFIG_MAPS.kind for repair in due))
         if wait <= 0:
             await remove(self.client, left)
-        return replace(repairs, wait=min(filter(None, (repairs.wait, max(wait, 1.0)))))
+        return _no_later(repairs, max(wait, 1.0))
 
     def _repair(self, desired: Manifest, objects: LiveObjects) -> Repair | None:
         """What is wrong; an object of somebody else is left alone."""
         child = str(desired["kind"]), str(desired["metadata"]["name"])
         if child in objects.foreign:
             return None
-        there = objects.own.get(child)
-        if desired["kind"] == DEPLOYMENTS.kind:
-            leave_replicas(desired, there)
-        return repair(desired, there)
+        return repair(desired, objects.own.get(child))
 
     def _still_asked(self, objects: LiveObjects, news: bool) -> float:
         """Seconds in which a gateway may still ask the candidate's servers.
@@ -264,21 +265,27 @@ class Live:
         return ROUTES_LAG if written is None else ROUTES_LAG - (self.client.clock() - written).total_seconds()
 
 
-def _desired(servers: ServingContext, intent: LiveIntent) -> Iterator[Manifest]:
-    """What is to be there; the candidate's servers only where an image of servers is known, of which status.serving
-    tells."""
+def _desired(servers: ServingContext, intent: LiveIntent, objects: LiveObjects) -> Iterator[Manifest]:
+    """What is to be there beside the gateways themselves; the candidate's servers only where an image of servers is
+    known, of which status.serving tells."""
     gateway = GatewayContext(servers)
     yield gateway_config_map(gateway, intent)
     yield gateway_service(gateway)
-    yield gateway_deployment(gateway)
     if intent.canary is None:
         return
     candidate = candidate_of(servers, intent)
     try:
-        yield serving_deployment(candidate, intent.canary.policy)
+        deployment = serving_deployment(candidate, intent.canary.policy)
     except NoServerImageError:
         return
+    leave_replicas(deployment, objects.own.get((DEPLOYMENTS.kind, candidate.name)))
+    yield deployment
     yield serving_service(candidate)
+
+
+def _no_later(repairs: Repairs, wait: float | None) -> Repairs:
+    """With another look after so many seconds."""
+    return replace(repairs, wait=min(filter(None, (repairs.wait, wait)), default=None))
 
 
 def _unreachable(text: str) -> Waiting:

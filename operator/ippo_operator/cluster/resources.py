@@ -39,13 +39,18 @@ PODS = Resource("", "v1", "pods", "Pod")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 SERVICES = Resource("", "v1", "services", "Service")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
+CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 ENDPOINT_SLICES = Resource("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice")
 REPLICA_SETS = Resource("apps", "v1", "replicasets", "ReplicaSet")
 EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 CORE_EVENTS = Resource("", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 
-_BY_KIND = {(r.api_version, r.kind): r for r in (RUNS, JOBS, PODS, CONFIG_MAPS, SERVICES, DEPLOYMENTS, EVENTS, LEASES)}
+_BY_KIND = {
+    (r.api_version, r.kind): r
+    for r in (RUNS, JOBS, PODS, CONFIG_MAPS, SERVICES, DEPLOYMENTS, STATEFUL_SETS, EVENTS, LEASES)
+}
 
 
 def resource_of(manifest: dict[str, object]) -> Resource:

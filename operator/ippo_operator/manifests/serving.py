@@ -51,6 +51,7 @@ _GRACE_SECONDS = 60
 OTHERS_FIELDS = {
     "ConfigMap": ("metadata",),
     "Deployment": ("metadata", "spec.replicas", "spec.template.metadata"),
+    "StatefulSet": ("metadata", "spec.replicas", "spec.template.metadata"),
     "Service": ("metadata", "spec.clusterIP", "spec.clusterIPs", "spec.ipFamilies", "spec.ipFamilyPolicy"),
 }
 """What others may write into kept objects, with all below, unless it is what we apply; all else is taken out again.

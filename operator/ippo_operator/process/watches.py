@@ -25,10 +25,10 @@ from ippo_operator.cluster.access.plugins import Credentials
 from ippo_operator.cluster.client import METADATA, METADATA_LIST
 from ippo_operator.cluster.connection import connect
 from ippo_operator.cluster.observe import job_state
-from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, Key, Resource
+from ippo_operator.cluster.resources import DEPLOYMENTS, JOBS, PODS, RUNS, SERVICES, STATEFUL_SETS, Key, Resource
 from ippo_operator.manifests.identity import RUN, RUN_UID
 
-CHILDREN = (JOBS, PODS, DEPLOYMENTS, SERVICES)
+CHILDREN = (JOBS, PODS, DEPLOYMENTS, STATEFUL_SETS, SERVICES)
 _PLURALS = {resource.plural for resource in (RUNS, *CHILDREN)}
 _SETTLING = 0.5
 """Seconds. A Job and its pods change many times while they start; what it comes to is one pass."""
@@ -169,7 +169,8 @@ def registry(listener: Listener, log_in: Any, loop: asyncio.AbstractEventLoop) -
 
 
 def decisive(plural: str, event: str | None, status: Any) -> bool:
-    """Whether the run goes on because of this: a Job that is over or gone, any change of a Deployment or a Service."""
+    """Whether the run goes on because of this: a Job that is over or gone, any change of what is neither Job nor
+    pod."""
     if plural != JOBS.plural:
         return plural != PODS.plural
     return job_state.over({"status": status}) or event == "DELETED"

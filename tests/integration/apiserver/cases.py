@@ -117,6 +117,7 @@ ONE_OF_EACH = "allowed is one persona of each name"
 SHARES = "allowed are shares of at most maxExploration together, 0.3 if left out"
 WARM = 'allowed is "0.01" to "2", as every sampler can'
 OWN_CONVERSATIONS = 'allowed is below "1": Q is the policy\'s, so some conversations must be its own'
+ROOM = "allowed is a volume with storage for journalBytes or more, 1Gi if left out"
 NO_CUSTOMERS = "gate.minAcceptance needs collect.simulate: without customers nobody accepts anything"
 NO_DEMONSTRATIONS = "demonstrations are a simulator's; without collect.simulate give warmStart.conversations"
 WINDOW = "allowed with outcomes only: it says how long those count"
@@ -140,6 +141,16 @@ TWO = "allowed is 2 or more with GRPO and RLOO, which compare the suggestions of
 NO_BONUS = 'allowed is "0" with RLOO, which has no entropy bonus'
 ONE_NODE = "allowed is PPO or MPO with pods.improve.nodes above 1: trl's trainers run on one process"
 NEEDS_WORDS = "is missing; a tiny: base learns its words from warmStart.conversations or warmStart.demonstrations"
+
+BAD_VOLUMES: list[dict[str, Any]] = [
+    {},
+    {"storage": "2 Gi"},
+    {"storage": "-1Gi"},
+    {"storage": "2GiB"},
+    {"storage": 2},
+    {"storage": "2Gi", "storageClassName": ""},
+    {"storage": "2Gi", "storageClassName": "Fast Disks"},
+]
 
 BAD = [
     # rules between fields
@@ -174,6 +185,9 @@ BAD = [
     Bad("spec.collect.simulate.maxExploration", "1", OWN_CONVERSATIONS),
     Bad("spec", live(personas=[persona("a") | {"temperature": "2.1"}]), WARM),
     Bad("spec.collect.simulate.personas", [persona("a") | {"temperature": "2.1"}], WARM),
+    *(Bad("spec", LIVE | {"gateway": {"journalVolume": {"storage": size}}}, ROOM) for size in ("0", "500m", "1G")),
+    Bad("spec", LIVE | {"gateway": {"journalVolume": {"storage": "2Gi"}, "journalBytes": 1 << 32}}, ROOM),
+    *(Bad("spec", LIVE | {"gateway": {"journalVolume": volume}}) for volume in BAD_VOLUMES),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "window": "14d"}, WINDOW),
     Bad("spec.collect.history", {"conversations": "s3://a/b", "outcomes": "s3://a/c", "window": "2 weeks"}),
     Bad("spec.collect.history", {"conversations": "hf://a/b"}, NO_HUB.format("log")),
@@ -315,6 +329,8 @@ WELL: list[tuple[str, Any]] = [
     ("spec.serve", {"replicas": 2, "strategy": "Recreate", "onFailure": "Hold"}),
     ("spec.serve", {"engine": "Transformers"}),
     ("spec", LIVE | {"serve": {"strategy": "Canary", "canary": {"share": "0.5"}}, "gateway": {"replicas": 2}}),
+    ("spec", LIVE | {"gateway": {"journalVolume": {"storage": "2Gi"}}}),
+    ("spec", LIVE | {"gateway": {"journalVolume": {"storage": "1.5G", "storageClassName": "local-path"}}}),
     ("spec.serve", {"allowedOrigins": ["https://shop.example", "http://localhost:3000", "*"]}),
     ("spec.serve", {"maxTokens": 32_768, "maxWaiting": 1}),
     ("spec.pods.serve.env", env(name="IPPO_VLLM_ARGS", value='{"dtype": "float32"}')),

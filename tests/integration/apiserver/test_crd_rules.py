@@ -38,6 +38,7 @@ from .cases import (
     ONE_OF_EACH,
     OWN_CONVERSATIONS,
     OWN_TURNS,
+    ROOM,
     SHARES,
     SOME_ERROR,
     TWO,
@@ -97,6 +98,10 @@ CASES: dict[str, Case] = {
         {"personas": [persona("a", "0.2"), persona("b", "0.101")]}, {"personas": [persona(name) for name in "abc"]}
     ),
     OWN_CONVERSATIONS: Case({"maxExploration": "1"}, {"maxExploration": "0.999"}),
+    ROOM: Case(
+        {"journalVolume": {"storage": "1023Mi"}},
+        {"journalVolume": {"storage": "100M"}, "journalBytes": 100_000_000},
+    ),
     WARM: Case(persona("a") | {"temperature": "2.01"}, persona("a") | {"temperature": "2"}),
     IN_ORDER: Case({"minConversations": 9, "maxConversations": 8}, {"minConversations": 9, "maxConversations": 9}),
     ONE_ITERATION: Case(LOGGED | {"iterations": {"max": 2}}, LOGGED),

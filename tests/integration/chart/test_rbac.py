@@ -8,7 +8,7 @@ from ippo_operator.plan.names import job_name
 
 from tests.kit.api_runs import create_run, stands
 from tests.kit.control_plane import Api, ControlPlane
-from tests.kit.toy_controllers import StandIn, connect
+from tests.kit.toy_controllers import StandIn, connect, job_status
 from tests.kit.toy_gateway import LIVE
 from tests.kit.waiting import until
 
@@ -37,6 +37,7 @@ def a_whole_life(made: Installed) -> None:
     a_stage_that_fails_twice(made)
     a_policy_is_served_until_it_is_not(made)
     a_run_has_a_gateway(made)
+    a_gateway_has_a_volume_until_it_has_not(made)
 
 
 def a_run_that_waits_is_suspended_and_goes_on(made: Installed) -> None:
@@ -97,6 +98,33 @@ def a_run_has_a_gateway(made: Installed) -> None:
         until(lambda: proxy in made.audit.used(), "the gateway is asked", 60)
         api.merge(run, {"spec": {"collect": {"logged": {"personas": [{"name": "brief", "share": "0.1"}]}}}})
         until(lambda: "brief" in routes(api, place), "the gateway is told", 60)
+        assert cluster.errors == []
+
+
+def a_gateway_has_a_volume_until_it_has_not(made: Installed) -> None:
+    """And there is one of a gateway that comes no more: nobody but the operator does anything about it."""
+    api, place = made.api, made.namespaces[1]
+    workload, claims = (
+        "/apis/apps/v1/namespaces/{}/{}/small-gateway",
+        f"/api/v1/namespaces/{place}/persistentvolumeclaims",
+    )
+    with StandIn(api) as cluster:
+        section = {"journalVolume": {"storage": "2Gi"}}
+        run = create_run(api, place, "small", **LIVE | {"serve": {"engine": "Transformers"}, "gateway": section})
+        gateways = workload.format(place, "statefulsets")
+        until(lambda: api.get(gateways).code == 200, "there is a gateway", 60)
+        [claim] = api.get(gateways).body["spec"]["volumeClaimTemplates"]
+        claim["metadata"]["name"] = "ippo-journal-small-gateway-1"
+        assert api.create(claims, claim).code == 201
+        job = f"/apis/batch/v1/namespaces/{place}/jobs/small-gateway-1-put"
+        until(lambda: api.get(job).code == 200, "what is left is to be put", 60)
+        assert api.merge(f"{job}/status", {"status": job_status(api.get(job).body, 0)}).code == 200
+        left = f"{claims}/ippo-journal-small-gateway-1"
+        until(lambda: "deletionTimestamp" in api.get(left).body["metadata"], "an empty volume goes", 60)
+        api.merge(left, {"metadata": {"finalizers": None}})
+        api.merge(run, {"spec": {"gateway": None}})
+        until(lambda: api.get(workload.format(place, "deployments")).code == 200, "there is another gateway", 60)
+        until(lambda: api.get(gateways).code == 404, "the one with a volume is gone", 60)
         assert cluster.errors == []
 
 

@@ -18,6 +18,8 @@ from ippo_trainer.contract.spec import MAX_ITERATION, Digest, Outcome
 REPORT_PATH = "/v1/live"
 REPORT_MOST = 1 << 16
 """Bytes of a report, of which whoever asks reads no more."""
+JOURNAL_BYTES = 1 << 30
+"""Of events on a gateway's disk that are not in the store yet, where nobody says otherwise."""
 _LAST_SECOND = 253_402_300_799
 """Of the year 9999."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ippo_trainer.contract.live import JOURNAL_BYTES
 from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.gateway.admission import GatewayLimits
 from ippo_trainer.gateway.policies import Patience
@@ -28,7 +29,7 @@ class GatewaySettings:
     """Of pages in browsers that may ask."""
     redact: tuple[str, ...] = ()
     """As in spec.gateway.redact."""
-    journal_bytes: int = 1 << 30
+    journal_bytes: int = JOURNAL_BYTES
     """Of events that are not in the store yet."""
     linger: float = 3.0
     """Seconds after SIGTERM in which requests that still come are answered."""

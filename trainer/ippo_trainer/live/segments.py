@@ -64,6 +64,11 @@ class Uploader:
             _log.error("%d bytes of events are not in the store; they stay in %s", rest, self._journal.directory)
         return not rest
 
+    def finish(self) -> None:
+        """Closes the journal and puts what it holds, however long that takes."""
+        self._journal.close()
+        self._thread.join()
+
     def _work(self) -> None:
         while (path := self._journal.sealed()) is not None:
             if self._put(path):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
+from ippo_trainer.contract.digests import NO_DIGEST
 from ippo_trainer.contract.spec import Digest
 
 from ippo_operator.api.reasons import Reason
@@ -14,7 +15,7 @@ from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.errors import ForbiddenError
 from ippo_operator.cluster.observe import pod_state, trim
 from ippo_operator.cluster.observe.pod_state import Object, condition_of
-from ippo_operator.cluster.resources import ENDPOINT_SLICES, PODS, REPLICA_SETS
+from ippo_operator.cluster.resources import DEPLOYMENTS, ENDPOINT_SLICES, PODS, REPLICA_SETS
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.identity import MANAGER, SERVICE_NAME
 from ippo_operator.manifests.types import PodTemplate
@@ -51,8 +52,19 @@ def observe(deployment: Object, so_far: ObservedServing) -> ObservedServing:
     )
 
 
+def available(workload: Object) -> int:
+    """Pods of a Deployment or StatefulSet that take requests."""
+    return observe(workload, ObservedServing(NO_DIGEST)).available
+
+
+def complete(workload: Object) -> bool:
+    """Whether all pods of a Deployment or StatefulSet take requests, as its newest spec has them."""
+    seen = observe(workload, ObservedServing(NO_DIGEST))
+    return seen.fresh and seen.available >= seen.replicas and seen.updated >= seen.replicas
+
+
 def availability_changed_at(deployment: Object) -> datetime | None:
-    """Since when enough of its pods take requests, or too few; None where nobody knows."""
+    """Since when enough of its pods take requests, or too few; None where nobody knows, as of a StatefulSet."""
     return _time(condition_of(deployment.get("status") or {}, "Available").get("lastTransitionTime"))
 
 
@@ -116,7 +128,7 @@ def trouble(deployment: Object, pods: Iterable[Object]) -> Waiting | None:
     if "deletionTimestamp" in deployment["metadata"]:
         return Waiting(
             reason=Reason.SERVER_FAILED,
-            message=f"Deployment {name} is being deleted; a new one is made once it is gone",
+            message=f"{deployment['kind']} {name} is being deleted; a new one is made once it is gone",
         )
     return None
 
@@ -162,7 +174,7 @@ class ServerHistory:
 async def read_history(
     client: Client, deployment: Manifest, labels: str, identities: Collection[Identity]
 ) -> ServerHistory:
-    """The history of a run's own Deployment.
+    """The history of a run's own Deployment, or the pods of its StatefulSet, which has none.
 
     Args:
         client: reads.
@@ -174,7 +186,7 @@ async def read_history(
         ApiError: the API server refused, or could not be reached.
     """
     namespace, uid = str(deployment["metadata"]["namespace"]), str(deployment["metadata"]["uid"])
-    own: set[str] = set()
+    own = {uid}
     oldest: dict[Identity, Manifest] = {}
 
     def replica_set(item: Manifest) -> None:
@@ -189,7 +201,8 @@ async def read_history(
     def pod(item: Manifest) -> dict[str, Any] | None:
         return trim.pod(item) if pod_state.controller_uid(item) in own else None
 
-    await client.list(REPLICA_SETS, namespace, labels, keep=replica_set)
+    if deployment["kind"] == DEPLOYMENTS.kind:
+        await client.list(REPLICA_SETS, namespace, labels, keep=replica_set)
     return ServerHistory(templates(oldest.values()), await client.list(PODS, namespace, labels, keep=pod))
 
 

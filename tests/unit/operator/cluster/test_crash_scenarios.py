@@ -33,6 +33,9 @@ Deed = Callable[["World"], bool]
 """What people and nodes do to the run, once the operator has nothing more to do; whether anything was done."""
 
 
+CHILDREN = {"jobs", "configmaps", "deployments", "statefulsets", "persistentvolumeclaims", "services"}
+
+
 def always(_template: Object) -> bool:
     """Servers of any pod template get ready."""
     return True
@@ -96,7 +99,7 @@ class World:
     @property
     def end(self) -> tuple[Object, list[str], list[str], list[str]]:
         """What all worlds must have in common: status, attempts, attempts that ran, what is left."""
-        left = [name for kind, _, name in self.api.objects if kind in {"jobs", "configmaps", "deployments", "services"}]
+        left = [name for kind, _, name in self.api.objects if kind in CHILDREN]
         left += [digest_of(item["spec"]) for item in self.api.all("deployments")]
         status = status_of(self.api)
         # A roll-out's deadline is measured by the process: a new one begins it anew, so later things come later.
@@ -223,6 +226,30 @@ def settings_changed_in_test(world: World) -> bool:
     return world.edit(gateway={"replicas": 2}, collect={"logged": logged})
 
 
+def volumes_come_and_go(world: World) -> bool:
+    """Gateways get volumes, become fewer, and lose them again: each step once the one before is over."""
+    objects, section = world.api.objects, the_run(world.api)["spec"].get("gateway")
+    steps: list[dict[str, Any] | None] = [
+        None,
+        {"replicas": 2, "journalVolume": {"storage": "2Gi"}},
+        {"replicas": 1, "journalVolume": {"storage": "2Gi"}},
+        {"replicas": 1},
+    ]
+    over = [
+        ("deployments", "team", "small-gateway") in objects,
+        ("deployments", "team", "small-gateway") not in objects,
+        len(world.api.all("persistentvolumeclaims")) == 1,
+        False,
+    ]
+    at = steps.index(section)
+    return over[at] and world.edit(gateway=steps[at + 1])
+
+
+def promoted_without_volumes(world: World) -> bool:
+    gone = not world.api.all("statefulsets") and the_run(world.api)["spec"].get("gateway") == {"replicas": 1}
+    return gone and outcomes_say("Promote")(world)
+
+
 def never_a_candidate(template: Object) -> bool:
     return str(template["metadata"]["labels"]["app.kubernetes.io/component"]) != "candidate"
 
@@ -259,6 +286,7 @@ SCENARIOS: dict[str, Callable[[], World]] = {
     "a candidate that they do not like": lambda: live(outcomes_say("Reject"), more_come),
     "approved in mid-test": lambda: live(settings_changed_in_test, approved_in_test),
     "a candidate that never starts": lambda: live(given_up, more_come, serves=never_a_candidate),
+    "volumes for a while": lambda: live(volumes_come_and_go, promoted_without_volumes),
     "all at once": lambda: World(
         (suspended_once, a_pod_is_lost, answered("approve"), raised),
         failing,
@@ -296,6 +324,7 @@ def check(make: Callable[[], World], every: int) -> None:
     for number, world in enumerate(worlds[::every]):
         world.live()
         assert world.end == undisturbed.end, f"died in state {number * every}"
+        assert world.controller.volumes.lost == [], f"died in state {number * every}"
 
 
 @pytest.mark.parametrize("make", SCENARIOS.values(), ids=SCENARIOS)
@@ -333,5 +362,6 @@ def test_the_scenarios_go_where_they_say() -> None:
         "a candidate that they do not like": ("Completed", 9),
         "approved in mid-test": ("Completed", 9),
         "a candidate that never starts": ("Completed", 9),
+        "volumes for a while": ("Completed", 11),
         "all at once": ("Completed", 18),
     }

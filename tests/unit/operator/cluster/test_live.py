@@ -165,7 +165,7 @@ def test_an_idle_live_run_writes_nothing() -> None:
     for _ in range(3):
         assert operator.reconcile().requeue_after == LOOK_AGAIN
     assert writes(api, done) == []
-    assert len(api.calls) - done == 3 * 10
+    assert len(api.calls) - done == 3 * 11
 
 
 def test_a_run_that_waits_for_hours_writes_nothing_new() -> None:
