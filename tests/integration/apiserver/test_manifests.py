@@ -6,15 +6,17 @@ from typing import Any
 import pytest
 from ippo_operator.api.load import parse_run
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.run_sections import Serve
+from ippo_operator.api.run_sections import JournalVolume, Serve
 from ippo_operator.manifests.gateway import (
     GatewayContext,
     candidate_of,
     gateway_config_map,
     gateway_deployment,
     gateway_service,
+    gateway_stateful_set,
 )
 from ippo_operator.manifests.jobs import stage_config_map, stage_job
+from ippo_operator.manifests.left_journals import put_job
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.serving import serving_deployment, serving_service
 from ippo_operator.plan.types import CanaryIntent, LiveIntent
@@ -39,7 +41,10 @@ PATHS = {
     "Pod": "/api/v1/namespaces/{}/pods",
     "Job": "/apis/batch/v1/namespaces/{}/jobs",
     "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "StatefulSet": "/apis/apps/v1/namespaces/{}/statefulsets",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
 }
+CLAIM = {"metadata": {"name": "ippo-journal-shop-gateway-99", "uid": "6f0f9b7c-5f0e-4a53-9f3d-0c2a7d1d9f11"}}
 
 
 def path(kind: str, namespace: str = "default") -> str:
@@ -75,9 +80,14 @@ def objects(run: IterativePPORun, platform: Platform = PLATFORM) -> list[dict[st
 def live_objects(run: IterativePPORun, platform: Platform = PLATFORM) -> list[dict[str, Any]]:
     servers = serving_context(run, run.spec.serve, platform)
     gateway, candidate = GatewayContext(servers), candidate_of(servers, CANARY)
+    kept = gateway_stateful_set(gateway, JournalVolume(storage="2Gi", storage_class_name="fast"))
+    [claim] = kept["spec"]["volumeClaimTemplates"]
     return [
         gateway_config_map(gateway, CANARY),
         gateway_deployment(gateway),
+        kept,
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim"} | claim,
+        put_job(gateway, CLAIM, 99),
         gateway_service(gateway),
         serving_deployment(candidate, POLICY),
         serving_service(candidate),
@@ -98,9 +108,12 @@ def test_every_object_is_valid(api: Api, spec: dict[str, Any], user: int | None)
 @pytest.mark.usefixtures("classes")
 def test_every_pod_is_restricted(api: Api, spec: dict[str, Any]) -> None:
     for made in [*objects(cluster_run(**spec)), *live_objects(live_run(**LIVE | spec))]:
-        if made["kind"] not in {"Job", "Deployment"}:
+        if made["kind"] not in {"Job", "Deployment", "StatefulSet"}:
             continue
         template = made["spec"]["template"]
+        for claim in made["spec"].get("volumeClaimTemplates") or ():  # as the controller of StatefulSets does
+            volume = {"name": claim["metadata"]["name"], "persistentVolumeClaim": {"claimName": "a-claim"}}
+            template["spec"]["volumes"].append(volume)
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",

@@ -30,7 +30,7 @@ def rows() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("file", "name"), rows())
 def test_what_decides_is_in_the_file(file: str, name: str) -> None:
-    assert re.search(rf"^(def|class) {name}\b|^{name}\b.* = ", (ROOT / file).read_text(), re.MULTILINE)
+    assert re.search(rf"^(async def|def|class) {name}\b|^{name}\b.* = ", (ROOT / file).read_text(), re.MULTILINE)
 
 
 def test_there_are_ten_to_fifty_questions() -> None:

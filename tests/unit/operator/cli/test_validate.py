@@ -262,3 +262,44 @@ def test_a_log_and_a_simulator_in_words(
     code, out, _ = validate(tmp_path, capsys, collect=collect, iterations={"max": most})
     assert code == 0
     assert words in out
+
+
+WHERE = "spec.gateway.journalVolume"
+NO_ROOM = "allowed is a volume with storage for journalBytes or more, 1Gi if left out"
+QUANTITY = "allowed is a quantity such as 500m, 2, 8Gi"
+
+
+def of_gateways(folder: Path, **gateway: Any) -> dict[str, Any]:
+    """What a run with these gateways says beside the rest."""
+    log = folder / "log.jsonl"
+    log.touch()
+    return {"warmStart": {"conversations": f"file://{log}"}, "collect": {"logged": {}}, "serve": {}, "gateway": gateway}
+
+
+@pytest.mark.parametrize(
+    ("volume", "error"),
+    [
+        ({"storage": "0"}, f"{WHERE}: given storage of 0, {NO_ROOM}"),
+        ({"storage": "1G"}, f"{WHERE}: given storage of 1G, {NO_ROOM}"),
+        ({"storage": "two"}, f'{WHERE}.storage: given "two", {QUANTITY}'),
+        ({"storage": "-1Gi"}, f'{WHERE}.storage: given "-1Gi", {QUANTITY}'),
+        ({}, f"{WHERE}.storage: is missing"),
+        ({"storage": "2Gi", "size": "2Gi"}, f"{WHERE}.size: "),
+        ({"storage": "2Gi", "storageClassName": ""}, f"{WHERE}.storageClassName: "),
+        ({"storage": "2Gi", "storageClassName": "Fast Disks"}, f"{WHERE}.storageClassName: "),
+    ],
+)
+def test_a_volume_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], volume: dict[str, str], error: str
+) -> None:
+    code, _, [line] = validate(tmp_path, capsys, **of_gateways(tmp_path, journalVolume=volume))
+    assert code == 64
+    assert line.startswith(error)
+
+
+def test_a_volume_is_for_clusters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = of_gateways(tmp_path, journalVolume={"storage": "2Gi"})
+    code, _, [line] = validate(tmp_path, capsys, **spec)
+    assert (code, line) == (0, f"note: {WHERE}: ippo run ignores it; the journal is in the run's folder")
+    code, _, lines = validate(tmp_path, capsys, **spec, artifacts={"s3": {"bucket": "ippo"}})
+    assert (code, [line for line in lines if WHERE in line]) == (0, [])
