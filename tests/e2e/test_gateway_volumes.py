@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from ippo_operator.manifests.left_journals import LEFT_JOURNAL
 
+from . import artifacts
 from .faulty_store import FaultyStore
 from .kube import MINUTES, Object, condition, story, until
 from .place import GATEWAY
 from .runs import Runs
-from .test_live import SHOP_FOLDER, SPEC, Shop, events_of
+from .shop import FOLDER, Shop
+from .test_live import SPEC, TEA
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 NAME = "kept"
@@ -96,15 +98,17 @@ def talk(runs: Runs, pod: Object, prefix: str, count: int) -> set[str]:
 
 def closed(runs: Runs) -> list[str]:
     """Conversations whose last event is in the bucket, as often as it is there."""
-    events: Iterator[dict[str, Any]] = events_of(runs.published(NAME))
+    events: Iterator[dict[str, Any]] = artifacts.live_events(runs.published(NAME))
     return [event["conversation_id"] for event in events if event["kind"] == "close"]
 
 
 def test_a_pod_that_is_deleted_by_force_while_the_bucket_is_away_takes_no_event_with_it(
     runs: Runs, store: FaultyStore, disks: None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    Shop(runs).prepare(tmp_path_factory.mktemp("shop"))
-    files = [{"name": "shop", "mountPath": SHOP_FOLDER, "configMap": {"name": "shop"}}]
+    shop, log = Shop(runs, NAME, *TEA), tmp_path_factory.mktemp("shop") / "log.jsonl"
+    shop.log(log, 1200)
+    shop.prepare(log)
+    files = [{"name": "shop", "mountPath": FOLDER, "configMap": {"name": "shop"}}]
     volume = {"storage": STORAGE, "storageClassName": CLASS}
     gateway = SPEC["gateway"] | {"replicas": 2, "journalVolume": volume}
     spec = SPEC | {"gateway": gateway, "serve": {"engine": "Transformers"}}

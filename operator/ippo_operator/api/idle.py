@@ -133,6 +133,13 @@ TABLE = (
         "leave it out, or give warmStart.conversations",
     ),
     Idle(
+        "gateway",
+        ("journal_volume",),
+        lambda spec: spec.artifacts is None,
+        _always("without artifacts.s3: the journal is in the run's folder"),
+        "leave it out",
+    ),
+    Idle(
         EVALUATE,
         ("conversations",),
         lambda spec: spec.collect.simulate is None,

@@ -40,6 +40,7 @@ FITS = {
     "ridge": "3",
     "earlierIterations": 1,
 }
+KEPT = LOGGED | {"collect": {"logged": {}}, "serve": {}, "gateway": {"journalVolume": {"storage": "2Gi"}}}
 CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     *(
         (f"spec.fitQ.{field}", {"fitQ": {"lastLayer": "Gradient", field: value}}, {"fitQ": {field: value}})
@@ -87,6 +88,11 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         "spec.serve.canary",
         {"serve": {"canary": {"share": "0.5"}}},
         LOGGED | {"collect": {"logged": {}}, "serve": {"strategy": "Canary", "canary": {"share": "0.5"}}},
+    ),
+    (
+        "spec.gateway.journalVolume",
+        KEPT,
+        KEPT | {"artifacts": {"s3": {"bucket": "shop"}}},
     ),
     (
         "spec.report.currency",
