@@ -60,6 +60,11 @@ def kubectl() -> int:
 def _module(arguments: argparse.Namespace) -> str:
     """What carries the verb out, imported only then."""
     verb: Verb = arguments.verb
+    if verb.instead and names_folder(arguments) and "/" in arguments.run:  # no run in a cluster is called so
+        raise CommandError(
+            f"{verb.name} is for runs in a cluster, and {arguments.run} is a folder on this machine: "
+            + verb.instead.format(run=arguments.run)
+        )
     if verb.folder and verb.cluster:
         return f"{verb.package}.{'folder' if names_folder(arguments) else 'cluster'}"
     return f"{verb.package}.{'folder' if verb.folder else 'cluster' if verb.cluster else 'command'}"

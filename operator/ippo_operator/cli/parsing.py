@@ -25,6 +25,8 @@ class Verb:
     """It is about a run in a folder: `folder.py` carries it out."""
     cluster: bool = False
     """It is about a run in a cluster: `cluster.py` carries it out. Without either, `command.py` does."""
+    instead: str = ""
+    """What to do about a run in a folder, where it is about runs in clusters only; {run} is the folder."""
 
 
 def add_verb(commands: Commands, verb: Verb, add_arguments: Callable[[argparse.ArgumentParser], None]) -> None:

@@ -10,7 +10,9 @@ from ippo_trainer.contract.stages import BY_NAME, FIT_Q, IMPROVE, WARM_START
 BaseKind = Literal["tiny", "pretrained", "adapters"]
 TINY = "tiny:"
 """What names of bases begin with that are made from scratch."""
-TINY_NAMES = "tiny:d<width>-l<layers>[-h<heads>] with a width of at least 8, a multiple of 2*heads"
+TINY_NAMES = (
+    "tiny:d<width>-l<layers>[-h<heads>] with 1 to 99 layers and heads and a width from 8 to 9999, a multiple of 2*heads"
+)
 _TINY_NAME = re.compile(rf"{TINY}d(?P<width>[1-9]\d{{0,3}})-l(?P<layers>[1-9]\d?)(-h(?P<heads>[1-9]\d?))?")
 _HEAD_WIDTH = 32
 """Of a head where nobody says how many: vLLM's attention kernels start there."""

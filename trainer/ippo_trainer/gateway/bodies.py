@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 from aiohttp import web
 
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.http.json_bodies import json_of
 
 DEEPEST = 32
 """Objects and lists within each other."""
@@ -56,10 +57,7 @@ async def _read(request: web.Request, limit: int) -> bytes:
 
 def parsed(body: bytes) -> dict[str, Any]:
     """The object of a body. Raises RequestError, 400, that says why there is none."""
-    try:
-        value = json.loads(body, parse_constant=_no_number)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from error
+    value = json_of(body)
     if not isinstance(value, dict):
         raise RequestError(400, "the body is no JSON object")
     _check_depth(value)
@@ -74,10 +72,6 @@ def encoded(value: Any) -> bytes:
         raise RequestError(400, "the body holds half a surrogate pair, which is no character") from error
     except ValueError as error:
         raise RequestError(400, "the body holds a number that is too large") from error
-
-
-def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _check_depth(value: Any) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from ippo_trainer.contract import wrong
 from ippo_trainer.contract.moments import seconds_of
 from ippo_trainer.data.reactions import Reaction
 from ippo_trainer.http.errors import RequestError
@@ -234,8 +235,5 @@ def read(model: type[_T], value: dict[str, Any]) -> _T:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, first["loc"])) or "the body"
-    field = str(first["loc"][0]) if first["loc"] else None
-    problem = "is not known" if first["type"] == "extra_forbidden" else f"is not allowed: {first['msg']}"
-    raise RequestError(400, f"{where[:LONGEST]} {problem}", field and field[:LONGEST])
+        where, problem = wrong.problems(error)[0]
+    raise RequestError(400, f"{where or 'the body'} {problem}", where.split(".")[0] or None)

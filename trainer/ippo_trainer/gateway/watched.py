@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from pydantic import ValidationError
 
+from ippo_trainer.contract import wrong
 from ippo_trainer.contract.errors import BadDataError, StageError
 from ippo_trainer.contract.lines import one_line
 
@@ -65,8 +66,7 @@ class Watched(Generic[_T]):
                 raise BadDataError(f"it is larger than {_LARGEST >> 20} MiB")
             return self._read(text)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            why = f"{'.'.join(map(str, first['loc'])) or 'it'}: {first['msg']}"
+            why = "; ".join(f"{where or 'it'} {problem}" for where, problem in wrong.problems(error))
         except OSError as error:
             why = error.strerror or type(error).__name__
         except UnicodeDecodeError:

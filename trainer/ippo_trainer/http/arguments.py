@@ -5,6 +5,7 @@ import re
 
 from pydantic import ValidationError
 
+from ippo_trainer.contract import wrong
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.origins import ORIGIN
 from ippo_trainer.contract.spec import StoreLocation
@@ -45,10 +46,14 @@ def add_end(parser: argparse.ArgumentParser) -> None:
 def place(text: str) -> StoreLocation:
     """A folder: a URI, or a store as JSON."""
     try:
-        return StoreLocation.model_validate_json(text) if text.lstrip().startswith("{") else location_of(text, "it")
+        return (
+            StoreLocation.model_validate_json(text)
+            if text.lstrip().startswith("{")
+            else location_of(text, "the folder")
+        )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise argparse.ArgumentTypeError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        where, problem = wrong.problems(error)[0]
+        raise argparse.ArgumentTypeError(f"{where or 'the store'} {problem}") from error
     except BadSpecError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

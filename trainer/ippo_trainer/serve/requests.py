@@ -3,17 +3,19 @@
 import json
 import secrets
 from collections.abc import Collection
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from ippo_trainer.contract import wrong
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.params import HOTTEST
 from ippo_trainer.data.context import CONTEXT, KINDS, TOOLS, beside, context_of
 from ippo_trainer.data.messages import BUSINESS_ROLES, read_state
 from ippo_trainer.data.schema import State
 from ippo_trainer.http.errors import RequestError
+from ippo_trainer.http.json_bodies import TOO_DEEP, json_of
 from ippo_trainer.serve.engine import ResponseSampling
 from ippo_trainer.serve.fields import without_neutral
 
@@ -104,17 +106,13 @@ class ChatRequest(BaseModel):
 
 def _json_of(body: bytes) -> Any:
     """What a log can keep: no NaN and no half of a surrogate pair, also in fields that nobody knows."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"it holds {constant}")
-
+    value = json_of(body)
     try:
-        value = json.loads(body, parse_constant=refuse)
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise RequestError(400, "the body holds half a surrogate pair: write valid Unicode") from error
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise RequestError(400, TOO_DEEP) from error
     return value
 
 
@@ -128,12 +126,9 @@ def parse(body: bytes) -> ChatRequest:
     try:
         request = ChatRequest.model_validate(value)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = str(first["loc"][0]) if first["loc"] else None
-        where = ".".join(map(str, first["loc"])) or "the body"
-        unknown = first["type"] == "extra_forbidden"
-        problem = "is not supported by this server" if unknown else f"is not allowed: {first['msg']}"
-        raise RequestError(400, f"{where} {problem}", field) from error
+        where, problem = wrong.problems(error)[0]
+        problem = "is not supported by this server" if problem == wrong.UNKNOWN else problem
+        raise RequestError(400, f"{where or 'the body'} {problem}", where.split(".")[0] or None) from error
     return request
 
 

@@ -97,13 +97,11 @@ def fetch_directory(
     return directory
 
 
-def _split(uri: str, field: str) -> tuple[str, str]:
+def _split(uri: str, field: str, remedy: str = "Download it and give file:// or s3://.") -> tuple[str, str]:
     scheme, _, rest = uri.partition("://")
     path = unquote(rest) if scheme == "file" else rest.rstrip("/")
     if scheme not in ("file", "s3") or not path.strip("/"):
-        raise BadSpecError(
-            f"{field} {uri!r} is no place that this stage can read", "Download it and give file:// or s3://."
-        )
+        raise BadSpecError(f"{field} {uri!r} is no file:// or s3:// address", remedy)
     return scheme, path
 
 
@@ -113,7 +111,8 @@ def location_of(uri: str, field: str, own: S3Location | None = None) -> StoreLoc
     Raises:
         BadSpecError: as `fetch_file`.
     """
-    scheme, path = _split(uri, field)
+    folder = "" if "://" in uri else f"file://{Path(uri).absolute()} or "
+    scheme, path = _split(uri, field, f"Write {folder}s3://bucket/prefix.")
     if scheme == "file":
         return StoreLocation(directory=path)
     return _in_bucket(uri, path, own, field)

@@ -1,10 +1,12 @@
 """`ippo chat`: finds the gateway and holds a conversation."""
 
 import os
+import re
 import uuid
 from argparse import Namespace
 from pathlib import Path
 
+from ippo_operator.api.resource import RUN_NAME
 from ippo_operator.cli.chat import KEY
 from ippo_operator.cli.chat.gateway import GatewaySession
 from ippo_operator.cli.chat.session import Session
@@ -36,6 +38,8 @@ def _url(arguments: Namespace) -> str:
             raise CommandError(f"--url is {url}; write http://HOST:PORT")
         return url
     if not Path(arguments.run).is_dir():
+        if not re.fullmatch(RUN_NAME, arguments.run):
+            raise CommandError(f"there is no folder {arguments.run}; ippo run -f RUN.yaml --out DIR makes one")
         raise CommandError(
             f"there is no folder {arguments.run}; for a run in a cluster: "
             f"kubectl port-forward service/{arguments.run}-gateway 8080, and --url http://localhost:8080"

@@ -32,6 +32,8 @@ Raises spec.retries.requested by one. What is done stays done. With --wait, unti
 
 A run in a folder goes on from there at once, as with `ippo run`.
 """
+_STOP = "Ctrl-C stops its runner at the next checkpoint, and the same ippo run goes on"
+_GO_ON = "what was stopped with Ctrl-C goes on with ippo run -f RUN.yaml --out {run}"
 _WAIT_SECONDS = 600
 
 
@@ -40,15 +42,15 @@ def _answer(name: str, about: str) -> Verb:
     return Verb(name, __name__, f"{name} the candidate that waits for you", about, examples, folder=True, cluster=True)
 
 
-def _switch(name: str, summary: str, about: str, folder: bool = False) -> Verb:
+def _switch(name: str, summary: str, about: str, folder: bool = False, instead: str = "") -> Verb:
     examples = f"examples:\n  ippo {name} sales --wait\n" + (f"  ippo {name} runs/demo\n" if folder else "")
-    return Verb(name, __name__, summary, about, examples, folder=folder, cluster=True)
+    return Verb(name, __name__, summary, about, examples, folder=folder, cluster=True, instead=instead)
 
 
 ANSWERS = (_answer("approve", APPROVE), _answer("reject", REJECT))
 SWITCHES = (
-    _switch("suspend", "pause a run at its next checkpoint", SUSPEND),
-    _switch("resume", "go on with a run that was suspended", RESUME),
+    _switch("suspend", "pause a run at its next checkpoint", SUSPEND, instead=_STOP),
+    _switch("resume", "go on with a run that was suspended", RESUME, instead=_GO_ON),
     _switch("retry", "try the stage that stalled, or the roll-out that failed, once more", RETRY, folder=True),
 )
 VERBS = ANSWERS + SWITCHES

@@ -4,6 +4,7 @@ Nothing is imported that the manifest names, and no user's code runs: sources ar
 """
 
 import ast
+import difflib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,7 +150,9 @@ def _environment(run: IterativePPORun) -> Iterator[str]:
     place, _, class_name = name.rpartition(":")
     if not place or not class_name.isidentifier():
         built_in = ", ".join(BUILT_IN_ENVIRONMENTS)
-        yield f"{where}: given {name}, allowed is {built_in}, module:Class or path/to/file.py:Class"
+        near = difflib.get_close_matches(name, BUILT_IN_ENVIRONMENTS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        yield f"{where}: given {name}, allowed is {built_in}, module:Class or path/to/file.py:Class{hint}"
         return
     source = Path(place) if place.endswith(".py") else _source(place)
     if source is None or not source.is_file():
