@@ -5,6 +5,8 @@ from ippo_trainer.contract.stages import FIT_Q, IMPROVE
 
 _FORMS = {
     "success": "success {:.1%}",
+    "personaSuccess": "{:.1%} with personas",
+    "successWithoutPersonas": "{:.1%} without",
     "value": "value {:.4f}",
     "exactShareOfOptimum": "{:.1%} of the optimum",
     "acceptance": "{:.1%} accepted",

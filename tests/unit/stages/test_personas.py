@@ -147,8 +147,28 @@ def test_a_long_message_is_cut_beside_instructions_too(small_world: Any) -> None
     assert all(200 < tokens <= 256 for tokens in longest.values())
 
 
+FICKLE = """
+class Fickle:
+    max_turns = 1
+    def reset(self, seeds):
+        self.seeds = list(seeds)
+        return ["hello"] * len(self.seeds)
+    def step(self, suggestions):
+        return [
+            {"reaction": "rejected", "sent_message": "x", "customer_message": None,
+             "outcome": seed % 3 == 0 and seed % 7 != 1, "censored": seed % 7 == 1}
+            for seed in self.seeds
+        ]
+"""
+
+
 def test_the_report_says_what_exploring_cost(small_world: Any) -> None:
-    spec = spec_of(small_world, **PERSONAS, parallelism=2, conversations=60)
+    """By finished conversations alone."""
+    file = small_world.folder / "fickle.py"
+    file.write_text(FICKLE)
+    environment = params.EnvironmentSpec(name=f"{file}:Fickle")
+    spec = spec_of(small_world, **PERSONAS, parallelism=2, conversations=90)
+    spec = spec.model_copy(update={"environment": environment})
     shard(small_world, spec, 0)
     result = shard(small_world, spec, 1)
     data = data_of(small_world, result)
@@ -160,11 +180,18 @@ def test_the_report_says_what_exploring_cost(small_world: Any) -> None:
     rows = {row[0]: row for row in page.personas.rows}
     assert list(rows) == ["the policy as it is", "bold", "mild"]
     for name, row in zip(("", "bold", "mild"), rows.values(), strict=True):
-        ends = [each.outcome for each in data if persona_of(each) == name]
+        ends = [each.outcome for each in data if persona_of(each) == name and not each.censored]
+        assert 0 < sum(ends) < len(ends)
         assert row[1:3] == [str(len(ends)), f"{1000 * sum(ends) / len(ends):,.0f}"]
         if name:
             assert isinstance(counts, dict)
             assert counts[f"persona/{name}/conversations"] == len(ends)
+            alone = [each.outcome for each in data if not persona_of(each) and not each.censored]
+            cost = len(ends) * (sum(alone) / len(alone) - sum(ends) / len(ends))
+            assert row[3].startswith(f"{cost:,.0f} (".replace("-", "−"))
+    ends = [each.outcome for each in data if persona_of(each) and not each.censored]
+    assert result.metrics["personaSuccess"] == sum(ends) / len(ends)
+    assert result.metrics["personaShare"] == len(ends) / sum(not each.censored for each in data)
 
 
 @pytest.mark.parametrize("text", ["", "shop", " \n"])
