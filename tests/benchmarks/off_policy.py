@@ -20,8 +20,8 @@ from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.problem import Policy
 from ippo_trainer.environments.scoring import Trace
 from ippo_trainer.evaluation.logged_features import LoggedFeatures
+from ippo_trainer.evaluation.off_policy import policy_values
 from ippo_trainer.qfit.exact import States, read_intents
-from ippo_trainer.qfit.off_policy import policy_values
 from ippo_trainer.stages.unsimulated import SAMPLES, VALUE_PENALTY
 from ippo_trainer.stats.intervals import Interval
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cache
 
 from ippo_trainer.contract import params
-from ippo_trainer.contract.algorithms import BY_TRL
+from ippo_trainer.contract.algorithms import BY_TRL, WITH_ENGINE
 from ippo_trainer.contract.layout import SEGMENT, SEGMENTS
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.stages import EVALUATE, IMPROVE
@@ -189,9 +189,10 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
             "entropy_coefficient",
         ),
         Rule(
-            "allowed is VLLM with algorithm PPO only: MPO draws its candidates once",
-            "!has(self.sampler) || self.sampler != 'VLLM' || has(self.algorithm) && self.algorithm == 'PPO'",
-            lambda improve: improve.sampler != "VLLM" or improve.algorithm == "PPO",
+            f"allowed is VLLM with algorithm {' or '.join(WITH_ENGINE)} only: MPO draws its candidates once",
+            "!has(self.sampler) || self.sampler != 'VLLM' || "
+            f"has(self.algorithm) && self.algorithm in {list(WITH_ENGINE)}",
+            lambda improve: improve.sampler != "VLLM" or improve.algorithm in WITH_ENGINE,
             "sampler",
         ),
     ),

@@ -4,7 +4,7 @@ import torch
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.by_group import values_by_group
 from ippo_trainer.evaluation.groups import LEAST_CONVERSATIONS
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
+from ippo_trainer.evaluation.off_policy import EvaluatedTurns, policy_values
 
 ASKS, TALKS = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
 """Features of the two things to say: a constant, then which."""

@@ -19,6 +19,8 @@ class Holdings(NamedTuple):
     """Trains the policy with two optimisers, one after the other."""
     own_loop: bool = True
     """Samples and trains in batches of bounded memory, on as many processes as there are; else trl's trainer does."""
+    engine: bool = False
+    """Has use for vLLM: it samples from the policy in every update, and from nothing else."""
 
     @property
     def trained(self) -> int:
@@ -32,7 +34,7 @@ class Holdings(NamedTuple):
 
 
 ALGORITHMS: Mapping[AlgorithmName, Holdings] = {
-    "PPO": Holdings(critic=True, parked=True),
+    "PPO": Holdings(critic=True, parked=True, engine=True),
     "MPO": Holdings(explorer=True),
     "MPOThenPPO": Holdings(critic=True, explorer=True, twice=True),
     "GRPO": Holdings(own_loop=False),
@@ -40,3 +42,5 @@ ALGORITHMS: Mapping[AlgorithmName, Holdings] = {
 }
 BY_TRL: tuple[AlgorithmName, ...] = tuple(name for name in get_args(AlgorithmName) if not ALGORITHMS[name].own_loop)
 """Those that trl's trainers carry out, on one process."""
+WITH_ENGINE: tuple[AlgorithmName, ...] = tuple(name for name in get_args(AlgorithmName) if ALGORITHMS[name].engine)
+"""Those that vLLM may sample for."""

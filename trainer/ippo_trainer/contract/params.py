@@ -277,6 +277,11 @@ class FitQ(ByBase):
             return 0
         return EARLIER_ITERATIONS if self.earlier_iterations is None else self.earlier_iterations
 
+    def least_squares(self) -> tuple[float, int]:
+        """Ridge and folds."""
+        ridge = LAST_LAYER_RIDGE if self.ridge is None else float(self.ridge)
+        return ridge, self.folds or LAST_LAYER_FOLDS
+
     def resolved(self) -> "FitQ":
         """With the settings that `method` stands for."""
         if self.method is None:

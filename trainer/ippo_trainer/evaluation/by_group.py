@@ -11,7 +11,7 @@ from torch import Tensor
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.groups import LEAST_CONVERSATIONS, LEAST_OUTCOMES, GroupValue, GroupValues
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
+from ippo_trainer.evaluation.off_policy import EvaluatedTurns, policy_values
 from ippo_trainer.stats.intervals import Interval
 
 MOST_GROUPS = 64

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.evaluation.off_policy import EvaluatedTurns, pair_features
 from ippo_trainer.models.last_layer import LastLayer
 from ippo_trainer.models.packing import Group
 from ippo_trainer.qfit.examples import make_examples
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, pair_features
 from ippo_trainer.qfit.refit import response_features, turn_features
 from ippo_trainer.qfit.targets import turn_weights
 

@@ -295,9 +295,9 @@ def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, renderer
     ranks = _ranks(fit_q, procedure.model)
     if not ranks:
         return None
-    ridge = params.LAST_LAYER_RIDGE if fit_q.ridge is None else float(fit_q.ridge)
+    ridge, most_folds = fit_q.least_squares()
     side = procedure.split.train
-    folds = min(fit_q.folds or params.LAST_LAYER_FOLDS, len(side.conversations) // 2)
+    folds = min(most_folds, len(side.conversations) // 2)
     settings = LeastSquaresSettings(ranks, ridge, procedure.settings.discount)
     began = time.monotonic()
     logs = [Log(side.conversations, side.examples, procedure.weights.censoring), *_earlier(ctx, procedure, renderer)]

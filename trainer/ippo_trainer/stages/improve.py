@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ippo_trainer.contract.algorithms import ALGORITHMS, Holdings
+from ippo_trainer.contract.algorithms import ALGORITHMS, WITH_ENGINE, Holdings
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import TRAINING
@@ -132,9 +132,10 @@ def _engine(ctx: StageContext, section: Improve, ranks: Ranks) -> Iterator[Polic
         yield None
         return
     algorithm = section.chosen(ctx.spec.collect)
-    if algorithm != "PPO":
+    if not ALGORITHMS[algorithm].engine:
         raise BadSpecError(
-            f"improve.sampler is VLLM, which {algorithm} has no use for", "Leave improve.sampler out, or choose PPO."
+            f"improve.sampler is VLLM, which {algorithm} has no use for",
+            f"Leave improve.sampler out, or choose {' or '.join(WITH_ENGINE)}.",
         )
     if ranks.size > 1:
         raise BadSpecError(

@@ -26,10 +26,12 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.by_group import values_by_group
 from ippo_trainer.evaluation.comparisons import Comparisons, compare
 from ippo_trainer.evaluation.divergence import suggestion_logprobs
+from ippo_trainer.evaluation.doubly_robust import DoublyRobust, doubly_robust
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.groups import GroupValues
 from ippo_trainer.evaluation.ledger import record
 from ippo_trainer.evaluation.logged_features import LoggedFeatures
+from ippo_trainer.evaluation.off_policy import EvaluatedTurns, policy_values
 from ippo_trainer.improve.heldout import HeldOut, HeldOutSums
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.states import LoggedStates
@@ -39,8 +41,6 @@ from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.sampling import Sampled, Sampling
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.qfit.doubly_robust import DoublyRobust, doubly_robust
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import Separation, finished, read_calibration, read_logged
 from ippo_trainer.stages.runtime import StageContext

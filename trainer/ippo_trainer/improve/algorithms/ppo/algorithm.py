@@ -77,12 +77,12 @@ class PPO:
             guard.after_warm_up(self._warm_up())
         while guard.goes_on() and not collapsed(guard, self.position.updates, self.updates):
             batch = self._draw()
-            own = self.task.sampler.logprobs(self.task.policy, batch)
-            ref = self._reference_logprobs(batch, own)
-            kl = self.task.ranks.agreed(float(response_sums(log_ratio(own.logprobs, ref), batch.mask).mean()))
+            old = self.task.sampler.logprobs(self.task.policy, batch)
+            ref = self._reference_logprobs(batch, old)
+            kl = self.task.ranks.agreed(float(response_sums(log_ratio(old.logprobs, ref), batch.mask).mean()))
             if not guard.within_budget(kl):
                 return
-            figures = self._update(batch, own, ref, kl)
+            figures = self._update(batch, old, ref, kl)
             if not guard.finite(figures):
                 return
             guard.add_row(figures)
@@ -118,14 +118,14 @@ class PPO:
         self.position.warm_ups += 1
         return figures
 
-    def _update(self, batch: ResponseBatch, own: TokenScores, ref: Tensor, kl: float) -> dict[str, float]:
+    def _update(self, batch: ResponseBatch, old: TokenScores, ref: Tensor, kl: float) -> dict[str, float]:
         """One update of policy and critic; a row of the curves."""
         self._adapt(kl)
         pressure = kl_pressure(kl, self.settings.kl_target, self.settings.kl_strength)
-        experience = self._experience(batch, own.logprobs, ref, pressure)
+        experience = self._experience(batch, old.logprobs, ref, pressure)
         figures = self.task.ranks.agreed(self.learner.update(experience))
         self.position.updates += 1
-        return figures | _describe(experience, own.entropy) | {"kl": kl, "kl_coefficient": experience.kl_coefficient}
+        return figures | _describe(experience, old.entropy) | {"kl": kl, "kl_coefficient": experience.kl_coefficient}
 
     # Rewards and the KL weight --------------------------------------------------------------------------------------
 
@@ -142,10 +142,10 @@ class PPO:
             position.kl_coefficient = task.ranks.agreed(self._first_kl_coefficient(batch))
         return batch
 
-    def _reference_logprobs(self, batch: ResponseBatch, own: TokenScores) -> Tensor:
+    def _reference_logprobs(self, batch: ResponseBatch, old: TokenScores) -> Tensor:
         """(N, T) of pi_i, which the policy may be before the first update."""
         if self._from_start and self.position.updates == 0:
-            return own.logprobs
+            return old.logprobs
         return self.task.sampler.logprobs(self.task.reference, batch).logprobs
 
     def _experience(self, batch: ResponseBatch, old: Tensor, ref: Tensor, pressure: float = 1.0) -> Experience:

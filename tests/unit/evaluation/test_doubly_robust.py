@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ippo_trainer.qfit.doubly_robust import doubly_robust
-from ippo_trainer.qfit.off_policy import BLOCKS, EvaluatedTurns, policy_values
+from ippo_trainer.evaluation.doubly_robust import doubly_robust
+from ippo_trainer.evaluation.off_policy import BLOCKS, EvaluatedTurns, policy_values
 
-from tests.unit.qfit.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem, weighted
+from tests.unit.evaluation.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem, weighted
 
 RIDGE = 1e-6
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, policy_values
+from ippo_trainer.evaluation.off_policy import EvaluatedTurns, policy_values
 
 STATES, ACTIONS, DISCOUNT = 4, 3, 0.9
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ippo_trainer.qfit.off_policy import EvaluatedTurns, block_sums, blocks_of, coefficients_of, jackknifed
+from ippo_trainer.evaluation.off_policy import EvaluatedTurns, block_sums, blocks_of, coefficients_of, jackknifed
 from ippo_trainer.stats.intervals import Interval
 
 
