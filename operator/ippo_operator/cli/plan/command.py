@@ -13,9 +13,11 @@ from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
 from ippo_trainer.contract.stages import COLLECT, STAGES, Stage
 
 from ippo_operator.api.fitting import in_words
+from ippo_operator.api.quantities import amount
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.cli.manifests import read_manifest
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
+from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.plan import approval
 from ippo_operator.plan.stage_specs import settings_of
 
@@ -39,10 +41,27 @@ def command(arguments: Namespace) -> int:
         print(f"note: {in_words(run.spec)}", file=sys.stderr)
     for note in _live(run):
         print(f"note: {note}", file=sys.stderr)
-    for name, row in rows.items():
-        if arguments.gpu is not None and row.together > arguments.gpu:
-            print(f"note: {name} does not fit into {arguments.gpu / _GIB:.0f} GiB", file=sys.stderr)
+    for note in _too_small(run, rows, arguments.gpu):
+        print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+def _too_small(run: IterativePPORun, rows: dict[str, "StageMemory"], gpu: int | None) -> Iterator[str]:
+    """Stages that have not the memory that they take: of a GPU, or else of their pods."""
+    for stage in STAGES:
+        if stage.name not in rows:
+            continue
+        needed = rows[stage.name].together
+        if gpu is not None:
+            if needed > gpu:
+                yield f"{stage.name} does not fit into {gpu / _GIB:.0f} GiB"
+            continue
+        limit = for_stage(run.spec.pods, stage.name).resources.limits.get("memory")
+        if limit is not None and needed > (amount(limit) or 0):
+            yield (
+                f"{stage.name} takes {needed / _GIB:.2f} GiB, and spec.pods limits its memory to {limit}: raise "
+                f"spec.pods.{stage.field}.resources.limits.memory, or the stage is killed"
+            )
 
 
 def memory_of(run: IterativePPORun, gpu: int | None, config: Path | None) -> dict[str, "StageMemory"]:

@@ -65,3 +65,23 @@ def test_what_is_wrong_is_said(
         code = int(str(error.code))
     assert code in (64, 65)
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "told"), [("512Mi", True), ("4Gi", False), (4 << 30, False), (None, False)])
+def test_pods_that_are_too_small_are_told(
+    limit: str | int | None, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    limits = "" if limit is None else f"memory: {limit}"
+    path.write_text(RUN.format(base="tiny:d32-l2") + f"  pods: {{common: {{resources: {{limits: {{{limits}}}}}}}}}\n")
+    assert main(["plan", "-f", str(path)]) == 0
+    errors = capsys.readouterr().err
+    assert (f"GiB, and spec.pods limits its memory to {limit}: raise spec.pods.warmStart.resources" in errors) == told
+    assert main(["plan", "-f", str(path), "--gpu", "80"]) == 0
+    assert "limits its memory" not in capsys.readouterr().err
+
+
+def test_the_example_for_a_cluster_fits_into_its_pods(capsys: pytest.CaptureFixture[str]) -> None:
+    example = Path(__file__).parents[4] / "examples/sr-funnel-cluster.yaml"
+    assert main(["plan", "-f", str(example)]) == 0
+    assert capsys.readouterr().err == ""
