@@ -29,6 +29,7 @@ LIVE = with_field(
 )
 LIVE = with_field(LIVE, "spec.warmStart", {"conversations": "s3://shop/log.jsonl"})
 COMMON = "spec.pods.common"
+EXAMPLES = Path(__file__).parents[4] / "examples"
 
 
 def notes(folder: Path, capsys: pytest.CaptureFixture[str], document: dict[str, Any], code: int = 0) -> list[str]:
@@ -81,6 +82,14 @@ def test_what_kubernetes_would_refuse(
     assert line.startswith(path.removesuffix(".labels")) or path in line
     assert note in line
     assert "is refused later; allowed is" in line
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_have_none(
+    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)
+    assert notes(tmp_path, capsys, yaml.safe_load(example.read_text())) == []
 
 
 def test_sections_are_merged_before_they_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
