@@ -19,7 +19,7 @@ from ippo_trainer.contract.params import FitQ
 from ippo_trainer.data.own import all_own, by_writers, foreign_as_explored
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments.problem import Array
-from ippo_trainer.qfit.exact import States, compare, read_intents
+from ippo_trainer.qfit.exact import States, comparison_of, read_intents
 
 sys.path.insert(0, str(Path(__file__).parent))
 from known_writers import DISCOUNT, MAX_TOKENS, Shop, fit, single_thread
@@ -87,7 +87,7 @@ def error(
     fitted = fit(log, method, seed)
     rows = shop.funnel.exact_q(tested, DISCOUNT, lambda turn, stage, features: target[stage])
     states = States(tested, [turn for row in rows for turn in row])
-    comparison = compare(
+    comparison = comparison_of(
         shop.funnel, states, *read_intents(fitted.model, fitted.renderer, shop.funnel, states, MAX_TOKENS)
     )
     assert comparison is not None  # every suggestion is the funnel's

@@ -2,7 +2,7 @@
 
 import pytest
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.evaluation.measure import lift, lift_bounds, measure, outcomes, values
+from ippo_trainer.evaluation.measure import lift, lift_outcome_bounds, measure, outcomes, values
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.stats.intervals import paired_difference
 
@@ -46,8 +46,8 @@ def test_lift_is_paired_and_weights_for_censored_conversations() -> None:
     whole = lift(candidate[:3], current[:3], "Success", 0.9, 0.95)
     assert whole == paired_difference([1, 1, 0], [0, 1, 0], 0.95)
     first, second = measure(candidate, 0.9, 0.95), measure(current, 0.9, 0.95)
-    assert lift_bounds(first, second, "Success").to_json() == {"low": 0.0, "high": 0.25}
-    assert lift_bounds(first, second, "Value").high == pytest.approx((1.0 + 0.9 + 1.0 - 2.0) / 4)
+    assert lift_outcome_bounds(first, second, "Success").to_json() == {"low": 0.0, "high": 0.25}
+    assert lift_outcome_bounds(first, second, "Value").high == pytest.approx((1.0 + 0.9 + 1.0 - 2.0) / 4)
 
 
 def test_turns_after_the_outcome_discount_nothing() -> None:

@@ -16,7 +16,7 @@ from ippo_trainer.improve.heldout import HeldOut
 from ippo_trainer.improve.improvement import Improvement
 from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.trl import loop
-from ippo_trainer.models.halves import cast, split
+from ippo_trainer.models.halves import cast, halve
 from ippo_trainer.models.packing import Group
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.training import checkpoint
@@ -37,7 +37,7 @@ def improvement(
     texts = {field: value if isinstance(value, int) else str(value) for field, value in changes.items()}
     toy = Toy(SECTION.model_copy(update={"algorithm": name, "updates": 4, **texts}), max_tokens=400)
     if halved:
-        split(toy.policy, torch.bfloat16)
+        halve(toy.policy, torch.bfloat16)
         cast(toy.q, torch.bfloat16)
     sampling = Sampling(toy.section.samples_per_state, NEW, 1.0, stops, PAD)
     toy.sampler = Sampler(toy.q, sampling, SEED, toy.max_tokens)

@@ -11,7 +11,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.spec import ArtifactRef
 from ippo_trainer.models import adapters, load
 from ippo_trainer.models.files import base_directory, base_of
-from ippo_trainer.models.halves import split, unite
+from ippo_trainer.models.halves import halve, unite
 from ippo_trainer.models.merging import whole, write_merged
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.parts import decoder, head
@@ -175,7 +175,7 @@ def test_the_whole_model_has_the_same_log_probabilities(store: Path, tokenizer: 
 def test_halves_are_kept_of_what_is_trained_only(store: Path) -> None:
     model = adapted(store)
     before = [parameter.clone() for parameter in adapters.own_parameters(model)]
-    split(model, torch.bfloat16)
+    halve(model, torch.bfloat16)
     assert all(hasattr(parameter, "low") != adapters.of_base(parameter) for parameter in model.parameters())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     unite(model)

@@ -12,7 +12,7 @@ from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.environments.funnel.environment import Funnel
 from ippo_trainer.environments.problem import evaluate
 from ippo_trainer.models.load import build_tiny, new_q
-from ippo_trainer.qfit.exact import States, compare, exact_states, read_intents
+from ippo_trainer.qfit.exact import States, comparison_of, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets
@@ -46,19 +46,19 @@ def exact_readings(funnel: Any, states: States) -> tuple[np.ndarray, np.ndarray,
 
 def test_the_exact_q_is_like_itself_and_noise_is_not(funnel: Any, states: States) -> None:
     made, every, v = exact_readings(funnel, states)
-    got = compare(funnel, states, made, every, v)
+    got = comparison_of(funnel, states, made, every, v)
     assert got is not None
     for likeness in (got.suggestions, got.intents):
         assert likeness.error == 0.0
         assert likeness.correlation == pytest.approx(1.0)
     rng = np.random.default_rng(0)
-    noise = compare(funnel, states, rng.random(made.shape), rng.random(every.shape), v)
+    noise = comparison_of(funnel, states, rng.random(made.shape), rng.random(every.shape), v)
     assert noise is not None
     for likeness in (noise.suggestions, noise.intents):
         assert likeness.correlation is not None
         assert abs(likeness.correlation) < 0.2
         assert likeness.error > 0.3
-    flat = compare(funnel, states, v, np.repeat(v[:, None], every.shape[1], 1), v)
+    flat = comparison_of(funnel, states, v, np.repeat(v[:, None], every.shape[1], 1), v)
     assert flat is not None
     assert flat.suggestions.correlation is flat.intents.correlation is None
     assert set(flat.metrics()) == {"qError", "qErrorAllIntents"}
@@ -72,7 +72,7 @@ def test_a_q_that_is_wrong_only_on_what_the_policy_does_not_say_is_found_out(fun
     made, every, v = exact_readings(funnel, states)
     wrong = every.copy()
     wrong[:, funnel.intents.index("ABSTAIN")] += 0.3
-    got = compare(funnel, states, made, wrong, v)
+    got = comparison_of(funnel, states, made, wrong, v)
     assert got is not None
     assert got.suggestions.correlation == pytest.approx(1.0)
     assert got.intents.correlation is not None

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ippo_trainer.models.halves import cast, halves, joined, split, unite
+from ippo_trainer.models.halves import cast, halve, halves, joined, unite
 from ippo_trainer.training import halved
 from ippo_trainer.training.checkpoint import Weights, WeightsSnapshot
 from ippo_trainer.training.optimiser import Optimiser
@@ -41,8 +41,8 @@ class Net(nn.Module):
         self.a, self.b, self.exact = nn.Linear(6, 5), nn.Linear(5, 3), nn.Linear(3, 1)
 
     def halved(self) -> "Net":
-        split(self.a, torch.bfloat16)
-        split(self.b, torch.bfloat16)
+        halve(self.a, torch.bfloat16)
+        halve(self.b, torch.bfloat16)
         return self
 
 

@@ -124,7 +124,7 @@ def lift(
     return weighted_difference(first, second, first_weights, second_weights, confidence)
 
 
-def lift_bounds(candidate: Measurement, current: Measurement, metric: str) -> OutcomeBounds:
+def lift_outcome_bounds(candidate: Measurement, current: Measurement, metric: str) -> OutcomeBounds:
     """The least and the most that the lift over these customers can be, whatever became of the censored ones."""
     if metric == "Value":
         return candidate.value_bounds.less(current.value_bounds)

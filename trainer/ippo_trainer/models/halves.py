@@ -30,13 +30,13 @@ def joined(high: Tensor, low: Tensor) -> Tensor:
 
 def cast(model: Any, dtype: torch.dtype) -> None:
     """Gives a model's fp32 parameters a type, in place; buffers, such as rotary frequencies, keep theirs."""
-    split(model, dtype)
+    halve(model, dtype)
     for parameter in model.parameters():
         if hasattr(parameter, "low"):
             del parameter.low
 
 
-def split(model: Any, dtype: torch.dtype) -> None:
+def halve(model: Any, dtype: torch.dtype) -> None:
     """As `cast`, and keeps the rest in `low` of each parameter, for an optimiser and for `unite`.
 
     Not of a base's, which no optimiser changes.

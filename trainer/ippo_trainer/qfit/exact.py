@@ -118,7 +118,7 @@ def _groups(renderer: Any, environment: ExactScorer, states: States) -> Iterator
             number += 1
 
 
-def compare(
+def comparison_of(
     environment: ExactScorer, states: States, suggestions: Floats, intents: Floats, v: Floats
 ) -> Comparison | None:
     """Compares what `read_intents` gave with the exact values; None where no suggestion that was made parses."""

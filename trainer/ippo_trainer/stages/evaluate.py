@@ -27,7 +27,7 @@ from ippo_trainer.environments.rollout import Batch, MessageReader, OpenBatch, P
 from ippo_trainer.evaluation.divergence import kl_per_suggestion
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.ledger import record
-from ippo_trainer.evaluation.measure import Measurement, lift, lift_bounds, measure
+from ippo_trainer.evaluation.measure import Measurement, lift, lift_outcome_bounds, measure
 from ippo_trainer.evaluation.transcripts import transcripts
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import LoadedPolicy, load_policy
@@ -261,7 +261,7 @@ def _evidence(measured: dict[str, Measurement], section: params.Evaluate) -> str
     censored = sum(figures.censored for figures in measured.values())
     if not censored:
         return text
-    bounds = lift_bounds(measured["candidate"], measured["current"], section.gate.metric)
+    bounds = lift_outcome_bounds(measured["candidate"], measured["current"], section.gate.metric)
     whatever = f"whatever became of them, {bounds.low:+.4f} to {bounds.high:+.4f}"
     return f"{text}, {censored} conversations censored and weighted for: {whatever}"
 
@@ -314,7 +314,7 @@ def _write(
         "metric": section.gate.metric,
         "confidence": float(section.gate.confidence),
         "lift": findings.lift.to_json(),
-        "liftBounds": lift_bounds(candidate, current, section.gate.metric).to_json(),
+        "liftBounds": lift_outcome_bounds(candidate, current, section.gate.metric).to_json(),
         "decision": findings.decision.model_dump(),
         "references": [{"name": row.name, "value": row.value, "success": row.success} for row in ladder],
     }

@@ -26,7 +26,7 @@ from ippo_trainer.models.load import LoadedPolicy, load_policy, load_q, new_q, s
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.verify import SHORT
-from ippo_trainer.qfit.exact import Comparison, compare, exact_states, read_intents
+from ippo_trainer.qfit.exact import Comparison, comparison_of, exact_states, read_intents
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
@@ -269,7 +269,7 @@ def _procedure(
     )
     head = language_head(policy.model, model) if settings.lm_loss_weight > 0 else None
     for part in (model, head) if head is not None else (model,):
-        halves.split(part, precision.dtype)
+        halves.halve(part, precision.dtype)
     budget = budget_of(model, settings.max_tokens, trained=1)
     if budget.recompute:
         recompute(decoder(model))
@@ -388,7 +388,7 @@ def _comparison(ctx: StageContext, data: _Data, procedure: Procedure, renderer: 
     if states is None:
         return None
     readings = read_intents(procedure.model, renderer, environment, states, procedure.settings.max_tokens)
-    return compare(environment, states, *readings)
+    return comparison_of(environment, states, *readings)
 
 
 def _censoring_account(data: _Data) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import IMPROVE_TOKENS, Budget, budget_of
 from ippo_trainer.models.engine_memory import MOST_ROWS
-from ippo_trainer.models.halves import cast, split, unite
+from ippo_trainer.models.halves import cast, halve, unite
 from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, load_tokenizer, save_policy
 from ippo_trainer.models.memory import foreign_bytes
 from ippo_trainer.models.parking import park
@@ -199,7 +199,7 @@ def _load(ctx: StageContext, holdings: Holdings, device: torch.device, several: 
 def ready(holdings: Holdings, policy: Any, q: Any, precision: Precision, foreign: int = 0) -> Budget:
     """Gives the models their types, before anything is copied of them; the budget of a forward of one of them, beside
     so many bytes of a GPU's memory that another process has."""
-    split(policy, precision.dtype)
+    halve(policy, precision.dtype)
     cast(q, precision.dtype)
     budget = budget_of(policy, IMPROVE_TOKENS, holdings.trained, holdings.read, foreign)
     if budget.recompute:
@@ -351,7 +351,7 @@ def _whole_policy(ctx: StageContext, models: _Models, task: Task) -> Any:
     if not ranks.first:
         return None
     policy = load_policy(models.policy.directory, longest=SHORT).model
-    split(policy, models.precision.dtype)
+    halve(policy, models.precision.dtype)
     load_part(path, Weights(policy))
     unite(policy)
     return policy
