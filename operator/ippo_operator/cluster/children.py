@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import product
 from typing import TypeAlias
 
 from ippo_operator.api.resource import IterativePPORun
@@ -19,6 +18,7 @@ from ippo_operator.cluster.resources import (
     Resource,
     resource_of,
 )
+from ippo_operator.cluster.servers import remove
 from ippo_operator.manifests.jobs import stage_config_map, stage_job, stage_service
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.plan.names import CANDIDATE, GATEWAY, MAX_SET_NAME, companion_name
@@ -79,26 +79,20 @@ async def stop(client: Client, namespace: str, job: OwnedJob) -> None:
 
 async def clean(client: Client, run_uid: str, namespace: str, job: OwnedJob) -> None:
     """Deletes a Job that is over, with its pods, its stage spec and the Service of pods that work together."""
-    await _delete_beside(client, run_uid, namespace, job.name, [CONFIG_MAPS, SERVICES] if job.meets else [CONFIG_MAPS])
+    await _delete_own(client, run_uid, namespace, job.name, [CONFIG_MAPS, SERVICES] if job.meets else [CONFIG_MAPS])
     await _delete(client, namespace, job, foreground=False)
 
 
 async def forget(client: Client, run_uid: str, namespace: str, name: str) -> None:
     """Deletes what an attempt had beside its Job, which is gone."""
-    await _delete_beside(client, run_uid, namespace, name, [CONFIG_MAPS, SERVICES])
+    await _delete_own(client, run_uid, namespace, name, [CONFIG_MAPS, SERVICES])
 
 
-async def _delete_beside(client: Client, run_uid: str, namespace: str, name: str, kinds: list[Resource]) -> None:
+async def _delete_own(client: Client, run_uid: str, namespace: str, name: str, kinds: list[Resource]) -> None:
     for kind in kinds:
         child = await client.get(kind, namespace, name)
         if child is not None and job_state.is_ours(child, run_uid):
-            await _delete_if_same(client, kind, namespace, child)
-
-
-async def _delete_if_same(client: Client, kind: Resource, namespace: str, child: Manifest) -> None:
-    metadata = child["metadata"]
-    with suppress(ConflictError):  # another object has the name by now; ours is gone
-        await client.delete(kind, namespace, str(metadata["name"]), str(metadata["uid"]))
+            await remove(client, [child])
 
 
 async def _delete(client: Client, namespace: str, job: OwnedJob, foreground: bool) -> None:
@@ -117,9 +111,6 @@ async def wind_down(client: Client, run_uid: str, namespace: str, name: str, job
     for job in jobs:
         if not job.over:
             await stop(client, namespace, job)
-    names = (name, *(companion_name(name, kind) for kind in (GATEWAY, CANDIDATE)))
-    gateways = (STATEFUL_SETS, companion_name(name, GATEWAY, MAX_SET_NAME))
-    for resource, one in (*product((DEPLOYMENTS, SERVICES), names), gateways):
-        child = await client.get(resource, namespace, one)
-        if child is not None and "deletionTimestamp" not in child["metadata"] and job_state.is_ours(child, run_uid):
-            await _delete_if_same(client, resource, namespace, child)
+    for one in (name, companion_name(name, GATEWAY), companion_name(name, CANDIDATE)):
+        await _delete_own(client, run_uid, namespace, one, [DEPLOYMENTS, SERVICES])
+    await _delete_own(client, run_uid, namespace, companion_name(name, GATEWAY, MAX_SET_NAME), [STATEFUL_SETS])

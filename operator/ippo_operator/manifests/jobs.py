@@ -2,13 +2,9 @@
 
 What a failed pod comes to; where the Job ends, the planner decides what is next:
 
-=============  ============  ====================================================
-exit code      by itself     in a disruption: drained, preempted, lost its node
-=============  ============  ====================================================
-64, 65         the Job ends  the Job ends
-any other      the Job ends  another pod; the Job ends where pods train together,
-                             for they cannot be replaced one by one
-=============  ============  ====================================================
+| exit code | by itself    | in a disruption: drained, preempted, lost its node
+| 64, 65    | the Job ends | the Job ends
+| any other | the Job ends | another pod, but of pods that train together, which cannot be replaced one by one
 """
 
 from typing import Any

@@ -35,14 +35,8 @@ def program(run: IterativePPORun, intent: JobIntent, settings: StagePods) -> lis
         return ["ippo-stage", intent.spec.stage]
     command = ["python", "-m", "ippo_trainer.stages.improve_ranks", "--processes", str(local)]
     if together > 1:
-        command += [
-            "--nodes",
-            str(together),
-            "--master",
-            f"{intent.name}-0.{intent.name}",
-            "--port",
-            str(RENDEZVOUS_PORT),
-        ]
+        command += ["--nodes", str(together), "--master", f"{intent.name}-0.{intent.name}"]
+        command += ["--port", str(RENDEZVOUS_PORT)]
     return command
 
 

@@ -77,16 +77,12 @@ def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
 
 def all_are_up(observed: ObservedServing) -> bool:
     """Whether all servers of the Deployment's newest pod template take requests, and those before them are gone."""
-    return observed.available >= observed.replicas and observed.updated >= observed.replicas and _alone(observed)
+    return observed.available >= observed.replicas and observed.total <= observed.updated >= observed.replicas
 
 
 def one_is_up(observed: ObservedServing) -> bool:
     """Whether a server of the Deployment's newest pod template takes requests, and those before them are gone."""
-    return observed.available > 0 and _alone(observed)
-
-
-def _alone(observed: ObservedServing) -> bool:
-    return observed.total <= observed.updated
+    return observed.available > 0 and observed.total <= observed.updated
 
 
 def rolling_out(serving: ServingStatus) -> str:

@@ -103,14 +103,7 @@ def _workers(
     pace = WorkPace(workers=options.workers, resync=options.resync)
     large = reconciler.reading_more(client)
     return Workers(
-        client,
-        reconciler,
-        lease,
-        metrics,
-        namespaces=options.namespaces,
-        pace=pace,
-        large=large,
-        renew_watches=renew_watches,
+        client, reconciler, lease, metrics, options.namespaces, pace=pace, large=large, renew_watches=renew_watches
     )
 
 

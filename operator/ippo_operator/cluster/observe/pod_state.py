@@ -109,12 +109,8 @@ def failure_of(pod: Object) -> JobFailure:
     if other is not None and (terminated is None or terminated["exitCode"] == 0):
         return other
     if terminated is None or (terminated["exitCode"] == 0 and disrupted):
-        message = (
-            status.get("message")
-            or condition_of(status, "DisruptionTarget").get("message")
-            or "the pod ended without a word"
-        )
-        return JobFailure(None, f"{name_of(pod)}: {message}", disrupted=True)
+        lost = condition_of(status, "DisruptionTarget").get("message") or "the pod ended without a word"
+        return JobFailure(None, f"{name_of(pod)}: {status.get('message') or lost}", disrupted=True)
     code = int(terminated["exitCode"])
     message = said(terminated.get("message"))
     if terminated.get("reason") == "OOMKilled":

@@ -50,14 +50,15 @@ class Calls:
         self._loop.run(self._transport.__aexit__())
         self._loop.close()
 
-    def request(self, request: Request) -> Any:
-        """The JSON (or text) of a successful answer.
+    def request(self, request: Request) -> dict[str, Any]:
+        """The JSON of a successful answer.
 
         Raises:
             ApiError: the server refused, or could not be reached.
             KubeconfigError: the user's credentials cannot be had.
         """
-        return self._loop.run(self._client.send(request))
+        answer: dict[str, Any] = self._loop.run(self._client.send(request))
+        return answer
 
     def lines(self, request: Request) -> Iterator[str]:
         """The lines of a text stream as they come, without their ends; ends with the stream.

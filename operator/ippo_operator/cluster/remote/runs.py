@@ -32,8 +32,7 @@ class Runs:
 
     def get(self, name: str) -> Object:
         """The run. Raises NotFoundError if there is none."""
-        answer: Object = self.calls.request(Request("GET", RUNS.path(self.namespace, name)))
-        return answer
+        return self.calls.request(Request("GET", RUNS.path(self.namespace, name)))
 
     def all(self, everywhere: bool = False) -> list[Object]:
         """The namespace's runs by name, or those of all namespaces."""
@@ -61,14 +60,12 @@ class Runs:
         """
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
         path = RUNS.path(self.namespace, name)
-        answer: Object = self.calls.request(Request("PATCH", path, query, patch, content_type=MERGE_PATCH))
-        return answer
+        return self.calls.request(Request("PATCH", path, query, patch, content_type=MERGE_PATCH))
 
     def create(self, manifest: Object, dry: bool) -> Object:
         """POST."""
         query = {"fieldManager": MANAGER, "dryRun": "All" if dry else ""}
-        answer: Object = self.calls.request(Request("POST", RUNS.path(self.namespace), query, manifest))
-        return answer
+        return self.calls.request(Request("POST", RUNS.path(self.namespace), query, manifest))
 
     def pods(self, run: Object, labels: dict[str, str]) -> list[Object]:
         """The run's stage pods with these labels."""
@@ -94,8 +91,7 @@ class Runs:
 
     def secret(self, namespace: str, name: str) -> Object:
         """A Secret."""
-        answer: Object = self.calls.request(Request("GET", _SECRETS.path(namespace, name)))
-        return answer
+        return self.calls.request(Request("GET", _SECRETS.path(namespace, name)))
 
     def _items(self, path: str, query: dict[str, str]) -> Iterator[Object]:
         query = {"limit": str(PAGE), **query}
