@@ -29,13 +29,8 @@ def conditions(run: IterativePPORun, status: RunStatus, phase: Phase, now: datet
 
 def refusal(reason: Reason, message: str) -> tuple[ConditionRow, ...]:
     """Of a run that cannot be worked on although the API server took it; its other conditions stay as they were."""
-    rows: tuple[tuple[ConditionType, Truth], ...] = (
-        ("Accepted", "False"),
-        ("Reconciling", "False"),
-        ("Stalled", "True"),
-        ("Ready", "False"),
-    )
-    return tuple(ConditionRow(kind, truth, reason, message) for kind, truth in rows)
+    kinds: tuple[ConditionType, ...] = ("Accepted", "Reconciling", "Stalled", "Ready")
+    return tuple(ConditionRow(kind, "True" if kind == "Stalled" else "False", reason, message) for kind in kinds)
 
 
 def _condition(row: ConditionRow, generation: int, status: RunStatus, now: datetime) -> Condition:

@@ -66,13 +66,10 @@ def trouble(serving: ServingStatus | None) -> tuple[Reason, str] | None:
     """Why the latest policy is not what is served, and will not be unless something changes."""
     if serving is None:
         return None
-    if serving.blocked is not None:
-        return serving.blocked.reason, serving.blocked.message
-    if serving.waiting is not None and serving.waiting.reason == Reason.ROLLOUT_TIMED_OUT:
-        return serving.waiting.reason, serving.waiting.message
-    if serving.failed is not None:
-        return serving.failed.reason, serving.failed.message
-    return None
+    waiting = serving.waiting
+    late = waiting if waiting is not None and waiting.reason == Reason.ROLLOUT_TIMED_OUT else None
+    why = serving.blocked or late or serving.failed
+    return (why.reason, why.message) if why is not None else None
 
 
 def all_are_up(observed: ObservedServing) -> bool:

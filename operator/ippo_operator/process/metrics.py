@@ -104,14 +104,10 @@ class Metrics:
 
     def _begin_at_zero(self) -> None:
         """A counter that is born with its first event has no increase that an alert could see."""
-        for outcome in PROMOTIONS:
-            self.promotions.labels(outcome)
-        for rollout in ROLLOUTS:
-            self.rollouts.labels(rollout)
-        for ended in ENDED:
-            self.ended.labels(ended)
-        for kind in ERROR_KINDS:
-            self.errors.labels(kind)
+        counters = (self.promotions, self.rollouts, self.ended, self.errors)
+        for counter, labels in zip(counters, (PROMOTIONS, ROLLOUTS, ENDED, ERROR_KINDS), strict=True):
+            for label in labels:
+                counter.labels(label)
 
     def _counter(self, name: str, about: str, labels: tuple[str, ...]) -> Counter:
         return Counter(name, about, labels, registry=self.registry)

@@ -145,11 +145,7 @@ def said(message: Any) -> str:
 
 def waiting(pods: Iterable[Object]) -> Waiting | None:
     """Why pods do not run, as far as their own status tells; the first that has a reason speaks for all."""
-    for pod in pods:
-        reason = _waiting(pod)
-        if reason is not None:
-            return reason
-    return None
+    return next((reason for pod in pods if (reason := _waiting(pod)) is not None), None)
 
 
 def _waiting(pod: Object) -> Waiting | None:
