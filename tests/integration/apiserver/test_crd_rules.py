@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 from ippo_operator.api.changes import IMMUTABLE, ONLY_RISES
 from ippo_operator.api.crd import custom_resource_definition
+from ippo_operator.api.resource import RUN_NAME_WORDS
 from ippo_operator.api.rules import NOT_YOURS
 
 from tests.kit.control_plane import RUNS, Api
@@ -163,7 +164,7 @@ CASES: dict[str, Case] = {
         {"labels": {"notippo.dev/x": "q"}, "annotations": {"kueue.x-k8s.io/podset-required-topology": "c"}},
     ),
 }
-NAME = "metadata.name: allowed are a lower-case letter, then letters, digits and '-' up to 63"
+NAME = f"metadata.name: allowed are {RUN_NAME_WORDS}"
 
 
 def schema() -> dict[str, Any]:
