@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from ippo_trainer.contract.params import FitQ
 from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.problem import Policy
 from ippo_trainer.environments.scoring import Trace
+from ippo_trainer.evaluation.doubly_robust import cautious, doubly_robust
 from ippo_trainer.evaluation.logged_features import LoggedFeatures
 from ippo_trainer.evaluation.off_policy import policy_values
 from ippo_trainer.qfit.exact import States, read_intents
@@ -84,7 +86,15 @@ def measure(seed: int, conversations: int) -> Row:
     features = LoggedFeatures.of(fitted.model, fitted.held, fitted.renderer, fitted.censoring, MAX_TOKENS)
     rng, trace = np.random.default_rng([seed, 3]), shop.funnel.trace(fitted.held)
     means = [features.of_policy(suggestions(rng, fitted, policy, trace)) for policy in policies]
+    said = np.arange(len(trace.action)), trace.action
+    logged = [
+        np.log([policy[turn][state] for turn, state in zip(trace.turn, trace.state, strict=True)])[said]
+        for policy in policies
+    ]
+    ratios = [torch.from_numpy(each - logged[-1]) for each in logged]
     values, lifts = policy_values(features.turns, means, DISCOUNT, VALUE_PENALTY)
+    robust = doubly_robust(features.turns, means, ratios, DISCOUNT, VALUE_PENALTY)
+    values, lifts = cautious(values, robust.values), cautious(lifts, robust.lifts)
     new, old = (exact.evaluate(shop.funnel.problem, policy, DISCOUNT).value for policy in policies)
     return Row((values[1], values[0], lifts[0]), (old, new, new - old))
 

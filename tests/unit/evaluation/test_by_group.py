@@ -10,6 +10,11 @@ ASKS, TALKS = torch.tensor([1.0, 1.0, 0.0]), torch.tensor([1.0, 0.0, 1.0])
 """Features of the two things to say: a constant, then which."""
 
 
+def no_ratios(turns: EvaluatedTurns) -> list[torch.Tensor]:
+    """Of policies that are as likely as the writers to say what was said."""
+    return [torch.zeros(len(turns.last), dtype=torch.double)] * 2
+
+
 def log(sizes: dict[str, tuple[int, float, float]]) -> tuple[list[Conversation], EvaluatedTurns]:
     """Conversations of one turn, groups mixed up: by name how many, and how often the outcome comes of either."""
     generator, rows = torch.Generator().manual_seed(1), []
@@ -32,7 +37,7 @@ def log(sizes: dict[str, tuple[int, float, float]]) -> tuple[list[Conversation],
 def test_each_group_has_the_values_of_its_own_conversations() -> None:
     conversations, turns = log({"web": (1000, 0.8, 0.2), "shop": (600, 0.1, 0.5), "": (300, 0.9, 0.9)})
     policies = (ASKS.double().expand(1900, 3), TALKS.double().expand(1900, 3))
-    groups = values_by_group(conversations, turns, policies, 0.9, 1e-3, 0.95).groups
+    groups = values_by_group(conversations, turns, (policies, no_ratios(turns)), 0.9, 1e-3, 0.95).groups
     assert list(groups) == ["web", "shop"]
     web, shop = groups["web"], groups["shop"]
     assert (web.conversations, shop.conversations) == (1000, 600)
@@ -50,7 +55,7 @@ def test_a_small_group_is_named_without_figures() -> None:
     few = LEAST_CONVERSATIONS - 1
     conversations, turns = log({"web": (400, 0.5, 0.5), "small": (few, 0.5, 0.5), "never": (200, 0.0, 0.0)})
     policies = (ASKS.double().expand(len(conversations), 3), TALKS.double().expand(len(conversations), 3))
-    groups = values_by_group(conversations, turns, policies, 0.9, 1e-3, 0.95).groups
+    groups = values_by_group(conversations, turns, (policies, no_ratios(turns)), 0.9, 1e-3, 0.95).groups
     assert groups["web"].lift is not None
     for name, count in (("small", few), ("never", 200)):
         assert (groups[name].conversations, groups[name].lift, groups[name].candidate) == (count, None, None)
@@ -59,4 +64,4 @@ def test_a_small_group_is_named_without_figures() -> None:
 def test_a_log_without_groups_has_none() -> None:
     conversations, turns = log({"": (20, 0.5, 0.5)})
     policies = (turns.logged, turns.logged)
-    assert values_by_group(conversations, turns, policies, 0.9, 1.0, 0.95).groups == {}
+    assert values_by_group(conversations, turns, (policies, no_ratios(turns)), 0.9, 1.0, 0.95).groups == {}

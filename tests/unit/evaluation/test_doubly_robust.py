@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ippo_trainer.evaluation.doubly_robust import doubly_robust
+from ippo_trainer.evaluation.doubly_robust import cautious, doubly_robust
 from ippo_trainer.evaluation.off_policy import BLOCKS, EvaluatedTurns, policy_values
 
 from tests.unit.evaluation.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem, weighted
@@ -111,3 +111,24 @@ def test_the_writers_own_policy_is_worth_all_conversations() -> None:
     found = doubly_robust(turns, policies[1:], log_ratios(problem, turns)[1:], DISCOUNT, RIDGE)
     assert found.effective == [pytest.approx(80)]
     assert policies[0].shape[1] == STATES * ACTIONS + 1
+
+
+def test_an_interval_holds_the_lift_that_features_cannot_tell() -> None:
+    """Nothing but a constant: fitted Q evaluation thinks all suggestions alike, and is sure; weights know better."""
+    generator = torch.Generator().manual_seed(4)
+    count = 2000
+    asked = torch.rand(count, generator=generator) < 0.5
+    won = torch.rand(count, generator=generator) < torch.where(asked, 0.4, 0.1)
+    whole = torch.ones(count, dtype=torch.bool)
+    constant = torch.ones(count, 1, dtype=torch.double)
+    turns = EvaluatedTurns(
+        constant, whole, whole, won.double(), torch.ones(count), torch.ones(count), torch.arange(count)
+    )
+    policies = [constant, constant]  # the candidate asks in nine of ten, the writers in one of two
+    ratios = [torch.where(asked, 0.9 / 0.5, 0.1 / 0.5).double().log(), torch.zeros(count, dtype=torch.double)]
+    _, fitted = policy_values(turns, policies, 0.9, 1.0)
+    robust = doubly_robust(turns, policies, ratios, 0.9, 1.0)
+    assert fitted[0].high < 0.01
+    wide = cautious(fitted, robust.lifts)[0]
+    assert wide.low <= fitted[0].low
+    assert wide.low <= 0.12 <= wide.high < 0.2

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.evaluation.doubly_robust import cautious, doubly_robust
 from ippo_trainer.evaluation.groups import LEAST_CONVERSATIONS, LEAST_OUTCOMES, GroupValue, GroupValues
 from ippo_trainer.evaluation.off_policy import EvaluatedTurns, policy_values
 from ippo_trainer.stats.intervals import Interval
@@ -20,7 +21,7 @@ MOST_GROUPS = 64
 def values_by_group(
     conversations: Sequence[Conversation],
     turns: EvaluatedTurns,
-    policies: Sequence[Tensor],
+    policies: tuple[Sequence[Tensor], Sequence[Tensor]],
     discount: float,
     penalty: float,
     confidence: float,
@@ -30,7 +31,8 @@ def values_by_group(
     Args:
         conversations: that `turns` are of, in order.
         turns: of them all.
-        policies: two, (n, P) mean features of the candidate's and the current policy's suggestions.
+        policies: the candidate and the current one: (n, P) mean features of their suggestions, and (n,) log ratios as
+            `doubly_robust.doubly_robust` takes them.
         discount, penalty, confidence: as `off_policy.policy_values` takes them.
     """
     members: dict[str, list[int]] = {}
@@ -44,7 +46,8 @@ def values_by_group(
             conversations=len(numbers), outcomes=sum(conversations[number].outcome for number in numbers)
         )
         if value.conversations >= LEAST_CONVERSATIONS and value.outcomes >= LEAST_OUTCOMES:
-            value = _estimated(value, turns.part(policies, numbers), discount, penalty, confidence)
+            part = turns.part([*policies[0], *policies[1]], numbers)
+            value = _estimated(value, part, discount, penalty, confidence)
         groups[name] = value
     return GroupValues(groups=groups)
 
@@ -55,7 +58,10 @@ def _estimated(
     """With its figures; without where its equations have no solution."""
     lifts: list[Interval]
     try:
-        (candidate, current), lifts = policy_values(*part, discount, penalty, confidence)
+        turns, columns = part
+        (candidate, current), lifts = policy_values(turns, columns[:2], discount, penalty, confidence)
+        robust = doubly_robust(turns, columns[:2], columns[2:], discount, penalty, confidence)
+        lifts = cautious(lifts, robust.lifts)
     except BadDataError:
         return value
     lift = lifts[0]

@@ -4,7 +4,8 @@ On held-out conversations both policies are sampled in every state. Q says what 
 with an interval by conversation, and the KL how far the candidate went from the policy whose outcomes Q learnt from.
 That is an estimate by the very Q that was optimised, so a human has the last word on it. Beside it stand both
 policies' values by fitted Q evaluation on the held-out conversations alone, which the optimised Q does not flatter;
-their intervals say how little so few conversations tell.
+their intervals say how little so few conversations tell, and hold what weights say where Q's features cannot tell the
+suggestions apart.
 """
 
 import json
@@ -26,7 +27,7 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.by_group import values_by_group
 from ippo_trainer.evaluation.comparisons import Comparisons, compare
 from ippo_trainer.evaluation.divergence import suggestion_logprobs
-from ippo_trainer.evaluation.doubly_robust import DoublyRobust, doubly_robust
+from ippo_trainer.evaluation.doubly_robust import DoublyRobust, cautious, doubly_robust
 from ippo_trainer.evaluation.gate import GateInputs, decide
 from ippo_trainer.evaluation.groups import GroupValues
 from ippo_trainer.evaluation.ledger import record
@@ -190,15 +191,17 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     turns, features, comparisons = _evaluated(ctx, sampler, conversations, renderer, models, censoring)
     confidence = float(section.gate.confidence)
     settings = (float(ctx.spec.discount), VALUE_PENALTY, confidence)
+    ratios, known = _log_ratios(conversations, renderer, [models[role] for role in ROLES], sampling.temperature)
+    whole, robust = _drawn_in_full(conversations), None
     values, lifts = policy_values(turns, features, *settings)
-    groups = values_by_group(conversations, turns, features, *settings)
+    if len(whole) > 1:
+        part, columns = turns.part([*features, *ratios], whole)
+        robust = doubly_robust(part, columns[:2], columns[2:], *settings)
+        values, lifts = cautious(values, robust.values), cautious(lifts, robust.lifts)
+    groups = values_by_group(conversations, turns, (features, ratios), *settings)
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
-    whole = _drawn_in_full(conversations)
-    kept = [conversations[number] for number in whole]
-    ratios = _log_ratios(kept, renderer, [models[role] for role in ROLES], sampling.temperature)
-    robust = doubly_robust(*turns.part(features, whole), ratios, *settings) if ratios else None
     named = dict(zip(ROLES, values, strict=True))
-    return _evidence(sums, confidence, named, lifts[0], comparisons, robust, groups)
+    return _evidence(sums, confidence, named, lifts[0], comparisons, robust if known else None, groups)
 
 
 def _drawn_in_full(conversations: list[Conversation]) -> list[int]:
@@ -210,22 +213,30 @@ def _drawn_in_full(conversations: list[Conversation]) -> list[int]:
 
 def _log_ratios(
     conversations: list[Conversation], renderer: Renderer, models: list[Any], temperature: float
-) -> list[Tensor]:
-    """How much likelier each policy is than who drew it to suggest what was suggested, in nats, (turns,) each.
+) -> tuple[list[Tensor], bool]:
+    """How much likelier each policy is than who drew it to suggest what was suggested, in nats, (turns,) each; and
+    whether the log says how likely that was, of every suggestion of those that drew in full.
 
-    Empty unless the log says of every suggestion how likely it was, in two conversations at least: conversations of
-    whom it does not are others.
+    Where it does not, the last policy stands for the writers, whom it imitates.
     """
-    turns = [turn for each in conversations for turn in each.turns]
-    if len(conversations) < 2 or not all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns):
-        return []
+    kept = [conversations[number] for number in _drawn_in_full(conversations)]
+    turns = [turn for each in kept for turn in each.turns]
+    known = len(kept) > 1 and all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns)
+    every = [(each, index, turn) for each in conversations for index, turn in enumerate(each.turns)]
     groups = [
-        Group(renderer.prompt(*each.state(index)).ids, [list(turn.token_ids or [])])
-        for each in conversations
-        for index, turn in enumerate(each.turns)
+        Group(
+            renderer.prompt(*each.state(index)).ids,
+            [list(turn.token_ids or []) if known and turn.token_ids else renderer.response(turn.suggestion)],
+        )
+        for each, index, turn in every
     ]
-    drawn = torch.tensor([sum(turn.sampler_logprobs or []) for turn in turns], dtype=torch.double)
-    return [torch.from_numpy(each) - drawn for each in suggestion_logprobs(models, groups, temperature)]
+    logprobs = [torch.from_numpy(each) for each in suggestion_logprobs(models, groups, temperature)]
+    drawn = logprobs[-1].clone()
+    for row, (_, _, turn) in enumerate(every):
+        if known and turn.sampler_logprobs:
+            drawn[row] = sum(turn.sampler_logprobs)
+    shown = torch.tensor([turn.displayed for _, _, turn in every], dtype=torch.double)
+    return [(each - drawn) * shown for each in logprobs], known
 
 
 def _evaluated(
