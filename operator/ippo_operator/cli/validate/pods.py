@@ -7,6 +7,7 @@ import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 
+from ippo_trainer.contract.fields import NAME
 from ippo_trainer.contract.stages import STAGES, StageName
 
 from ippo_operator.api.pods import DEVICES, Pods, PodSettings, Quantity, Resources
@@ -20,7 +21,7 @@ _HUGE_PAGES = "hugepages-"
 _LEAST_MEMORY = 1 << 20
 _NAME = r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)"
 _LABEL_VALUE = re.compile(f"{_NAME}?")
-_DOMAIN = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
+_DOMAIN = NAME.strip("^$")
 _KEY = re.compile(rf"({_DOMAIN}([.]{_DOMAIN})*/)?{_NAME}")
 _NAMESPACE = re.compile(_DOMAIN)
 _BETWEEN = re.compile(r"[.]{2}|[.]-|-[.]")
