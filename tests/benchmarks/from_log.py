@@ -22,6 +22,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import load
 from ippo_trainer.environments.demonstrations import demonstrate
+from ippo_trainer.environments.protocol import as_opening
 
 sys.path.insert(0, str(Path(__file__).parent))
 from learning import change_fields
@@ -99,7 +100,8 @@ def exported(conversation: Conversation, number: int) -> dict[str, Any]:
 def other(seed: int) -> Conversation:
     """A conversation of somebody who says the first thing that the business ever says, always."""
     environment: Any = load(FUNNEL)
-    [message] = environment.reset([seed])
+    [opening] = environment.reset([seed])
+    message: str | None = as_opening(opening).customer_message
     conversation = Conversation("other")
     words = environment.wordings[environment.intents[0]][0]
     from ippo_trainer.data.schema import Turn
