@@ -109,7 +109,7 @@ def test_a_policy_beside_the_writers_and_a_page_of_it_all(ippo: Ippo, log: Path,
         (["{log}", "--policy", "nowhere"], 64, "--policy: nowhere is no folder of a policy"),
         (["{log}", "--policy", "p", "--base", "b"], 64, "leave --base and those out"),
         (["{log}", "--html", "nowhere/a.html"], 64, "--html: there is no folder nowhere"),
-        (["hf://a/b"], 64, "LOG 'hf://a/b' is no place"),
+        (["hf://a/b"], 64, "LOG 'hf://a/b' is no file:// or s3://"),
     ],
 )
 def test_what_it_refuses(ippo: Ippo, log: Path, arguments: list[str], code: int, words: str) -> None:

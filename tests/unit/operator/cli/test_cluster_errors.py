@@ -47,7 +47,10 @@ def test_a_cluster_without_the_operator(server: Server, ippo: Ippo, verb: list[s
 def test_what_is_no_name_of_a_run(server: Server, ippo: Ippo, name: str) -> None:
     said = ippo("suspend", "-n", "team", "--", name)
     assert said.code == 64
-    assert "for a run's name; allowed are a lower-case letter, then letters, digits and '-' up to 63" in said.err
+    assert (
+        "for a run's name; allowed are at most 63 characters: a lower-case letter, then letters, digits and '-'"
+        in said.err
+    )
 
 
 def test_wrong_credentials(server: Server, ippo: Ippo, tmp_path: Path) -> None:
