@@ -69,11 +69,16 @@ def file_of(files: Files, key: str, suffix: str) -> bytes:
     return body
 
 
+def segments(files: Files, folder: str) -> Iterator[dict[str, Any]]:
+    """What is in the segments of a log, of servers or of gateways."""
+    for path, body in sorted(files.items()):
+        if path.startswith(folder) and path.endswith(".jsonl.gz"):
+            yield from map(json.loads, gzip.decompress(body).splitlines())
+
+
 def live_events(files: Files) -> Iterator[dict[str, Any]]:
     """What is in the segments of the live log."""
-    for path, body in sorted(files.items()):
-        if path.startswith("live/") and path.endswith(".jsonl.gz"):
-            yield from map(json.loads, gzip.decompress(body).splitlines())
+    return segments(files, "live/")
 
 
 def answers(files: Files) -> dict[str, set[str]]:

@@ -22,7 +22,8 @@ _RESOURCES = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory
 
 
 def small(**sections: Any) -> dict[str, Any]:
-    """The spec, with customers who are easy to please; what differs from run to run is in `sections`.
+    """The spec, with customers who are easy to please; what differs from run to run is in `sections`, None for one that
+    is left out.
 
     The tables' path counts for digests as the spec names it, so it is relative: to /tmp in a pod, where the tables are
     mounted at /tables, and to the working directory on this machine.
@@ -30,7 +31,7 @@ def small(**sections: Any) -> dict[str, Any]:
     spec: dict[str, Any] = json.loads(json.dumps(SMALL["spec"]))
     spec["collect"]["simulate"]["environment"]["options"]["tables"] = f"../tables/{_TABLES}"
     spec["iterations"] = {"max": 1}
-    return spec | sections
+    return {name: section for name, section in (spec | sections).items() if section is not None}
 
 
 def secret(namespace: str, name: str, credentials: str) -> Object:

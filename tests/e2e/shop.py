@@ -12,6 +12,8 @@ from .runs import Runs
 PROGRAM = ROOT / "examples" / "shop" / "shop.py"
 FOLDER = "/shop"
 """Where the shop's files are in a pod."""
+TEA = (f"{ROOT / 'examples' / 'my_environment.py'}:TeaShop", {"asked": "0.8", "unasked": "0.05"})
+"""An environment and its options: customers who buy when they were asked for their taste."""
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,13 @@ from typing import Any
 import pytest
 from ippo_trainer.data.turns import read_turns
 
-from tests.kit.doc_pages import ROOT
-
 from . import artifacts
 from .kube import MINUTES, Object, condition, until
 from .runs import Runs
-from .shop import FOLDER, Shop
+from .shop import FOLDER, TEA, Shop
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 NAME = "tea"
-TEA = (f"{ROOT / 'examples' / 'my_environment.py'}:TeaShop", {"asked": "0.8", "unasked": "0.05"})
 SPEC: dict[str, Any] = {
     "seed": 3,
     "threads": 1,
