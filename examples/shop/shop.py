@@ -120,10 +120,11 @@ class Shop:
 async def ready(url: str, seconds: float) -> None:
     """Waits for the gateway to take requests. Raises GatewayError if it does not in time.
 
-    A connection may go to where nobody answers, as long as its Service has no pod: each try has a time of its own.
+    As long as the gateway's Service has no pod, a connection may lead to where nobody answers, or to somebody else:
+    each try has a connection and a time of its own.
     """
     deadline, limit = time.monotonic() + seconds, aiohttp.ClientTimeout(total=TRY_SECONDS)
-    async with aiohttp.ClientSession(timeout=limit) as session:
+    async with aiohttp.ClientSession(timeout=limit, connector=aiohttp.TCPConnector(force_close=True)) as session:
         while True:
             try:
                 async with session.get(f"{url.rstrip('/')}/readyz") as answer:

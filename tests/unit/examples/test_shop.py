@@ -124,15 +124,19 @@ def test_the_shop_ends_where_all_conversations_break_off() -> None:
     assert len(gateway.refusals) == 100 - 8
 
 
-def test_a_gateway_that_accepts_a_connection_and_says_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "first", [b"", b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"], ids=["silent", "strange"]
+)
+def test_a_connection_that_led_elsewhere_is_not_kept(monkeypatch: pytest.MonkeyPatch, first: bytes) -> None:
     monkeypatch.setattr(shop, "TRY_SECONDS", 0.1)
     connections = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connections.append(writer)
-        if len(connections) > 1:
+        said = first if len(connections) == 1 else b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        while await reader.readline():
             await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            writer.write(said)
 
     async def wait() -> None:
         server = await asyncio.start_server(answer, "127.0.0.1")
