@@ -24,9 +24,13 @@ def test_a_policy_is_as_likely_as_itself_by_contexts_and_tools_too(small_world: 
         prompt = renderer.prompt(*log[-1].state(0)).ids
         [[logprob]] = suggestion_logprobs([policy.model], [Group(prompt, [ids])], 1.0)
         turn.sampler_logprobs = [float(logprob) / 3] * 3
-    [ratios] = _log_ratios(log, renderer, [policy.model], 1.0)
+    [ratios], known = _log_ratios(log, renderer, [policy.model], 1.0)
+    assert known
     assert ratios.tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
-    assert _log_ratios(log[:1], renderer, [policy.model], 1.0) == []
+    log[1].turns[0].sampler_logprobs = None
+    [ratios], known = _log_ratios(log, renderer, [policy.model], 1.0)
+    assert not known
+    assert ratios.tolist() == [0.0, 0.0], "the last policy stands for whoever wrote it"
 
 
 def test_conversations_of_personas_are_left_out_of_what_asks_how_likely_they_were() -> None:

@@ -345,8 +345,8 @@ def test_bad_specs(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"start": {"demonstrations": 3}}, "exactly one of conversations and demonstrations"),
         ({"start": {"conversations": None, "demonstrations": 3}}, "needs an environment"),
-        ({"start": {"conversations": "hf://a/b"}}, "warmStart.conversations 'hf://a/b' is no place"),
-        ({"policy": {"base": "hf://a/b"}}, "policy.base 'hf://a/b' is no place"),
+        ({"start": {"conversations": "hf://a/b"}}, "warmStart.conversations 'hf://a/b' is no file:// or s3:// address"),
+        ({"policy": {"base": "hf://a/b"}}, "policy.base 'hf://a/b' is no file:// or s3:// address"),
         ({"warm_start": None}, "no words of its own"),
         ({"policy": {"max_prompt_tokens": 100000}}, "exceed the model's"),
     ]
