@@ -56,7 +56,7 @@ SPEC: dict[str, Any] = {
         "canary": {
             "share": "0.5",
             "minConversations": 200,
-            "maxConversations": 8000,
+            "maxConversations": 4000,
             "guardRails": {"acceptance": "0.5"},
         },
     },
