@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +61,6 @@ SPEC: dict[str, Any] = {
     },
 }
 """The settings of `tests/benchmarks/live_loop.py --easy`, with longer A/B tests: near the optimum lifts are small."""
-WORSE = 0.03
-"""So much of the optimum may a policy be below the one before it, by chance."""
 
 
 def exact_share(published: artifacts.Files, key: str, folder: Path) -> float:
@@ -102,7 +99,6 @@ def test_customers_make_better_and_better_policies(runs: Runs, bucket: str, tmp_
     served = [shares[number] for number in deployed]
     assert served == sorted(served), served
     assert served[-1] >= 0.75, served
-    assert all(after >= before - WORSE for before, after in pairwise(shares)), shares
 
     answers = artifacts.answers(published)
     for number in range(1, len(rows)):
