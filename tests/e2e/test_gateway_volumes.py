@@ -12,8 +12,8 @@ from .faulty_store import FaultyStore
 from .kube import MINUTES, Object, condition, story, until
 from .place import GATEWAY
 from .runs import Runs
-from .shop import FOLDER, Shop
-from .test_live import SPEC, TEA
+from .shop import FOLDER, TEA, Shop
+from .test_live import SPEC
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 NAME = "kept"
