@@ -83,6 +83,11 @@ def ready(runs: Runs, count: int) -> bool:
     return bool(status.get("availableReplicas", 0) == count and status.get("replicas") == count)
 
 
+def served(runs: Runs) -> bool:
+    deployment = runs.kube.find("deployment", runs.namespace, NAME) or {}
+    return bool(deployment.get("status", {}).get("availableReplicas"))
+
+
 def claims(runs: Runs) -> list[str]:
     return [claim["metadata"]["name"] for claim in runs.kube.list("pvc", runs.namespace, f"ippo.dev/run={NAME}")]
 
@@ -115,6 +120,7 @@ def test_a_pod_that_is_deleted_by_force_while_the_bucket_is_away_takes_no_event_
     runs.create(NAME, pods={"common": {"volumes": files}}, s3={"endpointUrl": store.endpoint}, **spec)
     try:
         until(lambda: ready(runs, 2), "two gateways are ready", 15 * MINUTES)
+        until(lambda: served(runs), "the policy is served", 5 * MINUTES)
     except TimeoutError as error:
         raise AssertionError(f"{error}\n{story(runs.kube, runs.namespace, NAME)}") from None
 
