@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=Path, metavar="BASE")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--conversations", type=int, default=120, help="of the log (default: %(default)s)")
+    parser.add_argument("--conversations", type=int, default=300, help="of the log (default: %(default)s)")
     options = parser.parse_args()
     log = options.out.resolve() / "log.jsonl"
     options.out.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,10 @@ class Idle:
 
     def problems(self, spec: RunSpec) -> Iterator[Problem]:
         """One for each field that says something else than if it were left out."""
-        section = _section(spec, self.section)
+        section = section_of(spec, self.section)
         if section is None or not self.idle(spec):
             return
-        path = ".".join(["spec", *map(to_camel, self.section.split("."))])
+        path = manifest_path(self.section)
         for field in self.fields:
             value = getattr(section, field)
             if value != type(section).model_fields[field].default:
@@ -43,7 +43,13 @@ class Idle:
                 yield Problem(f"{path}.{to_camel(field)}", text)
 
 
-def _section(spec: RunSpec, path: str) -> Model | None:
+def manifest_path(path: str) -> str:
+    """A path below spec, by names in Python, as a manifest has it."""
+    return ".".join(["spec", *map(to_camel, path.split("."))])
+
+
+def section_of(spec: RunSpec, path: str) -> Model | None:
+    """The section at such a path; None where it, or one above it, is left out."""
     section: Model | None = spec
     for name in path.split("."):
         section = None if section is None else getattr(section, name)

@@ -59,14 +59,14 @@ def from_validation(
     problems: dict[str, Problem] = {}
     for details in error.errors(include_url=False, include_context=True):
         location, schema = _resolve(root, details["loc"], details["type"])
-        path, given = dotted(location), _value_at(value, location)
+        path, own = dotted(location), _value_at(value, location)
         # Pydantic counts the items that are right; those that are wrong are told of by themselves.
-        if details["type"] == "too_short" and len(given) >= schema.get("minItems", 0):
+        if details["type"] == "too_short" and len(own) >= schema.get("minItems", 0):
             continue
-        text = _explain(details, root, schema, given)
+        text = _explain(details, root, schema, own)
         if location and details["type"] not in _IN_FULL:
             allowed = partial(accepted, location)
-            text += f"; {todo}" if (todo := remedy(str(location[-1]), given, schema, allowed)) else ""
+            text += f"; {todo}" if (todo := remedy(str(location[-1]), own, schema, allowed)) else ""
         problems.setdefault(path, Problem(path, text))
     return list(problems.values())
 

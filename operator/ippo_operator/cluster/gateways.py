@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ippo_trainer.contract.digests import NO_DIGEST
+
 from ippo_operator.api.run_sections import JournalVolume
 from ippo_operator.cluster.client import Client, Manifest
 from ippo_operator.cluster.journals import put_left
@@ -18,6 +20,8 @@ from ippo_operator.manifests import identity
 from ippo_operator.manifests.gateway import GatewayContext, gateway_deployment, gateway_stateful_set
 from ippo_operator.manifests.identity import MANAGER
 from ippo_operator.manifests.same import holds
+from ippo_operator.plan.serving import all_are_up
+from ippo_operator.plan.types import ObservedServing
 
 _REPLICAS = "/metadata/annotations/" + identity.REPLICAS.replace("/", "~1")
 """A JSON Pointer."""
@@ -76,11 +80,11 @@ class Gateways:
         """
         desired, deployment, there = self.desired, self._deployment, self._set
         if desired["kind"] == DEPLOYMENTS.kind:
-            ready = deployment is not None and server_state.complete(deployment)
+            ready = deployment is not None and _are_up(deployment)
             return await self._end_set(client, there) if ready and there is not None else None
         if there is None:
             return None
-        if server_state.complete(there):
+        if _are_up(there):
             await remove(client, [deployment])
         # An autoscaler may be about to have more.
         wanted = max(there["spec"].get("replicas", 1), desired["spec"].get("replicas", 0))
@@ -97,6 +101,12 @@ class Gateways:
         if not left.claims:
             await remove(client, [there])
         return left.wait
+
+
+def _are_up(workload: Manifest) -> bool:
+    """Whether all of its pods take requests, as its newest spec has them."""
+    servers = server_state.observe(workload, ObservedServing(NO_DIGEST))
+    return servers.fresh and all_are_up(servers)
 
 
 def _has(stateful_set: Manifest, volume: JournalVolume) -> bool:

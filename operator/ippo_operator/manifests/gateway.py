@@ -207,11 +207,11 @@ def with_journal(context: GatewayContext, pod: PodContext, name: str, command: l
     """A container in the stages' image that sees a journal and may write the log."""
     image = context.run.spec.pods.common.image or context.servers.platform.image
     own = context.section.credentials_secret_name is not None
-    made = container(pod, name, image, command, [{"name": JOURNAL, "mountPath": JOURNAL_FOLDER}], credentials=not own)
+    entry = container(pod, name, image, command, [{"name": JOURNAL, "mountPath": JOURNAL_FOLDER}], credentials=not own)
     if own:
-        made["volumeMounts"].append({"name": _OWN_CREDENTIALS, "mountPath": CREDENTIALS, "readOnly": True})
-        made["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
-    return made
+        entry["volumeMounts"].append({"name": _OWN_CREDENTIALS, "mountPath": CREDENTIALS, "readOnly": True})
+        entry["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
+    return entry
 
 
 def log_arguments(context: GatewayContext) -> list[str]:

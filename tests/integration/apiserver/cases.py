@@ -4,20 +4,9 @@ from typing import Any, NamedTuple
 
 from ippo_operator.api.rules import NOT_YOURS
 
-from tests.kit.manifests import with_field
+from tests.kit.manifests import small_manifest, with_field
 
-GOOD: dict[str, Any] = {
-    "apiVersion": "ippo.dev/v1alpha1",
-    "kind": "IterativePPORun",
-    "metadata": {"name": "small"},
-    "spec": {
-        "iterations": {"max": 2},
-        "policy": {"base": "tiny:d32-l1"},
-        "warmStart": {"demonstrations": 10},
-        "collect": {"simulate": {"environment": {"name": "sr-funnel"}, "conversations": 4}},
-        "artifacts": {"s3": {"bucket": "bucket"}},
-    },
-}
+GOOD = small_manifest(artifacts={"s3": {"bucket": "bucket"}})
 
 
 def changed(path: str, value: Any, document: dict[str, Any] = GOOD) -> dict[str, Any]:

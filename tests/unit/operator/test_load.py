@@ -11,19 +11,10 @@ from hypothesis import strategies as st
 from ippo_operator.api.load import load_run, parse_run
 from ippo_operator.api.problems import ManifestError, Problem
 
-from tests.kit.manifests import with_field
+from tests.kit.manifests import small_manifest, with_field
 
-GOOD: dict[str, Any] = {
-    "apiVersion": "ippo.dev/v1alpha1",
-    "kind": "IterativePPORun",
-    "metadata": {"name": "small"},
-    "spec": {
-        "iterations": {"max": 2},
-        "policy": {"base": "tiny:d32-l1"},
-        "warmStart": {"demonstrations": 10},
-        "collect": {"simulate": {"environment": {"name": "sr-funnel", "options": {"horizon": 6}}, "conversations": 4}},
-    },
-}
+_FUNNEL = {"name": "sr-funnel", "options": {"horizon": 6}}
+GOOD = small_manifest(collect={"simulate": {"environment": _FUNNEL, "conversations": 4}})
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

@@ -9,19 +9,9 @@ from ippo_operator.api.load import parse_run
 from ippo_operator.api.problems import ManifestError
 from ippo_operator.api.resource import IterativePPORun
 
-from tests.kit.manifests import with_field
+from tests.kit.manifests import small_manifest, with_field
 
-GOOD: dict[str, Any] = {
-    "apiVersion": "ippo.dev/v1alpha1",
-    "kind": "IterativePPORun",
-    "metadata": {"name": "small"},
-    "spec": {
-        "iterations": {"max": 2},
-        "policy": {"base": "tiny:d32-l1"},
-        "warmStart": {"demonstrations": 10},
-        "collect": {"simulate": {"environment": {"name": "sr-funnel"}, "conversations": 4}},
-    },
-}
+GOOD = small_manifest()
 LIMITS = "spec.pods.common.resources.limits"
 WINDOW = "spec.collect.logged.idle"
 HUB = "no stage reaches the hub: download the model and give file:// or s3://"

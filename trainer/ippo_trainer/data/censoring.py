@@ -52,8 +52,8 @@ class Censoring:
 
     def weight(self, turns: int, first: int = 0) -> float:
         """Inverse probability that a conversation that ended after `turns` turns was not cut off since turn `first`."""
-        seen = np.prod(self.uncensored_share[first:turns]) * np.prod(self.kept_share[first : max(first, turns - 1)])
-        return float(1.0 / seen)
+        uncensored = np.prod(self.uncensored_share[first:turns])
+        return float(1.0 / (uncensored * np.prod(self.kept_share[first : max(first, turns - 1)])))
 
     def weights(self, conversations: Sequence[Conversation]) -> Floats:
         """(n,) of whole conversations; 0 for those that are censored. Their mean is 1 less `unseen`."""

@@ -43,18 +43,18 @@ def of_log(notices: Problems, reader: LogReader, figures: dict[str, Any]) -> Non
 
 def of_policy(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Of the figures of `evaluation.imitation`, as `survey` has notices."""
-    found = []
+    texts = []
     if figures["perplexity"] is not None and figures["perplexity"] >= figures["byFrequency"]:
-        found.append(
+        texts.append(
             "the policy finds what the writers wrote no likelier than one who knows the frequencies of tokens alone. "
             "Train it longer (warmStart.epochs), take another policy.base, or name fewer writers."
         )
     if figures["states"] and figures["oneSuggestion"] > _HALF * figures["states"]:
-        found.append(
+        texts.append(
             f"in {figures['oneSuggestion']:,} of {figures['states']:,} states the policy says one thing only. "
             "An improvement has nothing to choose from there: imitate more writers, or let the policy explore."
         )
-    return [{"count": 1, "places": [], "notice": text} for text in found]
+    return [{"count": 1, "places": [], "notice": text} for text in texts]
 
 
 def _of_outcomes(reader: LogReader, figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -69,17 +69,17 @@ def _of_outcomes(reader: LogReader, figures: dict[str, Any]) -> list[tuple[str, 
                 "Write outcome, true or false, into the log, or give a file of outcomes.",
             )
         ]
-    found = []
+    notices = []
     if not won or not lost:
-        found.append(
+        notices.append(
             (
                 f"{'every' if won else 'no'} finished conversation has the outcome ({finished:,} of them)",
                 "There is nothing to learn from one class: check how the log says outcome, and what it leaves out.",
             )
         )
     if finished < LEAST_FINISHED:
-        found.append((f"{finished} conversations are finished, and Q needs {LEAST_FINISHED}", "Log more of them."))
-    return found
+        notices.append((f"{finished} conversations are finished, and Q needs {LEAST_FINISHED}", "Log more of them."))
+    return notices
 
 
 def _of_suggestions(figures: dict[str, Any]) -> list[tuple[str, str]]:

@@ -75,17 +75,20 @@ class Reports:
         at = _moment(said.pop("time", now), now)
         fields = self._fields(operation.kind, conversation, customer, said | {"at": at})
         await self._log.add([Stamp(event_id, now, conversation).event(operation.kind, **fields)], fingerprint)
-        known = operation.kind != events.REACTION or self._knows(conversation, fields)
+        suggestion_known = operation.kind != events.REACTION or self._knows(conversation, fields)
         return schemas.EventAnswer(
-            event_id=event_id, conversation_id=conversation, customer_id=customer, suggestion_known=known
+            event_id=event_id,
+            conversation_id=conversation,
+            customer_id=customer,
+            suggestion_known=suggestion_known,
         )
 
     def _knows(self, conversation: str, reaction: dict[str, Any]) -> bool:
         """Whether this replica made the suggestion that a reaction is to. It may have forgotten it, or another one
         made it: only whoever reads the log can tell for sure, so the reaction is taken in any case."""
-        known = self._memory.knows(reaction["suggestion_id"], conversation, reaction["turn"])
-        self._metrics.unknown.inc(not known)
-        return known
+        remembers = self._memory.knows(reaction["suggestion_id"], conversation, reaction["turn"])
+        self._metrics.unknown.inc(not remembers)
+        return remembers
 
     def _fields(self, kind: events.Kind, conversation: str, customer: str, said: dict[str, Any]) -> dict[str, Any]:
         """Of an event, of what a report says."""

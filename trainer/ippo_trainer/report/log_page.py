@@ -1,17 +1,12 @@
 """What a log holds, in words: sections that are printed as text and shown as a page. All pure."""
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
-
 from ippo_trainer.data.survey import FUNNEL_TURNS
-from ippo_trainer.report.page import own_text
+from ippo_trainer.report.page import template
 
 _COUNTED, _NAMED, _PLAIN = "{:>9}  {}", "{:30}{}", "{}"
 _FUNNEL = "{:>5}{:>12}{:>12}{:>12}{:>12}"
@@ -50,27 +45,17 @@ def sections(figures: dict[str, Any]) -> list[Section]:
         (f"{count:,}", f"{what} (first: {first[what]})" if what in first else what)
         for what, count in figures["leftOut"].items()
     ]
-    found = [_of_kinds("what is wrong", kinds, "problem", "bad" if kinds else "")]
-    found += [_of_kinds("what is worth a look", notices, "notice", "")] if notices else []
-    found.append(Section("left out", left_out, _COUNTED) if left_out else Section("left out", [("nothing",)]))
+    tables = [_of_kinds("what is wrong", kinds, "problem", "bad" if kinds else "")]
+    tables += [_of_kinds("what is worth a look", notices, "notice", "")] if notices else []
+    tables.append(Section("left out", left_out, _COUNTED) if left_out else Section("left out", [("nothing",)]))
     if figures["conversations"]:
-        found += [_about(figures), _funnel(figures), *_lengths(figures), *_policy(figures), _needed(figures)]
-    return found
+        tables += [_about(figures), _funnel(figures), *_lengths(figures), *_policy(figures), _needed(figures)]
+    return tables
 
 
 def page(figures: dict[str, Any]) -> str:
     """One HTML file without scripts or anything from outside. The same figures give the same bytes."""
-    style = own_text("style.css")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(own_text("log.html")).render(
-        style=Markup(style),  # noqa: S704 - our own file
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        name=figures["file"],
-        heading=heading(figures),
-        sections=sections(figures),
-    )
+    return template("log.html").render(name=figures["file"], heading=heading(figures), sections=sections(figures))
 
 
 def _of_kinds(title: str, kinds: Sequence[dict[str, Any]], name: str, tone: str) -> Section:

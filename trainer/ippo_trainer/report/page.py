@@ -44,12 +44,9 @@ def write_report(
 
 def render(run: RunReport) -> str:
     """The page. The same run gives the same bytes."""
-    style = own_text("style.css")
     ppo, more_ppo = training_views.ppo_figures(run)
-    return _template().render(
+    return template("template.html").render(
         run=run,
-        style=Markup(style),  # noqa: S704 - our own file
-        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         headline=words.headline(run),
         subline=words.subline(run),
         state=words.state(run),
@@ -89,14 +86,21 @@ def _q_words(run: RunReport) -> str:
     return f"Cycle {newest.iteration}: {text}"
 
 
-def own_text(name: str) -> str:
-    """A file of this package."""
+def _own_text(name: str) -> str:
     return files("ippo_trainer.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page of this package, with its style."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_own_text),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    return environment.from_string(own_text("template.html"))
+    style = _own_text("style.css")
+    environment.globals["style"] = Markup(style)  # noqa: S704 - our own file
+    environment.globals["style_hash"] = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return environment.get_template(name)

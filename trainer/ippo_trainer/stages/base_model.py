@@ -1,12 +1,11 @@
 """`policy.base` as a directory of one whole model: a stranger's, or the policy of another run."""
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ippo_trainer.contract.layout import SEGMENT, check_key
-from ippo_trainer.contract.spec import ArtifactRef, StoreLocation
+from ippo_trainer.contract.spec import StoreLocation
 from ippo_trainer.contract.stages import BY_NAME, IMPROVE
 from ippo_trainer.models import memory
 from ippo_trainer.models.files import ADAPTER_CONFIG, base_of, check_files, loaded_files
@@ -72,8 +71,7 @@ def _policy_in_s3(uri: str, directory: Path, own: StoreLocation, check: Callable
     store = open_store(location_of(match["run"], FIELD, own.s3))
     if store.info(f"{key}/{ADAPTER_CONFIG}") is None:
         return None
-    digest = hashlib.sha256(store.read(f"{key}/{artifact.MANIFEST}")).hexdigest()
-    ref = ArtifactRef(key=key, digest=f"sha256:{digest}")
+    ref = artifact.reference(store, key)
     parts = [artifact.read_manifest(store, ref)]
     base = artifact.base_of(parts[0])
     if base is not None:

@@ -191,7 +191,7 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     turns, features, comparisons = _evaluated(ctx, sampler, conversations, renderer, models, censoring)
     confidence = float(section.gate.confidence)
     settings = (float(ctx.spec.discount), VALUE_PENALTY, confidence)
-    ratios, known = _log_ratios(conversations, renderer, [models[role] for role in ROLES], sampling.temperature)
+    ratios, has_logprobs = _log_ratios(conversations, renderer, [models[role] for role in ROLES], sampling.temperature)
     whole, robust = _drawn_in_full(conversations), None
     values, lifts = policy_values(turns, features, *settings)
     if len(whole) > 1:
@@ -201,7 +201,7 @@ def _measure(ctx: StageContext, section: params.Evaluate) -> _Evidence:
     groups = values_by_group(conversations, turns, (features, ratios), *settings)
     sums = {role: HeldOutSums.joined(parts) for role, parts in both.items()}
     named = dict(zip(ROLES, values, strict=True))
-    return _evidence(sums, confidence, named, lifts[0], comparisons, robust if known else None, groups)
+    return _evidence(sums, confidence, named, lifts[0], comparisons, robust if has_logprobs else None, groups)
 
 
 def _drawn_in_full(conversations: list[Conversation]) -> list[int]:
@@ -221,22 +221,22 @@ def _log_ratios(
     """
     kept = [conversations[number] for number in _drawn_in_full(conversations)]
     turns = [turn for each in kept for turn in each.turns]
-    known = len(kept) > 1 and all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns)
+    has_logprobs = len(kept) > 1 and all(turn.token_ids and turn.sampler_logprobs and turn.displayed for turn in turns)
     every = [(each, index, turn) for each in conversations for index, turn in enumerate(each.turns)]
     groups = [
         Group(
             renderer.prompt(*each.state(index)).ids,
-            [list(turn.token_ids or []) if known and turn.token_ids else renderer.response(turn.suggestion)],
+            [list(turn.token_ids or []) if has_logprobs and turn.token_ids else renderer.response(turn.suggestion)],
         )
         for each, index, turn in every
     ]
     logprobs = [torch.from_numpy(each) for each in suggestion_logprobs(models, groups, temperature)]
     drawn = logprobs[-1].clone()
     for row, (_, _, turn) in enumerate(every):
-        if known and turn.sampler_logprobs:
+        if has_logprobs and turn.sampler_logprobs:
             drawn[row] = sum(turn.sampler_logprobs)
     shown = torch.tensor([turn.displayed for _, _, turn in every], dtype=torch.double)
-    return [(each - drawn) * shown for each in logprobs], known
+    return [(each - drawn) * shown for each in logprobs], has_logprobs
 
 
 def _evaluated(

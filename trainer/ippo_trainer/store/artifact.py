@@ -137,13 +137,14 @@ def publish(
     return ref
 
 
+def reference(store: Store, key: str) -> ArtifactRef:
+    """The artifact that is at a key now. Raises BadDataError if there is none."""
+    return ArtifactRef(key=key, digest=_digest(_manifest_bytes(store, key)))
+
+
 def read_manifest(store: Store, ref: ArtifactRef) -> Manifest:
     """The verified manifest of an artifact. Raises BadDataError if it is missing, altered or malformed."""
-    where = store.describe(f"{ref.key}/{MANIFEST}")
-    try:
-        body = store.read(f"{ref.key}/{MANIFEST}", MANIFEST_LIMIT)
-    except ObjectNotFoundError as error:
-        raise BadDataError(f"{where} is missing: the artifact was never published as a whole", _AGAIN) from error
+    where, body = store.describe(f"{ref.key}/{MANIFEST}"), _manifest_bytes(store, ref.key)
     if _digest(body) != ref.digest:
         raise BadDataError(f"{where} was altered or truncated: its digest is not {ref.digest}", _AGAIN)
     try:
@@ -191,6 +192,16 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str, bas
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _manifest_bytes(store: Store, key: str) -> bytes:
+    place = f"{key}/{MANIFEST}"
+    try:
+        return store.read(place, MANIFEST_LIMIT)
+    except ObjectNotFoundError as error:
+        raise BadDataError(
+            f"{store.describe(place)} is missing: the artifact was never published as a whole", _AGAIN
+        ) from error
 
 
 def _digest(body: bytes) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from ippo_trainer.contract.fields import window_seconds
 from ippo_trainer.contract.model import Model
 from ippo_trainer.contract.personas import Persona
-from pydantic.alias_generators import to_camel
 
+from ippo_operator.api.idle import manifest_path, section_of
 from ippo_operator.api.problems import Problem, dotted, shown
 from ippo_operator.api.resource import RunSpec
 from ippo_operator.plan import approval, canary
@@ -71,15 +71,13 @@ TABLE = (
         lambda value, _: float(value) < 1,
         "a candidate that is as fast as the active policy ends its test",
     ),
-    Doubt(
-        "promotion.approve",
-        lambda value, spec: value > spec.iterations.max,
-        "the run has no such iteration: see iterations.max",
-    ),
-    Doubt(
-        "promotion.reject",
-        lambda value, spec: value > spec.iterations.max,
-        "the run has no such iteration: see iterations.max",
+    *(
+        Doubt(
+            f"promotion.{answer}",
+            lambda value, spec: value > spec.iterations.max,
+            "the run has no such iteration: see iterations.max",
+        )
+        for answer in ("approve", "reject")
     ),
 )
 _UNVARIED = Persona(name="x", share="0").model_dump(exclude={"name", "share"})
@@ -88,14 +86,10 @@ _UNVARIED = Persona(name="x", share="0").model_dump(exclude={"name", "share"})
 def problems(spec: RunSpec) -> Iterator[Problem]:
     """The values of this spec that can hardly be meant."""
     for doubt in TABLE:
-        *sections, field = doubt.path.split(".")
-        section: Any = spec
-        for name in sections:
-            section = None if section is None else getattr(section, name)
-        value = None if section is None else getattr(section, field)
+        place, _, field = doubt.path.rpartition(".")
+        value = getattr(section_of(spec, place), field, None)
         if value is not None and doubt.doubtful(value, spec):
-            path = ".".join(map(to_camel, doubt.path.split(".")))
-            yield Problem(f"spec.{path}", f"given {shown(value)}; {doubt.why}")
+            yield Problem(manifest_path(doubt.path), f"given {shown(value)}; {doubt.why}")
     yield from _personas(spec)
     yield from _empty(("spec",), spec)
 

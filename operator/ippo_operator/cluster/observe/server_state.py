@@ -57,12 +57,6 @@ def available(workload: Object) -> int:
     return observe(workload, ObservedServing(NO_DIGEST)).available
 
 
-def complete(workload: Object) -> bool:
-    """Whether all pods of a Deployment or StatefulSet take requests, as its newest spec has them."""
-    seen = observe(workload, ObservedServing(NO_DIGEST))
-    return seen.fresh and seen.available >= seen.replicas and seen.updated >= seen.replicas
-
-
 def availability_changed_at(deployment: Object) -> datetime | None:
     """Since when enough of its pods take requests, or too few; None where nobody knows, as of a StatefulSet."""
     return _time(condition_of(deployment.get("status") or {}, "Available").get("lastTransitionTime"))
