@@ -11,9 +11,9 @@ import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.spec import ArtifactRef, StageSpec, StoreLocation
-from ippo_trainer.models import memory, needs
+from ippo_trainer.models import engine_memory, memory, needs
 from ippo_trainer.models.load import new_q
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 MEBIBYTE = 1 << 20
 HELD = 300 * MEBIBYTE
@@ -170,6 +170,36 @@ def test_a_base_that_is_not_trained_counts_once(room: Any) -> None:
         needs.check(spec_of("warm-start"), {"base": POLICY + 1})
 
 
+CONFIG = LlamaConfig(vocab_size=1000, hidden_size=64, num_hidden_layers=2, num_attention_heads=2).to_dict()
+SAMPLED = {
+    "collect": {"environment": FUNNEL, "collect": params.Collect(sampler="VLLM")},
+    "collect, exploring": {
+        "environment": FUNNEL,
+        "collect": params.Collect(sampler="VLLM", exploration="0.1"),
+        "inputs": APART,
+    },
+    "improve": {"improve": params.Improve(algorithm="PPO", sampler="VLLM")},
+    "evaluate": {"environment": FUNNEL, "collect": params.Collect(sampler="VLLM")},
+}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_vllm_counts_where_a_stage_is_told_to_sample_with_it(room: Any, name: str) -> None:
+    """By the function that the plan and the stage itself ask: with its processes, cache and weights."""
+    spec = spec_of(name.partition(",")[0], **SAMPLED[name])
+    weights = dict.fromkeys(needs.copies(spec), POLICY)
+    config = AutoConfig.for_model(**CONFIG)
+    one = engine_memory.memory_of(spec, config, POLICY // 4, torch.float32, None)
+    assert one.weights == POLICY
+    own = {"improve": HELD + 10 * POLICY, "evaluate": POLICY}.get(name, 0)
+    least = own + one.together * (2 if name == "collect, exploring" else 1)
+    room(least)
+    needs.check(spec, weights, CONFIG)
+    room(least - 1)
+    with pytest.raises(BadDataError, match=f"{spec.stage} needs at least"):
+        needs.check(spec, weights, CONFIG)
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """One with 700 MiB, of an older generation."""
@@ -245,3 +275,14 @@ def test_what_a_process_holds_is_what_it_wrote(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("VmRSS:\t  900 kB\nRssAnon:\t     3 kB\nRssFile:\t  897 kB\n")
     assert memory.held(tmp_path / "status") == 3 << 10
     assert memory.held(tmp_path / "absent") == 0
+
+
+def test_processes_that_a_stage_started_count_with_their_own_peaks(tmp_path: Path) -> None:
+    """Also those that these have started, as vLLM's workers; nobody else's."""
+    for process, parent, peak in ((1, 0, 900), (7, 1, 500), (8, 7, 30), (9, 8, 4), (10, 1, 700), (11, 7, 200)):
+        (tmp_path / str(process)).mkdir()
+        (tmp_path / str(process) / "status").write_text(f"PPid:\t{parent}\nVmHWM:\t   {peak} kB\nVmRSS:\t 1 kB\n")
+    (tmp_path / "self").mkdir()
+    assert memory.peak_of_descendants(tmp_path, 7) == (30 + 4 + 200) << 10
+    assert memory.peak_of_descendants(tmp_path, 9) == 0
+    assert memory.peak_of_descendants(tmp_path / "absent", 7) == 0

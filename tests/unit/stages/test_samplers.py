@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageSpec
 from ippo_trainer.data.turns import read_turns
+from ippo_trainer.models import memory
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.stages import samplers
@@ -212,6 +214,17 @@ def test_without_vllm_the_field_and_the_image_are_named(
     assert f"spec.pods.{spec.stage}.image" in said["error"]["message"]
 
 
+@pytest.mark.parametrize("make", [collect_spec, improve_spec])
+def test_a_stages_peak_counts_vllms_processes(
+    vllm: None, small_world: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], make: Any
+) -> None:
+    """As long as they are there."""
+    monkeypatch.setattr(memory, "peak_of_descendants", lambda: 0 if LLM.engines[-1].closed else 7_000_000_000)
+    assert small_world.run(make(small_world))[0] == 0
+    (peak,) = re.findall(r"peak memory ([0-9.]+) GB", capfd.readouterr().err)
+    assert 7 < float(peak) < 10
+
+
 @pytest.mark.parametrize(
     ("device", "base", "sampler", "fields", "expected"),
     [
@@ -240,7 +253,7 @@ def test_auto_takes_vllm_on_a_gpu_for_a_base_that_is_not_tiny(
     free = [8 << 30]
     monkeypatch.setattr(samplers, "_gpu", lambda where: samplers._Gpu(8 << 30, free[0]) if device == "cuda" else None)
     spec = SimpleNamespace(
-        collect=params.Collect(sampler=sampler, **fields), policy=params.Policy(base=base), stage="collect"
+        collect=params.Collect(sampler=sampler, **fields), policy=params.Policy(base=base), stage="collect", inputs={}
     )
     ctx: Any = SimpleNamespace(spec=spec)
     assert samplers.sampler_of(ctx, tmp_path) == expected

@@ -1,4 +1,4 @@
-"""How much memory vLLM is given, beside what a stage or a server holds itself."""
+"""How much memory vLLM is given, beside what a stage or a server holds itself: for plans, checks and stages alike."""
 
 import math
 from dataclasses import dataclass
@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 
+from ippo_trainer.contract.params import Collect
+from ippo_trainer.contract.spec import StageSpec
+from ippo_trainer.contract.stages import COLLECT, IMPROVE
+from ippo_trainer.models.needs import explores
 from ippo_trainer.models.sampling import token_bytes
 
 CPU_CACHE_BYTES = 1 << 30
@@ -37,6 +41,31 @@ class EngineMemory:
         return self.weights + self.cache + self.process
 
 
+def engines_of(spec: StageSpec) -> int:
+    """How many vLLMs a stage has at once where it samples with vLLM: an explorer that is another policy has its own."""
+    return 2 if spec.stage == COLLECT and explores(spec) else 1
+
+
+def rows_of(spec: StageSpec) -> int:
+    """Responses that a stage has one vLLM sample at once, at most."""
+    batch = MOST_ROWS if spec.stage == IMPROVE else (spec.collect or Collect()).batch_size
+    return min(batch, MOST_ROWS)
+
+
+def memory_of(spec: StageSpec, config: Any, parameters: int, dtype: torch.dtype, gpu: int | None) -> EngineMemory:
+    """What one vLLM of a stage is given.
+
+    A GPU is divided: between vLLM and the stage's own models, or between two vLLMs.
+
+    Args:
+        spec: of the stage.
+        config, parameters, dtype, gpu: as in `engine_memory`.
+    """
+    length = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
+    parts = 1 if spec.stage == COLLECT and engines_of(spec) == 1 else 2
+    return engine_memory(config, parameters, dtype, rows_of(spec), length, gpu, parts)
+
+
 def engine_memory(
     config: Any, parameters: int, dtype: torch.dtype, rows: int, length: int, gpu: int | None, parts: int = 1
 ) -> EngineMemory:
@@ -56,4 +85,4 @@ def engine_memory(
     if gpu is None:
         return EngineMemory(weights, max(row, CPU_CACHE_BYTES), CPU_PROCESS_BYTES)
     room = int(_CACHE_SHARE * (gpu / parts - weights - GPU_PROCESS_BYTES))
-    return EngineMemory(weights, max(row, min(min(rows, MOST_ROWS) * row, room)), GPU_PROCESS_BYTES)
+    return EngineMemory(weights, max(row, min(rows * row, room)), GPU_PROCESS_BYTES)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,6 +37,22 @@ def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/p
 def held(status: Path = Path("/proc/self/status")) -> int:
     """Bytes that this process holds and the kernel cannot take back as it can files'; 0 where that is not known."""
     return _field(status, "RssAnon") or 0
+
+
+def peak_of_descendants(proc: Path = Path("/proc"), process: int | None = None) -> int:
+    """Bytes that the processes below one held at most, each at its own time; 0 where that is not known.
+
+    Args:
+        proc: where the kernel tells of processes.
+        process: whose; None takes this one.
+    """
+    parents = {
+        int(folder.name): _number(folder / "status", "PPid") for folder in proc.glob("[0-9]*") if folder.name.isdecimal()
+    }
+    below, news = set[int](), {os.getpid() if process is None else process}
+    while news := {child for child, parent in parents.items() if parent in news} - below:
+        below |= news
+    return sum(_field(proc / str(child) / "status", "VmHWM") or 0 for child in below)
 
 
 def free_bytes(device: "torch.device") -> int:
@@ -129,10 +146,16 @@ def _file_bytes(path: Path, as_float32: bool) -> int:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """Bytes that a line of a file in /proc tells."""
+    """Bytes that a line of a file in /proc tells, in KiB."""
+    number = _number(path, name)
+    return None if number is None else number << 10
+
+
+def _number(path: Path, name: str) -> int | None:
+    """What a line of a file in /proc tells."""
     for line in _read(path).splitlines():
         if line.startswith(f"{name}:"):
-            return int(line.split()[1]) << 10
+            return int(line.split()[1])
     return None
 
 

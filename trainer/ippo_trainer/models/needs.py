@@ -1,6 +1,6 @@
 """What a stage certainly holds of its models at once, and whether there is memory for it, seen before the download.
 
-Of adapters it is the same, and their base once.
+Of adapters it is the same, and their base once. vLLM is counted where a stage is told to sample with it.
 
 What is trained is there four times: weights, gradients and the two moments of Adam, all in fp32. In bfloat16 on a GPU
 it is there three times: the weights are fp32 in two halves, gradients are small, and copies wait in main memory.
@@ -11,7 +11,7 @@ to mend it.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.params import Collect, FitQ, Improve
@@ -61,7 +61,8 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
     held = _of_inputs(spec, several)
     if spec.policy.adapter is None:
         return held
-    return {BASE: _HELD_BASE if any(count.own for count in held.values()) else Copies(0), **held}
+    trains = any(count.own for count in held.values())
+    return {BASE: _HELD_BASE if trains else Copies(0, max(count.read for count in held.values())), **held}
 
 
 def _of_warm_start(spec: StageSpec) -> dict[str, Copies]:
@@ -75,7 +76,8 @@ def _of_warm_start(spec: StageSpec) -> dict[str, Copies]:
 def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:
     """Of models that are whole, or of adapters without their base."""
     if spec.stage == COLLECT:
-        return dict.fromkeys(["policy", "explorer"] if explores(spec) else ["policy"], Copies(0))
+        names = ["policy", "explorer"] if explores(spec) else ["policy"]
+        return dict.fromkeys(names, Copies(0, 0 if spec.samples_with_vllm() else 1))  # then only vLLM has them
     if spec.stage == FIT_Q:
         return _of_fit_q(spec, spec.fit_q or FitQ())
     if spec.stage == IMPROVE:
@@ -143,7 +145,8 @@ def held(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool, 
     if gpu:
         return Held(int(read), int(own), 0)
     # What is only read is mapped from its files, unless nothing is trained: one model has to fit then.
-    return Held(0 if own or kept else max((weights[name] for name in counts), default=0), int(own), int(kept))
+    largest = max((weights[name] for name, count in counts.items() if count.read), default=0)
+    return Held(0 if own or kept else largest, int(own), int(kept))
 
 
 def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool) -> int:
@@ -151,12 +154,13 @@ def needed(spec: StageSpec, weights: Mapping[str, int], several: bool, gpu: bool
     return sum(held(spec, weights, several, gpu, gpu and _halved(spec, several)))
 
 
-def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
+def check(spec: StageSpec, weights: Mapping[str, int], config: Mapping[str, Any] | None = None) -> None:
     """Raises BadDataError if the stage needs more memory for its models than the container, machine or GPU has.
 
     Args:
         spec: of the stage.
         weights: bytes of the weights of the models in `copies`, by name.
+        config: content of the policy's config.json, where the stage is told to sample with vLLM.
     """
     import torch  # whoever asks for a model has it loaded; the rest of the runtime does without
 
@@ -167,14 +171,32 @@ def check(spec: StageSpec, weights: Mapping[str, int]) -> None:
     if gpu:
         total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
         remedy = f"Give {pods} a larger GPU, or choose a smaller policy.base in a new run."
-        memory.check_room(who, need, "this GPU has", total, remedy)
-    elif need:
-        need += memory.held() if _trains(spec) else 0
+        memory.check_room(who, need + _engines(spec, weights, config, total), "this GPU has", total, remedy)
+        return
+    engines = _engines(spec, weights, config, None)
+    if need or engines:
+        need += engines + (memory.held() if _trains(spec) else 0)
         remedy = (
             f"Raise {pods}.resources.limits.memory; where nothing limits it, take a machine with more memory or a "
             "smaller policy.base."
         )
         memory.check_room(who, need, "this container or machine has", memory.memory_limit(), remedy)
+
+
+def _engines(spec: StageSpec, weights: Mapping[str, int], config: Mapping[str, Any] | None, gpu: int | None) -> int:
+    """Bytes of the vLLMs of a stage; arguments as in `check`, and bytes of the GPU's memory, None on a CPU."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    from ippo_trainer.models.engine_memory import engines_of, memory_of
+    from ippo_trainer.models.precision import precision_of
+
+    if config is None or config.get("model_type") not in CONFIG_MAPPING:  # whoever loads it says so
+        return 0
+    import torch
+
+    dtype = precision_of(spec.policy.precision, torch.device("cpu" if gpu is None else "cuda")).dtype
+    parameters = weights.get(BASE, weights["policy"]) // torch.float32.itemsize
+    return engines_of(spec) * memory_of(spec, AutoConfig.for_model(**config), parameters, dtype, gpu).together
 
 
 def _halved(spec: StageSpec, several: bool) -> bool:

@@ -15,7 +15,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.spec import StageSpec
-from ippo_trainer.contract.stages import COLLECT, FIT_Q, IMPROVE, WARM_START
+from ippo_trainer.contract.stages import FIT_Q, IMPROVE, WARM_START
 from ippo_trainer.models import adapters, needs
 from ippo_trainer.models.architecture import check_config, check_kind
 from ippo_trainer.models.budget import (
@@ -28,7 +28,7 @@ from ippo_trainer.models.budget import (
     warm_start_token_bytes,
     warm_start_tokens,
 )
-from ippo_trainer.models.engine_memory import MOST_ROWS, engine_memory
+from ippo_trainer.models.engine_memory import engines_of, memory_of
 from ippo_trainer.models.files import read_config
 from ippo_trainer.models.load import tiny_config
 from ippo_trainer.models.memory import RUNTIME_BYTES
@@ -137,20 +137,9 @@ def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemor
     if _samples_in_parts(spec):
         room = gpu and max(0, gpu - models.read - models.trained - process)
         cache = min(cache, CPU_BATCH_BYTES if room is None else int(DEVICE_SHARE * room))
-    engine = _engine(spec, size, gpu, precision.dtype) if vllm else 0
-    alone = vllm and spec.stage == COLLECT  # then vLLM has the policy, and nobody else
-    read, loading = (0, 0) if alone else (models.read, 4 * size.whole)
-    return StageMemory(read, models.trained + kept, activations, cache, process, engine, loading)
-
-
-def _engine(spec: StageSpec, size: BaseSize, gpu: int | None, dtype: torch.dtype) -> int:
-    """Bytes of vLLM; of two in a collect whose explorer is another policy. Adapters are merged there."""
-    several = spec.stage == COLLECT and needs.explores(spec)
-    rows = MOST_ROWS if spec.stage == IMPROVE else _rows(spec)
-    length = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
-    parts = 1 if spec.stage == COLLECT and not several else 2
-    one = engine_memory(size.config, size.whole, dtype, rows, length, gpu, parts)
-    return one.together * (2 if several else 1)
+    engine = engines_of(spec) * memory_of(spec, size.config, size.whole, precision.dtype, gpu).together if vllm else 0
+    loading = 4 * size.whole if any(count.own or count.read for count in needs.copies(spec).values()) else 0
+    return StageMemory(models.read, models.trained + kept, activations, cache, process, engine, loading)
 
 
 def _activations(spec: StageSpec, size: BaseSize, gpu: int | None, models: needs.Held, dtype: torch.dtype) -> int:

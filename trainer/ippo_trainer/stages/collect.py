@@ -197,13 +197,12 @@ def _talking(ctx: StageContext, settings: Collect) -> Iterator[_Players]:
     device_of(ctx.spec)  # one that is not there is named before any download
     share, directory = settings.explored(ctx.spec.iteration), ctx.input("policy", "policy")
     alone = share == 0 or ctx.spec.explorer_is_policy()
-    count = 1 if alone else 2
-    sampler = samplers.sampler_of(ctx, directory, share > 0, count, count)
+    sampler = samplers.sampler_of(ctx, directory, share > 0)
     with ExitStack() as engines:
-        policy = _policy_agent(ctx, settings, sampler, "policy", engines, count)
+        policy = _policy_agent(ctx, settings, sampler, "policy", engines)
         agent: Agent = policy
         if share > 0:
-            warm = policy if alone else _policy_agent(ctx, settings, sampler, "explorer", engines, 2, policy)
+            warm = policy if alone else _policy_agent(ctx, settings, sampler, "explorer", engines, policy)
             explorer = replace(
                 warm,
                 sampler=warm.sampler.twin(),
@@ -242,7 +241,6 @@ def _policy_agent(
     sampler: EngineName,
     name: str,
     engines: ExitStack,
-    count: int,
     beside: PolicyAgent | None = None,
 ) -> PolicyAgent:
     """An input as an agent.
@@ -252,7 +250,6 @@ def _policy_agent(
         sampler: its kind.
         name: of the input.
         engines: what is started for it ends with these.
-        count: of policies that there will be.
         beside: another policy, with which its base may be shared.
     """
     directory, new_tokens = ctx.input(name, "policy"), ctx.spec.policy.max_new_tokens
@@ -260,7 +257,7 @@ def _policy_agent(
     if sampler == samplers.VLLM:
         renderer = Renderer.load(directory, load_tokenizer(directory))
         check_context(samplers.config_of(directory), renderer.max_prompt_tokens, new_tokens)
-        source = engines.enter_context(samplers.vllm(ctx, directory, renderer, settings.batch_size, count))
+        source = engines.enter_context(samplers.vllm(ctx, directory))
     else:
         device = device_of(ctx.spec)
         shared = beside.sampler.policy if beside and isinstance(beside.sampler, TransformersSampler) else None

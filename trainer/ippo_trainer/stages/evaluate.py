@@ -39,8 +39,6 @@ from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
 
-_PARTS = 2
-"""Of a GPU's memory: one is for vLLM, one for the policies whose divergence is measured."""
 READINGS = 4
 """Customers that are the same in every iteration, so that people can read the first policy beside the last; no figure
 comes from them."""
@@ -87,7 +85,7 @@ def run(ctx: StageContext) -> StageResult:
     environment = ctx.environment()
     players = _players(ctx)
     customers = _customers(ctx, section)
-    sampler = samplers.sampler_of(ctx, players["current"].policy.directory, parts=_PARTS)
+    sampler = samplers.sampler_of(ctx, players["current"].policy.directory)
     held = _hold(ctx, environment, players, customers, sampler)
     measured = {role: conversations[READINGS:] for role, conversations in held.items()}
     findings = _find(ctx, section, environment, players, measured)
@@ -147,7 +145,7 @@ def _hold(
             if len(held[role]) == len(customers):
                 continue
             hearing = MessageReader(player.renderer)
-            with _agent(ctx, player, sampler, batch_size) as agent:
+            with _agent(ctx, player, sampler) as agent:
                 while len(held[role]) < len(customers):
                     ids, seeds = zip(*customers[len(held[role]) : len(held[role]) + batch_size], strict=True)
                     batch = Batch(seeds, ids, unfinished, hearing)
@@ -162,12 +160,12 @@ def _hold(
 
 
 @contextmanager
-def _agent(ctx: StageContext, player: _Player, sampler: params.EngineName, rows: int) -> Iterator[PolicyAgent]:
+def _agent(ctx: StageContext, player: _Player, sampler: params.EngineName) -> Iterator[PolicyAgent]:
     """A policy as an agent; of engines there is one at a time."""
     with ExitStack() as engines:
         source: PolicySampler = TransformersSampler(player.policy.model)
         if sampler == samplers.VLLM:
-            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory, player.renderer, rows, _PARTS))
+            source = engines.enter_context(samplers.vllm(ctx, player.policy.directory))
         yield PolicyAgent(
             source, player.renderer, player.digest, ctx.spec.policy.max_new_tokens, ctx.spec.temperature()
         )

@@ -34,9 +34,8 @@ from ippo_trainer.improve.sampler import Sampler
 from ippo_trainer.improve.settings import ImproveSettings
 from ippo_trainer.improve.states import LoggedStates
 from ippo_trainer.models.budget import IMPROVE_TOKENS, Budget, budget_of
-from ippo_trainer.models.engine_memory import MOST_ROWS
 from ippo_trainer.models.halves import cast, halve, unite
-from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, load_tokenizer, save_policy
+from ippo_trainer.models.load import LoadedPolicy, check_context, load_policy, load_q, save_policy
 from ippo_trainer.models.memory import foreign_bytes
 from ippo_trainer.models.parking import park
 from ippo_trainer.models.parts import decoder
@@ -144,9 +143,7 @@ def _engine(ctx: StageContext, section: Improve, ranks: Ranks) -> Iterator[Polic
         )
     samplers.check_installed(ctx, "improve.sampler")
     check_temperature("collect.simulate.temperature", ctx.spec.temperature())
-    directory = ctx.input("policy", "policy")
-    renderer = Renderer.load(directory, load_tokenizer(directory))
-    with samplers.vllm(ctx, directory, renderer, MOST_ROWS, parts=2) as engine:
+    with samplers.vllm(ctx, ctx.input("policy", "policy")) as engine:
         yield engine
 
 

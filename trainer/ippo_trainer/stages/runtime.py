@@ -57,6 +57,8 @@ class StageContext:
         self._fits = False
         self.warnings: list[str] = []
         """Of `warn`, for the result."""
+        self.others = 0
+        """Bytes that processes of its own held at most, besides this one."""
         self.source: str | None = None
         """Digest of the environment's files, once it was loaded; None where it has none."""
 
@@ -177,8 +179,21 @@ class StageContext:
             manifests = {name: artifact.read_manifest(self.store, ref) for name, ref in refs.items()}
             base = next(filter(None, map(artifact.base_of, manifests.values())), None)
             manifests |= {} if base is None else {needs.BASE: artifact.read_manifest(self.store, base)}
-            needs.check(self.spec, {name: memory.stored_bytes(each.sizes()) for name, each in manifests.items()})
+            sizes = {name: memory.stored_bytes(each.sizes()) for name, each in manifests.items()}
+            needs.check(self.spec, sizes, self._config() if self.spec.samples_with_vllm() else None)
             self._fits = True
+
+    def _config(self) -> dict[str, Any] | None:
+        """What the policy's config.json says; None where nothing can be made of it, which loading will tell."""
+        try:
+            content = json.loads(self.store.read(f"{self.spec.inputs['policy'].key}/config.json", 1 << 20))
+        except (ValueError, ObjectNotFoundError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def note_others(self) -> None:
+        """Counts the processes that this one has started and that are about to end: the stage's peak is theirs, too."""
+        self.others = max(self.others, memory.peak_of_descendants())
 
     def check_stop(self) -> None:
         """Raises StoppedError if SIGTERM or Ctrl-C came. Call it between units of work, after saving a checkpoint."""
@@ -302,7 +317,7 @@ def _work(ctx: StageContext) -> StageResult:
     _log.info("%s, iteration %d, attempt %d: started", ctx.spec.stage, ctx.spec.iteration, ctx.spec.attempt)
     with ctx.stop.interrupting():
         result: StageResult = module.run(ctx)
-    _log.info("%s: peak memory %.1f GB", ctx.spec.stage, _peak_memory() / 1e9)
+    _log.info("%s: peak memory %.1f GB", ctx.spec.stage, (_peak_memory() + ctx.others) / 1e9)
     if (result.stage, result.input_digest) != (ctx.spec.stage, ctx.spec.input_digest()):
         raise RuntimeError(f"the stage's result is of {result.stage} {result.input_digest}")
     for name, value in result.metrics.items():
@@ -312,7 +327,7 @@ def _work(ctx: StageContext) -> StageResult:
 
 
 def _peak_memory() -> int:
-    """Bytes that this process held at most: what a pod of this stage needs."""
+    """Bytes that this process held at most. With what the others of the stage held it is what a pod of it needs."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -13,11 +13,10 @@ from ippo_trainer.contract.params import Collect, EngineName
 from ippo_trainer.contract.stages import BY_NAME
 from ippo_trainer.engines import vllm_sampler, vllm_start
 from ippo_trainer.engines.vllm_sampler import VllmSampler, check_temperature
-from ippo_trainer.models.engine_memory import MOST_ROWS, EngineMemory, engine_memory
+from ippo_trainer.models.engine_memory import EngineMemory, engines_of, memory_of, rows_of
 from ippo_trainer.models.memory import check_room, weights_bytes
 from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.text.render import Renderer
 
 TRANSFORMERS: Final = "Transformers"
 VLLM: Final = "VLLM"
@@ -30,15 +29,13 @@ class _Gpu(NamedTuple):
     free: int
 
 
-def sampler_of(ctx: StageContext, policy: Path, explores: bool = False, engines: int = 1, parts: int = 1) -> EngineName:
+def sampler_of(ctx: StageContext, policy: Path, explores: bool = False) -> EngineName:
     """What samples conversations, as `collect.simulate.sampler` says.
 
     Args:
         ctx: of collect or evaluate.
         policy: directory of one of the policies; all are of one architecture.
         explores: whether the explorer's suggestions are sampled, too.
-        engines: of vLLM that there would be at once.
-        parts: into which a GPU's memory would be divided; see `vllm`.
 
     Raises:
         BadSpecError: vLLM is asked for where it is not installed, or for what it cannot do.
@@ -52,8 +49,7 @@ def sampler_of(ctx: StageContext, policy: Path, explores: bool = False, engines:
         return VLLM
     if not _suits(ctx, settings, policy, explores):
         return TRANSFORMERS
-    gpu, length = _gpu(device_of(ctx.spec)), ctx.spec.policy.max_prompt_tokens + ctx.spec.policy.max_new_tokens
-    need = engines * _memory(ctx, policy, length, settings.batch_size, parts).together
+    gpu, need = _gpu(device_of(ctx.spec)), engines_of(ctx.spec) * _memory(ctx, policy).together
     return VLLM if gpu is None or need <= gpu.free else TRANSFORMERS
 
 
@@ -64,29 +60,25 @@ def check_installed(ctx: StageContext, field: str) -> None:
 
 
 @contextmanager
-def vllm(ctx: StageContext, policy: Path, renderer: Renderer, rows: int, parts: int = 1) -> Iterator[VllmSampler]:
+def vllm(ctx: StageContext, policy: Path) -> Iterator[VllmSampler]:
     """vLLM with a policy, on the stage's device.
 
     Args:
         ctx: of the stage.
         policy: its directory.
-        renderer: of its prompts.
-        rows: responses that are sampled at once, at most.
-        parts: into which a GPU's memory is divided; this one is for vLLM.
 
     Raises:
         BadSpecError, BadDataError: vLLM cannot be started.
         TryAgainError: it died; a stage that was told to stop raises StoppedError instead.
     """
-    length = renderer.max_prompt_tokens + ctx.spec.policy.max_new_tokens
     device = device_of(ctx.spec)
-    memory, gpu = _memory(ctx, policy, length, rows, parts), _gpu(device)
+    memory, gpu = _memory(ctx, policy), _gpu(device)
     if gpu is not None:
         remedy = f"Give spec.pods.{BY_NAME[ctx.spec.stage].field} a larger GPU, or set the sampler to Transformers."
         check_room("vLLM needs", memory.together, "this GPU has free", gpu.free, remedy)
     settings = vllm_sampler.EngineSettings(
-        length=length,
-        rows=min(rows, MOST_ROWS),
+        length=ctx.spec.policy.max_prompt_tokens + ctx.spec.policy.max_new_tokens,
+        rows=rows_of(ctx.spec),
         dtype=str(precision_for(ctx.spec, device).dtype).removeprefix("torch."),
         cache_bytes=memory.cache,
         share=None if gpu is None else memory.together / gpu.total,
@@ -95,7 +87,10 @@ def vllm(ctx: StageContext, policy: Path, renderer: Renderer, rows: int, parts: 
     ctx.log.info("starting vLLM: %d responses at once, %d MiB for keys and values", settings.rows, memory.cache >> 20)
     try:
         with vllm_sampler.running(policy, settings, _remedy(ctx, "the sampler")) as sampler:
-            yield sampler
+            try:
+                yield sampler
+            finally:
+                ctx.note_others()
     except TryAgainError:
         ctx.check_stop()  # a Ctrl-C goes to vLLM's processes, too
         raise
@@ -112,11 +107,11 @@ def _suits(ctx: StageContext, settings: Collect, policy: Path, explores: bool) -
     return vllm_start.supports(config_of(policy))
 
 
-def _memory(ctx: StageContext, policy: Path, length: int, rows: int, parts: int) -> EngineMemory:
+def _memory(ctx: StageContext, policy: Path) -> EngineMemory:
     device = device_of(ctx.spec)
     gpu, parameters = _gpu(device), weights_bytes(policy, True) // torch.float32.itemsize
     dtype = precision_for(ctx.spec, device).dtype
-    return engine_memory(config_of(policy), parameters, dtype, rows, length, gpu and gpu.total, parts)
+    return memory_of(ctx.spec, config_of(policy), parameters, dtype, gpu and gpu.total)
 
 
 def _gpu(device: torch.device) -> _Gpu | None:
