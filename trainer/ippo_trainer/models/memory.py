@@ -46,9 +46,8 @@ def peak_of_descendants(proc: Path = Path("/proc"), process: int | None = None) 
         proc: where the kernel tells of processes.
         process: whose; None takes this one.
     """
-    parents = {
-        int(folder.name): _number(folder / "status", "PPid") for folder in proc.glob("[0-9]*") if folder.name.isdecimal()
-    }
+    folders = [folder for folder in proc.glob("[0-9]*") if folder.name.isdecimal()]
+    parents = {int(folder.name): _number(folder / "status", "PPid") for folder in folders}
     below, news = set[int](), {os.getpid() if process is None else process}
     while news := {child for child, parent in parents.items() if parent in news} - below:
         below |= news
