@@ -1,17 +1,17 @@
-"""Turns a response's tokens into text as they come; the parts add up to what `Renderer.decode` says of all of them."""
+"""Turns a response's tokens into text as they come; the parts add up to what `Renderer.decode` says of all of them.
 
-import re
-import sys
-from collections.abc import Sequence
+All of it takes time in proportion to the number of tokens, whatever they spell.
+"""
 
-from ippo_trainer.text.markers import ABSTAIN
+from collections.abc import Iterable, Sequence
+from os.path import commonprefix
+
+from ippo_trainer.serve.certain_text import HALF, CertainText
 from ippo_trainer.text.render import Renderer
 
-_HALF = "\ufffd"
-"""A character of which not all tokens have come."""
-_LOOSE = "".join(filter(str.isspace, map(chr, range(sys.maxunicode + 1)))) + _HALF
-_MARKER_BEGINS = re.compile(r"\[[a-z]{0,8}\Z")
-_MARKER_SIZE = 9
+_MOST_HALVES, _NEWEST = 32, 8
+"""Tokens at the end that spell no whole character, and those of them that later ones may change: a character has at
+most four."""
 
 
 class TextStream:
@@ -25,10 +25,14 @@ class TextStream:
     def __init__(self, renderer: Renderer, stops: Sequence[str] = ()) -> None:
         self._renderer = renderer
         self._stops = [_Stop(stop) for stop in stops]
-        self._looked = 0
-        """Characters that the stop texts were looked for in."""
         self._ids: list[int] = []
-        self._spelt, self._context, self._read = "", 0, 0
+        self._context = self._read = self._taken = 0
+        """Tokens before `read` are read, those from `context` on are decoded again before others, and so many
+        characters behind `read` are taken already."""
+        self._lead = renderer.lead
+        self._certain = CertainText()
+        self._characters: list[str] = []
+        """That are certain."""
         self._sent = 0
         self.text = ""
         """All of it, once it is over."""
@@ -50,36 +54,49 @@ class TextStream:
     def push(self, ids: Sequence[int], last: bool) -> str:
         """Takes the next tokens and returns the text that is certain by now and was not returned before."""
         self._ids += ids
-        suggestion = self._renderer.decode(self._ids)[0] if last else self._renderer.suggestion_text(self._spell())
-        text = suggestion or ""
-        certain = len(text) if last else _certain(text)
-        cut = self._cut(text, certain)
-        if cut is not None:
-            text, certain, last, self.stopped = text[:cut], cut, True, True
-        if last:
-            self.text, self.abstains = text, suggestion is None
+        suggestion = self._renderer.decode(self._ids)[0] if last else None
+        more = (suggestion or "")[len(self._characters) :] if last else self._certain.take(self._newest())
+        cut = self._cut(more)
+        self.stopped = cut is not None
+        if cut is not None or last:
+            self.abstains = last and suggestion is None
+            end = len(self._characters) if cut is None else cut
+            self.text = "".join(self._characters[:end])
         else:
-            certain -= max((stop.matched for stop in self._stops), default=0)
-        part = text[self._sent : certain]
-        self._sent = max(self._sent, certain)
+            end = len(self._characters) - max((stop.matched for stop in self._stops), default=0)
+        part = "".join(self._characters[self._sent : end])
+        self._sent = max(self._sent, end)
         return part
 
-    def _spell(self) -> str:
-        """What the tokens spell so far. Only the newest are decoded, behind a few before them: how a token is spelt
-        may depend on whether it is the first."""
-        before = self._renderer.text(self._ids[self._context : self._read])
-        spelt = self._spelt + self._renderer.text(self._ids[self._context :])[len(before) :]
-        if not spelt.endswith(_HALF):
-            self._spelt, self._context, self._read = spelt, self._read, len(self._ids)
-        return spelt
+    def _newest(self) -> str:
+        """What the newest tokens add to the suggestion's text, whole characters alone. Only they are decoded, behind a
+        few before them: how a token is spelt may depend on whether it is the first."""
+        before = len(self._renderer.text(self._ids[self._context : self._read]))
+        spelt = self._renderer.text(self._ids[self._context :])[before:]
+        settled, end = spelt.rstrip(HALF), len(self._ids)
+        if len(settled) < len(spelt) and end - self._read > _MOST_HALVES:
+            head = self._renderer.text(self._ids[self._context : end - _NEWEST])[before:]
+            if spelt.startswith(head):
+                settled, spelt, end = head, head, end - _NEWEST
+        newest, self._taken = settled[self._taken :], max(self._taken, len(settled))
+        if len(settled) == len(spelt):
+            self._context, self._read, self._taken = self._read, end, self._taken - len(settled)
+        return self._without_lead(newest)
 
-    def _cut(self, text: str, certain: int) -> int | None:
-        """Where the stop text begins that is complete first among the certain characters."""
-        for position in range(self._looked, certain) if self._stops else ():
-            complete = [len(stop.text) for stop in self._stops if stop.follows(text[position])]
+    def _without_lead(self, newest: str) -> str:
+        if not self._lead:
+            return newest
+        size = len(commonprefix([self._lead, newest]))
+        self._lead = self._lead[size:] if size == len(newest) else ""
+        return newest[size:]
+
+    def _cut(self, more: Iterable[str]) -> int | None:
+        """Takes characters that are certain; where the stop text begins that is complete first among them."""
+        for character in more:
+            self._characters.append(character)
+            complete = [len(stop.text) for stop in self._stops if stop.follows(character)]
             if complete:
-                return position + 1 - max(complete)
-        self._looked = max(self._looked, certain)
+                return len(self._characters) - max(complete)
         return None
 
 
@@ -107,13 +124,3 @@ class _Stop:
         while len(self._borders) < size:
             self._borders.append(self._longer(self._borders[-1], self.text[len(self._borders)]))
         return self._borders[size - 1]
-
-
-def _certain(text: str) -> int:
-    """How many characters stay as they are, whatever tokens come: not half a character, white space before the end, the
-    beginning of an escaped marker."""
-    if ABSTAIN.startswith(text.strip()):
-        return 0
-    text = text.rstrip(_LOOSE)
-    begins = _MARKER_BEGINS.search(text, max(0, len(text) - _MARKER_SIZE))
-    return len((text[: begins.start()] if begins else text).rstrip("\\").rstrip(_LOOSE))

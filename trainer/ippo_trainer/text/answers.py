@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import takewhile
+from os.path import commonprefix
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
@@ -37,7 +38,8 @@ class Answers:
         self.stop_ids = ends | {self._end.id}
         self._before = self._decode([tokenizer.eos_token_id])
         self._check_ends()
-        self._lead, self._tail = self._around()
+        self.lead, self._tail = self._around()
+        """White space that the tokens of an answer spell before what it says."""
 
     @property
     def stop_id(self) -> int:
@@ -64,12 +66,8 @@ class Answers:
         return self._decode([self._tokenizer.eos_token_id, *ids])[len(self._before) :]
 
     def content(self, text: str) -> str:
-        """What an answer says whose tokens spell `text`, or begin with it: without what stands before every answer."""
-        size = next(
-            (i for i, (own, read) in enumerate(zip(self._lead, text, strict=False)) if own != read),
-            min(len(self._lead), len(text)),
-        )
-        return text[size:]
+        """What an answer says whose tokens spell `text`: without what stands before every answer."""
+        return text[len(commonprefix([self.lead, text])) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
         spelt = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

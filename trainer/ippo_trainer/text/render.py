@@ -190,9 +190,10 @@ class Renderer:
         """What tokens of a suggestion spell; markers and their escapes as they are."""
         return self._answers.text(ids)
 
-    def suggestion_text(self, text: str) -> str:
-        """A suggestion, or the beginning of one, whose tokens spell this text."""
-        return unescape(self._answers.content(text))
+    @property
+    def lead(self) -> str:
+        """White space that the tokens of a suggestion spell before it begins."""
+        return self._answers.lead
 
     def save(self, directory: Path) -> None:
         """Writes `prompt.json` beside a policy, and all that ends its suggestions into `generation_config.json`."""
