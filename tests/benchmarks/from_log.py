@@ -50,11 +50,15 @@ def main() -> None:
             folder = given.out / f"{kind}-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
             share = carry_out(folder, kind, seed, given.conversations, given.set)
-            print(f"{kind:9} seed {seed}: {share:.3f} of the optimum, exactly")
+            came_to = f"no candidate, see {folder / 'log'}" if share is None else f"{share:.3f} of the optimum, exactly"
+            print(f"{kind:9} seed {seed}: {came_to}")
 
 
-def carry_out(folder: Path, kind: str, seed: int, count: int, changes: list[str]) -> float:
-    """The exact value of the candidate as a share of the optimum. What is done already is not done again."""
+def carry_out(folder: Path, kind: str, seed: int, count: int, changes: list[str]) -> float | None:
+    """The exact value of the candidate as a share of the optimum, None where the run came to none.
+
+    What is done already is not done again.
+    """
     log = folder / "log.jsonl"
     if not log.exists():
         log.write_text("".join(json.dumps(line) + "\n" for line in export(kind, seed, count)))
@@ -63,10 +67,10 @@ def carry_out(folder: Path, kind: str, seed: int, count: int, changes: list[str]
     command = [str(_BIN / "ippo"), "run", "-f", str(path), "--out", str(folder / "run")]
     with (folder / "log").open("a") as text:
         subprocess.run(command, stdout=text, stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    [candidate] = [
-        path.parent
-        for path in (folder / "run" / "artifacts" / "iterations" / "0001" / "policy").glob("*/manifest.json")
-    ]
+    candidates = folder / "run" / "artifacts" / "iterations" / "0001" / "policy"
+    candidate = next((path.parent for path in candidates.glob("*/manifest.json")), None)
+    if candidate is None:
+        return None
     command = [str(_BIN / "ippo"), "exact", "--env", "sr-funnel", "--json", "--policy", str(candidate)]
     answer = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     value: float = answer["policies"][-1]["value"]

@@ -1,6 +1,6 @@
 """Weights and bounds for conversations whose end nobody saw, on SR-funnel's customers cut off in known ways."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from ippo_trainer.data.censoring import UNCENSORED, Censoring, outcome_bounds
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.environments import problem as exact
+from ippo_trainer.environments.checked import checked
+from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.environments.funnel.environment import Funnel
 from ippo_trainer.evaluation.measure import lift, measure
 from ippo_trainer.qfit.targets import ReturnWeights, lambda_targets, monte_carlo_targets
@@ -137,7 +139,7 @@ def test_weights_are_exact_whether_logs_end_or_others_go_on(cut_off: float, hand
         whole[turns], reached = reached * ends, reached * (1 - ends)
         seen, on = left * ends * (1 - cut_off), left * (1 - ends) * (1 - cut_off)
         log += [talk(turns, turns > 1)] * int(seen) + [talk(turns, censored=True)] * int(left * cut_off)
-        log += [replace(talk(turns, censored=True), handed_over=True)] * int(on * handed)
+        log += [replace(talk(turns, censored=True), went_on=True)] * int(on * handed)
         left = on * (1 - handed)
     censoring, count = Censoring.of(log), len(log)
     weights = censoring.weights(log)
@@ -151,9 +153,51 @@ def test_weights_are_exact_whether_logs_end_or_others_go_on(cut_off: float, hand
         assert tails == pytest.approx((lengths > first).sum())
 
 
+class Impatient:
+    """Ends six conversations in ten with each turn, the last one always; all but those of one turn have the outcome. Of
+    those that would go on it cuts off half, and says so, or not."""
+
+    max_turns = 3
+
+    def __init__(self, says: bool) -> None:
+        self._says = says
+
+    def reset(self, seeds: Sequence[int]) -> list[str]:
+        self._turn, self._open = 0, [np.random.default_rng(seed) for seed in seeds]
+        return ["hello"] * len(seeds)
+
+    def demonstrate(self) -> list[str | None]:
+        return ["hi"] * len(self._open)
+
+    def step(self, suggestions: Sequence[str | None]) -> list[dict[str, object]]:
+        self._turn += 1
+        steps: list[dict[str, object]] = []
+        for rng in self._open:
+            ends, cut_off = self._turn == self.max_turns or rng.random() < 0.6, rng.random() < 0.5
+            message = None if ends or (cut_off and not self._says) else "more"
+            steps.append(
+                {"reaction": "accepted", "sent_message": "hi", "customer_message": message}
+                | {"outcome": ends and self._turn > 1, "censored": cut_off and not ends}
+            )
+        over = [step["customer_message"] is None or step["censored"] for step in steps]
+        self._open = [rng for rng, done in zip(self._open, over, strict=True) if not done]
+        return steps
+
+
+def test_a_simulator_that_cuts_off_those_who_go_on_is_weighted_rightly_if_it_says_so() -> None:
+    """Of all customers, 4 in 10 have the outcome."""
+    shares = {}
+    for says in (True, False):
+        conversations = demonstrate(checked(Impatient(says), "Impatient"), range(8000), "impatient")
+        weights = Censoring.of(conversations).weights(conversations)
+        shares[says] = np.average([each.outcome for each in conversations], weights=weights)
+    assert shares[True] == pytest.approx(0.4, abs=0.02)
+    assert abs(shares[False] - 0.4) > 0.05
+
+
 def test_nobody_saw_the_ends_of_those_who_all_change_hands() -> None:
     """All that go on after two turns are given to somebody else."""
-    given = replace(talk(2, censored=True), handed_over=True)
+    given = replace(talk(2, censored=True), went_on=True)
     censoring = Censoring.of([talk(1)] * 30 + [talk(2, True)] * 18 + [given] * 52)
     assert censoring.unseen == pytest.approx(0.52)
     assert (censoring.weight(1), censoring.weight(2)) == (1.0, 1.0)

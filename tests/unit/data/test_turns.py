@@ -82,7 +82,7 @@ def with_cell(column: str, row: int, value: Any, type_: Any = None) -> Any:
 @given(conversations=logs())
 def test_what_is_written_is_read(conversations: list[Conversation], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("turns") / "a.parquet"
-    assert write_turns(path, iter(conversations)) == sum(len(c.turns) for c in conversations)
+    assert write_turns(path, conversations) == sum(len(c.turns) for c in conversations)
     assert read_turns(path) == conversations
 
 
@@ -105,11 +105,20 @@ def test_several_files_are_one_log_and_a_conversation_is_in_one_of_them(tmp_path
         read_turns([tmp_path / "a.parquet", tmp_path / "a.parquet"])
 
 
+def test_a_conversation_that_is_known_to_have_gone_on_stays_so(tmp_path: Path) -> None:
+    everything = sample(3)
+    everything[1] = replace(everything[1], outcome=False, censored=True, went_on=True)
+    write_turns(tmp_path / "a.parquet", everything)
+    assert read_turns(tmp_path / "a.parquet") == everything
+    with pytest.raises(BadDataError, match=r"column 'went_on'.*is true although the end is known"):
+        write_turns(tmp_path / "b.parquet", [replace(everything[1], censored=False)])
+
+
 def test_groups_are_kept_where_there_are_some(tmp_path: Path) -> None:
     everything = sample(4)
     write_turns(tmp_path / "without.parquet", everything)
     everything[1].group = "web"
-    write_turns(tmp_path / "with.parquet", everything, grouped=True)
+    write_turns(tmp_path / "with.parquet", everything)
     assert read_turns(tmp_path / "with.parquet") == everything
     assert {each.group for each in read_turns(tmp_path / "without.parquet")} == {""}
     table = pq.read_table(tmp_path / "with.parquet")

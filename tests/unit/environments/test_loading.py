@@ -206,7 +206,10 @@ class Odd:
         ("def step(self, s): return [step(customer_message=1)] * 2", "Odd.step returned customer_message 1"),
         ("def step(self, s): return [step(outcome=1)] * 2", "Odd.step returned outcome 1"),
         ("def step(self, s): return [step(outcome=True)] * 2", "Odd.step went on after outcome=True"),
-        ("def step(self, s): return [step(censored=True)] * 2", "Odd.step went on after censored=True"),
+        (
+            "def step(self, s): return [step(customer_message=None, outcome=True, censored=True)] * 2",
+            "Odd.step returned outcome and censored together",
+        ),
         ("def demonstrate(self): return ['a']", "Odd.demonstrate returned 1 items"),
         ("def demonstrate(self): return ['a', '']", "Odd.demonstrate gave '' for open conversation 1"),
         ("", "Odd.step left 2 conversations open after max_turns=2 turns"),

@@ -264,7 +264,8 @@ class Blind:
         steps = [
             {
                 "reaction": "accepted" if seed % 2 else "rejected", "sent_message": "x", "outcome": False,
-                "customer_message": None if end else "more", "displayed": bool(seed % 2), "censored": end and CENSORED,
+                "customer_message": None if end and not WENT_ON else "more", "displayed": bool(seed % 2),
+                "censored": end and CENSORED,
             }
             for seed, end in zip(self.seeds, over)
         ]
@@ -273,10 +274,12 @@ class Blind:
 """
 
 
+@pytest.mark.parametrize("went_on", [False, True])
 @pytest.mark.parametrize("censored", ["seed % 4 == 0", "True"])
-def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any, censored: str) -> None:
+def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any, censored: str, went_on: bool) -> None:
     file = small_world.folder / "blind.py"
-    file.write_text(UNSEEN.replace("CENSORED", f"({censored})"))
+    cuts_on = f"({went_on} and {censored})"
+    file.write_text(UNSEEN.replace("CENSORED", f"({censored})").replace("WENT_ON", cuts_on))
     spec = spec_of(small_world).model_copy(update={"environment": params.EnvironmentSpec(name=f"{file}:Blind")})
     result = shard(small_world, spec)
     data, metrics = data_of(small_world, result), result.metrics
@@ -286,6 +289,7 @@ def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any
     assert metrics["abstention"] == pytest.approx(sum(not turn.displayed for turn in turns) / len(turns))
     count = sum(found.censored for found in data)
     assert metrics["censored"] == count > 0
+    assert sum(found.went_on for found in data) == (count if went_on else 0)
     assert (metrics["successAtLeast"], metrics["successAtMost"]) == (0.0, count / len(data))
     assert ("success" in metrics) == (count < len(data))
 

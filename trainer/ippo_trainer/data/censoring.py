@@ -2,9 +2,9 @@
 
 Without the others, short conversations would count too much, and their outcomes differ from those of long ones. There
 are two kinds. One was still open when it was logged: whether its last turn ended it is not known, so a conversation is
-at risk of that after every turn, the last one too. Another changed hands: it went on, so one that ends with a turn was
-not at risk there. The weights are right if either risk depends on nothing but the number of turns so far. The bounds
-assume nothing.
+at risk of that after every turn, the last one too. Another is known to have gone on, as one that changed hands, so one
+that ends with a turn was not at risk there. The weights are right if either risk depends on nothing but the number of
+turns so far. The bounds assume nothing.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Censoring:
     uncensored_share: Floats
     """(turns,) share of the conversations with so many turns of which is known whether they went on."""
     kept_share: Floats
-    """(turns,) share of those that went on after so many turns that did not change hands there."""
+    """(turns,) share of those that went on after so many turns that were not cut off there all the same."""
     unseen: float
     """Estimated share of all conversations whose ends no log shows, since every conversation of that length is
     censored. Weights cannot make up for them."""
@@ -33,15 +33,15 @@ class Censoring:
         """Counted on conversations of one policy, the censored ones among them."""
         lengths = np.array([len(conversation.turns) for conversation in conversations], np.int64)
         censored = np.array([conversation.censored for conversation in conversations], bool)
-        handed = np.array([conversation.handed_over for conversation in conversations], bool)
+        cut_on = np.array([conversation.went_on for conversation in conversations], bool)
         count = int(lengths.max(initial=0))
-        at_risk, cuts, hands = (
+        at_risk, open_ends, cuts = (
             np.bincount(lengths[some], minlength=count + 1)[1:].astype(np.float64)
-            for some in (slice(None), censored & ~handed, handed)
+            for some in (slice(None), censored & ~cut_on, cut_on)
         )
         at_risk = at_risk[::-1].cumsum()[::-1]
-        went_on = np.append(at_risk[1:], 0.0) + hands
-        plain = Censoring(1.0 - cuts / np.maximum(at_risk, 1.0), 1.0 - hands / np.maximum(went_on, 1.0), 0.0)
+        went_on = np.append(at_risk[1:], 0.0) + cuts
+        plain = Censoring(1.0 - open_ends / np.maximum(at_risk, 1.0), 1.0 - cuts / np.maximum(went_on, 1.0), 0.0)
         if not censored.any():
             return plain
         observed = sum(

@@ -72,7 +72,7 @@ def own_part(conversations: Iterable[Conversation], owns: Callable[[Turn], bool]
             own_parts.append(conversation)
         elif turns:
             handed_over += 1
-            own_parts.append(replace(conversation, turns=turns, outcome=False, censored=True, handed_over=True))
+            own_parts.append(replace(conversation, turns=turns, outcome=False, censored=True, went_on=True))
         else:
             others += 1
     return OwnPart(own_parts, others, handed_over)

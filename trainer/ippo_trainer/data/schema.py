@@ -87,9 +87,9 @@ class Conversation:
     """What the agent is given besides the dialogue, such as the customer's record or a catalogue, as text."""
     group: str = ""
     """Of a log: by what results are told apart in the report; empty where it says nothing."""
-    handed_over: bool = False
-    """Censored since somebody else made the next turn; of other censored ones nobody knows whether there is one. No
-    column: it depends on whose conversation one takes it for."""
+    went_on: bool = False
+    """Censored, and known to have gone on: somebody else made the next turn, or a simulator had the customer's next
+    message. Of other censored ones nobody knows whether there was a next turn."""
 
     def state(self, index: int) -> State:
         """The state that turn `index` answers."""
@@ -124,8 +124,13 @@ SCHEMA = pa.schema(
 )
 """`outcome` is before the suggestion; `censored`, `final_outcome` and `customer_id` are the conversation's, repeated on
 each row. `context`, which may be long, is the conversation's, too, and stands on its first row alone."""
-GROUP = "group"
-SCHEMA_WITH_GROUPS = SCHEMA.append(pa.field(GROUP, pa.string(), nullable=False))
-"""Of files in which some conversation has a group: the others stay as they were, to the byte."""
+GROUP, WENT_ON = "group", "went_on"
+OPTIONAL = {GROUP: "", WENT_ON: False}
+"""Columns of a conversation, repeated on each row, of files in which some conversation has another value: the others
+stay as they were, to the byte."""
+WIDE_SCHEMA = SCHEMA.append(pa.field(GROUP, pa.string(), nullable=False)).append(
+    pa.field(WENT_ON, pa.bool_(), nullable=False)
+)
+"""With all optional columns."""
 NEW_COLUMNS: dict[str, Any] = {"writer": "", "customer_id": "", "context": "", "tool_messages": ()}
 """What files of version 1 lack, and what stands for it."""

@@ -1,7 +1,7 @@
 """Turn Parquet: written and read in pieces, validated both ways."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -18,13 +18,12 @@ from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import (
     BEHAVIOURS,
-    GROUP,
     NEW_COLUMNS,
+    OPTIONAL,
     READABLE,
-    SCHEMA,
     SCHEMA_VERSION,
-    SCHEMA_WITH_GROUPS,
     VERSION_KEY,
+    WIDE_SCHEMA,
     Conversation,
     Turn,
 )
@@ -45,7 +44,7 @@ _DEFAULTS: dict[str, Any] = {
     "started_at": 0,
     "ended_at": 0,
     "censored": False,
-    GROUP: "",
+    **OPTIONAL,
     **NEW_COLUMNS,
 }
 _TIME_COLUMNS = ("started_at", "ended_at")
@@ -54,7 +53,7 @@ _TURN_COLUMNS = tuple(field.name for field in fields(Turn) if field.name not in 
 _HOW = "Write turns with ippo_trainer.data.turns.write_turns, or give the log as .jsonl."
 
 
-def write_turns(path: Path, conversations: Iterable[Conversation], grouped: bool = False) -> int:
+def write_turns(path: Path, conversations: Sequence[Conversation]) -> int:
     """Writes conversations to one Parquet file, row group by row group; returns the number of turns.
 
     Equal conversations give equal bytes. Nothing is written to `path` until all of it is valid.
@@ -62,7 +61,6 @@ def write_turns(path: Path, conversations: Iterable[Conversation], grouped: bool
     Args:
         path: of the file.
         conversations: in order.
-        grouped: keeps their groups, too.
 
     Raises:
         BadDataError: a conversation that `read_turns` would refuse.
@@ -70,7 +68,8 @@ def write_turns(path: Path, conversations: Iterable[Conversation], grouped: bool
     partial = path.with_name(path.name + ".partial")
     count = 0
     ids: set[str] = set()
-    schema = SCHEMA_WITH_GROUPS if grouped else SCHEMA
+    unused = [name for name, usual in OPTIONAL.items() if all(getattr(each, name) == usual for each in conversations)]
+    schema = pa.schema([field for field in WIDE_SCHEMA if field.name not in unused], WIDE_SCHEMA.metadata)
     try:
         with pq.ParquetWriter(partial, schema, compression="zstd", store_schema=True) as writer:
             rows: list[dict[str, Any]] = []
@@ -143,7 +142,7 @@ def _read_file(path: Path, ids: set[str], problems: Problems | None) -> Iterator
         raise BadDataError(f"{path.name} {problem}", "Check the path." if missing else _HOW) from error
     with file:
         _check_schema(path.name, file.schema_arrow, problems)
-        columns = [name for name in SCHEMA_WITH_GROUPS.names if name in file.schema_arrow.names]
+        columns = [name for name in WIDE_SCHEMA.names if name in file.schema_arrow.names]
         for batch in _batches(path, file, columns):
             records: list[dict[str, Any]] = []
             with collecting():
@@ -191,8 +190,8 @@ class _ConversationReader:
                 before = self.end()
             except BadDataError as error:
                 problem = error
-            ending = row["final_outcome"], row["censored"], row["customer_id"], row[CONTEXT] or "", row[GROUP]
-            self._current = Conversation(row["conversation_id"], [], *ending)
+            ending = row["final_outcome"], row["censored"], row["customer_id"], row[CONTEXT] or ""
+            self._current = Conversation(row["conversation_id"], [], *ending, *(row[name] for name in OPTIONAL))
             self._first, self._bad = number, False
         if not self._bad:
             self._bad = True
@@ -222,17 +221,17 @@ def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[p
 def _check_schema(name: str, schema: pa.Schema, problems: Problems | None) -> None:
     imported = problems is not None
     version = (schema.metadata or {}).get(VERSION_KEY)
-    optional: dict[str, Any] = _DEFAULTS if imported else {GROUP: ""} | (NEW_COLUMNS if version == b"1" else {})
+    optional: dict[str, Any] = _DEFAULTS if imported else OPTIONAL | (NEW_COLUMNS if version == b"1" else {})
     if version not in [str(each).encode() for each in READABLE] and not (imported and version is None):
         version_text = "no schema version" if version is None else f"schema version {version.decode(errors='replace')}"
         raise BadDataError(f"{name} has {version_text}, this release reads {SCHEMA_VERSION}", _HOW)
     wrong = Problems(name)
-    for column in SCHEMA_WITH_GROUPS.names:
+    for column in WIDE_SCHEMA.names:
         if schema.names.count(column) > 1:
             wrong.add(BadDataError(f"{name} has column {column!r} {schema.names.count(column)} times", "Keep one."))
         if column not in schema.names and column not in optional:
             wrong.add(BadDataError(f"{name} has no column {column!r}", _HOW))
-    for column, field in misspelt(schema.names, SCHEMA_WITH_GROUPS.names).items():
+    for column, field in misspelt(schema.names, WIDE_SCHEMA.names).items():
         wrong.add(BadDataError(f"{name} has a column {column!r}", f"Rename it to {field!r}, or leave it out."))
     wrong.check()
 
@@ -241,13 +240,13 @@ def _to_records(name: str, batch: pa.RecordBatch, number: int, problems: Problem
     """Rows as plain Python values, checked for type and null; timestamps as microseconds."""
     columns: dict[str, list[Any]] = {}
     collecting = problems.collecting if problems is not None else nullcontext
-    for field in SCHEMA_WITH_GROUPS:
+    for field in WIDE_SCHEMA:
         if field.name not in batch.schema.names:
             columns[field.name] = [_DEFAULTS[field.name]] * batch.num_rows
             continue
         with collecting():
             columns[field.name] = Column(name, number, field, batch.column(field.name)).to_python()
-    if len(columns) < len(SCHEMA_WITH_GROUPS.names):
+    if len(columns) < len(WIDE_SCHEMA.names):
         return []
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
@@ -266,7 +265,7 @@ def _check_row(name: str, number: int, row: dict[str, Any], conversation: Conver
         "final_outcome": conversation.outcome,
         "censored": conversation.censored,
         "customer_id": conversation.customer_id,
-        GROUP: conversation.group,
+        **{name: getattr(conversation, name) for name in OPTIONAL},
     }
     if row[CONTEXT]:  # a stranger may repeat it
         shared[CONTEXT] = conversation.context
@@ -294,6 +293,8 @@ def _check_conversation(conversation: Conversation, ids: set[str], name: str, fi
     ids.add(conversation.id)
     if not conversation.turns:
         fail(0, "turn", "has no turns", "Leave conversations without a turn out.")
+    if conversation.went_on and not conversation.censored:
+        fail(0, "went_on", "is true although the end is known", "Only a censored conversation has it.")
     if conversation.censored and conversation.outcome:
         fail(0, "censored", "is true although the outcome came", "An open conversation has no outcome yet.")
     problem = _context_problem(conversation)
@@ -350,7 +351,7 @@ def _to_rows(conversation: Conversation) -> list[dict[str, Any]]:
         "censored": conversation.censored,
         "final_outcome": conversation.outcome,
         "customer_id": conversation.customer_id,
-        GROUP: conversation.group,
+        **{name: getattr(conversation, name) for name in OPTIONAL},
     }
     return [
         shared

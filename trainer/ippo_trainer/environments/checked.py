@@ -135,7 +135,7 @@ class CheckedEnvironment:
             self._check_list("step", answers, len(suggestions))
             steps = [self._check_step(i, answer) for i, answer in enumerate(answers)]
         self._turn += 1
-        self._open = sum(step.customer_message is not None for step in steps)
+        self._open = sum(step.customer_message is not None and not step.censored for step in steps)
         if self._open and self._turn >= self.max_turns:
             self._fail(
                 "step", f"left {self._open} conversations open after max_turns={self.max_turns} turns", "End them."
@@ -226,9 +226,12 @@ class CheckedEnvironment:
                 self._fail(
                     "step", f"returned {name} {getattr(step, name)!r:.80} in {where}", "It must be True or False."
                 )
-        if step.customer_message is not None and (step.outcome or step.censored):
-            which = "outcome" if step.outcome else "censored"
-            self._fail("step", f"went on after {which}=True in {where}", "Then customer_message must be None.")
+        if step.customer_message is not None and step.outcome:
+            self._fail("step", f"went on after outcome=True in {where}", "Then customer_message must be None.")
+        if step.outcome and step.censored:
+            self._fail(
+                "step", f"returned outcome and censored together in {where}", "An outcome that came is not unknown."
+            )
         flags: dict[str, Any] = {name: bool(getattr(step, name)) for name in ("outcome", "censored", "displayed")}
         with self._naming("step", where):
             tools = _tools(step.tool_messages)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.environments.protocol import Demonstrator, Environment, as_opening
+from ippo_trainer.environments.protocol import Demonstrator, Environment, as_opening, went_on
 
 _BATCH = 4096
 
@@ -62,7 +62,8 @@ def _batch(environment: Environment, business: Demonstrator, start: int, seeds: 
             )
             conversation.turns.append(turn)
             conversation.outcome, conversation.censored = step.outcome, step.censored
-            if step.customer_message is not None:
+            conversation.went_on = went_on(step)
+            if step.customer_message is not None and not step.censored:
                 still.append((conversation, step.customer_message, step.tool_messages))
         waiting = still
     return conversations

@@ -25,9 +25,11 @@ class Step:
     Args:
         reaction: what the business did with the suggestion; an abstention (None) is always "rejected".
         sent_message: what the business sent to the customer.
-        customer_message: the customer's answer, or None if the conversation is over.
+        customer_message: the customer's answer, or None if the conversation is over. Of a conversation that is censored
+            it says that there was one, whatever it was.
         outcome: True if the customer gave the outcome at this turn; the conversation is over then.
-        censored: the conversation was cut off before it ended, so its outcome is unknown.
+        censored: the conversation was cut off, so its outcome is unknown: with a customer_message before its end, with
+            None whether this turn ended it or not.
         displayed: False if the business never saw the suggestion.
         tool_messages: what tools returned since then, which the next suggestion may use: texts or JSON objects.
     """
@@ -39,6 +41,11 @@ class Step:
     censored: bool = False
     displayed: bool = True
     tool_messages: Sequence[Any] = ()
+
+
+def went_on(step: Step) -> bool:
+    """Whether it cut a conversation off that is known to have gone on."""
+    return step.censored and step.customer_message is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from ippo_trainer.contract.personas import NO_PERSONA, Persona, context_with
 from ippo_trainer.data.context import tool_messages_of
 from ippo_trainer.data.schema import Behaviour, Conversation, State, Turn
 from ippo_trainer.engines.interface import PolicySampler
-from ippo_trainer.environments.protocol import Environment, Resumable, Step, as_opening
+from ippo_trainer.environments.protocol import Environment, Resumable, Step, as_opening, went_on
 from ippo_trainer.models.sampling import Sampling
 from ippo_trainer.text.render import Renderer
 
@@ -295,6 +295,7 @@ def rollout(
             conversation = conversations[state.slot]
             conversation.turns.append(answer.turn)
             conversation.outcome, conversation.censored = answer.outcome, answer.censored
+            conversation.went_on = answer.went_on
             dropped += suggestion.dropped_turns
             truncated += suggestion.truncated
             if answer.message is not None:
@@ -319,6 +320,7 @@ class _TurnResult:
     message: Newest | None
     outcome: bool
     censored: bool
+    went_on: bool
 
 
 class _Customers:
@@ -385,9 +387,9 @@ class _Customers:
 
     def _answer(self, number: int, state: OpenConversation, suggestion: Suggestion, step: Step) -> _TurnResult:
         newest = None
-        if step.customer_message is not None:
+        if step.customer_message is not None and not step.censored:
             newest = self._waiting_with(step.customer_message, step.tool_messages, state.context)
-        return _TurnResult(_turn(number, state, suggestion, step), newest, step.outcome, step.censored)
+        return _TurnResult(_turn(number, state, suggestion, step), newest, step.outcome, step.censored, went_on(step))
 
     def _waiting_with(self, message: str, tool_messages: Sequence[Any], context: str) -> Newest:
         tools = tool_messages_of("tool_messages", tool_messages)
@@ -396,10 +398,9 @@ class _Customers:
     def _logged(self, number: int, slot: int) -> _TurnResult:
         conversation = self._log[slot]
         if number + 1 < len(conversation.turns):
-            return _TurnResult(conversation.turns[number], _newest(conversation.turns[number + 1]), False, False)
-        return _TurnResult(
-            conversation.turns[number], self._waiting.get(slot), conversation.outcome, conversation.censored
-        )
+            return _TurnResult(conversation.turns[number], _newest(conversation.turns[number + 1]), False, False, False)
+        ending = conversation.outcome, conversation.censored, conversation.went_on
+        return _TurnResult(conversation.turns[number], self._waiting.get(slot), *ending)
 
 
 def _newest(turn: Turn) -> Newest:

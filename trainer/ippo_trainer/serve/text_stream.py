@@ -4,9 +4,9 @@ All of it takes time in proportion to the number of tokens, whatever they spell.
 """
 
 from collections.abc import Iterable, Sequence
-from os.path import commonprefix
 
 from ippo_trainer.serve.certain_text import HALF, CertainText
+from ippo_trainer.text.answers import shared
 from ippo_trainer.text.render import Renderer
 
 _MOST_HALVES, _NEWEST = 32, 8
@@ -86,7 +86,7 @@ class TextStream:
     def _without_lead(self, newest: str) -> str:
         if not self._lead:
             return newest
-        size = len(commonprefix([self._lead, newest]))
+        size = shared(self._lead, newest)
         self._lead = self._lead[size:] if size == len(newest) else ""
         return newest[size:]
 

@@ -137,7 +137,7 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
         for piece in pieces(joined(reader, outcomes)):
             with ctx.stop.deferred():
                 file = state.directory / f"turns-00000-{state.files:05d}.parquet"
-                write_turns(file, piece, grouped=any(each.group for each in piece))
+                write_turns(file, piece)
                 state.files += 1
                 state.tally.add(piece)
                 state.reader, state.matches = reader.position(), outcomes.matches if outcomes is not None else 0

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import takewhile
-from os.path import commonprefix
 from typing import Any
 
 from ippo_trainer.contract.errors import BadDataError
@@ -67,7 +66,7 @@ class Answers:
 
     def content(self, text: str) -> str:
         """What an answer says whose tokens spell `text`: without what stands before every answer."""
-        return text[len(commonprefix([self.lead, text])) :]
+        return text[shared(self.lead, text) :]
 
     def _decode(self, ids: Sequence[int]) -> str:
         spelt = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -110,6 +109,11 @@ class Answers:
                 "Choose a base whose tokenizer loses no text and whose special tokens are not normalized.",
             )
         return lead, tail
+
+
+def shared(one: str, other: str) -> int:
+    """Characters with which both texts begin."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _from_last(parts: Sequence[Part], default: Control | None) -> Sequence[Part]:
