@@ -3,11 +3,12 @@
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
+from ippo_trainer.data.schema import Conversation, Turn
 
 from .place import Store
 
@@ -81,10 +82,26 @@ def live_events(files: Files) -> Iterator[dict[str, Any]]:
     return segments(files, "live/")
 
 
-def answers(files: Files) -> dict[str, set[str]]:
-    """Digests of the policies that answered, by live conversation."""
-    answers: dict[str, set[str]] = {}
+def answers(files: Files) -> dict[str, set[tuple[str, str | None]]]:
+    """What policies suggested, with their digests, by live conversation."""
+    answers: dict[str, set[tuple[str, str | None]]] = {}
     for event in live_events(files):
         if event["kind"] == "suggestion":
-            answers.setdefault(event["conversation_id"], set()).add(event["suggestion"]["policy_digest"])
+            record = event["suggestion"]
+            answers.setdefault(event["conversation_id"], set()).add((record["policy_digest"], record["suggestion"]))
     return answers
+
+
+def untraced(
+    conversations: Iterable[Conversation], digest: str, answers: dict[str, set[tuple[str, str | None]]]
+) -> list[tuple[str, Turn]]:
+    """Turns of a live data set whose suggestion no event says to be of the policy with that digest.
+
+    A customer that asked twice may have had two answers, of two policies: what counts is the one that was sent.
+    """
+    return [
+        (conversation.id, turn)
+        for conversation in conversations
+        for turn in conversation.turns
+        if turn.policy_digest != digest or (digest, turn.suggestion) not in answers[conversation.id]
+    ]
