@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.environments.garden import rules
 from ippo_trainer.environments.garden.environment import Garden
@@ -123,12 +123,6 @@ def test_conversations_depend_on_their_seed_and_suggestions_only() -> None:
 
     together = season([3, 14, 15, 92])
     assert {seed: season([seed])[seed] for seed in together} == together
-
-
-@pytest.mark.parametrize("horizon", [0, 65, True])
-def test_a_bad_horizon_is_refused(horizon: int) -> None:
-    with pytest.raises(BadSpecError, match=r"environment\.options\.horizon"):
-        Garden(horizon=horizon)
 
 
 def test_conversations_of_another_world_are_named(garden: Garden) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.data.schema import Conversation, Turn
+from ippo_trainer.environments.catalogue.environment import CatalogueShop
 from ippo_trainer.environments.funnel.environment import Funnel
 from ippo_trainer.environments.funnel.tables import INTENTS, TYPES
 from ippo_trainer.environments.funnel.text import SIGNALS, STATUS, SUGGESTIONS
+from ippo_trainer.environments.garden.environment import Garden
 from ippo_trainer.environments.maze.environment import Maze
 from ippo_trainer.environments.problem import evaluate, greedy, tabulate
 from ippo_trainer.environments.scoring import UNPARSED
@@ -23,6 +25,14 @@ Rule = Callable[[Sequence[Turn], str], str]
 """History and newest message -> intent, or UNPARSED."""
 DISCOUNT = 0.95
 COUNT = 12_000
+
+
+LIMITS: list[tuple[Any, str, int]] = [
+    (Funnel, "horizon", 64),
+    (Garden, "horizon", 64),
+    (CatalogueShop, "horizon", 16),
+    (Maze, "max_turns", 1000),
+]
 
 
 def ask_then_close(turns: Sequence[Turn], message: str) -> str:
@@ -242,3 +252,11 @@ def test_the_maze_is_scored_by_the_same_code(play: Play) -> None:
             [tuple(f) for f in maze.problem.levels[0].features].index(steps[0][0].state[2:])
         ]
     )
+
+
+@pytest.mark.parametrize(("environment", "option", "most"), LIMITS, ids=[row[0].__name__ for row in LIMITS])
+def test_a_number_of_turns_has_its_limit(environment: Any, option: str, most: int) -> None:
+    for wrong in (0, most + 1, True, "6"):
+        with pytest.raises(BadSpecError, match=rf"environment\.options\.{option} is {wrong!r}"):
+            environment(**{option: wrong})
+    assert environment(**{option: most}).max_turns == most

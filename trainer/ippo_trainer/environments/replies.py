@@ -1,6 +1,7 @@
 """What a scripted business does with a suggestion: it sends it, sends the same in other words, or sends its own."""
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 from ippo_trainer.environments.streams import pick
 
@@ -8,19 +9,9 @@ ACCEPTED, EDITED, REJECTED = range(3)
 """Indices into `data.reactions.REACTIONS`."""
 
 
-def label_of(suggestion: str | None, parse: Callable[[str], int | None], abstain: int) -> int:
-    """What a suggestion means, as an index into an environment's intents, of which ABSTAIN is the last; one more for
-    what does not parse.
-
-    Args:
-        suggestion: None abstains.
-        parse: the index of a text's intent, None where it has none.
-        abstain: the index of ABSTAIN.
-    """
-    if suggestion is None:
-        return abstain
-    intent = parse(suggestion)
-    return abstain + 1 if intent is None else intent
+def words(text: str) -> str:
+    """The words of a text in lower case, joined by single spaces."""
+    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def reaction(accepts: float, edits: float, u: float) -> int:
@@ -34,6 +25,30 @@ def reaction(accepts: float, edits: float, u: float) -> int:
     if u < accepts:
         return ACCEPTED
     return EDITED if u < accepts + (1 - accepts) * edits else REJECTED
+
+
+def responses(
+    labels: Iterable[int],
+    accepts: Iterable[Sequence[float]],
+    edits: float,
+    own: Iterable[int],
+    draws: Iterable[float],
+) -> tuple[list[int], list[int]]:
+    """Reactions to suggestions, and the intents of what is sent.
+
+    Args:
+        labels: by conversation, the intent of the suggestion; one that `accepts` does not know is rejected.
+        accepts: by conversation and intent, the probability that it is sent as it is.
+        edits: probability that what is not accepted is edited.
+        own: by conversation, what is sent in place of what is rejected.
+        draws: by conversation, in [0, 1), uniform.
+    """
+    reactions, sent = [], []
+    for label, probabilities, other, u in zip(labels, accepts, own, draws, strict=True):
+        known = label < len(probabilities)
+        reactions.append(reaction(probabilities[label], edits, u) if known else REJECTED)
+        sent.append(int(other) if reactions[-1] == REJECTED else label)
+    return reactions, sent
 
 
 def sent_messages(

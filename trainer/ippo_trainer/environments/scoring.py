@@ -8,7 +8,7 @@ error several times smaller still.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -16,16 +16,23 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.environments import problem as exact
 from ippo_trainer.environments.problem import Array, DecisionProblem, Ints, Policy, Solution
 from ippo_trainer.environments.protocol import ExactScore, ExactTurn, IntentPolicy, LadderRow
+from ippo_trainer.environments.streams import pick
 
 Number = TypeVar("Number", np.float64, np.int64)
 UNPARSED = "UNPARSED"
 PRIOR_COUNT = 5.0
 """How many turns' worth the coarser estimate of an intent distribution counts against the finer one."""
+
+
+def check_turns(option: str, turns: object, most: int) -> None:
+    """Raises BadSpecError for an option of an environment that is no number of turns, from 1 to `most`."""
+    if isinstance(turns, bool) or not isinstance(turns, int) or not 1 <= turns <= most:
+        raise BadSpecError(f"environment.options.{option} is {turns!r}", f"Give a whole number from 1 to {most}.")
 
 
 def check_whole(conversation: Conversation, most: int) -> None:
@@ -63,19 +70,47 @@ class Trace:
 class ExactlySolved(ABC):
     """What an environment with a finite `DecisionProblem` can do: an `ExactScorer`."""
 
+    max_turns: int
     intents: tuple[str, ...]
+    """The last one is ABSTAIN."""
     wordings: Mapping[str, Sequence[str]]
 
     @abstractmethod
     def _build(self) -> DecisionProblem: ...
 
     @abstractmethod
-    def trace(self, conversations: Sequence[Conversation]) -> Trace:
-        """Follows conversations through the problem. Raises BadDataError where one is not of this environment."""
+    def _parse(self, suggestion: str) -> int | None:
+        """The index of a suggestion's intent, None where it has none."""
 
     @abstractmethod
+    def _states(self, conversation: Conversation) -> Iterator[int]:
+        """By turn, the index of the state. Raises BadDataError where a text is not of this environment."""
+
+    def label_of(self, suggestion: str | None) -> int:
+        """The index of a suggestion's intent, ABSTAIN's for None; one more for what does not parse."""
+        abstain = len(self.intents) - 1
+        intent = abstain if suggestion is None else self._parse(suggestion)
+        return abstain + 1 if intent is None else intent
+
     def intent_of(self, suggestion: str | None) -> str:
         """The name of a suggestion's intent, or UNPARSED."""
+        return (*self.intents, UNPARSED)[self.label_of(suggestion)]
+
+    def trace(self, conversations: Sequence[Conversation]) -> Trace:
+        """Follows conversations through the problem. Raises BadDataError where one is not of this environment."""
+        rows: list[tuple[int, int, int, int, int]] = []
+        for index, conversation in enumerate(conversations):
+            check_whole(conversation, self.max_turns)
+            turns = zip(conversation.turns, self._states(conversation), strict=True)
+            for turn, (record, state) in enumerate(turns):
+                label = self.label_of(record.as_shown().suggestion)
+                rows.append((index, turn, state, min(label, len(self.intents) - 1), label))
+        return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
+
+    def _wordings_of(self, intents: Iterable[int], draws: Iterable[float]) -> list[str | None]:
+        """A wording of each intent, by a number in [0, 1); None to abstain."""
+        texts = [self.wordings.get(self.intents[intent]) for intent in intents]
+        return [None if each is None else pick(each, u) for each, u in zip(texts, draws, strict=True)]
 
     @cached_property
     def problem(self) -> DecisionProblem:

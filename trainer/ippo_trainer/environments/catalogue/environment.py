@@ -1,6 +1,6 @@
 """The catalogue shop as an Environment: a suggestion offers a product or asks a question, the outcome is a sale."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property
 
@@ -12,12 +12,12 @@ from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.environments.catalogue import rules, text
 from ippo_trainer.environments.catalogue.exact import build, visits_by_turn
-from ippo_trainer.environments.catalogue.rules import ABSTAIN, CATALOGUES, INTENTS, SENT, Visit
+from ippo_trainer.environments.catalogue.rules import CATALOGUES, INTENTS, SENT, Visit
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import LadderRow, Opening, Step
-from ippo_trainer.environments.replies import REJECTED, label_of, reaction, sent_messages
-from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
-from ippo_trainer.environments.streams import as_seeds, categorical, choose, pick, uniforms
+from ippo_trainer.environments.replies import responses, sent_messages
+from ippo_trainer.environments.scoring import ExactlySolved, check_turns
+from ippo_trainer.environments.streams import as_seeds, categorical, choose, uniforms
 
 MAX_TURNS = 16
 BLIND = "context-blind"
@@ -43,10 +43,7 @@ class CatalogueShop(ExactlySolved):
     wordings = text.SUGGESTIONS
 
     def __init__(self, horizon: int = 3, catalogue: bool = True) -> None:
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= MAX_TURNS:
-            raise BadSpecError(
-                f"environment.options.horizon is {horizon!r}", f"Give a whole number from 1 to {MAX_TURNS}."
-            )
+        check_turns("horizon", horizon, MAX_TURNS)
         if not isinstance(catalogue, bool):
             raise BadSpecError(f"environment.options.catalogue is {catalogue!r}", "Give true or false.")
         self.max_turns, self._shown = horizon, catalogue
@@ -98,11 +95,7 @@ class CatalogueShop(ExactlySolved):
         """The suggestions of somebody who seldom looks at the catalogue."""
         tables = np.asarray([rules.base(visit.stage, visit.catalogues[0]) for visit in self._visits])
         tables = tables.reshape(-1, len(INTENTS))
-        intents = categorical(tables, self._draw(_Draw.INTENT))
-        return [
-            None if intent == ABSTAIN else pick(text.SUGGESTIONS[SENT[intent]], x)
-            for intent, x in zip(intents, self._draw(_Draw.INTENT_WORDS), strict=True)
-        ]
+        return self._wordings_of(categorical(tables, self._draw(_Draw.INTENT)), self._draw(_Draw.INTENT_WORDS))
 
     def ladder(self, discount: float) -> list[LadderRow]:
         """Reference policies, and the best one that does not see the catalogue."""
@@ -112,30 +105,22 @@ class CatalogueShop(ExactlySolved):
         best = CatalogueShop(self.max_turns, catalogue=False).ladder(discount)[0]
         return [rows[0], LadderRow(BLIND, best.value, best.success), *rows[1:]]
 
-    def intent_of(self, suggestion: str | None) -> str:
-        """One of INTENTS, or UNPARSED."""
-        return (*INTENTS, UNPARSED)[_label(suggestion)]
+    def _states(self, conversation: Conversation) -> Iterator[int]:
+        """Follows what is known of the catalogue by the context, what was sent and what the customer said."""
+        catalogues, sent = self._catalogues(conversation), None
+        for turn, record in enumerate(conversation.turns):
+            where = f"conversation {conversation.id}, turn {turn}"
+            stage, catalogues = self._after_message(record, catalogues, sent, where)
+            sent = text.parse_suggestion(record.sent_message)
+            if sent is None:
+                raise BadDataError(f"{where}: the sent message {record.sent_message!r:.80} is not of this environment")
+            place = self._places[turn].get(Visit(stage, catalogues))
+            if place is None:
+                raise BadDataError(f"{where}: no customer is like that by then")
+            yield place
 
-    def trace(self, conversations: Sequence[Conversation]) -> Trace:
-        """Follows what is known of the catalogue by the context, what was sent and what customers said."""
-        rows: list[tuple[int, int, int, int, int]] = []
-        for index, conversation in enumerate(conversations):
-            check_whole(conversation, self.max_turns)
-            catalogues, sent = self._catalogues(conversation), None
-            for turn, record in enumerate(conversation.turns):
-                where = f"conversation {conversation.id}, turn {turn}"
-                stage, catalogues = self._after_message(record, catalogues, sent, where)
-                sent = text.parse_suggestion(record.sent_message)
-                if sent is None:
-                    raise BadDataError(
-                        f"{where}: the sent message {record.sent_message!r:.80} is not of this environment"
-                    )
-                place = self._places[turn].get(Visit(stage, catalogues))
-                if place is None:
-                    raise BadDataError(f"{where}: no customer is like that by then")
-                label = _label(record.as_shown().suggestion)
-                rows.append((index, turn, place, min(label, ABSTAIN), label))
-        return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
+    def _parse(self, suggestion: str) -> int | None:
+        return text.parse_suggestion(suggestion)
 
     def _catalogues(self, conversation: Conversation) -> tuple[int, ...]:
         """The catalogues that are possible before anything is said."""
@@ -179,14 +164,8 @@ class CatalogueShop(ExactlySolved):
     def _respond(self, suggestions: Sequence[str | None]) -> tuple[list[int], list[int]]:
         """Reactions, and what is sent (indices into SENT)."""
         own = categorical(np.tile(rules.OWN, (len(suggestions), 1)), self._draw(_Draw.OWN))
-        reactions, sent = [], []
-        for suggestion, x, other in zip(suggestions, self._draw(_Draw.REACTION), own, strict=True):
-            intent = min(_label(suggestion), ABSTAIN)
-            accepts = 0.0 if intent == ABSTAIN else rules.ACCEPTS[intent]
-            edits = 0.0 if intent == ABSTAIN else rules.EDITS
-            reactions.append(reaction(accepts, edits, x))
-            sent.append(int(other) if reactions[-1] == REJECTED else intent)
-        return reactions, sent
+        accepts = [rules.ACCEPTS] * len(suggestions)
+        return responses(map(self.label_of, suggestions), accepts, rules.EDITS, own, self._draw(_Draw.REACTION))
 
     def _texts(self, visits: Sequence[Visit], statuses: Sequence[int | None]) -> list[str]:
         wordings = choose(text.WORDINGS_OF_A_STATE, self._draw(_Draw.WORDS))
@@ -194,7 +173,3 @@ class CatalogueShop(ExactlySolved):
             text.customer_text(visit.stage, status, int(wording))
             for visit, status, wording in zip(visits, statuses, wordings, strict=True)
         ]
-
-
-def _label(suggestion: str | None) -> int:
-    return label_of(suggestion, text.parse_suggestion, ABSTAIN)

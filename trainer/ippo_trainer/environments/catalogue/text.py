@@ -1,11 +1,11 @@
 """The words of the shop: each suggestion in three wordings, customers in two for each state, and the catalogue."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ippo_trainer.data.context import context_of
 from ippo_trainer.environments.catalogue.rules import CATALOGUES, ON_OFFER, PRODUCTS, SENT, STAGES, STATUSES
+from ippo_trainer.environments.replies import words
 
 SYSTEM_PROMPT = "you help customers of a shop"
 
@@ -43,11 +43,6 @@ def customer_text(stage: int, status: int | None, wording: int) -> str:
     """What a customer says: of what was offered, if something was, and of the state."""
     text = _CUSTOMERS[stage][wording]
     return text if status is None else f"{_REMARKS[status]}, {text}"
-
-
-def words(text: str) -> str:
-    """The words of a text in lower case, joined by single spaces."""
-    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def parse_suggestion(message: str) -> int | None:

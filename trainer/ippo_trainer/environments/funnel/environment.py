@@ -1,21 +1,20 @@
 """SR-funnel in text: an Environment that is vectorised over conversations."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.environments.funnel import histories
 from ippo_trainer.environments.funnel.dynamics import ACCEPTED, EDITED, Draw, Dynamics, Turns
 from ippo_trainer.environments.funnel.exact import build
+from ippo_trainer.environments.funnel.histories import states
 from ippo_trainer.environments.funnel.tables import ABSTAIN, INTENTS, SENT, Tables
 from ippo_trainer.environments.funnel.text import GREETINGS, SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_intent
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace
+from ippo_trainer.environments.scoring import ExactlySolved, check_turns
 from ippo_trainer.environments.streams import as_seeds, categorical, choose, pick, uniforms
 
 MAX_HORIZON = 64
@@ -34,10 +33,7 @@ class Funnel(ExactlySolved):
     wordings = SUGGESTIONS
 
     def __init__(self, horizon: int = 6, tables: str = "") -> None:
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= MAX_HORIZON:
-            raise BadSpecError(
-                f"environment.options.horizon is {horizon!r}", f"Give a whole number from 1 to {MAX_HORIZON}."
-            )
+        check_turns("horizon", horizon, MAX_HORIZON)
         self.max_turns = horizon
         self.tables = Tables.from_file(Path(tables)) if tables else Tables()
         self._dynamics = Dynamics(self.tables)
@@ -56,8 +52,7 @@ class Funnel(ExactlySolved):
         """One turn of every open conversation; those that end are left out of the next one."""
         if len(suggestions) != len(self._seeds):
             raise ValueError(f"{len(suggestions)} suggestions for {len(self._seeds)} open conversations")
-        parsed = [parse_intent(suggestion) if suggestion is not None else None for suggestion in suggestions]
-        intents = np.array([ABSTAIN if intent is None else intent for intent in parsed], dtype=np.int64)
+        intents = np.array([min(self.label_of(suggestion), ABSTAIN) for suggestion in suggestions], dtype=np.int64)
         turns = self._dynamics.turn(self._seeds, self._turn, self._types, self._stage, intents)
         last = self._turn + 1 == self.max_turns
         steps = self._render(suggestions, intents, turns, last)
@@ -69,19 +64,13 @@ class Funnel(ExactlySolved):
     def demonstrate(self) -> list[str | None]:
         """Suggestions of the base policy pi_0 for the open conversations."""
         intents = categorical(np.asarray(self.tables.base_policy), uniforms(self._seeds, self._turn, Draw.INTENT))
-        u = uniforms(self._seeds, self._turn, Draw.INTENT_WORDING)
-        return [
-            None if intent == ABSTAIN else pick(SUGGESTIONS[SENT[intent]], x)
-            for intent, x in zip(intents, u, strict=True)
-        ]
+        return self._wordings_of(intents, uniforms(self._seeds, self._turn, Draw.INTENT_WORDING))
 
-    def intent_of(self, suggestion: str | None) -> str:
-        """One of INTENTS, or UNPARSED."""
-        return (*INTENTS, UNPARSED)[histories.suggestion_label(suggestion)]
+    def _states(self, conversation: Conversation) -> Iterator[int]:
+        return states(self.problem, conversation)
 
-    def trace(self, conversations: Sequence[Conversation]) -> Trace:
-        """Follows conversations through the information states."""
-        return histories.trace(self.problem, conversations)
+    def _parse(self, suggestion: str) -> int | None:
+        return parse_intent(suggestion)
 
     def _build(self) -> DecisionProblem:
         return build(self.tables, self.max_turns)

@@ -4,10 +4,10 @@ About 120 words in lower case without punctuation, as people type in a chat. A s
 capitals, punctuation and spacing do not matter; anything that is not exactly one of the wordings does not parse.
 """
 
-import re
 from itertools import product
 
 from ippo_trainer.environments.funnel.tables import SENT, STAGES, TYPES
+from ippo_trainer.environments.replies import words
 
 SYSTEM_PROMPT = "you help a shop to answer its customers"
 
@@ -64,11 +64,6 @@ SIGNALS: tuple[tuple[str, ...], ...] = (
     ("my time matters most to me", "please be quick i have no time", "it must be here in no time"),
 )
 """[signal]: what comes after it if the customer gives a signal of that type."""
-
-
-def words(text: str) -> str:
-    """The words of a text in lower case, joined by single spaces."""
-    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 _INTENT_OF = {text: index for index, intent in enumerate(SENT) for text in SUGGESTIONS[intent]}

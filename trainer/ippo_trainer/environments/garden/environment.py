@@ -1,22 +1,22 @@
 """The garden as an Environment: the customer owns a plant, a suggestion is advice, the outcome is a flower."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
 from functools import cached_property, lru_cache
 
 import numpy as np
 
-from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.reactions import REACTIONS
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.environments.garden import rules
 from ippo_trainer.environments.garden.exact import build, plants_by_week
-from ippo_trainer.environments.garden.rules import ABSTAIN, INTENTS, SENT, Plant
+from ippo_trainer.environments.garden.rules import INTENTS, SENT, Plant
 from ippo_trainer.environments.garden.text import SUGGESTIONS, SYSTEM_PROMPT, WORDINGS, parse_advice, parse_owner
 from ippo_trainer.environments.problem import DecisionProblem
 from ippo_trainer.environments.protocol import Step
-from ippo_trainer.environments.replies import REJECTED, label_of, reaction, sent_messages
-from ippo_trainer.environments.scoring import UNPARSED, ExactlySolved, Trace, check_whole
+from ippo_trainer.environments.replies import responses, sent_messages
+from ippo_trainer.environments.scoring import ExactlySolved, check_turns
 from ippo_trainer.environments.streams import as_seeds, categorical, pick, uniforms
 
 MAX_WEEKS = 64
@@ -41,10 +41,7 @@ class Garden(ExactlySolved):
     wordings = SUGGESTIONS
 
     def __init__(self, horizon: int = 20) -> None:
-        if isinstance(horizon, bool) or not isinstance(horizon, int) or not 1 <= horizon <= MAX_WEEKS:
-            raise BadSpecError(
-                f"environment.options.horizon is {horizon!r}", f"Give a whole number from 1 to {MAX_WEEKS}."
-            )
+        check_turns("horizon", horizon, MAX_WEEKS)
         self.max_turns = horizon
         self.reset([])
 
@@ -83,31 +80,21 @@ class Garden(ExactlySolved):
 
     def demonstrate(self) -> list[str | None]:
         """The advice of somebody who has not seen a whole season."""
-        u, words = self._draw(_Draw.INTENT), self._draw(_Draw.INTENT_WORDS)
-        intents = categorical(np.asarray([rules.BASE[plant.moisture] for plant in self._plants]).reshape(-1, 5), u)
-        return [
-            None if intent == ABSTAIN else pick(SUGGESTIONS[SENT[intent]], x)
-            for intent, x in zip(intents, words, strict=True)
-        ]
+        tables = np.asarray([rules.BASE[plant.moisture] for plant in self._plants]).reshape(-1, len(INTENTS))
+        return self._wordings_of(categorical(tables, self._draw(_Draw.INTENT)), self._draw(_Draw.INTENT_WORDS))
 
-    def intent_of(self, suggestion: str | None) -> str:
-        """One of INTENTS, or UNPARSED."""
-        return (*INTENTS, UNPARSED)[_label(suggestion)]
+    def _states(self, conversation: Conversation) -> Iterator[int]:
+        """Follows the plant by what its owner tells and what was sent."""
+        before: tuple[Plant, int] | None = None
+        for turn, record in enumerate(conversation.turns):
+            plant, action = self._read(record, before, f"conversation {conversation.id}, turn {turn}")
+            if plant not in self._places[turn]:
+                raise BadDataError(f"conversation {conversation.id}, turn {turn}: no plant is like that by then")
+            yield self._places[turn][plant]
+            before = plant, action
 
-    def trace(self, conversations: Sequence[Conversation]) -> Trace:
-        """Follows the plants by what owners tell and what was sent."""
-        rows: list[tuple[int, int, int, int, int]] = []
-        for index, conversation in enumerate(conversations):
-            check_whole(conversation, self.max_turns)
-            before: tuple[Plant, int] | None = None
-            for turn, record in enumerate(conversation.turns):
-                plant, action = self._read(record, before, f"conversation {conversation.id}, turn {turn}")
-                if plant not in self._places[turn]:
-                    raise BadDataError(f"conversation {conversation.id}, turn {turn}: no plant is like that by then")
-                label = _label(record.as_shown().suggestion)
-                rows.append((index, turn, self._places[turn][plant], min(label, ABSTAIN), label))
-                before = plant, action
-        return Trace(*np.asarray(rows, dtype=np.int64).reshape(-1, 5).T)
+    def _parse(self, suggestion: str) -> int | None:
+        return parse_advice(suggestion)
 
     def _build(self) -> DecisionProblem:
         return build(self.max_turns)
@@ -122,17 +109,10 @@ class Garden(ExactlySolved):
 
     def _respond(self, suggestions: Sequence[str | None]) -> tuple[list[int], list[int]]:
         """Reactions, and what is sent (indices into SENT)."""
-        u = self._draw(_Draw.REACTION)
         tables = np.asarray([rules.OWN[plant.moisture] for plant in self._plants]).reshape(-1, len(SENT))
         own = categorical(tables, self._draw(_Draw.OWN))
-        reactions, sent = [], []
-        for number, (plant, suggestion) in enumerate(zip(self._plants, suggestions, strict=True)):
-            intent = min(_label(suggestion), ABSTAIN)
-            accepts = 0.0 if intent == ABSTAIN else rules.ACCEPTS[plant.moisture][intent]
-            edits = 0.0 if intent == ABSTAIN else rules.EDITS
-            reactions.append(reaction(accepts, edits, u[number]))
-            sent.append(int(own[number]) if reactions[-1] == REJECTED else intent)
-        return reactions, sent
+        accepts = [rules.ACCEPTS[plant.moisture] for plant in self._plants]
+        return responses(map(self.label_of, suggestions), accepts, rules.EDITS, own, self._draw(_Draw.REACTION))
 
     def _owners_texts(self, plants: Sequence[Plant], words: np.ndarray) -> list[str]:
         return [pick(WORDINGS[plant.moisture, plant.size], x) for plant, x in zip(plants, words, strict=True)]
@@ -145,7 +125,3 @@ class Garden(ExactlySolved):
         if sent is None:
             raise BadDataError(f"{where}: the sent message {record.sent_message!r:.80} is not of this environment")
         return (Plant(*look, 0, 0) if before is None else rules.after_sent(*before, *look)), sent
-
-
-def _label(suggestion: str | None) -> int:
-    return label_of(suggestion, parse_advice, ABSTAIN)

@@ -1,9 +1,9 @@
 """The words of the garden: each kind of advice in 30 wordings, each state that an owner sees in twelve."""
 
-import re
 from itertools import product
 
 from ippo_trainer.environments.garden.rules import MOISTURES, SENT, SIZES
+from ippo_trainer.environments.replies import words
 
 SYSTEM_PROMPT = "you help people with their plants"
 
@@ -37,11 +37,6 @@ WORDINGS: dict[tuple[int, int], tuple[str, ...]] = {
 
 _INTENT_OF = {text: index for index, name in enumerate(SENT) for text in SUGGESTIONS[name]}
 _STATE_OF = {text: state for state, texts in WORDINGS.items() for text in texts}
-
-
-def words(text: str) -> str:
-    """The words of a text in lower case, joined by single spaces."""
-    return " ".join(re.findall(r"[a-z0-9']+", text.lower()))
 
 
 def parse_advice(message: str) -> int | None:
