@@ -28,13 +28,14 @@ SEGMENTS = "segments of letters, digits, '.', '_', '=' and '-' joined by '/', no
 
 def check_key(key: str) -> str:
     """`key`, if it is a safe relative key. Raises BadSpecError on path traversal, absolute paths and odd characters."""
-    segments = key.split("/")
-    if not key or len(key) > 900 or not all(re.fullmatch(SEGMENT, segment) for segment in segments):
-        raise BadSpecError(
-            f"artifact key {key!r} is not allowed",
-            f"Use {SEGMENTS}.",
-        )
+    if not is_key(key):
+        raise BadSpecError(f"artifact key {key!r} is not allowed", f"Use {SEGMENTS}.")
     return key
+
+
+def is_key(key: str) -> bool:
+    """Whether `check_key` takes it."""
+    return 0 < len(key) <= 900 and all(re.fullmatch(SEGMENT, segment) for segment in key.split("/"))
 
 
 def artifact_key(folder: str, digest: str) -> str:

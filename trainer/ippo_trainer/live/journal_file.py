@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ippo_trainer.store.disk import sync_directory
+
 _CRC = 9
 """Characters before the event."""
 _log = logging.getLogger(__name__)
@@ -76,12 +78,3 @@ class JournalFile:
         except OSError as error:  # then readers may see events that nobody was answered: that is harmless
             _log.warning("cannot cut %s to its synced size: %s", self.path, error.strerror)
         os.close(self._descriptor)
-
-
-def sync_directory(path: Path) -> None:
-    """So that a new file's name outlives a crash of the machine. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

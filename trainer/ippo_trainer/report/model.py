@@ -6,9 +6,9 @@ made of an older or newer run; a field of the wrong type is an error that names 
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AliasChoices, AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, AliasGenerator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from ippo_trainer.contract.spec import Decision
@@ -17,6 +17,11 @@ from ippo_trainer.evaluation.comparisons import Comparisons
 from ippo_trainer.evaluation.groups import GroupValues
 
 Z95 = 1.96
+_Row = TypeVar("_Row")
+Rows = Annotated[list[_Row], BeforeValidator(lambda value: value or [])]
+"""Where null stands for none."""
+Label = Annotated[str, BeforeValidator(str)]
+"""Of a turn, which is counted, or of a stage, which has a name."""
 
 
 def _either_case(name: str) -> AliasChoices:
@@ -43,6 +48,13 @@ class Estimate(Read):
     high: float | None = None
 
 
+def _as_estimate(value: object) -> object:
+    return {"estimate": value} if isinstance(value, int | float) else value
+
+
+EstimateOrNumber = Annotated[Estimate, BeforeValidator(_as_estimate)]
+
+
 class Bounds(Read):
     """The least and the most that a mean over all conversations can be, whatever became of the censored ones."""
 
@@ -53,25 +65,15 @@ class Bounds(Read):
 class LossRow(Read):
     """Value lost against the optimum at one turn (counted from 0) or one stage, in units of value."""
 
-    label: str = Field(validation_alias=AliasChoices("turn", "stage"))
+    label: Label = Field(validation_alias=AliasChoices("turn", "stage"))
     loss: float
-
-    @field_validator("label", mode="before")
-    @classmethod
-    def _text(cls, value: object) -> str:
-        return str(value)
 
 
 class MixRow(Read):
     """The shares of the intents of a policy's suggestions in one stage of the conversation; they sum to 1."""
 
-    stage: str
+    stage: Label
     shares: dict[str, float]
-
-    @field_validator("stage", mode="before")
-    @classmethod
-    def _text(cls, value: object) -> str:
-        return str(value)
 
 
 class Exact(Read):
@@ -83,14 +85,9 @@ class Exact(Read):
     success_error: float | None = None
     share_of_optimum: float | None = None
     optimum: float | None = None
-    loss_by_turn: list[LossRow] = []
-    loss_by_stage: list[LossRow] = []
-    intent_mix: list[MixRow] = []
-
-    @field_validator("loss_by_turn", "loss_by_stage", "intent_mix", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return value or []
+    loss_by_turn: Rows[LossRow] = []
+    loss_by_stage: Rows[LossRow] = []
+    intent_mix: Rows[MixRow] = []
 
 
 class PolicyScore(Read):
@@ -105,17 +102,12 @@ class PolicyScore(Read):
     """Share whose ends nobody could see, which the weights do not make up for."""
     success_bounds: Bounds | None = None
     value_bounds: Bounds | None = None
-    acceptance: Estimate | None = None
-    edited: Estimate | None = None
-    abstention: Estimate | None = None
-    length: Estimate | None = None
-    kl: Estimate | None = None
+    acceptance: EstimateOrNumber | None = None
+    edited: EstimateOrNumber | None = None
+    abstention: EstimateOrNumber | None = None
+    length: EstimateOrNumber | None = None
+    kl: EstimateOrNumber | None = None
     exact: Exact | None = None
-
-    @field_validator("acceptance", "edited", "abstention", "length", "kl", mode="before")
-    @classmethod
-    def _plain_number(cls, value: object) -> object:
-        return {"estimate": value} if isinstance(value, int | float) else value
 
     @property
     def best_value(self) -> Estimate:
@@ -153,12 +145,7 @@ class Evaluation(Read):
     confidence: float = 0.95
     lift: Estimate | None = None
     decision: Decision | None = None
-    references: list[Reference] = []
-
-    @field_validator("references", mode="before")
-    @classmethod
-    def _none_is_empty(cls, value: object) -> object:
-        return value or []
+    references: Rows[Reference] = []
 
 
 class TranscriptTurn(Read):
@@ -246,18 +233,15 @@ class CalibrationFigures(Read):
     action_skill: Estimate | None = None
     """Against the model's own value of the state: what knowing the suggestion adds."""
     calibration_error: float | None = None
-    miscalibration: Estimate | None = Field(default=None, validation_alias=AliasChoices("miscalibration", "eps_q"))
+    miscalibration: EstimateOrNumber | None = Field(
+        default=None, validation_alias=AliasChoices("miscalibration", "eps_q")
+    )
     """Until release 0.2 it was called `eps_q`, and had no interval."""
     exact: ExactComparison | None = None
     censoring: CensoredLog | None = None
     calibration: list[Bin] = []
     bins: list[Bin] = []
     curves: Curves = []
-
-    @field_validator("miscalibration", mode="before")
-    @classmethod
-    def _plain_number(cls, value: object) -> object:
-        return {"estimate": value} if isinstance(value, int | float) else value
 
 
 class Training(Read):

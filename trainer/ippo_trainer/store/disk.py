@@ -1,6 +1,7 @@
 """The operating system's errors about files, in the terms of the stage contract."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,3 +42,12 @@ def disk_errors(path: Path | str) -> Iterator[None]:
         yield
     except OSError as error:
         raise disk_error(error, error.filename or path) from error
+
+
+def sync_directory(path: Path) -> None:
+    """So that a new file's name outlives a crash of the machine. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -13,9 +13,9 @@ from typing import IO
 
 from ippo_trainer.contract.digests import PIECE
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.contract.layout import check_key
+from ippo_trainer.contract.layout import check_key, is_key
 from ippo_trainer.store.base import READ_LIMIT, ObjectExistsError, ObjectInfo, ObjectNotFoundError
-from ippo_trainer.store.disk import disk_error, disk_errors
+from ippo_trainer.store.disk import disk_error, disk_errors, sync_directory
 
 PARTS = ".parts"
 _ABANDONED = 3600.0
@@ -100,7 +100,7 @@ class LocalStore:
                     self._link(temporary, path)
                 else:
                     temporary.replace(path)
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
                 return
             except FileNotFoundError:
                 # A delete elsewhere took the empty folder away between the two steps.
@@ -162,17 +162,9 @@ class LocalStore:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     yield from self._walk(folder / entry.name, f"{prefix}{entry.name}/")
-                elif entry.is_file(follow_symlinks=False) and _allowed(prefix + entry.name):
+                elif entry.is_file(follow_symlinks=False) and is_key(prefix + entry.name):
                     with contextlib.suppress(FileNotFoundError):
                         yield ObjectInfo(prefix + entry.name, entry.stat(follow_symlinks=False).st_size)
-
-
-def _allowed(key: str) -> bool:
-    try:
-        check_key(key)
-    except BadSpecError:
-        return False
-    return True
 
 
 def _write_synced(path: Path, source: Path | bytes) -> None:
@@ -184,11 +176,3 @@ def _write_synced(path: Path, source: Path | bytes) -> None:
                 shutil.copyfileobj(file, target, PIECE)
         target.flush()
         os.fsync(target.fileno())
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

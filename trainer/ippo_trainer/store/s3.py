@@ -31,8 +31,8 @@ from botocore.exceptions import (
 from botocore.utils import calculate_md5
 
 from ippo_trainer.contract.digests import PIECE
-from ippo_trainer.contract.errors import BadDataError, BadSpecError, StageError, TryAgainError
-from ippo_trainer.contract.layout import check_key
+from ippo_trainer.contract.errors import BadDataError, StageError, TryAgainError
+from ippo_trainer.contract.layout import check_key, is_key
 from ippo_trainer.contract.spec import S3Location
 from ippo_trainer.store.base import READ_LIMIT, ObjectInfo, ObjectNotFoundError
 from ippo_trainer.store.disk import disk_error, disk_errors
@@ -128,7 +128,7 @@ class S3Store:
                 page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=start, **token)
             for item in page.get("Contents", []):
                 key = item["Key"][cut:]
-                if _allowed(key):
+                if is_key(key):
                     yield ObjectInfo(key, item["Size"])
             if not page.get("IsTruncated"):
                 return
@@ -249,14 +249,6 @@ def _add_md5(params: dict[str, Any], **_: Any) -> None:
 def _pause(attempt: int) -> float:
     """Seconds to wait after the attempt of that number: exponential back-off with jitter, at most 6 s."""
     return random.uniform(0.05, 0.1) * 2.0 ** min(attempt, 6)  # noqa: S311
-
-
-def _allowed(key: str) -> bool:
-    try:
-        check_key(key)
-    except BadSpecError:
-        return False
-    return True
 
 
 def _client(location: S3Location, limits: RequestLimits) -> "S3Client":
