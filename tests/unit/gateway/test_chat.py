@@ -369,7 +369,7 @@ def test_a_client_that_goes_away_gives_its_request_up(tmp_path, stream):
             while not bench.active.asked:
                 await asyncio.sleep(0)
             asking.cancel()
-            while bench.server.in_flight or not bench.active.given_up:
+            while bench.server.ending.in_flight or not bench.active.given_up:
                 await asyncio.sleep(0)
             gate.set()
             assert not bench.events()
@@ -415,14 +415,14 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_no_request(tmp_path
 def test_a_gateway_that_ends_answers_and_closes_then_refuses(tmp_path):
     async def check():
         async with gateway(tmp_path) as bench:
-            bench.server.draining = True
+            bench.server.ending.draining = True
             assert (await bench.client.get("/readyz")).status == 503
             assert (await bench.client.get("/healthz")).status == 200
             async with bench.client.post(CHAT, json={"messages": HELLO}) as response:
                 assert response.status == 200
                 assert response.headers["Connection"] == "close"
-            bench.server.closed = True
+            bench.server.ending.closed = True
             await ask(bench.client, HELLO, 503)
-            await asyncio.wait_for(bench.server.idle(), 5)
+            await asyncio.wait_for(bench.server.ending.idle(), 5)
 
     run(check())

@@ -318,7 +318,7 @@ def test_a_client_that_takes_nothing_is_let_go(tmp_path):
             writer.write(head(CHAT, len(body)) + body)
             while not bench.active.asked:
                 await asyncio.sleep(0)
-            while bench.server.in_flight:
+            while bench.server.ending.in_flight:
                 await asyncio.sleep(0.001)
             assert not bench.events()
             writer.transport.abort()
@@ -336,13 +336,13 @@ def test_bodies_that_are_announced_take_their_room(tmp_path):
                 _, writer = await connected(bench)
                 writer.write(head(CHAT, 1000))
                 writers.append(writer)
-            while bench.server.in_flight < 2:
+            while bench.server.ending.in_flight < 2:
                 await asyncio.sleep(0)
             error = await ask(bench.client, HELLO["messages"], 429)
             assert "memory" in error["error"]["message"]
             for writer in writers:
                 writer.transport.abort()
-            while bench.server.in_flight:
+            while bench.server.ending.in_flight:
                 await asyncio.sleep(0)
             await ask(bench.client, HELLO["messages"])
 

@@ -374,7 +374,7 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_is_no_failure_of_the_ser
             monkeypatch.setattr(web.StreamResponse, "write", gone)
             with pytest.raises(ClientError):
                 await ask_streamed(client, TULIPS)
-            await chat_server.idle()
+            await chat_server.ending.idle()
             return chat_server.metrics.render().decode()
 
     assert 'ippo_serve_requests_total{status="499"} 1.0' in run(check())

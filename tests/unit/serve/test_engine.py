@@ -127,12 +127,12 @@ def test_when_the_engine_is_stopped_open_requests_fail(engine):
 def test_a_draining_gateway_answers_and_closes_then_refuses(serving):
     async def check():
         async with serving() as (client, chat_server):
-            chat_server.draining = True
+            chat_server.ending.draining = True
             assert (await client.get("/readyz")).status == 503
             async with client.post("/v1/chat/completions", json={"messages": [user("hello")]}) as response:
                 assert response.status == 200
                 assert response.headers["Connection"] == "close"
-            chat_server.closed = True
+            chat_server.ending.closed = True
             await ask(client, [user("hello")], 503)
 
     run(check())
@@ -160,7 +160,7 @@ def test_a_client_that_hangs_up_cancels_its_request(serving, engine, monkeypatch
             await started.wait()
             request.cancel()
             await asyncio.wait_for(gone.wait(), 60)
-            await asyncio.wait_for(chat_server.idle(), 60)
+            await asyncio.wait_for(chat_server.ending.idle(), 60)
             assert not going
             text = await (await client.get("/metrics")).text()
             assert 'status="499"' in text

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from ippo_trainer.http.ending import Ending
 from ippo_trainer.http.errors import RequestError
 from ippo_trainer.http.limits import LOGGED_BYTES
 
@@ -33,21 +34,18 @@ class GatewayLimits:
 class Admission:
     """Counts what is under way, and refuses what is too much."""
 
-    def __init__(self, limits: GatewayLimits) -> None:
-        self._limits = limits
-        self.requests = 0
+    def __init__(self, limits: GatewayLimits, ending: Ending) -> None:
+        self._limits, self._ending = limits, ending
         self._bytes = 0
 
     @contextmanager
     def request(self) -> Iterator[None]:
         """A request, while it is under way. Raises RequestError, 429, if there are too many."""
-        if self.requests >= self._limits.requests:
-            raise RequestError(429, f"{self.requests} requests are under way already; try again, or add replicas")
-        self.requests += 1
-        try:
+        under_way = self._ending.in_flight
+        if under_way >= self._limits.requests:
+            raise RequestError(429, f"{under_way} requests are under way already; try again, or add replicas")
+        with self._ending.request():
             yield
-        finally:
-            self.requests -= 1
 
     @contextmanager
     def body(self, size: int) -> Iterator[None]:

@@ -1,6 +1,5 @@
 """The gateway's HTTP side for applications: who may ask, how much at once, and what they get."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +23,9 @@ from ippo_trainer.gateway.policies import Policies
 from ippo_trainer.gateway.reports import Reports, answer_of
 from ippo_trainer.gateway.sending import ClientGoneError, Sending
 from ippo_trainer.http.cors import Cors
+from ippo_trainer.http.ending import Ending
 from ippo_trainer.http.errors import RequestError
-from ippo_trainer.http.middleware import CLIENT_GONE, close_after, failures, noting
+from ippo_trainer.http.middleware import CLIENT_GONE, failures, noting
 from ippo_trainer.live.events import ACTIVE, CANDIDATE
 
 _PACKAGE = "iterative-ppo"
@@ -54,7 +54,8 @@ class GatewayServer:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts, self._limits = parts, parts.limits
-        self._admission = Admission(parts.limits)
+        self.ending = Ending()
+        self._admission = Admission(parts.limits, self.ending)
         memory = Memory()
         tools = ChatTools(
             parts.routes, parts.policies, parts.log, parts.metrics, memory, parts.limits.choices, parts.logged_id
@@ -63,23 +64,12 @@ class GatewayServer:
         self._reports = Reports(parts.log, memory, parts.metrics)
         self._created = int(time.time())
         self._document = document(version(_PACKAGE))
-        self.draining = False
-        """Not ready any more, and connections are closed after their answer; requests that still come are answered."""
-        self.closed = False
-        """Requests get 503."""
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def in_flight(self) -> int:
-        """Requests under way."""
-        return self._admission.requests
 
     def application(self) -> web.Application:
         """The routes."""
         app = web.Application(client_max_size=self._limits.body_bytes, middlewares=[failures(self._limits.body_bytes)])
         Cors(self._parts.origins).install(app)
-        app.on_response_prepare.append(self._close_when_draining)
+        self.ending.install(app)
         app.router.add_get("/healthz", healthy)
         app.router.add_get("/readyz", self.ready)
         app.router.add_get("/openapi.json", self._openapi)
@@ -90,19 +80,16 @@ class GatewayServer:
             self._add(app, operation, self._report_answer(operation))
         return app
 
-    async def idle(self) -> None:
-        """Waits until no request is under way."""
-        await self._idle.wait()
-
     async def ready(self, _: web.Request) -> web.Response:
         """200 while requests are taken."""
-        return web.Response(status=503, text="it is about to end") if self.draining else web.Response(text="ok")
+        draining = self.ending.draining
+        return web.Response(status=503, text="it is about to end") if draining else web.Response(text="ok")
 
     def show(self) -> None:
         """Sets the gauges that are asked for when metrics are."""
         metrics, routes = self._parts.metrics, self._parts.routes()
-        metrics.ready.set(not self.draining)
-        metrics.in_flight.set(self.in_flight)
+        metrics.ready.set(not self.ending.draining)
+        metrics.in_flight.set(self.ending.in_flight)
         metrics.policies.clear()
         metrics.policies.labels(ACTIVE, routes.active.digest).set(1)
         if routes.canary is not None:
@@ -130,18 +117,13 @@ class GatewayServer:
         return handle
 
     async def _admitted(self, request: web.Request, operation: Operation, answer: _Answer) -> web.StreamResponse:
-        if self.closed:
+        if self.ending.closed:
             raise RequestError(503, "this gateway takes no requests: it is about to end")
         assert operation.scope is not None
         caller = self._parts.keys().caller(request.headers, operation.scope)
         limit = self._limits.body_bytes if operation is CHAT else self._limits.report_bytes
         with self._admission.request(), self._admission.body(size_of(request, limit)):
-            self._idle.clear()
-            try:
-                return await answer(request, caller)
-            finally:
-                if self.in_flight == 1:
-                    self._idle.set()
+            return await answer(request, caller)
 
     async def _chat_answer(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         value = await read_object(request, self._limits.body_bytes, self._limits.body_seconds)
@@ -164,10 +146,6 @@ class GatewayServer:
 
     async def _openapi(self, _: web.Request) -> web.Response:
         return web.json_response(self._document)
-
-    async def _close_when_draining(self, _: web.Request, response: web.StreamResponse) -> None:
-        if self.draining:
-            close_after(response)
 
 
 async def healthy(_: web.Request) -> web.Response:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 from aiohttp import web
 
@@ -74,7 +74,7 @@ async def serve(settings: GatewaySettings) -> int:
         _log.info("ready: policy %s of run %s", routes.current.active.digest, routes.current.run)
         await stop.wait()
         end = loop.time() + settings.grace
-        await _drain(server, public, settings.linger, settings.grace)
+        await server.ending.drain(settings.linger, settings.grace, public)
         await asyncio.to_thread(recorder.close, max(_LAST_WRITE_SECONDS, end - loop.time()))
     return 0
 
@@ -94,18 +94,3 @@ async def _listen(
     await listen(runner, port, argument)
     _log.info("listening on port %d (%s)", runner.addresses[0][1], argument)
     return runner
-
-
-async def _drain(server: GatewayServer, runner: web.AppRunner, linger: float, grace: float) -> None:
-    """Answers what there is. Clients do not know yet that they should go elsewhere. After `linger` nobody new is let
-    in, or those who ask on and on would hold up the end."""
-    server.draining = True
-    _log.info("told to end: %d requests to answer", server.in_flight)
-    await asyncio.sleep(min(linger, grace))
-    for site in list(runner.sites):
-        await site.stop()
-    with suppress(TimeoutError):
-        await asyncio.wait_for(server.idle(), max(0.0, grace - linger))
-    if server.in_flight:
-        _log.warning("%d requests were not answered in time", server.in_flight)
-    server.closed = True

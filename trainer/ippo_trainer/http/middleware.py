@@ -1,5 +1,4 @@
-"""What both servers do around every request: failures as answers in OpenAI's shape, statuses for metrics, ends of
-connections."""
+"""What both servers do around every request: failures as answers in OpenAI's shape, statuses for metrics."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -55,12 +54,6 @@ async def noting(answer: Awaitable[web.StreamResponse], note: Callable[[int], No
         raise
     finally:
         note(status)
-
-
-def close_after(response: web.StreamResponse) -> None:
-    """Closes the connection behind an answer whose headers were prepared."""
-    response.headers["Connection"] = "close"
-    response.force_close()
 
 
 def refusal(request: web.Request, failure: RequestError) -> web.Response:

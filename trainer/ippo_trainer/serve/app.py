@@ -12,9 +12,10 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.personas import context_with
 from ippo_trainer.data.schema import State
 from ippo_trainer.http.cors import Cors
+from ippo_trainer.http.ending import Ending
 from ippo_trainer.http.errors import RequestError
 from ippo_trainer.http.limits import SERVED_BYTES
-from ippo_trainer.http.middleware import close_after, failures, noting
+from ippo_trainer.http.middleware import failures, noting
 from ippo_trainer.http.names import HEADER, ConversationNames, Said
 from ippo_trainer.serve import answers
 from ippo_trainer.serve.completion import Completion, CompletionContext
@@ -40,15 +41,9 @@ class ChatServer:
         self._cors = Cors(origins)
         self.context: CompletionContext | None = None
         """Set once the policy can be asked; before, requests get 503."""
-        self.draining = False
-        """Not ready any more, and connections are closed after their answer; requests that still come are answered."""
-        self.closed = False
-        """Requests get 503."""
+        self.ending = Ending()
         self.log: SuggestionLog | None = None
         """Set before the policy can be asked, where suggestions are logged."""
-        self.in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._created = int(time.time())
         # Long conversations take a while to read. One thread: the tokenizer's settings change from text to text.
         self._prompts = ThreadPoolExecutor(1, "prompts")
@@ -58,7 +53,7 @@ class ChatServer:
         """The routes."""
         app = web.Application(client_max_size=SERVED_BYTES, middlewares=[failures(SERVED_BYTES)])
         self._cors.install(app)
-        app.on_response_prepare.append(self._close_when_draining)
+        self.ending.install(app)
         app.on_cleanup.append(self._end_prompts)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -71,14 +66,6 @@ class ChatServer:
     def open(self, policy: ServedModel) -> None:
         """Requests are answered from now on."""
         self.context = CompletionContext(self.digest, policy.renderer, policy.engine, self.metrics, self.log)
-
-    async def idle(self) -> None:
-        """Waits until no request is being answered."""
-        await self._idle.wait()
-
-    async def _close_when_draining(self, _: web.Request, response: web.StreamResponse) -> None:
-        if self.draining:
-            close_after(response)
 
     async def _end_prompts(self, _: web.Application) -> None:
         self._prompts.shutdown(wait=False, cancel_futures=True)
@@ -105,19 +92,13 @@ class ChatServer:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         start, clock = time.monotonic(), time.time()
-        self.in_flight += 1
-        self._idle.clear()
-        self.metrics.in_flight.inc()
         try:
-            return await noting(
-                self._answer(request, start, clock), lambda status: self.metrics.requests.labels(str(status)).inc()
-            )
+            with self.ending.request(), self.metrics.in_flight.track_inprogress():
+                return await noting(
+                    self._answer(request, start, clock), lambda status: self.metrics.requests.labels(str(status)).inc()
+                )
         finally:
             self.metrics.seconds.observe(time.monotonic() - start)
-            self.metrics.in_flight.dec()
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
 
     async def _answer(self, request: web.Request, start: float, clock: float) -> web.StreamResponse:
         try:
@@ -144,13 +125,13 @@ class ChatServer:
 
     def _open_context(self) -> CompletionContext:
         """Raises RequestError if no requests are taken."""
-        failure = self._unready() if not self.draining or self.closed else None
+        failure = self._unready() if not self.ending.draining or self.ending.closed else None
         if failure is not None or self.context is None:
             raise RequestError(503, f"this server takes no requests: {failure}")
         return self.context
 
     def _unready(self) -> str | None:
-        if self.draining:
+        if self.ending.draining:
             return "it is about to end"
         if self.context is None:
             return "the policy is being loaded"

@@ -57,7 +57,7 @@ async def serve(settings: ServerSettings, port: int, linger: float, grace: float
             _log.info("ready: policy %s of run %s", settings.digest, settings.name)
         code = await _until_failure(stop, chat_server)
         end = loop.time() + grace
-        await _drain(chat_server, linger, grace)
+        await chat_server.ending.drain(linger, grace)
         await policy.engine.stop()
         if chat_server.log is not None:
             await asyncio.to_thread(chat_server.log.close, max(_LAST_WRITE_SECONDS, end - loop.time()))
@@ -92,18 +92,6 @@ async def _until_failure(stop: asyncio.Event, chat_server: ChatServer) -> int:
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), 1.0)
     return 0
-
-
-async def _drain(chat_server: ChatServer, linger: float, grace: float) -> None:
-    """Answers what there is. Clients with open connections do not know yet that they should go elsewhere."""
-    chat_server.draining = True
-    _log.info("told to end: %d requests to answer", chat_server.in_flight)
-    await asyncio.sleep(min(linger, grace))
-    try:
-        await asyncio.wait_for(chat_server.idle(), max(0.0, grace - linger))
-    except TimeoutError:
-        _log.warning("%d requests were not answered in time", chat_server.in_flight)
-    chat_server.closed = True
 
 
 async def _in_thread(settings: ServerSettings) -> ServedModel:
