@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser
 
+from ippo_operator.cli.bucket_flags import add_bucket_flags
 from ippo_operator.cli.parsing import Verb, add_run
 
 ABOUT = """\
@@ -24,7 +25,4 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_run(parser, VERB)
     parser.add_argument("conversation", metavar="CONVERSATION", help="its id, as the application calls it")
     parser.add_argument("--dry-run", action="store_true", help="change nothing, say what would be done")
-    parser.add_argument("--endpoint-url", metavar="URL", help="of the S3 store, where it differs from the pods'")
-    parser.add_argument(
-        "--credentials-from-secret", action="store_true", help="use those of spec.artifacts.s3.credentialsSecretName"
-    )
+    add_bucket_flags(parser)

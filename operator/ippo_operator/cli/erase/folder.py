@@ -2,16 +2,16 @@
 
 from argparse import Namespace
 
+from ippo_operator.cli.bucket_flags import check_no_bucket_flags
 from ippo_operator.cli.erase.account import erase
-from ippo_operator.cli.errors import OK, CommandError
+from ippo_operator.cli.errors import OK
 from ippo_operator.cli.folders import open_folder
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
 
 
 def command(arguments: Namespace) -> int:
     """Erases, also while the run goes on."""
-    if arguments.endpoint_url or arguments.credentials_from_secret:
-        raise CommandError("--endpoint-url and --credentials-from-secret are for runs in a cluster, not for folders")
+    check_no_bucket_flags(arguments)
     run = open_folder(arguments.run)
     check_trainer()
     with trainer_errors():

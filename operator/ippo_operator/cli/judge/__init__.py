@@ -3,6 +3,7 @@
 import re
 from argparse import ArgumentParser, ArgumentTypeError
 
+from ippo_operator.cli.bucket_flags import add_bucket_flags
 from ippo_operator.cli.parsing import Verb, add_run, at_least
 
 ABOUT = """\
@@ -49,7 +50,4 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="where votes are kept (default: NAME-votes-I-JUDGE.jsonl, or in the run's folder votes-I-JUDGE.jsonl)",
     )
     parser.add_argument("--votes", nargs="+", metavar="FILE", help="count these votes and ask nobody")
-    parser.add_argument("--endpoint-url", metavar="URL", help="of the S3 store, where it differs from the pods'")
-    parser.add_argument(
-        "--credentials-from-secret", action="store_true", help="use those of spec.artifacts.s3.credentialsSecretName"
-    )
+    add_bucket_flags(parser)

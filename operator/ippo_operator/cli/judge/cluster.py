@@ -1,13 +1,12 @@
 """`ippo judge` of a run in a cluster: the states come from its bucket, the count goes into its spec."""
 
 from argparse import Namespace
-from contextlib import nullcontext
 from pathlib import Path
 
+from ippo_operator.cli.bucket import bucket
 from ippo_operator.cli.clusters import cluster, find
 from ippo_operator.cli.errors import OK
 from ippo_operator.cli.judge.session import evaluated, judge
-from ippo_operator.cli.report.cluster import run_location, secret_credentials
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
 
 
@@ -18,10 +17,8 @@ def command(arguments: Namespace) -> int:
         check_trainer()
         from ippo_trainer.store import open_store
 
-        keys = secret_credentials(runs, run) if arguments.credentials_from_secret else nullcontext()
-        with keys, trainer_errors():
-            store = open_store(run_location(run, arguments.endpoint_url))
-            subject = evaluated(run.status, arguments.iteration, store)
+        with bucket(arguments, runs, run) as location, trainer_errors():
+            subject = evaluated(run.status, arguments.iteration, open_store(location))
         place = Path(arguments.out or f"{run.name}-votes-{subject.iteration}-{arguments.judge}.jsonl")
         votes = judge(arguments, subject, place)
         patch = votes.model_dump(mode="json", by_alias=True)

@@ -3,7 +3,8 @@
 from argparse import Namespace
 from pathlib import Path
 
-from ippo_operator.cli.errors import OK, CommandError
+from ippo_operator.cli.bucket_flags import check_no_bucket_flags
+from ippo_operator.cli.errors import OK
 from ippo_operator.cli.folders import amend, open_folder
 from ippo_operator.cli.judge.session import evaluated, judge
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
@@ -11,8 +12,7 @@ from ippo_operator.cli.trainer import check_trainer, trainer_errors
 
 def command(arguments: Namespace) -> int:
     """Asks, and writes the count into the run."""
-    if arguments.endpoint_url or arguments.credentials_from_secret:
-        raise CommandError("--endpoint-url and --credentials-from-secret are for runs in a cluster, not for folders")
+    check_no_bucket_flags(arguments)
     run = open_folder(arguments.run)
     check_trainer()
     from ippo_trainer.store import open_store

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from ippo_operator.cli.errors import CommandError
+from ippo_operator.cli.bucket_flags import check_no_bucket_flags
 from ippo_operator.cli.folders import read
 from ippo_operator.cli.logs.folder import last_lines
 from ippo_operator.cli.report.errors import report_errors
@@ -17,8 +17,7 @@ LOG_LINES = 20
 
 def command(arguments: Namespace) -> int:
     """Writes the report of a run, finished or not."""
-    if arguments.endpoint_url or arguments.credentials_from_secret:
-        raise CommandError("--endpoint-url and --credentials-from-secret are for runs in a cluster, not for folders")
+    check_no_bucket_flags(arguments)
     folder = RunFolder(Path(arguments.run))
     output = Path(arguments.out) if arguments.out else folder.path / "report.html"
     print(write_report_of(folder, output))

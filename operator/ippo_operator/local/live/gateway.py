@@ -40,7 +40,7 @@ def check_port(port: int) -> None:
         time.sleep(0.1)
 
 
-class LocalGateway:
+class LocalGateway(KeptProcess):
     """An ippo-gateway in front of the policy servers.
 
     Args:
@@ -48,14 +48,13 @@ class LocalGateway:
         clock: seconds that only grow.
     """
 
-    def __init__(self, place: Place, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, place: Place, clock: Callable[[], float]) -> None:
+        super().__init__(place.folder / "gateway.log", clock)
         self._place = place
         self._settings = place.run.spec.gateway or Gateway()
         self._routes_file = place.folder / "routes.json"
         self._address = place.folder / "gateway.json"
         self._internal = 0
-        self.log = place.folder / "gateway.log"
-        self._kept = KeptProcess(self._start, self.log, clock)
         self.routes: Routes | None = None
         """What it is told."""
 
@@ -64,27 +63,17 @@ class LocalGateway:
         """Where applications ask."""
         return self._settings.port
 
-    @property
-    def process(self) -> BaseProcess | None:
-        """It, while it runs."""
-        return self._kept.process
-
-    @property
-    def trouble(self) -> str:
-        """How it ended last, if it did soon after its start."""
-        return self._kept.last_words() if self._kept.failures else ""
-
     def keep(self, routes: Routes) -> None:
         """Tells it the routes, and starts it if it does not run."""
         if routes != self.routes:
             write_atomically(self._routes_file, routes_text(routes).encode())
             self.routes = routes
-        if self._kept.keep():
+        if self._keep():
             write_json(self._address, {"url": url_of(self.port), "run": self._place.run.metadata.name})
 
     def report(self) -> LiveReport | None:
         """What it says; None where it does not answer."""
-        if self._kept.process is None:
+        if self.process is None:
             return None
         answer = loopback.get(self._internal, REPORT_PATH)
         if answer is None or answer[0] != 200:
@@ -94,13 +83,9 @@ class LocalGateway:
         except ValidationError:
             return None
 
-    def tell_to_end(self) -> None:
-        """It answers what it has, writes its journal into segments and ends."""
-        self._kept.tell_to_end()
-
     def wait(self, until: float, hurry: Callable[[], bool] = lambda: False) -> None:
-        """Waits for its end."""
-        self._kept.wait(until, hurry)
+        """Waits for its end; nobody finds it any more then."""
+        super().wait(until, hurry)
         self._address.unlink(missing_ok=True)
 
     def _start(self) -> BaseProcess:
@@ -120,7 +105,7 @@ class LocalGateway:
         }
         repeated = [f"--redact={redaction}" for redaction in settings.redact or ()]
         repeated += [f"--allow-origin={origin}" for origin in settings.allowed_origins or ()]
-        program = Program(((self._place.launcher.programs.gateway, (*flags(options), *repeated)),), {}, self.log)
+        program = Program(((self._place.launcher.programs.gateway, (*flags(options), *repeated)),), {}, self._log)
         return self._place.launcher.start_program(program)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import signal
-import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -17,19 +17,15 @@ _WELL_SECONDS = 60.0
 """A process that ran for so long had started well, however it ended."""
 
 
-class KeptProcess:
+class KeptProcess(ABC):
     """Keeps one process at work.
 
     Args:
-        start: starts it.
         log: what it prints.
         clock: seconds that only grow.
     """
 
-    def __init__(
-        self, start: Callable[[], BaseProcess], log: Path, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._start = start
+    def __init__(self, log: Path, clock: Callable[[], float]) -> None:
         self._log = log
         self._clock = clock
         self._process: BaseProcess | None = None
@@ -40,7 +36,10 @@ class KeptProcess:
         self.code = 0
         """Of the last end."""
 
-    def keep(self) -> bool:
+    @abstractmethod
+    def _start(self) -> BaseProcess: ...
+
+    def _keep(self) -> bool:
         """Takes note of an end, and starts it when that is due; returns whether it was started now."""
         now = self._clock()
         if self._process is not None and not self._process.is_alive():
@@ -69,13 +68,18 @@ class KeptProcess:
         """It ended and said that it would do so again."""
         return self._process is None and self.failures > 0 and self.code in FINAL
 
+    @property
+    def trouble(self) -> str:
+        """How it ended last, if it did soon after its start."""
+        return self.last_words() if self.failures else ""
+
     def last_words(self) -> str:
         """How it ended, and the last line that it printed."""
         said = last_line(self._log)
         return f"it ended with {self.code}{f': {said}' if said else ''}, see {self._log}"
 
     def tell_to_end(self) -> None:
-        """SIGTERM, if it runs."""
+        """It answers what it has, brings its work to an end and ends."""
         self._signal(signal.SIGTERM)
 
     def wait(self, until: float, hurry: Callable[[], bool] = lambda: False) -> None:

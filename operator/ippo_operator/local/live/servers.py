@@ -1,7 +1,6 @@
 """The policy servers of a local run: one for each policy that is asked."""
 
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -37,18 +36,17 @@ class Place:
     """Of the gateway; without them, everybody who reaches it may ask and report."""
 
 
-class PolicyServer:
+class PolicyServer(KeptProcess):
     """An ippo-serve of one policy, at a port of its own."""
 
-    def __init__(self, place: Place, policy: DeployedPolicy, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, place: Place, policy: DeployedPolicy, clock: Callable[[], float]) -> None:
         name = policy.artifact.digest.removeprefix("sha256:")[:16]
+        super().__init__(place.folder / f"server-{name}.log", clock)
         self.policy = policy
         self.port = 0
         self._place = place
         self._model = place.folder / "policies" / name
-        self._log = place.folder / f"server-{name}.log"
         self._ready = False
-        self._kept = KeptProcess(self._start, self._log, clock)
         self.retire_at: float | None = None
         """When it is told to end; None while it is needed."""
 
@@ -63,42 +61,27 @@ class PolicyServer:
         return f"http://{loopback.HOST}:{self.port}"
 
     @property
-    def process(self) -> BaseProcess | None:
-        """It, while it runs."""
-        return self._kept.process
-
-    @property
     def failure(self) -> str:
         """Why it will not get ready; empty while it may."""
-        kept = self._kept
-        return kept.last_words() if not self._ready and (kept.hopeless or kept.failures >= _HOPELESS) else ""
-
-    @property
-    def trouble(self) -> str:
-        """How it ended last, if it did soon after its start."""
-        return self._kept.last_words() if self._kept.failures else ""
+        return self.last_words() if not self._ready and (self.hopeless or self.failures >= _HOPELESS) else ""
 
     def keep(self) -> None:
         """Starts it, again if it ended."""
-        if self._kept.keep():
+        if self._keep():
             self._ready = False
 
     def ready(self) -> bool:
         """Whether it takes requests."""
-        if self._kept.process is None:
+        if self.process is None:
             self._ready = False
         elif not self._ready:
             answer = loopback.get(self.port, "/readyz")
             self._ready = answer is not None and answer[0] == 200
         return self._ready
 
-    def tell_to_end(self) -> None:
-        """It answers what it has and ends."""
-        self._kept.tell_to_end()
-
     def wait(self, until: float, hurry: Callable[[], bool] = lambda: False) -> None:
         """Waits for its end, then removes the files of its policy."""
-        self._kept.wait(until, hurry)
+        super().wait(until, hurry)
         shutil.rmtree(self._model, ignore_errors=True)
 
     def _start(self) -> BaseProcess:
