@@ -16,6 +16,11 @@ def create_run(api: Api, namespace: str, name: str = "small", **spec: Any) -> st
     return f"{RUNS.format(namespace)}/{name}"
 
 
+def jobs(api: Api, namespace: str) -> list[dict[str, Any]]:
+    """Of a namespace."""
+    return list(api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs").body["items"])
+
+
 def status_of(api: Api, path: str) -> dict[str, Any]:
     """Its status; an empty one before the first pass."""
     status: dict[str, Any] = api.get(path).body.get("status") or {}

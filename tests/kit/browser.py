@@ -5,8 +5,11 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.kit.waiting import until
 
@@ -30,6 +33,19 @@ FLAGS = [
 def find() -> str | None:
     """The path of an installed Chromium or Chrome."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+NEEDED = pytest.mark.skipif(find() is None, reason="no Chromium or Chrome is installed")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
+    """For a module that imports it."""
+    program = find()
+    assert program is not None
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
 
 
 class Browser:

@@ -54,7 +54,7 @@ class FakeApi:
     after: Callable[[int, Request, Response], Response | None] = lambda _number, _request, _response: None
     """Called after the effect; may raise or replace the answer."""
     on_change: Callable[[str, Object], None] = lambda _kind, _object: None
-    """ADDED, MODIFIED or DELETED, as a watch would tell."""
+    """ADDED, MODIFIED or DELETED, as a watch would tell. The object is the server's own: only to be looked at."""
     created: list[Key] = field(default_factory=list)
     """Every object ever created through `send`, also those deleted since."""
     behind: Callable[[str, str], bytes | None] = lambda _service, _path: None
@@ -98,9 +98,9 @@ class FakeApi:
                 result = (
                     self._list(plural, namespace, request) if name is None else self._found(plural, namespace, name)
                 )
-                return Response(200, {}, copied(result))
+                return Response(200, {}, copied(result) if request.keep is None else result)  # else it is read anew
             if request.method == "POST":
-                return Response(201, {}, self._create(plural, namespace, body))
+                return Response(201, {}, copied(self._create(plural, namespace, body)))
             if request.method == "DELETE":
                 return Response(200, {}, self._delete(plural, namespace, name, body or {}))
             changed = self._write(plural, namespace, name, sub, body, request)
@@ -196,8 +196,8 @@ class FakeApi:
     def _store(self, key: Key, body: Object, event: str) -> Object:
         body["metadata"]["resourceVersion"] = str(next(self._versions))
         self.objects[key] = body
-        self.on_change(event, copied(body))
-        return copied(body)
+        self.on_change(event, body)
+        return body
 
     def _delete(self, plural: str, namespace: str, name: str, options: Object) -> Object:
         item = self._found(plural, namespace, name)
@@ -206,6 +206,7 @@ class FakeApi:
             raise refusal(409, "Conflict", f'{plural} "{name}": the UID in the precondition does not match')
         if options.get("propagationPolicy") == "Foreground" or item["metadata"].get("finalizers"):
             if "deletionTimestamp" not in item["metadata"]:
+                item = copied(item)
                 item["metadata"]["deletionTimestamp"] = "2026-01-31T12:00:00Z"
                 self._store((plural, namespace, name), item, "MODIFIED")
             return item
@@ -217,7 +218,7 @@ class FakeApi:
     def remove(self, plural: str, namespace: str, name: str) -> None:
         """Deletes an object and, as the garbage collector does, all that it owns."""
         gone = self.objects.pop((plural, namespace, name))
-        self.on_change("DELETED", copied(gone))
+        self.on_change("DELETED", gone)
         for (kind, place, other), item in list(self.objects.items()):
             owners = item["metadata"].get("ownerReferences") or []
             if (

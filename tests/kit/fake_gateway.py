@@ -52,6 +52,12 @@ class FakeGateway:
         self._thread.join()
         self._loop.close()
 
+    @property
+    def told_of_one(self) -> list[Any]:
+        """Of its only conversation."""
+        [told] = self.told.values()
+        return told
+
     async def _start(self) -> web.AppRunner:
         runner = web.AppRunner(self.app(), shutdown_timeout=0.1)
         await runner.setup()

@@ -13,20 +13,12 @@ from ippo_trainer.live.events import ACTIVE, CLOSE, COMPLAINT, OUTCOME, REACTION
 from ippo_trainer.store.base import READ_LIMIT, ObjectExistsError, ObjectInfo, ObjectNotFoundError, Store
 from ippo_trainer.store.segments import segment_key, segment_name
 
+from tests.kit.chat import assistant, user
+
 DIGESTS = ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
 BEGIN = 1_764_230_400.0
 """2025-11-27, 08:00 UTC."""
 DAY = 86400.0
-
-
-def asked(text: str) -> dict[str, Any]:
-    """A customer's message."""
-    return {"role": "user", "content": text}
-
-
-def said(text: str, **more: Any) -> dict[str, Any]:
-    """The business's."""
-    return {"role": "assistant", "content": text, **more}
 
 
 @dataclass
@@ -48,7 +40,7 @@ class Chat:
 
     def ask(self, text: str, suggestion: str | None, time: float, seconds: float = 0.5, **more: Any) -> Event:
         """The customer writes and gets a suggestion; `more` goes into the record, `persona` into the event."""
-        self.messages = [*self.messages, asked(text)]
+        self.messages = [*self.messages, user(text)]
         return self.again(suggestion, time, seconds, **more)
 
     def again(self, suggestion: str | None, time: float, seconds: float = 0.5, **more: Any) -> Event:
@@ -82,7 +74,7 @@ class Chat:
     def send(self, suggestion: Event, sent: str | None = None) -> None:
         """The business sends the suggestion, or another text; nobody reports it."""
         text = suggestion["suggestion"]["suggestion"] if sent is None else sent
-        self.messages = [*self.messages, said(text or "")]
+        self.messages = [*self.messages, assistant(text or "")]
         self.turn += bool(text)
 
     def react(

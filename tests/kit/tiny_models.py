@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from ippo_trainer.models.sampling import Sampling
 from transformers import AutoConfig, AutoModelForCausalLM
 
 
@@ -21,3 +22,10 @@ def tiny_model(kind: str, vocabulary: int, seed: int | None = None, **changes: A
         torch.manual_seed(seed)
     config = AutoConfig.for_model(kind, vocab_size=vocabulary, **sizes | changes)
     return AutoModelForCausalLM.from_config(config).eval()
+
+
+def logprobs_of(model: Any, prompt: list[int], ids: list[int], how: Sampling) -> list[float]:
+    """The log-probabilities of a response's tokens, from one forward."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
+    return how.scale(logits.clone()).log_softmax(-1).gather(-1, torch.tensor(ids).unsqueeze(-1))[:, 0].tolist()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.kit.api_runs import create_run, stands, status_of, wait_for
+from tests.kit.api_runs import create_run, jobs, stands, status_of, wait_for
 from tests.kit.control_plane import RUNS, Api
 from tests.kit.kubelet import Kubelet, delete_namespace, namespace_of
 from tests.kit.operator_process import Operator
@@ -63,10 +63,6 @@ def under_way(api: Api, path: str, stage: str = "collect") -> None:
         return status.get("stage") == stage and bool((status.get("active") or {}).get("observed"))
 
     until(seen, f"the job of {stage} is seen", 60)
-
-
-def jobs(api: Api, namespace: str) -> list[dict[str, Any]]:
-    return list(api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs").body["items"])
 
 
 def each_once(api: Api, namespace: str, run: str, stages: int) -> None:

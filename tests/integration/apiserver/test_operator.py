@@ -3,9 +3,8 @@
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
-from tests.kit.api_runs import create_run, stands, wait_for
+from tests.kit.api_runs import create_run, jobs, stands, wait_for
 from tests.kit.control_plane import Api, ControlPlane
 from tests.kit.operator_process import Operator
 from tests.kit.toy_controllers import StandIn
@@ -87,7 +86,3 @@ def test_suspend_resume_and_deletion_on_a_real_server(
         assert api.delete(path).code == 200
         assert api.get(path).code == 404  # no finalizer holds it
         assert operator.stop() == 0
-
-
-def jobs(api: Api, namespace: str) -> list[dict[str, Any]]:
-    return list(api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs").body["items"])

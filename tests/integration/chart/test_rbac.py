@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from ippo_operator.plan.names import job_name
 
-from tests.kit.api_runs import create_run, stands
+from tests.kit.api_runs import create_run, jobs, stands
 from tests.kit.control_plane import Api, ControlPlane
 from tests.kit.toy_controllers import StandIn, connect, job_status
 from tests.kit.toy_gateway import LIVE
 from tests.kit.waiting import until
 
-from .helm import USER_ROLES, Manifest, apply, of_kind
+from .helm import USER_ROLES, apply, of_kind
 from .installed import CLUSTER_WIDE, ROLES_ONLY, Installed, wait_for
 from .rights import granted
 
@@ -24,10 +24,6 @@ def installed(request: pytest.FixtureRequest, plane: ControlPlane, tmp_path: Pat
         release.operator.wait_ready()
         yield release
     release.remove()
-
-
-def jobs(api: Api, place: str) -> list[Manifest]:
-    return list(api.get(f"/apis/batch/v1/namespaces/{place}/jobs").body["items"])
 
 
 def a_whole_life(made: Installed) -> None:

@@ -19,6 +19,8 @@ from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.tokenizer import build_tokenizer
 
+from tests.kit.tiny_models import logprobs_of
+
 ROOT = Path(__file__).parents[3]
 PYTHON = os.environ.get("IPPO_VLLM_PYTHON") or (sys.executable if importlib.util.find_spec("vllm") else "")
 TOKENS, LENGTH = 24, 256
@@ -82,12 +84,6 @@ def answers(asked: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> 
     command = [PYTHON, program, str(folder / "asked.json"), str(folder / "answers.json")]
     subprocess.run(command, env=environment, check=True)
     return json.loads((folder / "answers.json").read_text())
-
-
-def logprobs_of(model: Any, prompt: list[int], ids: list[int], how: Sampling) -> Any:
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-    return how.scale(logits.clone()).log_softmax(-1).gather(-1, torch.tensor(ids).unsqueeze(-1))[:, 0].tolist()
 
 
 @pytest.mark.parametrize(("name", "answer"), [("policy", "greedy"), ("other", "other"), ("adapted", "adapted")])

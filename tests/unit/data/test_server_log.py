@@ -16,15 +16,8 @@ from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.server_log import segments_in, write_served
 
-DIGESTS = ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
-
-
-def asked(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
-
-
-def said(text: str, **more: Any) -> dict[str, Any]:
-    return {"role": "assistant", "content": text, **more}
+from tests.kit.chat import assistant, user
+from tests.kit.live_events import DIGESTS
 
 
 def record(identifier: str, messages: list[dict[str, Any]], suggestion: str | None, **more: Any) -> dict[str, Any]:
@@ -78,14 +71,14 @@ def read(folder: Path, rows: list[dict[str, Any]] | None = None) -> tuple[list[C
 
 
 def test_a_conversation_tells_what_became_of_its_suggestions(tmp_path: Path) -> None:
-    one, two, three = asked("tea?"), asked("how much?"), asked("thanks")
+    one, two, three = user("tea?"), user("how much?"), user("thanks")
     folder = write(
         tmp_path / "log",
-        [record("r1", [one], "we have tea"), record("r2", [one, said("we have tea"), two], "ten")],
+        [record("r1", [one], "we have tea"), record("r2", [one, assistant("we have tea"), two], "ten")],
         [
             record(
                 "r3",
-                [one, said("we have tea"), two, said("twelve", suggestion="ten", reaction="rejected"), three],
+                [one, assistant("we have tea"), two, assistant("twelve", suggestion="ten", reaction="rejected"), three],
                 "bye",
             )
         ],
@@ -106,8 +99,8 @@ def test_a_conversation_tells_what_became_of_its_suggestions(tmp_path: Path) -> 
 
 
 def test_reactions_and_outcomes_of_one_file(tmp_path: Path) -> None:
-    one, two = asked("tea?"), asked("how much?")
-    lines = [record("r1", [one], "we have tea"), record("r2", [one, said("no"), two], "ten")]
+    one, two = user("tea?"), user("how much?")
+    lines = [record("r1", [one], "we have tea"), record("r2", [one, assistant("no"), two], "ten")]
     rows: list[dict[str, Any]] = [
         {"id": "r1", "reaction": "rejected", "sent": "no"},
         {"conversation_id": "c", "turn": 1, "reaction": "edited", "sent": "eleven", "time": 999},
@@ -120,18 +113,18 @@ def test_reactions_and_outcomes_of_one_file(tmp_path: Path) -> None:
 
 def test_a_suggestion_that_was_never_displayed_or_sent(tmp_path: Path) -> None:
     rows = [{"id": "r1", "reaction": "rejected", "displayed": False}]
-    [conversation], _ = read(write(tmp_path / "log", [record("r1", [asked("tea?")], "we have tea")]), rows)
+    [conversation], _ = read(write(tmp_path / "log", [record("r1", [user("tea?")], "we have tea")]), rows)
     [turn] = conversation.turns
     assert (turn.displayed, turn.sent_message, turn.suggestion) == (False, "", "we have tea")
 
 
 def test_abstentions(tmp_path: Path) -> None:
     """One after which the business wrote, one after which the customer spoke on, and one at the end."""
-    one, two, three = asked("tea?"), asked("hm"), asked("well?")
+    one, two, three = user("tea?"), user("hm"), user("well?")
     lines = [
         record("r1", [one], None),
-        record("r2", [one, said("we have"), two], None),
-        record("r3", [one, said("we have"), two, said(""), three], None, turn=1, message="hm\nwell?"),
+        record("r2", [one, assistant("we have"), two], None),
+        record("r3", [one, assistant("we have"), two, assistant(""), three], None, turn=1, message="hm\nwell?"),
     ]
     [conversation], left_out = read(write(tmp_path / "log", lines))
     assert [(t.customer_message, t.suggestion, t.reaction, t.sent_message) for t in conversation.turns] == [
@@ -143,9 +136,9 @@ def test_abstentions(tmp_path: Path) -> None:
 
 
 def test_the_suggestion_that_was_sent_counts_among_several(tmp_path: Path) -> None:
-    one, two = asked("tea?"), asked("how much?")
+    one, two = user("tea?"), user("how much?")
     lines = [record(f"r{n}", [one], text, choice=n % 2, time=101.0 + n) for n, text in enumerate(("a", "b", "c"))]
-    conversation = [*lines, record("r9", [one, said("b"), two], "ten")]
+    conversation = [*lines, record("r9", [one, assistant("b"), two], "ten")]
     [found], left_out = read(write(tmp_path / "log", conversation))
     assert [turn.suggestion for turn in found.turns] == ["b", "ten"]
     assert left_out == {"suggestions that were made again": 2}
@@ -159,10 +152,10 @@ def test_the_suggestion_that_was_sent_counts_among_several(tmp_path: Path) -> No
 
 def test_turns_of_others_are_theirs(tmp_path: Path) -> None:
     """A suggestion that no server logged was somebody else's, and another policy's has that one's digest."""
-    one, two, three = asked("tea?"), asked("how much?"), asked("and now?")
+    one, two, three = user("tea?"), user("how much?"), user("and now?")
     lines = [
-        record("r2", [one, said("hello"), two], "ten", policy_digest=DIGESTS[1]),
-        record("r3", [one, said("hello"), two, said("ten"), three], "eleven"),
+        record("r2", [one, assistant("hello"), two], "ten", policy_digest=DIGESTS[1]),
+        record("r3", [one, assistant("hello"), two, assistant("ten"), three], "eleven"),
     ]
     [conversation], _ = read(write(tmp_path / "log", lines))
     assert [turn.behaviour for turn in conversation.turns] == ["log", "policy", "policy"]
@@ -171,10 +164,10 @@ def test_turns_of_others_are_theirs(tmp_path: Path) -> None:
 
 
 def test_requests_without_a_name_are_not_counted_twice(tmp_path: Path) -> None:
-    one = asked("tea?")
+    one = user("tea?")
     lines = [
         record("r1", [one], "a", named=False, conversation_id="made-1"),
-        record("r2", [one, said("a"), one], "b", named=False, conversation_id="made-2"),
+        record("r2", [one, assistant("a"), one], "b", named=False, conversation_id="made-2"),
     ]
     found, left_out = read(write(tmp_path / "log", lines))
     assert [conversation.id for conversation in found] == ["made-1"]
@@ -188,10 +181,10 @@ def test_the_log_depends_on_lines_alone(tmp_path: Path, seed: int, monkeypatch: 
     for number in range(20):
         messages: list[dict[str, Any]] = []
         for turn in range(1 + number % 4):
-            messages = [*messages, asked(f"message {turn}")]
+            messages = [*messages, user(f"message {turn}")]
             named = {"conversation_id": f"c{number}", "customer_id": f"u{number % 3}"}
             lines.append(record(f"r{number}-{turn}", messages, f"text {turn}", **named))
-            messages = [*messages, said(f"text {turn}")]
+            messages = [*messages, assistant(f"text {turn}")]
     read(write(tmp_path / "once", lines))
     generator = random.Random(seed)
     again = [*lines, *generator.sample(lines, 15)]
@@ -208,7 +201,7 @@ def test_the_log_depends_on_lines_alone(tmp_path: Path, seed: int, monkeypatch: 
 @pytest.mark.parametrize("suggestion", [None, "", " "])
 def test_a_conversation_may_end_with_nothing(tmp_path: Path, suggestion: str | None) -> None:
     """An untrained policy suggests empty texts."""
-    [conversation], _ = read(write(tmp_path / "log", [record("r1", [asked("tea?")], suggestion)]))
+    [conversation], _ = read(write(tmp_path / "log", [record("r1", [user("tea?")], suggestion)]))
     [turn] = conversation.turns
     assert (turn.suggestion, turn.sent_message.strip()) == (suggestion, "")
 
@@ -218,12 +211,12 @@ def test_a_conversation_may_end_with_nothing(tmp_path: Path, suggestion: str | N
     [
         (b"no gzip", "its beginning is not what a server"),
         (gzip.compress(b'{"version": 1}\n', mtime=0), "line 1 is not what a server"),
-        (gzip.compress(json.dumps(record("r", [asked("a")], "b") | {"version": 2}).encode(), mtime=0), "version 2"),
-        (gzip.compress(json.dumps(record("r", [asked("a")], "b")).encode(), mtime=0)[:-9], "is not what a server"),
+        (gzip.compress(json.dumps(record("r", [user("a")], "b") | {"version": 2}).encode(), mtime=0), "version 2"),
+        (gzip.compress(json.dumps(record("r", [user("a")], "b")).encode(), mtime=0)[:-9], "is not what a server"),
     ],
 )
 def test_a_damaged_segment_is_named(tmp_path: Path, content: bytes, words: str) -> None:
-    folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
+    folder = write(tmp_path / "log", [record("r1", [user("tea?")], "a")])
     (folder / "20261127T080000Z-abcdef-000002.jsonl.gz").write_bytes(content)
     with pytest.raises(BadDataError, match=words) as caught:
         read(folder)
@@ -252,7 +245,7 @@ def test_a_folder_without_segments(tmp_path: Path) -> None:
     ],
 )
 def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:
-    folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
+    folder = write(tmp_path / "log", [record("r1", [user("tea?")], "a")])
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def join() -> None:
@@ -265,29 +258,29 @@ def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], wo
 
 
 def test_contexts_and_messages_of_tools_come_back(tmp_path: Path) -> None:
-    tool, call = {"role": "tool", "content": {"stock": 3}}, {**said(""), "tool_calls": [{"id": "1"}]}
+    tool, call = {"role": "tool", "content": {"stock": 3}}, {**assistant(""), "tool_calls": [{"id": "1"}]}
     given: dict[str, Any] = {"context": "name: Ana"}
-    first = [{"role": "system", "content": "name: Ana"}, tool, asked("tea?")]
-    second = [*first, said("yes"), asked("how much?"), call, tool, {"role": "tool", "content": "4.50"}]
+    first = [{"role": "system", "content": "name: Ana"}, tool, user("tea?")]
+    second = [*first, assistant("yes"), user("how much?"), call, tool, {"role": "tool", "content": "4.50"}]
     lines = [record("a", first, "yes", **given), record("b", second, "it costs 4.50", message="how much?", **given)]
     [conversation], _ = read(write(tmp_path / "log", lines))
     assert conversation.context == "name: Ana"
     assert [turn.tool_messages for turn in conversation.turns] == [("stock: 3",), ("stock: 3", "4.50")]
     assert [turn.suggestion for turn in conversation.turns] == ["yes", "it costs 4.50"]
     assert all(turn.policy_digest == DIGESTS[0] for turn in conversation.turns)
-    [without], _ = read(write(tmp_path / "old", [record("a", [asked("tea?")], "yes")]))
+    [without], _ = read(write(tmp_path / "old", [record("a", [user("tea?")], "yes")]))
     assert (without.context, without.turns[0].tool_messages) == ("", ())
 
 
 STRANGE = [None, [], {"a": 1}, "x", "", "\ud800", -1, 1.5, True, math.nan, 10**400]
 
 
-@pytest.mark.parametrize("field", [*record("r", [asked("a")], "b"), "context"])
+@pytest.mark.parametrize("field", [*record("r", [user("a")], "b"), "context"])
 def test_whatever_a_line_holds_it_is_read_or_its_segment_is_named(tmp_path: Path, field: str) -> None:
-    lines = [record("r1", [asked("tea?")], "a") | {field: value} for value in STRANGE]
-    lines.append({name: value for name, value in record("r1", [asked("tea?")], "a").items() if name != field})
+    lines = [record("r1", [user("tea?")], "a") | {field: value} for value in STRANGE]
+    lines.append({name: value for name, value in record("r1", [user("tea?")], "a").items() if name != field})
     for number, line in enumerate(lines):
-        folder = write(tmp_path / str(number), [record("r0", [asked("tea?")], "a"), line])
+        folder = write(tmp_path / str(number), [record("r0", [user("tea?")], "a"), line])
         refusal = BadDataError("000001.jsonl.gz can be read", "Read it.")
         try:
             read(folder)
@@ -298,24 +291,24 @@ def test_whatever_a_line_holds_it_is_read_or_its_segment_is_named(tmp_path: Path
         assert any(place in refusal.message for place in places)
 
 
-@pytest.mark.parametrize("messages", [["hi"], [{"role": "bot"}], [said("a")], [{"role": "user", "content": [3]}]])
+@pytest.mark.parametrize("messages", [["hi"], [{"role": "bot"}], [assistant("a")], [{"role": "user", "content": [3]}]])
 def test_messages_that_no_server_answers_name_the_conversation_or_the_segment(
     tmp_path: Path, messages: list[Any]
 ) -> None:
     with pytest.raises(BadDataError, match=r"conversation 'c'|000001.jsonl.gz"):
-        read(write(tmp_path / "log", [record("r1", [asked("tea?")], "a") | {"messages": messages}]))
+        read(write(tmp_path / "log", [record("r1", [user("tea?")], "a") | {"messages": messages}]))
 
 
 @pytest.mark.parametrize("nothing", ["", [], [{"type": "text", "text": " "}]])
 def test_an_abstention_in_the_history_however_a_client_writes_nothing(tmp_path: Path, nothing: Any) -> None:
-    history = [asked("tea?"), {"role": "assistant", "content": nothing}, asked("hello?")]
-    lines = [record("r1", [asked("tea?")], None), record("r2", history, "yes", turn=0, message="tea?\nhello?")]
+    history = [user("tea?"), {"role": "assistant", "content": nothing}, user("hello?")]
+    lines = [record("r1", [user("tea?")], None), record("r2", history, "yes", turn=0, message="tea?\nhello?")]
     [conversation], _ = read(write(tmp_path / "log", lines))
     assert [(turn.customer_message, turn.suggestion) for turn in conversation.turns] == [("tea?\nhello?", "yes")]
 
 
 def test_reactions_to_nothing_are_counted(tmp_path: Path) -> None:
-    folder = write(tmp_path / "log", [record("r1", [asked("tea?")], "a")])
+    folder = write(tmp_path / "log", [record("r1", [user("tea?")], "a")])
     rows = [{"id": "r1", "reaction": "accepted"}, {"conversation_id": "c", "turn": 0, "reaction": "accepted"}]
     for others in (0, 3):
         extra = [{"id": f"other{number}", "reaction": "edited"} for number in range(others)]

@@ -9,12 +9,13 @@ import pytest
 from aiohttp import web
 from ippo_trainer.gateway import page
 
-from tests.kit import browser, gateways
+from tests.kit import gateways
+from tests.kit.browser import NEEDED, Browser
+from tests.kit.browser import chromium as chromium
 from tests.kit.fake_gateway import FakeGateway
 from tests.kit.readable import LOW_CONTRAST
 
-PROGRAM = browser.find()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium or Chrome is installed")
+pytestmark = NEEDED
 SHOTS = os.environ.get("IPPO_SCREENSHOTS", "")
 """A folder for what the page looks like, for people."""
 WINDOWS = pytest.mark.parametrize(
@@ -32,21 +33,13 @@ class PageGateway(FakeGateway):
         return app
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    assert PROGRAM is not None
-    opened = browser.Browser(PROGRAM, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
-
-
 @pytest.fixture
 def gateway() -> Iterator[PageGateway]:
     with PageGateway(lambda message: SUGGESTIONS.get(message, "Is there anything else?")) as running:
         yield running
 
 
-def look(chromium: browser.Browser, name: str) -> None:
+def look(chromium: Browser, name: str) -> None:
     """Nothing is too pale or out of sight; a picture of it, if one is wanted."""
     assert chromium.evaluate(LOW_CONTRAST) == []
     assert chromium.evaluate("document.documentElement.scrollWidth <= innerWidth")
@@ -54,19 +47,13 @@ def look(chromium: browser.Browser, name: str) -> None:
         chromium.screenshot(Path(SHOTS) / f"{name}.png")
 
 
-def text(chromium: browser.Browser, selector: str) -> str:
+def text(chromium: Browser, selector: str) -> str:
     return str(chromium.evaluate(f"document.querySelector({selector!r}).innerText"))
-
-
-def told(gateway: FakeGateway) -> list[object]:
-    """What the gateway was told of its only conversation."""
-    [told] = gateway.told.values()
-    return told
 
 
 @WINDOWS
 def test_a_conversation_from_greeting_to_outcome_by_clicks_alone(
-    chromium: browser.Browser, gateway: PageGateway, width: int, height: int, dark: bool
+    chromium: Browser, gateway: PageGateway, width: int, height: int, dark: bool
 ) -> None:
     name = f"{width}-{'dark' if dark else 'light'}"
     chromium.open(gateway.url, width, height, dark)
@@ -90,7 +77,7 @@ def test_a_conversation_from_greeting_to_outcome_by_clicks_alone(
     assert "With the outcome." in text(chromium, "#transcript")
     [identifier] = gateway.told
     accepted = [{"reaction": "accepted", "suggestion_id": f"{identifier}-{turn}"} for turn in range(2)]
-    assert told(gateway) == [
+    assert gateway.told_of_one == [
         ("asks", 0, "Hello"),
         ("turns/0/reaction", accepted[0]),
         ("asks", 1, "Yes, please"),
@@ -107,16 +94,14 @@ def test_a_conversation_from_greeting_to_outcome_by_clicks_alone(
 
 
 @pytest.fixture
-def opened(chromium: browser.Browser, gateway: PageGateway) -> browser.Browser:
+def opened(chromium: Browser, gateway: PageGateway) -> Browser:
     chromium.open(gateway.url, 800)
     chromium.evaluate("sessionStorage.clear()")
     chromium.open(gateway.url, 800)
     return chromium
 
 
-def test_what_is_edited_rejected_or_written_where_nothing_was_suggested(
-    opened: browser.Browser, gateway: PageGateway
-) -> None:
+def test_what_is_edited_rejected_or_written_where_nothing_was_suggested(opened: Browser, gateway: PageGateway) -> None:
     opened.click("#message")
     opened.type("Hello")
     opened.click("#customer-form .main")
@@ -139,7 +124,7 @@ def test_what_is_edited_rejected_or_written_where_nothing_was_suggested(
     opened.click("#own-form .main")
     opened.click("#lost")
     opened.until("document.querySelector('#end').hidden")
-    reactions = [body for path, *_, body in told(gateway) if "reaction" in path]  # type: ignore[misc]
+    reactions = [body for path, *_, body in gateway.told_of_one if "reaction" in path]  # type: ignore[misc]
     edited = f"{SUGGESTIONS['Hello']} tea"
     assert [(body["reaction"], body["sent"]) for body in reactions] == [
         ("edited", edited),
@@ -153,10 +138,10 @@ def test_what_is_edited_rejected_or_written_where_nothing_was_suggested(
         "suggestion": SUGGESTIONS["Hello"],
         "reaction": "edited",
     }
-    assert ("outcome", {"outcome": False}) in told(gateway)
+    assert ("outcome", {"outcome": False}) in gateway.told_of_one
 
 
-def test_it_goes_by_the_keyboard_and_survives_a_reload(opened: browser.Browser, gateway: PageGateway) -> None:
+def test_it_goes_by_the_keyboard_and_survives_a_reload(opened: Browser, gateway: PageGateway) -> None:
     opened.click("#message")
     opened.type("Hello")
     for _ in range(4):
@@ -169,10 +154,10 @@ def test_it_goes_by_the_keyboard_and_survives_a_reload(opened: browser.Browser, 
     assert text(opened, "#suggested") == SUGGESTIONS["Hello"]
     opened.click("#accept")
     opened.until("document.activeElement.id === 'message'")
-    assert [each[0] for each in told(gateway)] == ["asks", "turns/0/reaction"]  # type: ignore[index]
+    assert [each[0] for each in gateway.told_of_one] == ["asks", "turns/0/reaction"]  # type: ignore[index]
 
 
-def test_what_goes_wrong_is_on_the_page_and_can_be_tried_again(opened: browser.Browser, gateway: PageGateway) -> None:
+def test_what_goes_wrong_is_on_the_page_and_can_be_tried_again(opened: Browser, gateway: PageGateway) -> None:
     gateway.refusals = [503]
     opened.click("#phrases button:nth-child(1)")
     opened.until("!document.querySelector('#problem').hidden")
@@ -186,10 +171,10 @@ def test_what_goes_wrong_is_on_the_page_and_can_be_tried_again(opened: browser.B
     opened.click("#accept")
     opened.click("#open")
     opened.until("document.querySelector('#end').hidden")
-    assert [each[0] for each in told(gateway)] == ["asks", "turns/0/reaction", "close"]  # type: ignore[index]
+    assert [each[0] for each in gateway.told_of_one] == ["asks", "turns/0/reaction", "close"]  # type: ignore[index]
 
 
-def test_a_key_is_asked_for_where_it_is_needed_and_stays_in_the_tab(chromium: browser.Browser) -> None:
+def test_a_key_is_asked_for_where_it_is_needed_and_stays_in_the_tab(chromium: Browser) -> None:
     with PageGateway(lambda message: "Hi", key="secret") as gateway:
         chromium.open(gateway.url, 360)
         chromium.evaluate("sessionStorage.clear()")
@@ -205,7 +190,7 @@ def test_a_key_is_asked_for_where_it_is_needed_and_stays_in_the_tab(chromium: br
         assert chromium.evaluate("document.body.innerText.includes('secret')") is False
 
 
-def test_a_new_conversation_has_a_new_name(opened: browser.Browser, gateway: PageGateway) -> None:
+def test_a_new_conversation_has_a_new_name(opened: Browser, gateway: PageGateway) -> None:
     for _ in range(2):
         opened.click("#phrases button:nth-child(1)")
         opened.click("#accept")
@@ -216,14 +201,14 @@ def test_a_new_conversation_has_a_new_name(opened: browser.Browser, gateway: Pag
     assert text(opened, "#transcript") == ""
 
 
-def test_the_browser_is_told_to_let_it_load_nothing_else(opened: browser.Browser) -> None:
+def test_the_browser_is_told_to_let_it_load_nothing_else(opened: Browser) -> None:
     attempt = "fetch('https://shop.example/').then(() => 'loaded', () => 'refused').then(r => document.title = r)"
     opened.evaluate(f"void {attempt}")
     opened.until("document.title === 'refused'")
     assert any("Content Security Policy" in message for message in opened.messages)
 
 
-def test_the_gateway_itself_takes_what_the_page_says(chromium: browser.Browser, tmp_path: Path) -> None:
+def test_the_gateway_itself_takes_what_the_page_says(chromium: Browser, tmp_path: Path) -> None:
     def clicks(url: str) -> None:
         chromium.open(url, 800)
         chromium.evaluate("sessionStorage.clear()")

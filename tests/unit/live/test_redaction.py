@@ -10,7 +10,8 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.live.journal import Journal
 from ippo_trainer.live.redaction import PATTERNS, pseudonym, redaction
 
-from tests.kit.live_events import BEGIN, Chat, asked, of_customer, said
+from tests.kit.chat import assistant, user
+from tests.kit.live_events import BEGIN, Chat, of_customer
 
 ALL = redaction(tuple(PATTERNS))
 
@@ -46,7 +47,7 @@ def test_all_texts_of_an_event(tmp_path):
     secret = "ana@shop.example"
     tool = {"role": "tool", "content": {"mail": [secret, 491701234567], "n": 3}}
     chat = Chat(secret, customer=secret)
-    chat.messages = [asked(f"I am {secret}"), said(f"hi {secret}", suggestion=secret, reaction="edited"), tool]
+    chat.messages = [user(f"I am {secret}"), assistant(f"hi {secret}", suggestion=secret, reaction="edited"), tool]
     first = chat.ask(f"{secret}?", f"yes {secret}", BEGIN, context=f"mail: {secret}", group=secret, id="chat-1")
     events = [first, chat.react(first, "edited", BEGIN + 1, f"no {secret}")]
     events += [chat.outcome(BEGIN + 2), of_customer("crm/1", "outcome", secret, BEGIN + 3)]

@@ -7,7 +7,6 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_operator.api.resource import IterativePPORun
-from ippo_operator.api.status import MAX_MESSAGE, MAX_METRICS
 from ippo_operator.plan.names import job_name
 from ippo_operator.plan.phase import phase
 from ippo_operator.plan.types import JobFailure, JobIntent
@@ -159,25 +158,3 @@ def test_names_are_labels_deterministic_and_distinct(one: Any, other: Any) -> No
     assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", name)
     assert job_name(*one) == name
     assert (job_name(*other) == name) == (one == other)
-
-
-def test_the_status_of_a_thousand_iterations_fits_into_64_kb() -> None:
-    world = Cluster(make_run(iterations={"max": 1000}, retries={"crashes": 1, "backoffSeconds": 0}))
-    metrics = {f"{'m' * 20}{number:02d}": -1.234567891e-123 for number in range(MAX_METRICS)}
-    decision = Decision(outcome="Reject", reason="ä" * 250)
-
-    def outcome(intent: JobIntent) -> Outcome:
-        if intent.spec.attempt == 1 and intent.spec.stage == "evaluate":
-            return JobFailure(1, "ü" * MAX_MESSAGE * 2)
-        if intent.spec.stage == "evaluate":
-            return good_result(intent.spec, metrics=metrics, decision=decision)
-        return good_result(intent.spec)
-
-    # Passes cost the same at any length of the history, so a few hundred show what a thousand do.
-    world.run = changed(world.run, iterations={"max": 60})
-    world.drive(outcome)
-    status = world.run.status
-    assert status is not None
-    last = status.model_copy(update={"completed_iterations": 1000, "iteration": 1000})
-    assert len(last.model_dump_json(by_alias=True, exclude_none=True).encode()) <= 64 * 1024
-    assert 10 <= len(status.iterations) <= 20

@@ -1,18 +1,17 @@
 """The page in a real browser: no errors, nothing loaded, no sideways scrolling on a phone, readable in the dark."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ippo_trainer.report import write_report
 
-from tests.kit import browser
+from tests.kit.browser import NEEDED, Browser
+from tests.kit.browser import chromium as chromium
 from tests.kit.readable import LOW_CONTRAST
 
 from . import synthetic
 
-PROGRAM = browser.find()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium or Chrome is installed")
+pytestmark = NEEDED
 
 SMALL_TEXT = """
 [...document.querySelectorAll('svg text')].filter(e => e.getClientRects().length)
@@ -24,14 +23,6 @@ OUTSIDE = """
   return box.left < card.left || box.right > card.right;
 }).map(e => e.textContent)
 """
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    assert PROGRAM is not None
-    opened = browser.Browser(PROGRAM, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +44,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["full", "plain", "evil", "empty"])
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (360, True), (820, False), (1280, False), (1280, True)])
-def test_the_page_works(chromium: browser.Browser, reports: dict[str, Path], name: str, width: int, dark: bool) -> None:
+def test_the_page_works(chromium: Browser, reports: dict[str, Path], name: str, width: int, dark: bool) -> None:
     chromium.open(reports[name], width, dark=dark)
     assert chromium.evaluate(LOW_CONTRAST) == []  # opens everything that is folded, too
     assert chromium.evaluate("document.documentElement.scrollWidth") == width
@@ -65,7 +56,7 @@ def test_the_page_works(chromium: browser.Browser, reports: dict[str, Path], nam
     assert len([url for url in chromium.requests if url.startswith("file:")]) == 1
 
 
-def test_dark_is_dark_and_light_is_light(chromium: browser.Browser, reports: dict[str, Path]) -> None:
+def test_dark_is_dark_and_light_is_light(chromium: Browser, reports: dict[str, Path]) -> None:
     colours = []
     for dark in (False, True):
         chromium.open(reports["full"], 1280, dark=dark)
@@ -76,7 +67,7 @@ def test_dark_is_dark_and_light_is_light(chromium: browser.Browser, reports: dic
 
 
 def test_conversations_stand_side_by_side_on_a_desktop_and_below_each_other_on_a_phone(
-    chromium: browser.Browser, reports: dict[str, Path]
+    chromium: Browser, reports: dict[str, Path]
 ) -> None:
     tops = "[...document.querySelector('.sides').children].map(e => Math.round(e.getBoundingClientRect().top))"
     chromium.open(reports["full"], 1280)

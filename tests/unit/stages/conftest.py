@@ -16,7 +16,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.layout import BASE
 from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec, StoreLocation
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import write_turns
+from ippo_trainer.data.turns import read_turns, write_turns
 from ippo_trainer.environments import load
 from ippo_trainer.environments.demonstrations import demonstrate
 from ippo_trainer.models import adapters
@@ -43,6 +43,8 @@ class SmallWorld:
     """A folder with a store in it."""
 
     folder: Path
+    base: str = "tiny:d16-l1-h2"
+    """Of policies."""
     demonstrations = staticmethod(demonstrations)
 
     def __post_init__(self) -> None:
@@ -73,7 +75,7 @@ class SmallWorld:
             for text in (turn.customer_message, turn.suggestion or "", turn.sent_message)
         ]
         tokenizer = build_tokenizer(texts)
-        model = build_tiny("tiny:d16-l1-h2", tokenizer, seed if adapter is None else 0)
+        model = build_tiny(self.base, tokenizer, seed if adapter is None else 0)
         inputs = {}
         if adapter is not None:
             base = self.folder / "base"
@@ -145,6 +147,16 @@ class SmallWorld:
         LocalStore.put = counted  # type: ignore[method-assign]
         self.run(spec)
         os._exit(1)
+
+    def data_of(self, result: StageResult, name: str = "fetched") -> list[Conversation]:
+        """Conversations that a stage published; `name` is the folder that they are fetched into."""
+        fetch(self.store, result.artifacts["data"], self.folder / name, "data")
+        return read_turns(sorted((self.folder / name).glob("*.parquet")))
+
+    def forget(self) -> None:
+        """All that stages published goes; what they were given stays."""
+        for entry in list(self.store.list("iterations")):
+            self.store.delete(entry.key)
 
     def result(self, spec: StageSpec) -> StageResult:
         """Runs a stage that must succeed."""

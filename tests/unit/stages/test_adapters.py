@@ -174,23 +174,19 @@ def test_a_checkpoint_holds_what_is_trained_only(small_world: Any, monkeypatch: 
     assert sizes["policy-optimiser.safetensors"] < 3 * adapter
 
 
-@pytest.fixture
-def wide(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Bases that are large beside a batch and beside their adapters."""
-    from tests.unit.stages import conftest
-
-    monkeypatch.setattr(conftest, "build_tiny", lambda _, *rest: load.build_tiny("tiny:d128-l2", *rest))
-    return small_world
+WIDE = "tiny:d128-l2"
+"""Large beside a batch and beside its adapters."""
 
 
 @pytest.mark.usefixtures("young")
 @pytest.mark.parametrize("stage", ["collect", "fit-q", "improve", "improve MPO"])
-def test_the_base_is_there_once(wide: Any, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_base_is_there_once(small_world: Any, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In conversations and at any step of an optimiser, beside small adapters, gradients, moments and a batch."""
     stage, _, algorithm = stage.partition(" ")
     more = {"improve": IMPROVE["MPO"]} if algorithm else {}
-    spec = spec_of(wide, stage, adapter=params.Adapter(rank=1), **more)
-    [base] = [entry.size for entry in wide.store.list(BASE) if entry.key.endswith("model.safetensors")]
+    small_world.base = WIDE
+    spec = spec_of(small_world, stage, adapter=params.Adapter(rank=1), **more)
+    [base] = [entry.size for entry in small_world.store.list(BASE) if entry.key.endswith("model.safetensors")]
     loads, peak = [], [0]
 
     def measured(function: Any) -> Any:
@@ -207,7 +203,7 @@ def test_the_base_is_there_once(wide: Any, stage: str, monkeypatch: pytest.Monke
     monkeypatch.setattr(load, "_load", counted)
     monkeypatch.setattr(torch.optim.AdamW, "step", measured(torch.optim.AdamW.step))
     monkeypatch.setattr(collect, "rollout", measured(rollout))
-    wide.result(spec)
+    small_world.result(spec)
     assert len(loads) == 1
     assert base < peak[0] < 1.5 * base, (base, peak[0])
 

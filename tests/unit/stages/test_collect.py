@@ -8,15 +8,13 @@ import pytest
 import torch
 from ippo_trainer.contract import params
 from ippo_trainer.contract.spec import StageResult, StageSpec
-from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import read_turns
 from ippo_trainer.environments import load
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.scoring import token_logprobs
 from ippo_trainer.stages import collect
 from ippo_trainer.stages.runtime import StageContext, run_stage
-from ippo_trainer.store.artifact import fetch, read_manifest
+from ippo_trainer.store.artifact import read_manifest
 from ippo_trainer.text.render import Renderer
 
 
@@ -42,20 +40,10 @@ def shard(world: Any, spec: StageSpec, index: int | None = None) -> StageResult:
     return StageResult.model_validate_json(json.dumps(message))
 
 
-def data_of(world: Any, result: StageResult, name: str = "fetched") -> list[Conversation]:
-    fetch(world.store, result.artifacts["data"], world.folder / name, "data")
-    return read_turns(sorted((world.folder / name).glob("*.parquet")))
-
-
-def delete_results(world: Any) -> None:
-    for found in list(world.store.list("iterations")):
-        world.store.delete(found.key)
-
-
 def test_it_logs_conversations_and_says_how_they_went(small_world: Any) -> None:
     spec = spec_of(small_world)
     result = shard(small_world, spec)
-    data = data_of(small_world, result)
+    data = small_world.data_of(result)
     turns = [turn for found in data for turn in found.turns]
     made = [turn for turn in turns if turn.suggestion is not None]
     assert [found.id for found in data] == [f"i0001-{number:06d}" for number in range(40)]
@@ -79,7 +67,7 @@ def test_it_logs_conversations_and_says_how_they_went(small_world: Any) -> None:
 
 def test_the_logged_probabilities_are_the_policys(small_world: Any) -> None:
     spec = spec_of(small_world, temperature="0.8", conversations=10)
-    data = data_of(small_world, shard(small_world, spec))
+    data = small_world.data_of(shard(small_world, spec))
     loaded = load_policy(small_world.folder / "policy")
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     groups, logged = [], []
@@ -106,15 +94,15 @@ def test_the_last_shard_joins_all_in_order(small_world: Any) -> None:
     assert "1 of 3 shards are not done yet" in last.message
     assert middle.shard is not None
     assert middle.shard.complete
-    data = data_of(small_world, middle)
+    data = small_world.data_of(middle)
     assert [found.id for found in data] == [f"i0001-{number:06d}" for number in range(40)]
     parts = [first.metrics["conversations"], last.metrics["conversations"]]
     assert parts == [13, 14]
     assert middle.metrics["conversations"] == 40
     assert middle.metrics["success"] == sum(found.outcome for found in data) / 40
     # How the work was divided does not change what was said.
-    delete_results(small_world)
-    alone = data_of(small_world, shard(small_world, spec_of(small_world, batch_size=64)), "alone")
+    small_world.forget()
+    alone = small_world.data_of(shard(small_world, spec_of(small_world, batch_size=64)), "alone")
     said = [[[turn.suggestion for turn in found.turns] for found in some] for some in (data, alone)]
     assert said[0] == said[1]
 
@@ -157,7 +145,7 @@ def test_a_shard_that_died_after_its_note_only_joins(small_world: Any, monkeypat
 def test_exploration_is_tagged_and_traced_to_the_explorer(small_world: Any) -> None:
     spec = spec_of(small_world, explorer_seed=2, exploration="0.4", conversations=120, batch_size=120)
     result = shard(small_world, spec)
-    turns = [turn for found in data_of(small_world, result) for turn in found.turns]
+    turns = [turn for found in small_world.data_of(result) for turn in found.turns]
     explored = [turn for turn in turns if turn.behaviour == "explore"]
     assert result.metrics["exploredShare"] == len(explored) / len(turns)
     assert len(explored) / len(turns) == pytest.approx(0.4, abs=0.1)
@@ -168,7 +156,7 @@ def test_exploration_is_tagged_and_traced_to_the_explorer(small_world: Any) -> N
 def test_the_first_iteration_explores_with_the_policy_itself_but_flatter(small_world: Any) -> None:
     spec = spec_of(small_world, explorer_seed=1, exploration="0.4", conversations=120, batch_size=120)
     result = shard(small_world, spec)
-    turns = [turn for found in data_of(small_world, result) for turn in found.turns]
+    turns = [turn for found in small_world.data_of(result) for turn in found.turns]
     explored = [turn for turn in turns if turn.behaviour == "explore"]
     assert result.metrics["exploredShare"] == len(explored) / len(turns) == pytest.approx(0.4, abs=0.1)
     assert {turn.policy_digest for turn in turns} == {spec.inputs["policy"].digest}
@@ -185,9 +173,9 @@ def test_exploration_can_fade_and_end(small_world: Any) -> None:
 
 def test_explorer_temperature_and_min_p_change_what_is_explored(small_world: Any) -> None:
     def texts(**changes: str) -> list[str | None]:
-        delete_results(small_world)
+        small_world.forget()
         spec = spec_of(small_world, 2, exploration="0.9", conversations=60, batch_size=60, **changes)
-        found = data_of(small_world, shard(small_world, spec), "-".join(["d", *changes.values()]))
+        found = small_world.data_of(shard(small_world, spec), "-".join(["d", *changes.values()]))
         return [turn.suggestion for each in found for turn in each.turns if turn.behaviour == "explore"]
 
     every = [texts(), texts(exploration_temperature="0.3"), texts(exploration_min_p="0.9")]
@@ -196,8 +184,8 @@ def test_explorer_temperature_and_min_p_change_what_is_explored(small_world: Any
 
 def test_iterations_have_customers_and_ids_of_their_own(small_world: Any) -> None:
     spec = spec_of(small_world)
-    first = data_of(small_world, shard(small_world, spec))
-    second = data_of(small_world, shard(small_world, spec.model_copy(update={"iteration": 2})), "second")
+    first = small_world.data_of(shard(small_world, spec))
+    second = small_world.data_of(shard(small_world, spec.model_copy(update={"iteration": 2})), "second")
     assert {found.id for found in first}.isdisjoint(found.id for found in second)
     assert [len(found.turns) for found in first] != [len(found.turns) for found in second]
 
@@ -210,7 +198,7 @@ def test_another_collection_goes_into_the_same_data(small_world: Any) -> None:
     assert more.input_digest() != spec.input_digest()
     shard(small_world, more, 1)
     second = shard(small_world, more, 0)
-    before, data = data_of(small_world, first), data_of(small_world, second, "both")
+    before, data = small_world.data_of(first), small_world.data_of(second, "both")
     assert sorted(found.id for found in data) == [f"i0001-{number:06d}" for number in range(80)]
     assert [found for found in data if found in before] == before
     assert second.metrics["conversations"] == 80
@@ -282,7 +270,7 @@ def test_shares_are_of_what_was_seen_and_success_has_its_bounds(small_world: Any
     file.write_text(UNSEEN.replace("CENSORED", f"({censored})").replace("WENT_ON", cuts_on))
     spec = spec_of(small_world).model_copy(update={"environment": params.EnvironmentSpec(name=f"{file}:Blind")})
     result = shard(small_world, spec)
-    data, metrics = data_of(small_world, result), result.metrics
+    data, metrics = small_world.data_of(result), result.metrics
     turns = [turn for found in data for turn in found.turns]
     assert {turn.displayed for turn in turns} == {True, False}
     assert metrics["acceptance"] == 1.0  # all that the business saw it accepted
@@ -327,7 +315,7 @@ def test_a_customer_who_says_more_than_fits_is_heard_as_far_as_it_does(small_wor
     result = shard(small_world, spec)
     [warning] = result.warnings or ()
     assert "messages of customers were cut: they fit into no prompt of 256 tokens" in warning
-    data = data_of(small_world, result)
+    data = small_world.data_of(result)
     assert all(len(found.turns) == 3 for found in data)
     loaded = load_policy(small_world.folder / "policy")
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)

@@ -47,13 +47,8 @@ def peak(young: None, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return measured
 
 
-@pytest.fixture
-def wide_world(small_world: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Models that are large beside a batch."""
-    from tests.unit.stages import conftest
-
-    monkeypatch.setattr(conftest, "build_tiny", lambda _, *rest: load.build_tiny("tiny:d64-l3", *rest))
-    return small_world
+WIDE = "tiny:d64-l3"
+"""Large beside a batch."""
 
 
 def inputs_of(world: Any) -> dict[str, ArtifactRef]:
@@ -101,12 +96,13 @@ def test_every_model_that_is_loaded_counts(small_world: Any, loads: Counter[str]
 
 
 @pytest.mark.parametrize("name", [name for name in SECTIONS if name.startswith(("fit-q", "improve"))])
-def test_what_is_trained_is_held_as_often_as_it_counts(wide_world: Any, peak: list[int], name: str) -> None:
+def test_what_is_trained_is_held_as_often_as_it_counts(small_world: Any, peak: list[int], name: str) -> None:
     """As a GPU and its machine would, where weights that are read count: no less, and less than one copy more."""
-    spec = spec_of(wide_world, name)
-    manifests = {found: read_manifest(wide_world.store, spec.inputs[found]) for found in needs.copies(spec)}
+    small_world.base = WIDE
+    spec = spec_of(small_world, name)
+    manifests = {found: read_manifest(small_world.store, spec.inputs[found]) for found in needs.copies(spec)}
     weights = {found: needs.memory.stored_bytes(manifest.sizes()) for found, manifest in manifests.items()}
-    wide_world.result(spec)
+    small_world.result(spec)
     kept = sum(count.kept * weights[found] for found, count in needs.copies(spec).items())
     need = needs.needed(spec, weights, several=False, gpu=True) + kept
     least = min(weights.values())

@@ -13,7 +13,6 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import read_turns
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.models.packing import Group, pack_batches
 from ippo_trainer.models.scoring import token_logprobs
@@ -56,21 +55,10 @@ def spec_of(world: Any, log: Path, stage: str = "collect", **sections: Any) -> S
     )
 
 
-def result_of(world: Any, spec: StageSpec) -> StageResult:
-    code, message = world.run(spec)
-    assert code == 0, message
-    return StageResult.model_validate_json(json.dumps(message))
-
-
-def data_of(world: Any, result: StageResult, name: str = "fetched") -> list[Conversation]:
-    fetch(world.store, result.artifacts["data"], world.folder / name, "data")
-    return read_turns(sorted((world.folder / name).glob("*.parquet")))
-
-
 def test_it_takes_the_logs_conversations_with_their_outcomes(small_world: Any) -> None:
     held = small_world.demonstrations(40)
-    result = result_of(small_world, spec_of(small_world, write_log(small_world.folder / "log.jsonl", held)))
-    data = data_of(small_world, result)
+    result = small_world.result(spec_of(small_world, write_log(small_world.folder / "log.jsonl", held)))
+    data = small_world.data_of(result)
     assert [found.id for found in data] == [found.id for found in held]
     assert [found.outcome for found in data] == [found.outcome for found in held]
     for logged, original in zip(data, held, strict=True):
@@ -91,11 +79,11 @@ def test_groups_of_a_log_are_counted(small_world: Any) -> None:
     second = write_log(small_world.folder / "b.jsonl", held[8:], group=7, outcome=None).read_text()
     log = small_world.folder / "log.jsonl"
     log.write_text(first + second)
-    result = result_of(small_world, spec_of(small_world, log))
+    result = small_world.result(spec_of(small_world, log))
     won = sum(each.outcome for each in held[:8])
     groups = read_manifest(small_world.store, result.artifacts["data"]).metadata["groups"]
     assert groups == {"web": [8, 8, won], "7": [4, 0, 0]}
-    assert [each.group for each in data_of(small_world, result)] == ["web"] * 8 + ["7"] * 4
+    assert [each.group for each in small_world.data_of(result)] == ["web"] * 8 + ["7"] * 4
 
 
 def test_outcomes_of_a_second_file(small_world: Any) -> None:
@@ -103,8 +91,8 @@ def test_outcomes_of_a_second_file(small_world: Any) -> None:
     log = write_log(small_world.folder / "log.jsonl", held, outcome=None)
     orders = small_world.folder / "orders.csv"
     orders.write_text("conversation_id\n" + "".join(f"{found.id}\n" for found in held[:7]))
-    result = result_of(small_world, spec_of(small_world, log, outcomes=f"file://{orders}"))
-    assert [found.outcome for found in data_of(small_world, result)] == [True] * 7 + [False] * 13
+    result = small_world.result(spec_of(small_world, log, outcomes=f"file://{orders}"))
+    assert [found.outcome for found in small_world.data_of(result)] == [True] * 7 + [False] * 13
     orders.write_text("conversation_id\nnobody\n")
     small_world.store.delete("iterations/0001/collect/result.json")
     code, message = small_world.run(spec_of(small_world, log, outcomes=f"file://{orders}"))
@@ -126,7 +114,7 @@ def test_all_that_is_wrong_comes_at_once(small_world: Any) -> None:
 
 def test_a_log_of_one_class_is_told(small_world: Any) -> None:
     log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(5), outcome=False)
-    result = result_of(small_world, spec_of(small_world, log))
+    result = small_world.result(spec_of(small_world, log))
     assert any("no finished conversation has the outcome" in text for text in result.warnings or ())
 
 
@@ -138,10 +126,10 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(
     log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(40))
     spec = spec_of(small_world, log)
     small_world.kill_at_put(spec, number)
-    resumed = result_of(small_world, spec)
+    resumed = small_world.result(spec)
     for found in list(small_world.store.list("iterations")):
         small_world.store.delete(found.key)
-    assert result_of(small_world, spec).artifacts == resumed.artifacts
+    assert small_world.result(spec).artifacts == resumed.artifacts
 
 
 def test_the_stages_after_it_take_the_writers_turns_for_the_policys_own(small_world: Any) -> None:
@@ -151,7 +139,7 @@ def test_the_stages_after_it_take_the_writers_turns_for_the_policys_own(small_wo
     bot = write_log(small_world.folder / "bot.jsonl", held[20:], writer="bot").read_text()
     log = small_world.folder / "log.jsonl"
     log.write_text(people + bot)
-    data = result_of(small_world, spec_of(small_world, log)).artifacts["data"]
+    data = small_world.result(spec_of(small_world, log)).artifacts["data"]
 
     def own(**settings: Any) -> list[str]:
         spec = spec_of(small_world, log, "fit-q", **settings)
@@ -170,7 +158,7 @@ def test_the_stages_after_it_take_the_writers_turns_for_the_policys_own(small_wo
 def test_without_an_environment_logged_states_are_the_evidence(small_world: Any) -> None:
     log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(40), group="web")
     first = spec_of(small_world, log)
-    data = result_of(small_world, first).artifacts["data"]
+    data = small_world.result(first).artifacts["data"]
     policy = first.inputs["policy"]
     inputs = {"data": data, "q": small_world.put_q(policy), "policy": policy}
 
@@ -178,7 +166,7 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
         section = params.Evaluate(gate=params.Gate(**gate))
         spec = spec_of(small_world, log, "evaluate", evaluate=section, environment=None)
         update = {"inputs": {**inputs, "candidate": candidate}, "seed": seed}
-        result = result_of(small_world, spec.model_copy(update=update))
+        result = small_world.result(spec.model_copy(update=update))
         small_world.store.delete("iterations/0001/evaluation/result.json")
         return result
 
@@ -227,8 +215,8 @@ def test_what_was_served_is_what_the_next_run_learns_from(small_world: Any) -> N
         conversations=f"file://{small_world.folder}/store/served", reactions=f"file://{path}", outcomes=f"file://{path}"
     )
     spec = small_world.spec("collect", {"policy": reference}, history=section, environment=None)
-    result = result_of(small_world, spec)
-    data = {conversation.id: conversation for conversation in data_of(small_world, result)}
+    result = small_world.result(spec)
+    data = {conversation.id: conversation for conversation in small_world.data_of(result)}
     assert data.keys() == answers.keys()
     assert read_manifest(small_world.store, result.artifacts["data"]).metadata["writers"] == {reference.digest: 24}
     policy = load_policy(directory)
@@ -255,9 +243,8 @@ def test_what_was_served_is_what_the_next_run_learns_from(small_world: Any) -> N
     shown = {}
     for name, candidate in (("same", reference), ("other", small_world.put_policy(2, "other"))):
         sections = {"evaluate": params.Evaluate(), "history": section, "environment": None}
-        metrics = result_of(
-            small_world, small_world.spec("evaluate", inputs | {"candidate": candidate}, **sections)
-        ).metrics
+        spec = small_world.spec("evaluate", inputs | {"candidate": candidate}, **sections)
+        metrics = small_world.result(spec).metrics
         small_world.store.delete("iterations/0001/evaluation/result.json")
         shown[name] = metrics
         lift = metrics["doublyRobustLift"]
@@ -319,8 +306,8 @@ def test_a_folder_that_grew_while_an_import_waited_is_read_anew(
     spec = small_world.spec("collect", {"policy": policy}, history=section, environment=None)
     small_world.kill_at_put(spec, 9)
     write_segments(folder, [served(f"r{n}", n) for n in range(12, 15)], 2)
-    result = result_of(small_world, spec)
-    data = data_of(small_world, result)
+    result = small_world.result(spec)
+    data = small_world.data_of(result)
     assert sorted(each.id for each in data) == sorted(f"c{n}" for n in range(15))
     assert any("has grown" in text for text in result.warnings or ())
 

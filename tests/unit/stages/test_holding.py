@@ -126,11 +126,6 @@ def work(log: Path) -> int:
     return sum(map(int, log.read_text().split())) if log.exists() else 0
 
 
-def start_over(world: Any) -> None:
-    for found in list(world.store.list("iterations")):
-        world.store.delete(found.key)
-
-
 def attempt(world: Any, spec: StageSpec, log: Path, moment: int) -> int:
     """Runs the stage in a process that is killed at a moment; its wait status."""
     path = world.folder / "spec.json"
@@ -154,7 +149,7 @@ def whole(small_world: Any, tmp_path: Path) -> Callable[[StageSpec], tuple[Any, 
         with pytest.MonkeyPatch.context() as patch:
             Moments(lambda: None, 0, tmp_path / "whole.log").install(patch)
             result = small_world.result(spec)
-        start_over(small_world)
+        small_world.forget()
         return result, work(tmp_path / "whole.log")
 
     return run

@@ -8,19 +8,19 @@ import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.layout import LIVE
 from ippo_trainer.contract.personas import Persona
-from ippo_trainer.contract.spec import ArtifactRef, StageResult, StageSpec
+from ippo_trainer.contract.spec import ArtifactRef, StageSpec
 from ippo_trainer.data.own import persona_of
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import read_turns
 from ippo_trainer.live.erase import erase
 from ippo_trainer.live.events import Event
 from ippo_trainer.live.standing import Rules
 from ippo_trainer.live.table import EventTable
 from ippo_trainer.stages import tally
 from ippo_trainer.store import open_store
-from ippo_trainer.store.artifact import fetch, read_manifest
+from ippo_trainer.store.artifact import read_manifest
 
-from tests.kit.live_events import BEGIN, DAY, Chat, put_all, put_segment, said, shop
+from tests.kit.chat import assistant
+from tests.kit.live_events import BEGIN, DAY, Chat, put_all, put_segment, shop
 from tests.unit.live import oracle
 
 LATER = int(BEGIN + 40 * DAY)
@@ -45,11 +45,6 @@ def of_policy(events: Iterable[Event], digest: str) -> list[Event]:
     return json.loads(json.dumps(list(events)).replace("sha256:" + "1" * 64, digest))
 
 
-def data_of(world: Any, result: StageResult, name: str = "fetched") -> list[Conversation]:
-    fetch(world.store, result.artifacts["data"], world.folder / name, "data")
-    return read_turns(sorted((world.folder / name).glob("*.parquet")))
-
-
 @pytest.mark.parametrize("until", [LATER, BEGIN + 3 * DAY, BEGIN + 8 * DAY])
 def test_it_takes_what_a_slow_count_takes(small_world: Any, until: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever pieces the log and the data are in."""
@@ -62,7 +57,7 @@ def test_it_takes_what_a_slow_count_takes(small_world: Any, until: float, monkey
     rows = oracle.conversations([event for event in events if event["time"] <= int(until)], rules, int(until))
     mine = [row for row in rows if row.live.digest == policy.digest]
     mine.sort(key=lambda row: (row.live.course.began, row.live.content.id))
-    data = data_of(small_world, result)
+    data = small_world.data_of(result)
     assert [each.id for each in data] == [r.live.content.id for r in mine]
     assert [each.censored for each in data] == [not r.known for r in mine]
     assert [each.outcome for each in data] == [r.known and r.outcome for r in mine]
@@ -105,7 +100,7 @@ def test_the_report_of_the_data_and_where_it_came_from(small_world: Any) -> None
     manifest = read_manifest(small_world.store, result.artifacts["data"])
     assert manifest.inputs == {"policy": policy.digest}
     assert manifest.metadata["report"]["events that were logged twice"] == 1
-    data_of(small_world, result)
+    small_world.data_of(result)
     keys = json.loads((small_world.folder / "fetched/segments.json").read_bytes())
     assert keys == sorted(info.key for info in open_store(small_world.location.below(LIVE)).list(""))
 
@@ -123,7 +118,7 @@ def test_the_newest_conversations_that_are_known(small_world: Any) -> None:
     put(small_world, events)
     until = BEGIN + 2 * 3600
     result = small_world.result(spec_of(small_world, policy, until, max_conversations=2))
-    assert [(each.id, each.censored) for each in data_of(small_world, result)] == [
+    assert [(each.id, each.censored) for each in small_world.data_of(result)] == [
         ("c2", False),
         ("c3", True),
         ("c4", True),
@@ -184,14 +179,14 @@ def test_the_stages_learn_from_it_as_from_simulated_conversations(small_world: A
     personas = (Persona(name="bold", share="0.25", temperature="1.5"),)
     simulated = params.Collect(conversations=64, parallelism=1, batch_size=32, personas=personas)
     inputs = {"policy": policy, "explorer": policy}
-    held = data_of(small_world, small_world.result(small_world.spec("collect", inputs, collect=simulated)), "held")
+    held = small_world.data_of(small_world.result(small_world.spec("collect", inputs, collect=simulated)), "held")
     won = sorted(held, key=lambda each: len(each.turns))[::2]
     for each in held:
         each.outcome = each in won
     put(small_world, events_of(held, policy.digest), 100)
     small_world.store.delete("iterations/0001/collect/result.json")
     result = small_world.result(spec_of(small_world, policy))
-    data = data_of(small_world, result)
+    data = small_world.data_of(result)
     for each, original in zip(data, held, strict=True):
         assert (each.outcome, each.censored) == (original.outcome, False)
         for turn, before in zip(each.turns, original.turns, strict=True):
@@ -232,17 +227,17 @@ def test_what_an_erasure_wrote_anew_meanwhile_is_read(small_world: Any, monkeypa
 
     add = EventTable.add
     monkeypatch.setattr(EventTable, "add", erasing)
-    data = data_of(small_world, small_world.result(spec_of(small_world, policy)))
+    data = small_world.data_of(small_world.result(spec_of(small_world, policy)))
     assert [each.id for each in data] == ["c0", "c1", "c2", "c4", "c5"]
 
 
 def test_a_conversation_that_cannot_be_read_is_left_out_and_told(small_world: Any) -> None:
     policy = small_world.put_policy(1)
     events = [event for n in range(3) for event in _closed(f"c{n}", policy.digest)]
-    events[0]["suggestion"]["messages"] = [said("no question")]
+    events[0]["suggestion"]["messages"] = [assistant("no question")]
     put(small_world, events)
     result = small_world.result(spec_of(small_world, policy))
-    assert [each.id for each in data_of(small_world, result)] == ["c1", "c2"]
+    assert [each.id for each in small_world.data_of(result)] == ["c1", "c2"]
     assert any("1 conversations that cannot be read" in text for text in result.warnings or ())
 
 

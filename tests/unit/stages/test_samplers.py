@@ -24,7 +24,7 @@ from ippo_trainer.training import cadence
 
 from tests.kit import fake_vllm
 from tests.kit.fake_vllm import LLM
-from tests.kit.tiny_models import tiny_model
+from tests.kit.tiny_models import logprobs_of, tiny_model
 
 FUNNEL = params.EnvironmentSpec(name="sr-funnel", options={"horizon": 3})
 POLICY = params.Policy(base="tiny:d16-l1-h2", max_prompt_tokens=256, max_new_tokens=6)
@@ -56,12 +56,6 @@ def turns_of(world: Any, result: Any) -> list[Any]:
     folder = world.folder / "data-fetched"
     fetch(world.store, result.artifacts["data"], folder, "data")
     return [turn for each in read_turns(sorted(folder.glob("*.parquet"))) for turn in each.turns]
-
-
-def logprobs_of(model: Any, prompt: list[int], ids: list[int], how: Sampling) -> Any:
-    with torch.no_grad():
-        logits = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-    return how.scale(logits.clone()).log_softmax(-1).gather(-1, torch.tensor(ids).unsqueeze(-1))[:, 0].tolist()
 
 
 @pytest.mark.parametrize("explorer_seed", [None, 1, 2])

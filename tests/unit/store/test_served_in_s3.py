@@ -14,7 +14,8 @@ from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.stages.history import local_log
 from ippo_trainer.store import open_store
 
-from tests.unit.data.test_server_log import asked, record, said
+from tests.kit.chat import assistant, user
+from tests.unit.data.test_server_log import record
 
 from .conftest import BUCKET
 
@@ -34,9 +35,9 @@ def log_into(location: StoreLocation, lines: list[dict[str, Any]]) -> None:
 
 
 def test_segments_go_to_s3_and_come_back(location: StoreLocation, tmp_path: Path) -> None:
-    one, two = asked("tea?"), asked("how much?")
+    one, two = user("tea?"), user("how much?")
     log_into(location, [record("r1", [one], "we have tea")])
-    log_into(location, [record("r2", [one, said("we have tea"), two], "ten")])
+    log_into(location, [record("r2", [one, assistant("we have tea"), two], "ten")])
     store = open_store(location)
     store.put(f"{SERVED}/rows.jsonl", json.dumps({"id": "r2", "reaction": "edited", "sent": "nine"}).encode())
     folder = f"{store.describe(SERVED)}/"

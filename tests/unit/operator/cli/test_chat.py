@@ -14,16 +14,11 @@ import pytest
 from ippo_operator.local.folder import RunFolder
 
 from tests.kit.fake_gateway import FakeGateway
-from tests.kit.ippo_command import Ippo, ippo_command
+from tests.kit.ippo_command import Ippo
 from tests.kit.planner_world import make_run
 
 SUGGESTIONS = {"hello": "which tea do you like", "mumble": None, "odd": "\x1b[31mred\x1b[0m\nline"}
 COMMAND = [sys.executable, "-m", "ippo_operator.cli.main", "chat"]
-
-
-@pytest.fixture
-def ippo(capsys: pytest.CaptureFixture[str]) -> Ippo:
-    return ippo_command(capsys)
 
 
 @pytest.fixture
@@ -45,16 +40,11 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     return lines
 
 
-def told(gateway: FakeGateway) -> list[object]:
-    [told] = gateway.told.values()
-    return told
-
-
 def test_as_the_customer_what_is_suggested_is_sent(gateway: FakeGateway, typed: list[str], ippo: Ippo) -> None:
     typed += ["hello", "mumble", "", "x", "y"]
     said = ippo("chat", "--url", gateway.url, "--conversation", "c 1/2", "--customer", "anna")
     assert (said.code, said.err) == (0, "")
-    assert told(gateway) == [
+    assert gateway.told_of_one == [
         ("asks", 0, "hello"),
         ("turns/0/reaction", {"reaction": "accepted", "suggestion_id": "c 1/2-0"}),
         ("asks", 1, "mumble"),
@@ -83,7 +73,7 @@ def test_as_the_business_suggestions_are_accepted_edited_and_rejected(
     typed += ["hello", "what", "a", "more", "e", "anything at all", "more", "e", "anything else", "more", "r", "", "no"]
     typed += ["mumble", "pardon", "", "n"]
     assert ippo("chat", "--url", gateway.url, "--as", "business").code == 0
-    reactions = [each[1] for each in told(gateway) if each[0].startswith("turns")]  # type: ignore[index]
+    reactions = [each[1] for each in gateway.told_of_one if each[0].startswith("turns")]  # type: ignore[index]
     assert [(each["reaction"], each.get("sent")) for each in reactions] == [
         ("accepted", None),
         ("edited", "anything at all"),
@@ -91,7 +81,7 @@ def test_as_the_business_suggestions_are_accepted_edited_and_rejected(
         ("rejected", "no"),
         ("rejected", "pardon"),
     ]
-    assert told(gateway)[-1] == ("close", {"outcome": False})
+    assert gateway.told_of_one[-1] == ("close", {"outcome": False})
     sent = [message["content"] for message in gateway.asked[-1]["messages"] if message["role"] == "assistant"]
     assert sent == ["which tea do you like", "anything at all", "anything else", "no"]
 
@@ -103,7 +93,7 @@ def test_the_end_of_the_input_ends_a_conversation_whose_outcome_nobody_knows(
 ) -> None:
     typed += lines
     assert ippo("chat", "--url", gateway.url, "--as", role).code == 0
-    assert told(gateway)[-1] == ("close", {})
+    assert gateway.told_of_one[-1] == ("close", {})
 
 
 def test_a_conversation_in_which_nothing_was_said_leaves_no_trace(
@@ -118,7 +108,7 @@ def test_text_of_a_policy_reaches_no_terminal_as_it_is(gateway: FakeGateway, typ
     said = ippo("chat", "--url", gateway.url)
     assert "\x1b" not in said.out
     assert "red" in said.out
-    assert told(gateway)[2] == ("asks", 1, "?")
+    assert gateway.told_of_one[2] == ("asks", 1, "?")
 
 
 def test_a_key_is_taken_from_the_environment_and_asked_for_where_it_is_wrong(
@@ -158,7 +148,7 @@ def test_on_a_terminal_a_suggestion_is_there_to_be_edited(gateway: FakeGateway) 
     assert process.wait(60) == 0
     os.close(terminal)
     edited = {"reaction": "edited", "sent": "which tea do you like best"}
-    [_, (path, body), close] = told(gateway)  # type: ignore[misc]
+    [_, (path, body), close] = gateway.told_of_one  # type: ignore[misc]
     assert (path, {name: body[name] for name in edited}) == ("turns/0/reaction", edited)
     assert close == ("close", {"outcome": True})
 

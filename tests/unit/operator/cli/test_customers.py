@@ -11,14 +11,9 @@ from ippo_operator.cli.folders import open_folder
 from ippo_operator.cli.run_view import now
 from ippo_operator.local.folder import RunFolder
 
-from tests.kit.ippo_command import Ippo, ippo_command
+from tests.kit.ippo_command import Ippo
 from tests.kit.live_world import LiveCluster, make_live_run
 from tests.kit.planner_world import changed, status
-
-
-@pytest.fixture
-def ippo(capsys: pytest.CaptureFixture[str]) -> Ippo:
-    return ippo_command(capsys)
 
 
 def folder_of(world: LiveCluster, path: Path) -> str:

@@ -9,9 +9,8 @@ import pytest
 from ippo_operator.cluster.errors import ApiError, FencedError, UnavailableError
 from ippo_operator.cluster.observe.snapshot import UnreadableStatusError
 from ippo_operator.cluster.transport import Request, Response
-from ippo_trainer.contract.spec import StageResult, StageSpec
 
-from tests.kit.fake_api import FakeApi, Object, answer, lost
+from tests.kit.fake_api import FakeApi, answer, lost
 from tests.kit.planner_world import good_result
 from tests.kit.toy_cluster import (
     ToyController,
@@ -20,13 +19,10 @@ from tests.kit.toy_cluster import (
     begin,
     complain,
     condition,
-    ended_status,
-    pod_of,
     run_manifest,
     stands,
     status_of,
     the_run,
-    uid,
 )
 
 SUCCEEDED = ("True", "Completed")
@@ -273,57 +269,6 @@ def test_a_status_that_we_did_not_write_is_left_alone() -> None:
     with pytest.raises(UnreadableStatusError, match=r"status\.stage"):
         operator.reconcile()
     assert not any(request.writes for request in api.calls)
-
-
-def other_attempt(spec: StageSpec) -> StageResult:
-    return good_result(spec, input_digest="sha256:" + "1" * 64)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        (0, "not json"),
-        (0, "{}"),
-        (0, '{"stage": "warm-start", "metrics": {"x": NaN}}'),
-        (0, "[" * 100_000),
-        (0, '{"message": "' + "x" * 4000 + '"}'),
-    ],
-    ids=["text", "empty", "nan", "deep", "oversized"],
-)
-def test_a_malformed_message_never_moves_a_run(said: tuple[int, str]) -> None:
-    api, operator, controller = begin(retries={"crashes": 0})
-    controller.ending = lambda _: said
-    operator.finish(controller)
-    assert stands(api, "Stalled") == ("True", "BudgetExhausted")
-    assert status_of(api)["lastFailure"]["reason"] == "ResultUnreadable"
-    assert status_of(api).get("iterations") in (None, [])
-
-
-def test_a_result_of_other_inputs_never_moves_a_run() -> None:
-    api, operator, controller = begin(retries={"crashes": 0})
-    controller.ending = other_attempt
-    operator.finish(controller)
-    assert status_of(api)["lastFailure"]["reason"] == "ResultUnreadable"
-
-
-def test_a_foreign_pod_never_moves_a_run() -> None:
-    api, operator, controller = begin()
-    operator.settle()
-    [name] = attempts(api)
-    job = copy.deepcopy(api.objects["jobs", "team", name])
-    config = api.objects["configmaps", "team", name]
-    forged = good_result(StageSpec.model_validate_json(config["data"]["spec.json"]), message="forged")
-    pod: Object = pod_of(job, 7, ended_status(0, forged.to_message().decode()))
-    pod["metadata"]["ownerReferences"][0]["uid"] = "someone-else"
-    api.put("pods", pod)
-    operator.settle()
-    assert status_of(api)["active"]["jobName"] == name
-    controller.ending = lambda _: (1, "bug")
-    controller.step()
-    controller.step()
-    operator.settle()
-    assert status_of(api)["lastFailure"]["exitCode"] == 1
-    assert uid(job) == uid(api.objects["jobs", "team", name])
 
 
 def test_a_job_that_is_done_but_whose_pods_are_gone_is_tried_again_without_cost() -> None:

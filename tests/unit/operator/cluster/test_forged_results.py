@@ -34,6 +34,8 @@ def said(spec: StageSpec, **changes: Any) -> dict[str, Any]:
 
 
 FORGED: dict[str, Callable[[StageSpec], str]] = {
+    "text": lambda spec: "not json",
+    "an empty object": lambda spec: "{}",
     "beyond 3 KiB, else right": lambda spec: json.dumps(said(spec)) + " " * MAX_RESULT_BYTES,
     "cut off": lambda spec: json.dumps(said(spec))[:-2],
     "not a number": lambda spec: json.dumps(said(spec, metrics={"loss": float("nan")})),
