@@ -20,7 +20,7 @@ from ippo_trainer.text.render import Renderer
 
 from tests.kit import fake_vllm
 
-from .test_collect import TALKER, data_of, delete_results, run_shard, shard, spec_of
+from .test_collect import TALKER, run_shard, shard, spec_of
 from .test_samplers import logprobs_of
 
 BOLD = Persona(name="bold", share="0.3", instructions=" Offer roses. ", temperature="1.7", min_p="0.1")
@@ -46,7 +46,7 @@ def test_a_conversation_is_its_personas_in_all_turns_and_logged_as_live_ones_are
 ) -> None:
     spec = spec_of(small_world, **PERSONAS, sampler=sampler, temperature="0.8", batch_size=7)
     result = shard(small_world, spec)
-    data = data_of(small_world, result)
+    data = small_world.data_of(result)
     loaded = load_policy(small_world.folder / "policy")
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     hows = {
@@ -80,7 +80,7 @@ def test_a_conversation_is_its_personas_in_all_turns_and_logged_as_live_ones_are
 def test_shards_batches_and_the_explorer_change_no_conversations_persona(small_world: Any) -> None:
     spec = spec_of(small_world, 2, **PERSONAS, parallelism=2, exploration="0.5")
     shard(small_world, spec, 0)
-    both = data_of(small_world, shard(small_world, spec, 1))
+    both = small_world.data_of(shard(small_world, spec, 1))
     assert [persona_of(each) for each in both] == [drawn_of(spec, each) for each in both]
     for each in both:
         turns = {turn.writer for turn in each.turns}
@@ -93,7 +93,7 @@ def test_killed_at_any_write_it_ends_with_the_same_personas(small_world: Any) ->
     spec = spec_of(small_world, **PERSONAS)
     expected = shard(small_world, spec)
     for number in (2, 5, 9):
-        delete_results(small_world)
+        small_world.forget()
         small_world.kill_at_put(spec, number)
     assert shard(small_world, spec).artifacts == expected.artifacts
 
@@ -105,7 +105,7 @@ def test_without_personas_nothing_changes(small_world: Any) -> None:
     assert not {"personas", "maxExploration"} & said["collect"].keys()
     expected = shard(small_world, plain).artifacts
     for settings in ({"personas": (BOLD,), "max_exploration": "0"}, {"personas": ()}):
-        delete_results(small_world)
+        small_world.forget()
         assert plain.collect is not None
         switched = plain.model_copy(update={"collect": plain.collect.model_copy(update=settings)})
         assert shard(small_world, switched).artifacts == expected
@@ -115,7 +115,7 @@ def test_without_personas_nothing_changes(small_world: Any) -> None:
 def test_a_persona_gets_the_policys_own_words_where_it_changes_nothing(small_world: Any) -> None:
     """But for its luck: one with a share of all has the policy's distribution, and all turns are tagged."""
     spec = spec_of(small_world, personas=(Persona(name="all", share="1"),), max_exploration="0.99")
-    turns = [turn for found in data_of(small_world, shard(small_world, spec)) for turn in found.turns]
+    turns = [turn for found in small_world.data_of(shard(small_world, spec)) for turn in found.turns]
     assert {(turn.behaviour, turn.writer) for turn in turns} == {("explore", "all")}
 
 
@@ -134,7 +134,7 @@ def test_a_long_message_is_cut_beside_instructions_too(small_world: Any) -> None
     wordy = Persona(name="wordy", share="0.5", instructions="Offer roses. " * 10)
     spec = spec_of(small_world, personas=(wordy,), max_exploration="0.5")
     environment = params.EnvironmentSpec(name=f"{source}:Talker")
-    data = data_of(small_world, shard(small_world, spec.model_copy(update={"environment": environment})))
+    data = small_world.data_of(shard(small_world, spec.model_copy(update={"environment": environment})))
     loaded = load_policy(small_world.folder / "policy")
     renderer = Renderer.load(loaded.directory, loaded.tokenizer)
     longest = dict.fromkeys(("", "wordy"), 0)
@@ -171,7 +171,7 @@ def test_the_report_says_what_exploring_cost(small_world: Any) -> None:
     spec = spec.model_copy(update={"environment": environment})
     shard(small_world, spec, 0)
     result = shard(small_world, spec, 1)
-    data = data_of(small_world, result)
+    data = small_world.data_of(result)
     counts = read_manifest(small_world.store, result.artifacts["data"]).metadata["counts"]
     run = gather(small_world.store, {"metadata": {"name": "small"}, "spec": {}})
     page = owner.page(run)
@@ -208,6 +208,6 @@ def test_personas_remember_no_more_together_than_a_policy_alone(
     shard(small_world, spec_of(small_world, **PERSONAS))
     assert set(limits[-6:]) == {MEMORY_BYTES // 3}  # before, what was loaded was checked
     limits.clear()
-    delete_results(small_world)
+    small_world.forget()
     shard(small_world, spec_of(small_world))
     assert set(limits) == {MEMORY_BYTES}
