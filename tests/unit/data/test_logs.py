@@ -68,10 +68,10 @@ def test_what_nobody_could_answer_is_left_out_and_counted(tmp_path: Path) -> Non
     [conversation] = read_log(log, warnings.append)
     assert pairs(conversation) == [("hi", "yes?", "accepted", "yes?")]
     assert sorted(warnings) == [
-        "a.jsonl: left out 1 conversations without a reply",
-        "a.jsonl: left out 1 greetings before the first customer message",
-        "a.jsonl: left out 2 customer messages that nobody answered",
-        "a.jsonl: left out 2 system messages in the midst of a conversation",
+        "a.jsonl: left out 1 conversations without a reply (first: line 2)",
+        "a.jsonl: left out 1 greetings before the first customer message (first: line 1)",
+        "a.jsonl: left out 2 customer messages that nobody answered (first: line 1)",
+        "a.jsonl: left out 2 system messages in the midst of a conversation (first: line 1)",
     ]
 
 
@@ -125,7 +125,19 @@ GOOD = chat(("user", "hi"), ("agent", "yes"), conversation_id="good")
         ("{", r"line 2 is not JSON"),
         ("[1]", r"line 2 is no JSON object"),
         ('{"conversation_id": "c", "messages": [], "outcome": NaN}', r"line 2 holds NaN.*null"),
-        (chat(("user", "x"), conversation_id="good"), r"line 2: conversation_id 'good' comes a second time.*line 1"),
+        (
+            chat(("user", "x"), conversation_id="good"),
+            r"lines 1 and 2: conversation_id 'good' comes a second time with other messages.* an id of its own",
+        ),
+        (
+            GOOD | {"outcome": True},
+            r"lines 1 and 2: conversation_id 'good' comes a second time, word for word, but with outcome false, then",
+        ),
+        (
+            chat(("user", "x"), conversation_id="good", outcome=None),
+            r"lines 1 and 2: .* with other messages and outcome false, then null. Give",
+        ),
+        (GOOD, r"lines 1 and 2: conversation_id 'good' comes a second time, word for word. Leave one of them out"),
         (chat(("user", "x"), conversation_id=[]), r"line 2: conversation_id is \[\].*or leave the field out"),
         (chat(("user", "x"), outcome=1), r"line 2: outcome is 1.*true, false, or null"),
         (chat(messages="hi"), r'line 2: messages is "hi"'),
@@ -247,7 +259,7 @@ GOOD_LINE = json.dumps(GOOD).encode()
         (b'{"conversation_id": 1.5, "messages": []}', "conversation_id is 1.5"),
         (
             GOOD_LINE + b"\n" + GOOD_LINE + b"\n" + GOOD_LINE,
-            r"2 problems.*conversation_id 'good' comes a second time \(2",
+            r"2 problems.*conversation_id 'good' comes a second time, word for word \(2 times; also lines 1 and 3",
         ),
         (b'{"conversation_id": "a", "x": "' + b"x" * (17 << 20) + b'"}\n{', r"2 problems.*line 1 is longer.*line 2"),
     ],

@@ -1,12 +1,16 @@
 """What is worth a look in logs that can be read: one class, one voice, roles and times that are odd."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from ippo_trainer.data import situations as module
 from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.outcomes import Outcomes
 from ippo_trainer.data.schema import Turn
 from ippo_trainer.data.situations import Situations, plain
 from ippo_trainer.data.survey import survey
@@ -62,6 +66,8 @@ def surveyed(folder: Path, lines: list[dict[str, Any]]) -> dict[str, Any]:
         ),
         ([timed(n, NOON, "2026-03-29T11:00:00Z") for n in range(20)], "its time goes backwards"),
         ([timed(n, NOON, "2999-01-01") for n in range(20)], "its time is in the future"),
+        ([timed(n, NOON, "2026-03-29T14:00:00") for n in range(20)], "its times have no zone, and are taken as UTC"),
+        ([timed(n, NOON, "2026-03-30") for n in range(20)], "its times have no zone, and are taken as UTC"),
         (
             [
                 chat(12 * number + kind, ("user", f"{letter} tea"), ("assistant", f"yes, {letter}"))
@@ -80,9 +86,33 @@ def test_a_log_that_can_be_read_and_is_odd_is_told_so(lines: list[dict[str, Any]
 
 
 def test_odd_times_are_counted_with_their_first_lines(tmp_path: Path) -> None:
-    lines = [timed(n, NOON, NOON if n < 15 else "2026-03-28") for n in range(20)]
+    lines = [timed(n, NOON, NOON if n < 15 else "2026-03-28T12:00:00Z") for n in range(20)]
     [notice] = surveyed(tmp_path, lines)["notices"]
     assert (notice["count"], notice["places"]) == (5, ["line 16", "line 17", "line 18", "line 19"])
+
+
+def rows_of(folder: Path, kind: Any) -> Path:
+    times = pa.array([1_774_000_000_000_000] * 4).cast(kind)
+    columns = {"conversation_id": list("abcd"), "turn": pa.array([0] * 4, pa.int32()), "final_outcome": [True] * 4}
+    texts = {name: list("wxyz") for name in ("customer_message", "suggestion", "sent_message")}
+    table = pa.table({**columns, **texts, "reaction": ["accepted"] * 4, "started_at": times})
+    pq.write_table(table, folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def test_times_without_a_zone_are_told_whichever_file_has_them(tmp_path: Path) -> None:
+    words = "no zone|without a zone"
+    chats = tmp_path / "a.jsonl"
+    chats.write_text("".join(json.dumps(chat(n) | {"outcome": None}) + "\n" for n in range(20)))
+    orders = tmp_path / "orders.csv"
+    for time, expected in (("2026-03-30 10:00:00", ["row 3", "row 4"]), ("2026-03-30T10:00Z", []), ("1774000000", [])):
+        orders.write_text(f"conversation_id,time\n1,\n2,{time}\n3,{time}\n")
+        told = survey(LogReader(chats), Outcomes(orders))["notices"]
+        places = [each["places"] for each in told if re.search(words, each["notice"])]
+        assert places == ([expected] if expected else [])
+    for zone in (None, "UTC", "Asia/Tokyo"):
+        told = survey(LogReader(rows_of(tmp_path, pa.timestamp("us", tz=zone))))["notices"]
+        assert [each["count"] for each in told if re.search(words, each["notice"])] == ([1] if zone is None else [])
 
 
 def test_an_ordinary_log_has_none(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def test_a_list_of_purchases(tmp_path: Path) -> None:
         joined = [outcomes.join(conversation(each)) for each in "abc"]
         assert [(each.outcome, each.censored) for each in joined] == [(True, False), (True, False), (False, False)]
         assert outcomes.counts == {"with the outcome": 2, "without the outcome": 1}
-        assert outcomes.check() == [f"{name}: 1 of 3 ids are of no conversation in the log"]
+        outcomes.check()
+        [notice] = outcomes.notices.kinds()
+        assert f"1 of 3 ids in {name} are of no conversation in the log" in notice.text
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_windows_in_units() -> None:
         (["conversation_id,outcomes", "a,true"], r'unknown field "outcomes".*Rename it to outcome'),
         (
             ["conversation_id,outcome", "a,true", "a,false", "b,1", "b,0"],
-            r"2 problems.*row 3: outcome of conversation 'a' contradicts row 2",
+            r"2 problems.*rows 2 and 3: outcome of conversation 'a' is true, then false \(2 times; also rows 4 and 5\)",
         ),
     ],
 )

@@ -236,12 +236,18 @@ def test_a_folder_without_segments(tmp_path: Path) -> None:
         ([{"id": "r1", "reactoin": "edited"}], "Rename it to reaction"),
         ([{"reaction": "edited"}], "names no suggestion"),
         ([{"id": "r1", "reaction": "edited", "sent": 3}], "sent is 3"),
-        ([{"id": "r1", "reaction": "edited"}, {"id": "r1", "reaction": "rejected"}], "contradicts line 1"),
+        (
+            [{"id": "r1", "reaction": "edited"}, {"id": "r1", "reaction": "rejected"}],
+            "lines 1 and 2: suggestion 'r1' is edited, then rejected",
+        ),
         ([{"id": "nobody", "reaction": "edited"}], "no suggestion of the log is in rows.jsonl"),
         ([{"conversation_id": "c", "turn": 0}], "neither a reaction nor an outcome"),
         ([{"conversation_id": "c", "turn": -1, "reaction": "edited"}], "names no suggestion"),
         ([{"id": "r1", "reaction": "edited", "time": "yesterday"}], 'time is "yesterday".*ISO 8601'),
-        ([{"id": "r1", "reaction": "edited", "displayed": False}, {"id": "r1", "reaction": "edited"}], "contradicts"),
+        (
+            [{"id": "r1", "reaction": "edited", "displayed": False}, {"id": "r1", "reaction": "edited"}],
+            "lines 1 and 2.* edited twice",
+        ),
     ],
 )
 def test_reactions_that_are_wrong(tmp_path: Path, rows: list[dict[str, Any]], words: str) -> None:

@@ -2,11 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ippo_trainer.contract.errors import TryAgainError
-from ippo_trainer.contract.layout import LEDGER, result_key
-from ippo_trainer.report import gather
+from ippo_trainer.contract.layout import LEDGER, LOG, result_key
+from ippo_trainer.data.logs import LogReader
+from ippo_trainer.data.survey import survey
+from ippo_trainer.report import gather, render
+from ippo_trainer.report.log_sections import LogAccount
 from ippo_trainer.report.words import headline, state, subline, verdict
 
 from . import synthetic
@@ -194,3 +198,43 @@ def test_a_store_that_does_not_answer_is_no_empty_report(tmp_path: Path, monkeyp
     monkeypatch.setattr(made.store, "read", down)
     with pytest.raises(TryAgainError, match="down"):
         made.report()
+
+
+def surveyed(folder: Path) -> dict[str, Any]:
+    log = folder / "shop.jsonl"
+    messages = [{"role": "user", "content": "tea?"}, {"role": "assistant", "content": "yes"}]
+    lines = [{"messages": messages, "outcome": n % 2 == 0, "writer": "<b>night</b>" * 20} for n in range(12)]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return survey(LogReader(log))
+
+
+def test_the_account_of_a_log_stands_in_the_report(tmp_path: Path) -> None:
+    made = synthetic.Run(tmp_path / "run")
+    made.warm_start()
+    files = {"turns.txt": "turns", LOG: surveyed(tmp_path)}
+    made.put(1, "collect", "data", files, {"policy": made.policies[0]})
+    run = made.report()
+    html = render(run)
+    assert run.problems == []
+    assert '<section id="log"><h2>The log</h2>' in html
+    assert '<a href="#log">' in html
+    for words in ("What is worth a look", "11 conversations without an id say the same", "&lt;b&gt;night&lt;/b&gt;"):
+        assert words in html
+    assert "<b>night" not in html
+    assert 'id="log"' not in render(synthetic.full(tmp_path / "other", ["Promote"]).report())
+
+
+@pytest.mark.parametrize("change", [{"funnel": 3}, {"times": {"first": 1e300, "last": 1}}, {"notices": [3]}])
+def test_an_account_that_is_none_is_named_and_hides_nothing_else(tmp_path: Path, change: dict[str, Any]) -> None:
+    made = synthetic.Run(tmp_path / "run")
+    made.put(1, "collect", "data", {"turns.txt": "turns", LOG: surveyed(tmp_path) | change}, {})
+    run = made.report()
+    assert run.log is None
+    assert ["no account of a log" in problem for problem in run.problems] == [True]
+    assert "Provenance" in render(run)
+
+
+def test_a_long_account_is_cut(tmp_path: Path) -> None:
+    many = [{"count": 2, "places": ["line 1", "line 2"], "notice": "x" * 5000}] * 500
+    account = LogAccount(surveyed(tmp_path) | {"notices": many})
+    assert sum(len(cell) for each in account.sections() for row in each.rows for cell in row) < 30_000

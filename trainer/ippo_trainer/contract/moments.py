@@ -13,11 +13,7 @@ def seconds_of(value: Any) -> float | None:
 
     None for whatever else.
     """
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip())
-        except ValueError:
-            return None
+    value = _read(value)
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
@@ -28,3 +24,19 @@ def seconds_of(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MILLISECONDS * 1000:
         return None
     return float(value) / 1000 if value > _MILLISECONDS else float(value)
+
+
+def lacks_zone(value: Any) -> bool:
+    """Whether it is a moment, or a day, that `seconds_of` takes to be in UTC since it does not say where it was."""
+    value = _read(value)
+    return isinstance(value, date) and getattr(value, "tzinfo", None) is None
+
+
+def _read(value: Any) -> Any:
+    """The moment that ISO 8601 says; whatever else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.fromisoformat(value.strip())
+    except ValueError:
+        return None

@@ -17,6 +17,7 @@ from ippo_trainer.data.messages import (
     fields_of,
     is_message,
     is_text,
+    lacks_zone_in,
     plain_name,
     show,
     time_of,
@@ -105,6 +106,11 @@ class Record:
             turns[-1].ended_at = time_of(value) or 0.0
         group = group_of(value.get("group"))
         return Conversation(identifier, turns, bool(outcome), outcome is None, customer, context, group)
+
+    def lacks_zones(self) -> bool:
+        """Whether some of its times say no zone."""
+        lists = (self._value[name] for name in LISTS if isinstance(self._value.get(name), list))
+        return any(map(lacks_zone_in, [self._value, *next(lists, ())]))
 
     def unread(self) -> set[str]:
         """Names of its fields that nobody reads."""

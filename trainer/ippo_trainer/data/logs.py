@@ -32,9 +32,11 @@ from ippo_trainer.data.columns import check_unique, plain_rows
 from ippo_trainer.data.json_lines import LONGEST_LINE
 from ippo_trainer.data.log_record import FORMAT, Record, group_of
 from ippo_trainer.data.message_rows import holds_messages, present
+from ippo_trainer.data.messages import ZONES
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import iter_turns
+from ippo_trainer.data.situations import digest
+from ippo_trainer.data.turns import columns_without_zone, iter_turns
 
 """One JSON array of conversations, as ShareGPT's data sets are."""
 _ARRAY_FORMAT = "Write one JSON array of conversations in UTF-8, or one line each in a file named .jsonl."
@@ -104,6 +106,8 @@ class LogReader:
         self.path, self.size = path, path.stat().st_size
         start = position or {}
         self.problems = Problems(path.name)
+        self.notices = Problems.restore(path.name, start.get("notices", {}))
+        """What is worth a look though nothing is wrong."""
         self.omissions: Counter[str] = Counter(start.get("omissions", {}))
         self.count: int = start.get("count", 0)
         """Conversations so far, those of an earlier reader among them."""
@@ -111,14 +115,17 @@ class LogReader:
         """Of the file, so far."""
         self.place = ""
         """Of the latest conversation, for errors."""
-        self._places: dict[str, int] = dict(start.get("places", {}))
+        self._met: dict[str, tuple[int, int, bool | None]] = {
+            name: (number, said, outcome) for name, (number, said, outcome) in start.get("met", {}).items()
+        }
+        """By conversation_id, the number of its line, a digest of what is said there, and the outcome."""
         self._repeated: Counter[str] = Counter(start.get("repeated", {}))
         self._number: int = start.get("number", 0)
         self._offset: int = start.get("offset", 0)
         self._names = path.name.lower()
         self.first: dict[str, str] = dict(start.get("first", {}))
         """By what was left out, the place where that was first."""
-        self.unread: Counter[str] = Counter()
+        self.unread: Counter[str] = Counter(start.get("unread", {}))
         """By field that nobody reads, the conversations that have it; of at most `_MOST_FIELDS` fields."""
 
     def position(self) -> dict[str, Any]:
@@ -126,12 +133,14 @@ class LogReader:
         return {
             "omissions": dict(self.omissions),
             "count": self.count,
-            "places": dict(self._places),
+            "met": {name: list(each) for name, each in self._met.items()},
             "repeated": dict(self._repeated),
             "number": self._number,
             "offset": self._offset,
             "bytes": self.bytes,
             "first": dict(self.first),
+            "unread": dict(self.unread),
+            "notices": self.notices.state(),
         }
 
     def __iter__(self) -> Iterator[Conversation]:
@@ -165,11 +174,20 @@ class LogReader:
                     yield conversation
 
     def left_out(self) -> list[str]:
-        """What was left out, and how often, in words."""
-        return [f"{self.path.name}: left out {count} {what}" for what, count in sorted(self.omissions.items())]
+        """What was left out, how often, and where first, in words."""
+        first = {what: f" (first: {place})" for what, place in self.first.items()}
+        counts = sorted(self.omissions.items())
+        return [f"{self.path.name}: left out {count} {what}{first.get(what, '')}" for what, count in counts]
+
+    def leave_out(self, what: str) -> None:
+        """Counts what is left out of the latest conversation, or that it is."""
+        self.omissions[what] += 1
+        self.first.setdefault(what, self.place)
 
     def _turn_parquet(self) -> Iterator[Conversation]:
         with self.problems.collecting():
+            if not self.count:
+                self._note_columns_without_zone()
             for number, conversation in enumerate(iter_turns(self.path, imported=True)):
                 if number >= self.count:
                     self.count += 1
@@ -177,6 +195,11 @@ class LogReader:
                     conversation.group = group_of(conversation.group)
                     yield conversation
         self.bytes = self.size
+
+    def _note_columns_without_zone(self) -> None:
+        for name in columns_without_zone(self.path):
+            what = f", column {name!r} has times without a zone, which are taken as UTC"
+            self.notices.add(ProblemError(self.path.name, "row 0", what, ZONES))
 
     def _rows(self) -> Iterator[Record]:
         """Of parquet that has a column of messages, one conversation each."""
@@ -255,25 +278,43 @@ class LogReader:
         """None where there is nothing to learn, or where something is wrong with it; all of that is collected."""
         before = len(self.omissions)
         conversation = record.conversation(self.omissions)
-        if len(self.omissions) > before:
-            self.first |= dict.fromkeys(self.omissions.keys() - self.first.keys(), record.place)
+        for what in list(self.omissions)[before:]:
+            self.first[what] = record.place
         if conversation is None:
             return None
         for name in sorted(record.unread()):
             if name in self.unread or len(self.unread) < _MOST_FIELDS:
                 self.unread[name] += 1
         if conversation.id:
-            first = self._places.setdefault(conversation.id, self._number)
-            if first != self._number:
-                what = f": conversation_id {conversation.id!r:.100} comes a second time"
-                place = record.place.split()[0]
-                record.fail(what, f"The first is on {place} {first}; write each conversation on one {place}.")
+            self._check_once(conversation, record.place)
         if not conversation.turns:
-            self.omissions[WITHOUT_REPLY] += 1
+            self.leave_out(WITHOUT_REPLY)
             return None
+        if record.lacks_zones():
+            what = ": its times have no zone, and are taken as UTC"
+            self.notices.add(ProblemError(self.path.name, record.place, what, ZONES))
         if not conversation.id:
             conversation.id = self._derived_id(conversation)
         return conversation
+
+    def _check_once(self, conversation: Conversation, place: str) -> None:
+        """Raises a ProblemError that names both places where an id comes a second time, and how they differ."""
+        unit, number = place.split()
+        outcome = None if conversation.censored else conversation.outcome
+        met = int(number), _said(conversation), outcome
+        first, said, ended = self._met.setdefault(conversation.id, met)
+        if first == met[0]:
+            return
+        how, remedy = ", word for word", "Leave one of them out."
+        if said != met[1]:
+            how, remedy = " with other messages", "Give each conversation an id of its own, or write one that is whole."
+        if ended != outcome:
+            how += (
+                f"{' and' if said != met[1] else ', but with'} outcome {json.dumps(ended)}, then {json.dumps(outcome)}"
+            )
+            remedy = remedy if said != met[1] else f"Keep the {unit} that is right."
+        what = f": conversation_id {conversation.id!r:.100} comes a second time{how}"
+        raise ProblemError(self.path.name, f"{unit}s {first} and {number}", what, remedy)
 
     def _derived_id(self, conversation: Conversation) -> str:
         """Of what is said; those that say the same are numbered."""
@@ -286,6 +327,12 @@ class LogReader:
     def alike(self) -> int:
         """Conversations without an id that say what another one said, word for word."""
         return sum(count - 1 for count in self._repeated.values())
+
+
+def _said(conversation: Conversation) -> int:
+    """A digest of all that is said in it."""
+    turns = [(turn.customer_message, turn.suggestion, turn.reaction, turn.sent_message) for turn in conversation.turns]
+    return digest(repr((conversation.context, turns)))
 
 
 def _damaged(name: str, place: str, error: Exception) -> BadDataError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ippo_trainer.contract.digests import DIGEST
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.contract.moments import seconds_of
+from ippo_trainer.contract.moments import lacks_zone, seconds_of
 from ippo_trainer.data.context import check_tool_messages, context_of
 from ippo_trainer.data.reactions import REACTIONS, Reaction
 from ippo_trainer.data.schema import PEOPLE, State, Turn
@@ -29,6 +29,7 @@ EXPLORED = "explored"
 """Field of a message that says whether the suggestion was drawn to explore."""
 TIMES = ("time", "timestamp", "created_at", "create_time")
 """Fields of a message or conversation that say when, the first that is there."""
+ZONES = "Write times with a zone, such as Z or +02:00."
 _UNLIKELY, _ROUNDING = -1e30, 1e-3
 """The least log-probability, since files have 32 bits of it, and how far above 0 one may be rounded."""
 GREETINGS = "greetings before the first customer message"
@@ -175,8 +176,16 @@ def time_of(value: Mapping[str, Any]) -> float | None:
 
     None where there is none, or where it cannot be read: other tools have fields of these names, too.
     """
-    time = next((value[name] for name in TIMES if value.get(name) is not None), None)
-    return seconds_of(time)
+    return seconds_of(_time_in(value))
+
+
+def lacks_zone_in(value: Mapping[str, Any]) -> bool:
+    """Whether `time_of` takes its time to be in UTC since it does not say where it was."""
+    return lacks_zone(_time_in(value))
+
+
+def _time_in(value: Mapping[str, Any]) -> Any:
+    return next((value[name] for name in TIMES if value.get(name) is not None), None)
 
 
 def _action(where: str, value: dict[str, Any], content: str) -> tuple[str | None, Reaction]:

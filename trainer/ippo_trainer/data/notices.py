@@ -18,26 +18,32 @@ _NAMED = 6
 _DAY = 86400.0
 
 
-def of_times(notices: Problems, reader: LogReader, conversation: Conversation, now: float | None) -> None:
-    """Adds what is odd in the times of the conversation that was read last.
+def of_order(reader: LogReader, conversation: Conversation) -> None:
+    """Adds it to the reader's notices if the times of the conversation that was read last go backwards."""
+    if any(later < earlier for earlier, later in pairwise(_times(conversation))):
+        what, remedy = ": its time goes backwards", "Check order, units and zones."
+        reader.notices.add(ProblemError(reader.path.name, reader.place, what, remedy))
+
+
+def of_clock(notices: Problems, reader: LogReader, conversation: Conversation, now: float) -> None:
+    """Adds it to `notices` if the conversation that was read last has times in the future.
 
     Args:
-        now: seconds since 1970 UTC; None asks nothing of it.
+        now: seconds since 1970 UTC.
     """
-    times = [time for turn in conversation.turns for time in (turn.started_at, turn.ended_at) if time > 0]
-    if any(later < earlier for earlier, later in pairwise(times)):
-        notices.add(
-            ProblemError(reader.path.name, reader.place, ": its time goes backwards", "Check order, units and zones.")
-        )
-    if now is not None and times and max(times) > now + _DAY:
-        notices.add(
-            ProblemError(reader.path.name, reader.place, ": its time is in the future", "Check units and zones.")
-        )
+    if max(_times(conversation), default=0.0) > now + _DAY:
+        what, remedy = ": its time is in the future", "Check units and zones."
+        notices.add(ProblemError(reader.path.name, reader.place, what, remedy))
+
+
+def _times(conversation: Conversation) -> list[float]:
+    return [time for turn in conversation.turns for time in (turn.started_at, turn.ended_at) if time > 0]
 
 
 def of_log(notices: Problems, reader: LogReader, figures: dict[str, Any]) -> None:
     """Adds what the figures of the whole log say."""
-    for what, remedy in (*_of_outcomes(reader, figures), *_of_suggestions(figures), *_of_roles(reader)):
+    told = (*_of_outcomes(reader, figures), *_of_suggestions(figures), *_of_roles(reader), *_of_alike(reader))
+    for what, remedy in told:
         notices.add(BadDataError(what, remedy))
 
 
@@ -103,3 +109,10 @@ def _of_roles(reader: LogReader) -> list[tuple[str, str]]:
             "If these are no greetings, the roles are swapped: user is the customer, assistant the business.",
         )
     ]
+
+
+def _of_alike(reader: LogReader) -> list[tuple[str, str]]:
+    if not reader.alike:
+        return []
+    what = f"{reader.alike:,} conversations without an id say the same as another one"
+    return [(what, "If the log has them twice, leave one out; else they are well as they are.")]

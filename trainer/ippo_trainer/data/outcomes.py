@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 
 from ippo_trainer.contract import log_names
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.contract.moments import lacks_zone
 from ippo_trainer.data.columns import check_unique, plain_rows
 from ippo_trainer.data.json_lines import UNREADABLE, lines, opened, values
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.messages import show, time_of
+from ippo_trainer.data.messages import ZONES, show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.data.spelling import misspelt
@@ -59,6 +60,8 @@ class Outcomes:
         self.path, self.window = path, window
         self.counts: Counter[str] = Counter()
         """Conversations by what the join came to."""
+        self.notices = Problems(path.name)
+        """What is worth a look though nothing is wrong."""
         self.matches = 0
         """Conversations that the file names."""
         self._unmatched: list[str] = []
@@ -102,8 +105,8 @@ class Outcomes:
         self.counts[kind] += 1
         return joined
 
-    def check(self) -> list[str]:
-        """What is worth a warning after all conversations were joined.
+    def check(self) -> None:
+        """Adds what is worth a look after all conversations were joined.
 
         Raises:
             BadDataError: no conversation has a row.
@@ -116,7 +119,9 @@ class Outcomes:
                 "Write the same ids into both.",
             )
         rest = len(self._rows) - self.matches
-        return [f"{self.path.name}: {rest} of {len(self._rows)} ids are of no conversation in the log"] if rest else []
+        if rest:
+            what = f"{rest} of {len(self._rows)} ids in {self.path.name} are of no conversation in the log"
+            self.notices.add(BadDataError(what, "That is well where the file is of more than this log."))
 
     def _judge(self, conversation: Conversation, row: _Row | None) -> Conversation:
         if self.window is None:
@@ -142,8 +147,11 @@ class Outcomes:
                 name, row = self._row(number, value)
                 before = rows.get(name)
                 if before is not None and before.outcome != row.outcome:
-                    what = f": outcome of conversation {name!r:.100} contradicts row {before.place}"
-                    raise ProblemError(self.path.name, f"row {number}", what, "Keep the row that is right.")
+                    what = (
+                        f": outcome of conversation {name!r:.100} is {show(before.outcome)}, then {show(row.outcome)}"
+                    )
+                    where = f"rows {before.place} and {number}"
+                    raise ProblemError(self.path.name, where, what, "Keep the row that is right.")
                 if before is None or (row.time or 0.0) < (before.time or 0.0):
                     rows[name] = row
         problems.check()
@@ -177,6 +185,9 @@ class Outcomes:
         if time is None:
             what = f": time is {show(cell)}"
             raise ProblemError(self.path.name, f"row {number}", what, "Use ISO 8601, or seconds since 1970 UTC.")
+        if lacks_zone(cell):
+            what = f": its time in {self.path.name} has no zone, and is taken as UTC"
+            self.notices.add(ProblemError(self.path.name, f"row {number}", what, ZONES))
         return time
 
     def _records(self, problems: Problems) -> Iterator[tuple[int, Any]]:
@@ -240,7 +251,7 @@ def joined(reader: LogReader, outcomes: Outcomes | None) -> Iterator[Conversatio
             except BadDataError as error:
                 raise ProblemError(reader.path.name, reader.place, error.message, error.remedy) from None
             if complete.turns[0].outcome:
-                reader.omissions[BEFORE] += 1
+                reader.leave_out(BEFORE)
             else:
                 yield complete
 

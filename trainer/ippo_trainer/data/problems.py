@@ -1,9 +1,10 @@
 """All problems of a log in one bounded error: each kind of problem with a count and its first places."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Self
 
 from ippo_trainer.contract.errors import BadDataError
 
@@ -13,7 +14,7 @@ _MAX_PLACES = 4
 _MOST_KINDS = 1000
 _MAX_TEXT = 200
 # What differs between two problems of one kind: numbers, and the names of conversations.
-_VARYING = re.compile(r"\d+|(?<=conversation )'[^']*'|(?<=conversation_id )'[^']*'")
+_VARYING = re.compile(r"""\d+|(?<=conversation )(?:'[^']*'|"[^"]*")|(?<=conversation_id )(?:'[^']*'|"[^"]*")""")
 
 
 class ProblemError(BadDataError):
@@ -21,7 +22,7 @@ class ProblemError(BadDataError):
 
     Args:
         file: its name.
-        place: `line 3`, or `row 7`.
+        place: `line 3`, or `row 7`, or `lines 3 and 5`.
         what: what is wrong there, with the field; begins with a colon, a comma or a space.
         remedy: what the reader can do about it.
         count: how many places have it, the first of which is named.
@@ -42,6 +43,19 @@ class ProblemKind:
     text: str
     """What is wrong, and the remedy."""
 
+    def where(self) -> str:
+        """Its first places, such as "line 3, 5, 9, 12, …"; empty where it is of no place."""
+        first, *others = self.places or [""]
+        unit = first.split()[0] if first else ""
+        also = "".join(f", {place.removeprefix(f'{unit} ')}" for place in others)
+        return first + also + (", …" if first and self.count > len(self.places) else "")
+
+    def words(self) -> str:
+        """In a sentence, with its count and first places."""
+        times = f"{self.count} times: " if self.count > 1 else ""
+        where = self.where()
+        return f"{self.text} ({times if where else times[:-2]}{where})" if where or times else self.text
+
 
 class Problems:
     """Collects the problems of a file. Its memory is bounded, however many there are."""
@@ -57,6 +71,30 @@ class Problems:
     def total(self) -> int:
         """How many there are."""
         return sum(self._counts.values()) + self._others
+
+    def state(self) -> dict[str, Any]:
+        """For `restore`; JSON."""
+        kinds = [
+            {"kind": kind, "what": getattr(first, "what", None), "message": first.message, "remedy": first.remedy}
+            | {"count": self._counts[kind], "places": self._places[kind]}
+            for kind, first in self._first.items()
+        ]
+        return {"kinds": kinds, "others": self._others}
+
+    @classmethod
+    def restore(cls, file: str, state: Mapping[str, Any]) -> Self:
+        """From `state`."""
+        problems = cls(file)
+        for each in state.get("kinds", ()):
+            kind, places, what = each["kind"], each["places"], each["what"]
+            problems._first[kind] = (
+                BadDataError(each["message"], each["remedy"])
+                if what is None
+                else ProblemError(file, places[0], what, each["remedy"])
+            )
+            problems._counts[kind], problems._places[kind] = each["count"], list(places)
+        problems._others = state.get("others", 0)
+        return problems
 
     def add(self, problem: BadDataError) -> None:
         """Takes one; those that differ only in places and numbers are of one kind."""

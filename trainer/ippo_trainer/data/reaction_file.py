@@ -15,7 +15,7 @@ from typing import Any
 from ippo_trainer.contract import log_names
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.json_lines import values
-from ippo_trainer.data.messages import is_text, show, time_of
+from ippo_trainer.data.messages import ZONES, is_text, lacks_zone_in, show, time_of
 from ippo_trainer.data.problems import ProblemError, Problems
 from ippo_trainer.data.reactions import REACTIONS, Reaction
 from ippo_trainer.data.spelling import misspelt
@@ -56,6 +56,8 @@ class Reactions:
         if not path.name.lower().endswith(log_names.REACTIONS):
             raise BadDataError(f"{path.name} is no file of reactions that can be read", _FORMAT)
         self.path = path
+        self.notices = Problems(path.name)
+        """What is worth a look though nothing is wrong."""
         self._met: set[int] = set()
         """Places of the rows whose suggestions are in the log."""
         self._unmatched: list[str] = []
@@ -116,11 +118,18 @@ class Reactions:
         time = time_of(value)
         if time is None and value.get("time") is not None:
             raise fail(f": time is {show(value['time'])}", "Use ISO 8601, or seconds since 1970 UTC.")
+        if lacks_zone_in(value):
+            what = f": its time in {self.path.name} has no zone, and is taken as UTC"
+            self.notices.add(ProblemError(self.path.name, f"line {number}", what, ZONES))
         row = ReactionRow(value["reaction"], sent, displayed, time, number)
         rows, key = self._key(value, fail)
         before = rows.setdefault(key, row)
         if (before.reaction, before.sent, before.displayed) != (row.reaction, row.sent, row.displayed):
-            raise fail(f": suggestion {key[0]!r:.100} contradicts line {before.place}", "Keep the line that is right.")
+            what = f": suggestion {key[0]!r:.100} is {before.reaction}, then {row.reaction}"
+            if before.reaction == row.reaction:
+                what = f": suggestion {key[0]!r:.100} is {row.reaction} twice, with another text or displayed"
+            where = f"lines {before.place} and {number}"
+            raise ProblemError(self.path.name, where, what, "Keep the line that is right.")
 
     def _key(self, value: dict[str, Any], fail: Any) -> tuple[dict[_Key, ReactionRow], _Key]:
         identifier, choice = value.get("id"), value.get("choice", 0)

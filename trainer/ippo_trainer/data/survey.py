@@ -2,19 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.contract.params import FitQ
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.notices import of_log, of_times
-from ippo_trainer.data.outcomes import Outcomes, joined
+from ippo_trainer.data.notices import of_clock, of_log, of_order
+from ippo_trainer.data.outcomes import BEFORE, Outcomes, joined
 from ippo_trainer.data.own import writer_of
-from ippo_trainer.data.problems import Problems
+from ippo_trainer.data.problems import ProblemKind, Problems
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.data.situations import Situations, digest
 
@@ -149,12 +150,84 @@ class Survey:
         return {name: {str(p): int(np.percentile(row, p)) for p in PERCENTILES} for name, row in rows.items()}
 
 
+class Account:
+    """A log as it is read: its conversations with their outcomes, and all that there is to say of them.
+
+    Args:
+        reader: of the log.
+        outcomes: joined to it.
+        reactions: what is worth a look in a file of reactions.
+        now: seconds since 1970 UTC, to tell times in the future; None tells none.
+    """
+
+    def __init__(
+        self,
+        reader: LogReader,
+        outcomes: Outcomes | None = None,
+        reactions: Problems | None = None,
+        now: float | None = None,
+    ) -> None:
+        self.reader, self._outcomes, self._now = reader, outcomes, now
+        self.sums = Survey()
+        name = reader.path.name
+        self._whole, self._future = Problems(name), Problems(name)
+        self._notices = [self._whole, reader.notices, *(each.notices for each in (outcomes,) if each)]
+        self._notices += [] if reactions is None else [reactions]
+
+    def conversations(self) -> Iterator[Conversation]:
+        """Those that the reader has not had yet; what is wrong with others is in its problems."""
+        for conversation in joined(self.reader, self._outcomes):
+            self.sums.add(conversation)
+            of_order(self.reader, conversation)
+            if self._now is not None:
+                of_clock(self._future, self.reader, conversation, self._now)
+            yield conversation
+
+    def close(self) -> None:
+        """Adds what the log as a whole shows, once it is read to its end: problems to those of the reader."""
+        reader, problems, read = self.reader, self.reader.problems, self.sums.counts["conversations"]
+        if not reader.count and not problems.total:
+            problems.add(reader.nothing())
+        if self._outcomes is not None and reader.count:
+            with problems.collecting():
+                self._outcomes.check()
+        if reader.count and not read and not problems.total:
+            what = f"all {reader.omissions[BEFORE]} conversations of {reader.path.name} began after their outcome"
+            problems.add(BadDataError(what, "Check the times of both files: units, and zones."))
+        if read:
+            of_log(self._whole, reader, self.sums.to_json())
+
+    def notices(self) -> list[ProblemKind]:
+        """What is worth a look though nothing is wrong, but for what depends on the clock."""
+        return [kind for problems in self._notices for kind in problems.kinds()]
+
+    def clock_notices(self) -> list[ProblemKind]:
+        """Times in the future."""
+        return self._future.kinds()
+
+    def figures(self) -> dict[str, Any]:
+        """All of it, but for `clock_notices`: the same log gives the same."""
+        reader, figures = self.reader, self.sums.to_json()
+        return {
+            "file": reader.path.name,
+            "bytes": reader.size,
+            "problems": {"count": reader.problems.total, "kinds": _kinds(reader.problems.kinds(), "problem")},
+            "notices": _kinds(self.notices(), "notice"),
+            "leftOut": dict(sorted(reader.omissions.items())),
+            "leftOutFirst": dict(sorted(reader.first.items())),
+            "unread": dict(reader.unread.most_common(_NAMED)),
+            **figures,
+            "limits": suggested_limits(figures["lengths"]),
+        }
+
+
 def survey(
     reader: LogReader,
     outcomes: Outcomes | None = None,
     measure: Measure | None = None,
     done: Callable[[LogReader], object] = lambda reader: None,
     now: float | None = None,
+    reactions: Problems | None = None,
 ) -> dict[str, Any]:
     """Reads a log to its end; what is wrong is part of the answer and not raised.
 
@@ -164,44 +237,28 @@ def survey(
         measure: of lengths in tokens.
         done: is told how far the reader is.
         now: seconds since 1970 UTC, to tell times in the future.
+        reactions: what is worth a look in a file of reactions.
     """
-    result, every, notices = Survey(), 1, Problems(reader.path.name)
-    for number, conversation in enumerate(joined(reader, outcomes)):
-        result.add(conversation)
-        of_times(notices, reader, conversation, now)
+    account, every = Account(reader, outcomes, reactions, now), 1
+    sums = account.sums
+    for number, conversation in enumerate(account.conversations()):
         if measure is not None and number % every == 0:
             with reader.problems.collecting():
                 prompt, suggestions = measure(conversation)
-                result.prompts.append(prompt)
-                result.suggestions.append(suggestions)
-            if len(result.prompts) >= 2 * MEASURED:  # half of them stand for the log as well
-                result.prompts, result.suggestions = result.prompts[::2], result.suggestions[::2]
+                sums.prompts.append(prompt)
+                sums.suggestions.append(suggestions)
+            if len(sums.prompts) >= 2 * MEASURED:  # half of them stand for the log as well
+                sums.prompts, sums.suggestions = sums.prompts[::2], sums.suggestions[::2]
                 every *= 2
         done(reader)
-    if not reader.count and not reader.problems.total:
-        reader.problems.add(reader.nothing())
-    if outcomes is not None and result.counts["conversations"]:
-        with reader.problems.collecting():
-            for text in outcomes.check():
-                reader.omissions[text.partition(": ")[2]] += 1
-    figures = result.to_json()
-    if result.counts["conversations"]:
-        of_log(notices, reader, figures)
-    return {
-        "file": reader.path.name,
-        "bytes": reader.size,
-        "problems": {"count": reader.problems.total, "kinds": _kinds(reader.problems, "problem")},
-        "notices": _kinds(notices, "notice"),
-        "leftOut": dict(sorted(reader.omissions.items())),
-        "leftOutFirst": dict(sorted(reader.first.items())),
-        "unread": dict(reader.unread.most_common(_NAMED)),
-        **figures,
-        "limits": suggested_limits(figures["lengths"]),
-    }
+    account.close()
+    figures = account.figures()
+    figures["notices"] += _kinds(account.clock_notices(), "notice")
+    return figures
 
 
-def _kinds(problems: Problems, name: str) -> list[dict[str, Any]]:
-    return [{"count": each.count, "places": each.places, name: each.text} for each in problems.kinds()]
+def _kinds(kinds: Iterable[ProblemKind], name: str) -> list[dict[str, Any]]:
+    return [{"count": each.count, "places": each.places, name: each.text} for each in kinds]
 
 
 def suggested_limits(lengths: dict[str, Any] | None) -> dict[str, int] | None:

@@ -131,6 +131,16 @@ def iter_turns(paths: Path | Sequence[Path], imported: bool = False) -> Iterator
             problems.check()
 
 
+def columns_without_zone(path: Path) -> list[str]:
+    """Columns of times that say no zone; none of a file that cannot be read."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return []
+    kinds = {name: schema.field(name).type for name in _TIME_COLUMNS if schema.names.count(name) == 1}
+    return [name for name, kind in kinds.items() if pa.types.is_timestamp(kind) and kind.tz is None]
+
+
 def _read_file(path: Path, ids: set[str], problems: Problems | None) -> Iterator[Conversation]:
     collecting = problems.collecting if problems is not None else nullcontext
     reader = _ConversationReader(path.name, ids)

@@ -14,6 +14,7 @@ from ippo_trainer.contract.layout import (
     COMPARISONS,
     GROUPS,
     LEDGER,
+    LOG,
     METRICS,
     TRAINING,
     TRANSCRIPTS,
@@ -25,6 +26,7 @@ from ippo_trainer.contract.stages import BY_NAME, COLLECT, CYCLE, EVALUATE, FIT_
 from ippo_trainer.data.counts import Ended, personas, without_personas
 from ippo_trainer.evaluation.comparisons import Comparisons
 from ippo_trainer.evaluation.groups import GroupValues
+from ippo_trainer.report.log_sections import LogAccount
 from ippo_trainer.report.model import (
     Artifact,
     CalibrationFigures,
@@ -136,6 +138,7 @@ def _cycle(store: Store, iteration: int, ledger: dict[str, Any]) -> tuple[Cycle 
         comparisons=None if simulated else reader.read(evaluate, "evaluation", COMPARISONS, Comparisons),
         groups=_log_groups(reader, results.get(COLLECT)),
         group_values=None if simulated else reader.read(evaluate, "evaluation", GROUPS, GroupValues),
+        log=reader.read(results.get(COLLECT), BY_NAME[COLLECT].artifact, LOG, LogAccount),
         personas=_personas(reader, results.get(COLLECT)),
     )
     return cycle, problems

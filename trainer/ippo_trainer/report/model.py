@@ -15,6 +15,7 @@ from ippo_trainer.contract.spec import Decision
 from ippo_trainer.data.counts import Ended
 from ippo_trainer.evaluation.comparisons import Comparisons
 from ippo_trainer.evaluation.groups import GroupValues
+from ippo_trainer.report.log_sections import LogAccount
 
 Z95 = 1.96
 _Row = TypeVar("_Row")
@@ -291,6 +292,8 @@ class Cycle:
     """Of a log, by its column `group`: conversations, those that are finished, those with the outcome."""
     group_values: GroupValues | None = None
     """What the log tells of the candidate by group, where nobody could simulate a customer."""
+    log: LogAccount | None = None
+    """Of the log that it learnt from, where it learnt from one."""
     personas: dict[str, Ended] = field(default_factory=dict)
     """Of what was collected, by persona, "" for the policy as it is; nothing where it had no personas."""
 
@@ -341,6 +344,11 @@ class RunReport:
         """How many cycles the run's manifest asks for at most."""
         planned = self.setting("iterations.max")
         return planned if isinstance(planned, int) else None
+
+    @property
+    def log(self) -> LogAccount | None:
+        """What the log held that the run learnt from, if it learnt from one."""
+        return next((cycle.log for cycle in self.cycles if cycle.log is not None), None)
 
     @property
     def warm_start(self) -> Cycle | None:

@@ -2,22 +2,26 @@
 
 import json
 import shutil
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.digests import canonical_json, file_sha256
-from ippo_trainer.contract.errors import BadDataError, BadSpecError
+from ippo_trainer.contract.errors import BadSpecError
 from ippo_trainer.contract.fields import window_seconds
+from ippo_trainer.contract.layout import LOG
 from ippo_trainer.contract.params import LogHistory
 from ippo_trainer.contract.spec import StageResult, StoreLocation
 from ippo_trainer.data.counts import shares
 from ippo_trainer.data.logs import LogReader
-from ippo_trainer.data.outcomes import BEFORE, Outcomes, joined
+from ippo_trainer.data.outcomes import Outcomes
+from ippo_trainer.data.problems import Problems
 from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.server_log import is_segment, segments_in, write_served
-from ippo_trainer.data.turns import write_turns
+from ippo_trainer.data.survey import Account
+from ippo_trainer.data.turns import iter_turns, write_turns
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.tally import Tally, pieces
@@ -50,6 +54,8 @@ class LocalLog:
     digest: str = ""
     """Where it was made of segments."""
     left_out: Counter[str] = field(default_factory=Counter)
+    notices: Problems | None = None
+    """Of the file of reactions, if there is one: what is worth a look."""
 
 
 FIELDS = ("collect.history.conversations", "collect.history.reactions")
@@ -92,7 +98,7 @@ def local_log(
     left_out = write_served(segments_in(keys), target, directory / "parts", rows)
     if rows is not None and (others := rows.check()):
         left_out["reactions to no suggestion of the log"] += others
-    return LocalLog(target, file_sha256(target), left_out)
+    return LocalLog(target, file_sha256(target), left_out, None if rows is None else rows.notices)
 
 
 def run(ctx: StageContext, section: LogHistory) -> StageResult:
@@ -116,8 +122,12 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
     reader = LogReader(log, "collect.history.conversations", state.reader)
     if state.reader is None:
         reader.omissions.update(source.left_out)
-    _import(ctx, state, reader, outcomes)
-    _tell(ctx, state, reader, outcomes)
+    account = Account(reader, outcomes, source.notices, time.time())
+    for conversation in iter_turns(sorted(state.directory.glob("*.parquet"))):
+        account.sums.add(conversation)  # those of the attempts before
+    _import(ctx, state, account, outcomes)
+    _tell(ctx, account)
+    (state.directory / LOG).write_bytes(canonical_json(account.figures()))
     counts = state.tally.counts
     published = ctx.publish(ctx.folder, state.directory, KIND, state.tally.metadata())
     finished = counts["conversations"] - counts["censored"]
@@ -127,14 +137,15 @@ def run(ctx: StageContext, section: LogHistory) -> StageResult:
     return ctx.result(artifacts={KIND: published}, metrics=shares(counts), message=message)
 
 
-def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
+def _import(ctx: StageContext, state: _Progress, account: Account, outcomes: Outcomes | None) -> None:
     """Writes what the reader has not had yet; raises all that is wrong at the end."""
+    reader = account.reader
     keeper = Keeper(ctx, lambda _: _save(ctx, state))
     with (
         ctx.progress(reader.size, f"reading {reader.path.name}", "bytes", initial=reader.bytes) as shown,
         keeper.holding(),
     ):
-        for piece in pieces(joined(reader, outcomes)):
+        for piece in pieces(account.conversations()):
             with ctx.stop.deferred():
                 file = state.directory / f"turns-00000-{state.files:05d}.parquet"
                 write_turns(file, piece)
@@ -145,31 +156,16 @@ def _import(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Ou
             if not reader.problems.total:  # else nothing of it will ever be published
                 keeper.note(None)
         shown.update(reader.size - shown.count)
+    account.close()
     reader.problems.check()
-    if not reader.count:
-        raise reader.nothing()
-    if not state.tally.counts["conversations"]:
-        raise BadDataError(
-            f"all {reader.omissions[BEFORE]} conversations of {reader.path.name} began after their outcome",
-            "Check the times of both files: units, and zones.",
-        )
 
 
-def _tell(ctx: StageContext, state: _Progress, reader: LogReader, outcomes: Outcomes | None) -> None:
+def _tell(ctx: StageContext, account: Account) -> None:
     """What a user ought to know of a log that can be read."""
-    counts = state.tally.counts
-    finished = counts["conversations"] - counts["censored"]
-    if counts["outcomes"] in {0, finished}:
-        ctx.warn(
-            f"{reader.path.name}: {'every' if counts['outcomes'] else 'no'} finished conversation has the outcome. "
-            "There is nothing to learn from one class: check how the log says outcome"
-        )
-    for text in outcomes.check() if outcomes is not None else ():
+    for kind in (*account.notices(), *account.clock_notices()):
+        ctx.warn(f"{account.reader.path.name}: {kind.words()}")
+    for text in account.reader.left_out():
         ctx.warn(text)
-    for text in reader.left_out():
-        ctx.warn(text)
-    if reader.alike:
-        ctx.warn(f"{reader.path.name}: {reader.alike} conversations without an id say the same as another one")
 
 
 def _resume(ctx: StageContext, log: str) -> _Progress:

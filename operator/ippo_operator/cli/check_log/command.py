@@ -37,15 +37,15 @@ def command(arguments: Namespace) -> int:
         raise CommandError(f"--html: there is no folder {Path(arguments.html).parent}")
     with trainer_errors(), tempfile.TemporaryDirectory() as folder:
         figures = _survey(arguments, Path(folder))
-    from ippo_trainer.report import log_page
+    from ippo_trainer.report import log_page, log_sections
 
     if arguments.html is not None:
         Path(arguments.html).write_text(log_page.page(figures), "utf-8", errors="replace")
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
-        sections = [line for section in log_page.sections(figures) for line in section.lines()]
-        print("\n".join(map(printable, [log_page.heading(figures), *sections])))
+        sections = [line for section in log_sections.sections(figures) for line in section.lines()]
+        print("\n".join(map(printable, [log_sections.heading(figures), *sections])))
     return BadDataError.exit_code if figures["problems"]["count"] or not figures["conversations"] else OK
 
 
@@ -72,7 +72,11 @@ def _survey(arguments: Namespace, folder: Path) -> dict[str, Any]:
     elif arguments.base is not None:
         measure = _measure(_renderer(Path(arguments.base), arguments.system_prompt))
     with ProgressBar(reader.size, f"reading {reader.path.name}", "bytes") as bar:
-        figures = survey(reader, outcomes, measure, lambda reader: bar.update(reader.bytes - bar.count), time.time())
+
+        def done(reader: LogReader) -> None:
+            bar.update(reader.bytes - bar.count)
+
+        figures = survey(reader, outcomes, measure, done, time.time(), log.notices)
         bar.update(reader.size - bar.count)
     if policy is not None:
         figures["policy"] = policy.figures()

@@ -57,7 +57,7 @@ def test_outcomes_of_a_second_file(ippo: Ippo, log: Path, tmp_path: Path) -> Non
     answer = ippo("check-log", str(log), "--outcomes", str(orders))
     assert answer.code == 0
     assert "with the outcome              2, 4.0%" in answer.out
-    assert "1  1 of 3 ids are of no conversation in the log" in answer.out
+    assert "1  1 of 3 ids in orders.csv are of no conversation in the log" in answer.out
     orders.write_text("conversation_id\nx\n")
     assert "Write the same ids into both" in ippo("check-log", str(log), "--outcomes", str(orders)).out
 
