@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 WIDTH, HEADS, LAYERS = 32, 4, 2
@@ -63,3 +64,32 @@ def tiny_config(name: str, **ids: int) -> Any:
     if kinds:
         sizes["layer_types"] = (list(dict.fromkeys(kinds)) * LAYERS)[:LAYERS]
     return AutoConfig.for_model(name, **sizes | _OWN.get(name, {}) | ids)
+
+
+VOCABULARY, WINDOW = 29, 7
+IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
+
+
+def sharp(config: Any) -> Any:
+    """A model whose attention is far from even, so that what it sees matters."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(6)
+    return model
+
+
+def windowed(kind: str) -> Any:
+    """A sharp model of VOCABULARY tokens with WINDOW, of Qwen2's in every other layer."""
+    config = tiny_config(kind, **IDS)
+    config.sliding_window = WINDOW
+    if kind == "qwen2":
+        config.layer_types = ["full_attention", "sliding_attention"]
+    return sharp(config)
+
+
+def token_ids(length: int, seed: int) -> list[int]:
+    """A text of these models."""
+    return torch.randint(2, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -9,23 +9,21 @@ from typing import Any
 
 from ippo_trainer.contract.layout import LIVE
 from ippo_trainer.contract.spec import StoreLocation
-from ippo_trainer.contract.variables import CREDENTIALS_FILE
 
 from ippo_operator.api.resource import IterativePPORun
 from ippo_operator.api.run_sections import Gateway, JournalVolume
 from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_gateways
 from ippo_operator.manifests.pods import (
-    CREDENTIALS,
-    CREDENTIALS_KEY,
     GROUP_READABLE,
     PodContext,
     container,
     credentials_volume,
+    mount_credentials,
     pod_template,
 )
 from ippo_operator.manifests.routes import Addresses, routes, routes_text
-from ippo_operator.manifests.serving import DRAIN, PORT, SURGE, ServingContext, probe, service
+from ippo_operator.manifests.serving import PORT, SURGE, ServingContext, answering, service
 from ippo_operator.manifests.types import Container, Object, PodSpec, PodTemplate
 from ippo_operator.plan.names import GATEWAY, MAX_SET_NAME, companion_name
 from ippo_operator.plan.types import LiveIntent
@@ -209,8 +207,7 @@ def with_journal(context: GatewayContext, pod: PodContext, name: str, command: l
     own = context.section.credentials_secret_name is not None
     entry = container(pod, name, image, command, [{"name": JOURNAL, "mountPath": JOURNAL_FOLDER}], credentials=not own)
     if own:
-        entry["volumeMounts"].append({"name": _OWN_CREDENTIALS, "mountPath": CREDENTIALS, "readOnly": True})
-        entry["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
+        mount_credentials(entry, _OWN_CREDENTIALS)
     return entry
 
 
@@ -225,13 +222,7 @@ def _gateway(context: GatewayContext, pod: PodContext) -> Container:
     gateway["volumeMounts"].append({"name": "ippo-routes", "mountPath": _ROUTES, "readOnly": True})
     if context.section.keys_secret_name is not None:
         gateway["volumeMounts"].append({"name": "ippo-keys", "mountPath": _KEYS, "readOnly": True})
-    ports = _ports(context)
-    gateway["ports"] = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
-    gateway["startupProbe"] = probe("/healthz", _START_PROBES)
-    gateway["readinessProbe"] = probe("/readyz", 2)
-    gateway["livenessProbe"] = probe("/healthz", 6)
-    gateway["lifecycle"] = DRAIN
-    return gateway
+    return answering(gateway, _ports(context), _START_PROBES)
 
 
 def _command(context: GatewayContext) -> list[str]:

@@ -166,6 +166,12 @@ def credentials_volume(name: str, secret: str) -> dict[str, Any]:
     return {"name": name, "secret": {"secretName": secret, "items": items, "defaultMode": GROUP_READABLE}}
 
 
+def mount_credentials(entry: Container, volume: str) -> None:
+    """Gives a container the AWS credentials file in that volume."""
+    entry["volumeMounts"].append({"name": volume, "mountPath": CREDENTIALS, "readOnly": True})
+    entry["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
+
+
 def _volume(volume: Volume) -> dict[str, Any]:
     fields, sources = _plain(volume), map(to_camel, VOLUME_SOURCES)
     return {"name": f"user-{volume.name}", **{name: fields[name] for name in sources if name in fields}}

@@ -12,7 +12,7 @@ from typing import Any
 from ippo_trainer.contract.digests import NO_DIGEST, digest_of
 from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
-from ippo_trainer.contract.variables import CREDENTIALS_FILE, POLICY_DIGEST
+from ippo_trainer.contract.variables import POLICY_DIGEST
 
 from ippo_operator.api.pods import PodSettings
 from ippo_operator.api.resource import IterativePPORun
@@ -22,11 +22,10 @@ from ippo_operator.manifests import identity
 from ippo_operator.manifests.overrides import for_servers, without_devices
 from ippo_operator.manifests.platform import Platform
 from ippo_operator.manifests.pods import (
-    CREDENTIALS,
-    CREDENTIALS_KEY,
     PodContext,
     container,
     credentials_volume,
+    mount_credentials,
     pod_template,
 )
 from ippo_operator.manifests.rendezvous import SHARED_MEMORY
@@ -43,7 +42,7 @@ _PROBE_SECONDS = 5
 _START_PROBES = 120
 """So many until the program answers at all, which it does while it loads. The roll-out's deadline is another number: a
 change of that one must not replace servers."""
-DRAIN: dict[str, Any] = {"preStop": {"sleep": {"seconds": 5}}}
+_DRAIN: dict[str, Any] = {"preStop": {"sleep": {"seconds": 5}}}
 """Requests still arrive until every node knows that a pod goes away."""
 SURGE: dict[str, Any] = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
 """Of a Deployment that loses no request."""
@@ -228,15 +227,9 @@ def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) ->
     whole = serve.log is not None and secret is None
     server = container(pod, SERVER, _image(context, pod), command, [mount], credentials=whole)
     if secret is not None:
-        server["volumeMounts"].append({"name": _LOG_KEYS, "mountPath": CREDENTIALS, "readOnly": True})
-        server["env"].append({"name": CREDENTIALS_FILE, "value": f"{CREDENTIALS}/{CREDENTIALS_KEY}"})
+        mount_credentials(server, _LOG_KEYS)
     server["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
-    server["ports"] = [{"name": PORT, "containerPort": serve.port, "protocol": "TCP"}]
-    server["startupProbe"] = probe("/healthz", _START_PROBES)
-    server["readinessProbe"] = probe("/readyz", 2)
-    server["livenessProbe"] = probe("/healthz", 6)
-    server["lifecycle"] = DRAIN
-    return server
+    return answering(server, {PORT: serve.port}, _START_PROBES)
 
 
 def _log_secret(serve: Serve) -> str | None:
@@ -256,7 +249,17 @@ def _image(context: ServingContext, pod: PodContext) -> str:
     return image
 
 
-def probe(path: str, failures: int, port: str = PORT) -> dict[str, Any]:
+def answering(server: Container, ports: Mapping[str, int], start_probes: int) -> Container:
+    """The container of a program that answers requests at these ports, by name, within so many probes of its start."""
+    server["ports"] = [{"name": name, "containerPort": port, "protocol": "TCP"} for name, port in ports.items()]
+    server["startupProbe"] = _probe("/healthz", start_probes)
+    server["readinessProbe"] = _probe("/readyz", 2)
+    server["livenessProbe"] = _probe("/healthz", 6)
+    server["lifecycle"] = _DRAIN
+    return server
+
+
+def _probe(path: str, failures: int) -> dict[str, Any]:
     """A GET every few seconds; so many of them in a row must fail."""
-    request = {"path": path, "port": port, "scheme": "HTTP"}
+    request = {"path": path, "port": PORT, "scheme": "HTTP"}
     return {"httpGet": request, "periodSeconds": _PROBE_SECONDS, "timeoutSeconds": 3, "failureThreshold": failures}

@@ -60,9 +60,8 @@ class Node:
     buys: dict[str, Any] = field(default_factory=dict)
     children: dict[str, list["Node"]] = field(default_factory=dict)
 
-    @property
-    def mass(self) -> Any:
-        return sum(self.weight)
+    def __post_init__(self) -> None:
+        self.mass: Any = sum(self.weight)
 
 
 class Oracle:
@@ -71,6 +70,7 @@ class Oracle:
     def __init__(self, tables: dict[str, Any], horizon: int, number: Callable[[Any], Any]) -> None:
         self.t = _convert(tables, number)
         self.number = number
+        self.sent = {(action, stage): self._sends(action, stage) for action in ACTIONS for stage in range(3)}
         prior = [Fraction(1, 3)] * 3 if number is Fraction else self.t["type_prior"]
         self.root = Node(0, prior)
         self.layers = [[self.root]]
@@ -111,7 +111,7 @@ class Oracle:
             seen.append(Node(s, stays))
         node.children[sent] = [child for child in seen if child.mass > 0]
 
-    def sends(self, action: str, stage: int) -> dict[str, Any]:
+    def _sends(self, action: str, stage: int) -> dict[str, Any]:
         """P(sent intent | suggestion)."""
         result = dict.fromkeys(SENT, self.number(0))
         own = dict(zip(SENT, self.t["own"], strict=True))
@@ -136,7 +136,7 @@ class Oracle:
                 for sent in SENT
             }
             for action in ACTIONS:
-                sends = self.sends(action, node.stage)
+                sends = self.sent[action, node.stage]
                 q[i].append(sum(sends[sent] * after[sent] for sent in SENT))
             chosen = _greedy(q[i]) if policy is None else policy[i]
             v[i] = sum(p * x for p, x in zip(chosen, q[i], strict=True))

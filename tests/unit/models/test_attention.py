@@ -14,42 +14,16 @@ from ippo_trainer.models.load import check_context
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.models.scoring import token_logprobs
-from transformers import AutoModelForCausalLM
 
-from tests.kit.architectures import tiny_config
+from tests.kit.architectures import IDS, WINDOW, sharp, tiny_config, token_ids, windowed
 
-VOCABULARY, WINDOW = 29, 7
-IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-
-
-def sharp(config: Any) -> Any:
-    """A model whose attention is far from even, so that what it sees matters."""
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
-    return model
-
-
-def text(length: int, seed: int) -> list[int]:
-    return torch.randint(2, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def own_logprobs(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
     with torch.no_grad():
         table = model(input_ids=torch.tensor([prompt + response])).logits[0].log_softmax(-1)
     return table[len(prompt) - 1 : -1].gather(1, torch.tensor(response).unsqueeze(1))[:, 0]
-
-
-def windowed(kind: str) -> Any:
-    config = tiny_config(kind, **IDS)
-    config.sliding_window = WINDOW
-    if kind == "qwen2":
-        config.layer_types = ["full_attention", "sliding_attention"]
-    return sharp(config)
 
 
 @pytest.fixture(scope="module", params=["mistral", "qwen2", "gemma3_text", "olmo3"])
@@ -60,8 +34,10 @@ def model(request: pytest.FixtureRequest) -> Any:
 
 def test_packed_texts_of_all_lengths_see_what_they_see_alone(model: Any) -> None:
     lengths = (1, WINDOW - 1, WINDOW, 3 * WINDOW)
-    trunk = text(lengths[-1], 1)
-    groups = [Group(trunk[:n], [text(1, n), text(WINDOW + 3, n + 1)]) for n in lengths] + [Group(text(4, 9), [[5, 6]])]
+    trunk = token_ids(lengths[-1], 1)
+    groups = [Group(trunk[:n], [token_ids(1, n), token_ids(WINDOW + 3, n + 1)]) for n in lengths] + [
+        Group(token_ids(4, 9), [[5, 6]])
+    ]
     expected = torch.cat([own_logprobs(model, g.prompt, r) for g in groups for r in g.responses])
     with torch.no_grad():
         found = token_logprobs(model, pack(groups)).logprobs.double()
@@ -70,7 +46,7 @@ def test_packed_texts_of_all_lengths_see_what_they_see_alone(model: Any) -> None
 
 def test_sampled_texts_of_all_lengths_see_what_they_see_alone(model: Any) -> None:
     """Over two turns, the second out of the memory of the first."""
-    prompts, memory = [text(n, n) for n in (2, WINDOW, 4 * WINDOW)], PrefixMemory()
+    prompts, memory = [token_ids(n, n) for n in (2, WINDOW, 4 * WINDOW)], PrefixMemory()
     for turn in range(2):
         keys = [10 * turn + number for number in range(len(prompts))]
         rows = sample(model, prompts, keys, Sampling(2, WINDOW + 2, 1.0, {1}, 0), memory, range(len(prompts)))
@@ -82,7 +58,7 @@ def test_sampled_texts_of_all_lengths_see_what_they_see_alone(model: Any) -> Non
 
 def test_a_window_hides_what_is_far(model: Any) -> None:
     """So that the tests above have something to find."""
-    prompt, response = text(4 * WINDOW, 3), [5, 6]
+    prompt, response = token_ids(4 * WINDOW, 3), [5, 6]
     before = own_logprobs(model, prompt, response)
     wide = model.config.sliding_window
     model.config.sliding_window = None if model.config.model_type == "mistral" else 100
@@ -115,15 +91,15 @@ def test_beyond_it_nothing_is_computed_and_up_to_it_the_batch_does_not_matter(ro
     config.max_position_embeddings = 16
     config.rope_parameters = {"rope_theta": 1e4, "factor": 4.0} | rope
     model = sharp(type(config).from_dict(json.loads(config.to_json_string())))
-    groups = [Group(text(3, 1), [[5, 6]]), Group(text(14, 2), [[5, 6]])]
+    groups = [Group(token_ids(3, 1), [[5, 6]]), Group(token_ids(14, 2), [[5, 6]])]
     with torch.no_grad():
         found = token_logprobs(model, pack(groups)).logprobs.double()
     expected = torch.cat([own_logprobs(model, group.prompt, group.responses[0]) for group in groups])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
     with pytest.raises(BadDataError, match="17 tokens exceeds the 16 tokens beyond which"):
-        token_logprobs(model, pack([groups[0], Group(text(14, 2), [[5, 6, 7]])]))
+        token_logprobs(model, pack([groups[0], Group(token_ids(14, 2), [[5, 6, 7]])]))
     with pytest.raises(BadDataError, match="17 tokens exceeds the 16 tokens beyond which"):
-        sample(model, [text(3, 1), text(14, 2)], [1, 2], Sampling(1, 3, 1.0, {1}, 0))
+        sample(model, [token_ids(3, 1), token_ids(14, 2)], [1, 2], Sampling(1, 3, 1.0, {1}, 0))
     with pytest.raises(BadSpecError, match=r"maxPromptTokens 15 plus .* 2 exceed the .*16 .*\. Lower .* to 14\."):
         check_context(model.config, 15, 2)
     check_context(model.config, 14, 2)
@@ -135,7 +111,7 @@ def test_the_numbers_do_depend_on_the_batch_beyond_it(monkeypatch: pytest.Monkey
     config = tiny_config("llama", **IDS)
     config.rope_parameters = LONGROPE | {"original_max_position_embeddings": 16}
     model = sharp(config)
-    groups = [Group(text(8, 1), [[5, 6]]), Group(text(14, 2), [[5, 6, 7]])]
+    groups = [Group(token_ids(8, 1), [[5, 6]]), Group(token_ids(14, 2), [[5, 6, 7]])]
     with torch.no_grad():
         alone, beside = (token_logprobs(model, pack(groups[:count])).logprobs[:2] for count in (1, 2))
     assert (alone - beside).abs().max() > 1e-2

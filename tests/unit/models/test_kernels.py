@@ -18,46 +18,24 @@ from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.models.scoring import score_tokens
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 
-from tests.kit.architectures import tiny_config
-
-VOCABULARY, WINDOW = 29, 7
-IDS = {"vocab_size": VOCABULARY, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
-
-
-def made(kind: str) -> Any:
-    config = tiny_config(kind, **IDS)
-    config.sliding_window = WINDOW
-    if kind == "qwen2":
-        config.layer_types = ["full_attention", "sliding_attention"]
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(6)
-    return model
+from tests.kit.architectures import VOCABULARY, WINDOW, token_ids, windowed
 
 
 @pytest.fixture(scope="module", params=["llama", "qwen2", "mistral", "qwen3"])
 def models(request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A model as it is on a CPU, and the same with a GPU's attention."""
-    plain, fast = made(request.param), made(request.param)
+    plain, fast = windowed(request.param), windowed(request.param)
     kernels.enable(fast)
     assert kernels.enabled(fast)
     assert not kernels.enabled(plain)
     return plain, fast
 
 
-def text(length: int, seed: int) -> list[int]:
-    return torch.randint(2, VOCABULARY, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
-
-
 def trees() -> PackedBatch:
-    long = text(150, 1)
-    groups = [Group(long[:n], [text(3, n), text(WINDOW + 3, n + 1)]) for n in (5, 60, 150)]
-    return pack([*groups, Group(text(4, 9), [[5, 6], [7]])])
+    long = token_ids(150, 1)
+    groups = [Group(long[:n], [token_ids(3, n), token_ids(WINDOW + 3, n + 1)]) for n in (5, 60, 150)]
+    return pack([*groups, Group(token_ids(4, 9), [[5, 6], [7]])])
 
 
 def test_block_masks_give_the_states_of_dense_ones(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +163,7 @@ def test_impossible_tokens_make_no_nan() -> None:
 def test_recomputed_layers_give_the_same_gradients_and_keep_less() -> None:
     packed, found = trees(), []
     for again in (False, True):
-        model = made("llama")
+        model = windowed("llama")
         if again:
             recompute(model.model)
         kept: dict[int, int] = {}

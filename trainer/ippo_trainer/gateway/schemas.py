@@ -45,10 +45,16 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
 
-class RequestMetadata(BaseModel):
-    """Whose a request is. Other fields say nothing here."""
+class _OpenBody(_Body):
+    model_config = ConfigDict(extra="allow")
 
-    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class RequestMetadata(_OpenBody):
+    """Whose a request is. Other fields say nothing here."""
 
     conversation_id: Name | None = None
     """The conversation. Without it an id is made, and the request is a conversation of its own."""
@@ -58,10 +64,8 @@ class RequestMetadata(BaseModel):
     """A group, by which results may be told apart."""
 
 
-class ChatBody(BaseModel):
+class ChatBody(_OpenBody):
     """A chat request, as OpenAI's API has it. Fields that are not here go to the policy server as they are."""
-
-    model_config = ConfigDict(extra="allow", strict=True, use_attribute_docstrings=True)
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=_MOST_MESSAGES)]
     """The conversation so far; the last message is the customer's or a tool's."""
@@ -131,10 +135,8 @@ class CustomerComplaintBody(ComplaintBody):
     """The customer."""
 
 
-class EventAnswer(BaseModel):
+class EventAnswer(_Answer):
     """A report that the journal has: it is on the disk."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     event_id: str
     """The same for the same Idempotency-Key."""
@@ -147,10 +149,8 @@ class EventAnswer(BaseModel):
     another gateway, or from before a restart. Missing where the suggestion is known."""
 
 
-class ChoiceAnswer(BaseModel):
+class ChoiceAnswer(_Answer):
     """One suggestion."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     index: int
     """From 0."""
@@ -162,10 +162,8 @@ class ChoiceAnswer(BaseModel):
     """Whether it suggests nothing."""
 
 
-class ChatAnswer(BaseModel):
+class ChatAnswer(_Answer):
     """A whole answer, as OpenAI's API has it, and more."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
     """Names the suggestion in reactions."""
@@ -181,10 +179,8 @@ class ChatAnswer(BaseModel):
     """False where there was no room to log it: then nothing learns from it. Missing where it is logged."""
 
 
-class ModelEntry(BaseModel):
+class ModelEntry(_Answer):
     """A model."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: str
     """The run's name."""
@@ -198,10 +194,8 @@ class ModelEntry(BaseModel):
     """The digest of the active policy."""
 
 
-class ModelsAnswer(BaseModel):
+class ModelsAnswer(_Answer):
     """What may be asked."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     object: Literal["list"] = "list"
     """What it is."""
@@ -209,10 +203,8 @@ class ModelsAnswer(BaseModel):
     """One."""
 
 
-class Failure(BaseModel):
+class Failure(_Answer):
     """Why a request was not carried out."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     message: str
     """What is wrong and what to do."""

@@ -1,6 +1,5 @@
 """Stage `collect` where a log is there already: its conversations, as turns with outcomes, in files of bounded size."""
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -21,10 +20,10 @@ from ippo_trainer.data.problems import Problems
 from ippo_trainer.data.reaction_file import Reactions
 from ippo_trainer.data.server_log import is_segment, segments_in, write_served
 from ippo_trainer.data.survey import Account
-from ippo_trainer.data.turns import iter_turns, write_turns
+from ippo_trainer.data.turns import iter_turns
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.stages.tally import Tally, pieces
+from ippo_trainer.stages.tally import Import, pieces
 from ippo_trainer.store.uri import fetch_directory, fetch_file, is_directory
 
 KIND = "data"
@@ -32,12 +31,9 @@ _STATE = "history.json"
 
 
 @dataclass
-class _Progress:
-    """What an import has done: the files in `directory`, and their tally."""
+class _Progress(Import):
+    """Of a log."""
 
-    directory: Path
-    files: int = 0
-    tally: Tally = field(default_factory=Tally)
     reader: dict[str, Any] | None = None
     """Where the reader of the log stood after the last of the files."""
     matches: int = 0
@@ -147,10 +143,7 @@ def _import(ctx: StageContext, state: _Progress, account: Account, outcomes: Out
     ):
         for piece in pieces(account.conversations()):
             with ctx.stop.deferred():
-                file = state.directory / f"turns-00000-{state.files:05d}.parquet"
-                write_turns(file, piece)
-                state.files += 1
-                state.tally.add(piece)
+                state.write(piece)
                 state.reader, state.matches = reader.position(), outcomes.matches if outcomes is not None else 0
             shown.update(reader.bytes - shown.count, conversations=state.tally.counts["conversations"])
             if not reader.problems.total:  # else nothing of it will ever be published
@@ -169,32 +162,20 @@ def _tell(ctx: StageContext, account: Account) -> None:
 
 
 def _resume(ctx: StageContext, log: str) -> _Progress:
-    state = _Progress(ctx.work / "turns", log=log)
-    step = ctx.load_checkpoint(state.directory)
-    state.directory.mkdir(exist_ok=True)
-    if step is not None:
-        file = state.directory / _STATE
-        content = json.loads(file.read_bytes())
-        file.unlink()
-        if content.get("log", "") != log:
-            ctx.warn("the folder of served suggestions has grown since this import began: it begins anew")
-            shutil.rmtree(state.directory)
-            state.directory.mkdir()
-            return state
-        state.files, state.reader, state.matches = step, content["reader"], content["matches"]
-        state.tally = Tally.of(content)
-        ctx.log.info("resumed after %d conversations", state.tally.counts["conversations"])
+    state = _Progress(ctx.work / "turns", _STATE, log=log)
+    content = state.resume(ctx)
+    if content is None:
+        return state
+    if content.get("log", "") != log:
+        ctx.warn("the folder of served suggestions has grown since this import began: it begins anew")
+        shutil.rmtree(state.directory)
+        state.directory.mkdir()
+        return _Progress(state.directory, _STATE, log=log)
+    state.reader, state.matches = content["reader"], content["matches"]
+    ctx.log.info("resumed after %d conversations", state.tally.counts["conversations"])
     return state
 
 
 def _save(ctx: StageContext, state: _Progress) -> None:
-    file = state.directory / _STATE
-    content = {
-        "reader": state.reader,
-        "matches": state.matches,
-        **({"log": state.log} if state.log else {}),
-        **state.tally.metadata(),
-    }
-    file.write_bytes(canonical_json(content))
-    ctx.save_checkpoint(state.directory, state.files)
-    file.unlink()
+    log = {"log": state.log} if state.log else {}
+    state.save(ctx, {"reader": state.reader, "matches": state.matches, **log})

@@ -4,12 +4,10 @@ All segments are read, since a conversation's events may be in any of them, into
 reads is chosen once: one that goes on reads the same segments, though more may have come.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from ippo_trainer.contract.digests import canonical_json
@@ -19,7 +17,6 @@ from ippo_trainer.contract.params import Logged
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.data.counts import count_personas, shares
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import write_turns
 from ippo_trainer.live.conversations import ASTRAY, LATE, SILENT, SKEWED, UNASKED, UNNAMED
 from ippo_trainer.live.events import Event
 from ippo_trainer.live.reading import began_at, events, segments
@@ -27,7 +24,7 @@ from ippo_trainer.live.standing import Rules
 from ippo_trainer.live.table import TWICE, UNREADABLE, EventTable
 from ippo_trainer.stages.keeping import Keeper
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.stages.tally import Tally, pieces
+from ippo_trainer.stages.tally import Import, pieces
 from ippo_trainer.store import open_store
 from ippo_trainer.store.base import ObjectNotFoundError, Store
 
@@ -55,15 +52,12 @@ _KNOWN = f"{_MINE} AND NOT handed AND known_at <= :until"
 
 
 @dataclass
-class _Progress:
-    """What an import has done: the files in `directory`, and what they hold."""
+class _Progress(Import):
+    """Of a live log."""
 
-    directory: Path
-    segments: list[str]
-    files: int = 0
+    segments: list[str] = field(default_factory=list)
     conversations: int = 0
     """Of the table, in its order, that are done."""
-    tally: Tally = field(default_factory=Tally)
     report: Counter[str] = field(default_factory=Counter)
 
 
@@ -161,9 +155,7 @@ def _import(ctx: StageContext, state: _Progress, table: EventTable, first: tuple
     with ctx.progress(total, "writing turns", "conversations", initial=state.conversations) as shown, keeper.holding():
         for piece in pieces(conversations):
             with ctx.stop.deferred():
-                write_turns(state.directory / f"turns-00000-{state.files:05d}.parquet", piece)
-                state.files += 1
-                state.tally.add(piece)
+                state.write(piece)
                 state.tally.counts.update(count_personas(piece))
                 state.conversations += len(piece)
                 state.report = Counter(report)
@@ -217,31 +209,19 @@ def _published(ctx: StageContext, state: _Progress) -> StageResult:
 
 
 def _resume(ctx: StageContext, store: Store) -> _Progress:
-    state = _Progress(ctx.work / "turns", [])
-    step = ctx.load_checkpoint(state.directory)
-    state.directory.mkdir(exist_ok=True)
-    if step is None:
+    state = _Progress(ctx.work / "turns", _STATE)
+    content = state.resume(ctx)
+    if content is None:
         until = ctx.spec.until or 0
         state.segments = sorted(key for key in segments(store) if began_at(key) <= until + _DELAY)
         _save(ctx, state)
         return state
-    file = state.directory / _STATE
-    content = json.loads(file.read_bytes())
-    file.unlink()
-    state.files, state.segments, state.conversations = step, content["segments"], content["conversations"]
-    state.tally, state.report = Tally.of(content), Counter(content["report"])
+    state.segments, state.conversations = content["segments"], content["conversations"]
+    state.report = Counter(content["report"])
     ctx.log.info("resumed after %d conversations", state.conversations)
     return state
 
 
 def _save(ctx: StageContext, state: _Progress) -> None:
-    file = state.directory / _STATE
-    content = {
-        "segments": state.segments,
-        "conversations": state.conversations,
-        "report": dict(state.report),
-        **state.tally.metadata(),
-    }
-    file.write_bytes(canonical_json(content))
-    ctx.save_checkpoint(state.directory, state.files)
-    file.unlink()
+    content = {"segments": state.segments, "conversations": state.conversations, "report": dict(state.report)}
+    state.save(ctx, content)

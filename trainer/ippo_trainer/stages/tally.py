@@ -1,15 +1,19 @@
-"""What an import of conversations counts, and the pieces in which it writes them."""
+"""What an import of conversations counts, the pieces in which it writes them, and how it goes on after a stop."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
 
+from ippo_trainer.contract.digests import canonical_json
 from ippo_trainer.contract.lines import one_line
 from ippo_trainer.data.counts import count
 from ippo_trainer.data.own import writer_of
 from ippo_trainer.data.schema import Conversation
-from ippo_trainer.data.turns import characters
+from ippo_trainer.data.turns import characters, write_turns
+from ippo_trainer.stages.runtime import StageContext
 
 PIECE_TURNS = 100_000
 PIECE_CHARACTERS = 32 << 20
@@ -56,6 +60,42 @@ class Tally:
                 row = self.groups.setdefault(each.group if counts_alone else "others", [0, 0, 0])
                 for index, counts in enumerate((True, not each.censored, each.outcome)):
                     row[index] += counts
+
+
+@dataclass
+class Import:
+    """What an import has done: the files in `directory`, and their tally."""
+
+    directory: Path
+    state: str
+    """Of a checkpoint, the file that says the rest."""
+    files: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+    def write(self, piece: list[Conversation]) -> None:
+        """Another file."""
+        write_turns(self.directory / f"turns-00000-{self.files:05d}.parquet", piece)
+        self.files += 1
+        self.tally.add(piece)
+
+    def save(self, ctx: StageContext, content: Mapping[str, Any]) -> None:
+        """A checkpoint, with what else is to be known when the import goes on."""
+        file = self.directory / self.state
+        file.write_bytes(canonical_json({**content, **self.tally.metadata()}))
+        ctx.save_checkpoint(self.directory, self.files)
+        file.unlink()
+
+    def resume(self, ctx: StageContext) -> dict[str, Any] | None:
+        """Goes on where the checkpoint is, and returns what else it says; None where there is none."""
+        step = ctx.load_checkpoint(self.directory)
+        self.directory.mkdir(exist_ok=True)
+        if step is None:
+            return None
+        file = self.directory / self.state
+        content: dict[str, Any] = json.loads(file.read_bytes())
+        file.unlink()
+        self.files, self.tally = step, Tally.of(content)
+        return content
 
 
 def pieces(conversations: Iterable[Conversation]) -> Iterator[list[Conversation]]:
