@@ -156,7 +156,7 @@ def test_outcomes_are_what_they_say_or_refused(tmp_path: Path, rows: list[Any], 
     [
         ({"censord": [True, True, False]}, r"column 'censord'\. Rename it to 'censored'"),
         ({"finalOutcome": [True] * 3, "final_outcome": ...}, r"no column 'final_outcome'.*column 'finalOutcome'"),
-        ({"suggestion": ..., "sent_message": ...}, r"2 problems.*no column 'suggestion'.*no column 'sent_message'"),
+        ({"suggestion": ..., "sent_message": ...}, r"no column 'suggestion', 'sent_message'"),
         ({"token_ids": [[1], [2], [2**40]]}, r"row 2, column 'token_ids'"),
         ({"token_ids": [None, [2, 2**40], [3]]}, r"row 1, column 'token_ids'"),
         ({"turn": [1, 0, 0]}, r"row 0, column 'turn' is 1 where 0 was expected"),

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.data.problems import Problems
 from ippo_trainer.data.schema import SCHEMA, VERSION_KEY, Conversation, Turn
 from ippo_trainer.data.turns import iter_turns, read_turns, write_turns
 
@@ -221,12 +222,14 @@ def test_a_strangers_parquet_may_lack_version_and_columns_with_a_natural_default
         }
     )
     frame.to_parquet(tmp_path / "log.parquet")
-    [first, second] = iter_turns(tmp_path / "log.parquet", imported=True)
+    problems = Problems("log.parquet")
+    [first, second] = iter_turns(tmp_path / "log.parquet", problems)
     assert [turn.suggestion for turn in first.turns] == ["yes", None]
     assert (first.outcome, second.outcome, second.turns[0].behaviour) == (True, False, "log")
     with pytest.raises(BadDataError, match="no schema version"):
         read_turns(tmp_path / "log.parquet")
     frame["customer_message"] = [math.nan] * 3
     frame.to_parquet(tmp_path / "log.parquet")
-    with pytest.raises(BadDataError, match=r"3 problems. row 0, column 'customer_message' is null \(3 times"):
-        list(iter_turns(tmp_path / "log.parquet", imported=True))
+    assert list(iter_turns(tmp_path / "log.parquet", problems)) == []
+    [kind] = problems.kinds()
+    assert (kind.count, kind.places, "column 'customer_message' is null" in kind.text) == (3, ["row 0"], True)

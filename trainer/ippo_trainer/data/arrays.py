@@ -50,8 +50,10 @@ def array_items(file: IO[bytes], longest: int) -> Iterator[bytes]:
             something behind it.
     """
     buffer = _Buffer(file)
-    if buffer.skip_space() != b"[":
-        raise ValueError("the file does not begin with [")
+    if (mark := buffer.skip_space()) != b"[":
+        raise ValueError(
+            f"the file does not begin with [ but {repr(mark.decode(errors='replace')) if mark else 'is empty'}"
+        )
     buffer.take(1)
     while (mark := buffer.skip_space()) != b"]":
         if mark == b",":

@@ -20,8 +20,16 @@ _LINES = "Write each conversation on one line; `jq -c . FILE` does it."
 _BEGINNINGS = (
     _row(rb"\x1f\x8b", "is packed with gzip", "Give the file a name that ends in .jsonl.gz."),
     _row(rb"PAR1", "is parquet", "Give the file a name that ends in .parquet."),
-    _row(rb"PK\x03\x04", "is a zip archive or an office table", "Unpack it, or export .jsonl."),
+    _row(rb"PK(?:\x03\x04|\x05\x06|\x07\x08)", "is a zip archive or an office table", "Unpack it, or export .jsonl."),
+    _row(
+        rb"BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf",
+        "is packed, but not with gzip",
+        "Unpack it, or pack it with gzip and give it a name that ends in .jsonl.gz.",
+    ),
+    _row(rb"[^\n]{257}ustar", "is a tar archive", "Unpack it and give the log that is in it."),
+    _row(rb"%PDF-", "is a PDF", "Export the log again, as JSON."),
     _row(rb"\xff\xfe|\xfe\xff|.{0,3}\x00", "is not UTF-8 but looks like UTF-16 or UTF-32", "Save the log as UTF-8."),
+    _row(rb"\s*[^\s{\[][^\n]*\x00", "is binary, and no text", "Export the log again, as JSON."),
     _row(rb"\s*<", "looks like a page of HTML or XML", "Export the log again, as JSON."),
     _row(rb"\s*\[", "begins with [", "Write one object on each line; one JSON array has a name that ends in .json."),
     _row(rb"\s*\{\s*$", "begins an object that does not end on its line", _LINES),

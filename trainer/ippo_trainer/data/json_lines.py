@@ -43,8 +43,10 @@ def parse(data: bytes, fail: Fail, form: str) -> Any:
         fail(" is not UTF-8", "Save the file as UTF-8.")
     except json.JSONDecodeError as error:
         fail(*_no_json(error, form))
-    except (ValueError, RecursionError) as error:
-        fail(f" is not JSON: {error}", form)
+    except RecursionError:
+        fail(" is nested too deeply", form)
+    except ValueError:  # what Python's own reader refuses beside what is no JSON
+        fail(" holds a whole number of thousands of digits", "Write ids as texts.")
 
 
 def _no_json(error: json.JSONDecodeError, form: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from ippo_trainer.data.messages import (
     lacks_zone_in,
     plain_name,
     show,
+    show_kind,
     time_of,
     turns_of,
     writer_of,
@@ -43,6 +44,14 @@ def group_of(value: Any) -> str:
     """A group as the report names it; empty for what is neither a text nor a whole number: others have such fields."""
     is_name = isinstance(value, str | int) and not isinstance(value, bool)
     return one_line(str(value), _LONGEST_GROUP) if is_name else ""
+
+
+def _no_messages(value: dict[str, Any], name: str) -> tuple[str, str]:
+    """What is wrong with a line that has no list of messages, and the remedy."""
+    if name not in value:
+        return f": messages is missing{fields_of(value)}", FORMAT
+    what = "null" if value[name] is None else show_kind(value[name])
+    return f": messages is {what}, and no list", 'Write them as a list: [{"role", "content"}, …].'
 
 
 def _joined(*contexts: str) -> str:
@@ -90,7 +99,7 @@ class Record:
         synonyms = {"conversation_id"} if "id" in value else set()
         self._check_names({**dict.fromkeys(synonyms), **value}, "", _CONVERSATION_FIELDS)
         if not isinstance(messages, list):
-            self._note(f": messages is {show(messages)}{fields_of(value) if messages is None else ''}", FORMAT)
+            self._note(*_no_messages(value, list_name))
             return None
         checked = []
         for index, message in enumerate(messages):

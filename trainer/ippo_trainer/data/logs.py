@@ -151,7 +151,10 @@ class LogReader:
 
     def nothing(self) -> BadDataError:
         """What is wrong with a log without a conversation to learn from."""
-        return BadDataError(f"no conversations with a customer message and a reply in {self.path.name}", FORMAT)
+        left_out = ", ".join(f"{count} {what}" for what, count in sorted(self.omissions.items()))
+        first = next(iter(self.first.values()), "")
+        why = f"; left out are {left_out} (first: {first})" if left_out and first else ""
+        return BadDataError(f"no conversations with a customer message and a reply in {self.path.name}{why}", FORMAT)
 
     def conversations(self) -> Iterator[Conversation]:
         """The good ones; what is wrong with the others is in `problems`, and not raised."""
@@ -188,7 +191,7 @@ class LogReader:
         with self.problems.collecting():
             if not self.count:
                 self._note_columns_without_zone()
-            for number, conversation in enumerate(iter_turns(self.path, imported=True)):
+            for number, conversation in enumerate(iter_turns(self.path, self.problems)):
                 if number >= self.count:
                     self.count += 1
                     self.place = f"conversation {self.count}"

@@ -81,6 +81,7 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
         others = fields_of(value) if role is None else ""
         raise BadDataError(f"{where}.{names[0]} is {show(role)}{others}", f"Use one of {', '.join(_ALLOWED)}.")
     where_content = f"{where}.{names[1]}"
+    in_parts = isinstance(content, list) and bool(content)
     if isinstance(content, list):
         content = _text_of(where_content, content, omissions)
     if role in ("system", "tool"):
@@ -91,8 +92,11 @@ def check(where: str, value: Any, omissions: Counter[str] | None = None) -> dict
             return {"side": "tool", "content": ""}
     if not isinstance(content, str):
         others = fields_of(value) if names[1] not in value else ""
-        raise BadDataError(f"{where_content} is {show(content)}{others}", "It must be a text.")
+        raise BadDataError(f"{where_content} is {show_kind(content)}{others}", "It must be a text.")
     if not content.strip() and not (role in BUSINESS_ROLES and _sends_nothing(value)):
+        if in_parts:
+            remedy = "Say in words what an image shows, or leave the conversation out."
+            raise BadDataError(f"{where_content} has parts, and no text among them", remedy)
         raise BadDataError(f"{where_content} is empty", "Leave the message out of the log.")
     if not is_text(content):
         raise BadDataError(f"{where_content} holds half a surrogate pair", "Write valid Unicode.")
@@ -324,6 +328,12 @@ def show(value: Any) -> str:
     except RecursionError:
         return "nested too deeply"
     return (text if is_text(text) else json.dumps(value, default=str))[:80]
+
+
+def show_kind(value: Any) -> str:
+    """As `show`, but of what may be different on every line only what it is: such problems are of one kind."""
+    names = ((str, "a text"), (dict, "an object"), (list, "a list"))
+    return next((name for kind, name in names if isinstance(value, kind)), "") or show(value)
 
 
 def is_message(value: Mapping[str, Any]) -> bool:

@@ -197,7 +197,7 @@ class Outcomes:
             if name.endswith(log_names.PARQUET):
                 yield from self._of_parquet(problems)
             elif name.endswith(log_names.CSV):
-                yield from self._of_csv()
+                yield from self._of_csv(problems)
             elif name.endswith(log_names.LINES):
                 rows = values(self.path, problems, _FORMAT, "row")
                 yield from ((number, value) for number, value in rows if not _is_reaction(value))
@@ -218,10 +218,18 @@ class Outcomes:
                 else:
                     yield number, row
 
-    def _of_csv(self) -> Iterator[tuple[int, Any]]:
+    def _of_csv(self, problems: Problems) -> Iterator[tuple[int, Any]]:
+        def text(numbered: Iterator[tuple[int, bytes]]) -> Iterator[str]:
+            for number, line in numbered:
+                try:
+                    yield line.decode("utf-8-sig")
+                except UnicodeDecodeError:
+                    what = " is not UTF-8"
+                    problems.add(ProblemError(self.path.name, f"line {number}", what, "Save the file as UTF-8."))
+                    yield line.decode("utf-8-sig", "replace")
+
         with opened(self.path) as file:
-            text = (line.decode("utf-8-sig") for line in lines(file))
-            reader = csv.DictReader(text, strict=True)
+            reader = csv.DictReader(text(enumerate(lines(file), 1)), strict=True)
             self._check_columns(reader.fieldnames or ())
             yield from enumerate(reader, 2)
 
@@ -229,7 +237,9 @@ class Outcomes:
         """Raises BadDataError where the table has no ids, or a column whose meaning is not sure."""
         if "conversation_id" not in names:
             columns = ", ".join(map(show, names[:_MOST_NAMES])) or "no columns"
-            raise BadDataError(f"{self.path.name} has no column conversation_id, but {columns}", _FORMAT)
+            divided = len(names) == 1 and re.search("[;\t|]", names[0]) is not None
+            remedy = "Divide the columns by commas." if divided else _FORMAT
+            raise BadDataError(f"{self.path.name} has no column conversation_id, but {columns}", remedy)
         check_unique(self.path.name, [name for name in names if name in _FIELDS])
         for unknown, field in misspelt(names, _FIELDS).items():
             raise BadDataError(

@@ -50,6 +50,8 @@ _DEFAULTS: dict[str, Any] = {
 _TIME_COLUMNS = ("started_at", "ended_at")
 """Seconds in a Turn, microseconds in a file."""
 _TURN_COLUMNS = tuple(field.name for field in fields(Turn) if field.name not in _TIME_COLUMNS)
+_ROWS = "Write a row for each turn with these columns, or one for each conversation with a column messages."
+_AGAIN = "Fetch or make the file again."
 _HOW = "Write turns with ippo_trainer.data.turns.write_turns, or give the log as .jsonl."
 
 
@@ -67,7 +69,7 @@ def write_turns(path: Path, conversations: Sequence[Conversation]) -> int:
     """
     partial = path.with_name(path.name + ".partial")
     count = 0
-    ids: set[str] = set()
+    ids: dict[str, str] = {}
     unused = [name for name, usual in OPTIONAL.items() if all(getattr(each, name) == usual for each in conversations)]
     schema = pa.schema([field for field in WIDE_SCHEMA if field.name not in unused], WIDE_SCHEMA.metadata)
     try:
@@ -115,20 +117,17 @@ def read_turns(paths: Path | Sequence[Path]) -> list[Conversation]:
     return conversations
 
 
-def iter_turns(paths: Path | Sequence[Path], imported: bool = False) -> Iterator[Conversation]:
+def iter_turns(paths: Path | Sequence[Path], problems: Problems | None = None) -> Iterator[Conversation]:
     """As `read_turns`, one conversation at a time, and without a complaint about an empty file.
 
     Args:
         paths: files; a conversation does not go on from one file to the next.
-        imported: a stranger's file: it may lack the version and the columns that have a natural default, and all its
-            problems are told at once, at the end.
+        problems: of a stranger's file, which may lack the version and the columns that have a natural default; what is
+            wrong with it is added. None: the first problem is raised.
     """
-    ids: set[str] = set()
+    ids: dict[str, str] = {}
     for path in [paths] if isinstance(paths, Path) else paths:
-        problems = Problems(path.name) if imported else None
         yield from _read_file(path, ids, problems)
-        if problems is not None:
-            problems.check()
 
 
 def columns_without_zone(path: Path) -> list[str]:
@@ -141,7 +140,7 @@ def columns_without_zone(path: Path) -> list[str]:
     return [name for name, kind in kinds.items() if pa.types.is_timestamp(kind) and kind.tz is None]
 
 
-def _read_file(path: Path, ids: set[str], problems: Problems | None) -> Iterator[Conversation]:
+def _read_file(path: Path, ids: dict[str, str], problems: Problems | None) -> Iterator[Conversation]:
     collecting = problems.collecting if problems is not None else nullcontext
     reader = _ConversationReader(path.name, ids)
     try:
@@ -149,9 +148,10 @@ def _read_file(path: Path, ids: set[str], problems: Problems | None) -> Iterator
     except (OSError, pa.ArrowException) as error:
         missing = isinstance(error, FileNotFoundError)
         problem = "does not exist" if missing else f"is no readable Parquet file: {_line(error)}"
-        raise BadDataError(f"{path.name} {problem}", "Check the path." if missing else _HOW) from error
+        raise BadDataError(f"{path.name} {problem}", "Check the path." if missing else _AGAIN) from error
     with file:
-        _check_schema(path.name, file.schema_arrow, problems)
+        if not _check_schema(path.name, file.schema_arrow, problems):
+            return
         columns = [name for name in WIDE_SCHEMA.names if name in file.schema_arrow.names]
         for batch in _batches(path, file, columns):
             records: list[dict[str, Any]] = []
@@ -173,7 +173,7 @@ def _read_file(path: Path, ids: set[str], problems: Problems | None) -> Iterator
 class _ConversationReader:
     """Makes conversations of rows, one after another."""
 
-    def __init__(self, name: str, ids: set[str]) -> None:
+    def __init__(self, name: str, ids: dict[str, str]) -> None:
         self._name, self._ids = name, ids
         self._current: Conversation | None = None
         self._first = 0
@@ -225,25 +225,31 @@ def _batches(path: Path, file: pq.ParquetFile, columns: list[str]) -> Iterator[p
     try:
         yield from file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns)
     except (OSError, pa.ArrowException) as error:
-        raise BadDataError(f"{path.name} is damaged: {_line(error)}", "Fetch or make the file again.") from error
+        raise BadDataError(f"{path.name} is damaged: {_line(error)}", _AGAIN) from error
 
 
-def _check_schema(name: str, schema: pa.Schema, problems: Problems | None) -> None:
+def _check_schema(name: str, schema: pa.Schema, problems: Problems | None) -> bool:
+    """Whether its rows can be read; what is wrong is added to a stranger's problems, and else raised."""
     imported = problems is not None
     version = (schema.metadata or {}).get(VERSION_KEY)
     optional: dict[str, Any] = _DEFAULTS if imported else OPTIONAL | (NEW_COLUMNS if version == b"1" else {})
     if version not in [str(each).encode() for each in READABLE] and not (imported and version is None):
         version_text = "no schema version" if version is None else f"schema version {version.decode(errors='replace')}"
         raise BadDataError(f"{name} has {version_text}, this release reads {SCHEMA_VERSION}", _HOW)
-    wrong = Problems(name)
+    wrong = Problems(name) if problems is None else problems
+    before = wrong.total
     for column in WIDE_SCHEMA.names:
         if schema.names.count(column) > 1:
             wrong.add(BadDataError(f"{name} has column {column!r} {schema.names.count(column)} times", "Keep one."))
-        if column not in schema.names and column not in optional:
-            wrong.add(BadDataError(f"{name} has no column {column!r}", _HOW))
+    missing = [column for column in WIDE_SCHEMA.names if column not in schema.names and column not in optional]
+    if missing:
+        remedy = _ROWS if imported else _HOW
+        wrong.add(BadDataError(f"{name} has no column {', '.join(map(repr, missing))}", remedy))
     for column, field in misspelt(schema.names, WIDE_SCHEMA.names).items():
         wrong.add(BadDataError(f"{name} has a column {column!r}", f"Rename it to {field!r}, or leave it out."))
-    wrong.check()
+    if problems is None:
+        wrong.check()
+    return wrong.total == before
 
 
 def _to_records(name: str, batch: pa.RecordBatch, number: int, problems: Problems | None) -> list[dict[str, Any]]:
@@ -289,7 +295,7 @@ def _check_row(name: str, number: int, row: dict[str, Any], conversation: Conver
             )
 
 
-def _check_conversation(conversation: Conversation, ids: set[str], name: str, first_row: int) -> None:
+def _check_conversation(conversation: Conversation, ids: dict[str, str], name: str, first_row: int) -> None:
     """Raises a ProblemError that names file, row and column unless the conversation is a valid one, not seen before."""
 
     def fail(index: int, column: str, problem: str, remedy: str) -> None:
@@ -299,8 +305,9 @@ def _check_conversation(conversation: Conversation, ids: set[str], name: str, fi
     if not conversation.id:
         fail(0, "conversation_id", "is empty", "Give every conversation an id of its own.")
     if conversation.id in ids:
-        fail(0, "conversation_id", "comes a second time", "Keep a conversation's rows together, each one once.")
-    ids.add(conversation.id)
+        again = f"comes a second time, after {ids[conversation.id]}"
+        fail(0, "conversation_id", again, "Keep a conversation's rows together, each one once.")
+    ids[conversation.id] = f"row {first_row} of {name}"
     if not conversation.turns:
         fail(0, "turn", "has no turns", "Leave conversations without a turn out.")
     if conversation.went_on and not conversation.censored:
