@@ -71,7 +71,7 @@ def act(world: Cluster, moment: str, failure: Outcome) -> None:
     world.step()
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(runs, st.lists(st.tuples(st.sampled_from(MOMENTS), st.sampled_from(FAILURES)), max_size=60))
 def test_whatever_happens_a_run_ends_as_if_nothing_had_happened(
     run: IterativePPORun, moments: list[tuple[str, Outcome]]

@@ -1,6 +1,7 @@
 """What holds for every run that serves, whatever becomes of its servers."""
 
 from datetime import timedelta
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -89,11 +90,18 @@ def test_whatever_happens_the_current_policy_is_served_in_the_end(limit: int, mo
     assert len(set(world.stages())) == len(world.stages()), "an attempt was made twice"
 
 
-@settings(max_examples=100)
-@given(st.sets(st.integers(0, 3)), st.sampled_from(["Rollback", "Hold"]), st.booleans())
+@pytest.mark.parametrize("learns", [True, False])
+@pytest.mark.parametrize("on_failure", ["Rollback", "Hold"])
+@pytest.mark.parametrize("count", range(5))
 def test_policies_that_never_get_ready_change_nothing_but_what_is_served(
-    broken: set[int], on_failure: str, learns: bool
+    count: int, on_failure: str, learns: bool
 ) -> None:
+    """Whichever of the four: so many of them."""
+    for broken in combinations(range(4), count):
+        never_ready(broken, on_failure, learns)
+
+
+def never_ready(broken: tuple[int, ...], on_failure: str, learns: bool) -> None:
     plain = Cluster(make_run(iterations={"max": 3}))
     world = Cluster(make_run(iterations={"max": 3}, serve=SERVE | {"onFailure": on_failure}))
     iterations: dict[str, int] = {}
