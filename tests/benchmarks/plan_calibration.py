@@ -38,9 +38,17 @@ class Case:
     algorithm: Any = "PPO"
     conversations: int = 60
     """Of the log."""
-    batch: int = 8
-    """Conversations of a batch, or of an update."""
+    longest: int = 56
+    """Tokens of a prompt, at most: about what the shop's conversations have."""
+    batch: int = 32
+    """Conversations of an update."""
     samples: int = 4
+    updates: int = 2
+    stages: tuple[StageName, ...] = (WARM_START, COLLECT, FIT_Q, IMPROVE, EVALUATE)
+
+    def place(self, out: Path) -> Path:
+        """Its folder."""
+        return out / self.name.replace(", ", "-")
 
     def spec(self, stage: StageName, place: Path, inputs: dict[str, ArtifactRef]) -> StageSpec:
         """Of a stage with these inputs."""
@@ -52,12 +60,12 @@ class Case:
                 "environment": params.EnvironmentSpec(**held),
                 "collect": params.Collect(conversations=self.conversations, parallelism=1),
             },
-            FIT_Q: {"fit_q": params.FitQ(epochs=1, holdout="0.4", batch_size=self.batch)},
+            FIT_Q: {"fit_q": params.FitQ(epochs=1, holdout="0.3", batch_size=32)},
             IMPROVE: {
                 "improve": params.Improve(
                     algorithm=self.algorithm,
                     mpo=params.Mpo(conversations=2 * self.batch, epochs=1, batch_size=self.batch),
-                    updates=2,
+                    updates=self.updates,
                     batch_size=self.batch,
                     samples_per_state=self.samples,
                     critic_warmup_updates=1,
@@ -65,7 +73,7 @@ class Case:
             },
             EVALUATE: {
                 "environment": params.EnvironmentSpec(**held),
-                "evaluate": params.Evaluate(conversations=self.conversations // 2),
+                "evaluate": params.Evaluate(conversations=self.conversations // 4),
             },
         }
         if stage not in (WARM_START, COLLECT, EVALUATE):
@@ -80,7 +88,9 @@ class Case:
             discount="0.95",
             store=StoreLocation(directory=str(place / "store")),
             inputs={name: ref for name, ref in inputs.items() if name in BY_NAME[stage].inputs},
-            policy=params.Policy(base=self.base, max_prompt_tokens=256, max_new_tokens=12, adapter=self.adapter),
+            policy=params.Policy(
+                base=self.base, max_prompt_tokens=self.longest, max_new_tokens=12, adapter=self.adapter
+            ),
             **sections[stage],
         )
 
@@ -89,11 +99,12 @@ def cases(base: Path | None) -> Iterator[Case]:
     """Small ones first."""
     adapter = params.Adapter(rank=8)
     yield Case("d64-l2", "tiny:d64-l2")
-    yield Case("d512-l8", "tiny:d512-l8")
-    yield Case("d512-l8, adapters", "tiny:d512-l8", adapter)
-    yield Case("d512-l8, MPO", "tiny:d512-l8", algorithm="MPO")
+    yield Case("d512-l8", "tiny:d512-l8", batch=8)
+    yield Case("d512-l8, adapters", "tiny:d512-l8", adapter, batch=8)
+    yield Case("d512-l8, MPO", "tiny:d512-l8", algorithm="MPO", batch=8)
     if base is not None:
-        few: dict[str, Any] = {"conversations": 30, "batch": 4, "samples": 2}
+        few: dict[str, Any] = {"conversations": 30, "longest": 112, "batch": 4, "samples": 2, "updates": 1}
+        few["stages"] = WARM_START, FIT_Q, IMPROVE
         yield Case(f"{base.name}, adapters", f"file://{base.resolve()}", adapter, **few)
         yield Case(base.name, f"file://{base.resolve()}", **few)
 
@@ -106,19 +117,19 @@ def main() -> None:
     options = parser.parse_args()
     # torch is imported last: the peak of a process counts what its parent held when it forked.
     rows = [(case, measured(case, options.out.resolve())) for case in cases(options.base)]
-    show(rows)
+    show(rows, options.out.resolve())
 
 
 def measured(case: Case, out: Path) -> dict[str, dict[str, Any]]:
     """By stage: `spec`, `peak` in bytes, `seconds` of a CPU."""
-    place = out / case.name.replace(", ", "-")
+    place = case.place(out)
     place.mkdir(parents=True, exist_ok=True)
     if not (place / "log.jsonl").exists():
         write_log(place / "log.jsonl", case.conversations)
     inputs: dict[str, ArtifactRef] = {}
     rows = {}
     # The log's conversations are what an iteration learns from, whatever the policy says.
-    for stage in (WARM_START, COLLECT, FIT_Q, IMPROVE, EVALUATE):
+    for stage in case.stages:
         spec = case.spec(stage, place, inputs)
         done = place / f"{stage}.json"
         if not done.exists():
@@ -128,12 +139,12 @@ def measured(case: Case, out: Path) -> dict[str, dict[str, Any]]:
         inputs |= {"candidate": made["policy"]} if stage == IMPROVE else made
         if stage == WARM_START:
             inputs["explorer"] = inputs["policy"]
-        if stage == COLLECT:
-            inputs["data"] = logged(case, place)
+        if stage in (WARM_START, COLLECT):
+            inputs["data"] = logged(place)
     return rows
 
 
-def logged(case: Case, place: Path) -> ArtifactRef:
+def logged(place: Path) -> ArtifactRef:
     """The log as data of the policy's own."""
     from ippo_trainer.data.logs import read_log
     from ippo_trainer.data.turns import write_turns
@@ -165,20 +176,37 @@ def carried_out(spec: StageSpec, place: Path) -> dict[str, Any]:
     }
 
 
-def show(rows: list[tuple[Case, dict[str, dict[str, Any]]]]) -> None:
-    """A row for each stage: plan, measured, and their ratio."""
+def show(rows: list[tuple[Case, dict[str, dict[str, Any]]]], out: Path) -> None:
+    """A row for each stage: plan, measured, and their ratio; "!" where it is far off."""
     from ippo_trainer.models.sizing import size_of, stage_memory
+    from ippo_trainer.models.timing import DEVICES, stage_seconds
 
-    print("case                  stage         MiB planned  measured  ratio   CPU s measured")
+    print("case                  stage         MiB planned  measured  ratio    s planned  measured (of a CPU)")
     for case, stages in rows:
-        size = size_of(case.base, None, case.adapter)
+        policy = case.place(out) / "store" / stages[WARM_START]["artifacts"]["policy"]["key"]
+        size, said = size_of("file://", policy, case.adapter), talk(case, policy, out)  # with the log's vocabulary
         for stage, row in stages.items():
-            plan = stage_memory(row["spec"], size, None).together
+            plan = stage_memory(row["spec"], size, None, said.turns).together
+            seconds = stage_seconds(row["spec"], size, DEVICES["cpu"], None, said)
             ratio = plan / row["peak"]
             print(
                 f"{case.name:22}{stage:12}{plan / 2**20:13.0f}{row['peak'] / 2**20:10.0f}{ratio:7.2f}"
-                f"{'' if abs(ratio - 1) <= GOOD else ' !':2}{row['seconds']:15.0f}"
+                f"{'' if abs(ratio - 1) <= GOOD else ' !':2}{seconds:11.0f}{row['seconds']:10.0f}"
             )
+
+
+def talk(case: Case, policy: Path, out: Path) -> Any:
+    """How long the log's conversations are for a policy."""
+    from ippo_trainer.data.logs import read_log
+    from ippo_trainer.models.load import load_tokenizer
+    from ippo_trainer.models.timing import Conversations
+    from ippo_trainer.qfit.examples import make_examples
+    from ippo_trainer.text.render import Renderer
+
+    conversations = read_log(case.place(out) / "log.jsonl", print)
+    examples, _ = make_examples(conversations, Renderer.load(policy, load_tokenizer(policy)))
+    turns, tokens = sum(len(each.groups) for each in examples), sum(each.tokens for each in examples)
+    return Conversations(turns / len(examples), round(tokens / len(examples)), len(examples))
 
 
 if __name__ == "__main__":

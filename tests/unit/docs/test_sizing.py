@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ippo_operator.cli.main import main
+from ippo_trainer.contract.stages import CYCLE
 
 DOCS = Path(__file__).parents[3] / "docs" / "stages.md"
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -15,6 +16,7 @@ BASES = {
     "Qwen2.5-7B": (3584, 18944, 28, 28, 4, 152064, False, "qwen2"),
     "Qwen2.5-14B": (5120, 13824, 48, 40, 8, 152064, False, "qwen2"),
     "Qwen2.5-32B": (5120, 27648, 64, 40, 8, 152064, False, "qwen2"),
+    "Llama-3.1-70B": (8192, 28672, 80, 64, 8, 128256, False, "llama"),
 }
 RUN = """\
 apiVersion: ippo.dev/v1alpha1
@@ -41,5 +43,9 @@ def test_the_table_is_computed(name: str, tmp_path: Path, capsys: pytest.Capture
         assert main(words) == 0
         stages = json.loads(capsys.readouterr().out)
         cells += [f"{stages[stage]['together'] / (1 << 30):.1f}" for stage in ("warm-start", "fit-q", "improve")]
+        if adapter:
+            fits = all(row["together"] <= 80 << 30 for row in stages.values())
+            minutes = sum(row["seconds"] for name, row in stages.items() if name in CYCLE) / 60
+            cells.append(f"{minutes:.0f}" if fits else "-")
     row = f"| {name} | {' | '.join(cells)} |"
     assert row in DOCS.read_text(), row

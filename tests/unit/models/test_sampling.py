@@ -1,10 +1,12 @@
+import gc
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models import decoding, sampling
-from ippo_trainer.models.cache import PrefixMemory
+from ippo_trainer.models.cache import PrefixMemory, RaggedCache
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.models.scoring import token_logprobs
@@ -201,6 +203,30 @@ def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypat
         computed.clear()
         draw(model, [prompt + first.ids + [5, 6]], memory=memory, slots=[4])
         assert computed[0] == expected + (0 if limit else len(first.ids))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_the_caches_of_a_calls_batches_are_not_all_there_at_once(model, monkeypatch, kept):
+    """As many as are remembered, whatever the number of batches."""
+    alive = []
+    plain = sampling._prefill
+
+    def counted(*arguments):
+        gc.collect()
+        alive.append(sum(isinstance(each, RaggedCache) for each in gc.get_objects()))
+        return plain(*arguments)
+
+    monkeypatch.setattr(sampling, "_prefill", counted)
+    prompts = [[2 + n, 3, 4, 5] for n in range(8)]
+    probe = PrefixMemory()
+    draw(model, prompts[:1], memory=probe, slots=[0])
+    size = next(iter(probe.entries.values())).cache.nbytes
+    del probe
+    alive.clear()
+    memory = PrefixMemory(kept * size)
+    draw(model, prompts, memory=memory, slots=range(8), batch_tokens=1)
+    assert alive == [min(kept, n) for n in range(8)]
+    assert len(memory.entries) == kept
 
 
 def test_learnt_positions_and_many_heads_work_too():

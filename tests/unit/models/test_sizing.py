@@ -95,12 +95,14 @@ def test_trl_generates_a_whole_rollout_at_once(tmp_path: Path) -> None:
     size = size_of("s3://models/x", config_in(tmp_path / "qwen", QWEN_7B), params.Adapter())
     cache = {
         name: [
-            stage_memory(spec_of("improve", params.Adapter(), improve=params.Improve(algorithm=name)), size, gpu).cache
+            stage_memory(
+                spec_of("improve", params.Adapter(), improve=params.Improve(algorithm=name)), size, gpu, 5
+            ).cache
             for gpu in (None, GPU)
         ]
         for name in ("PPO", "GRPO")
     }
-    rows, longest, layers, heads = 32 * 4, 512 + 16, 28, 4
+    rows, longest, layers, heads = 32 * 5 * 4, 512 + 16, 28, 4
     assert cache["GRPO"] == [rows * longest * 2 * layers * heads * 128 * width for width in (4, 2)]
     assert cache["PPO"][0] < cache["GRPO"][0]
 

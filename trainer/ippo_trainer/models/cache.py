@@ -149,7 +149,11 @@ class PrefixMemory:
     def replace(self, rows: dict[int, Remembered]) -> None:
         """Forgets everything and keeps these, up to the limit."""
         self.entries = {}
-        used: dict[int, int] = {}
+        self.add(rows)
+
+    def add(self, rows: dict[int, Remembered]) -> None:
+        """Keeps these, too, up to the limit."""
+        used = {id(entry.cache): entry.cache.nbytes for entry in self.entries.values()}
         for slot, entry in rows.items():
             if id(entry.cache) not in used:
                 if sum(used.values()) + entry.cache.nbytes > self.limit:

@@ -3,6 +3,7 @@
 It is fitted by `qfit.least_squares`. Whoever loads a Q model reads Q and V through it, if it is there.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from ippo_trainer.contract.errors import BadDataError
 
 FILE = "last_layer.safetensors"
 """In the directory of a Q model."""
+BLOCK_ROWS = 8192
+"""Rows whose features exist at once while it is fitted, where those of all rows have more than KEPT_BYTES."""
+KEPT_BYTES = 256 << 20
+"""Features of all rows that are kept: a fixed point reads them some hundred times."""
+_GRAMS = 4
+"""Tables of products of features, besides those of the folds, while one of them is factored."""
 _LEAST_SCALE = 1e-3  # of a feature's standard deviation, so that a constant feature stays finite
 _LEAST_VARIANCE = 1e-12
 EDGE = 1e-3
@@ -129,6 +136,19 @@ class LastLayer(nn.Module):
         width = self.centre.shape[1]
         products = torch.arange(self.upper.shape[1])[(self.upper < rank).all(0)]
         return torch.cat([torch.arange(1 + width), 1 + width + products])
+
+
+def fit_bytes(width: int, ranks: Sequence[int], folds: int) -> int:
+    """Bytes of main memory that `qfit.least_squares` takes at most, for any number of turns.
+
+    Args:
+        width: D, of the features.
+        ranks, folds: there is a member for each rank and fold, which keeps a factor of its columns squared.
+    """
+    largest = max(ranks)
+    columns = 1 + 2 * width + largest**2
+    factors = sum((1 + 2 * width + rank**2) ** 2 + (1 + width + rank * (rank + 1) // 2) ** 2 for rank in ranks)
+    return 8 * ((folds + _GRAMS) * columns**2 + folds * factors) + min(KEPT_BYTES, 8 * BLOCK_ROWS * columns)
 
 
 def last_layer(model: Any) -> LastLayer | None:

@@ -68,9 +68,9 @@ def copies(spec: StageSpec, several: bool = False) -> dict[str, Copies]:
 def _of_warm_start(spec: StageSpec) -> dict[str, Copies]:
     if spec.warm_start is None:
         return {BASE: Copies(0)}
-    return (
-        {BASE: Copies(TRAINED, 0)} if spec.policy.adapter is None else {BASE: _HELD_BASE, ADAPTER: Copies(TRAINED, 0)}
-    )
+    if spec.policy.kind != "adapters":  # a tiny base is made of all its weights, whatever is trained after it
+        return {BASE: Copies(TRAINED, 0)}
+    return {BASE: _HELD_BASE, ADAPTER: Copies(TRAINED, 0)}
 
 
 def _of_inputs(spec: StageSpec, several: bool) -> dict[str, Copies]:

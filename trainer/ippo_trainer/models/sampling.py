@@ -78,7 +78,7 @@ def sample(
     remembered = memory.entries if memory is not None else {}
     trunks = _plan(prompts, [remembered.get(slot) for slot in slots or []] or [None] * len(prompts))
     results: list[list[Sampled]] = [[] for _ in prompts]
-    latest: dict[int, Remembered] = {}
+    latest = PrefixMemory(memory.limit) if memory is not None else None
     budget = sampling.batch_tokens or _batch_tokens(model, max(map(len, prompts)) + sampling.max_new_tokens)
     decode = Decode if device.type == "cpu" else GraphDecode
     with torch.inference_mode():
@@ -87,10 +87,11 @@ def sample(
             run.finish()
             for number, response in run.responses():
                 results[number].append(response)
-            if slots is not None and memory is not None:
-                latest |= {slots[number]: entry for number, entry in run.remembered()}
-    if memory is not None:
-        memory.replace(latest)
+            if slots is not None and latest is not None:  # batch by batch: what is over the limit goes at once
+                latest.add({slots[number]: entry for number, entry in run.remembered()})
+            del run  # before the next batch gets a cache of its own
+    if memory is not None and latest is not None:
+        memory.replace(latest.entries)
     return results
 
 

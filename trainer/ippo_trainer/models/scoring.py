@@ -20,9 +20,14 @@ _TABLES = 3
 """Of logits, at once: scaled, their probabilities, and the slope."""
 
 
-def logit_bytes(on_device: bool, most: int | None = None) -> int:
-    """Bytes that so many logits take while they are trained on; by default those that are scored at once."""
-    return 4 * _TABLES * (most or (_DEVICE_CHUNK_LOGITS if on_device else CHUNK_LOGITS))
+def logit_bytes(on_device: bool, logits: int) -> int:
+    """Bytes that so many logits take while they are trained on, chunk by chunk."""
+    return table_bytes(min(logits, _DEVICE_CHUNK_LOGITS if on_device else CHUNK_LOGITS))
+
+
+def table_bytes(logits: int) -> int:
+    """The same, of all of them at once."""
+    return 4 * _TABLES * logits
 
 
 class TokenScores(NamedTuple):

@@ -4,7 +4,7 @@ What is held of the models is what `needs` refuses a stage by. On top come activ
 stage's forwards keep to, keys and values of what is sampled, and the process itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +15,36 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.algorithms import ALGORITHMS
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.contract.spec import StageSpec
-from ippo_trainer.contract.stages import FIT_Q, IMPROVE, WARM_START
+from ippo_trainer.contract.stages import COLLECT, EVALUATE, FIT_Q, IMPROVE, WARM_START
 from ippo_trainer.models import adapters, needs
 from ippo_trainer.models.architecture import check_config, check_kind
 from ippo_trainer.models.budget import (
     FIT_TOKENS,
     IMPROVE_TOKENS,
     WARM_START_BYTES,
+    Budget,
     kept_bytes,
     on_cpu,
     on_gpu,
     warm_start_token_bytes,
     warm_start_tokens,
 )
+from ippo_trainer.models.cache import MEMORY_BYTES
 from ippo_trainer.models.engine_memory import engines_of, memory_of
 from ippo_trainer.models.files import read_config
+from ippo_trainer.models.last_layer import fit_bytes
 from ippo_trainer.models.load import tiny_config
 from ippo_trainer.models.memory import RUNTIME_BYTES
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.precision import BFLOAT16, FLOAT32
 from ippo_trainer.models.sampling import CPU_BATCH_BYTES, DEVICE_SHARE, token_bytes
-from ippo_trainer.models.scoring import logit_bytes
+from ippo_trainer.models.scoring import logit_bytes, table_bytes
 from ippo_trainer.text.tokenizer import MAX_VOCABULARY
+
+PROBES = 64
+"""Suggestions that a warm start samples in the end."""
+TURNS = 6
+"""Of a conversation, where nobody says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +81,21 @@ class StageMemory:
     """Keys and values of what is sampled."""
     process: int
     """Libraries."""
+    solver: int
+    """Of the least squares of Q's last layer, in main memory."""
     engine: int
     """Of vLLM, where it samples: weights, keys and values, processes."""
     loading: int
     """Of one model in fp32, as it is loaded before it gets another type."""
+    on_gpu: bool
 
     @property
     def together(self) -> int:
-        """The peak: activations and caches are not there at the same time."""
-        return (
-            max(self.weights + self.trained + max(self.activations, self.cache), self.loading)
-            + self.process
-            + self.engine
-        )
+        """The peak. Activations, caches and least squares are not there at the same time, but on a CPU a process keeps
+        much of what it has freed (glibc's malloc), where torch uses it again on a GPU."""
+        parts = (self.activations, self.cache, self.solver)
+        most = max(parts) if self.on_gpu else sum(parts)
+        return max(self.weights + self.trained + most, self.loading) + self.process + self.engine
 
 
 def size_of(base: str, config: Path | None, adapter: params.Adapter | None) -> BaseSize:
@@ -111,18 +121,17 @@ def size_of(base: str, config: Path | None, adapter: params.Adapter | None) -> B
     return BaseSize(described, whole, 0 if tied else whole - trunk, own)
 
 
-def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemory:
+def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None, turns: float = TURNS) -> StageMemory:
     """What a stage takes.
 
     Args:
         spec: of the stage; its inputs count by their names.
         size: of the base.
         gpu: bytes of the GPU's memory; None for a CPU.
+        turns: of a conversation.
     """
-    several, weights, vllm = False, size.weights(spec), spec.samples_with_vllm()
-    single = spec.policy.precision == "Float32" or spec.stage == WARM_START
-    precision = FLOAT32 if gpu is None or single else BFLOAT16
-    models = needs.held(spec, weights, several, True, precision is BFLOAT16)
+    weights, vllm = size.weights(spec), spec.samples_with_vllm()
+    models, dtype = _held(spec, size, gpu), dtype_for(spec, gpu)
     kept = (
         0
         if gpu is not None
@@ -130,32 +139,83 @@ def stage_memory(spec: StageSpec, size: BaseSize, gpu: int | None) -> StageMemor
     )
     process = RUNTIME_BYTES
     trains = models.trained > 0
-    activations = _activations(spec, size, gpu, models, precision.dtype) if trains else 0
-    per_token = token_bytes(size.config, precision.dtype)
+    activations = _activations(spec, size, gpu) if trains else 0
+    per_token = token_bytes(size.config, dtype)
     longest = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
-    cache = 0 if spec.stage == FIT_Q or vllm else _rows(spec) * longest * per_token
+    cache = 0 if spec.stage == FIT_Q or vllm else int(_rows(spec, turns) * longest * per_token)
+    remembered = _remembered(spec, cache)
     if _samples_in_parts(spec):
         room = gpu and max(0, gpu - models.read - models.trained - process)
         cache = min(cache, CPU_BATCH_BYTES if room is None else int(DEVICE_SHARE * room))
-    engine = engines_of(spec) * memory_of(spec, size.config, size.whole, precision.dtype, gpu).together if vllm else 0
+    solver = _solver(spec, size.config.hidden_size) if gpu is None else 0
+    engine = engines_of(spec) * memory_of(spec, size.config, size.whole, dtype, gpu).together if vllm else 0
     loading = 4 * size.whole if any(count.own or count.read for count in needs.copies(spec).values()) else 0
-    return StageMemory(models.read, models.trained + kept, activations, cache, process, engine, loading)
+    return StageMemory(
+        models.read,
+        models.trained + kept,
+        activations,
+        cache + remembered,
+        process,
+        solver,
+        engine,
+        loading,
+        gpu is not None,
+    )
 
 
-def _activations(spec: StageSpec, size: BaseSize, gpu: int | None, models: needs.Held, dtype: torch.dtype) -> int:
+def dtype_for(spec: StageSpec, gpu: int | None) -> torch.dtype:
+    """Of a stage's weights and activations; a GPU is taken for one with bfloat16."""
+    single = gpu is None or spec.policy.precision == "Float32" or spec.stage == WARM_START
+    return (FLOAT32 if single else BFLOAT16).dtype
+
+
+def budget_for(spec: StageSpec, size: BaseSize, gpu: int | None) -> Budget:
+    """The largest forward of a stage that trains; arguments as in `stage_memory`."""
+    longest = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
     if spec.stage == WARM_START:
-        longest, batch = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens, 1
-        if spec.warm_start is not None:
-            batch = spec.warm_start.value("batch_size")
+        batch = spec.warm_start.value("batch_size") if spec.warm_start is not None else 1
         # A forward has whole rows, of one batch at most; a row beyond the budget stands alone.
-        tokens = min(batch * longest, max(longest, warm_start_tokens(size.config)))
-        kept = min(WARM_START_BYTES, tokens * warm_start_token_bytes(size.config))
-        return kept + logit_bytes(False, tokens * size.config.vocab_size)
+        allowed = warm_start_tokens(size.config)
+        return Budget(min(batch * longest, max(longest, allowed)), recompute=longest > allowed)
     if gpu is None:
         budget = on_cpu(size.config, FIT_TOKENS if spec.stage == FIT_Q else IMPROVE_TOKENS)
     else:
-        budget = on_gpu(size.config, dtype, gpu, models.read + models.trained)
-    return kept_bytes(size.config, dtype, budget) + logit_bytes(gpu is not None)
+        models = _held(spec, size, gpu)
+        budget = on_gpu(size.config, dtype_for(spec, gpu), gpu, models.read + models.trained)
+    if spec.stage != FIT_Q:
+        return budget
+    batch = (spec.fit_q or params.FitQ()).batch_size  # of whole conversations, without branches
+    return replace(budget, tokens=min(budget.tokens, batch * longest))
+
+
+def _held(spec: StageSpec, size: BaseSize, gpu: int | None) -> needs.Held:
+    return needs.held(spec, size.weights(spec), False, True, dtype_for(spec, gpu) is BFLOAT16.dtype)
+
+
+def _activations(spec: StageSpec, size: BaseSize, gpu: int | None) -> int:
+    budget = budget_for(spec, size, gpu)
+    logits = budget.tokens * size.config.vocab_size
+    if spec.stage == WARM_START:
+        kept = min(WARM_START_BYTES, budget.tokens * warm_start_token_bytes(size.config))
+        return kept + table_bytes(logits)
+    return kept_bytes(size.config, dtype_for(spec, gpu), budget) + logit_bytes(gpu is not None, logits)
+
+
+def _solver(spec: StageSpec, width: int) -> int:
+    """Bytes of the least squares of fit-q; 0 where the trained head stays."""
+    fit_q = (spec.fit_q or params.FitQ()).resolved()
+    if spec.stage != FIT_Q or fit_q.last_layer == "Gradient":
+        return 0
+    return fit_bytes(width, fit_q.ranks_of(width), fit_q.least_squares()[1])
+
+
+def _remembered(spec: StageSpec, conversations: int) -> int:
+    """Bytes of earlier turns' keys and values, which take up to `conversations` bytes: those of the turn before are
+    there until those of this one are. Who explores remembers its own."""
+    if spec.stage not in (COLLECT, EVALUATE) or not conversations or spec.environment is None:
+        return 0
+    explores = spec.stage == COLLECT and (spec.collect or params.Collect()).explored(spec.iteration) > 0
+    return min(conversations, MEMORY_BYTES) * (3 if explores else 2)
 
 
 def _samples_in_parts(spec: StageSpec) -> bool:
@@ -163,14 +223,17 @@ def _samples_in_parts(spec: StageSpec) -> bool:
     return spec.stage != IMPROVE or ALGORITHMS[(spec.improve or params.Improve()).chosen(spec.collect)].own_loop
 
 
-def _rows(spec: StageSpec) -> int:
+def _rows(spec: StageSpec, turns: float) -> float:
     """Responses that a stage samples at once, at most."""
     if spec.stage == IMPROVE:
-        section = spec.improve or params.Improve()
-        return section.batch_size * section.samples_per_state
+        improve = spec.improve or params.Improve()
+        return improve.batch_size * turns * improve.samples_per_state
     if spec.stage == WARM_START:
-        return 0
-    return (spec.collect or params.Collect()).batch_size
+        return PROBES if spec.warm_start is not None else 0
+    collect = spec.collect or params.Collect()
+    own = -(-collect.conversations // collect.parallelism)
+    held = own if spec.stage == COLLECT else (spec.evaluate or params.Evaluate()).conversations
+    return min(collect.batch_size, held)
 
 
 def _read(base: str, place: Path | None) -> Any:

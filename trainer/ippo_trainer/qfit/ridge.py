@@ -7,11 +7,7 @@ import torch
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
-
-BLOCK_ROWS = 8192
-"""Rows whose features exist at once, where those of all rows have more than KEPT_BYTES."""
-KEPT_BYTES = 256 << 20
-"""Features of all rows that are kept: a fixed point reads them some hundred times."""
+from ippo_trainer.models.last_layer import BLOCK_ROWS, KEPT_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from ippo_trainer.models.attention import limits
 from ippo_trainer.models.files import loaded_files, unheeded
 from ippo_trainer.models.load import build_tiny, check_context, load_policy, save_policy
 from ippo_trainer.models.sampling import Sampling, sample
+from ippo_trainer.models.sizing import PROBES
 from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
 from ippo_trainer.stages.base_model import is_policy
 from ippo_trainer.stages.device import device_of
@@ -45,7 +46,6 @@ from ippo_trainer.text.rows import Row, check_contexts, training_rows
 from ippo_trainer.text.tokenizer import build_tokenizer
 
 _CURVE_POINTS = 200
-_PROBES = 64
 _MANY_UNENDED = 0.1
 _NAMED = 3
 
@@ -338,7 +338,7 @@ def _first_prompts(renderer: Renderer, conversations: list[Conversation]) -> Ite
 
 def _unended(ctx: StageContext, base: _Base, conversations: list[Conversation]) -> float:
     """Share of suggestions, sampled for first customer messages, that did not end within policy.maxNewTokens."""
-    prompts = list(islice(_first_prompts(base.renderer, conversations), _PROBES))
+    prompts = list(islice(_first_prompts(base.renderer, conversations), PROBES))
     keys = [derive_seed(ctx.spec.seed, WARM_START, "probe", index) for index in range(len(prompts))]
     limit, stops = ctx.spec.policy.max_new_tokens, base.renderer.stop_ids
     samples = sample(base.model, prompts, keys, Sampling(1, limit, 1.0, stops, base.tokenizer.pad_token_id))

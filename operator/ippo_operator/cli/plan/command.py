@@ -1,10 +1,10 @@
-"""`ippo plan`: a table of bytes by stage and kind."""
+"""`ippo plan`: a table of bytes by stage and kind, and of seconds."""
 
 import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,9 @@ from ippo_trainer.contract.stages import COLLECT, STAGES, Stage
 from ippo_operator.api.fitting import in_words
 from ippo_operator.api.quantities import amount
 from ippo_operator.api.resource import IterativePPORun
+from ippo_operator.cli.errors import CommandError
 from ippo_operator.cli.manifests import read_manifest
+from ippo_operator.cli.plan import DEVICES
 from ippo_operator.cli.trainer import check_trainer, trainer_errors
 from ippo_operator.manifests.overrides import for_stage
 from ippo_operator.plan import approval
@@ -27,16 +29,26 @@ if TYPE_CHECKING:
 _GIB = 1 << 30
 
 
+@dataclass(frozen=True)
+class Row:
+    """What a stage takes."""
+
+    memory: "StageMemory"
+    seconds: float
+
+
 def command(arguments: Namespace) -> int:
     """Prints the table, and whether a GPU is large enough."""
+    _check(arguments)
     run = read_manifest(arguments.file, arguments.name)
     check_trainer()
     with trainer_errors():
-        rows = memory_of(run, arguments.gpu, Path(arguments.config) if arguments.config else None)
+        rows = rows_of(run, arguments)
     if arguments.json:
-        print(json.dumps({name: asdict(row) | {"together": row.together} for name, row in rows.items()}, indent=2))
+        print(json.dumps({name: _content(row) for name, row in rows.items()}, indent=2))
         return 0
     print("\n".join(_lines(rows)))
+    print(f"note: {_basis(run, arguments)}", file=sys.stderr)
     if in_words(run.spec):
         print(f"note: {in_words(run.spec)}", file=sys.stderr)
     for note in _live(run):
@@ -46,12 +58,41 @@ def command(arguments: Namespace) -> int:
     return 0
 
 
-def _too_small(run: IterativePPORun, rows: dict[str, "StageMemory"], gpu: int | None) -> Iterator[str]:
+def _check(arguments: Namespace) -> None:
+    """Raises CommandError for a device that does not go with the memory."""
+    on_cpu = arguments.device == DEVICES[0]
+    if arguments.device is not None and on_cpu != (arguments.gpu is None):
+        remedy = "has no --gpu" if on_cpu else "needs --gpu: its memory in GiB"
+        raise CommandError(f"--device {arguments.device} {remedy}")
+
+
+def _content(row: Row) -> dict[str, float]:
+    return asdict(row.memory) | {"together": row.memory.together, "seconds": round(row.seconds, 1)}
+
+
+def _basis(run: IterativePPORun, arguments: Namespace) -> str:
+    """What the seconds were made of."""
+    from ippo_trainer.models.timing import DEVICES
+
+    device = DEVICES[device_of(arguments)]
+    tokens = arguments.tokens or run.spec.policy.max_prompt_tokens
+    return (
+        f"seconds are an estimate, operations over the rate of {device.words} ({device.source}), for conversations of "
+        f"{arguments.turns} turns and {tokens} tokens; --turns and --tokens say how long yours are"
+    )
+
+
+def device_of(arguments: Namespace) -> str:
+    """Whose seconds."""
+    return arguments.device or (DEVICES[0] if arguments.gpu is None else DEVICES[1])
+
+
+def _too_small(run: IterativePPORun, rows: dict[str, Row], gpu: int | None) -> Iterator[str]:
     """Stages that have not the memory that they take: of a GPU, or else of their pods."""
     for stage in STAGES:
         if stage.name not in rows:
             continue
-        needed = rows[stage.name].together
+        needed = rows[stage.name].memory.together
         if gpu is not None:
             if needed > gpu:
                 yield f"{stage.name} does not fit into {gpu / _GIB:.0f} GiB"
@@ -64,22 +105,36 @@ def _too_small(run: IterativePPORun, rows: dict[str, "StageMemory"], gpu: int | 
             )
 
 
-def memory_of(run: IterativePPORun, gpu: int | None, config: Path | None) -> dict[str, "StageMemory"]:
+def rows_of(run: IterativePPORun, arguments: Namespace) -> dict[str, Row]:
     """What each stage of a run that loads a model takes, by name.
 
     Args:
         run: the manifest.
-        gpu: bytes of a GPU's memory; None for a CPU.
-        config: folder of the base's config, where the base is elsewhere.
+        arguments: of the command.
 
     Raises:
         StageError: a base or an adapter that cannot be used.
     """
     from ippo_trainer.models.sizing import size_of, stage_memory
+    from ippo_trainer.models.timing import DEVICES as RATES
+    from ippo_trainer.models.timing import Conversations, stage_seconds
 
+    simulated = run.spec.collect.simulate
+    config = Path(arguments.config) if arguments.config else None
     size = size_of(run.spec.policy.base, config, run.spec.policy.adapter)
+    said = Conversations(
+        arguments.turns,
+        arguments.tokens,
+        arguments.conversations,
+        None if simulated is None else simulated.conversations,
+    )
+    rate, gpu = RATES[device_of(arguments)], arguments.gpu
     loading = [stage for stage in STAGES if stage.name != COLLECT or run.spec.collect.logged is None]
-    return {stage.name: stage_memory(_spec(run, stage), size, gpu) for stage in loading}
+    specs = {stage.name: _spec(run, stage) for stage in loading}
+    return {
+        name: Row(stage_memory(spec, size, gpu, said.turns), stage_seconds(spec, size, rate, gpu, said))
+        for name, spec in specs.items()
+    }
 
 
 def _live(run: IterativePPORun) -> Iterator[str]:
@@ -109,9 +164,10 @@ def _spec(run: IterativePPORun, stage: Stage) -> StageSpec:
     )
 
 
-def _lines(rows: dict[str, "StageMemory"]) -> Iterator[str]:
-    used = ("engine",) if any(row.engine for row in rows.values()) else ()
+def _lines(rows: dict[str, Row]) -> Iterator[str]:
+    used = [name for name in ("solver", "engine") if any(getattr(row.memory, name) for row in rows.values())]
     names = ("weights", "trained", "activations", "cache", *used, "process", "together")
-    yield f"{'GiB':12}" + "".join(f"{name:>12}" for name in names)
+    yield f"{'GiB':12}" + "".join(f"{name:>12}" for name in names) + f"{'seconds':>12}"
     for stage, row in rows.items():
-        yield f"{stage:12}" + "".join(f"{getattr(row, name) / _GIB:12.2f}" for name in names)
+        bytes_ = "".join(f"{getattr(row.memory, name) / _GIB:12.2f}" for name in names)
+        yield f"{stage:12}{bytes_}{row.seconds:12.0f}"

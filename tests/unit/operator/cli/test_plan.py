@@ -28,14 +28,38 @@ def manifest(tmp_path: Path) -> Path:
 
 def test_it_says_what_each_stage_takes(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "-f", str(manifest)]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["GiB", "weights", "trained", "activations", "cache", "process", "together"]
+    said = capsys.readouterr()
+    head, *rows = said.out.splitlines()
+    names = ["weights", "trained", "activations", "cache", "solver", "process", "together", "seconds"]
+    assert head.split() == ["GiB", *names]
     assert [row.split()[0] for row in rows] == list(NAMES)
+    assert "seconds are an estimate" in said.err
+    assert "a CPU core (measured on" in said.err
     assert main(["plan", "-f", str(manifest), "--gpu", "24", "--json"]) == 0
     stages = json.loads(capsys.readouterr().out)
     assert list(stages) == list(NAMES)
     assert all(row["together"] >= row["weights"] + row["trained"] for row in stages.values())
     assert stages["improve"]["trained"] > 0
+    assert all(row["seconds"] > 0 for row in stages.values())
+
+
+def test_seconds_go_with_the_device_and_with_what_is_said_of_conversations(
+    manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def seconds(*words: str) -> float:
+        assert main(["plan", "-f", str(manifest), "--json", *words]) == 0
+        return float(json.loads(capsys.readouterr().out)["fit-q"]["seconds"])
+
+    assert seconds() > seconds("--tokens", "100") > seconds("--tokens", "100", "--gpu", "80")
+    assert (
+        seconds("--gpu", "80")
+        == seconds("--device", "h100", "--gpu", "80")
+        < seconds("--device", "a100", "--gpu", "80")
+    )
+    assert main(["plan", "-f", str(manifest), "--gpu", "40", "--device", "a100", "--turns", "3"]) == 0
+    said = capsys.readouterr().err
+    assert "an A100 (extrapolated from the H100" in said
+    assert "conversations of 3 turns and 512 tokens" in said
 
 
 def test_a_gpu_that_is_too_small_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,6 +76,9 @@ def test_a_gpu_that_is_too_small_is_told(tmp_path: Path, capsys: pytest.CaptureF
     [
         (["--gpu", "0"], "given 0, allowed are 1 to 10000 GiB"),
         (["--config", "/no/such"], "there is no folder /no/such"),
+        (["--tokens", "0"], "given 0, allowed are 1 to 10000000"),
+        (["--device", "h100"], "--device h100 needs --gpu: its memory in GiB"),
+        (["--device", "cpu", "--gpu", "80"], "--device cpu has no --gpu"),
     ],
 )
 def test_what_is_wrong_is_said(
@@ -84,4 +111,4 @@ def test_pods_that_are_too_small_are_told(
 def test_the_example_for_a_cluster_fits_into_its_pods(capsys: pytest.CaptureFixture[str]) -> None:
     example = Path(__file__).parents[4] / "examples/sr-funnel-cluster.yaml"
     assert main(["plan", "-f", str(example)]) == 0
-    assert capsys.readouterr().err == ""
+    assert "raise spec.pods" not in capsys.readouterr().err
