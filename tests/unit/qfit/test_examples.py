@@ -15,6 +15,7 @@ from ippo_trainer.qfit.examples import (
     turn_offsets,
 )
 from ippo_trainer.qfit.losses import loss_sums
+from ippo_trainer.qfit.outlook import words_ahead
 from ippo_trainer.qfit.procedure import language_head
 from ippo_trainer.qfit.readings import read_all, read_logits
 from ippo_trainer.qfit.targets import Target
@@ -65,9 +66,12 @@ def test_loss_is_that_of_plain_forwards(make_toy: Any, make_policy: Any) -> None
     targets = Targets.of([[Target(0.3, 1.0 + turn, turn % 2) for turn, _ in enumerate(row.groups)] for row in examples])
     parts = pack_turns(examples, range(5), offsets, 96)
     head = language_head(policy, model)
+    for each in (head.reply, head.rest):
+        torch.nn.init.normal_(each.weight)
     got = [loss_sums(model, head, part, targets) for part in parts]
-    q = v = lm = 0.0
+    q = v = lm = words = 0.0
     for number, example in enumerate(examples):
+        replies, rests = words_ahead(example.groups)
         for turn, group in enumerate(example.groups):
             place = offsets[number] + turn
             both = torch.tensor([group.prompt + group.responses[0]])
@@ -76,10 +80,17 @@ def test_loss_is_that_of_plain_forwards(make_toy: Any, make_policy: Any) -> None
             loss = functional.binary_cross_entropy_with_logits
             q += (targets.weight[place] * loss(scores[-1], torch.tensor(0.3))).item()
             v += (targets.value_weight[place] * loss(scores[len(group.prompt) - 1], torch.tensor(0.3))).item()
+            for where, reading, coming in (
+                (-1, head.reply, replies[turn]),
+                (len(group.prompt) - 1, head.rest, rests[turn]),
+            ):
+                logprobs = functional.log_softmax(policy.lm_head(reading(states[where])), 0)
+                words -= float(logprobs[coming].detach().mean()) if coming else 0.0
         logits = policy.lm_head(states)
         lm += functional.cross_entropy(logits[:-1], both[0, 1:], reduction="sum").item()
-    for index, expected in enumerate((q, v, lm)):
-        total = sum(float((sums.q, sums.v, sums.lm)[index].detach()) for sums in got)
+    assert words > 0
+    for index, expected in enumerate((q, v, lm, words)):
+        total = sum(float((sums.q, sums.v, sums.lm, sums.words)[index].detach()) for sums in got)
         assert abs(total - expected) < 1e-4 * abs(expected)
 
 

@@ -193,7 +193,7 @@ def test_the_head_is_the_mean_of_the_members_as_logits() -> None:
 def test_a_layer_that_was_saved_reads_alike() -> None:
     turns = random_turns(11)
     layer = fit(turns, settings((2, 4), 4.0))
-    again = LastLayer(6, 4, len(layer.q))
+    again = LastLayer((6, 6), 4, len(layer.q))
     again.load_state_dict(layer.state_dict())
     torch.testing.assert_close(
         again(turns.states, turns.states, turns.actions), layer(turns.states, turns.states, turns.actions)

@@ -1,5 +1,6 @@
 """The last layer as an artifact: whoever reads Q reads it, unchanged."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def refitted(model: Any, toy: Any) -> Any:
     return refit(model, [log_of(toy)], SETTINGS, 3, 1 << 12)
 
 
+def of_suggestion(hidden: torch.Tensor, response: Sequence[int]) -> torch.Tensor:
+    """What Q reads of a text that ends with the response."""
+    return torch.cat([hidden[-1], hidden[-len(response) :].mean(0)])
+
+
 def test_features_are_those_of_every_turn_read_alone(model: Any, toy: Any) -> None:
     states, actions = turn_features(model, toy.examples, 1 << 12)
     groups = [group for example in toy.examples for group in example.groups]
@@ -46,7 +52,7 @@ def test_features_are_those_of_every_turn_read_alone(model: Any, toy: Any) -> No
         with torch.no_grad():
             hidden = model.model(torch.tensor([group.prompt + group.responses[0]])).last_hidden_state[0]
         torch.testing.assert_close(states[number], hidden[len(group.prompt) - 1], atol=1e-4, rtol=1e-4)
-        torch.testing.assert_close(actions[number], hidden[-1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(actions[number], of_suggestion(hidden, group.responses[0]), atol=1e-4, rtol=1e-4)
 
 
 def test_features_of_several_responses_are_those_of_each(model: Any, toy: Any) -> None:
@@ -58,7 +64,8 @@ def test_features_of_several_responses_are_those_of_each(model: Any, toy: Any) -
         for place, response in enumerate(several[number].responses):
             with torch.no_grad():
                 hidden = model.model(torch.tensor([groups[number].prompt + response])).last_hidden_state[0]
-            torch.testing.assert_close(together[3 * number + place], hidden[-1], atol=1e-4, rtol=1e-4)
+            expected = of_suggestion(hidden, response)
+            torch.testing.assert_close(together[3 * number + place], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_every_reading_goes_through_it(model: Any, toy: Any) -> None:
@@ -88,8 +95,7 @@ def test_turns_of_other_policies_serve_q_alone(model: Any, make_toy: Any) -> Non
     mine, others = make_toy(80), make_toy(60, seed=1)
     alone = refit(model, [log_of(mine)], SETTINGS, 1, 1 << 12)
     both = refit(model, [log_of(mine), log_of(others, own=lambda turn: False)], SETTINGS, 1, 1 << 12)
-    spans = [(layer.centre.clone(), layer.basis.clone()) for layer in (alone, both)]
-    assert not torch.equal(spans[0][0], spans[1][0]), "features are centred on all turns"
+    assert not torch.equal(alone.states.centre, both.states.centre), "features are centred on all turns"
     states, actions = turn_features(model, mine.examples, 1 << 12)
     assert not torch.allclose(alone(states, states, actions)[0], both(states, states, actions)[0])
     relabelled = [replace(each, outcome=not each.outcome) for each in others.conversations]
@@ -147,7 +153,7 @@ def test_a_model_without_one_is_loaded_as_before(model: Any, tmp_path: Path) -> 
 def test_a_damaged_one_is_one_clear_error(model: Any, toy: Any, tmp_path: Path, content: bytes | None) -> None:
     saved(model, toy, tmp_path / "q")
     if content is None:  # of a wider trunk
-        last_layer.save(tmp_path / "q", last_layer.LastLayer(32, 4, 2))
+        last_layer.save(tmp_path / "q", last_layer.LastLayer((32, 64), 4, 2))
     else:
         (tmp_path / "q" / last_layer.FILE).write_bytes(content)
     with pytest.raises(BadDataError, match=r"last_layer\.safetensors"):

@@ -219,7 +219,7 @@ class Logged(Model):
     unless the application says so."""
 
 
-LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (16, 24, 32), 4, 100.0
+LAST_LAYER_RANKS, LAST_LAYER_FOLDS, LAST_LAYER_RIDGE = (24, 32, 40), 4, 100.0
 """Of the least squares, where the fields of `fitQ` are left out."""
 EARLIER_ITERATIONS = len(EARLIER_DATA)
 """Iterations before this one that the least squares may read."""
@@ -261,7 +261,7 @@ class FitQ(ByBase):
     of fitted Q evaluation; Gradient takes the head that was trained with the trunk."""
     ranks: Annotated[tuple[Annotated[int, Field(ge=1, le=256)], ...], Field(min_length=1, max_length=8)] | None = None
     """Of the least squares: leading components of state and suggestion whose products Q is made of, one fit for each,
-    none above the trunk's width. 16, 24 and 32 if left out, as far as the trunk is so wide."""
+    none above the trunk's width. 24, 32 and 40 if left out, as far as the trunk is so wide."""
     folds: Annotated[int, Field(ge=1, le=16)] | None = None
     """Of the least squares: every fit leaves out one of so many parts of the conversations. How the fits differ is the
     estimate of Q's error, their mean is Q. 4 if left out."""

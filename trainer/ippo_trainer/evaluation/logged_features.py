@@ -50,7 +50,7 @@ class LoggedFeatures:
         """
         examples, _ = make_examples(conversations, renderer)
         states, actions = turn_features(q, examples, max_tokens)
-        layer = LastLayer(states.shape[1], min(RANK, states.shape[1]), 1)
+        layer = LastLayer((states.shape[1], actions.shape[1]), min(RANK, states.shape[1]), 1)
         layer.span(states, actions)
         rows = [
             (index == 0, index + 1 == len(each.turns), weight, censoring.weight(len(each.turns)), number)

@@ -65,10 +65,9 @@ def pair_features(layer: LastLayer, states: Tensor, actions: Tensor) -> Tensor:
 
     Args:
         layer: that spans the features.
-        states, actions: (n, D) features of the trunk.
+        states, actions: (n, D) and (n, A) features of the trunk.
     """
-    s = (states.double() - layer.centre[0]) @ layer.basis[0]
-    a = (actions.double() - layer.centre[1]) @ layer.basis[1]
+    s, a = layer.states.components(states), layer.actions.components(actions)
     products = (s.unsqueeze(2) * a.unsqueeze(1)).flatten(1)
     return torch.cat([torch.ones_like(s[:, :1]), s, a, products], 1)
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ippo_trainer.contract.errors import BadDataError
+from ippo_trainer.models.packing import PackedBatch
 
 FILE = "last_layer.safetensors"
 """In the directory of a Q model."""
@@ -28,23 +29,68 @@ EDGE = 1e-3
 """Predictions stay this far from 0 and 1, so that they have a logit."""
 
 
+class Span(nn.Module):
+    """Where features of one kind lie: their centre, their scale, and their leading components.
+
+    Args:
+        width: F, of the features.
+        rank: how many components.
+    """
+
+    centre: Tensor
+    """(F,) mean features."""
+    scale: Tensor
+    """(F,) standard deviations."""
+    basis: Tensor
+    """(F, rank)"""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        for name, shape in (("centre", (width,)), ("scale", (width,)), ("basis", (width, rank))):
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.double))
+
+    def take(self, features: Tensor, kind: str) -> None:
+        """Takes those of features (n, F). Components are not whitened: the ridge shrinks what varies little.
+
+        Raises:
+            BadDataError: features that are not finite, or the same everywhere; names the kind.
+        """
+        rows = features.double()
+        centre = rows.mean(0)
+        if not bool(torch.isfinite(centre).all()):
+            raise BadDataError("the trunk's features are not finite", "Lower fitQ.learningRate.")
+        variances, vectors = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
+        if not float(variances[-1]) > _LEAST_VARIANCE:
+            raise BadDataError(
+                f"the trunk of Q gives all {kind} the same features, so nothing tells them apart",
+                "See that conversations differ, and that fitQ.learningRate has not destroyed the trunk.",
+            )
+        self.centre.copy_(centre)
+        self.scale.copy_(rows.std(0, unbiased=False) + _LEAST_SCALE)
+        self.basis.copy_(vectors.flip(1)[:, : self.basis.shape[1]] / variances.mean().sqrt())
+
+    def scaled(self, features: Tensor) -> Tensor:
+        """(n, F) float64 in standard deviations from the centre."""
+        return (features.double() - self.centre) / self.scale
+
+    def components(self, features: Tensor) -> Tensor:
+        """(n, rank) float64."""
+        return (features.double() - self.centre) @ self.basis
+
+
 class LastLayer(nn.Module):
     """Q is linear in state, action and the products of their leading components; V is quadratic in the state.
 
     The M members, fits of different ranks to different folds, share one basis, so that their mean is one linear map.
 
     Args:
-        width: D, of the features.
+        widths: D and A, of the features of states and of actions.
         rank: leading components that the members use at most.
         members: M.
     """
 
-    centre: Tensor
-    """(2, D) mean features, of states and of actions; likewise the next two."""
-    scale: Tensor
-    """(2, D) standard deviations."""
-    basis: Tensor
-    """(2, D, rank) leading components."""
+    states: Span
+    actions: Span
     q: Tensor
     """(M, columns of `q_features`)"""
     v: Tensor
@@ -53,53 +99,37 @@ class LastLayer(nn.Module):
     """(M,) the rank of each member."""
     upper: Tensor
 
-    def __init__(self, width: int, rank: int, members: int) -> None:
+    def __init__(self, widths: tuple[int, int], rank: int, members: int) -> None:
         super().__init__()
         self.rank = rank
+        self.states, self.actions = (Span(width, rank) for width in widths)
         for name, shape in (
-            ("centre", (2, width)),
-            ("scale", (2, width)),
-            ("basis", (2, width, rank)),
-            ("q", (members, 1 + 2 * width + rank * rank)),
-            ("v", (members, 1 + width + rank * (rank + 1) // 2)),
+            ("q", (members, 1 + sum(widths) + rank * rank)),
+            ("v", (members, 1 + widths[0] + rank * (rank + 1) // 2)),
             ("member_rank", (members,)),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.double))
         self.register_buffer("upper", torch.triu_indices(rank, rank), persistent=False)
 
     def span(self, states: Tensor, actions: Tensor) -> None:
-        """Takes centre, scale and leading components of the features (n, D) of states and of actions.
-
-        Components are not whitened: the ridge shrinks what varies little.
+        """Takes centre, scale and leading components of the features (n, D) of states and (n, A) of actions.
 
         Raises:
             BadDataError: features that are not finite, or the same everywhere.
         """
-        for side, (name, features) in enumerate((("states", states), ("suggestions", actions))):
-            rows = features.double()
-            centre = rows.mean(0)
-            if not bool(torch.isfinite(centre).all()):
-                raise BadDataError("the trunk's features are not finite", "Lower fitQ.learningRate.")
-            variances, vectors = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
-            if not float(variances[-1]) > _LEAST_VARIANCE:
-                raise BadDataError(
-                    f"the trunk of Q gives all {name} the same features, so nothing tells them apart",
-                    "See that conversations differ, and that fitQ.learningRate has not destroyed the trunk.",
-                )
-            self.centre[side], self.scale[side] = centre, rows.std(0, unbiased=False) + _LEAST_SCALE
-            self.basis[side] = vectors.flip(1)[:, : self.rank] / variances.mean().sqrt()
+        self.states.take(states, "states")
+        self.actions.take(actions, "suggestions")
 
     def q_features(self, states: Tensor, actions: Tensor) -> Tensor:
-        """(n, 1 + 2 D + rank^2) float64, of features (n, D)."""
-        s, a = states.double() - self.centre[0], actions.double() - self.centre[1]
-        products = ((s @ self.basis[0]).unsqueeze(2) * (a @ self.basis[1]).unsqueeze(1)).flatten(1)
-        return torch.cat([torch.ones_like(s[:, :1]), s / self.scale[0], a / self.scale[1], products], 1)
+        """(n, 1 + D + A + rank^2) float64, of features (n, D) and (n, A)."""
+        s, a = self.states, self.actions
+        products = (s.components(states).unsqueeze(2) * a.components(actions).unsqueeze(1)).flatten(1)
+        return torch.cat([_constant(products), s.scaled(states), a.scaled(actions), products], 1)
 
     def v_features(self, states: Tensor) -> Tensor:
         """(n, 1 + D + rank (rank + 1) / 2) float64, of features (n, D)."""
-        s = states.double() - self.centre[0]
-        z = s @ self.basis[0]
-        return torch.cat([torch.ones_like(s[:, :1]), s / self.scale[0], z[:, self.upper[0]] * z[:, self.upper[1]]], 1)
+        z = self.states.components(states)
+        return torch.cat([_constant(z), self.states.scaled(states), z[:, self.upper[0]] * z[:, self.upper[1]]], 1)
 
     def forward(self, states: Tensor, repeated: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of Q (N,) and of V (G,), fp32.
@@ -107,7 +137,7 @@ class LastLayer(nn.Module):
         Args:
             states: (G, D).
             repeated: (N, D) the state of each action.
-            actions: (N, D).
+            actions: (N, A).
         """
         q = self.q_features(repeated, actions) @ self.q.mean(0)
         v = self.v_features(states) @ self.v.mean(0)
@@ -127,15 +157,33 @@ class LastLayer(nn.Module):
 
     def q_columns(self, rank: int) -> Tensor:
         """Columns of `q_features` that a member of that rank uses."""
-        width, grid = self.centre.shape[1], torch.arange(self.rank)
+        linear, grid = self.q.shape[1] - self.rank**2, torch.arange(self.rank)
         products = (grid[:rank, None] * self.rank + grid[None, :rank]).flatten()
-        return torch.cat([torch.arange(1 + 2 * width), 1 + 2 * width + products])
+        return torch.cat([torch.arange(linear), linear + products])
 
     def v_columns(self, rank: int) -> Tensor:
         """Columns of `v_features` that a member of that rank uses."""
-        width = self.centre.shape[1]
+        linear = self.v.shape[1] - self.upper.shape[1]
         products = torch.arange(self.upper.shape[1])[(self.upper < rank).all(0)]
-        return torch.cat([torch.arange(1 + width), 1 + width + products])
+        return torch.cat([torch.arange(linear), linear + products])
+
+
+def _constant(rows: Tensor) -> Tensor:
+    return torch.ones_like(rows[:, :1])
+
+
+def suggestion_features(hidden: Tensor, packed: PackedBatch) -> Tensor:
+    """(N, 2 D) fp32 of every response: the trunk's states at its last token, and their mean over its tokens.
+
+    The last token has read the whole conversation, and the words are but a part of that; the mean is mostly words.
+
+    Args:
+        hidden: (R*L, D) of the packed batch.
+        packed: the batch.
+    """
+    total = torch.zeros(len(packed.lengths), hidden.shape[1], device=hidden.device)
+    total.index_add_(0, packed.response_index, hidden[packed.token_index].float())
+    return torch.cat([hidden[packed.response_end_index].float(), total / packed.lengths.unsqueeze(1)], 1)
 
 
 def fit_bytes(width: int, ranks: Sequence[int], folds: int) -> int:
@@ -185,7 +233,7 @@ def load(directory: Path, width: int) -> LastLayer | None:
         return None
     try:
         tensors = load_file(path)
-        layer = LastLayer(width, tensors["basis"].shape[2], len(tensors["q"]))
+        layer = LastLayer((width, 2 * width), tensors["states.basis"].shape[1], len(tensors["q"]))
         layer.load_state_dict(tensors)
     except (SafetensorError, OSError, KeyError, IndexError, RuntimeError) as error:
         raise BadDataError(

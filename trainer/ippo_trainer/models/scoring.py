@@ -58,13 +58,18 @@ def token_logprobs(
     )
 
 
+def logit_chunk(head: Any, states: Tensor, most: int | None = None) -> int:
+    """Hidden states that are read by a head at once; see `token_logprobs`."""
+    limit = most or (CHUNK_LOGITS if states.device.type == "cpu" else _DEVICE_CHUNK_LOGITS)
+    return max(1, limit // int(head.weight.shape[0]))
+
+
 def score_tokens(
     states: Tensor, head: Any, tokens: Tensor, temperature: float = 1.0, chunk_logits: int | None = None
 ) -> TokenScores:
     """Scores `tokens` (T,) given the hidden states (T, D) that predict them; see `token_logprobs`."""
     on_device = states.device.type != "cpu"
-    limit = chunk_logits or (_DEVICE_CHUNK_LOGITS if on_device else CHUNK_LOGITS)
-    chunk = max(1, limit // int(head.weight.shape[0]))
+    chunk = logit_chunk(head, states, chunk_logits)
     if type(head) is nn.Linear and (on_device or states.dtype != torch.float32):
         scores: Any = _Scores.apply(states, head.weight, head.bias, tokens, temperature, chunk)  # type: ignore[no-untyped-call]
         return TokenScores(*scores)

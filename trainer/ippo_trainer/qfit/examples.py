@@ -1,7 +1,7 @@
 """Conversations as token ids, and batches of them that go through one packed forward."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.models.packing import Group, PackedBatch, pack_batches, row_tokens
+from ippo_trainer.qfit.outlook import Words, words_ahead
 from ippo_trainer.qfit.targets import Target
 
 # Conversations are sorted by length within this many batches, so that rows of a batch need little padding.
@@ -40,11 +41,14 @@ class PackedTurns:
     """(S,) where the logits of each dialogue token are read: the trunks, and each row's last suggestion."""
     lm_token: Tensor
     """(S,) where that token sits."""
+    reply: Words
+    """What was said after each turn's suggestion, up to the next prompt."""
+    rest: Words
+    """What was said after each turn's prompt, to the end."""
 
     def to(self, device: torch.device) -> "PackedTurns":
         """The same on another device."""
-        rest = (tensor.to(device) for tensor in (self.turns, self.lm_predict, self.lm_token))
-        return PackedTurns(self.packed.to(device), *rest)
+        return PackedTurns(*(getattr(self, entry.name).to(device) for entry in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +129,23 @@ def pack_turns(
         return []
     groups = [group for member in members for group in examples[member].groups]
     turns = np.concatenate([np.arange(offsets[member], offsets[member + 1]) for member in members])
-    return [_packed_turns(packed, turns[numbers]) for numbers, packed in pack_batches(groups, max_tokens)]
+    replies, rests = _ahead([examples[member] for member in members])
+    return [
+        _packed_turns(
+            packed, turns[numbers], *(Words.of([side[number] for number in numbers]) for side in (replies, rests))
+        )
+        for numbers, packed in pack_batches(groups, max_tokens)
+    ]
 
 
-def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64]) -> PackedTurns:
+def _ahead(examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
+    """`words_ahead` of all turns of all conversations."""
+    sides = [words_ahead(example.groups) for example in examples]
+    replies, rests = ([turn for side in sides for turn in side[number]] for number in (0, 1))
+    return replies, rests
+
+
+def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64], reply: Words, rest: Words) -> PackedTurns:
     width = packed.input_ids.shape[1]
     rows = packed.prompt_index // width
     last = torch.ones(len(rows), dtype=torch.bool)
@@ -139,4 +156,6 @@ def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64]) -> PackedTurns:
         turns=torch.from_numpy(turns),
         lm_predict=torch.cat([packed.trunk_predict_index, packed.predict_index[ending]]),
         lm_token=torch.cat([packed.trunk_token_index, packed.token_index[ending]]),
+        reply=reply,
+        rest=rest,
     )

@@ -29,9 +29,9 @@ class LoggedTurns:
     """What the last layer is fitted to: one turn per row (n); those of a conversation follow one another."""
 
     states: Tensor
-    """(n, D) features at the prompt's last token."""
+    """(n, D) features at the prompt's last token, D <= A."""
     actions: Tensor
-    """(n, D) features at the suggestion's last token."""
+    """(n, A) features of the suggestion."""
     last: Tensor
     """(n,) bool: the conversation ends with this turn."""
     outcome: Tensor
@@ -69,7 +69,7 @@ def fit(turns: LoggedTurns, settings: LeastSquaresSettings) -> LastLayer:
     _check(turns, settings)
     folds = int(turns.fold.max()) + 1
     order = [(rank, fold if folds > 1 else None) for rank in settings.ranks for fold in range(folds)]
-    layer = LastLayer(turns.states.shape[1], max(settings.ranks), len(order))
+    layer = LastLayer((turns.states.shape[1], turns.actions.shape[1]), max(settings.ranks), len(order))
     layer.span(turns.states, turns.actions)
     layer.member_rank.copy_(torch.tensor([rank for rank, _ in order], dtype=torch.double))
     value_fit = Regressions(

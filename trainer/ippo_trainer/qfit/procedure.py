@@ -13,6 +13,7 @@ from ippo_trainer.data.schema import Conversation
 from ippo_trainer.models.adapters import is_adapted
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, Targets, turn_offsets
+from ippo_trainer.qfit.outlook import LanguageHead
 from ippo_trainer.qfit.readings import read_all
 from ippo_trainer.qfit.targets import ReturnWeights, emphasised, lambda_targets, monte_carlo_targets
 from ippo_trainer.qfit.trainer import Fit, FitData, FitSettings
@@ -72,13 +73,15 @@ class Procedure:
 
     Args:
         model: the Q model, trained in place.
-        lm_head: see `language_head`.
+        language: see `language_head`; None for none.
         settings: of the fit.
         split: what is trained on, and what stops early.
         ranks: the processes that share the forwards.
     """
 
-    def __init__(self, model: Any, lm_head: Any, settings: FitSettings, split: Split, ranks: Ranks = ALONE) -> None:
+    def __init__(
+        self, model: Any, language: LanguageHead | None, settings: FitSettings, split: Split, ranks: Ranks = ALONE
+    ) -> None:
         self.ranks = ranks
         self.model, self.settings, self.split = model, settings, split
         self.weights = ReturnWeights.of(split.log, settings.discount)
@@ -89,7 +92,7 @@ class Procedure:
         self._values_epoch = -1
         """The epoch that they are of."""
         train, held = (FitData(side.examples, self._monte_carlo(side)) for side in (split.train, split.held))
-        self.fit = Fit(model, lm_head, settings, train, held, ranks, self._targets_of)
+        self.fit = Fit(model, language, settings, train, held, ranks, self._targets_of)
 
     @property
     def steps(self) -> int:
@@ -153,11 +156,15 @@ class Procedure:
         return torch.tensor([next(shares[number % ranks.size]) for number in numbers], dtype=torch.float64)
 
 
-def language_head(policy_model: Any, q_model: Any) -> Any:
-    """A map from the Q model's hidden states to the vocabulary, started from the policy's.
+def language_head(policy_model: Any, q_model: Any) -> LanguageHead:
+    """Reads the vocabulary from the Q model's hidden states; its output map is started from the policy's.
 
     It shares the Q model's embeddings where the policy's head does. Of a shared base it is the base's own, frozen.
     """
+    return LanguageHead(_output(policy_model, q_model), q_model.config.hidden_size)
+
+
+def _output(policy_model: Any, q_model: Any) -> Any:
     output = policy_model.get_output_embeddings()
     if is_adapted(policy_model):
         return output

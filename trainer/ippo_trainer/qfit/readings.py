@@ -1,6 +1,7 @@
 """Reading a Q model: one scalar head gives Q(s, a) at a suggestion's last token, V(s) at a prompt's last token.
 
-A last layer that was fitted by least squares takes the head's place. It reads Q from the features of both places.
+A last layer that was fitted by least squares takes the head's place. It reads Q from the features of both places, and
+of the suggestion's other tokens.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ippo_trainer.models.last_layer import last_layer
+from ippo_trainer.models.last_layer import last_layer, suggestion_features
 from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder, head, score
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
@@ -38,7 +39,7 @@ def read_logits(model: Any, packed: PackedBatch, states: Tensor | None = None) -
     layer = last_layer(model)
     if layer is not None:
         prompts = states[packed.prompt_index]
-        return Logits(*layer(prompts, prompts[packed.group_index], states[packed.response_end_index]))
+        return Logits(*layer(prompts, prompts[packed.group_index], suggestion_features(states, packed)))
     places = torch.cat([packed.response_end_index, packed.prompt_index])
     logits = score(head(model), states[places]).squeeze(-1)
     count = len(packed.response_end_index)

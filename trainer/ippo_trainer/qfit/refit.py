@@ -11,7 +11,7 @@ from torch import Tensor
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.models.last_layer import LastLayer, attach
+from ippo_trainer.models.last_layer import LastLayer, attach, suggestion_features
 from ippo_trainer.models.packing import Group, hidden_states, pack_batches
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
@@ -60,29 +60,30 @@ def refit(model: Any, logs: Sequence[Log], settings: LeastSquaresSettings, folds
 
 
 def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """(n, D) features of the trunk at the last token of every turn's prompt and of its suggestion, on the CPU."""
+    """Features of every turn, on the CPU: (n, D) of its state, the trunk's at the prompt's last token, and (n, 2 D) of
+    its suggestion, `suggestion_features`."""
     offsets, width = turn_offsets(examples), model.config.hidden_size
-    states, actions = (torch.zeros(int(offsets[-1]), width) for _ in range(2))
+    states, actions = (torch.zeros(int(offsets[-1]), sides * width) for sides in (1, 2))
     device = next(model.parameters()).device
     with torch.no_grad():
         for part in pack_turns(examples, range(len(examples)), offsets, max_tokens):
             packed = part.packed.to(device)
-            hidden = hidden_states(decoder(model), packed).float().cpu()
-            states[part.turns] = hidden[part.packed.prompt_index]
-            actions[part.turns] = hidden[part.packed.response_end_index]
+            hidden = hidden_states(decoder(model), packed)
+            states[part.turns] = hidden[packed.prompt_index].float().cpu()
+            actions[part.turns] = suggestion_features(hidden, packed).cpu()
     return states, actions
 
 
 def response_features(model: Any, groups: Sequence[Group], max_tokens: int) -> Tensor:
-    """(N, D) features of the trunk at the last token of every response of every group, in order, on the CPU."""
+    """(N, 2 D) `suggestion_features` of every response of every group, in order, on the CPU."""
     starts = np.concatenate([[0], np.cumsum([len(group.responses) for group in groups])])
-    features = torch.zeros(int(starts[-1]), model.config.hidden_size)
+    features = torch.zeros(int(starts[-1]), 2 * model.config.hidden_size)
     device = next(model.parameters()).device
     with torch.no_grad():
         for numbers, packed in pack_batches(groups, max_tokens):
             rows = np.concatenate([np.arange(starts[number], starts[number + 1]) for number in numbers])
-            hidden = hidden_states(decoder(model), packed.to(device)).float().cpu()
-            features[torch.from_numpy(rows)] = hidden[packed.response_end_index]
+            there = packed.to(device)
+            features[torch.from_numpy(rows)] = suggestion_features(hidden_states(decoder(model), there), there).cpu()
     return features
 
 

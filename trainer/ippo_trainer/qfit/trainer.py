@@ -14,6 +14,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.budget import FIT_TOKENS
 from ippo_trainer.qfit.examples import Example, Targets, pack_turns, shuffled_batches, turn_offsets
 from ippo_trainer.qfit.losses import VALUE_WEIGHT, loss_sums
+from ippo_trainer.qfit.outlook import LanguageHead
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
 from ippo_trainer.training.distributed import ALONE, Ranks
 from ippo_trainer.training.optimiser import Optimiser
@@ -69,7 +70,7 @@ class Fit:
 
     Args:
         model: the Q model to train, in place; it ends with the best weights.
-        lm_head: linear map to the vocabulary for the auxiliary loss, None for none; trained, but no part of the result.
+        language: for the auxiliary losses, None for none; trained, but no part of the result.
         settings: see there.
         train: what the gradient sees.
         held: what early stopping sees.
@@ -80,7 +81,7 @@ class Fit:
     def __init__(
         self,
         model: Any,
-        lm_head: Any,
+        language: LanguageHead | None,
         settings: FitSettings,
         train: FitData,
         held: FitData,
@@ -88,13 +89,13 @@ class Fit:
         targets_of: Callable[[int], Targets] | None = None,
     ) -> None:
         self.ranks, self._targets_of = ranks, targets_of
-        self.model, self.lm_head, self.settings = model, lm_head, settings
+        self.model, self.language, self.settings = model, language, settings
         self.device = next(model.parameters()).device
         self.train, self.held = (FitData(data.examples, data.targets.to(self.device)) for data in (train, held))
         self.position = FitPosition()
         self.best = WeightsSnapshot(model)
         # A head tied to the embeddings comes once, with the model.
-        self._weights = Weights(nn.ModuleDict({"q": model} | ({"lm_head": lm_head} if lm_head is not None else {})))
+        self._weights = Weights(nn.ModuleDict({"q": model} | ({"language": language} if language is not None else {})))
         self._optimiser = Optimiser(
             self._weights.layout().values(), settings.learning_rate, decay=WEIGHT_DECAY, ranks=ranks
         )
@@ -169,14 +170,15 @@ class Fit:
     def _update(self, members: Sequence[int]) -> None:
         """One step of the optimiser on some conversations; gradients accumulate over forwards."""
         settings, position = self.settings, self.position
-        head = self.lm_head if settings.lm_loss_weight > 0 else None
+        language = self.language if settings.lm_loss_weight > 0 else None
         pieces = pack_turns(self.train.examples, self._own(members), self._offsets, settings.max_tokens)
         turns = sum(len(self.train.examples[member].groups) for member in members)
         tokens = int(self.ranks.sums({"tokens": float(sum(len(piece.lm_token) for piece in pieces))})["tokens"])
         loss_sum = 0.0
         for piece in pieces:
-            sums = loss_sums(self.model, head, piece.to(self.device), self.train.targets)
-            loss = (sums.q + VALUE_WEIGHT * sums.v) / turns + settings.lm_loss_weight * sums.lm / tokens
+            sums = loss_sums(self.model, language, piece.to(self.device), self.train.targets)
+            loss = (sums.q + VALUE_WEIGHT * sums.v) / turns
+            loss = loss + settings.lm_loss_weight * (sums.lm / tokens + sums.words / turns)
             loss.backward()  # type: ignore[no-untyped-call]
             loss_sum += float(sums.q.detach())
         position.loss_sum += self.ranks.sums({"q": loss_sum})["q"]

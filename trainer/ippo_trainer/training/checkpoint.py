@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ippo_trainer.training.distributed import ALONE, Ranks, local, whole
 
-FORMAT = 4
+FORMAT = 5
 """Of the files below. A checkpoint of another one, such as release 0.2's, is not read."""
 _FACTS = "facts.json"
 
