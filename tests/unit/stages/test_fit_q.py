@@ -107,7 +107,7 @@ def test_the_last_layer_is_published_and_read_by_whoever_loads_q(small_world: An
     fetch(small_world.store, result.artifacts["q"], tmp_path / "q", "q")
     layer = last_layer(load_q(tmp_path / "q"))
     assert layer is not None
-    assert sorted(set(layer.member_rank.tolist())) == [16.0]  # 24 and 32 are above the trunk's width
+    assert sorted(set(layer.member_rank.tolist())) == [16.0]  # the trunk's width: the others are above it
     assert len(layer.q) == params.LAST_LAYER_FOLDS
     account = json.loads((tmp_path / "q" / "calibration.json").read_text())
     assert account["standard_error"] == pytest.approx(result.metrics["qStandardError"])

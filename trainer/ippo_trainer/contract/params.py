@@ -244,8 +244,8 @@ class FitQ(ByBase):
     holdout: Share = "0.15"
     """Share of the conversations that measure and never train."""
     lm_loss_weight: Decimal = "0.5"
-    """Weight of next-token prediction on all dialogue tokens, customer's and reactions' too: it teaches the trunk the
-    dynamics."""
+    """Weight of predicting words: the next one at every token, customer's and reactions' too, and at suggestions and
+    prompts those that will be said. It teaches the trunk the dynamics."""
     trace_lambda: Share = "1"
     """1 regresses Monte Carlo returns; below 1 mixes in the model's own value of the next state, TD(lambda), after the
     first half of the epochs."""
