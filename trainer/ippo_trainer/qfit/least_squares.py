@@ -10,14 +10,14 @@ rank, one without each fold of the conversations. Their mean is the head, and ho
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import LastLayer
-from ippo_trainer.qfit.ridge import Member, Regressions
+from ippo_trainer.qfit.ridge import Member, Regressions, blocks
 
 _log = logging.getLogger(__name__)
 _SWEEPS = 200
@@ -72,14 +72,16 @@ def fit(turns: LoggedTurns, settings: LeastSquaresSettings) -> LastLayer:
     layer = LastLayer((turns.states.shape[1], turns.actions.shape[1]), max(settings.ranks), len(order))
     layer.span(turns.states, turns.actions)
     layer.member_rank.copy_(torch.tensor([rank for rank, _ in order], dtype=torch.double))
+    own = _own(turns)
     value_fit = Regressions(
-        lambda rows: layer.v_features(turns.states[rows]),
-        turns.value_weight,
-        turns.fold,
+        lambda rows: layer.v_features(own.states[rows]),
+        own.value_weight,
+        own.fold,
         [Member(layer.v_columns(rank), fold) for rank, fold in order],
         settings.ridge,
     )
-    layer.v, values = _fixed_point(value_fit, turns, settings.discount)
+    layer.v = _fixed_point(value_fit, own, settings.discount)
+    values = torch.cat([layer.v_features(turns.states[rows]) @ layer.v.T for rows in blocks(len(turns.last))])
     action_fit = Regressions(
         lambda rows: layer.q_features(turns.states[rows], turns.actions[rows]),
         turns.weight,
@@ -87,8 +89,18 @@ def fit(turns: LoggedTurns, settings: LeastSquaresSettings) -> LastLayer:
         [Member(layer.q_columns(rank), fold) for rank, fold in order],
         settings.ridge,
     )
-    layer.q = action_fit.solve(_targets(turns, values, settings.discount))
+    layer.q = action_fit.solve(_targets(turns, values.clamp(0.0, 1.0), settings.discount))
     return layer
+
+
+def _own(turns: LoggedTurns) -> LoggedTurns:
+    """The turns that V is fitted to, and those that follow them: what others did elsewhere is not asked for V.
+
+    A turn and the one that follows it are neighbours here as they were.
+    """
+    fitted = turns.value_weight > 0
+    follows = torch.cat([torch.zeros_like(fitted[:1]), fitted[:-1] & ~turns.last[:-1]])
+    return LoggedTurns(*(getattr(turns, entry.name)[fitted | follows] for entry in fields(turns)))
 
 
 def _check(turns: LoggedTurns, settings: LeastSquaresSettings) -> None:
@@ -110,17 +122,17 @@ def _check(turns: LoggedTurns, settings: LeastSquaresSettings) -> None:
         )
 
 
-def _fixed_point(regressions: Regressions, turns: LoggedTurns, discount: float) -> tuple[Tensor, Tensor]:
-    """Coefficients (M, P) and values (n, M) of V when they no longer change."""
-    start = float(turns.outcome.sum() / turns.last.sum())
+def _fixed_point(regressions: Regressions, turns: LoggedTurns, discount: float) -> Tensor:
+    """Coefficients (M, P) of V when its values no longer change."""
+    start = float(turns.outcome.sum() / turns.last.sum().clamp_min(1))
     values = torch.full((len(turns.last), len(regressions.members)), start, dtype=torch.double)
     for _ in range(_SWEEPS):
         coefficients = regressions.solve(_targets(turns, values, discount))
         before, values = values, regressions.predict(coefficients).clamp(0.0, 1.0)
         if float((values - before).abs().max()) < _SETTLED:
-            return coefficients, values
+            return coefficients
     _log.warning("V of Q's last layer still moved after %d sweeps: raise fitQ.ridge, or lower fitQ.ranks", _SWEEPS)
-    return coefficients, values
+    return coefficients
 
 
 def _targets(turns: LoggedTurns, values: Tensor, discount: float) -> Tensor:
