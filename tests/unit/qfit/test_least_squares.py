@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ippo_trainer.contract.errors import BadDataError
-from ippo_trainer.models.last_layer import EDGE, LastLayer
+from ippo_trainer.models.last_layer import EDGE, LINEAR, LastLayer
 from ippo_trainer.qfit import least_squares
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
 
@@ -265,3 +265,27 @@ def with_constant(turns: LoggedTurns, name: str) -> LoggedTurns:
 def test_bad_input_is_one_clear_error(break_it, chosen: LeastSquaresSettings, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(BadDataError, match=message):
         fit(break_it(random_turns(14)), chosen)
+
+
+def test_wide_features_are_read_through_their_leading_components() -> None:
+    """As many columns as a log can tell apart, whatever the trunk; what is linear in few directions is still fitted."""
+    torch.manual_seed(0)
+    width, count = LINEAR + 40, 3000
+    directions = torch.linalg.qr(torch.randn(width, 6)).Q
+    hidden = 3.0 * torch.randn(count, 6)
+    states = hidden @ directions.T + 0.01 * torch.randn(count, width)
+    chance = (0.5 + 0.1 * hidden[:, 0]).clamp(0, 1)
+    turns = LoggedTurns(
+        states=states,
+        actions=torch.cat([states, states], 1),
+        last=torch.ones(count, dtype=torch.bool),
+        outcome=chance,
+        weight=torch.ones(count, dtype=torch.double),
+        value_weight=torch.ones(count, dtype=torch.double),
+        fold=torch.arange(count) % 2,
+    )
+    layer = fit(turns, settings((2, 4), 1.0))
+    assert layer.q.shape[1] == 1 + 2 * LINEAR + 4 * 4
+    q, v = (logits.double().sigmoid() for logits in layer(states, states, turns.actions))
+    assert float((q - chance).square().mean().sqrt()) < 0.03
+    assert float((v - chance).square().mean().sqrt()) < 0.03

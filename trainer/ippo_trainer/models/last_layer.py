@@ -21,6 +21,10 @@ BLOCK_ROWS = 8192
 """Rows whose features exist at once while it is fitted, where those of all rows have more than KEPT_BYTES."""
 KEPT_BYTES = 256 << 20
 """Features of all rows that are kept: a fixed point reads them some hundred times."""
+LINEAR = 128
+"""Columns that stand for the features of states, and of suggestions, at most."""
+READINGS = 2
+"""Times the trunk's width, a suggestion's features: see `suggestion_features`."""
 _GRAMS = 4
 """Tables of products of features, besides those of the folds, while one of them is factored."""
 _LEAST_SCALE = 1e-3  # of a feature's standard deviation, so that a constant feature stays finite
@@ -30,7 +34,7 @@ EDGE = 1e-3
 
 
 class Span(nn.Module):
-    """Where features of one kind lie: their centre, their scale, and their leading components.
+    """Where features of one kind lie: their centre, the columns that stand for them, and their leading components.
 
     Args:
         width: F, of the features.
@@ -39,14 +43,16 @@ class Span(nn.Module):
 
     centre: Tensor
     """(F,) mean features."""
-    scale: Tensor
-    """(F,) standard deviations."""
+    linear: Tensor
+    """(F, L) from features to columns of unit variance: one for each feature, or, where there are more than LINEAR, one
+    for each of the leading components. Thousands of columns would have more coefficients than a log has outcomes."""
     basis: Tensor
     """(F, rank)"""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
-        for name, shape in (("centre", (width,)), ("scale", (width,)), ("basis", (width, rank))):
+        shapes = {"centre": (width,), "linear": (width, linear_columns(width)), "basis": (width, rank)}
+        for name, shape in shapes.items():
             self.register_buffer(name, torch.zeros(shape, dtype=torch.double))
 
     def take(self, features: Tensor, kind: str) -> None:
@@ -55,23 +61,32 @@ class Span(nn.Module):
         Raises:
             BadDataError: features that are not finite, or the same everywhere; names the kind.
         """
-        rows = features.double()
-        centre = rows.mean(0)
+        centre = features.mean(0, dtype=torch.double)
         if not bool(torch.isfinite(centre).all()):
             raise BadDataError("the trunk's features are not finite", "Lower fitQ.learningRate.")
-        variances, vectors = torch.linalg.eigh((rows - centre).T @ (rows - centre) / len(rows))
+        moments = torch.zeros(len(centre), len(centre), dtype=torch.double)
+        for start in range(0, len(features), BLOCK_ROWS):
+            rows = features[start : start + BLOCK_ROWS].double() - centre
+            moments += rows.T @ rows
+        covariance = moments / len(features)
+        variances, vectors = torch.linalg.eigh(covariance)
         if not float(variances[-1]) > _LEAST_VARIANCE:
             raise BadDataError(
                 f"the trunk of Q gives all {kind} the same features, so nothing tells them apart",
                 "See that conversations differ, and that fitQ.learningRate has not destroyed the trunk.",
             )
         self.centre.copy_(centre)
-        self.scale.copy_(rows.std(0, unbiased=False) + _LEAST_SCALE)
         self.basis.copy_(vectors.flip(1)[:, : self.basis.shape[1]] / variances.mean().sqrt())
+        columns = self.linear.shape[1]
+        if columns == len(centre):
+            self.linear.copy_((1.0 / (covariance.diagonal().clamp_min(0).sqrt() + _LEAST_SCALE)).diag())
+        else:
+            scale = variances.flip(0)[:columns].clamp_min(0).sqrt() + _LEAST_SCALE
+            self.linear.copy_(vectors.flip(1)[:, :columns] / scale)
 
     def scaled(self, features: Tensor) -> Tensor:
-        """(n, F) float64 in standard deviations from the centre."""
-        return (features.double() - self.centre) / self.scale
+        """(n, L) float64 columns, in standard deviations from the centre."""
+        return (features.double() - self.centre) @ self.linear
 
     def components(self, features: Tensor) -> Tensor:
         """(n, rank) float64."""
@@ -104,8 +119,8 @@ class LastLayer(nn.Module):
         self.rank = rank
         self.states, self.actions = (Span(width, rank) for width in widths)
         for name, shape in (
-            ("q", (members, 1 + sum(widths) + rank * rank)),
-            ("v", (members, 1 + widths[0] + rank * (rank + 1) // 2)),
+            ("q", (members, _q_columns(widths, rank))),
+            ("v", (members, _v_columns(widths[0], rank))),
             ("member_rank", (members,)),
         ):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.double))
@@ -121,13 +136,13 @@ class LastLayer(nn.Module):
         self.actions.take(actions, "suggestions")
 
     def q_features(self, states: Tensor, actions: Tensor) -> Tensor:
-        """(n, 1 + D + A + rank^2) float64, of features (n, D) and (n, A)."""
+        """(n, 1 + L + L' + rank^2) float64, of features (n, D) and (n, A) with L and L' linear columns."""
         s, a = self.states, self.actions
         products = (s.components(states).unsqueeze(2) * a.components(actions).unsqueeze(1)).flatten(1)
         return torch.cat([_constant(products), s.scaled(states), a.scaled(actions), products], 1)
 
     def v_features(self, states: Tensor) -> Tensor:
-        """(n, 1 + D + rank (rank + 1) / 2) float64, of features (n, D)."""
+        """(n, 1 + L + rank (rank + 1) / 2) float64, of features (n, D) with L linear columns."""
         z = self.states.components(states)
         return torch.cat([_constant(z), self.states.scaled(states), z[:, self.upper[0]] * z[:, self.upper[1]]], 1)
 
@@ -168,6 +183,19 @@ class LastLayer(nn.Module):
         return torch.cat([torch.arange(linear), linear + products])
 
 
+def linear_columns(width: int) -> int:
+    """How many columns stand for so many features."""
+    return min(width, LINEAR)
+
+
+def _q_columns(widths: Sequence[int], rank: int) -> int:
+    return 1 + sum(map(linear_columns, widths)) + rank**2
+
+
+def _v_columns(width: int, rank: int) -> int:
+    return 1 + linear_columns(width) + rank * (rank + 1) // 2
+
+
 def _constant(rows: Tensor) -> Tensor:
     return torch.ones_like(rows[:, :1])
 
@@ -190,12 +218,12 @@ def fit_bytes(width: int, ranks: Sequence[int], folds: int) -> int:
     """Bytes of main memory that `qfit.least_squares` takes at most, for any number of turns.
 
     Args:
-        width: D, of the features.
+        width: D, of the trunk.
         ranks, folds: there is a member for each rank and fold, which keeps a factor of its columns squared.
     """
-    largest = max(ranks)
-    columns = 1 + 2 * width + largest**2
-    factors = sum((1 + 2 * width + rank**2) ** 2 + (1 + width + rank * (rank + 1) // 2) ** 2 for rank in ranks)
+    widths = width, READINGS * width
+    columns = _q_columns(widths, max(ranks))
+    factors = sum(_q_columns(widths, rank) ** 2 + _v_columns(width, rank) ** 2 for rank in ranks)
     return 8 * ((folds + _GRAMS) * columns**2 + folds * factors) + min(KEPT_BYTES, 8 * BLOCK_ROWS * columns)
 
 
@@ -233,7 +261,7 @@ def load(directory: Path, width: int) -> LastLayer | None:
         return None
     try:
         tensors = load_file(path)
-        layer = LastLayer((width, 2 * width), tensors["states.basis"].shape[1], len(tensors["q"]))
+        layer = LastLayer((width, READINGS * width), tensors["states.basis"].shape[1], len(tensors["q"]))
         layer.load_state_dict(tensors)
     except (SafetensorError, OSError, KeyError, IndexError, RuntimeError) as error:
         raise BadDataError(

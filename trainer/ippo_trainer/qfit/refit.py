@@ -11,7 +11,7 @@ from torch import Tensor
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation, Turn
-from ippo_trainer.models.last_layer import LastLayer, attach, suggestion_features
+from ippo_trainer.models.last_layer import READINGS, LastLayer, attach, suggestion_features
 from ippo_trainer.models.packing import Group, hidden_states, pack_batches
 from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
@@ -63,7 +63,7 @@ def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> t
     """Features of every turn, on the CPU: (n, D) of its state, the trunk's at the prompt's last token, and (n, 2 D) of
     its suggestion, `suggestion_features`."""
     offsets, width = turn_offsets(examples), model.config.hidden_size
-    states, actions = (torch.zeros(int(offsets[-1]), sides * width) for sides in (1, 2))
+    states, actions = (torch.zeros(int(offsets[-1]), readings * width) for readings in (1, READINGS))
     device = next(model.parameters()).device
     with torch.no_grad():
         for part in pack_turns(examples, range(len(examples)), offsets, max_tokens):
@@ -77,7 +77,7 @@ def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> t
 def response_features(model: Any, groups: Sequence[Group], max_tokens: int) -> Tensor:
     """(N, 2 D) `suggestion_features` of every response of every group, in order, on the CPU."""
     starts = np.concatenate([[0], np.cumsum([len(group.responses) for group in groups])])
-    features = torch.zeros(int(starts[-1]), 2 * model.config.hidden_size)
+    features = torch.zeros(int(starts[-1]), READINGS * model.config.hidden_size)
     device = next(model.parameters()).device
     with torch.no_grad():
         for numbers, packed in pack_batches(groups, max_tokens):
