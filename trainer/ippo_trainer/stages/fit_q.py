@@ -46,7 +46,7 @@ from ippo_trainer.training.distributed import Ranks
 _MORE_LOGGED = "Log more conversations; `ippo check-log` says about how many Q needs."
 TRUNK_ERROR = 2.0
 """The error of Q by how the fits of the last layer differ: all of them read one trunk, and what it cannot tell apart is
-in none of their differences. On SR-funnel the exact error was 1.3 to 2.0 times them; see docs/ppo.md."""
+in none of their differences. On SR-funnel the exact error was 1.0 to 2.1 times them; see docs/ppo.md."""
 _MORE_DATA = (
     "Collect more conversations (collect.simulate.conversations; of a live run collect.logged.minConversations), or "
     "let the policy explore (collect.simulate.exploration; personas)."
