@@ -30,6 +30,10 @@ def conversation(name: str, outcome: object, *messages: dict[str, object]) -> di
     return {"conversation_id": name, "outcome": outcome, "messages": list(messages)}
 
 
+def fine(name: str) -> dict[str, object]:
+    return conversation(name, True, said("user"), said("assistant"))
+
+
 def said(role: str, **more: object) -> dict[str, object]:
     return {"role": role, "content": "hello", **more}
 
@@ -39,8 +43,13 @@ def test_what_is_left_out_of_a_log(tmp_path: Path) -> None:
     path = log_of(
         tmp_path,
         "log.jsonl",
-        conversation("a", True, said("assistant"), said("user"), said("system"), said("assistant"), said("user")),
-        conversation("b", False, said("user")),
+        fine("a"),
+        conversation("b", True, said("assistant"), said("user"), said("assistant"), said("user")),
+        fine("c"),
+        fine("d"),
+        conversation("e", True, said("user"), said("system"), said("assistant")),
+        fine("f"),
+        conversation("g", False, said("user")),
     )
     read_log(path, warnings.append)
     assert warnings == quoted("docs/chat-logs.md", "From messages to turns")
@@ -50,13 +59,14 @@ def test_what_a_wrong_log_is_told(tmp_path: Path) -> None:
     lines = quoted("docs/chat-logs.md", "Errors")
     suggested = said("assistant", suggestion="bye")
     wrong = (
-        conversation("a", True, said("bot")),
-        conversation("a", True, said("user"), suggested),
-        conversation("a", "yes", said("user"), said("assistant")),
+        [conversation("a", True, said("bot"))],
+        [conversation("a", True, said("user"), suggested)],
+        [conversation("a", "yes", said("user"), said("assistant"))],
+        [fine("c1"), fine("c2"), fine("c3"), fine("c4"), fine("c2") | {"outcome": False}],
     )
     for line, log in zip(lines, wrong, strict=True):
         with pytest.raises(BadDataError, match=re.escape(line)):
-            read_log(log_of(tmp_path, "bad.jsonl", log))
+            read_log(log_of(tmp_path, "bad.jsonl", *log))
 
 
 def test_what_a_damaged_artifact_is_called(tmp_path: Path) -> None:

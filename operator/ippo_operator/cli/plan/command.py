@@ -30,7 +30,7 @@ _GIB = 1 << 30
 
 
 @dataclass(frozen=True)
-class Row:
+class StagePlan:
     """What a stage takes."""
 
     memory: "StageMemory"
@@ -66,7 +66,7 @@ def _check(arguments: Namespace) -> None:
         raise CommandError(f"--device {arguments.device} {remedy}")
 
 
-def _content(row: Row) -> dict[str, float]:
+def _content(row: StagePlan) -> dict[str, float]:
     return asdict(row.memory) | {"together": row.memory.together, "seconds": round(row.seconds, 1)}
 
 
@@ -87,7 +87,7 @@ def device_of(arguments: Namespace) -> str:
     return arguments.device or (DEVICES[0] if arguments.gpu is None else DEVICES[1])
 
 
-def _too_small(run: IterativePPORun, rows: dict[str, Row], gpu: int | None) -> Iterator[str]:
+def _too_small(run: IterativePPORun, rows: dict[str, StagePlan], gpu: int | None) -> Iterator[str]:
     """Stages that have not the memory that they take: of a GPU, or else of their pods."""
     for stage in STAGES:
         if stage.name not in rows:
@@ -105,7 +105,7 @@ def _too_small(run: IterativePPORun, rows: dict[str, Row], gpu: int | None) -> I
             )
 
 
-def rows_of(run: IterativePPORun, arguments: Namespace) -> dict[str, Row]:
+def rows_of(run: IterativePPORun, arguments: Namespace) -> dict[str, StagePlan]:
     """What each stage of a run that loads a model takes, by name.
 
     Args:
@@ -132,7 +132,7 @@ def rows_of(run: IterativePPORun, arguments: Namespace) -> dict[str, Row]:
     loading = [stage for stage in STAGES if stage.name != COLLECT or run.spec.collect.logged is None]
     specs = {stage.name: _spec(run, stage) for stage in loading}
     return {
-        name: Row(stage_memory(spec, size, gpu, said.turns), stage_seconds(spec, size, rate, gpu, said))
+        name: StagePlan(stage_memory(spec, size, gpu, said.turns), stage_seconds(spec, size, rate, gpu, said))
         for name, spec in specs.items()
     }
 
@@ -164,7 +164,7 @@ def _spec(run: IterativePPORun, stage: Stage) -> StageSpec:
     )
 
 
-def _lines(rows: dict[str, Row]) -> Iterator[str]:
+def _lines(rows: dict[str, StagePlan]) -> Iterator[str]:
     used = [name for name in ("solver", "engine") if any(getattr(row.memory, name) for row in rows.values())]
     names = ("weights", "trained", "activations", "cache", *used, "process", "together")
     yield f"{'GiB':12}" + "".join(f"{name:>12}" for name in names) + f"{'seconds':>12}"
