@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ TEA = (f"{ROOT / 'examples' / 'my_environment.py'}:TeaShop", {"asked": "0.8", "u
 
 @dataclass(frozen=True)
 class Shop:
-    """The shop of one run. Use as a context manager: customers come as long as it is open.
+    """The shop of one run.
 
     Args:
         runs: the namespace.
@@ -43,8 +45,11 @@ class Shop:
         data = {path.name: path.read_text() for path in (PROGRAM, *self._own_files(), *files)}
         self.runs.kube.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": where, "data": data})
 
-    def __enter__(self) -> None:
-        command = ["python", f"{FOLDER}/{PROGRAM.name}", "--url", f"http://{self.run}-gateway:8080", "--forever"]
+    @contextmanager
+    def open(self, customers: int | None = None) -> Iterator[None]:
+        """Customers come: so many, or, without a number, others than these for as long as this is open."""
+        visits = ["--forever", "--seed", "1"] if customers is None else ["--conversations", str(customers)]
+        command = ["python", f"{FOLDER}/{PROGRAM.name}", "--url", f"http://{self.run}-gateway:8080", *visits]
         container = {
             "name": "shop",
             "image": self.runs.kube.place.trainer_image,
@@ -67,9 +72,10 @@ class Shop:
                 "spec": {"template": {"spec": pod}, "backoffLimit": 3},
             }
         )
-
-    def __exit__(self, *_: object) -> None:
-        self.runs.kube.call("kubectl", "delete", "job", "shop", "-n", self.runs.namespace)
+        try:
+            yield
+        finally:
+            self.runs.kube.call("kubectl", "delete", "job", "shop", "-n", self.runs.namespace)
 
     def _customers(self, folder: str) -> list[str]:
         """Arguments that say who the customers are; their files are in that folder, or where they are here."""

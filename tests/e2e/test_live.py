@@ -87,10 +87,11 @@ def test_customers_make_a_policy_that_an_a_b_test_decides_on(runs: Runs, tmp_pat
     runs.create(NAME, pods={"common": {"volumes": files}}, **SPEC)
     gateway = f"{NAME}-gateway"
     until(lambda: runs.kube.find("deployment", runs.namespace, gateway), "there is a gateway", 15 * MINUTES)
-    with shop:
+    with shop.open(300):  # fewer than the run waits for
         until(lambda: counts(runs) > 100, f"conversations are counted\n{runs.get(NAME)['status']}", 10 * MINUTES)
         assert condition(runs.get(NAME), "Reconciling")[1] == "WaitingForConversations"
         assert row(runs)["iteration"] == 0  # nothing runs meanwhile
+    with shop.open():
         kill_a_gateway(runs)
         until(lambda: (row(runs).get("canary") or {}).get("startedAt"), "the A/B test begins", 20 * MINUTES)
         candidate = runs.kube.get("deployment", runs.namespace, f"{NAME}-candidate")

@@ -84,7 +84,7 @@ def test_customers_make_better_and_better_policies(runs: Runs, bucket: str, tmp_
     artifacts.client(runs.kube.place.store).upload_file(str(log), bucket, "shop/log.jsonl")
     start = {"conversations": f"s3://{bucket}/shop/log.jsonl", "epochs": 6, "batchSize": 16, "learningRate": "0.006"}
     runs.create(NAME, warmStart=start, **SPEC)
-    with shop:
+    with shop.open():
         runs.wait(NAME, "Succeeded", seconds=3.5 * 60 * MINUTES)
     rows = runs.get(NAME)["status"]["iterations"]
     published = runs.published(NAME)
