@@ -5,6 +5,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from ippo_trainer.report.charts import Axes, Plot, Point, Series, line_chart, percent_tick
@@ -64,7 +65,17 @@ def write(out: Path, curves: Mapping[str, Sequence[Row]]) -> None:
     cycles = sorted({cycle for table in tables.values() for cycle in table})
     axes = Axes("cycle", [(cycle, str(cycle)) for cycle in cycles], percent_tick)
     chart = line_chart("Learning curve", "Share of the optimum by cycle.", Plot(series, axes))
-    (out / "curves.svg").write_text(str(chart))
+    (out / "curves.svg").write_text(picture(str(chart)))
+
+
+def picture(chart: str) -> str:
+    """A chart of a report as a file of its own: with the report's colours, and the rules for charts of its style."""
+    style = (files("ippo_trainer.report") / "style.css").read_text("utf-8")
+    colours, _, rules = style.partition("* {")
+    own = [line for line in rules.splitlines() if line.startswith("svg ") and line.endswith("}")]
+    own.append("svg { background: var(--card); font-family: system-ui, sans-serif; }")
+    style = "<style>" + colours + "\n".join(own) + "</style>"
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace("<desc>", style + "<desc>", 1)
 
 
 def show(curves: Mapping[str, Sequence[Row]]) -> None:
