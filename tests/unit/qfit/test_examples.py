@@ -13,6 +13,7 @@ from ippo_trainer.qfit.examples import (
     pack_turns,
     shuffled_batches,
     turn_offsets,
+    with_words_ahead,
 )
 from ippo_trainer.qfit.losses import loss_sums
 from ippo_trainer.qfit.outlook import words_ahead
@@ -64,7 +65,10 @@ def test_loss_is_that_of_plain_forwards(make_toy: Any, make_policy: Any) -> None
     model, examples = new_q(policy, 1), make_toy(5).examples
     offsets = turn_offsets(examples)
     targets = Targets.of([[Target(0.3, 1.0 + turn, turn % 2) for turn, _ in enumerate(row.groups)] for row in examples])
-    parts = pack_turns(examples, range(5), offsets, 96)
+    batch = examples, range(5), offsets
+    plain = pack_turns(*batch, 96)
+    assert all(part.ahead is None for part in plain), "readers of a whole log do not pay for it"
+    parts = with_words_ahead(plain, *batch)
     head = language_head(policy, model)
     for each in (head.reply, head.rest):
         torch.nn.init.normal_(each.weight)

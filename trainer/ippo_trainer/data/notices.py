@@ -42,8 +42,8 @@ def _times(conversation: Conversation) -> list[float]:
 
 def of_log(notices: Problems, reader: LogReader, figures: dict[str, Any]) -> None:
     """Adds what the figures of the whole log say."""
-    told = (*_of_outcomes(reader, figures), *_of_suggestions(figures), *_of_roles(reader), *_of_alike(reader))
-    for what, remedy in told:
+    remarks = (*_of_outcomes(reader, figures), *_of_suggestions(figures), *_of_roles(reader), *_of_alike(reader))
+    for what, remedy in remarks:
         notices.add(BadDataError(what, remedy))
 
 

@@ -45,8 +45,8 @@ def responses(
     """
     reactions, sent = [], []
     for label, probabilities, other, u in zip(labels, accepts, own, draws, strict=True):
-        known = label < len(probabilities)
-        reactions.append(reaction(probabilities[label], edits, u) if known else REJECTED)
+        is_intent = label < len(probabilities)
+        reactions.append(reaction(probabilities[label], edits, u) if is_intent else REJECTED)
         sent.append(int(other) if reactions[-1] == REJECTED else label)
     return reactions, sent
 

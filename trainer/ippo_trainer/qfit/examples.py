@@ -1,7 +1,7 @@
 """Conversations as token ids, and batches of them that go through one packed forward."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.models.packing import Group, PackedBatch, pack_batches, row_tokens
-from ippo_trainer.qfit.outlook import Words, words_ahead
+from ippo_trainer.qfit.outlook import Ahead, Words, words_ahead
 from ippo_trainer.qfit.targets import Target
 
 # Conversations are sorted by length within this many batches, so that rows of a batch need little padding.
@@ -41,14 +41,18 @@ class PackedTurns:
     """(S,) where the logits of each dialogue token are read: the trunks, and each row's last suggestion."""
     lm_token: Tensor
     """(S,) where that token sits."""
-    reply: Words
-    """What was said after each turn's suggestion, up to the next prompt."""
-    rest: Words
-    """What was said after each turn's prompt, to the end."""
+    ahead: Ahead | None = None
+    """What was said after each turn; None where nobody asked."""
 
     def to(self, device: torch.device) -> "PackedTurns":
         """The same on another device."""
-        return PackedTurns(*(getattr(self, entry.name).to(device) for entry in fields(self)))
+        return PackedTurns(
+            self.packed.to(device),
+            self.turns.to(device),
+            self.lm_predict.to(device),
+            self.lm_token.to(device),
+            self.ahead and self.ahead.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,23 +133,26 @@ def pack_turns(
         return []
     groups = [group for member in members for group in examples[member].groups]
     turns = np.concatenate([np.arange(offsets[member], offsets[member + 1]) for member in members])
-    replies, rests = _ahead([examples[member] for member in members])
-    return [
-        _packed_turns(
-            packed, turns[numbers], *(Words.of([side[number] for number in numbers]) for side in (replies, rests))
-        )
-        for numbers, packed in pack_batches(groups, max_tokens)
-    ]
+    return [_packed_turns(packed, turns[numbers]) for numbers, packed in pack_batches(groups, max_tokens)]
 
 
-def _ahead(examples: Sequence[Example]) -> tuple[list[list[int]], list[list[int]]]:
-    """`words_ahead` of all turns of all conversations."""
-    sides = [words_ahead(example.groups) for example in examples]
-    replies, rests = ([turn for side in sides for turn in side[number]] for number in (0, 1))
-    return replies, rests
+def with_words_ahead(
+    pieces: Sequence[PackedTurns], examples: Sequence[Example], members: Sequence[int], offsets: NDArray[np.int64]
+) -> list[PackedTurns]:
+    """Pieces of the conversations `members` with what was said after their turns. Of one batch: a log's would take
+    memory that grows with the square of its conversations' lengths."""
+    words: dict[int, tuple[list[int], list[int]]] = {}
+    for member in members:
+        turns = range(offsets[member], offsets[member + 1])
+        words |= zip(turns, zip(*words_ahead(examples[member].groups), strict=True), strict=True)
+    return [replace(piece, ahead=_ahead([words[turn] for turn in piece.turns.tolist()])) for piece in pieces]
 
 
-def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64], reply: Words, rest: Words) -> PackedTurns:
+def _ahead(words: Sequence[tuple[list[int], list[int]]]) -> Ahead:
+    return Ahead(*(Words.of(side) for side in zip(*words, strict=True)))
+
+
+def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64]) -> PackedTurns:
     width = packed.input_ids.shape[1]
     rows = packed.prompt_index // width
     last = torch.ones(len(rows), dtype=torch.bool)
@@ -156,6 +163,4 @@ def _packed_turns(packed: PackedBatch, turns: NDArray[np.int64], reply: Words, r
         turns=torch.from_numpy(turns),
         lm_predict=torch.cat([packed.trunk_predict_index, packed.predict_index[ending]]),
         lm_token=torch.cat([packed.trunk_token_index, packed.token_index[ending]]),
-        reply=reply,
-        rest=rest,
     )

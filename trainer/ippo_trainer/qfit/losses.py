@@ -53,7 +53,9 @@ def loss_sums(model: Any, language: LanguageHead | None, piece: PackedTurns, tar
         return LossSums(q, v, *torch.zeros(2, device=q.device))
     tokens, output = piece.packed.input_ids.reshape(-1)[piece.lm_token], language.output
     ends, prompts = states[piece.packed.response_end_index], states[piece.packed.prompt_index]
-    words = word_loss(language.reply(ends), output, piece.reply) + word_loss(language.rest(prompts), output, piece.rest)
+    assert piece.ahead is not None, "see `with_words_ahead`"
+    words = word_loss(language.reply(ends), output, piece.ahead.reply)
+    words = words + word_loss(language.rest(prompts), output, piece.ahead.rest)
     return LossSums(q, v, _next_token_loss(states[piece.lm_predict], output, tokens), words)
 
 

@@ -39,6 +39,20 @@ class Words:
         return Words(self.tokens.to(device), self.counts)
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What was said after each of N turns."""
+
+    reply: Words
+    """After its suggestion, up to the next prompt."""
+    rest: Words
+    """After its prompt, to the end."""
+
+    def to(self, device: torch.device) -> "Ahead":
+        """The same on another device."""
+        return Ahead(self.reply.to(device), self.rest.to(device))
+
+
 class LanguageHead(nn.Module):
     """Reads words from hidden states: the next one at every token, and those to come at the places where Q and V are
     read, through a linear map each.

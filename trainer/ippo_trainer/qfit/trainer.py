@@ -12,7 +12,7 @@ from torch.nn import functional
 from ippo_trainer.contract.digests import derive_seed
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.budget import FIT_TOKENS
-from ippo_trainer.qfit.examples import Example, Targets, pack_turns, shuffled_batches, turn_offsets
+from ippo_trainer.qfit.examples import Example, Targets, pack_turns, shuffled_batches, turn_offsets, with_words_ahead
 from ippo_trainer.qfit.losses import VALUE_WEIGHT, loss_sums
 from ippo_trainer.qfit.outlook import LanguageHead
 from ippo_trainer.training.checkpoint import StatePart, Weights, WeightsSnapshot
@@ -171,7 +171,10 @@ class Fit:
         """One step of the optimiser on some conversations; gradients accumulate over forwards."""
         settings, position = self.settings, self.position
         language = self.language if settings.lm_loss_weight > 0 else None
-        pieces = pack_turns(self.train.examples, self._own(members), self._offsets, settings.max_tokens)
+        batch = self.train.examples, self._own(members), self._offsets
+        pieces = pack_turns(*batch, settings.max_tokens)
+        if language is not None:
+            pieces = with_words_ahead(pieces, *batch)
         turns = sum(len(self.train.examples[member].groups) for member in members)
         tokens = int(self.ranks.sums({"tokens": float(sum(len(piece.lm_token) for piece in pieces))})["tokens"])
         loss_sum = 0.0
