@@ -7,7 +7,7 @@ import pytest
 from ippo_trainer.data.schema import Conversation, Turn
 from ippo_trainer.qfit.report import CONFIDENCE, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import ReturnWeights
-from ippo_trainer.stats.scores import Predictions, log_losses, skill
+from ippo_trainer.stats.scores import log_losses
 
 PLAIN = ReturnWeights.of([], 0.9)
 SELLS = {"good": 0.3, "bad": 0.02}
@@ -32,6 +32,7 @@ def test_the_truth_is_informative_and_calibrated() -> None:
     got = assess(held, truth(held), np.full(1500, 0.16), mean_return(one_turn(3000, 1), PLAIN), PLAIN)
     assert got.informative
     assert got.skill.low > 0.05
+    assert got.slope.low < 1.0 < got.slope.high
     assert got.action_skill.low > 0.05
     assert got.calibration_error < 0.03
     assert got.miscalibration.low == 0.0 <= got.miscalibration.estimate < 0.03
@@ -56,6 +57,31 @@ def test_a_useless_q_is_rarely_called_informative() -> None:
         noise = np.clip(0.16 + 0.005 * rng.standard_normal(200), 0.01, 0.99)
         called += assess(held, noise, noise, 0.16, PLAIN).informative
     assert called <= 20
+
+
+def test_where_the_outcome_is_rare_a_quarter_of_the_conversations_prove_what_skill_would_need() -> None:
+    """As of the demo's first cycle: few buy, and Q tells who will, too boldly."""
+    by_slope = by_skill = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        promising = rng.random(700) < 0.2
+        chance = np.where(promising, 0.12, 0.02)
+        turn, won = Turn("a", "x", "accepted", "x"), rng.random(700) < chance
+        held = [Conversation(str(i), [turn], bool(each)) for i, each in enumerate(won)]
+        bold = np.where(promising, 0.16, 0.01)
+        got = assess(held, bold, bold, 0.04, PLAIN)
+        by_slope, by_skill = by_slope + got.informative, by_skill + (got.skill.low > 0)
+    assert by_slope >= 90
+    assert by_skill <= 60
+
+
+def test_a_q_that_a_constant_beats_beyond_chance_is_not_informative_though_outcomes_go_with_it() -> None:
+    held = one_turn(1500, 0)
+    far = np.where(truth(held) > 0.1, 0.95, 0.6)
+    got = assess(held, far, far, 0.16, PLAIN)
+    assert got.slope.low > 0
+    assert got.skill.high < 0
+    assert not got.informative
 
 
 @pytest.mark.parametrize("outcome", [False, True])
@@ -138,6 +164,6 @@ def test_early_stopping_on_the_held_out_conversations_does_not_make_a_useless_q_
             guess = 1 / (1 + np.exp(-features[held] @ weights - np.log(mean / (1 - mean))))
             losses.append((log_losses(guess, sold[held].astype(float)).mean(), guess))
         best = min(losses, key=lambda pair: pair[0])[1]
-        data = Predictions(best, sold[held].astype(float), np.zeros(60, int), np.arange(60), np.ones(60))
-        called += skill(data, np.full(60, mean), 0.9).low > 0
+        ends = [Conversation(str(i), [Turn("a", "x", "accepted", "x")], bool(won)) for i, won in enumerate(sold[held])]
+        called += assess(ends, best, best, float(mean), PLAIN).informative
     assert called <= 15

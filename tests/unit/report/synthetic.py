@@ -128,6 +128,7 @@ class Run:
             "brier": 0.061,
             "brier_constant": 0.066,
             "skill": {"estimate": skill, "low": skill - 0.03, "high": skill + 0.03},
+            "slope": {"estimate": 0.9, "low": 0.4 if skill > 0.03 else -0.2, "high": 1.4},
             "miscalibration": {"estimate": 0.018, "low": 0.004, "high": 0.031},
             "calibration": [
                 {

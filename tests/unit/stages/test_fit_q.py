@@ -50,7 +50,8 @@ def test_it_publishes_a_q_with_an_account_of_what_it_knows(small_world: Any, tmp
     assert metrics["positives"] == sum(found.outcome for found in data)
     assert metrics["skillLow"] <= metrics["skill"] <= metrics["skillHigh"]
     assert metrics["skill"] == pytest.approx(1 - metrics["logLoss"] / metrics["logLossConstant"], abs=1e-5)
-    assert result.informative == (metrics["skillLow"] > 0)
+    assert metrics["slopeLow"] <= metrics["slope"] <= metrics["slopeHigh"]
+    assert result.informative == (metrics["slopeLow"] > 0 and metrics["skillHigh"] > 0)
     for name in ("advantageCorrelation", "advantageCorrelationAllIntents"):
         assert -1 <= metrics[name] <= 1
     assert 0 < metrics["qError"] < 1
@@ -140,7 +141,7 @@ def test_a_second_look_at_an_iterations_data_asks_for_more(small_world: Any) -> 
     assert "(90% interval" in first.message
     assert "(95% interval" in second.message
     assert second.metrics["skill"] == first.metrics["skill"]
-    assert second.metrics["skillLow"] < first.metrics["skillLow"]
+    assert second.metrics["slopeLow"] < first.metrics["slopeLow"]
 
 
 def test_one_class_is_refused(small_world: Any) -> None:

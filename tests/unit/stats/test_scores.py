@@ -1,6 +1,7 @@
 """Log-loss, Brier, skill and calibration on data whose truth is known."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ippo_trainer.stats.scores import (
     miscalibration,
     quantile_bins,
     skill,
+    slope,
     weighted_mean,
 )
 
@@ -54,6 +56,48 @@ def test_skill_is_positive_for_the_truth_and_not_for_a_constant() -> None:
     assert own.estimate == own.low == own.high == 0.0
     wild = _world(0, 800, noise=0.6)
     assert skill(wild, constant).high < 0.0
+
+
+def test_slope_is_one_of_the_truth_and_none_of_what_tells_nothing() -> None:
+    data = _world(0, 800)
+    assert slope(data).low < 1.0 < slope(data).high
+    halved = replace(data, predicted=0.21 + (data.predicted - 0.21) / 2)
+    assert slope(halved).estimate == pytest.approx(2 * slope(data).estimate)
+    assert slope(halved).low == pytest.approx(2 * slope(data).low)
+    flat = slope(replace(data, predicted=np.full_like(data.predicted, 0.21)))
+    assert flat.estimate == flat.low == flat.high == 0.0
+    alike = slope(replace(data, observed=np.ones_like(data.observed)))
+    assert alike.estimate == alike.low == alike.high == 0.0
+
+
+def test_slope_is_that_of_weighted_least_squares() -> None:
+    rng = np.random.default_rng(5)
+    data = replace(_world(5, 40), weights=rng.integers(0, 4, 120).astype(float))
+    rows = np.stack([np.ones(120), data.predicted], 1) * np.sqrt(data.weights)[:, None]
+    fitted = np.linalg.lstsq(rows, data.observed * np.sqrt(data.weights), rcond=None)[0]
+    assert slope(data).estimate == pytest.approx(fitted[1])
+
+
+def test_slopes_interval_covers() -> None:
+    inside = 0
+    for seed in range(300):
+        data = _world(seed, 150)
+        inside += slope(data).low <= 1.0 <= slope(data).high
+    assert inside >= 275
+
+
+@pytest.mark.parametrize("outcomes", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("skewed", [1.0, -1.0])
+def test_slope_takes_few_outcomes_for_few(outcomes: int, skewed: float) -> None:
+    """Whoever has them by chance: a slope is above zero in about one of twenty, whatever the shape of predictions."""
+    rng, above, count = np.random.default_rng(outcomes), 0, 400
+    for _ in range(count):
+        predicted = 0.5 + skewed * rng.beta(1.0, 4.0, 300) / 2
+        won = np.zeros(300)
+        won[rng.choice(300, outcomes, replace=False)] = 1.0
+        data = Predictions(predicted, won, np.zeros(300, int), np.arange(300), np.ones(300))
+        above += slope(data, 0.9).low > 0
+    assert above <= 0.08 * count
 
 
 def test_skills_interval_covers() -> None:

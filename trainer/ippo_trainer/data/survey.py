@@ -24,7 +24,8 @@ EXPLAINED = (0.05, 0.02, 0.01)
 MEASURED = 2000
 """Conversations whose lengths are measured, spread over the log."""
 PERCENTILES = (50, 90, 99, 100)
-_LEVEL = 1.645  # fit-q asks for a skill above zero by the lower bound of a two-sided interval of level .9
+_LEVEL, _POWER = 1.645, 0.842
+"""Standard errors: fit-q asks for a slope above zero by an interval of level .9, and four fits of five shall pass."""
 _RARE, _RARE_FACTOR = 0.1, 2.0
 FUNNEL_TURNS = 12
 """Rows of the funnel; the last one is of all longer conversations, too."""
@@ -38,15 +39,14 @@ Measure = Callable[[Conversation], tuple[int, list[int]]]
 def needed_conversations(explained: float, success: float) -> int:
     """Finished conversations until fit-q can tell Q from a constant.
 
-    Skill is the share of the variance of returns that Q explains. On n held-out conversations its standard error is
-    about 2 sqrt(skill / n): the difference of the two squared errors has variance 4 skill (1 - skill) in units of the
-    returns' own. Rare outcomes have heavier tails, which take about twice as many (measured on SR-funnel).
+    The slope of n held-out returns on a Q that is right is 1, with standard error 1 / sqrt(n explained). Rare outcomes
+    have heavier tails, which take about twice as many.
 
     Args:
-        explained: the skill, in (0, 1].
+        explained: share of the variance of returns that Q explains, in (0, 1].
         success: share of the finished conversations with the outcome.
     """
-    held = (2 * _LEVEL) ** 2 / explained
+    held = (_LEVEL + _POWER) ** 2 / explained
     return math.ceil(held / float(FitQ().holdout) * (_RARE_FACTOR if success < _RARE else 1.0))
 
 

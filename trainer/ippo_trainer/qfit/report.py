@@ -19,12 +19,13 @@ from ippo_trainer.stats.scores import (
     miscalibration,
     quantile_bins,
     skill,
+    slope,
     weighted_mean,
 )
 
 BINS = 10
 CONFIDENCE = 0.9
-"""Two-sided; what counts is the lower bound of skill, which a useless Q passes in one of twenty first fits."""
+"""Two-sided; what counts is the lower bound of the slope, which a useless Q passes in one of twenty first fits."""
 
 
 def confidence_of(look: int) -> float:
@@ -48,6 +49,8 @@ class Calibration:
     """Against the training conversations' mean return: 1 - log_loss / log_loss_constant."""
     action_skill: Interval
     """Against the model's own V of the same state: what knowing the suggestion adds."""
+    slope: Interval
+    """Of the returns on the predictions."""
     calibration_error: float
     miscalibration: Interval
     """At most the root mean square error of Q, see `stats.scores`; its lower end bounds that from below."""
@@ -56,8 +59,12 @@ class Calibration:
 
     @property
     def informative(self) -> bool:
-        """Whether Q tells more than a constant, beyond chance."""
-        return self.skill.low > 0.0
+        """Whether Q tells more than a constant: returns go with it beyond chance, and it may well beat the constant.
+
+        That its skill lies above zero beyond chance would take about four times the conversations, for that asks for
+        the right level and scale too, which no improvement depends on.
+        """
+        return self.slope.low > 0.0 and self.skill.high > 0.0
 
     def to_json(self, curves: Sequence[dict[str, float | str]]) -> dict[str, Any]:
         """The content of `calibration.json`."""
@@ -68,6 +75,7 @@ class Calibration:
             "brier_constant": self.brier_constant,
             "skill": self.skill.to_json(),
             "action_skill": self.action_skill.to_json(),
+            "slope": self.slope.to_json(),
             "calibration_error": self.calibration_error,
             "miscalibration": self.miscalibration.to_json(),
             "calibration": [{"turn": turn, **row.to_json()} for turn, row in self.by_turn.items()],
@@ -86,6 +94,9 @@ class Calibration:
             "skillLow": self.skill.low,
             "skillHigh": self.skill.high,
             "actionSkill": self.action_skill.estimate,
+            "slope": self.slope.estimate,
+            "slopeLow": self.slope.low,
+            "slopeHigh": self.slope.high,
             "calibrationError": self.calibration_error,
             "miscalibration": self.miscalibration.estimate,
             "miscalibrationLow": self.miscalibration.low,
@@ -134,6 +145,7 @@ def assess(
         brier_constant=weighted_mean(brier_losses(flat_constant, data.observed), data.weights),
         skill=skill(data, flat_constant, confidence),
         action_skill=skill(data, v, confidence),
+        slope=slope(data, confidence),
         calibration_error=calibration_error(data, BINS),
         miscalibration=miscalibration(data),
         by_turn=calibration_rows(data, data.turns),

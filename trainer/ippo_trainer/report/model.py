@@ -233,6 +233,8 @@ class CalibrationFigures(Read):
     """Against the constant predictor: 1 - log_loss / log_loss_constant."""
     action_skill: Estimate | None = None
     """Against the model's own value of the state: what knowing the suggestion adds."""
+    slope: Estimate | None = None
+    """Of the returns on the predictions. Until release 0.2 there was none, and skill decided alone."""
     calibration_error: float | None = None
     miscalibration: EstimateOrNumber | None = Field(
         default=None, validation_alias=AliasChoices("miscalibration", "eps_q")

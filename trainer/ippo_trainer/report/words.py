@@ -245,13 +245,20 @@ def skill_words(calibration: CalibrationFigures | None) -> str:
             f"Q predicts held-out returns no better than a constant: its skill is {percent(skill.estimate)}{between}."
         )
     text = f"Q explains {percent(skill.estimate)} of the constant predictor's held-out log-loss{between}"
+    low, slope = (low, "") if calibration.slope is None else _slope_words(calibration.slope)
     if low is None:
-        return text + "."
+        return f"{text}{slope}."
     return text + (
-        "; the interval contains zero, so it may know nothing."
+        f"{slope}; that interval contains zero, so it may know nothing."
         if low <= 0
-        else "; it knows more than the average outcome."
+        else f"{slope}; it knows more than the average outcome."
     )
+
+
+def _slope_words(slope: Estimate) -> tuple[float | None, str]:
+    """Its lower bound, and what is said of it."""
+    between = "" if slope.low is None or slope.high is None else f" (interval {slope.low:.2f} to {slope.high:.2f})"
+    return slope.low, f", and for each 1% that it promises more, returns are {slope.estimate:.2f}% higher{between}"
 
 
 def intents(run: RunReport) -> list[str]:

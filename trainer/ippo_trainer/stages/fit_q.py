@@ -422,8 +422,11 @@ def _write(
 
 
 def _message(calibration: Calibration, data: _Data, confidence: float) -> str:
-    skill = calibration.skill
-    figures = f"skill {skill.estimate:.2%} ({100 * confidence:.4g}% interval {skill.low:.2%} to {skill.high:.2%})"
+    skill, slope = calibration.skill, calibration.slope
+    figures = (
+        f"skill {skill.estimate:.2%}, slope of the returns on Q {slope.estimate:.2f} "
+        f"({100 * confidence:.4g}% interval {slope.low:.2f} to {slope.high:.2f})"
+    )
     where = f"on {len(data.held)} held-out conversations, {sum(each.outcome for each in data.held)} with the outcome"
     if data.censored:
         where += f"; {data.censored} of {len(data.everything)} conversations are censored and weighted for"

@@ -48,6 +48,23 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: f
     return Interval(ratio, ratio - half, ratio + half)
 
 
+def rare_ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Like `ratio_interval` where few clusters carry the numerators, as with a rare outcome.
+
+    Student's t has the degrees of freedom of Satterthwaite (1946) for a sum of so unequal squares, (sum y^2)^2 /
+    sum y^4 - 1: three clusters that agree by chance, of thousands that say next to nothing, are three.
+
+    Raises:
+        ValueError: as of `ratio_interval`.
+    """
+    ratio, variance, _ = _linearised(numerators, denominators)
+    squares = np.square(np.asarray(numerators, np.float64))
+    fourth = float(np.square(squares).sum())
+    count = float(squares.sum()) ** 2 / fourth if fourth > 0.0 else 2.0
+    half = two_sided_quantile(confidence, max(1.0, count - 1.0)) * math.sqrt(variance)
+    return Interval(ratio, ratio - half, ratio + half)
+
+
 def share_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
     """Like `ratio_interval` for quantities between 0 and 1: Wilson's interval with the effective sample size.
 

@@ -11,9 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ippo_trainer.stats.intervals import Floats, Interval, Ints, cluster_sums, ratio_interval, share_interval
+from ippo_trainer.stats.intervals import (
+    Floats,
+    Interval,
+    Ints,
+    cluster_sums,
+    rare_ratio_interval,
+    ratio_interval,
+    share_interval,
+)
 
 CLIP = 1e-7
+_ALIKE = 1e-9
+"""Predictions that differ by less are one."""
 _CELL, _BINS = 50, 5
 """Conversations of a cell or so, and its most cells by turn, for `miscalibration`."""
 _CONFIDENCE = 0.95
@@ -96,6 +106,25 @@ def skill(data: Predictions, reference: Floats, confidence: float = 0.95) -> Int
     interval = Interval(1.0 - ratio.estimate, 1.0 - ratio.high, 1.0 - ratio.low)
     alike = float(np.ptp(data.observed)) == 0.0
     return Interval(interval.estimate, min(interval.low, 0.0), max(interval.high, 0.0)) if alike else interval
+
+
+def slope(data: Predictions, confidence: float = 0.95) -> Interval:
+    """Slope of the regression of the outcomes on the predictions: 1 of the truth, 0 of what tells nothing.
+
+    Below 1 predictions exaggerate, above 1 they are too timid (the calibration slope of Cox 1958, on probabilities).
+    Beside `skill` it does not know the level and the scale of the predictions, and so it needs about a quarter of the
+    conversations to tell that they go with the outcomes. Predictions that are all alike have slope 0, without doubt.
+
+    Raises:
+        ValueError: fewer than two conversations have weight.
+    """
+    data = data.keep(data.weights > 0)
+    gaps = data.predicted - weighted_mean(data.predicted, data.weights)
+    if float(np.ptp(data.predicted)) <= _ALIKE:
+        return Interval(0.0, 0.0, 0.0)
+    beyond = data.observed - weighted_mean(data.observed, data.weights)
+    together = cluster_sums(gaps * beyond * data.weights, data.clusters)
+    return rare_ratio_interval(together, cluster_sums(np.square(gaps) * data.weights, data.clusters), confidence)
 
 
 def calibration_rows(data: Predictions, groups: Ints, confidence: float = 0.95) -> dict[int, CalibrationRow]:
