@@ -7,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models import decoding, sampling
 from ippo_trainer.models.cache import PrefixMemory, RaggedCache
+from ippo_trainer.models.decoding import Decode
+from ippo_trainer.models.forks import ForkDecode
 from ippo_trainer.models.packing import Group, pack
 from ippo_trainer.models.sampling import Sampling, sample
 from ippo_trainer.models.scoring import token_logprobs
@@ -275,3 +277,73 @@ def test_no_prompts_give_no_responses_and_an_empty_prompt_is_refused(model):
     assert draw(model, []) == []
     with pytest.raises(ValueError, match="empty"):
         draw(model, [[2], []])
+
+
+def in_rows(monkeypatch):
+    """No prompt is long enough for branches."""
+    monkeypatch.setattr(ForkDecode, "pays", lambda length, sampling: False)
+
+
+def in_forks(monkeypatch):
+    monkeypatch.setattr(ForkDecode, "pays", lambda length, sampling: True)
+
+
+@pytest.mark.parametrize("budget", [1, 300, 4000])
+@pytest.mark.parametrize("samples", [1, 2, 9])
+def test_branches_of_a_prompt_draw_what_rows_of_their_own_draw(model, monkeypatch, samples, budget):
+    prompts = mixed_prompts(40, seed=samples)
+    prompts += [[*prompt, 3, 4] for prompt in prompts[:10]] + prompts[:3]
+    in_rows(monkeypatch)
+    expected = draw(model, prompts, samples=samples, max_new_tokens=12)
+    in_forks(monkeypatch)
+    assert_same(draw(model, prompts, samples=samples, max_new_tokens=12, batch_tokens=budget), expected)
+
+
+def test_branches_know_the_memory_of_earlier_turns(model, monkeypatch):
+    in_forks(monkeypatch)
+    memory, slots = PrefixMemory(), range(12)
+    prompts = mixed_prompts(12, seed=3)
+    for _ in range(3):
+        rows = draw(model, prompts, samples=3, memory=memory, slots=slots)
+        assert all(memory.entries[slot].ids == prompt for slot, prompt in enumerate(prompts))
+        assert_same(rows, draw(model, prompts, samples=3))
+        prompts = [prompt + each[1].ids + [5] for prompt, each in zip(prompts, rows, strict=True)]
+
+
+def test_a_prompts_keys_are_held_once_and_leave_with_its_last_branch(model, monkeypatch):
+    rows, caches = [], []
+    plain = RaggedCache.place
+
+    def spy(cache, positions, **more):
+        if not more["plain"]:
+            rows.append(len(positions))
+            caches.append(cache)
+        plain(cache, positions, **more)
+
+    monkeypatch.setattr(RaggedCache, "place", spy)
+    prompts = [[2 + n % 9] * 100 for n in range(30)]
+    results = draw(model, prompts, samples=8, max_new_tokens=20)
+    longest = [max(len(response.ids) for response in each) for each in results]
+    assert rows == [sum(length > step + 1 for length in longest) for step in range(max(longest) - 1)]
+    assert {cache.layers[0].keys.shape[0] for cache in caches} == {30}
+    assert {cache.layers[0].capacity for cache in caches} == {100 + 8 * 20}
+
+
+@pytest.mark.parametrize(("length", "samples", "expected"), [(100, 8, ForkDecode), (3, 8, Decode), (100, 1, Decode)])
+def test_a_short_prompt_and_a_single_response_have_rows_of_their_own(model, monkeypatch, length, samples, expected):
+    kinds = []
+    for kind in (Decode, ForkDecode):
+        finish = kind.finish
+        monkeypatch.setattr(kind, "finish", lambda run, finish=finish: kinds.append(type(run)) or finish(run))
+    draw(model, [[2] * length], samples=samples, max_new_tokens=20)
+    assert kinds == [expected]
+
+
+def test_what_is_drawn_at_once_is_bounded_whatever_the_vocabulary(model, monkeypatch):
+    monkeypatch.setattr(sampling, "CPU_BATCH_BYTES", 64 * 16 * VOCABULARY)
+    drawn, plain = [], Decode._draw
+    monkeypatch.setattr(
+        Decode, "_draw", lambda run, responses, step: drawn.append(len(responses)) or plain(run, responses, step)
+    )
+    draw(model, mixed_prompts(50, longest=60), samples=8, batch_tokens=1 << 20)
+    assert max(drawn) == 64

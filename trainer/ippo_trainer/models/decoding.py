@@ -105,9 +105,19 @@ class Decode:
     Args:
         request: see there.
         owners: numbers of the prompts.
-        cache: with `samples` rows of keys and values for each of them, in order.
+        cache: with `copies` rows of keys and values for each of them, in order.
         last: (prompts, D) the state after each prompt's last token.
     """
+
+    @staticmethod
+    def copies(sampling: Sampling) -> int:
+        """Rows of the cache for each prompt."""
+        return sampling.samples
+
+    @staticmethod
+    def capacity(longest: int, sampling: Sampling) -> int:
+        """Columns of the cache for prompts of at most `longest` tokens."""
+        return longest + sampling.max_new_tokens
 
     def __init__(self, request: SamplingRequest, owners: list[int], cache: RaggedCache, last: Tensor) -> None:
         sampling = request.sampling
@@ -129,12 +139,8 @@ class Decode:
         """Decodes until every row has ended or is full."""
         for step in range(self.request.sampling.max_new_tokens):
             responses = self.response[: self.running]
-            drawn, logprobs, stopped = self._draw(responses, step)
-            self.tokens[responses, step] = drawn.numpy(force=True)
-            self.logprobs[responses, step] = logprobs.numpy(force=True)
-            self.sizes[responses] = step + 1
-            self.ended[responses] = stopped.numpy(force=True)
-            self._drop(stopped.numpy(force=True), step)
+            self._note(responses, step, self._draw(responses, step))
+            self._drop(self.ended[responses], step)
             if step + 1 == self.request.sampling.max_new_tokens or not self.running:
                 break
             self._advance(step)
@@ -164,6 +170,14 @@ class Decode:
         levels = self.uniforms[torch.from_numpy(responses).to(self.request.device), step] * heights[:, -1]
         drawn = torch.searchsorted(heights, levels.unsqueeze(-1), right=True)
         return drawn[:, 0], table.gather(-1, drawn)[:, 0], torch.isin(drawn[:, 0], self.request.stops)
+
+    def _note(self, responses: NDArray[np.int64], step: int, drawn: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Writes down what `_draw` drew."""
+        tokens, logprobs, stopped = (each.numpy(force=True) for each in drawn)
+        self.tokens[responses, step] = tokens
+        self.logprobs[responses, step] = logprobs
+        self.sizes[responses] = step + 1
+        self.ended[responses] = stopped
 
     def _drop(self, stopped: NDArray[np.bool_], step: int) -> None:
         """Moves the running rows to the front, by exchanging as few as possible."""

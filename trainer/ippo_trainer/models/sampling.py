@@ -17,6 +17,7 @@ from ippo_trainer.models import decoding
 from ippo_trainer.models.attention import check_reach
 from ippo_trainer.models.cache import PrefixMemory, RaggedCache, Remembered
 from ippo_trainer.models.decoding import Decode, Sampled, Sampling, SamplingRequest
+from ippo_trainer.models.forks import ForkDecode
 from ippo_trainer.models.graphs import GraphDecode
 from ippo_trainer.models.memory import free_bytes
 from ippo_trainer.models.parts import decoder
@@ -25,6 +26,8 @@ __all__ = ["Sampled", "Sampling", "sample"]
 # Bounds of one batch on a CPU: beyond, more rows at once are not faster.
 _CPU_BATCH_TOKENS = 1 << 16
 CPU_BATCH_BYTES = 256 << 20
+# Of a logit that is drawn from: in fp32, and its share of the sum in double.
+_DRAW_BYTES = 16
 # Of a GPU's free memory, for one batch: for keys and values, and for some tables of its logits.
 DEVICE_SHARE = 0.4
 _TABLES = 5
@@ -80,10 +83,9 @@ def sample(
     results: list[list[Sampled]] = [[] for _ in prompts]
     latest = PrefixMemory(memory.limit) if memory is not None else None
     budget = sampling.batch_tokens or _batch_tokens(model, max(map(len, prompts)) + sampling.max_new_tokens)
-    decode = Decode if device.type == "cpu" else GraphDecode
     with torch.inference_mode():
-        for batch in _batches(trunks, budget, sampling):
-            run = decode(request, *_prefill(batch, request, budget))
+        for decode, batch in _batches(trunks, budget, request):
+            run = decode(request, *_prefill(batch, request, budget, decode))
             run.finish()
             for number, response in run.responses():
                 results[number].append(response)
@@ -145,40 +147,58 @@ def _plan(prompts: Sequence[list[int]], sources: Sequence[Remembered | None]) ->
     return trunks
 
 
-def _batches(trunks: list[_Trunk], budget: int, sampling: Sampling) -> Iterator[list[_Trunk]]:
-    """Groups trunks of similar length so that keys and values stay within the budget; cuts those with many members."""
+def _batches(
+    trunks: list[_Trunk], budget: int, request: SamplingRequest
+) -> Iterator[tuple[type[Decode], list[_Trunk]]]:
+    """Groups trunks of similar length, so that keys and values stay within the budget and what is drawn on a CPU within
+    its bounds; cuts those with many members. Says how each group is decoded."""
+    sampling, on_cpu = request.sampling, request.device.type == "cpu"
+    drawn = CPU_BATCH_BYTES // _DRAW_BYTES // request.model.config.vocab_size if on_cpu else budget
     batch: list[_Trunk] = []
     rows = 0
+    batch_kind: type[Decode] = Decode
     for trunk in sorted(trunks, key=lambda each: (len(each.ids), each.members[0])):
-        limit = max(1, budget // (len(trunk.ids) + sampling.max_new_tokens) // sampling.samples)
+        kind = _decode(len(trunk.ids), sampling, on_cpu)
+        columns = kind.capacity(len(trunk.ids), sampling) * kind.copies(sampling)
+        limit = max(1, min(budget // columns, drawn // sampling.samples))
         members = list(trunk.members)
         while members:
-            if rows >= limit:
-                yield batch
+            if batch and (rows >= limit or kind is not batch_kind):
+                yield batch_kind, batch
                 batch, rows = [], 0
+            batch_kind = kind
             part, members = members[: limit - rows], members[limit - rows :]
             batch.append(_Trunk(trunk.ids, part, trunk.source, trunk.start))
             rows += len(part)
     if batch:
-        yield batch
+        yield batch_kind, batch
 
 
-def _prefill(batch: list[_Trunk], request: SamplingRequest, budget: int) -> tuple[list[int], RaggedCache, Tensor]:
+def _decode(length: int, sampling: Sampling, on_cpu: bool) -> type[Decode]:
+    """How to decode after a prompt of `length` tokens."""
+    if not on_cpu:
+        return GraphDecode
+    return ForkDecode if ForkDecode.pays(length, sampling) else Decode
+
+
+def _prefill(
+    batch: list[_Trunk], request: SamplingRequest, budget: int, decode: type[Decode]
+) -> tuple[list[int], RaggedCache, Tensor]:
     """Runs the trunks and lays their prompts out for decoding.
 
     Returns:
-        The prompts' numbers, a cache with `samples` rows for each of them in order, and their last hidden states
+        The prompts' numbers, a cache with `decode.copies` rows for each of them in order, and their last hidden states
         (prompts, D).
     """
-    layers, samples = request.model.config.num_hidden_layers, request.sampling.samples
-    rows = samples * sum(len(trunk.members) for trunk in batch)
-    cache = RaggedCache(layers, rows, max(len(trunk.ids) for trunk in batch) + request.sampling.max_new_tokens)
+    layers, copies = request.model.config.num_hidden_layers, decode.copies(request.sampling)
+    rows = copies * sum(len(trunk.members) for trunk in batch)
+    cache = RaggedCache(layers, rows, decode.capacity(max(len(trunk.ids) for trunk in batch), request.sampling))
     owners: list[int] = []
     last: list[Tensor] = []
     for part in _prefill_parts(batch, _PREFILL_TOKENS if request.device.type == "cpu" else budget):
-        first = len(owners) * samples
+        first = len(owners) * copies
         width = max(len(trunk.ids) for trunk in part)
-        alone = samples == 1 and all(len(trunk.members) == 1 for trunk in part)
+        alone = copies == 1 and all(len(trunk.members) == 1 for trunk in part)
         target = cache if alone else RaggedCache(layers, len(part), width + 1)
         states = _run_trunks(part, target, first if alone else 0, request)
         places = [(row, number) for row, trunk in enumerate(part) for number in trunk.members]
@@ -186,8 +206,8 @@ def _prefill(batch: list[_Trunk], request: SamplingRequest, budget: int) -> tupl
         ends = [len(request.prompts[number]) - 1 - part[row].start for row, number in places]
         last.append(states[sources, torch.tensor(ends, device=states.device)])
         if not alone:
-            targets = torch.arange(first, first + len(places) * samples, device=states.device)
-            cache.copy_from(target, targets, sources.repeat_interleave(samples), width)
+            targets = torch.arange(first, first + len(places) * copies, device=states.device)
+            cache.copy_from(target, targets, sources.repeat_interleave(copies), width)
         owners += [number for _, number in places]
     return owners, cache, torch.cat(last)
 

@@ -83,12 +83,14 @@ class Work:
         logits: tokens that are projected to the vocabulary.
         responses: that are decoded.
         rows: of these at once, at most.
+        samples: responses to one prompt, which share its keys and values on a CPU.
     """
 
     tokens: float = 0
     logits: float = 0
     responses: float = 0
     rows: float = 1
+    samples: float = 1
 
 
 def stage_seconds(
@@ -121,6 +123,7 @@ class _Clock:
         self.weights: float = size.whole * dtype.itemsize / device.bandwidth
         self.row = token_bytes(config, dtype) * self.context / device.bandwidth
         longest = spec.policy.max_prompt_tokens + spec.policy.max_new_tokens
+        self.forks = gpu is None
         self.most: float = (
             math.inf if gpu is not None else max(1, CPU_BATCH_BYTES // (token_bytes(config, dtype) * longest))
         )
@@ -128,8 +131,9 @@ class _Clock:
     def seconds(self, work: Work) -> float:
         """Of all of it."""
         packed: float = (work.tokens * self.token + work.logits * self.logit) / self.rate
-        rows = max(1.0, min(work.rows, self.most))
-        step: float = max(rows * (self.token + self.logit) / self.rate, self.weights + rows * self.row)
+        shared = work.samples if self.forks else 1.0
+        rows = max(1.0, min(work.rows, self.most * shared))
+        step: float = max(rows * (self.token + self.logit) / self.rate, self.weights + rows * self.row / shared)
         return packed + work.responses / rows * self.steps * (step + self.least)
 
 
@@ -153,7 +157,7 @@ class _Stage:
     def _talk(self, conversations: float, samples: float = 1, rows: float | None = None) -> Work:
         """Suggestions in all states of conversations, whose turns share what they compute."""
         responses = conversations * self.turns * samples
-        return Work(conversations * self.tokens, 0, responses, responses if rows is None else rows)
+        return Work(conversations * self.tokens, 0, responses, responses if rows is None else rows, samples)
 
     def _packed(self, conversations: float, samples: float = 0, logits: bool = True, passes: float = 1) -> Work:
         """Conversations with all samples of all their states."""
