@@ -10,6 +10,9 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import BLOCK_ROWS, KEPT_BYTES
 
 
+_STRIPES = 8
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One regression of several: which columns it uses, and which fold of the rows it never sees."""
@@ -91,9 +94,18 @@ class Regressions:
                 total = torch.zeros(int(fold.max()) + 1, *features.shape[1:] * 2, dtype=torch.double)
             for number in sorted(set(fold[rows].tolist())):
                 mask = fold[rows] == number
-                total[number] += features[mask].T @ (features[mask] * weight[rows][mask].unsqueeze(1))
+                _add_gram(total[number], features[mask], weight[rows][mask])
         assert total is not None  # there are rows
-        return total
+        return total.triu() + total.triu(1).mT
+
+
+def _add_gram(total: Tensor, features: Tensor, weight: Tensor) -> None:
+    """Adds X' W X to the upper triangle of `total` (P, P), stripe by stripe: a product of all with all would compute
+    nearly twice as much, and takes most of the time of a fit."""
+    weighted = features * weight.unsqueeze(1)
+    stripe = -(-features.shape[1] // _STRIPES)
+    for start in range(0, features.shape[1], stripe):
+        total[start : start + stripe, start:].addmm_(features[:, start : start + stripe].T, weighted[:, start:])
 
 
 def _without(grams: Tensor, member: Member) -> Tensor:
