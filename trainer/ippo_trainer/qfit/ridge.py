@@ -9,7 +9,6 @@ from torch import Tensor
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import BLOCK_ROWS, KEPT_BYTES
 
-
 _STRIPES = 8
 
 
