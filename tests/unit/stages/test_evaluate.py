@@ -122,6 +122,21 @@ def test_a_policy_against_itself_is_inconclusive_at_no_distance(small_world: Any
     assert result.metrics["value"] == result.metrics["valueCurrent"]
 
 
+def test_the_kl_is_that_of_the_first_conversations(
+    small_world: Any, spec: StageSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two forwards over all of them would take as long as the conversations themselves."""
+    measured = []
+    monkeypatch.setattr(evaluate, "KL_CONVERSATIONS", 7)
+    real = evaluate.kl_per_suggestion
+    monkeypatch.setattr(evaluate, "kl_per_suggestion", lambda *rest: measured.append(rest[2]) or real(*rest))
+    result = small_world.result(spec)
+    fetch(small_world.store, result.artifacts["evaluation"], small_world.folder / "fetched", "evaluation")
+    held = read_turns([small_world.folder / "fetched" / "turns.parquet"])
+    assert [[each.id for each in conversations] for conversations in measured] == [[each.id for each in held[:7]]]
+    assert result.metrics["kl"] > 0
+
+
 def test_policies_talk_at_the_temperature_they_are_deployed_at(small_world: Any, spec: StageSpec) -> None:
     cold = small_world.result(spec.model_copy(update={"collect": params.Collect(temperature="0.01")}))
     warm = small_world.result(spec.model_copy(update={"iteration": 2}))
