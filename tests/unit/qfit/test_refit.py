@@ -15,7 +15,8 @@ from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.readings import read_all, read_logits
-from ippo_trainer.qfit.refit import Log, refit, response_features, turn_features
+from ippo_trainer.qfit.refit import Log, log_features, refit, response_features, turn_features
+from ippo_trainer.training.replicas import replicated
 
 SETTINGS = LeastSquaresSettings((2, 4), 1.0, 0.9)
 CPU = torch.device("cpu")
@@ -35,8 +36,12 @@ def log_of(toy: Any, **fields: Any) -> Log:
     return Log(toy.conversations, toy.examples, UNCENSORED, **fields)
 
 
+def fitted_to(model: Any, logs: list[Log], folds: int = 1) -> Any:
+    return refit(model, logs, log_features(model, logs, 1 << 12), SETTINGS, folds)
+
+
 def refitted(model: Any, toy: Any) -> Any:
-    return refit(model, [log_of(toy)], SETTINGS, 3, 1 << 12)
+    return fitted_to(model, [log_of(toy)], 3)
 
 
 def of_suggestion(hidden: torch.Tensor, response: Sequence[int]) -> torch.Tensor:
@@ -91,30 +96,46 @@ def test_several_suggestions_of_a_state_are_read_with_its_features(model: Any, t
     torch.testing.assert_close(both.q, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_read_the_features_together(model: Any, make_toy: Any, processes: int) -> None:
+    """Of a log that has fewer conversations than there are processes, too; each renders its own alone."""
+    toys = [make_toy(40), make_toy(1, seed=1)]
+    rendered: list[list[int]] = []
+
+    class Rendering(list[Any]):
+        def __getitem__(self, part: Any) -> Any:
+            examples = super().__getitem__(part)
+            rendered.append([self.index(each) for each in examples])
+            return examples
+
+    logs = [Log(toy.conversations, Rendering(toy.examples), UNCENSORED) for toy in toys]
+    alone = log_features(model, logs, 1 << 12)
+    rendered.clear()
+    with replicated(processes) as ranks:
+        together = log_features(model, logs, 1 << 12, ranks)
+    assert rendered == [list(range(0, 40, processes)), [0]]
+    for mine, expected in zip(together, alone, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_turns_of_other_policies_serve_q_alone(model: Any, make_toy: Any) -> None:
     mine, others = make_toy(80), make_toy(60, seed=1)
-    alone = refit(model, [log_of(mine)], SETTINGS, 1, 1 << 12)
-    both = refit(model, [log_of(mine), log_of(others, own=lambda turn: False)], SETTINGS, 1, 1 << 12)
+    alone = fitted_to(model, [log_of(mine)])
+    both = fitted_to(model, [log_of(mine), log_of(others, own=lambda turn: False)])
     assert not torch.equal(alone.states.centre, both.states.centre), "features are centred on all turns"
     states, actions = turn_features(model, mine.examples, 1 << 12)
     assert not torch.allclose(alone(states, states, actions)[0], both(states, states, actions)[0])
     relabelled = [replace(each, outcome=not each.outcome) for each in others.conversations]
-    changed = refit(
-        model,
-        [log_of(mine), Log(relabelled, others.examples, UNCENSORED, lambda turn: False)],
-        SETTINGS,
-        1,
-        1 << 12,
-    )
+    changed = fitted_to(model, [log_of(mine), Log(relabelled, others.examples, UNCENSORED, lambda turn: False)])
     torch.testing.assert_close(changed.v, both.v, atol=1e-5, rtol=1e-3)
     assert not torch.allclose(changed.q, both.q)
 
 
 def test_an_own_log_in_two_parts_is_one_log(model: Any, toy: Any) -> None:
-    whole = refit(model, [log_of(toy)], SETTINGS, 1, 1 << 12)
+    whole = fitted_to(model, [log_of(toy)])
     half = len(toy.conversations) // 2
     parts = [Log(toy.conversations[part], toy.examples[part], UNCENSORED) for part in (slice(half), slice(half, None))]
-    again = refit(model, parts, SETTINGS, 1, 1 << 12)
+    again = fitted_to(model, parts)
     torch.testing.assert_close(again.q, whole.q)
     torch.testing.assert_close(again.v, whole.v)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,13 @@ from ippo_trainer.models.parts import decoder
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
 from ippo_trainer.qfit.targets import emphasis, turn_weights
+from ippo_trainer.training.distributed import ALONE, Ranks
+
+
+class Examples(Protocol):
+    """Rendered conversations: a list, or what renders those that it is asked for."""
+
+    def __getitem__(self, part: slice, /) -> Sequence[Example]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class Log:
     """Conversations of one iteration, none of them censored, that the last layer is fitted to."""
 
     conversations: Sequence[Conversation]
-    examples: Sequence[Example]
+    examples: Examples
     """In the same order."""
     censoring: Censoring
     """Of the log that they are from."""
@@ -32,31 +39,53 @@ class Log:
     """Whether a turn is of the policy whose V is asked for. What follows any turn serves Q, whoever suggested it."""
 
 
-def refit(model: Any, logs: Sequence[Log], settings: LeastSquaresSettings, folds: int, max_tokens: int) -> LastLayer:
+def refit(
+    model: Any, logs: Sequence[Log], features: tuple[Tensor, Tensor], settings: LeastSquaresSettings, folds: int
+) -> LastLayer:
     """Fits the last layer to the features of the model's trunk, and has the model read through it.
 
     Args:
         model: the Q model.
         logs: what is fitted to, at least one.
+        features: theirs, by `log_features`.
         settings: of the least squares.
         folds: conversations go round so many; each member leaves one out. With 1, members leave nothing out.
-        max_tokens: of one forward.
 
     Raises:
         BadDataError: see `least_squares.fit`.
     """
-    attach(model, None)
-    parts = [turn_features(model, log.examples, max_tokens) for log in logs]
-    states, actions = (torch.cat([part[side] for part in parts]) for side in (0, 1))
     rows = [
         row for log in logs for number, each in enumerate(log.conversations) for row in _rows(log, each, number % folds)
     ]
     last, outcome, weight, value_weight, fold = torch.tensor(rows, dtype=torch.double).T
     scale = weight.mean().clamp_min(1e-12)
-    turns = LoggedTurns(states, actions, last > 0, outcome, weight / scale, value_weight / scale, fold.long())
+    turns = LoggedTurns(*features, last > 0, outcome, weight / scale, value_weight / scale, fold.long())
     layer = fit(turns, settings)
     attach(model, layer)
     return layer
+
+
+def log_features(model: Any, logs: Sequence[Log], max_tokens: int, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
+    """`turn_features` of all turns of some logs, in a row; each process renders and reads every n-th conversation.
+
+    The model's own last layer, if it has one, is taken off.
+    """
+    attach(model, None)
+    parts = [_joint_features(model, log, max_tokens, ranks) for log in logs]
+    states, actions = (torch.cat([part[side] for part in parts]) for side in (0, 1))
+    return states, actions
+
+
+def _joint_features(model: Any, log: Log, max_tokens: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    own = turn_features(model, log.examples[ranks.rank :: ranks.size], max_tokens)
+    if ranks.size == 1:
+        return own
+    counts = np.array([len(each.turns) for each in log.conversations], np.int64)
+    rows = torch.from_numpy(np.repeat(np.arange(len(counts)) % ranks.size == ranks.rank, counts))
+    states, actions = (side.new_zeros(len(rows), side.shape[1]) for side in own)
+    states[rows], actions[rows] = own
+    ranks.sum(states, actions)
+    return states, actions
 
 
 def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> tuple[Tensor, Tensor]:

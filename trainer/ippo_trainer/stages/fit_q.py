@@ -2,10 +2,12 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
@@ -27,11 +29,11 @@ from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, comparison_of, exact_states, read_intents
-from ippo_trainer.qfit.examples import make_examples
+from ippo_trainer.qfit.examples import Example, make_examples
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.refit import Log, refit, turn_features
+from ippo_trainer.qfit.refit import Log, log_features, refit, turn_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
@@ -95,10 +97,12 @@ def run(ctx: StageContext) -> StageResult:
     check_contexts(renderer, data.everything)
     split = Split(_render(ctx, data.train, renderer), _render(ctx, data.held, renderer), data.everything)
     model = _model(ctx, fit_q, policy)
+    logs = _logs(ctx, split, data.weights.censoring, renderer) if _ranks(fit_q, policy.model) else []
     with several(ctx, model) as ranks:
         procedure = _procedure(ctx, fit_q, (policy, model), split, ranks)
         train(ctx, procedure, "fitting Q", ranks)
-    layer = _refit(ctx, fit_q, procedure, renderer)
+        features = log_features(procedure.model, logs, procedure.settings.max_tokens, ranks) if logs else None
+    layer = _refit(ctx, fit_q, procedure, logs, features) if features else None
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
     confidence = confidence_of(ctx.spec.collection or 1)
     calibration = assess(data.held, q, v, mean_return(data.train, data.weights), data.weights, confidence)
@@ -290,36 +294,53 @@ def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
     return ranks
 
 
-def _refit(ctx: StageContext, fit_q: params.FitQ, procedure: Procedure, renderer: Renderer) -> LastLayer | None:
-    """Puts the last layer by least squares into the model; None where it keeps the trained head."""
-    ranks = _ranks(fit_q, procedure.model)
-    if not ranks:
-        return None
+def _refit(
+    ctx: StageContext,
+    fit_q: params.FitQ,
+    procedure: Procedure,
+    logs: Sequence[Log],
+    features: tuple[Tensor, Tensor],
+) -> LastLayer:
+    """Puts the last layer by least squares into the model."""
     ridge, most_folds = fit_q.least_squares()
-    side = procedure.split.train
-    folds = min(most_folds, len(side.conversations) // 2)
-    settings = LeastSquaresSettings(ranks, ridge, procedure.settings.discount)
+    folds = min(most_folds, len(procedure.split.train.conversations) // 2)
+    settings = LeastSquaresSettings(_ranks(fit_q, procedure.model), ridge, procedure.settings.discount)
     began = time.monotonic()
-    logs = [Log(side.conversations, side.examples, procedure.weights.censoring), *_earlier(ctx, procedure, renderer)]
-    layer = refit(procedure.model, logs, settings, folds, procedure.settings.max_tokens)
+    layer = refit(procedure.model, logs, features, settings, folds)
     count, seconds = sum(len(log.conversations) for log in logs), time.monotonic() - began
     ctx.log.info("last layer by %d least squares on %d conversations in %.1f s", len(layer.q), count, seconds)
     return layer
 
 
-def _earlier(ctx: StageContext, procedure: Procedure, renderer: Renderer) -> Iterator[Log]:
-    """What the iterations before collected. Turns of the same policy, after a rejection, count for V too."""
+def _logs(ctx: StageContext, split: Split, censoring: Censoring, renderer: Renderer) -> list[Log]:
+    """What the last layer is fitted to: the training conversations, and what the iterations before collected. Turns of
+    the same policy, after a rejection, count for V too."""
     digest = ctx.spec.inputs["policy"].digest
-    for everything in read_earlier(ctx, procedure.split.log):
+    logs = [Log(split.train.conversations, split.train.examples, censoring)]
+    for everything in read_earlier(ctx, split.log):
         ended = finished(everything)
         if ended:
-            own = _render(ctx, ended, renderer)
-            yield Log(
-                ended,
-                own.examples,
-                Censoring.of(everything),
-                lambda turn: turn.behaviour == "policy" and turn.policy_digest == digest,
+            logs.append(
+                Log(
+                    ended,
+                    _Rendered(ctx, ended, renderer),
+                    Censoring.of(everything),
+                    lambda turn: turn.behaviour == "policy" and turn.policy_digest == digest,
+                )
             )
+    return logs
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """`Examples` of conversations, rendered when they are asked for: they are read once."""
+
+    ctx: StageContext
+    conversations: Sequence[Conversation]
+    renderer: Renderer
+
+    def __getitem__(self, part: slice) -> Sequence[Example]:
+        return _render(self.ctx, self.conversations[part], self.renderer).examples
 
 
 def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | None:
