@@ -1,13 +1,10 @@
 """The stage fit-q: from logged conversations to Q(s, a), with an honest account of what it knows."""
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from ippo_trainer.contract import params
 from ippo_trainer.contract.digests import derive_seed
@@ -15,7 +12,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.layout import CALIBRATION
 from ippo_trainer.contract.spec import StageResult
 from ippo_trainer.contract.stages import FIT_Q
-from ippo_trainer.data.censoring import Censoring, outcome_bounds
+from ippo_trainer.data.censoring import outcome_bounds
 from ippo_trainer.data.notices import LEAST_FINISHED
 from ippo_trainer.data.own import explored, foreign_share
 from ippo_trainer.data.schema import Conversation
@@ -29,16 +26,15 @@ from ippo_trainer.models.parts import decoder
 from ippo_trainer.models.recompute import recompute
 from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, comparison_of, exact_states, read_intents
-from ippo_trainer.qfit.examples import Example, make_examples
-from ippo_trainer.qfit.least_squares import LeastSquaresSettings
-from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
+from ippo_trainer.qfit.procedure import Procedure, Split, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.refit import Log, log_features, refit, turn_features
+from ippo_trainer.qfit.refit import log_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.stages.device import device_of, precision_for
-from ippo_trainer.stages.logged import Separation, finished, read_earlier, read_logged
+from ippo_trainer.stages.logged import Separation, finished, read_logged
+from ippo_trainer.stages.q_layer import fit_layer, logs_of, ranks_of, render, standard_error
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stages.train import several, train
 from ippo_trainer.text.render import Renderer
@@ -46,9 +42,6 @@ from ippo_trainer.text.rows import check_contexts
 from ippo_trainer.training.distributed import Ranks
 
 _MORE_LOGGED = "Log more conversations; `ippo check-log` says about how many Q needs."
-TRUNK_ERROR = 2.0
-"""The error of Q by how the fits of the last layer differ: all of them read one trunk, and what it cannot tell apart is
-in none of their differences. On SR-funnel the exact error was 1.0 to 2.1 times them; see docs/ppo.md."""
 _MORE_DATA = (
     "Collect more conversations (collect.simulate.conversations; of a live run collect.logged.minConversations), or "
     "let the policy explore (collect.simulate.exploration; personas)."
@@ -91,23 +84,23 @@ def run(ctx: StageContext) -> StageResult:
     device = device_of(ctx.spec)
     policy = load_policy(ctx.input("policy", "policy"), device, SHORT)
     renderer = Renderer.load(policy.directory, policy.tokenizer)
-    _ranks(fit_q, policy.model)  # before hours of training
+    ranks_of(fit_q, policy.model)  # before hours of training
     data = _read(ctx, fit_q)
     _report_exploration(ctx, data)
     check_contexts(renderer, data.everything)
-    split = Split(_render(ctx, data.train, renderer), _render(ctx, data.held, renderer), data.everything)
+    split = Split(render(ctx, data.train, renderer), render(ctx, data.held, renderer), data.everything)
     model = _model(ctx, fit_q, policy)
-    logs = _logs(ctx, split, data.weights.censoring, renderer) if _ranks(fit_q, policy.model) else []
+    logs = logs_of(ctx, split, data.weights.censoring, renderer) if ranks_of(fit_q, policy.model) else []
     with several(ctx, model) as ranks:
         procedure = _procedure(ctx, fit_q, (policy, model), split, ranks)
         train(ctx, procedure, "fitting Q", ranks)
         features = log_features(procedure.model, logs, procedure.settings.max_tokens, ranks) if logs else None
-    layer = _refit(ctx, fit_q, procedure, logs, features) if features else None
+    layer = fit_layer(ctx, fit_q, procedure, logs, features) if features else None
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
     confidence = confidence_of(ctx.spec.collection or 1)
     calibration = assess(data.held, q, v, mean_return(data.train, data.weights), data.weights, confidence)
     comparison = _comparison(ctx, data, procedure, renderer)
-    error = _standard_error(procedure, layer)
+    error = standard_error(procedure, layer)
     metrics = (
         calibration.metrics()
         | _counts(data, procedure, ctx.spec.inputs["policy"].digest)
@@ -229,13 +222,6 @@ def _report_exploration(ctx: StageContext, data: _Data) -> None:
     )
 
 
-def _render(ctx: StageContext, conversations: Sequence[Conversation], renderer: Renderer) -> Side:
-    examples, dropped = make_examples(conversations, renderer)
-    if dropped:
-        ctx.log.info("%d old turns did not fit into policy.maxPromptTokens and were dropped from prompts", dropped)
-    return Side(conversations, examples)
-
-
 def _seed(ctx: StageContext) -> int:
     return derive_seed(ctx.spec.seed, FIT_Q, ctx.spec.iteration)
 
@@ -278,82 +264,6 @@ def _procedure(
     if budget.recompute:
         recompute(decoder(model))
     return Procedure(model, head, replace(settings, max_tokens=budget.tokens), split, ranks)
-
-
-def _ranks(fit_q: params.FitQ, model: Any) -> tuple[int, ...]:
-    """Of the least squares; none where the trained head stays. BadSpecError for one above the trunk's width."""
-    if fit_q.last_layer == "Gradient":
-        return ()
-    width = model.config.hidden_size
-    ranks = fit_q.ranks_of(width)
-    if ranks[-1] > width:
-        raise BadSpecError(
-            f"fitQ.ranks has {ranks[-1]}, but the trunk of Q is only {width} wide",
-            f"Use ranks of at most {width}, or leave fitQ.ranks out.",
-        )
-    return ranks
-
-
-def _refit(
-    ctx: StageContext,
-    fit_q: params.FitQ,
-    procedure: Procedure,
-    logs: Sequence[Log],
-    features: tuple[Tensor, Tensor],
-) -> LastLayer:
-    """Puts the last layer by least squares into the model."""
-    ridge, most_folds = fit_q.least_squares()
-    folds = min(most_folds, len(procedure.split.train.conversations) // 2)
-    settings = LeastSquaresSettings(_ranks(fit_q, procedure.model), ridge, procedure.settings.discount)
-    began = time.monotonic()
-    layer = refit(procedure.model, logs, features, settings, folds)
-    count, seconds = sum(len(log.conversations) for log in logs), time.monotonic() - began
-    ctx.log.info("last layer by %d least squares on %d conversations in %.1f s", len(layer.q), count, seconds)
-    return layer
-
-
-def _logs(ctx: StageContext, split: Split, censoring: Censoring, renderer: Renderer) -> list[Log]:
-    """What the last layer is fitted to: the training conversations, and what the iterations before collected. Turns of
-    the same policy, after a rejection, count for V too."""
-    digest = ctx.spec.inputs["policy"].digest
-    logs = [Log(split.train.conversations, split.train.examples, censoring)]
-    for everything in read_earlier(ctx, split.log):
-        ended = finished(everything)
-        if ended:
-            logs.append(
-                Log(
-                    ended,
-                    _Rendered(ctx, ended, renderer),
-                    Censoring.of(everything),
-                    lambda turn: turn.behaviour == "policy" and turn.policy_digest == digest,
-                )
-            )
-    return logs
-
-
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    """`Examples` of conversations, rendered when they are asked for: they are read once."""
-
-    ctx: StageContext
-    conversations: Sequence[Conversation]
-    renderer: Renderer
-
-    def __getitem__(self, part: slice) -> Sequence[Example]:
-        return _render(self.ctx, self.conversations[part], self.renderer).examples
-
-
-def _standard_error(procedure: Procedure, layer: LastLayer | None) -> float | None:
-    """Root mean square over the held-out suggestions of Q's standard error; None where there is one fit only.
-
-    How the fits differ, times what the trunk that they share adds.
-    """
-    if layer is None or len(layer.q) < 2:
-        return None
-    states, actions = turn_features(procedure.model, procedure.split.held.examples, procedure.settings.max_tokens)
-    device = layer.q.device
-    apart = float(layer.standard_error(states.to(device), actions.to(device)).square().mean().sqrt())
-    return TRUNK_ERROR * apart
 
 
 def _counts(data: _Data, procedure: Procedure, digest: str) -> dict[str, float]:
