@@ -108,4 +108,7 @@ def story(kube: Kube, namespace: str, name: str, folder: Path | None = None) -> 
     parts = [kube.call("kubectl", "get", "ippo", name, "-n", namespace, "-o", "jsonpath={.status}").stdout]
     parts.append(kube.call("kubectl", "get", "jobs,pods,deployments", "-n", namespace, "-o", "wide").stdout)
     parts.append(kube.call("kubectl", "events", "-n", namespace).stdout[-4000:])
+    names = ("-o", "name", "--field-selector", "status.phase=Failed")
+    for pod in kube.call("kubectl", "get", "pods", "-n", namespace, *names).stdout.split():
+        parts.append(kube.call("kubectl", "logs", "-n", namespace, pod, "--tail", "60").stdout)
     return "\n".join(parts)

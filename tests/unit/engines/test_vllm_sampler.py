@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,3 +242,17 @@ def test_as_many_gpus_as_divide_the_heads(heads: int, groups: int, devices: int,
     config = {"num_attention_heads": heads, "num_key_value_heads": groups}
     assert vllm_start.parallel(config, devices) == expected
     assert vllm_start.parallel({"n_head": heads}, devices) in range(1, devices + 1)
+
+
+@pytest.mark.parametrize(("gpus", "free", "refused"), [(0, 64, True), (2, 64, True), (1, 64, False), (0, 1024, False)])
+def test_too_little_shared_memory_is_said_before_vllm_starts(
+    policy: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, free: int, refused: bool
+) -> None:
+    """vLLM's own error is in the log of another process; ours came without a cause."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(vllm_start.shutil, "disk_usage", lambda place: SimpleNamespace(free=free << 20))
+    if not refused:
+        with running(policy, SETTINGS, "remedy"):
+            return
+    with pytest.raises(BadSpecError, match=r"160 MiB in /dev/shm, which has 64 MiB free.*sharedMemory"):
+        running(policy, SETTINGS, "remedy").__enter__()

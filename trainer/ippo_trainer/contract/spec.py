@@ -133,7 +133,9 @@ class StageSpec(Model):
         """Whether the stage is told to sample with vLLM. What `Auto` takes, only the stage knows."""
         if self.stage == IMPROVE:
             return self.improve is not None and self.improve.sampler == "VLLM"
-        holds = self.stage in (COLLECT, EVALUATE) and self.history is None and self.environment is not None
+        # A log takes the place of what collect would simulate; evaluate, which reads it too, simulates all the same.
+        holds = (self.stage == COLLECT and self.history is None) or self.stage == EVALUATE
+        holds = holds and self.environment is not None
         return holds and self.collect is not None and self.collect.sampler == "VLLM"
 
 

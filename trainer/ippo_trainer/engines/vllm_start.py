@@ -4,6 +4,7 @@ import importlib.util
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,10 @@ _log = logging.getLogger(__name__)
 _EXAMPLE = 'Write for example {"gpu_memory_utilization": 0.8}.'
 # vLLM would ask the internet for what it has, and tell it what it runs.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+
+SHARED_BYTES = 160 << 20
+"""Of /dev/shm, in which vLLM's processes exchange messages."""
+_SHARED = Path("/dev/shm")  # noqa: S108 - vLLM's choice
 
 
 def installed() -> bool:
@@ -41,11 +46,13 @@ def starting(remedy: str, variables: Mapping[str, str] | None = None) -> Iterato
         variables: of the environment, for vLLM's processes.
 
     Raises:
-        BadSpecError: vLLM is not installed, or `IPPO_VLLM_ARGS` names arguments that it does not have.
+        BadSpecError: vLLM is not installed, its processes have no room for messages, or `IPPO_VLLM_ARGS` names
+            arguments that it does not have.
         BadDataError: it cannot load the model.
     """
     import torch
 
+    _check_shared_memory(torch.cuda.device_count())
     os.environ.update(_OFFLINE)
     variables = dict(variables or {})
     if not torch.cuda.is_available():
@@ -65,6 +72,19 @@ def starting(remedy: str, variables: Mapping[str, str] | None = None) -> Iterato
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({} if value is None else {name: value})
+
+
+def _check_shared_memory(gpus: int) -> None:
+    """With one GPU vLLM works in one process. Elsewhere its own error is in a log of another process."""
+    if gpus == 1 or not _SHARED.is_dir():
+        return
+    free = shutil.disk_usage(_SHARED).free
+    if free < SHARED_BYTES:
+        raise BadSpecError(
+            f"vLLM's processes need {SHARED_BYTES >> 20} MiB in {_SHARED}, which has {free >> 20} MiB free",
+            "Set sharedMemory of the stage's or the servers' pods (spec.pods) to 1Gi; a container of your own takes "
+            "--shm-size.",
+        )
 
 
 def arguments(model: Path, length: int, own: Mapping[str, Any]) -> dict[str, Any]:

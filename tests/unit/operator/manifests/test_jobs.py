@@ -283,6 +283,7 @@ def test_a_shards_host_name_fits(run: str, iteration: int, attempt: int, index: 
     assert len(job_name(run, "uid", 0, "warm-start", attempt)) <= 63
 
 
+LOG = params.LogHistory(conversations="file:///log.jsonl")
 SAMPLED = {
     "environment": params.EnvironmentSpec(name="sr-funnel"),
     "collect": params.Collect(sampler="VLLM"),
@@ -290,17 +291,29 @@ SAMPLED = {
 }
 
 
-@pytest.mark.parametrize("stage", ["collect", "evaluate", "improve"])
-def test_a_stage_that_samples_with_vllm_gets_its_image_and_shared_memory(stage: Any) -> None:
+@pytest.mark.parametrize(
+    ("stage", "history"),
+    [("collect", None), ("evaluate", None), ("improve", None), ("evaluate", LOG), ("improve", LOG)],
+)
+def test_a_stage_that_samples_with_vllm_gets_its_image_and_shared_memory(stage: Any, history: Any) -> None:
+    """Also in the iteration that learnt from a log: its candidate meets simulated customers."""
     run = cluster_run()
     wanted = intent(run, stage)
-    wanted = replace(wanted, spec=wanted.spec.model_copy(update=SAMPLED))
+    wanted = replace(wanted, spec=wanted.spec.model_copy(update=SAMPLED | {"history": history}))
     job = stage_job(run, wanted, replace(PLATFORM, serve_image="vllm:1"))
     assert (container(job)["image"], shared_memory(job)) == ("vllm:1", "1Gi")
     assert container(stage_job(run, wanted, replace(PLATFORM, serve_image="")))["image"] == PLATFORM.image
     run = cluster_run(pods={"common": {"image": "mine:1", "sharedMemory": "4Gi"}})
     job = stage_job(run, wanted, replace(PLATFORM, serve_image="vllm:1"))
     assert (container(job)["image"], shared_memory(job)) == ("mine:1", "4Gi")
+
+
+def test_a_log_is_imported_without_vllm() -> None:
+    run = cluster_run()
+    wanted = intent(run, "collect")
+    wanted = replace(wanted, spec=wanted.spec.model_copy(update=SAMPLED | {"history": LOG}))
+    job = stage_job(run, wanted, replace(PLATFORM, serve_image="vllm:1"))
+    assert (container(job)["image"], shared_memory(job)) == (PLATFORM.image, None)
 
 
 @pytest.mark.parametrize("stage", ["collect", "evaluate", "improve", "fit-q", "warm-start"])
