@@ -53,7 +53,7 @@ BY_BASE: Mapping[str, Mapping[str, Default]] = {
     },
     MPO_PATH: {
         "learning_rate": Default("0.003", "0.00001", "0.0001", "as fit-q's: a likelihood"),
-        "epochs": Default(6, 2, 3, "as the warm start's"),
+        "epochs": Default(3, 2, 3, "as the warm start's"),
     },
 }
 """By section, and by field of the section's model."""

@@ -23,7 +23,7 @@ class MPOSettings:
     """Conversations whose candidates are drawn and scored in one step."""
     state_factor: float = 2.0
     """No state's tilt spends more than klTarget times this, also where the mean has less to spend."""
-    least_weight: float = 0.005
+    least_weight: float = 0.02
     """Candidates below are not trained on: their gradients cost as much as the others' and move nothing."""
 
     @classmethod
