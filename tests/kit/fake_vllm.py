@@ -39,6 +39,10 @@ class SamplingParams(SimpleNamespace):
         assert (self.ignore_eos, self.detokenize, self.flat_logprobs, self.logprobs) == (True, False, True, 0)
 
 
+STEP = 2000
+"""Tokens of prompts that are read in one step: on a CPU, a seeded prompt in two parts is the engine's death."""
+
+
 class LLM:
     """One engine. `deaths` counts down with every call of any engine; at 0 the engine dies."""
 
@@ -58,6 +62,8 @@ class LLM:
         """Outputs in the order of the prompts, as vLLM's, one prompt after the other."""
         assert not use_tqdm
         self._live()
+        if self.arguments["enable_chunked_prefill"] and sum(len(each["prompt_token_ids"]) for each in prompts) > STEP:
+            raise EngineDeadError("CPU Generator does not use offset")
         results = []
         for prompt, each in zip(prompts, params, strict=True):
             ids = prompt["prompt_token_ids"]

@@ -27,8 +27,9 @@ PROMPTS = [[5, 6, 7], [8, 9], [5, 6, 7, 2, 4]]
 
 
 @pytest.fixture(autouse=True)
-def vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+def vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_vllm.install(monkeypatch)
+    monkeypatch.setattr(vllm_start, "_SHARED", tmp_path / "none")  # whatever room this machine has
 
 
 @pytest.fixture
@@ -244,15 +245,33 @@ def test_as_many_gpus_as_divide_the_heads(heads: int, groups: int, devices: int,
     assert vllm_start.parallel({"n_head": heads}, devices) in range(1, devices + 1)
 
 
-@pytest.mark.parametrize(("gpus", "free", "refused"), [(0, 64, True), (2, 64, True), (1, 64, False), (0, 1024, False)])
+def test_more_prompts_than_one_step_reads_do_not_end_the_engine(policy: Path) -> None:
+    with running(policy, SETTINGS, "remedy") as sampler:
+        sampled = sampler.sample([[5, 6, 7, 8] * 5] * 150, range(150), sampling(samples=1))
+    assert len(sampled) == 150
+
+
+@pytest.mark.parametrize(
+    ("gpus", "extra", "free", "refused"),
+    [
+        (0, "", 64, True),
+        (2, "", 64, True),
+        (1, "", 64, False),
+        (2, '{"tensor_parallel_size": 1}', 64, False),
+        (0, "", 1024, False),
+    ],
+)
 def test_too_little_shared_memory_is_said_before_vllm_starts(
-    policy: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, free: int, refused: bool
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, extra: str, free: int, refused: bool
 ) -> None:
-    """vLLM's own error is in the log of another process; ours came without a cause."""
+    """Where there is more than one process; vLLM's own error is in the log of another one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(vllm_start, "_SHARED", tmp_path)
     monkeypatch.setattr(vllm_start.shutil, "disk_usage", lambda place: SimpleNamespace(free=free << 20))
+    monkeypatch.setenv("IPPO_VLLM_ARGS", extra)
     if not refused:
-        with running(policy, SETTINGS, "remedy"):
-            return
-    with pytest.raises(BadSpecError, match=r"160 MiB in /dev/shm, which has 64 MiB free.*sharedMemory"):
-        running(policy, SETTINGS, "remedy").__enter__()
+        vllm_start.arguments(policy, 40, {})
+        return
+    with pytest.raises(BadSpecError, match=r"160 MiB in .*, which has 64 MiB free.*sharedMemory"):
+        vllm_start.arguments(policy, 40, {})

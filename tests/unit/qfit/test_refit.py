@@ -15,7 +15,7 @@ from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.readings import read_all, read_logits
-from ippo_trainer.qfit.refit import Log, log_features, refit, response_features, turn_features
+from ippo_trainer.qfit.refit import Log, empty_features, log_features, refit, response_features, turn_features
 from ippo_trainer.training.replicas import replicated
 
 SETTINGS = LeastSquaresSettings((2, 4), 1.0, 0.9)
@@ -37,7 +37,14 @@ def log_of(toy: Any, **fields: Any) -> Log:
 
 
 def fitted_to(model: Any, logs: list[Log], folds: int = 1) -> Any:
-    return refit(model, logs, log_features(model, logs, 1 << 12), SETTINGS, folds)
+    return refit(model, logs, features_of(model, logs), SETTINGS, folds)
+
+
+def features_of(model: Any, logs: list[Log], processes: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    features = empty_features(model.config.hidden_size, logs)
+    with replicated(processes) as ranks:
+        list(log_features(model, logs, features, 1 << 12, ranks))
+    return features
 
 
 def refitted(model: Any, toy: Any) -> Any:
@@ -109,13 +116,28 @@ def test_processes_read_the_features_together(model: Any, make_toy: Any, process
             return examples
 
     logs = [Log(toy.conversations, Rendering(toy.examples), UNCENSORED) for toy in toys]
-    alone = log_features(model, logs, 1 << 12)
+    alone = features_of(model, logs)
     rendered.clear()
-    with replicated(processes) as ranks:
-        together = log_features(model, logs, 1 << 12, ranks)
+    together = features_of(model, logs, processes)
     assert rendered == [list(range(0, 40, processes)), [0]]
     for mine, expected in zip(together, alone, strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [0, 1, 2])
+def test_data_that_one_process_cannot_render_are_bad_data_for_all(model: Any, toy: Any, bad: int) -> None:
+    """Not a process that was lost: that would be tried again."""
+
+    class Failing(list[Any]):
+        def __getitem__(self, part: Any) -> Any:
+            examples = super().__getitem__(part)
+            if part.start == bad:
+                raise BadDataError("a message is too long", "Raise policy.maxPromptTokens.")
+            return examples
+
+    logs = [log_of(toy), Log(toy.conversations, Failing(toy.examples), UNCENSORED)]
+    with pytest.raises(BadDataError, match=r"a message is too long\. Raise policy\.maxPromptTokens\."):
+        features_of(model, logs, 3)
 
 
 def test_turns_of_other_policies_serve_q_alone(model: Any, make_toy: Any) -> None:

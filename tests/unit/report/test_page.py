@@ -77,7 +77,7 @@ def test_all_sections_speak(run: RunReport) -> None:
         "have all but vanished",
         "The policy in service loses",
         "Suggested and sent",
-        "Q explains 11.0% of the constant predictor",
+        "Q knows more than the average outcome: where Q promises a point more",
         "KL to the previous policy",
         "budget 1",
         "Promoted",

@@ -61,6 +61,24 @@ def test_a_q_that_is_worse_than_a_constant_is_called_so() -> None:
 
 
 @pytest.mark.parametrize(
+    ("slope", "skill", "phrase"),
+    [
+        ((0.9, 0.4, 1.4), (0.05, -0.02, 0.1), "Q knows more than the average outcome: where Q promises a point more"),
+        ((0.3, 0.15, 0.46), (-0.087, -0.2, 0.03), "Q knows more than the average outcome"),
+        ((0.3, -0.1, 0.7), (0.05, 0.01, 0.1), "Q may know nothing"),
+        ((-3.0, -4.0, -2.0), (-0.1, -0.2, 0.1), "that interval does not lie above zero"),
+        ((0.3, 0.15, 0.46), (-0.5, -0.7, -0.3), "A constant predicts better than Q, which exaggerates"),
+    ],
+)
+def test_the_slope_decides_and_skill_forbids(
+    slope: tuple[float, float, float], skill: tuple[float, float, float], phrase: str
+) -> None:
+    names = ("estimate", "low", "high")
+    figures = [Estimate(**dict(zip(names, values, strict=True))) for values in (slope, skill)]
+    assert phrase in words.skill_words(CalibrationFigures(slope=figures[0], skill=figures[1]))
+
+
+@pytest.mark.parametrize(
     ("name", "meaning"),
     [
         ("greedy-2", "2 steps of exact policy iteration"),

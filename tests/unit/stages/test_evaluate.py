@@ -127,7 +127,7 @@ def test_the_kl_is_that_of_the_first_conversations(
 ) -> None:
     """Two forwards over all of them would take as long as the conversations themselves."""
     measured = []
-    monkeypatch.setattr(evaluate, "KL_CONVERSATIONS", 7)
+    monkeypatch.setattr(params, "KL_CONVERSATIONS", 7)
     real = evaluate.kl_per_suggestion
     monkeypatch.setattr(evaluate, "kl_per_suggestion", lambda *rest: measured.append(rest[2]) or real(*rest))
     result = small_world.result(spec)

@@ -138,8 +138,8 @@ def test_a_second_look_at_an_iterations_data_asks_for_more(small_world: Any) -> 
     spec = spec_of(small_world, buying(small_world, 60))
     first = small_world.result(spec)
     second = small_world.result(spec.model_copy(update={"collection": 2}))
-    assert "(90% interval" in first.message
-    assert "(95% interval" in second.message
+    assert "90% intervals" in first.message
+    assert "95% intervals" in second.message
     assert second.metrics["skill"] == first.metrics["skill"]
     assert second.metrics["slopeLow"] < first.metrics["slopeLow"]
 

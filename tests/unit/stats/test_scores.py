@@ -100,6 +100,32 @@ def test_slope_takes_few_outcomes_for_few(outcomes: int, skewed: float) -> None:
     assert above <= 0.08 * count
 
 
+@pytest.mark.parametrize("success", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("outlier", [0.05, 0.95])
+@pytest.mark.parametrize("turns", [1, 4])
+def test_one_lucky_prediction_proves_nothing(success: float, outlier: float, turns: int) -> None:
+    """Noise, and one conversation whose prediction is far from all others'."""
+    rng, above, count = np.random.default_rng(7), 0, 300
+    for _ in range(count):
+        predicted = np.repeat(0.3 + 0.005 * rng.standard_normal(100), turns)
+        predicted[:turns] = outlier
+        won = np.repeat((rng.random(100) < success).astype(float), turns)
+        clusters = np.repeat(np.arange(100), turns)
+        data = Predictions(predicted, won, np.tile(np.arange(turns), 100), clusters, np.ones(len(won)))
+        above += slope(data, 0.9).low > 0
+    assert above <= 0.08 * count
+
+
+@pytest.mark.parametrize("won", [[0.0, 1.0], [0.0, 1.0, 1.0]])
+def test_two_conversations_prove_nothing(won: list[float]) -> None:
+    count = len(won)
+    data = Predictions(
+        np.array([0.1, 0.9, 0.9][:count]), np.array(won), np.zeros(count, int), np.arange(count), np.ones(count)
+    )
+    apart = replace(data, clusters=np.array([0, 1, 1][:count]))
+    assert slope(apart, 0.9).low <= 0.0 <= slope(apart, 0.9).estimate
+
+
 def test_skills_interval_covers() -> None:
     big = _world(99, 200_000)
     truth = skill(big, np.full_like(big.predicted, 0.2)).estimate

@@ -417,6 +417,11 @@ class Gate(Model):
     """What to do when the interval contains minLift."""
 
 
+KL_CONVERSATIONS = 1000
+"""Of an evaluation's candidate, the first ones, on which its KL is measured: two forwards over all of them take a third
+of the stage."""
+
+
 class Evaluate(Model):
     """Candidate and current policy on the same seeds."""
 

@@ -22,6 +22,8 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULT
 
 SHARED_BYTES = 160 << 20
 """Of /dev/shm, in which vLLM's processes exchange messages."""
+_STEP_TOKENS = 4096
+"""Of prompts that are read in one step on a CPU, if none is longer."""
 _SHARED = Path("/dev/shm")  # noqa: S108 - vLLM's choice
 
 
@@ -46,13 +48,11 @@ def starting(remedy: str, variables: Mapping[str, str] | None = None) -> Iterato
         variables: of the environment, for vLLM's processes.
 
     Raises:
-        BadSpecError: vLLM is not installed, its processes have no room for messages, or `IPPO_VLLM_ARGS` names
-            arguments that it does not have.
+        BadSpecError: vLLM is not installed, or `IPPO_VLLM_ARGS` names arguments that it does not have.
         BadDataError: it cannot load the model.
     """
     import torch
 
-    _check_shared_memory(torch.cuda.device_count())
     os.environ.update(_OFFLINE)
     variables = dict(variables or {})
     if not torch.cuda.is_available():
@@ -74,9 +74,9 @@ def starting(remedy: str, variables: Mapping[str, str] | None = None) -> Iterato
             os.environ.update({} if value is None else {name: value})
 
 
-def _check_shared_memory(gpus: int) -> None:
-    """With one GPU vLLM works in one process. Elsewhere its own error is in a log of another process."""
-    if gpus == 1 or not _SHARED.is_dir():
+def _check_shared_memory() -> None:
+    """vLLM's own error is in a log of another process. Raises BadSpecError."""
+    if not _SHARED.is_dir():
         return
     free = shutil.disk_usage(_SHARED).free
     if free < SHARED_BYTES:
@@ -96,7 +96,7 @@ def arguments(model: Path, length: int, own: Mapping[str, Any]) -> dict[str, Any
         own: what the caller wants.
 
     Raises:
-        BadSpecError: the variable is no JSON object.
+        BadSpecError: the variable is no JSON object, or vLLM's processes have no room for messages.
     """
     import torch
 
@@ -108,9 +108,19 @@ def arguments(model: Path, length: int, own: Mapping[str, Any]) -> dict[str, Any
     if torch.cuda.is_available():
         common["tensor_parallel_size"] = parallel(read_config(model), torch.cuda.device_count())
     else:
-        # Compiling needs a C++ compiler, which images have not.
-        common |= {"enforce_eager": True, "kv_cache_memory_bytes": CPU_CACHE_BYTES}
-    return common | dict(own) | _users(os.environ.get(VLLM_ARGUMENTS, ""))
+        # Compiling needs a C++ compiler, which images have not. And a prompt that is read in two parts sets a seeded
+        # generator back, which those of a CPU cannot: vLLM 0.32 dies of it.
+        tokens = max(length, int(own.get("max_num_seqs", 0)), _STEP_TOKENS)
+        common |= {
+            "enforce_eager": True,
+            "kv_cache_memory_bytes": CPU_CACHE_BYTES,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": tokens,
+        }
+    result = common | dict(own) | _users(os.environ.get(VLLM_ARGUMENTS, ""))
+    if not torch.cuda.is_available() or result["tensor_parallel_size"] != 1:  # else one process does it all
+        _check_shared_memory()
+    return result
 
 
 def parallel(config: Mapping[str, Any], devices: int) -> int:

@@ -1,13 +1,16 @@
 """From a trained Q model and its conversations to a last layer by least squares."""
 
-from collections.abc import Callable, Sequence
+import mmap
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.data.censoring import Censoring
 from ippo_trainer.data.own import explored
 from ippo_trainer.data.schema import Conversation, Turn
@@ -65,27 +68,68 @@ def refit(
     return layer
 
 
-def log_features(model: Any, logs: Sequence[Log], max_tokens: int, ranks: Ranks = ALONE) -> tuple[Tensor, Tensor]:
-    """`turn_features` of all turns of some logs, in a row; each process renders and reads every n-th conversation.
+def empty_features(width: int, logs: Sequence[Log]) -> tuple[Tensor, Tensor]:
+    """(n, D) and (n, 2 D) zeros for the n turns of some logs, in memory that is shared with processes which are forked
+    from now on."""
+    turns = sum(len(each.turns) for log in logs for each in log.conversations)
+    states, actions = (_shared(turns, readings * width) for readings in (1, READINGS))
+    return states, actions
 
-    The model's own last layer, if it has one, is taken off.
+
+def _shared(rows: int, columns: int) -> Tensor:
+    if not rows:
+        return torch.zeros(0, columns)
+    memory = mmap.mmap(-1, rows * columns * torch.float32.itemsize)  # not of /dev/shm, which is small in a pod
+    return torch.frombuffer(memory, dtype=torch.float32).view(rows, columns)
+
+
+def log_features(
+    model: Any, logs: Sequence[Log], features: tuple[Tensor, Tensor], max_tokens: int, ranks: Ranks = ALONE
+) -> Iterator[None]:
+    """Writes `turn_features` of all turns of some logs, in a row; each process renders and reads every n-th
+    conversation. The model's own last layer, if it has one, is taken off.
+
+    Args:
+        model: the Q model.
+        logs: see there.
+        features: by `empty_features`, before the processes parted.
+        max_tokens: of one forward.
+        ranks: the processes.
+
+    Yields:
+        After each log, when all processes have read it.
+
+    Raises:
+        BadDataError: a process could not render a conversation; in all of them.
     """
     attach(model, None)
-    parts = [_joint_features(model, log, max_tokens, ranks) for log in logs]
-    states, actions = (torch.cat([part[side] for part in parts]) for side in (0, 1))
-    return states, actions
+    start = 0
+    for log in logs:
+        counts = np.array([len(each.turns) for each in log.conversations], np.int64)
+        mine = np.repeat(np.arange(len(counts)) % ranks.size == ranks.rank, counts)
+        rows = start + torch.from_numpy(np.flatnonzero(mine))
+        _together(ranks, partial(_write_features, model, log, (rows, features), max_tokens, ranks))
+        start += len(mine)
+        yield
 
 
-def _joint_features(model: Any, log: Log, max_tokens: int, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    own = turn_features(model, log.examples[ranks.rank :: ranks.size], max_tokens)
-    if ranks.size == 1:
-        return own
-    counts = np.array([len(each.turns) for each in log.conversations], np.int64)
-    rows = torch.from_numpy(np.repeat(np.arange(len(counts)) % ranks.size == ranks.rank, counts))
-    states, actions = (side.new_zeros(len(rows), side.shape[1]) for side in own)
-    states[rows], actions[rows] = own
-    ranks.sum(states, actions)
-    return states, actions
+def _write_features(
+    model: Any, log: Log, place: tuple[Tensor, tuple[Tensor, Tensor]], max_tokens: int, ranks: Ranks
+) -> None:
+    rows, (states, actions) = place
+    states[rows], actions[rows] = turn_features(model, log.examples[ranks.rank :: ranks.size], max_tokens)
+
+
+def _together(ranks: Ranks, work: Callable[[], None]) -> None:
+    """Does it in every process; where one meets bad data, all end with its words, and none waits for it in vain."""
+    said: list[str] = []
+    try:
+        work()
+    except BadDataError as error:
+        said = [error.message, error.remedy]
+    told = next((each for each in ranks.gathered(said) if each), None)
+    if told is not None:
+        raise BadDataError(*told)
 
 
 def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> tuple[Tensor, Tensor]:

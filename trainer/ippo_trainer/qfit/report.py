@@ -62,7 +62,7 @@ class Calibration:
         """Whether Q tells more than a constant: returns go with it beyond chance, and it may well beat the constant.
 
         That its skill lies above zero beyond chance would take about four times the conversations, for that asks for
-        the right level and scale too, which no improvement depends on.
+        the right level and scale, too.
         """
         return self.slope.low > 0.0 and self.skill.high > 0.0
 
@@ -126,7 +126,7 @@ def assess(
         q, v: (n,) predictions for every turn, in order.
         constant: prediction of the constant predictor, from the training conversations.
         weights: of the log that they are from.
-        confidence: of the skills' intervals.
+        confidence: of the intervals of skills and slope.
     """
     targets = [monte_carlo_targets(each, weights) for each in conversations]
     flat = [target for row in targets for target in row]

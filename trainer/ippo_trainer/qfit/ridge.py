@@ -95,7 +95,10 @@ class Regressions:
                 mask = fold[rows] == number
                 _add_gram(total[number], features[mask], weight[rows][mask])
         assert total is not None  # there are rows
-        return total.triu() + total.triu(1).mT
+        for gram in total:  # one by one: a table of each is what there is room for
+            gram.triu_()
+            gram += gram.triu(1).T
+        return total
 
 
 def _add_gram(total: Tensor, features: Tensor, weight: Tensor) -> None:

@@ -237,7 +237,9 @@ def skill_words(calibration: CalibrationFigures | None) -> str:
     """Whether the fitted Q knows more than a constant."""
     if calibration is None or calibration.skill is None:
         return "no held-out skill was recorded for Q."
-    skill = calibration.skill
+    skill, slope = calibration.skill, calibration.slope
+    if slope is not None and slope.low is not None:
+        return _slope_words(slope, skill)
     low, high = skill.low, skill.high
     between = "" if low is None or high is None else f" (interval {percent(low)} to {percent(high)})"
     if skill.estimate <= 0:
@@ -245,20 +247,24 @@ def skill_words(calibration: CalibrationFigures | None) -> str:
             f"Q predicts held-out returns no better than a constant: its skill is {percent(skill.estimate)}{between}."
         )
     text = f"Q explains {percent(skill.estimate)} of the constant predictor's held-out log-loss{between}"
-    low, slope = (low, "") if calibration.slope is None else _slope_words(calibration.slope)
     if low is None:
-        return f"{text}{slope}."
+        return text + "."
     return text + (
-        f"{slope}; that interval contains zero, so it may know nothing."
+        "; the interval contains zero, so it may know nothing."
         if low <= 0
-        else f"{slope}; it knows more than the average outcome."
+        else "; it knows more than the average outcome."
     )
 
 
-def _slope_words(slope: Estimate) -> tuple[float | None, str]:
-    """Its lower bound, and what is said of it."""
-    between = "" if slope.low is None or slope.high is None else f" (interval {slope.low:.2f} to {slope.high:.2f})"
-    return slope.low, f", and for each 1% that it promises more, returns are {slope.estimate:.2f}% higher{between}"
+def _slope_words(slope: Estimate, skill: Estimate) -> str:
+    """By the slope of returns on Q, which decides, and by skill, which may forbid."""
+    more = f"where Q promises a point more, held-out returns are {interval(slope, digits=2)} points higher"
+    saved = f"its skill is {interval(skill, True)}"
+    if slope.low is not None and slope.low <= 0.0:
+        return f"Q may know nothing: {more}, and that interval does not lie above zero; {saved}."
+    if skill.high is not None and skill.high <= 0.0:
+        return f"A constant predicts better than Q, which exaggerates: {saved}, though {more}."
+    return f"Q knows more than the average outcome: {more}; {saved}."
 
 
 def intents(run: RunReport) -> list[str]:

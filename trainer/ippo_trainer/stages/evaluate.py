@@ -39,9 +39,6 @@ from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.stats.intervals import Interval
 from ippo_trainer.text.render import Renderer
 
-KL_CONVERSATIONS = 1000
-"""Of the candidate, the first ones, on which its KL is measured: its standard error there is some hundredths of a nat,
-and two forwards over all conversations take a third of the stage."""
 READINGS = 4
 """Customers that are the same in every iteration, so that people can read the first policy beside the last; no figure
 comes from them."""
@@ -225,7 +222,7 @@ def _find(
     kl = kl_per_suggestion(
         candidate.policy.model,
         current.policy.model,
-        held["candidate"][:KL_CONVERSATIONS],
+        held["candidate"][: params.KL_CONVERSATIONS],
         candidate.renderer,
         ctx.spec.temperature(),
         confidence,

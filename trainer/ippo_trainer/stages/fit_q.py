@@ -28,7 +28,7 @@ from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, comparison_of, exact_states, read_intents
 from ippo_trainer.qfit.procedure import Procedure, Split, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.refit import log_features
+from ippo_trainer.qfit.refit import empty_features, log_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
@@ -36,7 +36,7 @@ from ippo_trainer.stages.device import device_of, precision_for
 from ippo_trainer.stages.logged import Separation, finished, read_logged
 from ippo_trainer.stages.q_layer import fit_layer, logs_of, ranks_of, render, standard_error
 from ippo_trainer.stages.runtime import StageContext
-from ippo_trainer.stages.train import several, train
+from ippo_trainer.stages.train import several, stop_together, train
 from ippo_trainer.text.render import Renderer
 from ippo_trainer.text.rows import check_contexts
 from ippo_trainer.training.distributed import Ranks
@@ -91,11 +91,13 @@ def run(ctx: StageContext) -> StageResult:
     split = Split(render(ctx, data.train, renderer), render(ctx, data.held, renderer), data.everything)
     model = _model(ctx, fit_q, policy)
     logs = logs_of(ctx, split, data.weights.censoring, renderer) if ranks_of(fit_q, policy.model) else []
+    features = empty_features(model.config.hidden_size, logs)
     with several(ctx, model) as ranks:
         procedure = _procedure(ctx, fit_q, (policy, model), split, ranks)
         train(ctx, procedure, "fitting Q", ranks)
-        features = log_features(procedure.model, logs, procedure.settings.max_tokens, ranks) if logs else None
-    layer = fit_layer(ctx, fit_q, procedure, logs, features) if features else None
+        for _ in log_features(procedure.model, logs, features, procedure.settings.max_tokens, ranks):
+            stop_together(ctx, ranks)
+    layer = fit_layer(ctx, fit_q, procedure, logs, features) if logs else None
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)
     confidence = confidence_of(ctx.spec.collection or 1)
     calibration = assess(data.held, q, v, mean_return(data.train, data.weights), data.weights, confidence)
@@ -354,13 +356,17 @@ def _write(
 
 def _message(calibration: Calibration, data: _Data, confidence: float) -> str:
     skill, slope = calibration.skill, calibration.slope
+    level = f"{100 * confidence:.4g}% intervals"
     figures = (
-        f"skill {skill.estimate:.2%}, slope of the returns on Q {slope.estimate:.2f} "
-        f"({100 * confidence:.4g}% interval {slope.low:.2f} to {slope.high:.2f})"
+        f"slope of the returns on Q {slope.estimate:.2f} ({slope.low:.2f} to {slope.high:.2f}), "
+        f"skill {skill.estimate:.2%} ({skill.low:.2%} to {skill.high:.2%}; {level})"
     )
     where = f"on {len(data.held)} held-out conversations, {sum(each.outcome for each in data.held)} with the outcome"
     if data.censored:
         where += f"; {data.censored} of {len(data.everything)} conversations are censored and weighted for"
     if calibration.informative:
         return f"Q tells more than a constant: {figures} {where}."
+    if calibration.slope.low > 0.0:
+        remedy = "Q exaggerates what it knows: lower fitQ.learningRate or fitQ.epochs, or raise fitQ.ridge."
+        return f"a constant predicts better than Q, so it must not be optimised: {figures} {where}. {remedy}"
     return f"Q does not tell more than a constant, so it must not be optimised: {figures} {where}. {_more(data.held)}"

@@ -26,14 +26,24 @@ def train(ctx: StageContext, loop: Loop, description: str, ranks: Ranks = ALONE)
 
         def after_step() -> None:
             bar.update(loop.steps - bar.count, **loop.figures())
-            if ranks.any(ctx.stop.is_set()):
-                ctx.stop.signal = ctx.stop.signal or "the stop of another process"
+            _agree_to_stop(ctx, ranks)
             if ctx.stop.is_set() or ranks.agreed(cadence.due()):
                 with cadence.saving():
                     _save(ctx, loop, ranks)
             ctx.check_stop()
 
         loop.run(after_step)
+
+
+def stop_together(ctx: StageContext, ranks: Ranks) -> None:
+    """Raises StoppedError in all processes if one was told to stop. For work whose checkpoint is there already."""
+    _agree_to_stop(ctx, ranks)
+    ctx.check_stop()
+
+
+def _agree_to_stop(ctx: StageContext, ranks: Ranks) -> None:
+    if ranks.any(ctx.stop.is_set()):
+        ctx.stop.signal = ctx.stop.signal or "the stop of another process"
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from ippo_trainer.stats.student import two_sided_quantile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+_FEWEST, _WHOLE = 3, 1e-9
+"""Clusters that prove anything, and what one of them may lack of being the only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +51,29 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: f
 
 
 def rare_ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Like `ratio_interval` where few clusters carry the numerators, as with a rare outcome.
+    """Like `ratio_interval` where few clusters carry the sums, as with a rare outcome.
 
-    Student's t has the degrees of freedom of Satterthwaite (1946) for a sum of so unequal squares, (sum y^2)^2 /
-    sum y^4 - 1: three clusters that agree by chance, of thousands that say next to nothing, are three.
+    A cluster that makes the ratio has a residual of nearly nothing. So residuals are those of the ratio without the
+    cluster (HC3: MacKinnon and White 1985). And Student's t has the degrees of freedom of Satterthwaite (1946) for a
+    sum of so unequal squares, (sum y^2)^2 / sum y^4 - 1: three clusters that agree by chance, of thousands that say
+    next to nothing, are three. Fewer than three clusters with a denominator, or one that has all of it, prove nothing:
+    the interval holds 0.
 
     Raises:
         ValueError: as of `ratio_interval`.
     """
-    ratio, variance, _ = _linearised(numerators, denominators)
-    squares = np.square(np.asarray(numerators, np.float64))
+    ratio, _, count = _linearised(numerators, denominators)
+    above, below = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
+    total = float(below.sum())
+    shares = below / total
+    if int((below > 0.0).sum()) < _FEWEST or float(shares.max()) > 1.0 - _WHOLE:
+        return Interval(ratio, min(ratio, 0.0), max(ratio, 0.0))
+    residuals = (above - ratio * below) / (1.0 - shares)
+    variance = float(np.square(residuals).sum()) * count / (count - 1) / total**2
+    squares = np.square(above)
     fourth = float(np.square(squares).sum())
-    count = float(squares.sum()) ** 2 / fourth if fourth > 0.0 else 2.0
-    half = two_sided_quantile(confidence, max(1.0, count - 1.0)) * math.sqrt(variance)
+    carriers = float(squares.sum()) ** 2 / fourth if fourth > 0.0 else 2.0
+    half = two_sided_quantile(confidence, max(1.0, carriers - 1.0)) * math.sqrt(variance)
     return Interval(ratio, ratio - half, ratio + half)
 
 

@@ -1,4 +1,4 @@
-"""How good predicted probabilities are: log-loss, Brier, skill against a constant, calibration.
+"""How good predicted probabilities are: log-loss, Brier, skill against a constant, slope, calibration.
 
 Targets are soft, in [0, 1]. Weights are inverse probabilities of being observed (1 where nothing was left out).
 Arrays are (n,), one entry per turn; `clusters` numbers the conversation of each turn from 0.

@@ -60,7 +60,7 @@ def test_an_update_follows_the_gradient_of_the_weighted_likelihood(make_training
         training.algorithm._draw()
     training.algorithm._tilt = training.algorithm._spend(0.5)
     training.algorithm._targets = candidates.worth_training(
-        training.algorithm.pool.states, training.algorithm._tilt, 0.005
+        training.algorithm.pool.states, training.algorithm._tilt, training.algorithm.settings.least_weight
     )
     members = training.algorithm._members()
     expected = slow_loss(training, members)
