@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ippo_trainer.contract.command_line import POD_LOG
+from ippo_trainer.contract.command_line import POD_LOG, SHARED_FOLDER
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.variables import CREDENTIALS_FILE, HOME, TEMPORARY, THREADS
 from pydantic.alias_generators import to_camel
@@ -183,7 +183,7 @@ def _mounts(run: IterativePPORun, settings: PodSettings, credentials: bool) -> l
         {"name": f"{_OWN}tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
     ]
     if settings.shared_memory is not None:
-        mounts.append({"name": f"{_OWN}shm", "mountPath": "/dev/shm"})  # noqa: S108 - the pod's own
+        mounts.append({"name": f"{_OWN}shm", "mountPath": SHARED_FOLDER})
     if credentials and _credentials(run) is not None:
         mounts.append({"name": f"{_OWN}s3", "mountPath": CREDENTIALS, "readOnly": True})
     return mounts + [_mount(volume) for volume in settings.volumes]

@@ -12,6 +12,8 @@ RENDEZVOUS_PORT = 29500
 """Where the first of several pods that train together listens."""
 POD_LOG = "/dev/termination-log"
 """In a pod: where a stage writes its result or its error, for the kubelet to read."""
+SHARED_FOLDER = "/dev/shm"  # noqa: S108 - a pod's own
+"""Memory that the processes of a pod share; 64 MiB, unless a volume is mounted there."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ippo_trainer.contract.command_line import SHARED_FOLDER
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
 from ippo_trainer.contract.variables import VLLM_ARGUMENTS
 from ippo_trainer.models.engine_memory import CPU_CACHE_BYTES
@@ -24,7 +25,7 @@ SHARED_BYTES = 160 << 20
 """Of /dev/shm, in which vLLM's processes exchange messages."""
 _STEP_TOKENS = 4096
 """Of prompts that are read in one step on a CPU, if none is longer."""
-_SHARED = Path("/dev/shm")  # noqa: S108 - vLLM's choice
+_SHARED = Path(SHARED_FOLDER)
 
 
 def installed() -> bool:
