@@ -20,7 +20,7 @@ from ippo_trainer.models.load import build_tiny, new_q
 from ippo_trainer.qfit.examples import make_examples
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.procedure import Procedure, Side, Split, language_head
-from ippo_trainer.qfit.refit import Log, empty_features, log_features, refit
+from ippo_trainer.qfit.refit import Log, empty_features, fill_features, refit
 from ippo_trainer.qfit.trainer import FitSettings
 from ippo_trainer.sft.trainer import SupervisedFit, SupervisedSettings
 from ippo_trainer.stages.logged import Separation, finished
@@ -135,7 +135,7 @@ def fit(log: Sequence[Conversation], method: FitQ, seed: int) -> Fitted:
         squares = LeastSquaresSettings(settings.ranks_of(model.config.hidden_size), LAST_LAYER_RIDGE, DISCOUNT)
         logs = [Log(train, sides[0].examples, procedure.weights.censoring)]
         features = empty_features(model.config.hidden_size, logs)
-        list(log_features(model, logs, features, MAX_TOKENS))
+        list(fill_features(model, logs, features, MAX_TOKENS))
         refit(model, logs, features, squares, LAST_LAYER_FOLDS)
     return Fitted(model.requires_grad_(False), renderer, train, held, procedure.weights.censoring)
 

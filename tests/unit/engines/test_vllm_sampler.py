@@ -252,6 +252,24 @@ def test_more_prompts_than_one_step_reads_do_not_end_the_engine(policy: Path) ->
 
 
 @pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ("", 4096),
+        ('{"max_model_len": 32768}', 32768),
+        ('{"max_num_seqs": 5000}', 5000),
+        ('{"max_num_batched_tokens": 40960}', 40960),
+        ('{"enable_chunked_prefill": true}', None),
+    ],
+)
+def test_a_step_holds_the_longest_prompt_and_all_rows_whatever_users_set(
+    policy: Path, monkeypatch: pytest.MonkeyPatch, extra: str, expected: int | None
+) -> None:
+    """vLLM refuses less where prompts are not cut."""
+    monkeypatch.setenv("IPPO_VLLM_ARGS", extra)
+    assert vllm_start.arguments(policy, 40, {"max_num_seqs": 4}).get("max_num_batched_tokens") == expected
+
+
+@pytest.mark.parametrize(
     ("gpus", "extra", "free", "refused"),
     [
         (0, "", 64, True),

@@ -15,7 +15,7 @@ from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
 from ippo_trainer.qfit.readings import read_all, read_logits
-from ippo_trainer.qfit.refit import Log, empty_features, log_features, refit, response_features, turn_features
+from ippo_trainer.qfit.refit import Log, empty_features, fill_features, refit, response_features, turn_features
 from ippo_trainer.training.replicas import replicated
 
 SETTINGS = LeastSquaresSettings((2, 4), 1.0, 0.9)
@@ -43,7 +43,7 @@ def fitted_to(model: Any, logs: list[Log], folds: int = 1) -> Any:
 def features_of(model: Any, logs: list[Log], processes: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     features = empty_features(model.config.hidden_size, logs)
     with replicated(processes) as ranks:
-        list(log_features(model, logs, features, 1 << 12, ranks))
+        list(fill_features(model, logs, features, 1 << 12, ranks))
     return features
 
 

@@ -134,9 +134,10 @@ class StageSpec(Model):
         if self.stage == IMPROVE:
             return self.improve is not None and self.improve.sampler == "VLLM"
         # A log takes the place of what collect would simulate; evaluate, which reads it too, simulates all the same.
-        holds = (self.stage == COLLECT and self.history is None) or self.stage == EVALUATE
-        holds = holds and self.environment is not None
-        return holds and self.collect is not None and self.collect.sampler == "VLLM"
+        simulates = self.stage == EVALUATE or (self.stage == COLLECT and self.history is None)
+        if not simulates or self.environment is None:
+            return False
+        return self.collect is not None and self.collect.sampler == "VLLM"
 
 
 Outcome = Literal["Promote", "Reject", "Inconclusive"]

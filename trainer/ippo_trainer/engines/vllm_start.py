@@ -111,14 +111,15 @@ def arguments(model: Path, length: int, own: Mapping[str, Any]) -> dict[str, Any
     else:
         # Compiling needs a C++ compiler, which images have not. And a prompt that is read in two parts sets a seeded
         # generator back, which those of a CPU cannot: vLLM 0.32 dies of it.
-        tokens = max(length, int(own.get("max_num_seqs", 0)), _STEP_TOKENS)
         common |= {
             "enforce_eager": True,
             "kv_cache_memory_bytes": CPU_CACHE_BYTES,
             "enable_chunked_prefill": False,
-            "max_num_batched_tokens": tokens,
         }
     result = common | dict(own) | _users(os.environ.get(VLLM_ARGUMENTS, ""))
+    if not result.get("enable_chunked_prefill", True):  # then a step has to hold the longest prompt, and all rows
+        fewest = max(int(result["max_model_len"]), int(result.get("max_num_seqs") or 0), _STEP_TOKENS)
+        result.setdefault("max_num_batched_tokens", fewest)
     if not torch.cuda.is_available() or result["tensor_parallel_size"] != 1:  # else one process does it all
         _check_shared_memory()
     return result

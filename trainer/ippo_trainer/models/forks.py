@@ -112,13 +112,13 @@ class ForkDecode(Decode):
         prompts, branches, columns = places
         device, trunk = self.request.device, decoder(self.request.model)
         width = int(columns.max()) + 1
-        owned = torch.from_numpy(self._branch[prompts, :width]).to(device).unsqueeze(1)
-        seen = (owned == _PROMPT) | (owned == torch.from_numpy(branches).to(device).unsqueeze(2))
+        owners = torch.from_numpy(self._branch[prompts, :width]).to(device).unsqueeze(1)
+        visible = (owners == _PROMPT) | (owners == torch.from_numpy(branches).to(device).unsqueeze(2))
         queries, keys, targets = (
             torch.from_numpy(table.copy()).to(device)
             for table in (positions, self._positions[prompts, :width], columns)
         )
-        mask: Any = attention_mask(trunk, seen, queries, keys, int(positions.max()) + 1)
+        mask: Any = attention_mask(trunk, visible, queries, keys, int(positions.max()) + 1)
         self.cache.place(targets, first=0, width=width, plain=False)
         output = trunk(
             input_ids=torch.from_numpy(tokens).to(device),

@@ -153,14 +153,14 @@ def _batches(
     """Groups trunks of similar length, so that keys and values stay within the budget and what is drawn on a CPU within
     its bounds; cuts those with many members. Says how each group is decoded."""
     sampling, on_cpu = request.sampling, request.device.type == "cpu"
-    drawn = CPU_BATCH_BYTES // _DRAW_BYTES // request.model.config.vocab_size if on_cpu else budget
+    most_draws = CPU_BATCH_BYTES // _DRAW_BYTES // request.model.config.vocab_size if on_cpu else budget
     batch: list[_Trunk] = []
     rows = 0
     batch_kind: type[Decode] = Decode
     for trunk in sorted(trunks, key=lambda each: (len(each.ids), each.members[0])):
         kind = _decode(len(trunk.ids), sampling, on_cpu)
         columns = kind.capacity(len(trunk.ids), sampling) * kind.copies(sampling)
-        limit = max(1, min(budget // columns, drawn // sampling.samples))
+        limit = max(1, min(budget // columns, most_draws // sampling.samples))
         members = list(trunk.members)
         while members:
             if batch and (rows >= limit or kind is not batch_kind):

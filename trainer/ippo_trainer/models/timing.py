@@ -242,8 +242,8 @@ class _Stage:
         count = section.conversations
         for _ in range(2):
             yield self._talk(count, rows=min(count, collect.batch_size))
-            measured = min(count, params.KL_CONVERSATIONS)
-            yield Work(measured * self.tokens, measured * self.turns * self.new)
+            few = min(count, params.KL_CONVERSATIONS)
+            yield Work(few * self.tokens, few * self.turns * self.new)
 
 
 def _shards(spec: StageSpec) -> int:

@@ -191,25 +191,25 @@ def _dialogues(model: Any, length: int, attempt: int) -> list[_Dialogue]:
     sampling, memory, slots = Sampling(2, _NEW, 1.0, frozenset(), pad), PrefixMemory(), [0, 1]
     first = length - 2 * _NEW - 2
     prompts = [_text(model, first, 2 * attempt), _text(model, _STEM + 1, 2 * attempt + 1)]
-    responses = _sampled(model, (prompts, [1, 2]), sampling, (memory, slots))
+    responses = _responses(model, (prompts, [1, 2]), sampling, (memory, slots))
     later = [
         prompt + rows[0].ids + _text(model, 2, 100 + number)
         for number, (prompt, rows) in enumerate(zip(prompts, responses, strict=True))
     ]
-    last = _sampled(model, (later, [3, 4]), sampling, (memory, slots))
+    last = _responses(model, (later, [3, 4]), sampling, (memory, slots))
     return [_Dialogue(*parts) for parts in zip(prompts, responses, later, last, strict=True)]
 
 
-def _sampled(
+def _responses(
     model: Any,
-    asked: tuple[list[list[int]], list[int]],
+    requests: tuple[list[list[int]], list[int]],
     sampling: Sampling,
-    remembered: tuple[PrefixMemory, list[int]],
+    past: tuple[PrefixMemory, list[int]],
 ) -> list[list[Sampled]]:
     """Two responses to each prompt: the first as in a conversation, alone and out of the memory of the turn before, the
     second as one of several to a prompt. They are decoded in different ways."""
-    alone = sample(model, *asked, replace(sampling, samples=1), *remembered)
-    several = sample(model, *asked, sampling)
+    alone = sample(model, *requests, replace(sampling, samples=1), *past)
+    several = sample(model, *requests, sampling)
     return [[mine[0], others[1]] for mine, others in zip(alone, several, strict=True)]
 
 

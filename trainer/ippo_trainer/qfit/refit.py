@@ -50,7 +50,7 @@ def refit(
     Args:
         model: the Q model.
         logs: what is fitted to, at least one.
-        features: theirs, by `log_features`.
+        features: theirs, by `fill_features`.
         settings: of the least squares.
         folds: conversations go round so many; each member leaves one out. With 1, members leave nothing out.
 
@@ -83,7 +83,7 @@ def _shared(rows: int, columns: int) -> Tensor:
     return torch.frombuffer(memory, dtype=torch.float32).view(rows, columns)
 
 
-def log_features(
+def fill_features(
     model: Any, logs: Sequence[Log], features: tuple[Tensor, Tensor], max_tokens: int, ranks: Ranks = ALONE
 ) -> Iterator[None]:
     """Writes `turn_features` of all turns of some logs, in a row; each process renders and reads every n-th
@@ -122,14 +122,15 @@ def _write_features(
 
 def _together(ranks: Ranks, work: Callable[[], None]) -> None:
     """Does it in every process; where one meets bad data, all end with its words, and none waits for it in vain."""
-    said: list[str] = []
+    fault: list[str] = []
+    """Message and remedy, if there is one."""
     try:
         work()
     except BadDataError as error:
-        said = [error.message, error.remedy]
-    told = next((each for each in ranks.gathered(said) if each), None)
-    if told is not None:
-        raise BadDataError(*told)
+        fault = [error.message, error.remedy]
+    first = next((each for each in ranks.gathered(fault) if each), None)
+    if first is not None:
+        raise BadDataError(*first)
 
 
 def turn_features(model: Any, examples: Sequence[Example], max_tokens: int) -> tuple[Tensor, Tensor]:

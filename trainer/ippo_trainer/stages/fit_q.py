@@ -28,7 +28,7 @@ from ippo_trainer.models.verify import SHORT
 from ippo_trainer.qfit.exact import Comparison, comparison_of, exact_states, read_intents
 from ippo_trainer.qfit.procedure import Procedure, Split, language_head
 from ippo_trainer.qfit.readings import read_all
-from ippo_trainer.qfit.refit import empty_features, log_features
+from ippo_trainer.qfit.refit import empty_features, fill_features
 from ippo_trainer.qfit.report import Calibration, assess, confidence_of, mean_return
 from ippo_trainer.qfit.targets import ReturnWeights, monte_carlo_targets, success_unexplored
 from ippo_trainer.qfit.trainer import FitSettings
@@ -95,7 +95,7 @@ def run(ctx: StageContext) -> StageResult:
     with several(ctx, model) as ranks:
         procedure = _procedure(ctx, fit_q, (policy, model), split, ranks)
         train(ctx, procedure, "fitting Q", ranks)
-        for _ in log_features(procedure.model, logs, features, procedure.settings.max_tokens, ranks):
+        for _ in fill_features(procedure.model, logs, features, procedure.settings.max_tokens, ranks):
             stop_together(ctx, ranks)
     layer = fit_layer(ctx, fit_q, procedure, logs, features) if logs else None
     q, v = read_all(procedure.model, split.held.examples, procedure.settings.max_tokens, device)

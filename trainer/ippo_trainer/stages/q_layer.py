@@ -58,7 +58,7 @@ def logs_of(ctx: StageContext, split: Split, censoring: Censoring, renderer: Ren
             logs.append(
                 Log(
                     ended,
-                    _Rendered(ctx, ended, renderer),
+                    _LazyExamples(ctx, ended, renderer),
                     Censoring.of(everything),
                     lambda turn: turn.behaviour == "policy" and turn.policy_digest == digest,
                 )
@@ -67,7 +67,7 @@ def logs_of(ctx: StageContext, split: Split, censoring: Censoring, renderer: Ren
 
 
 @dataclass(frozen=True, slots=True)
-class _Rendered:
+class _LazyExamples:
     """`Examples` of conversations, rendered when they are asked for: they are read once."""
 
     ctx: StageContext
