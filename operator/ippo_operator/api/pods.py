@@ -70,8 +70,8 @@ class EnvVar(Model):
     name: Annotated[
         str, matching(r"^[A-Za-z_][A-Za-z0-9_]*$", "a variable's name: letters, digits and '_', no digit first", 128)
     ]
-    """Not one of those that the operator sets: IPPO_… except IPPO_VLLM_ARGS, and those of Kubernetes, the bucket's
-    credentials, scratch folders and the threads of libraries."""
+    """Not one of those that the operator sets: IPPO_… except IPPO_VLLM_ARGS and IPPO_BASE_CACHE, and those of
+    Kubernetes, the bucket's credentials, scratch folders and the threads of libraries."""
     value: Annotated[str, Field(max_length=4096)] | None = None
     """Its value. Not for secrets."""
     value_from: ValueFrom | None = None

@@ -323,6 +323,7 @@ WELL: list[tuple[str, Any]] = [
     ("spec.serve", {"allowedOrigins": ["https://shop.example", "http://localhost:3000", "*"]}),
     ("spec.serve", {"maxTokens": 32_768, "maxWaiting": 1}),
     ("spec.pods.serve.env", env(name="IPPO_VLLM_ARGS", value='{"dtype": "float32"}')),
+    ("spec.pods.common.env", env(name="IPPO_BASE_CACHE", value="/bases")),
     (f"{POD}.env", [*env(name="MY_IPPO_X", value=""), *env(name="HOMES", value="")]),
     ("spec.serve", {}),
     ("spec.cleanup", {"succeededSeconds": 0}),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ippo_operator.api.load import load_run, parse_run
 from ippo_operator.api.problems import ManifestError, Problem
+from ippo_trainer.contract.variables import USERS
 
 from tests.kit.manifests import small_manifest, with_field
 
@@ -250,9 +251,10 @@ def test_the_servers_arguments_of_vllm_are_the_users_and_no_other_variable_of_ou
     def env(name: str) -> dict[str, Any]:
         return changed("spec.pods.serve.env", [{"name": name, "value": '{"max_num_seqs": 8}'}])
 
-    [variable] = parse_run(env("IPPO_VLLM_ARGS")).spec.pods.serve.env
-    assert variable.name == "IPPO_VLLM_ARGS"
-    for name in ("IPPO_VLLM_ARGS_", "IPPO_POLICY_DIGEST"):
+    for name in USERS:
+        [variable] = parse_run(env(name)).spec.pods.serve.env
+        assert variable.name == name
+    for name in (*(f"{name}_" for name in USERS), "IPPO_POLICY_DIGEST"):
         with pytest.raises(ManifestError, match=f'given "{name}"; this variable is set by the operator'):
             parse_run(env(name))
 

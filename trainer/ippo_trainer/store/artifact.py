@@ -21,6 +21,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainErr
 from ippo_trainer.contract.layout import BASE, artifact_key, check_key
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest
+from ippo_trainer.store import base_cache
 from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
 from ippo_trainer.store.disk import disk_errors
 from ippo_trainer.store.parallel import for_each
@@ -165,6 +166,7 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str, bas
     """Downloads an artifact into `directory` (new or empty) and verifies the size and SHA-256 of each file.
 
     With an adapter comes its base, at its key below `bases`, if it is not there yet; by default below `directory`.
+    Where there is a cache of bases, that is a link into the cache.
 
     Raises:
         BadDataError: files are missing, truncated or altered (the message names them), or it is of another kind.
@@ -186,12 +188,33 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str, bas
             if wrong:
                 raise BadDataError(f"artifact {where} is damaged: {_names(wrong)}", _AGAIN)
             base = base_of(manifest)
-            if base is not None and not ((bases or partial) / base.key).is_dir():
-                fetch(store, base, (bases or partial) / base.key, BASE_KIND)
+            if base is not None:
+                _fetch_base(store, base, (bases or partial) / base.key)
             partial.replace(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return manifest
+
+
+def _fetch_base(store: Store, ref: ArtifactRef, directory: Path) -> None:
+    """Makes `directory` the base, by a link where bases are kept; one that is there stays."""
+    if directory.is_dir():
+        return
+    cache = base_cache.folder()
+    if cache is None:
+        fetch(store, ref, directory, BASE_KIND)
+        return
+    manifest = read_manifest(store, ref)
+
+    def problem(place: Path) -> str | None:
+        wrong = [w for w in for_each(lambda entry: _difference(place, entry), manifest.files) if w]
+        return _names(wrong) if wrong else None
+
+    place = base_cache.kept(
+        cache, ref.digest.replace(":", "-"), lambda target: fetch(store, ref, target, BASE_KIND), problem
+    )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.symlink_to(place)
 
 
 def _manifest_bytes(store: Store, key: str) -> bytes:
@@ -258,10 +281,17 @@ def _check_room(directory: Path, manifest: Manifest, where: str) -> None:
 
 def _download(store: Store, ref: ArtifactRef, entry: FileEntry, directory: Path) -> str | None:
     """Downloads and verifies one file; returns what is wrong with it."""
-    path = directory / entry.path
     try:
-        store.download(f"{ref.key}/{entry.path}", path)
+        store.download(f"{ref.key}/{entry.path}", directory / entry.path)
     except ObjectNotFoundError:
+        return f"{entry.path} is missing"
+    return _difference(directory, entry)
+
+
+def _difference(directory: Path, entry: FileEntry) -> str | None:
+    """What is wrong with a file; None where it is what the manifest says."""
+    path = directory / entry.path
+    if not path.is_file():
         return f"{entry.path} is missing"
     if path.stat().st_size != entry.size:
         return f"{entry.path} has {path.stat().st_size} of {entry.size} bytes"

@@ -1,0 +1,106 @@
+"""A folder for bases that outlives a pod: who shares it downloads each base once."""
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ippo_trainer.contract.errors import BadSpecError, TryAgainError
+from ippo_trainer.contract.variables import BASE_CACHE
+from ippo_trainer.store.disk import disk_errors
+
+LONGEST_WAIT_SECONDS = 3600.0
+"""For another process that downloads the same base."""
+_LOOK_SECONDS = 0.5
+_log = logging.getLogger(__name__)
+
+
+def folder(environment: dict[str, str] | os._Environ[str] = os.environ) -> Path | None:
+    """The folder that IPPO_BASE_CACHE names; None where it names none.
+
+    Raises:
+        BadSpecError: it is no absolute path of a folder.
+    """
+    text = environment.get(BASE_CACHE, "")
+    if not text:
+        return None
+    path = Path(text)
+    if not path.is_absolute() or not path.is_dir():
+        raise BadSpecError(
+            f"{BASE_CACHE} is {text!r:.200}, not the absolute path of a folder",
+            "Mount a volume there, in a cluster by spec.pods.common.volumes with readOnly: false.",
+        )
+    return path
+
+
+def kept(cache: Path, name: str, download: Callable[[Path], object], problem: Callable[[Path], str | None]) -> Path:
+    """The verified folder `cache/name`, downloaded by one process of all that want it.
+
+    Args:
+        cache: what `folder` gives; whoever shares it may be killed at any time.
+        name: one path segment that depends on the content alone.
+        download: fills a new folder, or raises.
+        problem: what is wrong with a folder of an earlier download; None where it is whole.
+
+    Raises:
+        TryAgainError: another process has been downloading it for an hour, or the disk is full.
+        BadSpecError: the folder cannot be written.
+    """
+    place = cache / name
+    if _whole(place, problem):
+        return place
+    with disk_errors(cache), _alone(cache / f".{name}.lock"):
+        if _whole(place, problem):
+            return place
+        for remains in (place, *cache.glob(f".{name}.partial-*")):
+            shutil.rmtree(remains, ignore_errors=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}.partial-", dir=cache))
+        try:
+            download(partial / name)
+            (partial / name).replace(place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return place
+
+
+def _whole(place: Path, problem: Callable[[Path], str | None]) -> bool:
+    if not place.is_dir():
+        return False
+    wrong = problem(place)
+    if wrong:
+        _log.warning("the base in %s is damaged and is downloaded again: %s", place, wrong)
+    return not wrong
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Holds a file's lock, which ends with the process; waits for whoever holds it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+    waits = False
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TryAgainError(
+                    f"another process has been downloading a base into {path.parent} for an hour",
+                    f"Look for a pod that hangs; without {BASE_CACHE} every pod downloads its own.",
+                ) from None
+        if not waits:
+            waits = True
+            _log.info("another process downloads the base into %s: waiting for it", path.parent)
+        time.sleep(_LOOK_SECONDS)
