@@ -30,8 +30,8 @@ from ippo_trainer.stats.intervals import Interval
 sys.path.insert(0, str(Path(__file__).parent))
 from known_writers import DISCOUNT, MAX_TOKENS, Fitted, Shop, fit, single_thread, worded
 
-FIT = FitQ(epochs=3, trace_lambda="0.5", holdout="0.3")
-"""Fewer passes than by default, and more conversations to estimate from, for the sake of time."""
+FIT = FitQ(epochs=6, trace_lambda="0.5", holdout="0.3")
+"""More conversations to estimate from than by default."""
 TILTED = 500
 """Conversations on whose states Q is asked about every intent."""
 NATS = 1.0

@@ -1,5 +1,6 @@
 """The value of a policy that nobody deployed: against the exact one of small decision problems, and slow loops."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -102,7 +103,10 @@ def test_the_jackknife_is_that_of_refits() -> None:
         estimates.append(one)
     variance = 49 / 50 * np.sum((np.array(estimates) - np.mean(estimates)) ** 2)
     assert values[0].estimate == pytest.approx(_solved(turns, policies[0]))
-    assert (values[0].high - values[0].low) / 2 == pytest.approx(2.0096 * variance**0.5, rel=1e-3)
+    share = values[0].estimate
+    for end, sign in ((values[0].low, -1), (values[0].high, 1)):
+        logit = math.log(share / (1 - share)) + sign * 2.0096 * variance**0.5 / (share * (1 - share))
+        assert math.log(end / (1 - end)) == pytest.approx(logit, rel=1e-3)
 
 
 def weighted(turns: EvaluatedTurns, seed: int) -> EvaluatedTurns:

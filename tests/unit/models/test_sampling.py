@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models import decoding, sampling
-from ippo_trainer.models.cache import PrefixMemory, RaggedCache
+from ippo_trainer.models.cache import OLDEST, PrefixMemory, RaggedCache
 from ippo_trainer.models.decoding import Decode
 from ippo_trainer.models.forks import ForkDecode
 from ippo_trainer.models.packing import Group, pack
@@ -171,8 +171,9 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
     prompts = dict(enumerate(mixed_prompts(data.draw(st.integers(1, 8)), data.draw(st.integers(0, 99)), longest=8)))
     tokens = st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=5)
     samples = data.draw(st.integers(1, 2))
-    for turn in range(3):
+    for turn in range(4):
         slots = data.draw(st.permutations(sorted(prompts)))
+        slots = slots[: data.draw(st.integers(1, len(slots)))]
         keys = [1000 * turn + slot for slot in slots]
         states = [prompts[slot] for slot in slots]
         budget = data.draw(st.sampled_from([40, 4000]))
@@ -184,6 +185,8 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
             # A truncated history starts elsewhere; it is never empty.
             lost = data.draw(st.integers(0, min(3, len(continued) - 1)))
             prompts[slot] = continued if data.draw(st.booleans()) else continued[lost:]
+        for slot in set(prompts).difference(slots):  # somebody else had the turn
+            prompts[slot] = prompts[slot] + data.draw(tokens)
         prompts = {slot: prompt for slot, prompt in prompts.items() if data.draw(st.booleans())} or prompts
 
 
@@ -205,6 +208,50 @@ def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypat
         computed.clear()
         draw(model, [prompt + first.ids + [5, 6]], memory=memory, slots=[4])
         assert computed[0] == expected + (0 if limit else len(first.ids))
+
+
+def test_a_prefix_is_kept_while_others_have_the_turns(model, monkeypatch):
+    """Within its own bytes, not with the batch that it was in, and for so many calls."""
+    computed = []
+    plain = decoding.forward
+    monkeypatch.setattr(
+        decoding,
+        "forward",
+        lambda decoder, cache, tokens, *rest, **more: (
+            computed.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
+        ),
+    )
+    prompt = list(range(2, 11)) * 2
+    for pauses in (1, OLDEST, OLDEST + 1):
+        memory = PrefixMemory()
+        draw(model, [[*prompt, other] for other in range(8)], memory=memory, slots=range(8))
+        batch = memory.entries[3].cache.nbytes
+        for _ in range(pauses):
+            draw(model, [[5, 6]], memory=memory, slots=[100])
+        kept = memory.entries.get(3)
+        assert (kept is None) == (pauses > OLDEST)
+        if kept is not None:
+            assert kept.cache.nbytes <= batch
+            computed.clear()
+            draw(model, [[*prompt, 3, 9, 10]], memory=memory, slots=[3])
+            assert computed[0] <= 3
+
+
+def test_what_is_kept_of_others_leaves_room_for_the_newest(model):
+    prompts = [[*range(2, 11), other] for other in range(8)]
+    probe = PrefixMemory()
+    draw(model, prompts[:1], memory=probe, slots=[0], batch_tokens=1)
+    row = next(iter(probe.entries.values())).cache.nbytes
+    for rows in (1, 2, 5):
+        memory = PrefixMemory(rows * row)
+        for number, prompt in enumerate(prompts):
+            draw(model, [prompt], memory=memory, slots=[number], batch_tokens=1)
+            caches = {id(entry.cache): entry.cache.nbytes for entry in memory.entries.values()}
+            assert number in memory.entries
+            assert sum(caches.values()) <= rows * row
+        newest = sorted(memory.entries)
+        assert newest == list(range(8 - len(newest), 8))
+        assert len(newest) >= rows
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3])

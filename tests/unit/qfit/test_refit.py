@@ -14,7 +14,7 @@ from ippo_trainer.models import last_layer
 from ippo_trainer.models.load import load_q, new_q, save_policy
 from ippo_trainer.models.packing import pack
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings
-from ippo_trainer.qfit.readings import read_all, read_logits
+from ippo_trainer.qfit.readings import linear_q, read_all, read_logits
 from ippo_trainer.qfit.refit import Log, empty_features, fill_features, refit, response_features, turn_features
 from ippo_trainer.training.replicas import replicated
 
@@ -90,6 +90,23 @@ def test_every_reading_goes_through_it(model: Any, toy: Any) -> None:
     np.testing.assert_allclose(v, logits[1].double().sigmoid(), atol=1e-4)
     last_layer.attach(model, None)
     np.testing.assert_array_equal(read_all(model, toy.examples, 1 << 12, CPU)[0], before)
+
+
+@pytest.mark.parametrize("squares", [True, False])
+def test_what_q_says_before_bounds_is_what_is_read_and_linear_in_suggestions(
+    model: Any, toy: Any, squares: bool
+) -> None:
+    """Of a last layer a share, of a trained head its logit."""
+    if squares:
+        refitted(model, toy)
+    read = torch.from_numpy(read_all(model, toy.examples, 1 << 12, CPU)[0])
+    states, actions = turn_features(model, toy.examples, 1 << 12)
+    said = linear_q(model, states, actions)
+    bounded = said.clamp(last_layer.EDGE, 1 - last_layer.EDGE) if squares else said.sigmoid()
+    torch.testing.assert_close(bounded, read, atol=1e-4, rtol=1e-4)
+    others = actions.flip(0)
+    means = linear_q(model, states, (actions + others) / 2)
+    torch.testing.assert_close(means, (said + linear_q(model, states, others)) / 2, atol=1e-4, rtol=1e-4)
 
 
 def test_several_suggestions_of_a_state_are_read_with_its_features(model: Any, toy: Any) -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from ippo_trainer.stats.intervals import (
     Interval,
     cluster_sums,
+    difference_interval,
+    logit_interval,
     paired_difference,
     ratio_interval,
     share_interval,
@@ -193,3 +195,67 @@ def test_too_little_data_is_refused() -> None:
 
 def test_cluster_sums() -> None:
     assert cluster_sums([1.0, 2.0, 4.0], [1, 0, 1]).tolist() == [2.0, 5.0]
+
+
+@given(st.floats(1e-6, 1 - 1e-6), st.floats(0, 1e6))
+def test_an_interval_in_logits_stays_inside_0_and_1_and_holds_its_estimate(estimate: float, half: float) -> None:
+    interval = logit_interval(estimate, half)
+    assert 0 <= interval.low <= interval.estimate + 1e-12
+    assert interval.estimate - 1e-12 <= interval.high <= 1
+
+
+def test_an_interval_in_logits_is_the_symmetric_one_where_that_is_narrow_or_no_share() -> None:
+    narrow = logit_interval(0.3, 1e-4)
+    assert (narrow.low, narrow.high) == (pytest.approx(0.2999, abs=1e-7), pytest.approx(0.3001, abs=1e-7))
+    for estimate in (-0.1, 0.0, 1.0, 1.2):
+        interval = logit_interval(estimate, 0.25)
+        assert (interval.low, interval.high) == (estimate - 0.25, estimate + 0.25)
+
+
+def test_rare_outcomes_are_covered_in_logits_where_the_symmetric_interval_lies_too_low() -> None:
+    """Of 450 conversations 3 % have the outcome: those that miss a symmetric interval are above it."""
+    rng = np.random.default_rng(0)
+    counts = rng.binomial(450, 0.03, 4000)
+    shares = counts / 450
+    halves = 1.96 * np.sqrt(shares * (1 - shares) / 450)
+    above = float(np.mean(shares + halves < 0.03))
+    intervals = [logit_interval(float(share), float(half)) for share, half in zip(shares, halves, strict=True)]
+    assert above > 0.05
+    assert np.mean([each.low <= 0.03 <= each.high for each in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
+@given(st.floats(0.01, 0.99), st.floats(0.001, 0.2), st.floats(0.01, 0.99), st.floats(0.001, 0.2))
+def test_a_difference_of_independent_symmetric_estimates_has_the_sum_of_variances(
+    one: float, of_one: float, other: float, of_other: float
+) -> None:
+    interval = difference_interval(
+        Interval(one, one - of_one, one + of_one), Interval(other, other - of_other, other + of_other), 0.0
+    )
+    assert interval.estimate == one - other
+    for half in (interval.estimate - interval.low, interval.high - interval.estimate):
+        assert half == pytest.approx(math.hypot(of_one, of_other))
+
+
+@pytest.mark.parametrize("correlation", [1.0, 1.0 - 1e-15, 1.0 + 1e-15])
+def test_what_an_estimate_is_more_than_itself_is_nothing(correlation: float) -> None:
+    own = logit_interval(0.031, 0.02)
+    difference = difference_interval(own, own, correlation)
+    assert (difference.estimate, difference.low, difference.high) == (0.0, 0.0, 0.0)
+
+
+def test_a_difference_of_shares_that_err_together_is_covered() -> None:
+    """Two rare shares of the same conversations, one of them half of the other by thinning."""
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(2000):
+        all_won = rng.random(600) < 0.06
+        half_won = all_won & (rng.random(600) < 0.5)
+        shares = [float(won.mean()) for won in (all_won, half_won)]
+        if 0.0 in shares:
+            continue
+        errors = [math.sqrt(share * (1 - share) / 600) for share in shares]
+        correlation = float(np.corrcoef(all_won, half_won)[0, 1])
+        one, other = (logit_interval(share, 1.96 * error) for share, error in zip(shares, errors, strict=True))
+        difference = difference_interval(one, other, correlation)
+        hits += difference.low <= 0.03 <= difference.high
+    assert hits / 2000 == pytest.approx(0.95, abs=0.03)

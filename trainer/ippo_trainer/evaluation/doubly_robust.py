@@ -29,13 +29,16 @@ class DoublyRobust:
 
 
 def cautious(fitted: list[Interval], robust: list[Interval]) -> list[Interval]:
-    """Estimates of fitted Q evaluation with intervals as wide as both methods' together.
+    """Estimates of fitted Q evaluation; those that weights contradict have an interval as wide as both together.
 
     Features that cannot tell suggestions apart pull fitted Q evaluation towards the writers' value, and no resampling
-    of conversations shows it; weights show it, and are few where the policy says what the writers seldom said.
+    of conversations shows it. Weights show it: then the estimate is outside their interval. They are few where the
+    policy says what the writers seldom said, so their interval is wide and is not taken where they do not contradict.
     """
     return [
-        Interval(one.estimate, min(one.low, other.low), max(one.high, other.high))
+        one
+        if other.low <= one.estimate <= other.high
+        else Interval(one.estimate, min(one.low, other.low), max(one.high, other.high))
         for one, other in zip(fitted, robust, strict=True)
     ]
 

@@ -1,4 +1,9 @@
-"""Logged turns, and what policies would suggest there, in the features in which off-policy values are estimated."""
+"""Logged turns, and what policies would suggest there, in the features in which off-policy values are estimated.
+
+They are the leading components of the trunk's features of state and suggestion, their products, and what Q says, which
+was fitted to other conversations. Components go by how much they vary, and wordings vary most; Q's word is the
+direction in which suggestions differ in what follows. It may be shrunk: the equations give it its size.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +18,28 @@ from ippo_trainer.evaluation.off_policy import EvaluatedTurns, pair_features
 from ippo_trainer.models.last_layer import LastLayer
 from ippo_trainer.models.packing import Group
 from ippo_trainer.qfit.examples import make_examples
+from ippo_trainer.qfit.readings import linear_q
 from ippo_trainer.qfit.refit import response_features, turn_features
 from ippo_trainer.qfit.targets import turn_weights
 
-RANK = 8
+RANK = 16
 """Leading components of state and suggestion."""
+_LEAST_SPREAD = 1e-6
+"""Of what Q says: one that says the same of everything is no feature."""
+_Q_SPREAD = 3.0
+"""Standard deviations of the column that is Q's word: so much that the ridge hardly shrinks it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """What Q says of logged suggestions, as a column."""
+
+    centre: float
+    scale: float
+
+    def column(self, said: Tensor) -> Tensor:
+        """(n, 1)"""
+        return ((said - self.centre) * self.scale).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -27,6 +49,7 @@ class LoggedFeatures:
     turns: EvaluatedTurns
     _q: Any
     _layer: LastLayer
+    _word: "_Word"
     _states: Tensor
     """(n, D) of the trunk, at the prompts' last tokens."""
     _prompts: list[list[int]]
@@ -58,10 +81,13 @@ class LoggedFeatures:
             for index, (weight, _) in enumerate(turn_weights(each, censoring))
         ]
         first, last, weight, start, number = (torch.tensor(column) for column in zip(*rows, strict=True))
+        said = linear_q(q, states, actions)
+        word = _Word(float(said.mean()), _Q_SPREAD / float(said.std(correction=0).clamp_min(_LEAST_SPREAD)))
+        logged = torch.cat([pair_features(layer, states, actions), word.column(said)], 1)
         won = torch.tensor([float(each.outcome) for each in conversations])[number] * last
-        turns = EvaluatedTurns(pair_features(layer, states, actions), first, last, won, weight, start, number)
+        turns = EvaluatedTurns(logged, first, last, won, weight, start, number)
         prompts = [group.prompt for example in examples for group in example.groups]
-        return LoggedFeatures(turns, q, layer, states, prompts, max_tokens)
+        return LoggedFeatures(turns, q, layer, word, states, prompts, max_tokens)
 
     def of_policy(self, suggestions: Sequence[Sequence[list[int]]]) -> Tensor:
         """(n, P) mean features of a policy's suggestions at every turn's state.
@@ -71,4 +97,6 @@ class LoggedFeatures:
         """
         groups = [Group(prompt, list(own)) for prompt, own in zip(self._prompts, suggestions, strict=True)]
         own = response_features(self._q, groups, self._max_tokens)
-        return pair_features(self._layer, self._states, own.reshape(len(groups), -1, own.shape[1]).mean(1))
+        mean = own.reshape(len(groups), -1, own.shape[1]).mean(1)
+        word = self._word.column(linear_q(self._q, self._states, mean))
+        return torch.cat([pair_features(self._layer, self._states, mean), word], 1)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import LastLayer
-from ippo_trainer.stats.intervals import Interval
+from ippo_trainer.stats.intervals import Interval, difference_interval, logit_interval
 from ippo_trainer.stats.student import two_sided_quantile
 
 BLOCKS = 50
 """Of conversations, left out one at a time."""
+_LEAST_SPREAD = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +106,24 @@ def blocks_of(turns: EvaluatedTurns) -> int:
 def jackknifed(whole: Tensor, without: Tensor, confidence: float) -> tuple[list[Interval], list[Interval]]:
     """Intervals of values, and of what each is more than the last one, by the delete-a-block jackknife.
 
+    Values are shares of conversations, mostly small ones: their intervals are those of shares.
+
     Args:
         whole: (P,) values of policies.
         without: (P, B) without each block.
         confidence: two-sided level.
     """
     quantile = two_sided_quantile(confidence, without.shape[1] - 1)
-    values = [_interval(value, rest, quantile) for value, rest in zip(whole, without, strict=True)]
+    errors = without - without.mean(1, keepdim=True)
+    blocks = without.shape[1]
+    covariance = (blocks - 1) / blocks * errors @ errors.T  # the delete-a-block jackknife's (Shao and Wu 1989)
+    spread = covariance.diagonal().sqrt()
+    halves = quantile * spread
+    values = [logit_interval(float(value), float(half)) for value, half in zip(whole, halves, strict=True)]
+    correlations = covariance[:, -1] / (spread * spread[-1]).clamp_min(_LEAST_SPREAD)
     lifts = [
-        _interval(value - whole[-1], rest - without[-1], quantile) for value, rest in zip(whole, without, strict=True)
+        difference_interval(value, values[-1], float(correlation))
+        for value, correlation in zip(values, correlations, strict=True)
     ]
     return values, lifts
 
@@ -154,11 +164,3 @@ def coefficients_of(sums: BlockSums, block: int | None, penalty: float) -> Tenso
             "Log more conversations.",
         )
     return torch.as_tensor(coefficients)
-
-
-def _interval(value: Tensor, without: Tensor, quantile: float) -> Interval:
-    """The delete-a-block jackknife's (Shao and Wu 1989)."""
-    blocks = len(without)
-    variance = (blocks - 1) / blocks * (without - without.mean()).square().sum()
-    half = quantile * float(variance.sqrt())
-    return Interval(float(value), float(value) - half, float(value) + half)

@@ -5,7 +5,7 @@ copies itself for every token. Here a row's token of position p sits in column p
 sees the columns up to its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 MEMORY_BYTES = 1 << 30
+OLDEST = 8
+"""Calls for which a memory keeps a prefix that nobody asks about: an explorer has each third turn or fewer."""
 
 
 @dataclass(slots=True)
@@ -86,6 +88,11 @@ class RaggedCache(Cache):  # type: ignore[misc]
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized)
 
     @property
+    def token_bytes(self) -> int:
+        """Of one token of one row; 0 as long as nothing is held."""
+        return self.nbytes // (int(self.layers[0].rows) * int(self.layers[0].capacity))
+
+    @property
     def plain(self) -> bool:
         """Whether the next forward's tokens are whole texts, from the first column on."""
         place = self.layers[0].place
@@ -126,6 +133,8 @@ class Remembered:
     ids: list[int]
     cache: RaggedCache
     row: int
+    age: int = 0
+    """Calls since."""
 
     def shared(self, prompt: Sequence[int]) -> int:
         """How many of the prompt's first tokens need not be computed; the last one always is, its state is needed."""
@@ -138,18 +147,21 @@ class Remembered:
 
 @dataclass(slots=True)
 class PrefixMemory:
-    """What the last call of `sample` computed, by slot (a conversation): the next turn computes only what is new.
+    """What `sample` computed, by slot (a conversation): its next turn computes only what is new.
 
-    It changes no result beyond float rounding. Beyond `limit` bytes nothing more is kept.
+    It changes no result beyond float rounding. Beyond `limit` bytes nothing more is kept. A slot that is not asked
+    about, as where another agent has the turn, is kept for `OLDEST` calls.
     """
 
     limit: int = MEMORY_BYTES
     entries: dict[int, Remembered] = field(default_factory=dict)
 
-    def replace(self, rows: dict[int, Remembered]) -> None:
-        """Forgets everything and keeps these, up to the limit."""
+    def renew(self, rows: dict[int, Remembered], asked: Collection[int]) -> None:
+        """Keeps these, and of the slots that were not asked about those that are not too old, up to the limit."""
+        rest = {slot: entry for slot, entry in self.entries.items() if slot not in asked and entry.age < OLDEST}
         self.entries = {}
         self.add(rows)
+        self.entries |= _compact(rest, self.limit - self._bytes())
 
     def add(self, rows: dict[int, Remembered]) -> None:
         """Keeps these, too, up to the limit."""
@@ -160,3 +172,29 @@ class PrefixMemory:
                     continue
                 used[id(entry.cache)] = entry.cache.nbytes
             self.entries[slot] = entry
+
+    def _bytes(self) -> int:
+        return sum({id(entry.cache): entry.cache.nbytes for entry in self.entries.values()}.values())
+
+
+def _compact(entries: dict[int, Remembered], limit: int) -> dict[int, Remembered]:
+    """The entries in a cache of their own, the newest first and as many as have room, each one call older: a row that
+    is kept must not keep the batch that it was in."""
+    kept = sorted(entries.items(), key=lambda item: (item[1].age, item[0]))
+    rows, columns = 0, 0
+    for _, entry in kept:
+        columns = max(columns, len(entry.ids))
+        if (rows + 1) * columns * entry.cache.token_bytes > limit:
+            break
+        rows += 1
+    kept = kept[:rows]
+    if not kept:
+        return {}
+    columns = max(len(entry.ids) for _, entry in kept)
+    cache = RaggedCache(len(kept[0][1].cache.layers), rows, columns)
+    sources = {id(entry.cache): entry.cache for _, entry in kept}
+    for name, source in sources.items():
+        places = [(row, entry.row) for row, (_, entry) in enumerate(kept) if id(entry.cache) == name]
+        to_rows, from_rows = torch.tensor(places, device=source.layers[0].keys.device).T
+        cache.copy_from(source, to_rows, from_rows, columns)
+    return {slot: Remembered(entry.ids, cache, row, entry.age + 1) for row, (slot, entry) in enumerate(kept)}

@@ -93,7 +93,7 @@ def sample(
                 latest.add({slots[number]: entry for number, entry in run.remembered()})
             del run  # before the next batch gets a cache of its own
     if memory is not None and latest is not None:
-        memory.replace(latest.entries)
+        memory.renew(latest.entries, set(slots or ()))
     return results
 
 

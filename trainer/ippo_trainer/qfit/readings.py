@@ -46,6 +46,24 @@ def read_logits(model: Any, packed: PackedBatch, states: Tensor | None = None) -
     return Logits(logits[:count], logits[count:])
 
 
+def linear_q(model: Any, states: Tensor, actions: Tensor) -> Tensor:
+    """(n,) float64: what Q says before bounds, and of a trained head its logit. It is linear in the suggestion, so that
+    what it says of a mean of suggestions is the mean of what it says.
+
+    Args:
+        model: the Q model.
+        states, actions: (n, D) and (n, 2 D), as `refit.turn_features`.
+    """
+    layer = last_layer(model)
+    with torch.no_grad():
+        if layer is not None:
+            there = layer.q.device
+            return (layer.q_features(states.to(there), actions.to(there)) @ layer.q.mean(0)).cpu()
+        weights = next(head(model).parameters())
+        ends = actions[:, : states.shape[1]].to(weights.device, weights.dtype)
+        return score(head(model), ends).squeeze(-1).double().cpu()
+
+
 def read_all(model: Any, examples: Sequence[Example], max_tokens: int, device: torch.device) -> tuple[Floats, Floats]:
     """Q and V as probabilities, float64, of every turn of every conversation, flat in their order: two (n,) arrays."""
     offsets = turn_offsets(examples)

@@ -4,14 +4,14 @@ On held-out conversations both policies are sampled in every state. Q says what 
 with an interval by conversation, and the KL how far the candidate went from the policy whose outcomes Q learnt from.
 That is an estimate by the very Q that was optimised, so a human has the last word on it. Beside it stand both
 policies' values by fitted Q evaluation on the held-out conversations alone, which the optimised Q does not flatter;
-their intervals say how little so few conversations tell, and hold what weights say where Q's features cannot tell the
-suggestions apart.
+their intervals say how little so few conversations tell, and hold what weights say where those contradict.
 """
 
 import json
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,6 +52,8 @@ ROLES = {"candidate": "candidate", "current": "policy"}
 """Of the policies that are compared, with the inputs that they are."""
 MOST_CONVERSATIONS, MOST_EVALUATED = 512, 4096
 """Held-out ones, at most, of which Q's word is asked, and from which values are estimated."""
+MOST_TURNS = 50_000
+"""Of the latter: each has a few hundred numbers of 8 bytes for each policy."""
 VALUE_PENALTY = 10.0
 """Of the least squares behind the values: ridge, in turns."""
 SAMPLES = 8
@@ -299,4 +301,6 @@ def _held_out(ctx: StageContext) -> tuple[list[Conversation], Censoring]:
     held = finished(separation.sides(everything)[1])
     if len(held) < 2:
         raise BadDataError(f"{len(held)} held-out conversations: at least 2 are needed", "Raise fitQ.holdout.")
-    return held[:MOST_EVALUATED], Censoring.of(everything)
+    turns = np.cumsum([len(each.turns) for each in held])
+    kept = max(2, min(MOST_EVALUATED, int(np.searchsorted(turns, MOST_TURNS, side="right"))))
+    return held[:kept], Censoring.of(everything)

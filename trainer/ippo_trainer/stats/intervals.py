@@ -11,7 +11,7 @@ from ippo_trainer.stats.student import two_sided_quantile
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _FEWEST, _WHOLE = 3, 1e-9
-"""Clusters that prove anything, and what one of them may lack of being the only one."""
+"""Clusters that prove anything, and what a part may lack of being the whole: rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,41 @@ def ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: f
     ratio, variance, count = _linearised(numerators, denominators)
     half = two_sided_quantile(confidence, count - 1) * math.sqrt(variance)
     return Interval(ratio, ratio - half, ratio + half)
+
+
+def logit_interval(estimate: float, half: float) -> Interval:
+    """An interval of a share from the half-width of its symmetric one, symmetric in the logit (the delta method).
+
+    That of a rare outcome reaches further up than down, as the share's own distribution does, and stays within 0 and 1.
+    An estimate that is not between 0 and 1 keeps the symmetric interval.
+    """
+    if not 0.0 < estimate < 1.0:
+        return Interval(estimate, estimate - half, estimate + half)
+    centre, reach = math.log(estimate / (1 - estimate)), half / (estimate * (1 - estimate))
+    return Interval(estimate, _expit(centre - reach), _expit(centre + reach))
+
+
+def difference_interval(one: Interval, other: Interval, correlation: float) -> Interval:
+    """What one estimate is more than another, from their intervals, which need not be symmetric.
+
+    Variances are recovered from the ends (Zou and Donner 2008). They pair each end of the one with the opposite end of
+    the other; here it is the end on the same side, for estimates from the same conversations, which err together: what
+    an estimate is more than itself is nothing, for certain.
+
+    Args:
+        one, other: with intervals of the same confidence.
+        correlation: of their errors.
+    """
+
+    apart = 1.0 - correlation if correlation < 1.0 - _WHOLE else 0.0
+
+    def reach(of_one: float, of_other: float) -> float:
+        return math.sqrt((of_one - of_other) ** 2 + 2 * apart * of_one * of_other)
+
+    difference = one.estimate - other.estimate
+    low = reach(one.estimate - one.low, other.estimate - other.low)
+    high = reach(one.high - one.estimate, other.high - other.estimate)
+    return Interval(difference, difference - low, difference + high)
 
 
 def rare_ratio_interval(numerators: ArrayLike, denominators: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -162,3 +197,9 @@ def _linearised(numerators: ArrayLike, denominators: ArrayLike) -> tuple[float, 
     ratio = float(above.sum()) / total
     residuals = above - ratio * below
     return ratio, float(np.square(residuals).sum()) * count / (count - 1) / total**2, count
+
+
+def _expit(logit: float) -> float:
+    if logit >= 0:
+        return 1.0 / (1.0 + math.exp(-logit))
+    return math.exp(logit) / (1.0 + math.exp(logit))

@@ -307,15 +307,29 @@ class Renderer:
         return turns, ids
 
     def _guess(self, state: State) -> int:
-        """Turns whose texts alone fit; what is older than these is not looked at."""
-        total, newest = self._count(self._chat.given(state.context, self._bounded)), state._replace(history=())
+        """Turns that fit if texts and the template's own pieces have as many tokens as each has alone; what is older
+        than these is not looked at."""
+        per_turn, alone = self._template_tokens
+        total = alone + self._count(self._chat.given(state.context, self._bounded))
+        newest = state._replace(history=())
         for turns, turn in enumerate(reversed(state.history)):
             _, contents = self._chat.contents(newest._replace(history=[turn], context=""), self._bounded)
-            total += self._count(part for content in contents[self._system + 1 :] for part in content)
-            if total > self.max_prompt_tokens:
+            oldest, *rest = (self._count(content) for content in contents[self._system :])
+            total += per_turn + sum(rest)
+            if total + oldest > self.max_prompt_tokens:
                 return turns
             newest = State((), turn.customer_message, turn.tool_messages)
         return len(state.history)
+
+    @cached_property
+    def _template_tokens(self) -> tuple[int, int]:
+        """Of the template's pieces: that one more turn brings, and that there are without any."""
+        system = bool(self.system_prompt)
+        few, more = (
+            sum(self._count(piece) for piece in self._skeleton(system, self._system + messages)[0])
+            for messages in (3, 5)
+        )
+        return more - few, few - (more - few)
 
     def _count(self, parts: Iterable[Part]) -> int:
         return sum(self._codec.count(part) if isinstance(part, str) else 1 for part in parts)
