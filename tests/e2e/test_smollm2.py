@@ -110,7 +110,7 @@ def first_run(runs: Runs, bucket: str, image: str, base: str, folder: Path) -> P
         },
         iterations={"max": 2},
         policy=POLICY | {"base": base},
-        warmStart={"conversations": f"s3://{bucket}/log.jsonl", "epochs": 1, **_RATES},
+        warmStart={"conversations": f"s3://{bucket}/log.jsonl", "epochs": 2, "learningRate": "0.001", "batchSize": 8},
         collect={
             "history": {"conversations": f"s3://{bucket}/log.jsonl"},
             "simulate": {"environment": environment, "conversations": 120, "parallelism": 1, "sampler": "VLLM"},

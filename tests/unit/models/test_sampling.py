@@ -190,16 +190,22 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
         prompts = {slot: prompt for slot, prompt in prompts.items() if data.draw(st.booleans())} or prompts
 
 
-def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypatch):
-    computed = []
+@pytest.fixture
+def computed(monkeypatch):
+    """Tokens of a row of every forward."""
+    widths = []
     plain = decoding.forward
     monkeypatch.setattr(
         decoding,
         "forward",
         lambda decoder, cache, tokens, *rest, **more: (
-            computed.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
+            widths.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
         ),
     )
+    return widths
+
+
+def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, computed):
     prompt = list(range(2, 11)) * 3
     for limit, expected in ((1 << 20, 3), (0, 29)):
         memory = PrefixMemory(limit)
@@ -210,17 +216,8 @@ def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, monkeypat
         assert computed[0] == expected + (0 if limit else len(first.ids))
 
 
-def test_a_prefix_is_kept_while_others_have_the_turns(model, monkeypatch):
+def test_a_prefix_is_kept_while_others_have_the_turns(model, computed):
     """Within its own bytes, not with the batch that it was in, and for so many calls."""
-    computed = []
-    plain = decoding.forward
-    monkeypatch.setattr(
-        decoding,
-        "forward",
-        lambda decoder, cache, tokens, *rest, **more: (
-            computed.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
-        ),
-    )
     prompt = list(range(2, 11)) * 2
     for pauses in (1, OLDEST, OLDEST + 1):
         memory = PrefixMemory()
