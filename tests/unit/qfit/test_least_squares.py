@@ -9,6 +9,7 @@ from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import EDGE, LINEAR, LastLayer
 from ippo_trainer.qfit import least_squares
 from ippo_trainer.qfit.least_squares import LeastSquaresSettings, LoggedTurns, fit
+from ippo_trainer.qfit.ridge import Regressions
 
 DISCOUNT = 0.9
 STATES, ACTIONS = 4, 3
@@ -289,3 +290,46 @@ def test_wide_features_are_read_through_their_leading_components() -> None:
     q, v = (logits.double().sigmoid() for logits in layer(states, states, turns.actions))
     assert float((q - chance).square().mean().sqrt()) < 0.03
     assert float((v - chance).square().mean().sqrt()) < 0.03
+
+
+@pytest.mark.parametrize(("length", "discount", "most"), [(6, 0.95, 30), (100, 0.95, 45), (100, 0.99, 70)])
+def test_long_conversations_do_not_take_a_sweep_for_every_turn_that_matters(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, length: int, discount: float, most: int
+) -> None:
+    """A walk of 24 places with the outcome at its end; plain sweeps take 35, 121 and 377."""
+    turns = walks(60, length)
+    sweeps = []
+    plain = Regressions.solve
+    monkeypatch.setattr(Regressions, "solve", lambda self, targets: sweeps.append(1) or plain(self, targets))
+    layer = fit(turns, settings((4,), 10.0, discount))
+    assert len(sweeps) <= most
+    assert not caplog.records
+    # It is the fixed point: one sweep from it leads to it.
+    features = layer.v_features(turns.states)
+    values = (features @ layer.v.T).clamp(0, 1)
+    following = torch.cat([values[1:], torch.zeros_like(values[:1])])
+    targets = torch.where(turns.last.unsqueeze(1), turns.outcome.unsqueeze(1), discount * following)
+    for member in range(len(layer.v)):
+        kept = turns.fold != member
+        gram = features[kept].T @ features[kept] + 10.0 * torch.diag(
+            torch.tensor([0.0, *[1.0] * (len(layer.v[0]) - 1)])
+        )
+        swept = torch.linalg.solve(gram, features[kept].T @ targets[kept, member])
+        np.testing.assert_allclose(features @ swept, features @ layer.v[member], atol=3e-6)
+
+
+def walks(conversations: int, length: int, width: int = 32) -> LoggedTurns:
+    """Walks on a line, seen with noise; who comes to place 0 has the outcome."""
+    rng = np.random.default_rng(0)
+    places, rows = rng.normal(size=(24, width)), []
+    for number in range(conversations):
+        place = int(rng.integers(24))
+        for turn in range(length):
+            rows.append((place, place == 0 or turn + 1 == length, float(place == 0), number % 3))
+            if place == 0:
+                break
+            place = min(23, max(0, place + int(rng.choice([-1, -1, 1, 1, 0]))))
+    at, last, outcome, fold = map(torch.tensor, zip(*rows, strict=True))
+    noise = torch.from_numpy(rng.normal(size=(len(rows), 3 * width)))
+    states = torch.from_numpy(places)[at] + 0.3 * noise[:, :width]
+    return LoggedTurns(states, noise[:, width:], last, outcome, torch.ones(len(rows)), torch.ones(len(rows)), fold)

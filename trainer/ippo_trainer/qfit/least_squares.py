@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ippo_trainer.contract.errors import BadDataError
 from ippo_trainer.models.last_layer import LastLayer
+from ippo_trainer.qfit.anderson import Accelerator
 from ippo_trainer.qfit.ridge import Member, Regressions, blocks
 
 _log = logging.getLogger(__name__)
@@ -123,14 +124,19 @@ def _check(turns: LoggedTurns, settings: LeastSquaresSettings) -> None:
 
 
 def _fixed_point(regressions: Regressions, turns: LoggedTurns, discount: float) -> Tensor:
-    """Coefficients (M, P) of V when its values no longer change."""
+    """Coefficients (M, P) of V when a sweep no longer changes its values."""
     start = float(turns.outcome.sum() / turns.last.sum().clamp_min(1))
     values = torch.full((len(turns.last), len(regressions.members)), start, dtype=torch.double)
-    for _ in range(_SWEEPS):
-        coefficients = regressions.solve(_targets(turns, values, discount))
+    coefficients, ahead, quiet = torch.zeros(0), Accelerator(), False
+    for sweep in range(_SWEEPS):
+        image = regressions.solve(_targets(turns, values, discount))
+        # A sweep by itself is the test: steps that are ahead of it may be small for other reasons.
+        coefficients = ahead.next(coefficients, image) if sweep and not quiet else image
         before, values = values, regressions.predict(coefficients).clamp(0.0, 1.0)
-        if float((values - before).abs().max()) < _SETTLED:
+        settled = float((values - before).abs().max()) < _SETTLED
+        if settled and quiet:
             return coefficients
+        quiet = settled
     _log.warning("V of Q's last layer still moved after %d sweeps: raise fitQ.ridge, or lower fitQ.ranks", _SWEEPS)
     return coefficients
 
