@@ -22,6 +22,7 @@ from ippo_trainer.serve.loading import load as load_served
 from ippo_trainer.serve.settings import ServerSettings
 from ippo_trainer.stages import base_model, collect
 from ippo_trainer.stages import train as training
+from ippo_trainer.store import artifact
 from ippo_trainer.store.artifact import fetch, publish, read_manifest
 from ippo_trainer.store.fetch import main as fetch_command
 from ippo_trainer.text.tokenizer import build_tokenizer
@@ -298,6 +299,41 @@ def test_what_is_served_is_what_was_trained(small_world: Any) -> None:
         assert adapters.is_adapted(model) == (name == "model")
         assert (logprobs - expected).abs().max() <= (0.0 if name == "model" else 1e-5)
         assert served.renderer.max_prompt_tokens == 256
+
+
+@pytest.mark.parametrize("stage", ["collect", "fit-q", "improve", "evaluate"])
+def test_a_base_from_a_cache_is_as_good_as_a_downloaded_one(
+    small_world: Any, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same result to the last bit, and the next stage downloads no base."""
+    spec = spec_of(small_world, stage)
+    given = {entry.key for entry in small_world.store.list("")}
+
+    def again() -> Any:
+        for entry in list(small_world.store.list("")):
+            if entry.key not in given:
+                small_world.store.delete(entry.key)
+        return small_world.result(spec)
+
+    downloaded = small_world.result(spec)
+    cache = small_world.folder / "cache"
+    cache.mkdir()
+    monkeypatch.setenv("IPPO_BASE_CACHE", str(cache))
+    assert again() == downloaded
+    [kept] = [path for path in cache.iterdir() if path.is_dir()]
+    monkeypatch.setattr(artifact, "_download", refuse_bases(artifact._download))
+    assert again() == downloaded
+    assert sorted(path.name for path in cache.iterdir()) == sorted([kept.name, f".{kept.name}.lock"])
+
+
+def refuse_bases(download: Any) -> Any:
+    """Downloads anything but bases."""
+
+    def downloaded(store: Any, ref: ArtifactRef, *rest: Any) -> Any:
+        assert not ref.key.startswith(BASE)
+        return download(store, ref, *rest)
+
+    return downloaded
 
 
 def in_a_store(world: Any, ref: ArtifactRef, scheme: str, monkeypatch: pytest.MonkeyPatch) -> str:
