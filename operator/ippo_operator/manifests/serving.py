@@ -12,7 +12,7 @@ from typing import Any
 from ippo_trainer.contract.digests import NO_DIGEST, digest_of
 from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import ArtifactRef, Digest, StoreLocation
-from ippo_trainer.contract.variables import POLICY_DIGEST
+from ippo_trainer.contract.variables import BASE_CACHE, POLICY_DIGEST
 
 from ippo_operator.api.pods import PodSettings
 from ippo_operator.api.resource import IterativePPORun
@@ -229,7 +229,16 @@ def _server(context: ServingContext, pod: PodContext, policy: DeployedPolicy) ->
     if secret is not None:
         mount_credentials(server, _LOG_KEYS)
     server["env"].append({"name": POLICY_DIGEST, "value": policy.artifact.digest})
+    _only_reads_bases(server)
     return answering(server, {PORT: serve.port}, _START_PROBES)
+
+
+def _only_reads_bases(server: Container) -> None:
+    """Others' pods take bases from the volume: a program that anybody may ask does not write there."""
+    folders = [variable.get("value") or "" for variable in server["env"] if variable["name"] == BASE_CACHE]
+    for mount in server["volumeMounts"]:
+        if any(f"{folder}/".startswith(f"{mount['mountPath'].rstrip('/')}/") for folder in folders):
+            mount["readOnly"] = True
 
 
 def _log_secret(serve: Serve) -> str | None:

@@ -1,13 +1,15 @@
 """Strangers bring environments: they are found by name, and what they do wrong is named."""
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ippo_trainer.contract import params
 from ippo_trainer.contract.errors import BadDataError, BadSpecError
-from ippo_trainer.environments import Demonstrator, Environment, ExactScorer, Opening, Step, load
+from ippo_trainer.environments import Demonstrator, Environment, ExactScorer, Opening, Step, load, loading
 
 STRANGER = '''
 """A quiz: the customer asks for a colour and is glad to be told its own."""
@@ -79,6 +81,36 @@ def test_an_environment_in_a_file(stranger: Path) -> None:
     assert env.step(["blue"]) == [Step("accepted", "blue", None, False)]
     assert env.step([]) == []
     assert type(named(f"{stranger}:Quiz")._inner) is type(env._inner)  # type: ignore[attr-defined]
+
+
+class WatchedLock:
+    """Counts who comes."""
+
+    def __init__(self) -> None:
+        self.comers, self._lock = threading.Semaphore(0), threading.RLock()
+
+    def __enter__(self) -> None:
+        self.comers.release()
+        self._lock.acquire()
+
+    def __exit__(self, *_error: object) -> None:
+        self._lock.release()
+
+
+def test_several_threads_load_the_same_file(tmp_path: Path, stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them is held up while it runs the file: the others wait, and find the class."""
+    begun, go_on, lock = threading.Event(), threading.Event(), WatchedLock()
+    monkeypatch.setattr(loading, "_importing", lock)
+    monkeypatch.setattr(sys, "ippo_test", lambda: begun.set() or go_on.wait(60), raising=False)
+    slow = tmp_path / "slow.py"
+    slow.write_text(f"import sys\nsys.ippo_test()\n{STRANGER}")
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(named, f"{slow}:Quiz")
+        assert begun.wait(60)
+        others = [pool.submit(named, f"{slow}:Quiz") for _ in range(3)]
+        assert all(lock.comers.acquire(timeout=60) for _ in range(4))
+        go_on.set()
+        assert all(each.result(60).max_turns == 3 for each in (first, *others))
 
 
 def test_an_environment_in_a_module_of_the_working_directory(stranger: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ippo_trainer.models import decoding, sampling
-from ippo_trainer.models.cache import OLDEST, PrefixMemory, RaggedCache
+from ippo_trainer.models.cache import PrefixMemory, RaggedCache
 from ippo_trainer.models.decoding import Decode
 from ippo_trainer.models.forks import ForkDecode
 from ippo_trainer.models.packing import Group, pack
@@ -167,7 +167,7 @@ def test_a_prompt_that_others_extend_is_computed_once(model, monkeypatch):
 @settings(max_examples=25)
 @given(data=st.data())
 def test_memory_of_earlier_turns_changes_nothing(model, data):
-    memory = PrefixMemory()
+    memory = PrefixMemory(patience=data.draw(st.integers(0, 3)))
     prompts = dict(enumerate(mixed_prompts(data.draw(st.integers(1, 8)), data.draw(st.integers(0, 99)), longest=8)))
     tokens = st.lists(st.integers(2, VOCABULARY - 1), min_size=1, max_size=5)
     samples = data.draw(st.integers(1, 2))
@@ -219,19 +219,28 @@ def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, computed)
 def test_a_prefix_is_kept_while_others_have_the_turns(model, computed):
     """Within its own bytes, not with the batch that it was in, and for so many calls."""
     prompt = list(range(2, 11)) * 2
-    for pauses in (1, OLDEST, OLDEST + 1):
-        memory = PrefixMemory()
+    patience = 5
+    for pauses in (1, patience, patience + 1):
+        memory = PrefixMemory(patience=patience)
         draw(model, [[*prompt, other] for other in range(8)], memory=memory, slots=range(8))
         batch = memory.entries[3].cache.nbytes
         for _ in range(pauses):
             draw(model, [[5, 6]], memory=memory, slots=[100])
         kept = memory.entries.get(3)
-        assert (kept is None) == (pauses > OLDEST)
+        assert (kept is None) == (pauses > patience)
         if kept is not None:
             assert kept.cache.nbytes <= batch
             computed.clear()
             draw(model, [[*prompt, 3, 9, 10]], memory=memory, slots=[3])
             assert computed[0] <= 3
+
+
+def test_a_conversation_that_is_over_takes_no_room_where_nobody_else_has_turns(model):
+    memory = PrefixMemory()
+    prompts = [[*range(2, 11), other] for other in range(8)]
+    for left in range(8, 0, -1):
+        draw(model, prompts[:left], memory=memory, slots=range(left))
+        assert sorted(memory.entries) == list(range(left))
 
 
 def test_what_is_kept_of_others_leaves_room_for_the_newest(model):
@@ -240,7 +249,7 @@ def test_what_is_kept_of_others_leaves_room_for_the_newest(model):
     draw(model, prompts[:1], memory=probe, slots=[0], batch_tokens=1)
     row = next(iter(probe.entries.values())).cache.nbytes
     for rows in (1, 2, 5):
-        memory = PrefixMemory(rows * row)
+        memory = PrefixMemory(rows * row, len(prompts))
         for number, prompt in enumerate(prompts):
             draw(model, [prompt], memory=memory, slots=[number], batch_tokens=1)
             caches = {id(entry.cache): entry.cache.nbytes for entry in memory.entries.values()}

@@ -204,7 +204,7 @@ def test_personas_remember_no_more_together_than_a_policy_alone(
     small_world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = []
-    monkeypatch.setattr(PrefixMemory, "replace", lambda memory, rows: limits.append(memory.limit))
+    monkeypatch.setattr(PrefixMemory, "renew", lambda memory, rows, asked: limits.append(memory.limit))
     shard(small_world, spec_of(small_world, **PERSONAS))
     assert set(limits[-6:]) == {MEMORY_BYTES // 3}  # before, what was loaded was checked
     limits.clear()

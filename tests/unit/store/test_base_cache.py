@@ -1,5 +1,6 @@
 """Bases that are kept in a folder: downloaded once, by whoever comes first, and verified by everybody."""
 
+import errno
 import shutil
 import threading
 from collections import Counter
@@ -9,7 +10,7 @@ import pytest
 from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainError
 from ippo_trainer.contract.layout import BASE
 from ippo_trainer.contract.spec import ArtifactRef
-from ippo_trainer.store import base_cache
+from ippo_trainer.store import artifact, base_cache
 from ippo_trainer.store.artifact import BASE_INPUT, BASE_KIND, fetch, publish
 from ippo_trainer.store.local import LocalStore
 
@@ -112,7 +113,7 @@ def test_pods_that_come_together_wait_for_the_first(
     assert all((base_in(tmp_path / str(n)) / "model.safetensors").is_file() for n in range(4))
 
 
-@pytest.mark.parametrize("harm", ["altered", "shorter", "removed", "emptied"])
+@pytest.mark.parametrize("harm", ["altered", "shorter", "removed", "emptied", "joined", "linked"])
 def test_what_somebody_did_to_it_is_seen_and_mended(
     tmp_path: Path,
     store: CountingStore,
@@ -122,17 +123,97 @@ def test_what_somebody_did_to_it_is_seen_and_mended(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fetch(store, policy, tmp_path / "a", KIND)
-    file = kept_in(cache) / "model.safetensors"
+    file, other = kept_in(cache) / "model.safetensors", tmp_path / "other"
+    other.write_bytes(b"weights")
     {
         "altered": lambda: file.write_bytes(b"wEights"),
         "shorter": lambda: file.write_bytes(b"weig"),
         "removed": file.unlink,
         "emptied": lambda: (file.unlink(), file.mkdir()),
+        "joined": lambda: (file.parent / "adapter_config.json").write_text("{}"),
+        "linked": lambda: (file.unlink(), file.symlink_to(other)),
     }[harm]()
     fetch(store, policy, tmp_path / "b", KIND)
     assert (base_in(tmp_path / "b") / "model.safetensors").read_bytes() == b"weights"
-    assert "is damaged and is downloaded again: model.safetensors" in caplog.text
+    assert "is damaged and is downloaded again" in caplog.text
+    assert [path.name for path in kept_in(cache).iterdir()] == ["model.safetensors"]
     assert store.of_base() == 2
+
+
+@pytest.mark.parametrize("kind", ["file", "dangling link", "link to a folder", "folder of others"])
+def test_what_stands_in_its_place_gives_way(
+    tmp_path: Path, store: CountingStore, policy: ArtifactRef, cache: Path, kind: str
+) -> None:
+    fetch(store, policy, tmp_path / "a", KIND)
+    place = kept_in(cache)
+    elsewhere = place.rename(tmp_path / "elsewhere")
+    if kind == "file":
+        place.write_bytes(b"")
+    elif kind == "folder of others":
+        (place / "deep").mkdir(parents=True)
+    else:
+        place.symlink_to(elsewhere if kind == "link to a folder" else tmp_path / "nowhere")
+    fetch(store, policy, tmp_path / "b", KIND)
+    assert (base_in(tmp_path / "b") / "model.safetensors").read_bytes() == b"weights"
+    assert not kept_in(cache).is_symlink()
+    assert (elsewhere / "model.safetensors").is_file()
+
+
+def test_a_damaged_base_is_there_until_another_takes_its_place(
+    tmp_path: Path, store: CountingStore, policy: ArtifactRef, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody may have compared it before, and be about to load it."""
+    fetch(store, policy, tmp_path / "a", KIND)
+    file = kept_in(cache) / "model.safetensors"
+    file.write_bytes(b"wEights")
+    seen = []
+    download = CountingStore.download
+    monkeypatch.setattr(
+        CountingStore,
+        "download",
+        lambda self, key, path: seen.append(file.is_file()) or download(self, key, path),
+    )
+    fetch(store, policy, tmp_path / "b", KIND)
+    assert seen
+    assert all(seen)
+
+
+def test_a_file_that_vanishes_while_it_is_compared_is_damage(
+    tmp_path: Path, store: CountingStore, policy: ArtifactRef, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(store, policy, tmp_path / "a", KIND)
+    digest, vanished = artifact.file_sha256, []
+
+    def vanishing(path: Path) -> str:
+        if path.parent == kept_in(cache) and not vanished:
+            vanished.append(path)
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return digest(path)
+
+    monkeypatch.setattr(artifact, "file_sha256", vanishing)
+    fetch(store, policy, tmp_path / "b", KIND)
+    assert vanished
+
+
+def test_a_volume_without_locks_is_named(
+    tmp_path: Path, store: CountingStore, policy: ArtifactRef, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_lock(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(base_cache.fcntl, "flock", no_lock)
+    with pytest.raises(BadSpecError, match="has no locks"):
+        fetch(store, policy, tmp_path / "a", KIND)
+
+
+def test_a_link_that_leads_nowhere_is_made_anew(
+    tmp_path: Path, store: CountingStore, policy: ArtifactRef, cache: Path
+) -> None:
+    """Of a stage's other model, while another pod replaces the base."""
+    fetch(store, policy, tmp_path / "inputs" / "a", KIND, tmp_path / "work")
+    shutil.rmtree(kept_in(cache))
+    fetch(store, policy, tmp_path / "inputs" / "b", KIND, tmp_path / "work")
+    assert (base_in(tmp_path / "work") / "model.safetensors").read_bytes() == b"weights"
 
 
 def test_what_a_killed_pod_left_is_removed(

@@ -13,11 +13,12 @@ class TransformersSampler:
     Args:
         policy: the causal LM.
         limit: bytes of what it remembers of prompts; a twin has as many.
+        patience: calls for which it remembers a conversation that another agent has.
     """
 
-    def __init__(self, policy: Any, limit: int = MEMORY_BYTES) -> None:
-        self.policy, self._limit = policy, limit
-        self.memory = PrefixMemory(limit)
+    def __init__(self, policy: Any, limit: int = MEMORY_BYTES, patience: int = 0) -> None:
+        self.policy, self._limit, self._patience = policy, limit, patience
+        self.begin()
 
     def take(self, policy: Any) -> None:
         """As `PolicySampler`."""
@@ -26,11 +27,11 @@ class TransformersSampler:
 
     def begin(self) -> None:
         """As `PolicySampler`."""
-        self.memory = PrefixMemory(self._limit)
+        self.memory = PrefixMemory(self._limit, self._patience)
 
     def twin(self) -> "TransformersSampler":
         """As `PolicySampler`."""
-        return TransformersSampler(self.policy, self._limit)
+        return TransformersSampler(self.policy, self._limit, self._patience)
 
     def sample(
         self,

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import sys
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 
 from ippo_trainer.contract import params
@@ -14,6 +15,7 @@ from ippo_trainer.contract.params import BUILT_IN_ENVIRONMENTS
 from ippo_trainer.environments.checked import CheckedEnvironment, checked, file_of
 from ippo_trainer.environments.failures import failure
 
+_importing = RLock()
 _HOW = f"Use one of {', '.join(BUILT_IN_ENVIRONMENTS)}, or your own as module:Class or path/to/file.py:Class."
 
 
@@ -67,8 +69,11 @@ def _import_file(path: Path) -> ModuleType:
         raise BadSpecError(f"environment.name: no file {path}", "Give a path that exists where the stage runs.")
     resolved = str(path.resolve())
     module_name = "ippo_environment_" + hashlib.sha256(resolved.encode()).hexdigest()[:16]
-    if module_name in sys.modules:
-        return sys.modules[module_name]
+    with _importing:  # a module is listed before it has run
+        return sys.modules.get(module_name) or _run_file(module_name, path, resolved)
+
+
+def _run_file(module_name: str, path: Path, resolved: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(module_name, resolved)
     if spec is None or spec.loader is None:
         raise BadSpecError(f"environment.name: {path} is not a Python file")

@@ -137,8 +137,10 @@ class ExploringAgent:
 
     def __call__(self, states: Sequence[OpenConversation]) -> list[Suggestion]:
         """As `Agent`."""
-        if states and not states[0].history and isinstance(self.explorer, PolicyAgent):
-            self.explorer.begin()  # perhaps nothing explores at the first turn, and it would not notice
+        if states and not states[0].history:  # of which one may see nothing at the first turn, and not notice
+            for agent in (self.agent, self.explorer):
+                if isinstance(agent, PolicyAgent):
+                    agent.begin()
         explored = [self._explores(state) for state in states]
         suggestions: dict[int, Suggestion] = {}
         for agent, from_explorer in ((self.agent, False), (self.explorer, True)):

@@ -7,6 +7,7 @@ however wrong Q is, and has little noise where Q is good.
 Q is read of conversations that it was not fitted to.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,18 +30,20 @@ class DoublyRobust:
 
 
 def cautious(fitted: list[Interval], robust: list[Interval]) -> list[Interval]:
-    """Estimates of fitted Q evaluation; those that weights contradict have an interval as wide as both together.
+    """Estimates of fitted Q evaluation, with intervals that are wider by how far the doubly robust ones are from them.
 
     Features that cannot tell suggestions apart pull fitted Q evaluation towards the writers' value, and no resampling
-    of conversations shows it. Weights show it: then the estimate is outside their interval. They are few where the
-    policy says what the writers seldom said, so their interval is wide and is not taken where they do not contradict.
+    of conversations shows it. Weights show it, and are few where the policy says what the writers seldom said. So the
+    difference of the two estimates stands for an error beside that of the sample: half-widths are joined as roots of
+    sums of squares. Of 46 logs of SR-funnels the intervals of value and lift held in all; a union with the doubly
+    robust interval held in 45 and was 1.7 times as wide (`tests/benchmarks/off_policy.py`).
     """
-    return [
-        one
-        if other.low <= one.estimate <= other.high
-        else Interval(one.estimate, min(one.low, other.low), max(one.high, other.high))
-        for one, other in zip(fitted, robust, strict=True)
-    ]
+    return [_wider(one, abs(other.estimate - one.estimate)) for one, other in zip(fitted, robust, strict=True)]
+
+
+def _wider(interval: Interval, error: float) -> Interval:
+    low, high = (math.hypot(end - interval.estimate, error) for end in (interval.low, interval.high))
+    return Interval(interval.estimate, interval.estimate - low, interval.estimate + high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 They are the leading components of the trunk's features of state and suggestion, their products, and what Q says, which
 was fitted to other conversations. Components go by how much they vary, and wordings vary most; Q's word is the
-direction in which suggestions differ in what follows. It may be shrunk: the equations give it its size.
+direction in which suggestions differ in what follows. Q may understate these differences: the equations scale them.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ from ippo_trainer.qfit.targets import turn_weights
 RANK = 16
 """Leading components of state and suggestion."""
 _LEAST_SPREAD = 1e-6
-"""Of what Q says: one that says the same of everything is no feature."""
+"""Of what Q says, as a share of its size: one that says the same of everything is no feature."""
+_TURNS = 1024
+"""Whose suggestions' features are there at once."""
 _Q_SPREAD = 3.0
 """Standard deviations of the column that is Q's word: so much that the ridge hardly shrinks it."""
 
@@ -36,6 +38,12 @@ class _Word:
 
     centre: float
     scale: float
+
+    @staticmethod
+    def of(said: Tensor) -> "_Word":
+        """From what Q says of all logged suggestions (n,)."""
+        centre, spread = float(said.mean()), float(said.std(correction=0))
+        return _Word(centre, _Q_SPREAD / spread if spread > _LEAST_SPREAD * float(said.abs().max()) else 0.0)
 
     def column(self, said: Tensor) -> Tensor:
         """(n, 1)"""
@@ -82,7 +90,7 @@ class LoggedFeatures:
         ]
         first, last, weight, start, number = (torch.tensor(column) for column in zip(*rows, strict=True))
         said = linear_q(q, states, actions)
-        word = _Word(float(said.mean()), _Q_SPREAD / float(said.std(correction=0).clamp_min(_LEAST_SPREAD)))
+        word = _Word.of(said)
         logged = torch.cat([pair_features(layer, states, actions), word.column(said)], 1)
         won = torch.tensor([float(each.outcome) for each in conversations])[number] * last
         turns = EvaluatedTurns(logged, first, last, won, weight, start, number)
@@ -96,7 +104,11 @@ class LoggedFeatures:
             suggestions: by turn, equally many tokens' ids each, as the policy drew them.
         """
         groups = [Group(prompt, list(own)) for prompt, own in zip(self._prompts, suggestions, strict=True)]
-        own = response_features(self._q, groups, self._max_tokens)
-        mean = own.reshape(len(groups), -1, own.shape[1]).mean(1)
+        means = []
+        for start in range(0, len(groups), _TURNS):
+            part = groups[start : start + _TURNS]
+            own = response_features(self._q, part, self._max_tokens)
+            means.append(own.reshape(len(part), -1, own.shape[1]).mean(1))
+        mean = torch.cat(means)
         word = self._word.column(linear_q(self._q, self._states, mean))
         return torch.cat([pair_features(self._layer, self._states, mean), word], 1)

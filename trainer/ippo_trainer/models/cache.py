@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 MEMORY_BYTES = 1 << 30
-OLDEST = 8
-"""Calls for which a memory keeps a prefix that nobody asks about: an explorer has each third turn or fewer."""
+PATIENCE = 8
+"""Calls for which two agents that share conversations remember those of which the other has the turn: an explorer has
+each third turn or fewer."""
 
 
 @dataclass(slots=True)
@@ -150,15 +151,17 @@ class PrefixMemory:
     """What `sample` computed, by slot (a conversation): its next turn computes only what is new.
 
     It changes no result beyond float rounding. Beyond `limit` bytes nothing more is kept. A slot that is not asked
-    about, as where another agent has the turn, is kept for `OLDEST` calls.
+    about, as where another agent has the turn, is kept for `patience` calls: none where nobody else has turns, since
+    the conversation is over then.
     """
 
     limit: int = MEMORY_BYTES
+    patience: int = 0
     entries: dict[int, Remembered] = field(default_factory=dict)
 
     def renew(self, rows: dict[int, Remembered], asked: Collection[int]) -> None:
         """Keeps these, and of the slots that were not asked about those that are not too old, up to the limit."""
-        rest = {slot: entry for slot, entry in self.entries.items() if slot not in asked and entry.age < OLDEST}
+        rest = {slot: entry for slot, entry in self.entries.items() if slot not in asked and entry.age < self.patience}
         self.entries = {}
         self.add(rows)
         self.entries |= _compact(rest, self.limit - self._bytes())

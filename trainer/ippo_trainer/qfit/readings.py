@@ -4,14 +4,16 @@ A last layer that was fitted by least squares takes the head's place. It reads Q
 of the suggestion's other tokens.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from ippo_trainer.models.last_layer import last_layer, suggestion_features
+from ippo_trainer.models.last_layer import BLOCK_ROWS, last_layer, suggestion_features
 from ippo_trainer.models.packing import PackedBatch, hidden_states
 from ippo_trainer.models.parts import decoder, head, score
 from ippo_trainer.qfit.examples import Example, pack_turns, turn_offsets
@@ -55,13 +57,15 @@ def linear_q(model: Any, states: Tensor, actions: Tensor) -> Tensor:
         states, actions: (n, D) and (n, 2 D), as `refit.turn_features`.
     """
     layer = last_layer(model)
-    with torch.no_grad():
-        if layer is not None:
-            there = layer.q.device
-            return (layer.q_features(states.to(there), actions.to(there)) @ layer.q.mean(0)).cpu()
-        weights = next(head(model).parameters())
-        ends = actions[:, : states.shape[1]].to(weights.device, weights.dtype)
-        return score(head(model), ends).squeeze(-1).double().cpu()
+    if layer is None:
+        output = head(model)
+        bias = None if output.bias is None else output.bias.detach().float().cpu()
+        ends = actions[:, : states.shape[1]].float()
+        return functional.linear(ends, output.weight.detach().float().cpu(), bias).squeeze(-1).double()
+    here = copy.deepcopy(layer).cpu()  # blocks of its columns fill a GPU beside the models
+    weights = here.q.mean(0)
+    rows = (slice(start, start + BLOCK_ROWS) for start in range(0, len(states), BLOCK_ROWS))
+    return torch.cat([here.q_features(states[row], actions[row]) @ weights for row in rows])
 
 
 def read_all(model: Any, examples: Sequence[Example], max_tokens: int, device: torch.device) -> tuple[Floats, Floats]:

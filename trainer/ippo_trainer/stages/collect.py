@@ -41,7 +41,7 @@ from ippo_trainer.environments.rollout import (
     rollout,
 )
 from ippo_trainer.environments.scoring import UNPARSED
-from ippo_trainer.models.cache import MEMORY_BYTES
+from ippo_trainer.models.cache import MEMORY_BYTES, PATIENCE
 from ippo_trainer.models.halves import cast
 from ippo_trainer.models.load import check_context, load_policy, load_tokenizer
 from ippo_trainer.models.verify import SHORT
@@ -266,7 +266,8 @@ def _policy_agent(
         check_context(loaded.model.config, renderer.max_prompt_tokens, new_tokens)
         cast(loaded.model, precision_for(ctx.spec, device).dtype)
         # Of a policy and its personas, each remembers its own conversations: together no more than one alone.
-        source = TransformersSampler(loaded.model, MEMORY_BYTES // (1 + len(settings.on)))
+        patience = PATIENCE if settings.explored(ctx.spec.iteration) > 0 else 0
+        source = TransformersSampler(loaded.model, MEMORY_BYTES // (1 + len(settings.on)), patience)
     return PolicyAgent(source, renderer, ctx.spec.inputs[name].digest, new_tokens, float(settings.temperature))
 
 

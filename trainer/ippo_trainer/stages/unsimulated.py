@@ -3,8 +3,8 @@
 On held-out conversations both policies are sampled in every state. Q says what the suggestions of each are worth,
 with an interval by conversation, and the KL how far the candidate went from the policy whose outcomes Q learnt from.
 That is an estimate by the very Q that was optimised, so a human has the last word on it. Beside it stand both
-policies' values by fitted Q evaluation on the held-out conversations alone, which the optimised Q does not flatter;
-their intervals say how little so few conversations tell, and hold what weights say where those contradict.
+policies' values by fitted Q evaluation on the held-out conversations, which say how much that Q's word is worth; their
+intervals say how little so few conversations tell, and are wider where weights say something else.
 """
 
 import json
@@ -53,7 +53,8 @@ ROLES = {"candidate": "candidate", "current": "policy"}
 MOST_CONVERSATIONS, MOST_EVALUATED = 512, 4096
 """Held-out ones, at most, of which Q's word is asked, and from which values are estimated."""
 MOST_TURNS = 50_000
-"""Of the latter: each has a few hundred numbers of 8 bytes for each policy."""
+"""Of the latter: of each turn there are some hundred numbers of 8 bytes for the log and for each policy, and the
+trunk's features of state and suggestions, 4 bytes for each of them."""
 VALUE_PENALTY = 10.0
 """Of the least squares behind the values: ridge, in turns."""
 SAMPLES = 8

@@ -11,7 +11,9 @@ from ippo_trainer.stats.student import two_sided_quantile
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 _FEWEST, _WHOLE = 3, 1e-9
-"""Clusters that prove anything, and what a part may lack of being the whole: rounding."""
+"""Clusters that prove anything, and what one of them may lack of being the only one."""
+_ROUNDING = 1e-9
+"""By which a correlation of 1 may be smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +56,46 @@ def logit_interval(estimate: float, half: float) -> Interval:
     """An interval of a share from the half-width of its symmetric one, symmetric in the logit (the delta method).
 
     That of a rare outcome reaches further up than down, as the share's own distribution does, and stays within 0 and 1.
-    An estimate that is not between 0 and 1 keeps the symmetric interval.
+    The logit bends too much beyond a half-width of p (1 - p): there, and for an estimate that is no share, the interval
+    is the symmetric one.
     """
-    if not 0.0 < estimate < 1.0:
+    spread = estimate * (1 - estimate)
+    if not 0.0 < half < spread:
         return Interval(estimate, estimate - half, estimate + half)
-    centre, reach = math.log(estimate / (1 - estimate)), half / (estimate * (1 - estimate))
+    centre, reach = math.log(estimate / (1 - estimate)), half / spread
     return Interval(estimate, _expit(centre - reach), _expit(centre + reach))
 
 
 def difference_interval(one: Interval, other: Interval, correlation: float) -> Interval:
     """What one estimate is more than another, from their intervals, which need not be symmetric.
 
-    Variances are recovered from the ends (Zou and Donner 2008). They pair each end of the one with the opposite end of
-    the other; here it is the end on the same side, for estimates from the same conversations, which err together: what
-    an estimate is more than itself is nothing, for certain.
+    Variances are recovered from the ends (Zou and Donner 2008). Of errors without correlation the difference is least
+    where the one is at its low end and the other at its high end. Errors that are the same in part cancel in that part,
+    and the estimate that varies more decides on which side: what an estimate is more than itself is nothing, for
+    certain.
 
     Args:
         one, other: with intervals of the same confidence.
         correlation: of their errors.
     """
+    shared = min(1.0, max(0.0, correlation))
+    shared = 1.0 if shared > 1.0 - _ROUNDING else shared
+    opposed = max(-1.0, min(0.0, correlation))
+    (down, up), (other_down, other_up) = (
+        (each.estimate - each.low, each.high - each.estimate) for each in (one, other)
+    )
+    first_wider = down + up >= other_down + other_up
 
-    apart = 1.0 - correlation if correlation < 1.0 - _WHOLE else 0.0
-
-    def reach(of_one: float, of_other: float) -> float:
-        return math.sqrt((of_one - of_other) ** 2 + 2 * apart * of_one * of_other)
+    def reach(mine: tuple[float, float], theirs: tuple[float, float]) -> float:
+        """From how far each end is away: mine on the side that is asked for and on the other one, theirs likewise."""
+        (near, far), (near_theirs, far_theirs) = mine, theirs
+        common = near - near_theirs if first_wider else far - far_theirs
+        apart = near**2 + far_theirs**2 - 2 * opposed * near * far_theirs
+        return math.sqrt(shared * common**2 + (1 - shared) * apart)
 
     difference = one.estimate - other.estimate
-    low = reach(one.estimate - one.low, other.estimate - other.low)
-    high = reach(one.high - one.estimate, other.high - other.estimate)
+    low = reach((down, up), (other_down, other_up))
+    high = reach((up, down), (other_up, other_down))
     return Interval(difference, difference - low, difference + high)
 
 

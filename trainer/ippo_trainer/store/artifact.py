@@ -207,13 +207,21 @@ def _fetch_base(store: Store, ref: ArtifactRef, directory: Path) -> None:
     manifest = read_manifest(store, ref)
 
     def problem(place: Path) -> str | None:
-        wrong = [w for w in for_each(lambda entry: _difference(place, entry), manifest.files) if w]
+        if place.is_symlink() or not place.is_dir():
+            return "it is no folder"
+        try:
+            unknown = set(_files(place, "")).difference(manifest.sizes())
+        except BadDataError as error:
+            return error.message
+        wrong = [f"{path} is not in its manifest" for path in unknown]
+        wrong += [w for w in for_each(lambda entry: _difference(place, entry), manifest.files) if w]
         return _names(wrong) if wrong else None
 
     place = base_cache.kept(
         cache, ref.digest.replace(":", "-"), lambda target: fetch(store, ref, target, BASE_KIND), problem
     )
     directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.unlink(missing_ok=True)  # a link to what another pod is replacing
     directory.symlink_to(place)
 
 
@@ -275,7 +283,7 @@ def _check_room(directory: Path, manifest: Manifest, where: str) -> None:
     if need > free:
         raise TryAgainError(
             f"the disk that holds {directory} has {free >> 20} MiB free, {where} needs {need >> 20} MiB",
-            "Give the stage a larger work volume.",
+            "Give it a larger volume: of a stage, workSize in spec.pods, or the one at IPPO_BASE_CACHE.",
         )
 
 

@@ -1,5 +1,6 @@
 """A folder for bases that outlives a pod: who shares it downloads each base once."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -7,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ippo_trainer.contract.errors import BadSpecError, TryAgainError
@@ -17,6 +18,7 @@ from ippo_trainer.store.disk import disk_errors
 LONGEST_WAIT_SECONDS = 3600.0
 """For another process that downloads the same base."""
 _LOOK_SECONDS = 0.5
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _log = logging.getLogger(__name__)
 
 
@@ -41,15 +43,17 @@ def folder(environment: dict[str, str] | os._Environ[str] = os.environ) -> Path 
 def kept(cache: Path, name: str, download: Callable[[Path], object], problem: Callable[[Path], str | None]) -> Path:
     """The verified folder `cache/name`, downloaded by one process of all that want it.
 
+    A folder that is damaged is there until another one can take its place, since others may be reading it.
+
     Args:
         cache: what `folder` gives; whoever shares it may be killed at any time.
         name: one path segment that depends on the content alone.
         download: fills a new folder, or raises.
-        problem: what is wrong with a folder of an earlier download; None where it is whole.
+        problem: what is wrong with what an earlier download left; None where it is whole.
 
     Raises:
         TryAgainError: another process has been downloading it for an hour, or the disk is full.
-        BadSpecError: the folder cannot be written.
+        BadSpecError: the folder cannot be written, or its volume has no locks.
     """
     place = cache / name
     if _whole(place, problem):
@@ -57,11 +61,13 @@ def kept(cache: Path, name: str, download: Callable[[Path], object], problem: Ca
     with disk_errors(cache), _alone(cache / f".{name}.lock"):
         if _whole(place, problem):
             return place
-        for remains in (place, *cache.glob(f".{name}.partial-*")):
+        for remains in cache.glob(f".{name}.partial-*"):
             shutil.rmtree(remains, ignore_errors=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{name}.partial-", dir=cache))
         try:
             download(partial / name)
+            if os.path.lexists(place):
+                place.replace(partial / "damaged")
             (partial / name).replace(place)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -69,9 +75,12 @@ def kept(cache: Path, name: str, download: Callable[[Path], object], problem: Ca
 
 
 def _whole(place: Path, problem: Callable[[Path], str | None]) -> bool:
-    if not place.is_dir():
+    if not os.path.lexists(place):
         return False
-    wrong = problem(place)
+    try:
+        wrong = problem(place)
+    except FileNotFoundError as error:  # somebody else has begun to mend it
+        wrong = f"{error.filename} is gone"
     if wrong:
         _log.warning("the base in %s is damaged and is downloaded again: %s", place, wrong)
     return not wrong
@@ -80,8 +89,11 @@ def _whole(place: Path, problem: Callable[[Path], str | None]) -> bool:
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Holds a file's lock, which ends with the process; waits for whoever holds it."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    # Opened for writing, as NFS asks of who holds it alone, by pods with other users too.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:
+        with suppress(PermissionError):
+            os.fchmod(descriptor, 0o666)  # the umask took that
         _lock(descriptor, path)
         yield
     finally:
@@ -100,6 +112,13 @@ def _lock(descriptor: int, path: Path) -> None:
                     f"another process has been downloading a base into {path.parent} for an hour",
                     f"Look for a pod that hangs; without {BASE_CACHE} every pod downloads its own.",
                 ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise BadSpecError(
+                f"{BASE_CACHE}: the volume at {path.parent} has no locks ({error.strerror})",
+                "Use another volume, such as a disk of the node or NFS 4, or leave the variable out.",
+            ) from error
         if not waits:
             waits = True
             _log.info("another process downloads the base into %s: waiting for it", path.parent)

@@ -394,11 +394,9 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _step(turns: int) -> int:
-    """Of how many turns a multiple is dropped where so many fit: at most half of them, and the same for numbers that
-    differ little (1, 2, 3, 4, 6, 8, 12, 16, …)."""
-    most = max(1, turns // 2)
-    power = 1 << (most.bit_length() - 1)
-    return power + power // 2 if power + power // 2 <= most else power
+    """Of how many turns a multiple is dropped where so many fit: a power of 2, at most half of them, the same for
+    numbers that differ little. Multiples of a larger one are multiples of a smaller one, so that a cut seldom moves."""
+    return 1 << max(0, (turns // 2).bit_length() - 1)
 
 
 def _is_short(state: State, most: int) -> bool:

@@ -38,6 +38,21 @@ def test_only_weights_that_stay_in_memory_must_fit_there() -> None:
         assert ("--fits-memory" in fetch["command"]) == fits
 
 
+@pytest.mark.parametrize("folder", ["/bases", "/bases/of/this/team", "/base"])
+def test_only_the_download_writes_where_bases_are_kept(folder: str) -> None:
+    claim = {"persistentVolumeClaim": {"claimName": "bases"}, "readOnly": False}
+    volumes = [{"name": "bases", "mountPath": "/bases", **claim}, {"name": "more", "mountPath": "/base-2", **claim}]
+    common = {"volumes": volumes, "env": [{"name": "IPPO_BASE_CACHE", "value": folder}]}
+    pod = deployment(pods={"common": common})["spec"]["template"]["spec"]
+    [fetch], [server] = pod["initContainers"], pod["containers"]
+    written = [
+        [mount["mountPath"] for mount in each["volumeMounts"] if mount.get("readOnly") is False]
+        for each in (fetch, server)
+    ]
+    assert written[0] == ["/bases", "/base-2"]
+    assert written[1] == (["/bases", "/base-2"] if folder == "/base" else ["/base-2"])
+
+
 def test_another_policy_is_another_template_for_the_same_pods() -> None:
     run = cluster_run()
     other = POLICY.model_copy(
