@@ -1,5 +1,6 @@
 """Values of policies by group: each from its own conversations, and none of a group that is too small."""
 
+import pytest
 import torch
 from ippo_trainer.data.schema import Conversation
 from ippo_trainer.evaluation.by_group import values_by_group
@@ -48,7 +49,7 @@ def test_each_group_has_the_values_of_its_own_conversations() -> None:
     alone = [number for number, each in enumerate(conversations) if each.group == "shop"]
     part = EvaluatedTurns(*(getattr(turns, name)[alone] for name in EvaluatedTurns.__slots__[:-1]), torch.arange(600))
     _, lifts = policy_values(part, [policy[alone] for policy in policies], 0.9, 1e-3, 0.95)
-    assert shop.lift == (lifts[0].estimate, lifts[0].low, lifts[0].high)
+    assert shop.lift == pytest.approx((lifts[0].estimate, lifts[0].low, lifts[0].high))
 
 
 def test_a_small_group_is_named_without_figures() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from ippo_trainer.evaluation.doubly_robust import cautious, doubly_robust
 from ippo_trainer.evaluation.off_policy import BLOCKS, EvaluatedTurns, policy_values
+from ippo_trainer.stats.intervals import Interval
 
 from tests.unit.evaluation.test_off_policy import ACTIONS, DISCOUNT, STATES, Problem, weighted
 
@@ -132,3 +133,9 @@ def test_an_interval_holds_the_lift_that_features_cannot_tell() -> None:
     wide = cautious(fitted, robust.lifts)[0]
     assert wide.low <= fitted[0].low
     assert wide.low <= 0.12 <= wide.high < 0.2
+
+
+def test_where_both_agree_the_interval_is_wider_by_their_difference() -> None:
+    [wide] = cautious([Interval(0.10, 0.07, 0.14)], [Interval(0.13, 0.02, 0.24)])
+    assert (wide.estimate, wide.low) == (0.10, pytest.approx(0.10 - math.hypot(0.03, 0.03)))
+    assert wide.high == pytest.approx(0.10 + math.hypot(0.04, 0.03))
