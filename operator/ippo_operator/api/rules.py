@@ -18,9 +18,9 @@ from ippo_trainer.contract.variables import (
     CREDENTIALS_FILE,
     HOME,
     PREFIX,
+    SETTABLE,
     TEMPORARY,
     THREADS,
-    USERS,
 )
 from pydantic.alias_generators import to_camel
 
@@ -285,8 +285,8 @@ RULES: dict[type[Model], tuple[Rule, ...]] = {
         _exactly_one("value", "value_from"),
         Rule(
             "this variable is set by the operator",
-            f"self.name in {[*USERS]} || !self.name.matches('{_RESERVED_ENV}')",
-            lambda variable: variable.name in USERS or re.match(_RESERVED_ENV, variable.name) is None,
+            f"self.name in {[*SETTABLE]} || !self.name.matches('{_RESERVED_ENV}')",
+            lambda variable: variable.name in SETTABLE or re.match(_RESERVED_ENV, variable.name) is None,
             "name",
         ),
     ),

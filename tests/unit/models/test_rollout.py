@@ -118,27 +118,29 @@ def test_a_policys_suggestions_do_not_depend_on_the_batch(agent):
     assert held(range(30), agent).conversations == together
 
 
-def test_a_batch_is_the_same_whatever_was_held_before_it(agent):
-    """A collection that was killed between two batches goes on with a memory of nothing, also the explorer's."""
+@pytest.mark.parametrize("explores_first", [False, True])
+def test_a_batch_is_the_same_whatever_was_held_before_it(agent, explores_first):
+    """A collection that was killed between two batches goes on with a memory of nothing, also that of the agent which
+    has no turn at first."""
 
     def exploring():
         both = [
             PolicyAgent(agent.sampler.twin(), agent.renderer, agent.digest, 6, 1.0, who)
             for who in ("policy", "explore")
         ]
-        return ExploringAgent(*both, 0.3), both[1]
+        return ExploringAgent(*both, 0.3), both[0 if explores_first else 1]
 
     before, late = range(60), [OpenConversation(0, seed, [], "left 1") for seed in range(500)]
-    silent = [state.seed for state in late if not exploring()[0]._explores(state)][:4]  # nobody explores at first
-    one, explorer = exploring()
+    alike = [state.seed for state in late if exploring()[0]._explores(state) == explores_first][:4]
+    one, silent = exploring()
     held(before, one)
-    assert explorer.sampler.memory.entries  # the batch before ended with something remembered
+    assert silent.sampler.memory.entries  # the batch before ended with something remembered
     known = []
-    explorer.begin, begin = lambda: (begin(), known.append(len(explorer.sampler.memory.entries))), explorer.begin
-    after = held(silent, one)
+    silent.begin, begin = lambda: (begin(), known.append(len(silent.sampler.memory.entries))), silent.begin
+    after = held(alike, one)
     assert known == [0]
     fresh, _ = exploring()
-    assert after.conversations == held(silent, fresh).conversations
+    assert after.conversations == held(alike, fresh).conversations
 
 
 def test_what_the_agent_alone_saw_is_counted(agent):

@@ -191,32 +191,32 @@ def test_memory_of_earlier_turns_changes_nothing(model, data):
 
 
 @pytest.fixture
-def computed(monkeypatch):
+def widths(monkeypatch):
     """Tokens of a row of every forward."""
-    widths = []
+    seen = []
     plain = decoding.forward
     monkeypatch.setattr(
         decoding,
         "forward",
         lambda decoder, cache, tokens, *rest, **more: (
-            widths.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
+            seen.append(tokens.shape[1]) or plain(decoder, cache, tokens, *rest, **more)
         ),
     )
-    return widths
+    return seen
 
 
-def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, computed):
+def test_memory_saves_the_work_it_is_for_and_keeps_to_its_limit(model, widths):
     prompt = list(range(2, 11)) * 3
     for limit, expected in ((1 << 20, 3), (0, 29)):
         memory = PrefixMemory(limit)
         first = draw(model, [prompt], memory=memory, slots=[4])[0][0]
         assert len(memory.entries) == (limit > 0)
-        computed.clear()
+        widths.clear()
         draw(model, [prompt + first.ids + [5, 6]], memory=memory, slots=[4])
-        assert computed[0] == expected + (0 if limit else len(first.ids))
+        assert widths[0] == expected + (0 if limit else len(first.ids))
 
 
-def test_a_prefix_is_kept_while_others_have_the_turns(model, computed):
+def test_a_prefix_is_kept_while_others_have_the_turns(model, widths):
     """Within its own bytes, not with the batch that it was in, and for so many calls."""
     prompt = list(range(2, 11)) * 2
     patience = 5
@@ -230,9 +230,9 @@ def test_a_prefix_is_kept_while_others_have_the_turns(model, computed):
         assert (kept is None) == (pauses > patience)
         if kept is not None:
             assert kept.cache.nbytes <= batch
-            computed.clear()
+            widths.clear()
             draw(model, [[*prompt, 3, 9, 10]], memory=memory, slots=[3])
-            assert computed[0] <= 3
+            assert widths[0] <= 3
 
 
 def test_a_conversation_that_is_over_takes_no_room_where_nobody_else_has_turns(model):
@@ -266,9 +266,14 @@ def test_the_caches_of_a_calls_batches_are_not_all_there_at_once(model, monkeypa
     alive = []
     plain = sampling._prefill
 
-    def counted(*arguments):
+    def caches():
         gc.collect()
-        alive.append(sum(isinstance(each, RaggedCache) for each in gc.get_objects()))
+        return [each for each in gc.get_objects() if isinstance(each, RaggedCache)]
+
+    others = caches()  # of tests before, held so that they do not go in the middle of this one
+
+    def counted(*arguments):
+        alive.append(len(caches()) - len(others))
         return plain(*arguments)
 
     monkeypatch.setattr(sampling, "_prefill", counted)

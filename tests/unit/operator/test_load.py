@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ippo_operator.api.load import load_run, parse_run
 from ippo_operator.api.problems import ManifestError, Problem
-from ippo_trainer.contract.variables import USERS
+from ippo_trainer.contract.variables import SETTABLE
 
 from tests.kit.manifests import small_manifest, with_field
 
@@ -247,14 +247,14 @@ def test_trls_trainers_run_on_one_node(algorithm: str, nodes: int, told: bool) -
     ]
 
 
-def test_the_servers_arguments_of_vllm_are_the_users_and_no_other_variable_of_ours() -> None:
+def test_of_our_variables_a_manifest_sets_those_that_are_meant_for_it() -> None:
     def env(name: str) -> dict[str, Any]:
         return changed("spec.pods.serve.env", [{"name": name, "value": '{"max_num_seqs": 8}'}])
 
-    for name in USERS:
+    for name in SETTABLE:
         [variable] = parse_run(env(name)).spec.pods.serve.env
         assert variable.name == name
-    for name in (*(f"{name}_" for name in USERS), "IPPO_POLICY_DIGEST"):
+    for name in (*(f"{name}_" for name in SETTABLE), "IPPO_POLICY_DIGEST"):
         with pytest.raises(ManifestError, match=f'given "{name}"; this variable is set by the operator'):
             parse_run(env(name))
 

@@ -13,6 +13,7 @@ from ippo_trainer.contract import params
 from ippo_trainer.contract.layout import SERVED
 from ippo_trainer.contract.spec import StageResult, StageSpec
 from ippo_trainer.data.schema import Conversation
+from ippo_trainer.evaluation import logged_features
 from ippo_trainer.models.load import load_policy
 from ippo_trainer.models.packing import Group, pack_batches
 from ippo_trainer.models.scoring import token_logprobs
@@ -20,7 +21,7 @@ from ippo_trainer.serve.app import ChatServer
 from ippo_trainer.serve.settings import ServedModel
 from ippo_trainer.serve.suggestion_log import SuggestionLog
 from ippo_trainer.serve.transformers_engine import EngineLimits, TransformersEngine
-from ippo_trainer.stages import tally
+from ippo_trainer.stages import tally, unsimulated
 from ippo_trainer.stages.logged import read_logged
 from ippo_trainer.stages.runtime import StageContext
 from ippo_trainer.store import open_store
@@ -155,7 +156,9 @@ def test_the_stages_after_it_take_the_writers_turns_for_the_policys_own(small_wo
         own(writers=("nobody",))
 
 
-def test_without_an_environment_logged_states_are_the_evidence(small_world: Any) -> None:
+def test_without_an_environment_logged_states_are_the_evidence(
+    small_world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = write_log(small_world.folder / "log.jsonl", small_world.demonstrations(40), group="web")
     first = spec_of(small_world, log)
     data = small_world.result(first).artifacts["data"]
@@ -176,7 +179,13 @@ def test_without_an_environment_logged_states_are_the_evidence(small_world: Any)
     assert same.metrics["offPolicyValue"] == same.metrics["offPolicyValueCurrent"]
     assert same.decision is not None
     assert same.decision.outcome == "Reject"
-    other = evaluated(small_world.put_policy(2, "other"), 2)
+    another = small_world.put_policy(2, "other")
+    other = evaluated(another, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(logged_features, "_TURNS", 5)
+        assert evaluated(another, 2).metrics == pytest.approx(other.metrics)
+        patch.setattr(unsimulated, "MOST_TURNS", 8)
+        assert 2 <= evaluated(another, 2).metrics["heldOutConversations"] < other.metrics["heldOutConversations"]
     assert other.metrics["heldOutQLiftLow"] < other.metrics["heldOutQLift"] < other.metrics["heldOutQLiftHigh"]
     assert other.metrics["kl"] > 0
     lift = other.metrics["offPolicyValue"] - other.metrics["offPolicyValueCurrent"]

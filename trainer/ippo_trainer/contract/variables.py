@@ -12,7 +12,7 @@ VLLM_ARGUMENTS: Final = "IPPO_VLLM_ARGS"
 """More arguments of vLLM."""
 BASE_CACHE: Final = "IPPO_BASE_CACHE"
 """A folder that outlives a pod, where the bases of policies with adapters are kept."""
-USERS: Final = (VLLM_ARGUMENTS, BASE_CACHE)
+SETTABLE: Final = (VLLM_ARGUMENTS, BASE_CACHE)
 """Variables of ours that a manifest may set."""
 COMPLETION_INDEX: Final = "JOB_COMPLETION_INDEX"
 """Which pod of an Indexed Job this is; Kubernetes sets it."""

@@ -1,8 +1,8 @@
 """Logged turns, and what policies would suggest there, in the features in which off-policy values are estimated.
 
-They are the leading components of the trunk's features of state and suggestion, their products, and what Q says, which
-was fitted to other conversations. Components go by how much they vary, and wordings vary most; Q's word is the
-direction in which suggestions differ in what follows. Q may understate these differences: the equations scale them.
+They are the leading components of the trunk's features of state and suggestion, their products, and what Q predicts,
+which was fitted to other conversations. Components go by how much they vary, and wordings vary most; Q's prediction is
+the direction in which suggestions differ in what follows. It may understate these differences: the equations scale it.
 """
 
 from collections.abc import Sequence
@@ -25,29 +25,30 @@ from ippo_trainer.qfit.targets import turn_weights
 RANK = 16
 """Leading components of state and suggestion."""
 _LEAST_SPREAD = 1e-6
-"""Of what Q says, as a share of its size: one that says the same of everything is no feature."""
+"""Of Q's predictions, as a share of their size: a Q that predicts the same of everything is no feature."""
 _TURNS = 1024
 """Whose suggestions' features are there at once."""
 _Q_SPREAD = 3.0
-"""Standard deviations of the column that is Q's word: so much that the ridge hardly shrinks it."""
+"""Standard deviation of the column of Q's predictions: so large that the ridge hardly shrinks it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
-    """What Q says of logged suggestions, as a column."""
+class _QColumn:
+    """Q's predictions as a column of the features."""
 
     centre: float
     scale: float
 
     @staticmethod
-    def of(said: Tensor) -> "_Word":
-        """From what Q says of all logged suggestions (n,)."""
-        centre, spread = float(said.mean()), float(said.std(correction=0))
-        return _Word(centre, _Q_SPREAD / spread if spread > _LEAST_SPREAD * float(said.abs().max()) else 0.0)
+    def of(predictions: Tensor) -> "_QColumn":
+        """Centre and scale by the predictions of all logged suggestions (n,)."""
+        centre, spread = float(predictions.mean()), float(predictions.std(correction=0))
+        varies = spread > _LEAST_SPREAD * float(predictions.abs().max())
+        return _QColumn(centre, _Q_SPREAD / spread if varies else 0.0)
 
-    def column(self, said: Tensor) -> Tensor:
-        """(n, 1)"""
-        return ((said - self.centre) * self.scale).unsqueeze(1)
+    def values(self, predictions: Tensor) -> Tensor:
+        """(n, 1) of predictions (n,)."""
+        return ((predictions - self.centre) * self.scale).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class LoggedFeatures:
     turns: EvaluatedTurns
     _q: Any
     _layer: LastLayer
-    _word: "_Word"
+    _q_column: _QColumn
     _states: Tensor
     """(n, D) of the trunk, at the prompts' last tokens."""
     _prompts: list[list[int]]
@@ -89,13 +90,13 @@ class LoggedFeatures:
             for index, (weight, _) in enumerate(turn_weights(each, censoring))
         ]
         first, last, weight, start, number = (torch.tensor(column) for column in zip(*rows, strict=True))
-        said = linear_q(q, states, actions)
-        word = _Word.of(said)
-        logged = torch.cat([pair_features(layer, states, actions), word.column(said)], 1)
+        predictions = linear_q(q, states, actions)
+        q_column = _QColumn.of(predictions)
+        logged = torch.cat([pair_features(layer, states, actions), q_column.values(predictions)], 1)
         won = torch.tensor([float(each.outcome) for each in conversations])[number] * last
         turns = EvaluatedTurns(logged, first, last, won, weight, start, number)
         prompts = [group.prompt for example in examples for group in example.groups]
-        return LoggedFeatures(turns, q, layer, word, states, prompts, max_tokens)
+        return LoggedFeatures(turns, q, layer, q_column, states, prompts, max_tokens)
 
     def of_policy(self, suggestions: Sequence[Sequence[list[int]]]) -> Tensor:
         """(n, P) mean features of a policy's suggestions at every turn's state.
@@ -110,5 +111,5 @@ class LoggedFeatures:
             own = response_features(self._q, part, self._max_tokens)
             means.append(own.reshape(len(part), -1, own.shape[1]).mean(1))
         mean = torch.cat(means)
-        word = self._word.column(linear_q(self._q, self._states, mean))
-        return torch.cat([pair_features(self._layer, self._states, mean), word], 1)
+        q_column = self._q_column.values(linear_q(self._q, self._states, mean))
+        return torch.cat([pair_features(self._layer, self._states, mean), q_column], 1)

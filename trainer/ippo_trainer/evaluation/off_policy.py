@@ -21,6 +21,7 @@ from ippo_trainer.stats.student import two_sided_quantile
 BLOCKS = 50
 """Of conversations, left out one at a time."""
 _LEAST_SPREAD = 1e-300
+"""Variance below which a correlation is none: of estimates that no block changes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,8 +49,8 @@ def read_logits(model: Any, packed: PackedBatch, states: Tensor | None = None) -
 
 
 def linear_q(model: Any, states: Tensor, actions: Tensor) -> Tensor:
-    """(n,) float64: what Q says before bounds, and of a trained head its logit. It is linear in the suggestion, so that
-    what it says of a mean of suggestions is the mean of what it says.
+    """(n,) float64 predictions of Q before bounds, and of a trained head its logits. They are linear in the suggestion,
+    so that the prediction of a mean of suggestions is the mean of their predictions.
 
     Args:
         model: the Q model.

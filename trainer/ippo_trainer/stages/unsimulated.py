@@ -3,7 +3,7 @@
 On held-out conversations both policies are sampled in every state. Q says what the suggestions of each are worth,
 with an interval by conversation, and the KL how far the candidate went from the policy whose outcomes Q learnt from.
 That is an estimate by the very Q that was optimised, so a human has the last word on it. Beside it stand both
-policies' values by fitted Q evaluation on the held-out conversations, which say how much that Q's word is worth; their
+policies' values by fitted Q evaluation on the held-out conversations, which say how far that Q is to be trusted; their
 intervals say how little so few conversations tell, and are wider where weights say something else.
 """
 

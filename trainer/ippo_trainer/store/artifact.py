@@ -21,6 +21,7 @@ from ippo_trainer.contract.errors import BadDataError, BadSpecError, TryAgainErr
 from ippo_trainer.contract.layout import BASE, artifact_key, check_key
 from ippo_trainer.contract.params import Model
 from ippo_trainer.contract.spec import ArtifactRef, Digest
+from ippo_trainer.contract.variables import BASE_CACHE
 from ippo_trainer.store import base_cache
 from ippo_trainer.store.base import ObjectExistsError, ObjectNotFoundError, Store
 from ippo_trainer.store.disk import disk_errors
@@ -189,14 +190,14 @@ def fetch(store: Store, ref: ArtifactRef, directory: Path, expect_kind: str, bas
                 raise BadDataError(f"artifact {where} is damaged: {_names(wrong)}", _AGAIN)
             base = base_of(manifest)
             if base is not None:
-                _fetch_base(store, base, (bases or partial) / base.key)
+                _place_base(store, base, (bases or partial) / base.key)
             partial.replace(directory)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
-def _fetch_base(store: Store, ref: ArtifactRef, directory: Path) -> None:
+def _place_base(store: Store, ref: ArtifactRef, directory: Path) -> None:
     """Makes `directory` the base, by a link where bases are kept; one that is there stays."""
     if directory.is_dir():
         return
@@ -217,7 +218,7 @@ def _fetch_base(store: Store, ref: ArtifactRef, directory: Path) -> None:
         wrong += [w for w in for_each(lambda entry: _difference(place, entry), manifest.files) if w]
         return _names(wrong) if wrong else None
 
-    place = base_cache.kept(
+    place = base_cache.fetch_once(
         cache, ref.digest.replace(":", "-"), lambda target: fetch(store, ref, target, BASE_KIND), problem
     )
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -283,7 +284,7 @@ def _check_room(directory: Path, manifest: Manifest, where: str) -> None:
     if need > free:
         raise TryAgainError(
             f"the disk that holds {directory} has {free >> 20} MiB free, {where} needs {need >> 20} MiB",
-            "Give it a larger volume: of a stage, workSize in spec.pods, or the one at IPPO_BASE_CACHE.",
+            f"Give it a larger volume: of a stage, workSize in spec.pods, or the one at {BASE_CACHE}.",
         )
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _log = logging.getLogger(__name__)
 
 
-def folder(environment: dict[str, str] | os._Environ[str] = os.environ) -> Path | None:
+def folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     """The folder that IPPO_BASE_CACHE names; None where it names none.
 
     Raises:
@@ -40,7 +40,9 @@ def folder(environment: dict[str, str] | os._Environ[str] = os.environ) -> Path 
     return path
 
 
-def kept(cache: Path, name: str, download: Callable[[Path], object], problem: Callable[[Path], str | None]) -> Path:
+def fetch_once(
+    cache: Path, name: str, download: Callable[[Path], object], problem: Callable[[Path], str | None]
+) -> Path:
     """The verified folder `cache/name`, downloaded by one process of all that want it.
 
     A folder that is damaged is there until another one can take its place, since others may be reading it.
@@ -102,7 +104,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _lock(descriptor: int, path: Path) -> None:
     deadline = time.monotonic() + LONGEST_WAIT_SECONDS
-    waits = False
+    waiting = False
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +121,7 @@ def _lock(descriptor: int, path: Path) -> None:
                 f"{BASE_CACHE}: the volume at {path.parent} has no locks ({error.strerror})",
                 "Use another volume, such as a disk of the node or NFS 4, or leave the variable out.",
             ) from error
-        if not waits:
-            waits = True
+        if not waiting:
+            waiting = True
             _log.info("another process downloads the base into %s: waiting for it", path.parent)
         time.sleep(_LOOK_SECONDS)
